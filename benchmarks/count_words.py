@@ -40,7 +40,8 @@ from common import load_tokenizer, print_result
 from optimum_flab.texts.installed import LONGEST_LINE
 from optimum_flab.texts.presets import FOLDER, preset_file, preset_words, sources_file
 from optimum_flab.texts.sources import default_corpus
-from optimum_flab.vocabulary import count_tokens, natural_keep_set, read_spec
+from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec
+from optimum_flab.vocabulary.usage import count_tokens
 
 
 LISTED = Path(__file__).with_name("word_sources.yaml")
@@ -290,7 +291,7 @@ def measure(listed: dict, work: Path, dense: str) -> None:
         texts = [text for one in packages for text in sources_of(*one, listed[preset]["suffixes"])]
         held_out[preset] = count_tokens(tokenizer, texts)
     for merges in (0, 20000):
-        kept = {name: natural_keep_set(spec, counts, 1, merges) for name, counts in used.items()}
+        kept = {name: natural_vocabulary(spec, counts, 1, merges).kept for name, counts in used.items()}
         print_result(
             "presets",
             model=dense,

@@ -18,16 +18,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, total_bits
+from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.sizes import sizes_of
 from optimum_flab.texts.packing import pack
 from optimum_flab.texts.sources import default_corpus, read_source
-from optimum_flab.vocabulary import config_token_ids, count_tokens, natural_vocabulary, read_spec, rewrite_tokenizer
+from optimum_flab.vocabulary.closure import config_token_ids, natural_vocabulary, read_spec
+from optimum_flab.vocabulary.rewrite import rewrite_tokenizer
+from optimum_flab.vocabulary.usage import count_tokens
 
 
 def bits(model, architecture, token_lists: list[np.ndarray], kept: np.ndarray | None) -> float:
     """Bits of texts given as dense ids, the distribution renormalised on the kept ids as a pruned model's is."""
     tokens = pack([ids.tolist() for ids in token_lists], 512, 0)
-    hidden = final_hidden(model, architecture, tokens, 8)
+    hidden = final_hidden(LayerPass(model, architecture, tokens, 8))
     if kept is None:
         return total_bits(hidden, OutputHead(model, architecture), tokens)
     new = {int(old): position for position, old in enumerate(kept)}

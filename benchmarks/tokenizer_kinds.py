@@ -24,17 +24,10 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from optimum_flab.errors import FlabError
-from optimum_flab.vocabulary import (
-    TokenizerSpec,
-    count_tokens,
-    natural_vocabulary,
-    read_spec,
-    resize,
-    rewrite_tokenizer,
-    save_tokenizer,
-    settle_tokenizer,
-    with_prior_uses,
-)
+from optimum_flab.vocabulary.closure import TokenizerSpec, natural_vocabulary, read_spec, resize, with_prior_uses
+from optimum_flab.vocabulary.files import save_tokenizer, settle_tokenizer
+from optimum_flab.vocabulary.rewrite import rewrite_tokenizer
+from optimum_flab.vocabulary.usage import count_tokens
 
 
 PROSE = (

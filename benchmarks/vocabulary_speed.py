@@ -60,13 +60,9 @@ def time_vocabulary_step(model: str, texts: list[str]) -> tuple[float, float, in
     from transformers import AutoConfig, GenerationConfig
 
     from optimum_flab.settings.pruning import VocabularySettings
-    from optimum_flab.vocabulary import (
-        config_token_ids,
-        count_tokens,
-        natural_vocabulary,
-        read_spec,
-        rewrite_tokenizer,
-    )
+    from optimum_flab.vocabulary.closure import config_token_ids, natural_vocabulary, read_spec
+    from optimum_flab.vocabulary.rewrite import rewrite_tokenizer
+    from optimum_flab.vocabulary.usage import count_tokens
 
     tokenizer, settings = load_tokenizer(model), VocabularySettings()
     configs = [AutoConfig.from_pretrained(model, local_files_only=True)]

@@ -25,7 +25,8 @@ from .records.work import Stage, WorkFolder
 from .texts.rows import without_lone_surrogates
 from .texts.sources import parse_source
 from .texts.streams import TextStream
-from .vocabulary import TokenUsage, count_tokens, no_usage, pieces_hash, read_spec, usage_so_far
+from .vocabulary.closure import read_spec
+from .vocabulary.usage import TokenUsage, count_tokens, no_usage, pieces_hash, usage_so_far
 
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from .records.folders import Kind, OutputFolder, nearest_folder
 from .records.names import CARD_NAME, PAGE_NAME, is_replaceable
 from .records.plan import PLAN_NAME, PruningPlan
 from .records.report import REPORT_NAME, Completion, read_report, report_text, write_report
-from .running.casting import copy_in, dtypes_of
+from .running.casting import copy_in
 from .running.generation import completion
 from .settings.configuration import read_pruner_config
 from .tensors.lazy import StoredTensors
@@ -263,6 +263,6 @@ def _write_weights(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> str
     # a bar holds on to its current item: the name, not the tensor
     names = progress_bar("Pruning tensors", len(stored), "tensor", iterable=stored)
     tensors = ((name, stored[name]) for name in names)
-    cut = pruned_tensors(tensors, dense.family, pruned.plan, dtypes_of(pruned.model))
+    cut = pruned_tensors(tensors, dense.family, pruned.plan, pruned.model.state_dict())
     save_checkpoint(pruned.model, pruned.tokenizer, folder, dense.family, cut)
     return weights_hash(StoredTensors(shards(folder)))

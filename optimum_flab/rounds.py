@@ -34,10 +34,9 @@ from .records.work import WorkFolder
 from .recovery.checks import check_consent, check_method
 from .recovery.instructions import read_instructions
 from .recovery.pipeline import recovered_model
-from .running.casting import dtypes_of
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings, check_recovery
-from .vocabulary import read_spec
+from .vocabulary.closure import read_spec
 
 
 def prune_and_recover(
@@ -173,7 +172,6 @@ def rebased(
     search = again.report.search
     report = build_report(
         dense,
-        dense.family,
         again.model,
         plan,
         None,  # what its pruning measured was against the trained model; the training measures anew
@@ -245,10 +243,10 @@ def changed_weights(
     dense: PreTrainedModel, family: Family, plan: PruningPlan, pruned: PreTrainedModel
 ) -> Mapping[str, torch.Tensor]:
     """The tensors of a pruned model that a plan without tensors would not produce, by their names in the dense one."""
-    dtypes, there = dtypes_of(pruned), pruned.state_dict()
+    there = pruned.state_dict()
     return {
         name: there[new_name]
         for name, tensor in dense.state_dict().items()
-        for new_name, cut in pruned_tensors([(name, tensor)], family, plan, dtypes)
+        for new_name, cut in pruned_tensors([(name, tensor)], family, plan, there)
         if not torch.equal(cut, there[new_name])
     }

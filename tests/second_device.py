@@ -1,8 +1,8 @@
 """A second device that computes on the CPU, and refuses operations on tensors of both, as accelerators do.
 
-Run as a program it prunes a model there: `python -m tests.second_device MODEL SETTINGS OUT WEIGHTS`; the last is
-`there`, `in-files` or `spread` over both devices. It is a process of its own, because a device is registered for good.
-Needs torch 2.9.
+Run as a program it prunes a model there: `python -m tests.second_device MODEL SETTINGS OUT WEIGHTS...`; each of the
+last is `there`, `in-files` or `spread` over both devices, and a folder in OUT. It is a process of its own, because a
+device is registered for good. Needs torch 2.9.
 """
 
 import json
@@ -112,10 +112,15 @@ def with_odd_layers_elsewhere(optimizer):
     return FlabOptimizer(model, optimizer.dense.tokenizer, output_dtype="bfloat16")
 
 
-def main(model, settings, out, weights):
+def main(model, settings, out, *places):
+    register()
+    print(json.dumps({place: pruned(model, settings, Path(out, place), place) for place in places}))
+
+
+def pruned(model, settings, out, weights):
     from optimum_flab import FlabOptimizer, FlabPrunerConfig
 
-    register()
+    SecondDevice.moved = 0
     with SecondDevice(), MadeFromData():
         optimizer = FlabOptimizer.from_pretrained(
             model, device=NAME, dtype="float32", output_dtype="bfloat16", in_memory=weights != "in-files"
@@ -123,11 +128,10 @@ def main(model, settings, out, weights):
         optimizer.dense.model.tie_weights()  # torch replaces parameters that change their class, one by one
         if weights == "spread":
             optimizer = with_odd_layers_elsewhere(optimizer)
-        config = FlabPrunerConfig(**json.loads(Path(settings).read_text(encoding="utf-8")))
-        optimizer.prune(config, cache_dir=f"{out}-work")
+        optimizer.prune(FlabPrunerConfig.from_yaml(settings), cache_dir=f"{out}-work")
         optimizer.save_pretrained(out)
-    notes = optimizer.pruned.report.notes
-    print(json.dumps({"moved": SecondDevice.moved, "on": optimizer.pruned.report.computation.device, "notes": notes}))
+    report = optimizer.pruned.report
+    return {"moved": SecondDevice.moved, "on": report.computation.device, "notes": report.notes}
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ from optimum_flab.records.pieces import Pieces
 from optimum_flab.texts import rows
 from optimum_flab.texts.sources import parse_source, read_source
 from optimum_flab.texts.streams import TextStream
-from optimum_flab.vocabulary import count_tokens, pieces_hash, usage
+from optimum_flab.vocabulary import usage
+from optimum_flab.vocabulary.usage import count_tokens, pieces_hash
 
 from .conftest import TEXTS, byte_level_tokenizer, flab, tiny_model
 

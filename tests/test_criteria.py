@@ -16,11 +16,11 @@ from optimum_flab.criteria.base import NeuronCriterion, largest
 from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead
-from optimum_flab.pruning.depth import LayerSearch
-from optimum_flab.pruning.width import NeuronStatistics
+from optimum_flab.pruning.depth.search import LayerSearch
+from optimum_flab.pruning.width.statistics import NeuronStatistics
 from optimum_flab.settings.pruning import SECTIONS, PrunerSettings
 
-from .conftest import random_tokens, tiny_model
+from .conftest import random_tokens, reading, tiny_model
 
 
 EVERY = [(section, name) for section, choices in CHOICES.items() for name in choices]
@@ -236,7 +236,7 @@ def test_layers_go_by_the_formulas():
     # `divergence` is held against whole forward passes in layers/test_search.py
     assert set(expected) | {"divergence"} == set(LAYERS)
     for name, scores in expected.items():
-        search = LayerSearch(model, family, packed, 4, OutputHead(model, family))
+        search = LayerSearch(reading(model, packed), OutputHead(model, family))
         order = list(LAYERS[name].removals(search))
         assert [removal.layer for removal in order] == sorted(scores, key=scores.get)[: len(decoder) - 1]
         for removal in order:

@@ -29,7 +29,8 @@ from optimum_flab.texts.problems import packaged_problems, problems_to_train_on
 from optimum_flab.texts.sampling import Draw, SharedDraw, plain_candidate
 from optimum_flab.texts.sets import build_text_sets, divided, read_texts
 from optimum_flab.texts.sources import Document, SourceTexts, installed_sources, read_source
-from optimum_flab.vocabulary import protected_ids, read_spec, special_ids, token_lists
+from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec
+from optimum_flab.vocabulary.usage import special_ids, token_lists
 
 
 FORMATS = Formats(
@@ -326,7 +327,9 @@ def test_infilling_tokens_stay_where_they_are_ordinary_ones():
     vocabulary = content["model"]["vocab"]
     vocabulary |= {token: len(vocabulary) + number for number, token in enumerate(tokens)}
     tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(content))
-    assert {vocabulary[token] for token in tokens} <= set(protected_ids(read_spec(tokenizer)).tolist())
+    assert {vocabulary[token] for token in tokens} <= set(
+        natural_vocabulary(read_spec(tokenizer), np.zeros(0)).protected.tolist()
+    )
     assert formats_of(tokenizer).infilling is None  # no text is read as them
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from optimum_flab import FlabError, FlabOptimizer, FlabPrunerConfig
+from optimum_flab import FlabOptimizer, FlabPrunerConfig
 
 from .conftest import TEXTS, thorough_but, tiny_model
 from .vocabulary.llama_files import write_llama
@@ -54,22 +54,3 @@ def test_they_are_pruned_with_the_pieces_that_the_model_learnt(config, tmp_path,
     )
     again = FlabOptimizer.from_pretrained(tmp_path / "out", device="cpu")
     assert again.dense.notes == []
-
-
-def test_one_that_transformers_cannot_read_is_refused_before_the_weights(tmp_path):
-    model_folder(tmp_path, "legacy", "qwen2")
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(FlabError, match="does not reproduce .* no checkpoint of this model works with this version"):
-        FlabOptimizer.from_pretrained(tmp_path)
-
-
-def test_one_in_memory_is_taken_as_it_is(config, tmp_path):
-    model_folder(tmp_path / "dense", "legacy")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "dense")  # of the class that transformers 5 takes
-    optimizer = FlabOptimizer(model, tokenizer)
-    kept = optimizer.prune(config).plan.kept_tokens
-    optimizer.save_pretrained(tmp_path / "out")
-    again = AutoTokenizer.from_pretrained(tmp_path / "out")
-    for text in EDGES:
-        assert [kept[index] for index in again(text * 2)["input_ids"]] == tokenizer(text * 2)["input_ids"]

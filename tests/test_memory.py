@@ -44,7 +44,7 @@ from optimum_flab.families import family_for
 from optimum_flab.memory import give_back_memory
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.running.casting import cast_by_layer, copy_in
-from tests.conftest import plan_of, random_tokens
+from tests.conftest import plan_of, random_tokens, reading
 
 def peak_of(function):
     give_back_memory()
@@ -62,13 +62,13 @@ family, tokens, cpu = family_for(config), random_tokens(4), torch.device("cpu")
 plan = plan_of(None, list(range(16)), {layer: list(range(1536)) for layer in range(16)}, dtype="bfloat16")
 
 def copied():
-    return final_hidden(copy_in(pruned, cpu, torch.float32), family, tokens, 4)
+    return final_hidden(reading(copy_in(pruned, cpu, torch.float32), tokens))
 
 def by_layer():
     outer, step = cast_by_layer(pruned, family, cpu, torch.float32)
-    return final_hidden(outer, family, tokens, 4, step)
+    return final_hidden(reading(outer, tokens), step)
 
-final_hidden(dense, family, tokens, 4)  # what the first run takes is not of these
+final_hidden(reading(dense, tokens))  # what the first run takes is not of these
 operated, pruned = peak_of(lambda: operate(dense, family, plan))
 size = sum(parameter.nbytes for parameter in pruned.parameters())
 (whole, hidden), (layer, same) = peak_of(copied), peak_of(by_layer)
@@ -76,6 +76,7 @@ print(operated / size, whole / size, layer / size, int(torch.equal(hidden, same)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(platform.system() != "Linux", reason="only Linux tells the peak of a part of a run")
 def test_surgery_and_measuring_take_no_memory_twice():
     ran = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from optimum_flab.memory import available_memory
 from optimum_flab.pruning.memory_budget import MemoryNeeds, bytes_of, check_disk, free_memory, memory_needs
 from optimum_flab.settings.pruning import DataSettings
 
-from .conftest import byte_level_tokenizer, tiny_model
+from .conftest import saved, tiny_model
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,7 @@ def test_heads_of_their_own_change_nothing_of_the_hidden_states():
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_work(tmp_path):
-    tiny_model("llama", 600).save_pretrained(tmp_path / "dense")
-    byte_level_tokenizer(600).save_pretrained(tmp_path / "dense")
+    saved(tiny_model("llama", 600), tmp_path / "dense")
     dense, data = load_dense(tmp_path / "dense", device="cpu", in_memory=False), DataSettings()
     check_disk(tmp_path, dense, data)
     with pytest.raises(FlabError, match=r"needs [\d,.]+ GB temporarily .* has [\d,.]+ GB free"):
@@ -113,8 +112,7 @@ def test_a_control_group_limits_what_is_available_and_processes_share_it(tmp_pat
 
 
 def test_a_model_is_left_in_its_files_where_the_budget_asks_for_it(tmp_path, monkeypatch, capsys):
-    tiny_model("llama", 600).save_pretrained(tmp_path)
-    byte_level_tokenizer(600).save_pretrained(tmp_path)
+    saved(tiny_model("llama", 600), tmp_path)
     needs = MemoryNeeds(in_memory=2000, in_files=1000, on_device=1800, layer_by_layer=1500)
     monkeypatch.setattr("optimum_flab.pruning.memory_budget.memory_needs", lambda *arguments: needs)
 

@@ -19,18 +19,16 @@ from optimum_flab.pruning.width.narrowing import narrow
 from optimum_flab.records.work import Stage, WorkFolder
 from optimum_flab.running.processes import Processes, process_state
 
-from .conftest import LAYERS, TEXTS, WIDTH, byte_level_tokenizer, in_two_processes, random_tokens, tiny_model
+from .conftest import LAYERS, TEXTS, WIDTH, byte_level_tokenizer, in_two_processes, random_tokens, reading, tiny_model
 
 
 def calibrated(processes):
     """Weights of tokens, final hidden states, and what is narrowed with these weights."""
     model, tokens = tiny_model("llama"), random_tokens(200)
-    family = family_for(model.config)
-    generator = torch.Generator().manual_seed(0)
-    weights = fisher_weights(model, family, tokens, OutputHead(model, family), 4, generator, processes=processes)
-    hidden = final_hidden(model, family, tokens, 4, processes=processes)
-    kept = (list(range(LAYERS)), WIDTH // 2, CRITERIA["obs"], 4, generator)
-    narrowed = narrow(model, family, tokens, *kept, weights, processes=processes)
+    weights = fisher_weights(reading(model, tokens, processes=processes), OutputHead(model, family_for(model.config)))
+    hidden = final_hidden(reading(model, tokens, processes=processes))
+    kept = (list(range(LAYERS)), WIDTH // 2, CRITERIA["obs"])
+    narrowed = narrow(reading(model, tokens, processes=processes), *kept, weights)
     layers = {index: (narrowed[index].kept.tolist(), narrowed[index].weight.tolist()) for index in narrowed}
     return weights.tolist(), hidden.tolist(), layers
 

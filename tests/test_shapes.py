@@ -1,19 +1,22 @@
+import math
+from dataclasses import replace
+
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.criteria import NEURONS as CRITERIA
-from optimum_flab.families import family_for
+from optimum_flab.measuring.divergence import following, predicting
 from optimum_flab.pruning.limits import candidate_shapes, parameters_to_keep
 from optimum_flab.pruning.search import search_shape, start_shape
-from optimum_flab.pruning.shapes import Candidate, ValidationText, measure_shape
+from optimum_flab.pruning.shapes import Candidate, measure_shape
 from optimum_flab.pruning.width.narrowing import survey
+from optimum_flab.records.pieces import Pieces
 from optimum_flab.running import casting
 from optimum_flab.sizes import Shape
-from optimum_flab.texts.packing import PackedTokens
 
-from .conftest import DENSE, LAYERS, LIMITS, QWEN, VOCABULARY, limits, random_tokens, tiny_model
+from .conftest import DENSE, LAYERS, LIMITS, QWEN, VOCABULARY, WIDTH, limits, random_tokens, reading, tiny_model
 
 
 def rows_for(target, natural, bounds=LIMITS):
@@ -108,43 +111,32 @@ def test_the_search_measures_no_depth_beyond_one_that_does_not_pay():
     assert [candidate.shape["layer"] for candidate in measured] == [24, 23]
 
 
-def test_a_shape_that_removes_nothing_costs_what_the_dense_model_does(family, monkeypatch):
+def measured(model, tokens, shape, removed=(), narrowed=None, kept=range(VOCABULARY)):
+    return measure_shape(reading(model, tokens), shape, removed, narrowed or {}, np.asarray(kept), 1000, {}, Pieces())
+
+
+def test_a_shape_that_only_removes_tokens_costs_what_the_dense_model_does(family, monkeypatch):
     monkeypatch.setattr(casting, "multiplies_bfloat16", lambda device: False)
-    model, tokens = tiny_model(family), random_tokens()
-    architecture = family_for(model.config)
-    text = ValidationText(range(VOCABULARY), tokens, 1000)
-    depth = len(architecture.decoder_layers(model))
-    candidate = measure_shape(model, architecture, Shape(vocab=VOCABULARY, layer=depth, neuron=0), (), [], text, 4)
-    logits = model(**tokens.model_inputs("cpu")).logits.log_softmax(-1)
-    bits = 0.0
-    for row in range(len(tokens.input_ids)):
-        for at in range(tokens.input_ids.shape[1] - 1):
-            if tokens.mask[row, at + 1] and tokens.position_ids[row, at + 1] > 0:
-                bits -= float(logits[row, at, tokens.input_ids[row, at + 1]]) / 0.69314718
+    model, tokens, kept = tiny_model(family), random_tokens(), range(0, VOCABULARY, 2)
+    tokens = replace(tokens, input_ids=tokens.input_ids // 2 * 2)
+    candidate = measured(model, tokens, Shape(vocab=len(kept), layer=LAYERS, neuron=WIDTH), kept=kept)
+    logits = model(**tokens.model_inputs("cpu")).logits[..., kept].log_softmax(-1)
+    bits = -logits[predicting(tokens)].gather(1, following(tokens)[:, None] // 2).sum() / math.log(2)
     assert candidate.divergence == pytest.approx(0, abs=1e-6)
-    assert candidate.bits_per_byte == pytest.approx(bits / 1000, rel=1e-4)
+    assert candidate.bits_per_byte == pytest.approx(float(bits) / 1000, rel=1e-4)
     assert candidate.vocabulary_bits_per_byte == pytest.approx(candidate.bits_per_byte, abs=1e-6)
 
 
 def test_shapes_cost_the_same_where_bfloat16_is_fast_but_for_rounding(family, monkeypatch):
     model, tokens = tiny_model(family), random_tokens()
-    architecture = family_for(model.config)
-    text = ValidationText(range(VOCABULARY), tokens, 1000)
     shape = Shape(vocab=VOCABULARY, layer=LAYERS - 1, neuron=40)
-    criterion, generator = CRITERIA["obs"], torch.Generator().manual_seed(0)
-    narrowed = survey(model, architecture, random_tokens(60), [40], criterion, 4, generator)[40]
+    narrowed = survey(reading(model, random_tokens(60)), [40], CRITERIA["obs"])[40]
     exact, fast = [], []
     for found, multiplies in ((exact, False), (fast, True)):
         monkeypatch.setattr(casting, "multiplies_bfloat16", lambda device, multiplies=multiplies: multiplies)
         for removed in ((), (1,), (0, 2)):
-            found.append(measure_shape(model, architecture, shape, removed, narrowed, text, 4))
+            found.append(measured(model, tokens, shape, removed, narrowed))
     for one, other in zip(exact, fast, strict=True):
         assert other.divergence == pytest.approx(one.divergence, rel=0.1)
         assert other.bits_per_byte == pytest.approx(one.bits_per_byte, rel=0.01)
         assert other.divergence != one.divergence
-
-
-def test_validation_text_is_renumbered_to_the_kept_rows():
-    ids = torch.tensor([[5, 9, 5, 2]])
-    tokens = PackedTokens(ids, torch.arange(4)[None], torch.ones(1, 4, dtype=torch.bool))
-    assert ValidationText([2, 5, 7, 9], tokens, 1).renumbered().input_ids.tolist() == [[1, 3, 1, 0]]

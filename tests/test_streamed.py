@@ -18,14 +18,14 @@ from optimum_flab.running.experts import chosen_experts
 from optimum_flab.sizes import sizes_of
 from optimum_flab.tensors.lazy import StoredTensors
 
-from .conftest import TEXTS, byte_level_tokenizer, plan_of, thorough_but, tiny_model
+from .conftest import byte_level_tokenizer, plan_of, saved, small_config, thorough_but, tiny_model
 from .families.zoo import MIXTURES, member
 from .gguf_writer import F32, Q5, Q8, write_gguf
 
 
 DENSE = {
-    "llama": lambda: tiny_model("llama", 600),
     "llama-tied": lambda: tiny_model("llama-bias", 600),
+    "llama": lambda: tiny_model("llama", 600),
     "gemma3_text": lambda: tiny_model("gemma3_text", 600),
     "gpt2": lambda: member("gpt2", vocab_size=600),
     "phi3": lambda: member("phi3", vocab_size=600),
@@ -45,35 +45,30 @@ def content(folder):
     return {**files, "report": report}
 
 
-@pytest.fixture(scope="module", params=thorough_but(2, list(DENSE)))
+@pytest.fixture(scope="module", params=thorough_but(1, list(DENSE)))
 def pruned(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("streamed")
     model = DENSE[request.param]()
     model.generation_config.eos_token_id = [3, 1]
-    model.save_pretrained(folder / "dense", max_shard_size="20KB")
-    byte_level_tokenizer(600).save_pretrained(folder / "dense")
-    write_code(folder)
+    saved(model, folder / "dense", max_shard_size="20KB")
     searched(folder, folder / "pruned", True)
     return folder
 
 
-def write_code(folder):
-    (folder / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+PINNED = {
+    "vocabulary": {"keep_merges": 0, "pad_to_multiple_of": 16},
+    "layers": {"num_hidden_layers": 3},
+    "ffn": {"intermediate_size": 24, "multiple_of": 8},
+}
 
 
-def searched(folder, out, in_memory, **options):
-    """What is written of the dense model in a folder once it is pruned with the code there."""
-    config = FlabPrunerConfig(
-        data={"corpus": [f"{folder / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
-        vocabulary={"keep_merges": 0, "pad_to_multiple_of": 16},
-        layers={"num_hidden_layers": 3},
-        ffn={"intermediate_size": 24, "multiple_of": 8},
-    )
+def searched(folder, out, in_memory, asked=PINNED, **options):
+    """What is written of the dense model in a folder once it is pruned."""
     optimizer = FlabOptimizer.from_pretrained(
         folder / "dense", device="cpu", output_dtype="bfloat16", in_memory=in_memory, **options
     )
     assert (optimizer.dense.stored is None) is in_memory
-    optimizer.prune(config, cache_dir=out.with_name(f"{out.name}-work"))
+    optimizer.prune(small_config(folder, **asked), cache_dir=out.with_name(f"{out.name}-work"))
     optimizer.save_pretrained(out)
     assert not list(out.with_name(f"{out.name}-work").glob(".*"))  # where what is large was
     return content(out)
@@ -103,20 +98,13 @@ def test_a_model_in_its_files_is_pruned_as_one_in_memory(pruned, tmp_path):
 
 
 def test_a_model_in_its_files_is_pruned_again_and_completes_a_prompt(tmp_path):
-    folder = tmp_path / "dense"
-    tiny_model("llama", 600).save_pretrained(folder)
-    byte_level_tokenizer(600).save_pretrained(folder)
-    write_code(tmp_path)
+    folder = saved(tiny_model("llama", 600), tmp_path / "dense")
     (folder / "generation_config.json").unlink()  # as of many a base model
-    config = FlabPrunerConfig(
-        data={"corpus": [f"{tmp_path / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
-        vocabulary={"keep_merges": 0},
-    )
     found = []
     for in_memory in (False, True):
         optimizer = FlabOptimizer.from_pretrained(folder, device="cpu", dtype="bfloat16", in_memory=in_memory)
         for _ in range(2):
-            optimizer.prune(config, cache_dir=tmp_path / "work")
+            optimizer.prune(small_config(tmp_path), cache_dir=tmp_path / "work")
             assert (optimizer.dense.stored is None) is in_memory
         optimizer.save_pretrained(tmp_path / str(in_memory))
         found.append({**content(tmp_path / str(in_memory)), **optimizer.complete("def f", max_new_tokens=4)})
@@ -125,10 +113,8 @@ def test_a_model_in_its_files_is_pruned_again_and_completes_a_prompt(tmp_path):
 
 
 def test_files_that_are_written_to_while_a_search_reads_them_end_it_and_nothing_is_kept(tmp_path, monkeypatch):
-    tiny_model("llama", 600).save_pretrained(tmp_path / "dense")
-    byte_level_tokenizer(600).save_pretrained(tmp_path / "dense")
-    write_code(tmp_path)
-    path, decide = tmp_path / "dense" / "model.safetensors", run.decided_plan
+    path = saved(tiny_model("llama", 600), tmp_path / "dense") / "model.safetensors"
+    decide = run.decided_plan
 
     def written_to(*arguments):
         with path.open("r+b") as file:
@@ -162,23 +148,8 @@ def test_files_that_go_or_are_replaced_meanwhile_are_still_mapped(tmp_path):
     ],
 )
 def test_buffers_and_experts_in_files_are_pruned_as_in_memory(model_type, asked, tmp_path):
-    write_code(tmp_path)
-    member(model_type, vocab_size=600).to(torch.bfloat16).save_pretrained(tmp_path / "dense")
-    byte_level_tokenizer(600).save_pretrained(tmp_path / "dense")
-    config = FlabPrunerConfig(
-        data={"corpus": [f"{tmp_path / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
-        vocabulary={"keep_merges": 0},
-        **asked,
-    )
-    found = []
-    for in_memory in (False, True):
-        optimizer = FlabOptimizer.from_pretrained(
-            tmp_path / "dense", device="cpu", dtype="float32", in_memory=in_memory
-        )
-        assert (optimizer.dense.stored is None) is in_memory
-        optimizer.prune(config, cache_dir=tmp_path / f"work-{in_memory}")
-        optimizer.save_pretrained(tmp_path / str(in_memory))
-        found.append(content(tmp_path / str(in_memory)))
+    saved(member(model_type, vocab_size=600).to(torch.bfloat16), tmp_path / "dense")
+    found = [searched(tmp_path, tmp_path / str(flag), flag, asked, dtype="float32") for flag in (False, True)]
     assert found[0] == found[1]
 
 
@@ -212,12 +183,11 @@ def test_every_byte_of_a_gguf_file_is_the_same(embedding, head, tmp_path):
     assert same_bytes_by(tmp_path, kept_layers=list(neurons), kept_neurons=neurons)
 
 
-@pytest.mark.parametrize("model_type", thorough_but(2, list(MIXTURES)))
+@pytest.mark.parametrize("model_type", thorough_but(1, list(MIXTURES)))
 def test_every_byte_of_a_mixture_is_the_same(model_type, tmp_path):
     """Though its experts are stored one by one, and are one tensor in the model."""
     model = member(model_type, vocab_size=600)
-    model.save_pretrained(tmp_path / "dense", max_shard_size="20KB")
-    byte_level_tokenizer(600).save_pretrained(tmp_path / "dense")
+    saved(model, tmp_path / "dense", max_shard_size="20KB")
     family = family_for(model.config)
     sizes = sizes_of(model, family)
     half = min(number for number in sizes.possible["expert"] if number * 2 >= sizes.shape["expert"])
@@ -284,8 +254,7 @@ def test_padding_is_the_same_whatever_the_weights_are_stored_in(stored, written)
 
 def test_weights_under_older_names_are_those_that_transformers_makes_of_them(tmp_path):
     model = member("gpt2", vocab_size=600)
-    model.save_pretrained(tmp_path)
-    byte_level_tokenizer(600).save_pretrained(tmp_path)
+    saved(model, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     older = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
     save_file(older, tmp_path / "model.safetensors", {"format": "pt"})
@@ -296,8 +265,7 @@ def test_weights_under_older_names_are_those_that_transformers_makes_of_them(tmp
 
 def test_what_the_class_ignores_is_not_read_and_what_it_does_not_have_is_refused(tmp_path):
     model = member("gpt2", vocab_size=600)
-    model.save_pretrained(tmp_path)
-    byte_level_tokenizer(600).save_pretrained(tmp_path)
+    saved(model, tmp_path)
     path = tmp_path / "model.safetensors"
     tensors = load_file(path)
     save_file({**tensors, "transformer.h.0.attn.bias": torch.ones(1)}, path, {"format": "pt"})

@@ -12,6 +12,8 @@ from optimum_flab.checkpoints.saving import MAX_SHARD_SIZE, _save_weights
 from optimum_flab.checkpoints.weight_files import shards
 from optimum_flab.tensors.lazy import DTYPES, ModelTensors, StoredTensors, WrittenTensors, own_tensors, write_tensors
 
+from .conftest import thorough_but
+
 
 SHAPES = st.lists(st.integers(0, 4), max_size=3)
 CONTENTS = st.dictionaries(
@@ -29,7 +31,7 @@ def made(contents, seed):
 
 
 @given(CONTENTS, st.integers(0, 1000), st.randoms())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_the_bytes_are_those_of_the_library(tmp_path_factory, contents, seed, random):
     tensors, folder = made(contents, seed), tmp_path_factory.mktemp("tensors")
     metadata = random.choice([None, {"format": "pt"}])
@@ -68,13 +70,6 @@ def test_what_does_not_fit_its_outline_is_refused(tmp_path, given_tensors, said)
         write_tensors({tmp_path / "file": outlines}, given_tensors.items())
 
 
-def test_what_was_written_is_what_was_given(tmp_path):
-    tensors = {"x": torch.randn(3, 5), "y": torch.randn(4).bfloat16()}
-    write_tensors({tmp_path / "file": tensors}, tensors.items())
-    for name, tensor in load_file(tmp_path / "file").items():
-        assert tensor.equal(tensors[name])
-
-
 # --- the tensors of models -----------------------------------------------------------------------------------------
 
 SIZES = {
@@ -84,17 +79,16 @@ SIZES = {
 LATENT = {"kv_lora_rank": 8, "q_lora_rank": None, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
 GROUPS = {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "n_routed_experts": 4, "num_experts_per_tok": 2}
 MODELS = {
+    "llama": {"tie_word_embeddings": True},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
+    "qwen3_moe": {"num_experts": 4, "moe_intermediate_size": 16, "head_dim": 8},
     "deepseek_v2": {**LATENT, **GROUPS, "num_key_value_heads": 4, "moe_intermediate_size": 16},
     "deepseek_v3": {**LATENT, **GROUPS, "num_key_value_heads": 4, "moe_intermediate_size": 16},
     "gpt_neox": {},
-    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
-    "llama": {"tie_word_embeddings": True},
     "mixtral": {"num_local_experts": 4},
     "qwen2_moe": {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 24},
-    "qwen3_moe": {"num_experts": 4, "moe_intermediate_size": 16, "head_dim": 8},
 }
 # what the configurations call the number of experts
-COUNTS = ("n_routed_experts", "num_experts", "num_local_experts")
 
 
 def model_of(model_type, device="cpu", **changes):
@@ -119,7 +113,7 @@ def same_files(one, other):
     return files[0] == files[1]
 
 
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("model_type", thorough_but(3, list(MODELS)))
 def test_a_model_is_read_and_written_tensor_by_tensor(model_type, tmp_path):
     model, outline = model_of(model_type), model_of(model_type, "meta")
     model.save_pretrained(tmp_path / "saved", max_shard_size="20KB")
@@ -140,34 +134,6 @@ def test_a_model_is_read_and_written_tensor_by_tensor(model_type, tmp_path):
     assert {name: part.shape for name, part in WrittenTensors(model).items()} == {
         name: outline.shape for name, outline in whole.outlines.items()
     }
-
-
-@pytest.mark.parametrize("model_type", [name for name in MODELS if any(count in MODELS[name] for count in COUNTS)])
-def test_half_of_the_experts_are_written_as_a_model_that_has_no_more(model_type, tmp_path):
-    model, outline = model_of(model_type), model_of(model_type, "meta")
-    halved = dict.fromkeys((count for count in COUNTS if count in MODELS[model_type]), 2)
-    model.save_pretrained(tmp_path / "saved")
-
-    def half(tensors):
-        for name, tensor in tensors:
-            per_expert = any(part in name for part in (".experts.", ".gate.", ".router."))
-            yield name, tensor[1:3] if per_expert else tensor
-
-    cut = model_of(model_type, **halved)
-    cut.load_state_dict(dict(half(model.state_dict().items())), strict=True)
-    cut.save_pretrained(tmp_path / "whole")
-    (tmp_path / "streamed").mkdir()
-    streamed = half(stored_in(tmp_path / "saved", outline).items())
-    _save_weights(model_of(model_type, "meta", **halved), tmp_path / "streamed", streamed, MAX_SHARD_SIZE)
-    assert same_files(tmp_path / "streamed", tmp_path / "whole")
-    loaded, report = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "streamed", dtype=torch.bfloat16, output_loading_info=True
-    )
-    assert not any(report.values())
-    # which values stay in float32 depends on the version of transformers
-    values, expected = loaded.state_dict(), cut.state_dict()
-    assert values.keys() == expected.keys()
-    assert all(torch.equal(values[name].float(), expected[name].float()) for name in values)
 
 
 UP, NORM = "model.layers.1.mlp.experts.2.up_proj.weight", "model.norm.weight"

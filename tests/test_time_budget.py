@@ -1,7 +1,5 @@
 """How long a pruning may take, and how much text there is time for."""
 
-import json
-
 import pytest
 import torch
 from hypothesis import given
@@ -21,7 +19,7 @@ from optimum_flab.pruning.time_budget import (
 )
 from optimum_flab.sizes import sizes_of
 
-from .conftest import TEXTS, byte_level_tokenizer, tiny_model
+from .conftest import byte_level_tokenizer, small_config, tiny_model
 from .families.zoo import member
 
 
@@ -69,13 +67,8 @@ def test_a_faster_device_takes_less_and_never_less_than_the_rest():
 
 
 def test_a_pruning_says_what_it_chose_and_refuses_what_cannot_be(tmp_path, monkeypatch):
-    (tmp_path / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    config = FlabPrunerConfig(
-        data={"corpus": [f"{tmp_path / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
-        vocabulary={"keep_merges": 0},
-        layers={"enabled": False},
-        ffn={"intermediate_size": 24, "multiple_of": 8},
-    )
+    sizes = {"layers": {"enabled": False}, "ffn": {"intermediate_size": 24, "multiple_of": 8}}
+    config = small_config(tmp_path, **sizes)
     optimizer = FlabOptimizer(tiny_model("llama", 600), byte_level_tokenizer(600))
     with pytest.raises(ConfigurationError, match=r"1 s is less than the .* calibration tokens"):
         optimizer.prune(config, cache_dir=tmp_path / "work", time_budget=1)

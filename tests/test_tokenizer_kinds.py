@@ -9,24 +9,25 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from optimum_flab import FlabError, FlabOptimizer, FlabPrunerConfig
-from optimum_flab.vocabulary import changed_texts, token_lists
+from optimum_flab import FlabOptimizer, FlabPrunerConfig
+from optimum_flab.vocabulary.rewrite import changed_texts
+from optimum_flab.vocabulary.usage import token_lists
 
-from .conftest import TEXTS, tiny_model
+from .conftest import TEXTS, thorough_but, tiny_model
 from .vocabulary.tiny_tokenizers import characters, unigram, unigram_with_bytes, word_ends, wordpiece
 
 
 # by name: tokenizer, and other forms of it that lie in the dense folder
 CASES = {
     "unigram": (unigram, ["spiece.model"]),
+    "word_ends": (word_ends, ["merges.txt", "vocab.json", "words.tiktoken"]),
     "unigram_with_bytes": (unigram_with_bytes, ["sentencepiece.bpe.model"]),
     "wordpiece": (wordpiece, ["vocab.txt"]),
-    "word_ends": (word_ends, ["merges.txt", "vocab.json", "words.tiktoken"]),
     "characters": (characters, []),
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=thorough_but(2, list(CASES)))
 def pruned(request, tmp_path_factory):
     """The dense tokenizer, the optimizer, the pruned model and its folder, names of what should be left out."""
     maker, others = CASES[request.param]
@@ -39,7 +40,7 @@ def pruned(request, tmp_path_factory):
         (folder / "dense" / name).write_text("what the dense tokenizer had\n")
     corpus = folder / "texts.jsonl"
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    data = {"sequence_length": 64, "validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 1000}
+    data = {"sequence_length": 64, "validation_tokens": 64, "held_out_tokens": 64, "calibration_tokens": 256}
     config = FlabPrunerConfig(
         data={**data, "corpus": [str(corpus)], "mix": {"own": 1}},
         vocabulary={"keep_merges": 0},
@@ -69,11 +70,3 @@ def test_other_forms_of_the_tokenizer_are_left_out_and_said(pruned):
     assert "tokenizer.json" in there and not there.intersection(others)
     told = [note for note in model.report.notes if "tokenizer.json describes its tokenizer" in note]
     assert len(told) == bool(others) and all(name in told[0] for name in others)
-
-
-def test_a_gguf_file_of_these_is_refused_before_it_is_written(pruned, tmp_path):
-    _, _, folder, _ = pruned
-    reason = "of type (Unigram|WordPiece)|end_of_word_suffix|neither byte-level symbols nor byte fallback"
-    with pytest.raises(FlabError, match=f"({reason}).*; GGUF files are written with"):
-        FlabOptimizer.from_pretrained(folder, device="cpu").export_gguf(tmp_path / "model.gguf")
-    assert not list(tmp_path.iterdir())

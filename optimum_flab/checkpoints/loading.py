@@ -21,7 +21,7 @@ from ..running.placement import devices_of, first_accelerator, sharing_weights, 
 from ..tensors.gguf_files import near_equal_copies
 from ..tensors.lazy import ModelTensors, own_tensors, under_all_names
 from ..tensors.workspace import Workspace
-from ..vocabulary import settle_tokenizer
+from ..vocabulary.files import settle_tokenizer
 from .computation import chosen_dtype, computation_device
 from .demo import DEMO_NAME, DEMO_TERMS
 from .faults import dtype_name

@@ -15,7 +15,7 @@ from ..compat import storage_of
 from ..errors import FlabError
 from ..families import Family, Older
 from ..tensors.lazy import WrittenTensors, own_tensors, write_tensors, written_parts
-from ..vocabulary import OLDER_CLASS, differences, save_tokenizer
+from ..vocabulary.files import OLDER_CLASS, differences, save_tokenizer
 from .weight_files import WEIGHTS
 
 

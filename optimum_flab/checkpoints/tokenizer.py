@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import FlabError
 from ..records.names import OTHER_TOKENIZERS
-from ..vocabulary import read_stated, rebuild_tokenizer, settle_stated, settle_tokenizer
+from ..vocabulary.files import read_stated, rebuild_tokenizer, settle_stated, settle_tokenizer
 from .faults import first_line, read_json, stand_in
 from .finding import ModelFiles
 

@@ -14,7 +14,7 @@ from ..compat import forget_quantisation
 from ..errors import FlabError
 from ..tensors.gguf_files import GgufTensor, GgufTensors, dequantised
 from ..tensors.lazy import ModelTensors, StoredTensors
-from ..vocabulary import remap_config_ids
+from ..vocabulary.rewrite import remap_config_ids
 from .faults import counted, first_line
 from .finding import ModelFiles
 from .weight_files import check_weight_files, lacking_tensors, shards

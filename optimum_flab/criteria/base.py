@@ -12,9 +12,9 @@ from ..errors import FlabError
 if TYPE_CHECKING:
     import torch
 
-    from ..pruning.depth import LayerSearch, Removal
-    from ..pruning.experts import ExpertUse
-    from ..pruning.width import NeuronStatistics
+    from ..pruning.depth.search import LayerSearch, Removal
+    from ..pruning.experts.choosing import ExpertUse
+    from ..pruning.width.statistics import NeuronStatistics
 
 
 # λ as a share of the mean diagonal of the Gram matrix; see benchmarks/README.md for how these were chosen
@@ -75,6 +75,11 @@ class NeuronCriterion(Criterion):
     needs_statistics: bool
     compensates: bool
     sums: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether anything is summed over tokens."""
+        return self.needs_statistics or self.compensates
 
 
 @dataclass(frozen=True, kw_only=True)

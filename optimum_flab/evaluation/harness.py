@@ -27,7 +27,7 @@ from ..running.generation import BatchCache
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_evaluation
 from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
-from ..vocabulary import InfillingFormat
+from ..vocabulary.infilling import InfillingFormat
 from .catalog import DIVERGENCE_PROTOCOL, LoadedTask, divergence_texts, hub_dataset, load_tasks, quiet
 from .judged import Model, Source, ask_for_gaps, check_chat_template, load, source_of
 from .lm import FlabLM

@@ -17,8 +17,8 @@ from ..errors import ConfigurationError, FlabError
 from ..records.results import EvaluatedModel
 from ..running.casting import copy_in
 from ..running.generation import config_hash
-from ..vocabulary import InfillingFormat, infilling_format, missing_tokens, tokenizer_hash
-from ..vocabulary.infilling import EXAMPLE
+from ..vocabulary.infilling import EXAMPLE, InfillingFormat, infilling_format, missing_tokens
+from ..vocabulary.usage import tokenizer_hash
 from .catalog import LoadedTask
 from .lm import INFILLING
 from .tasks.infilling import Question

@@ -24,7 +24,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..progress import progress
 from ..running.generation import BatchCache, batches_by_length, cut, end_ids, model_identity, new_tokens, text_behind
-from ..vocabulary import InfillingFormat, ends_of_gap
+from ..vocabulary.infilling import InfillingFormat, ends_of_gap
 
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import ConfigurationError, FlabError
-from ..vocabulary import special_ids
 from ..vocabulary.closure import SPACE
 from ..vocabulary.infilling import infilling_format
 from ..vocabulary.kinds.bpe import BytePairEncoding
 from ..vocabulary.kinds.kind import BYTE_TOKENS
 from ..vocabulary.steps import byte_level, steps
+from ..vocabulary.usage import special_ids
 from .pre_tokenizers import name_of
 
 

@@ -17,11 +17,9 @@ from torch import nn
 
 from ..errors import FlabError
 from ..families import Family
-from ..records.pieces import Pieces
-from ..running.ascent import Ascent
 from ..running.casting import replaced_step
-from ..running.layerwise import LayerStep, layer_inputs
-from ..running.processes import Processes
+from ..running.layer_pass import LayerPass, passed
+from ..running.layerwise import LayerStep
 from ..texts.packing import PackedTokens
 
 
@@ -46,52 +44,36 @@ def following(tokens: PackedTokens) -> torch.Tensor:
     return ids[predicting(tokens)]
 
 
+@torch.no_grad()
 def final_hidden(
-    model: PreTrainedModel,
-    family: Family,
-    tokens: PackedTokens,
-    batch_size: int,
+    reading: LayerPass,
     layer_step: LayerStep | None = None,
-    tick: Callable[[], None] = lambda: None,
-    pieces: Pieces | None = None,
-    processes: Processes | None = None,
     on_layer: Callable[[int, torch.Tensor, PackedTokens], None] | None = None,
 ) -> torch.Tensor:
     """Hidden states that the output head reads at the positions that predict something. All batches go through a layer
     before any goes through the next, so that its weights are read once.
 
     Args:
-        tokens ([`PackedTokens`]): sequences, as ids of `model`.
-        batch_size (`int`): rows per forward pass.
+        reading ([`LayerPass`]): what is read.
         layer_step (`Callable`, *optional*): `(index, hidden, kwargs) -> hidden`, what a decoder layer does; lets a
             caller skip layers or replace their weights. Defaults to the layer itself.
-        tick (`Callable`): called after every layer.
-        pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
-        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one only.
         on_layer (`Callable`, *optional*): called after every layer with its index, the hidden states of the first
             batch and its tokens.
 
     Returns:
         `torch.Tensor` of shape `(predicting positions, hidden)`, on the CPU, in the dtype of the computation.
     """
-    layers = family.decoder_layers(model)
-    norm = model.get_submodule(family.modules.final_norm)
-
-    step, processes = layer_step or replaced_step(model, family), processes or Processes()
-    batches = processes.share(list(tokens.batches(batch_size)))
-    with torch.no_grad():
-        inputs = [layer_inputs(model, family, batch) for batch in batches]
-        ascent = Ascent(Pieces() if pieces is None else pieces, hidden=[x.hidden for x in inputs])
-        streams = ascent.streams["hidden"]
-        for index in ascent.layers(len(layers), tick):
-            for batch, x in enumerate(inputs):
-                streams[batch] = step(index, streams[batch], x.kwargs[index])
-            if on_layer is not None and batches:
-                on_layer(index, streams[0], batches[0])
-        found = [
-            norm(hidden[predicting(batch).to(hidden.device)]).cpu()
-            for hidden, batch in zip(streams, batches, strict=True)
-        ]
+    model, family, processes = reading.model, reading.family, reading.processes
+    norm, step = model.get_submodule(family.modules.final_norm), layer_step or replaced_step(model, family)
+    batches, streams = processes.share(reading.batches), reading.embedded()
+    for index in passed(len(reading.layers), reading.pieces, {"hidden": streams}, reading.tick):
+        for batch, x in enumerate(reading.inputs):
+            streams[batch] = step(index, streams[batch], x.kwargs[index])
+        if on_layer is not None and batches:
+            on_layer(index, streams[0], batches[0])
+    found = [
+        norm(hidden[predicting(batch).to(hidden.device)]).cpu() for hidden, batch in zip(streams, batches, strict=True)
+    ]
     return torch.cat(processes.gathered(found))
 
 

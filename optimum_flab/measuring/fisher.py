@@ -10,42 +10,24 @@ itself.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..families import Family
-from ..records.pieces import Pieces
-from ..running.ascent import Ascent, layer_piece
 from ..running.casting import for_estimates
-from ..running.layerwise import LayerInputs, LayerStep, layer_inputs, output_of
-from ..running.processes import Processes
-from ..tensors.workspace import Workspace
+from ..running.layer_pass import LayerPass, layer_piece, passed
+from ..running.layerwise import LayerInputs, LayerStep, output_of
 from ..texts.packing import PackedTokens
 from .divergence import OutputHead, check_finite_layer
 
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
-def fisher_weights(
-    model: PreTrainedModel,
-    family: Family,
-    tokens: PackedTokens,
-    head: OutputHead,
-    batch_size: int,
-    generator: torch.Generator,
-    tick: Callable[[], None] = lambda: None,
-    pieces: Pieces | None = None,
-    workspace: Workspace | None = None,
-    processes: Processes | None = None,
-) -> torch.Tensor:
+def fisher_weights(reading: LayerPass, head: OutputHead) -> torch.Tensor:
     """The squared norms of the gradients of `log p(y)` with respect to the output of every FFN, `y` drawn from the
     model.
 
@@ -55,15 +37,9 @@ def fisher_weights(
     natively: the error of one draw per token is far larger.
 
     Args:
-        tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
+        reading ([`LayerPass`]): over calibration sequences; its `tick` is called twice for every layer, on the way up
+            and down.
         head ([`OutputHead`]): with the vocabulary that the next tokens are drawn from.
-        batch_size (`int`): rows per backward pass.
-        generator (`torch.Generator`): on the CPU; draws the next tokens.
-        tick (`Callable`): called twice for every layer, on the way up and down.
-        pieces ([`Pieces`], *optional*): keeps what passes between layers, for the way down and in case the run is
-            interrupted.
-        workspace ([`Workspace`], *optional*): where hidden states and gradients are. Defaults to memory.
-        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one only.
 
     Returns:
         `torch.Tensor` of shape `(layers, rows, length)`: float32, on the CPU, of mean 1 in each layer over the real
@@ -72,51 +48,47 @@ def fisher_weights(
     Raises:
         [`FlabError`]: a layer produces NaN or infinite values or gradients.
     """
-    pieces, processes = Pieces() if pieces is None else pieces, processes or Processes()
-    workspace = workspace or Workspace()
-    model, step = for_estimates(model, family)
-    layers, batches = family.decoder_layers(model), list(tokens.batches(batch_size))
-    chances = [torch.rand(batch.mask.shape, generator=generator, dtype=torch.float64) for batch in batches]
-    batches, chances = processes.share(batches), processes.share(chances)
-    inputs = [layer_inputs(model, family, batch, workspace) for batch in batches]
-    masks = [batch.mask.to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
-    up, down = pieces.part("up"), pieces.part("down")
+    model, step = for_estimates(reading.model, reading.family)
+    reading = replace(reading, model=model)
+    family, layers, processes, tokens = reading.family, reading.layers, reading.processes, reading.tokens
+    chances = processes.share(
+        [torch.rand(one.mask.shape, generator=reading.generator, dtype=torch.float64) for one in reading.batches]
+    )
+    inputs, masks = reading.inputs, reading.masks
+    up, down = reading.pieces.part("up"), reading.pieces.part("down")
 
     def above(states: Mapping[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
         after = {}
         for batch, x in enumerate(inputs):
             raised = step(index, states[str(batch)].to(x.hidden.device), x.kwargs[index])
             check_finite_layer(raised[masks[batch]], index)
-            after[str(batch)] = workspace.placed(raised)
+            after[str(batch)] = reading.workspace.placed(raised)
         return after
 
     states: Mapping[str, torch.Tensor] = {str(batch): x.hidden for batch, x in enumerate(inputs)}
     up.tensors(_in_front(0), partial(dict, states))
     for index in range(len(layers)):
         states = up.tensors(_in_front(index + 1), partial(above, states, index))
-        tick()
-    descent = Ascent(  # of the layers from the last to the first
-        down,
-        made=range(len(layers)),
-        gradient=[
-            _gradient_of_predictions(model, family, states[str(batch)].to(mask.device), mask, head, chances[batch])
-            for batch, mask in enumerate(masks)
-        ],
-    )
-    gradients = descent.streams["gradient"]
-    for done in descent.layers(len(layers), tick):
+        reading.tick()
+    gradients = [
+        _gradient_of_predictions(model, family, states[str(batch)].to(mask.device), mask, head, chances[batch])
+        for batch, mask in enumerate(masks)
+    ]
+    # the layers from the last to the first
+    for done in passed(len(layers), down, {"gradient": gradients}, reading.tick, range(len(layers))):
         index = len(layers) - 1 - done
         states = up.finished(_in_front(index)).tensors
         weights = [torch.zeros(0, tokens.mask.shape[1])]  # a process may have no batch
         for batch, (x, mask) in enumerate(zip(inputs, masks, strict=True)):
             hidden = states[str(batch)].to(mask.device)
             below, of_ffn = _gradient_below(family, layers[index], step, hidden, x, index, gradients[batch])
-            gradients[batch] = workspace.placed(below)
-            weights.append(of_ffn.float().square().sum(dim=-1).cpu())
-            check_finite_layer(weights[-1][batches[batch].mask], index)
+            gradients[batch] = reading.workspace.placed(below)
+            square = of_ffn.float().square().sum(dim=-1)
+            check_finite_layer(square[mask], index)
+            weights.append(square.cpu())
         down.write(layer_piece(done), {"weights": torch.cat(weights)})
     found = [down.finished(layer_piece(done)).tensors["weights"] for done in reversed(range(len(layers)))]
-    by_batch = torch.stack(found).split([len(batch.mask) for batch in batches], dim=1)
+    by_batch = torch.stack(found).split([len(mask) for mask in masks], dim=1)
     return _of_mean_one(torch.cat(processes.gathered(by_batch), dim=1), tokens)
 
 

@@ -15,12 +15,12 @@ from ..families import Family
 from ..progress import progress
 from ..records.held_out import HeldOut, KindCost, LayerDrift, TokenCost
 from ..records.pieces import Pieces
-from ..running.ascent import layer_piece
 from ..running.casting import cast_by_layer
+from ..running.layer_pass import LayerPass, layer_piece
 from ..running.processes import Processes
 from ..settings.pruning import KINDS, NAMED_HELD_OUT, DataSettings
 from ..texts.packing import PackedTokens, pack
-from ..vocabulary import special_ids, token_lists
+from ..vocabulary.usage import special_ids, token_lists
 from .divergence import (
     LOGITS_PER_CHUNK,
     OutputHead,
@@ -158,24 +158,27 @@ class DenseSide:
         processes: Processes | None = None,
         kept_layers: Sequence[int] = (),
     ):
-        pieces = Pieces() if pieces is None else pieces
-        self.kept_layers = tuple(kept_layers)
-        self.family, self.texts, self.batch_size, self.processes = family, texts, batch_size, processes
+        pieces, self.processes = Pieces() if pieces is None else pieces, processes or Processes()
+        self.family, self.texts, self.batch_size, self.kept_layers = family, texts, batch_size, tuple(kept_layers)
         self.device, self.dtype = dense.device, dense.dtype
         full = OutputHead(dense, family)
         shared = pieces.part("dense-shared")
         self._streams = shared.part("sample")
         on_layer = partial(keep_stream, self._streams, self.kept_layers)
-        self.hidden = final_hidden(dense, family, texts.shared, batch_size, None, tick, shared, processes, on_layer)
+        self.hidden = final_hidden(self._reading(dense, texts.shared, tick, shared), on_layer=on_layer)
         kept = texts.kept.tolist()
         bits, lost = token_bits_and_lost_mass(self.hidden, full, texts.shared, kept, tick)
         self.bits, self.lost_mass = self._by_text(bits, texts.text_of_new), self._by_text(lost, texts.text_of_new)
         if texts.changed:
-            own_pieces = pieces.part("dense-own")
-            own = final_hidden(dense, family, texts.own, batch_size, None, tick, own_pieces, processes)
+            own = final_hidden(self._reading(dense, texts.own, tick, pieces.part("dense-own")))
             bits, _ = token_bits_and_lost_mass(own, full, texts.own, range(len(full.weight)), tick)
             self.bits = np.where(texts.differs, self._by_text(bits, texts.text_of_own), self.bits)
         self.head = OutputHead(dense, family, kept)
+
+    def _reading(self, model: PreTrainedModel, tokens: PackedTokens, tick: Tick, pieces: Pieces) -> LayerPass:
+        return LayerPass(
+            model, self.family, tokens, self.batch_size, tick=tick, pieces=pieces, processes=self.processes
+        )
 
     def _by_text(self, values: torch.Tensor, text_of: np.ndarray) -> np.ndarray:
         """The sum over the positions of each text."""
@@ -197,9 +200,9 @@ class DenseSide:
         """
         texts, pieces = self.texts, Pieces() if pieces is None else pieces
         model, layer_step = cast_by_layer(pruned, self.family, self.device, self.dtype)
-        read = (texts.new, self.batch_size, layer_step, tick, pieces, self.processes)
         streams = pieces.part("sample")
-        hidden = final_hidden(model, self.family, *read, partial(keep_stream, streams, range(len(self.kept_layers))))
+        on_layer = partial(keep_stream, streams, range(len(self.kept_layers)))
+        hidden = final_hidden(self._reading(model, texts.new, tick, pieces), layer_step, on_layer)
         whole = OutputHead(model, self.family)
         spent, _ = token_bits_and_lost_mass(hidden, whole, texts.new, range(len(whole.weight)), tick)
         head = OutputHead(model, self.family, range(len(texts.kept)))

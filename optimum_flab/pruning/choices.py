@@ -7,9 +7,9 @@ every tensor along the axes that the family names ([`~families.cut`]); `docs/com
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,12 +21,14 @@ from ..measuring.fisher import fisher_weights
 from ..progress import progress
 from ..records.pieces import Pieces
 from ..running.experts import chosen_experts
+from ..running.layer_pass import LayerPass
 from ..running.processes import Processes
 from ..sizes import shape_of
 from ..tensors.workspace import Workspace
 from ..texts.packing import PackedTokens
-from .depth import LayerSearch, Removal
-from .experts import narrow_experts, rank_experts, survey_experts
+from .depth.search import LayerSearch, Removal
+from .experts.choosing import rank_experts
+from .experts.narrowing import narrow_experts, survey_experts
 from .width.narrowing import NarrowLayer, narrow, survey
 
 
@@ -37,13 +39,6 @@ if TYPE_CHECKING:
 
 
 SURVEYED_PART = 4  # one in this many calibration sequences is enough to compare shapes
-
-
-class Choice(Protocol):
-    """What stays of one component."""
-
-    def __call__(self, size: int) -> Any:
-        """What stays at this size; the same at every call."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +60,27 @@ class Calibrated:
     config: FlabPrunerConfig
     tokens: PackedTokens
     kept: np.ndarray
-    pieces: Pieces = field(default_factory=Pieces)
-    workspace: Workspace = field(default_factory=Workspace)
-    processes: Processes = field(default_factory=Processes)
+    pieces: Pieces
+    workspace: Workspace
+    processes: Processes
 
     @property
     def layers(self) -> int:
         """The number of layers of the dense model."""
         return shape_of(self.model, self.family)["layer"]
 
-    def generator(self) -> torch.Generator:
-        """A newly seeded source of random numbers."""
-        return torch.Generator().manual_seed(self.config.seed)
+    def reading(
+        self, tokens: PackedTokens, tick: Callable[[], None], pieces: Pieces, shared: bool = False
+    ) -> LayerPass:
+        """A pass over the layers with a newly seeded source of random numbers.
+
+        Args:
+            shared (`bool`): whether each process reads a part of the text; else each reads all of it.
+        """
+        generator = torch.Generator().manual_seed(self.config.seed)
+        processes = self.processes if shared else Processes()
+        places = (tick, pieces, self.workspace, processes)
+        return LayerPass(self.model, self.family, tokens, self.config.data.batch_size, generator, *places)
 
 
 class LayerChoice:
@@ -106,14 +110,12 @@ class LayerChoice:
         on = self._on
         # a head is a copy of rows, only made when layers are really ranked
         head = OutputHead(on.model, on.family, on.kept)
-        search = LayerSearch(
-            on.model, on.family, tokens, on.config.data.batch_size, head, lambda: self._tick(), self._pieces
-        )
+        search = LayerSearch(on.reading(tokens, lambda: self._tick(), self._pieces), head)
         # some rank all layers as soon as they are called
         yield from LAYERS[on.config.layers.criterion].removals(search)
 
 
-class ExpertChoice(Choice):
+class ExpertChoice:
     """The experts of a mixture that stay, the same number in every layer; all of them if none may be removed."""
 
     def __init__(self, on: Calibrated):
@@ -127,16 +129,14 @@ class ExpertChoice(Choice):
             return {}
         if self._scores is None:
             criterion = on.config.experts.criterion
-            arguments = (on.config.data.batch_size, EXPERTS[criterion], on.generator())
             with progress(f"Ranking experts by {criterion}", on.layers, "layer") as tick:
-                self._scores = rank_experts(
-                    on.model, on.family, on.tokens, *arguments, tick, on.pieces.part("experts")
-                )
+                reading = on.reading(on.tokens, tick, on.pieces.part("experts"))
+                self._scores = rank_experts(reading, EXPERTS[criterion])
         groups = on.family.mixture.group_count(on.model.config)
         return {layer: chosen_experts(scores, size, groups) for layer, scores in self._scores.items()}
 
 
-class NeuronChoice(Choice):
+class NeuronChoice:
     """The neurons that stay: at several widths from the dense model alone, to compare shapes with, and at one width on
     top of what was decided below.
 
@@ -162,11 +162,10 @@ class NeuronChoice(Choice):
         part = next(on.tokens.batches(-(-len(on.tokens.input_ids) // SURVEYED_PART)))
         criterion, pieces = NEURONS[on.config.ffn.criterion], on.pieces.part("survey")
         importance = token_weights(on, part, criterion, pieces)
-        arguments = (self._widths, criterion, on.config.data.batch_size, on.generator(), importance)
         with progress("Surveying FFN widths", on.layers, "layer") as tick:
             if on.family.experts is None:
-                return survey(on.model, on.family, part, *arguments, tick, pieces, on.workspace, on.processes)
-            return survey_experts(on.model, on.family, part, *arguments, tick, pieces)
+                return survey(on.reading(part, tick, pieces, shared=True), self._widths, criterion, importance)
+            return survey_experts(on.reading(part, tick, pieces), self._widths, criterion, importance)
 
 
 def token_weights(
@@ -176,12 +175,11 @@ def token_weights(
 
     `None` where nothing is summed over tokens.
     """
-    if not (criterion.needs_statistics or criterion.compensates):
+    if not criterion.reads_text:
         return None
-    head, size = OutputHead(on.model, on.family, on.kept), on.config.data.batch_size
     with progress("Weighting tokens", 2 * on.layers, "layer") as tick:
-        pieces, shared = pieces.part("token-weights"), (on.workspace, on.processes)
-        return fisher_weights(on.model, on.family, tokens, head, size, on.generator(), tick, pieces, *shared)
+        reading = on.reading(tokens, tick, pieces.part("token-weights"), shared=True)
+        return fisher_weights(reading, OutputHead(on.model, on.family, on.kept))
 
 
 def narrowed(
@@ -204,10 +202,8 @@ def narrowed(
     if not on.config.ffn.enabled or (same and not made_up_for):
         return {}
     importance = token_weights(on, on.tokens, criterion, on.pieces)
-    arguments = (width, criterion, on.config.data.batch_size, on.generator(), importance)
     with progress(f"Narrowing FFNs to {width:,}", on.layers, "layer") as tick:
         if on.family.experts is None:
-            return narrow(
-                on.model, on.family, on.tokens, layers, *arguments, tick, on.pieces, on.workspace, on.processes
-            )
-        return narrow_experts(on.model, on.family, on.tokens, layers, experts, *arguments, tick, on.pieces)
+            reading = on.reading(on.tokens, tick, on.pieces, shared=True)
+            return narrow(reading, layers, width, criterion, importance)
+        return narrow_experts(on.reading(on.tokens, tick, on.pieces), layers, experts, width, criterion, importance)

@@ -13,7 +13,8 @@ from ..hashing import file_sha256
 from ..places import user_path
 from ..records.counts import TokenCounts
 from ..records.texts import CountedText
-from ..vocabulary import TokenizerSpec, TokenUsage, counts_among, no_usage, pieces_hash
+from ..vocabulary.closure import TokenizerSpec, counts_among
+from ..vocabulary.usage import TokenUsage, no_usage, pieces_hash
 
 
 @dataclass(frozen=True)

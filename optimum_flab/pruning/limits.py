@@ -107,15 +107,11 @@ def candidate_shape(
     return found if counts.total(found) <= budget else None
 
 
-def check_target(counts: ParameterCounts, dense: Shape, limits: Limits, target_ratio: float, tolerance: float) -> None:
-    """Raises a [`ConfigurationError`] that says what is reachable when the target is not.
-
-    Args:
-        tolerance (`float`): how far from the target a result may land, as a share of all parameters.
-    """
+def check_target(counts: ParameterCounts, dense: Shape, limits: Limits, target_ratio: float) -> None:
+    """Raises a [`ConfigurationError`] that says what is reachable when the target is not."""
     most = 1 - counts.total(limits.smallest) / counts.total(dense)
     least = 1 - counts.total(limits.largest) / counts.total(dense)
-    if not least - tolerance <= target_ratio <= most + tolerance:
+    if not least - TOLERANCE <= target_ratio <= most + TOLERANCE:
         parts = [part for part in COMPONENTS if part.dimension in dense]
         named = [f"`{part.section}.{part.setting}`" for part in parts] + ["`vocabulary.keep_used`"]
         named += [f"`{part.section}.enabled`" for part in parts]
@@ -132,10 +128,10 @@ def check_reached(
     limits: Limits,
     shapes: Sequence[Shape],
     target_ratio: float,
-    tolerance: float,
-    align: int | None = None,
+    align: int | None,
 ) -> list[Shape]:
-    """The shapes that land within `tolerance` of the target; if none does, the nearest of all possible ones that does.
+    """The shapes that land within the tolerance of the target; if none does, the nearest of all possible ones that
+    does.
 
     Args:
         align (`int`, *optional*): devices that share the width.
@@ -147,14 +143,14 @@ def check_reached(
     def removed(shape: Shape) -> float:
         return 1 - counts.total(shape) / counts.total(dense)
 
-    reached = [shape for shape in shapes if abs(removed(shape) - target_ratio) <= tolerance]
+    reached = [shape for shape in shapes if abs(removed(shape) - target_ratio) <= TOLERANCE]
     if reached:
         return reached
     ends = {**limits.allowed, "vocab": (limits.allowed["vocab"][0], limits.allowed["vocab"][-1])}
     possible = (Shape(dict(zip(ends, sizes, strict=True))) for sizes in product(*ends.values()))
     shape = min(possible, key=lambda shape: abs(removed(shape) - target_ratio))
     nearest = removed(shape)
-    if abs(nearest - target_ratio) <= tolerance:  # a little above the budget
+    if abs(nearest - target_ratio) <= TOLERANCE:  # a little above the budget
         return [shape]
     widths, remedies = limits.allowed["neuron"], ["use that"]
     if limits.is_free("neuron"):
@@ -164,7 +160,7 @@ def check_reached(
     if fixed := [part.label for part in COMPONENTS if part.dimension in dense and not limits.is_free(part.dimension)]:
         remedies.append(f"free what is pinned or left out ({', '.join(fixed)})")
     raise ConfigurationError(
-        f"target_ratio: {target_ratio:g} cannot be met within {tolerance:.1%} of the parameters; the nearest is"
+        f"target_ratio: {target_ratio:g} cannot be met within {TOLERANCE:.1%} of the parameters; the nearest is"
         f" {nearest:.4f}: {', or '.join(remedies)}"
     )
 
@@ -329,12 +325,10 @@ def shapes_to_compare(
         limits = limits.at_least("vocab", rows if settings.keep_used else round_up(fewest, multiple))
     if target is None:
         return [[asked_sizes(config, dense).resized(vocab=limits.largest["vocab"] if settings.size else rows)]]
-    check_target(counts, dense, limits, target, TOLERANCE)
+    check_target(counts, dense, limits, target)
     budget, slack = parameters_to_keep(counts, dense, target), round(counts.total(dense) * TOLERANCE)
     compared = candidate_shapes(counts, limits, rows, budget, slack)
-    reached = check_reached(
-        counts, dense, limits, [shape for row in compared for shape in row], target, TOLERANCE, config.align
-    )
+    reached = check_reached(counts, dense, limits, [shape for row in compared for shape in row], target, config.align)
     near = [[shape for shape in row if shape in reached] for row in compared]
     return list(filter(None, near)) or [[shape] for shape in reached]
 
@@ -360,7 +354,7 @@ def check_sizes(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
     check_aligned(config, sizes)
     limits = size_limits(config, sizes, dense["vocab"])
     if config.target_ratio is not None:
-        check_target(sizes.counts, dense, limits, config.target_ratio, TOLERANCE)
+        check_target(sizes.counts, dense, limits, config.target_ratio)
     elif not config.vocabulary.enabled and asked_sizes(config, dense) == dense:
         pins = [part.setting for part in COMPONENTS if part.dimension in dense and part.dimension != "vocab"]
         raise ConfigurationError(

@@ -25,7 +25,6 @@ PACKAGES = ("optimum-flab", "torch", "transformers", "tokenizers", "optimum", "a
 
 def build_report(
     dense: LoadedModel,
-    family: Family,
     pruned: PreTrainedModel,
     plan: PruningPlan,
     held_out: HeldOut | None,
@@ -52,8 +51,8 @@ def build_report(
     if weights_sha256 is None and pruned.device.type != "meta":
         weights_sha256 = weights_hash(pruned)
     card = base_card_of(dense.folder, dense.gguf)
-    before = _side(dense.model, family, dense.storage_dtype)
-    after = _side(pruned, family, getattr(torch, plan.dtype))
+    before = _side(dense.model, dense.family, dense.storage_dtype)
+    after = _side(pruned, dense.family, getattr(torch, plan.dtype))
     return Report(
         base_model=Base(name=dense.name, revision=dense.revision, weights_sha256=plan.base_hash, card=card),
         weights_sha256=weights_sha256,

@@ -11,21 +11,25 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..checkpoints.hashes import dense_hash, weights_hash
 from ..checkpoints.loading import LoadedModel
-from ..checkpoints.surgery import note_of_ids, operate
-from ..errors import ConfigurationError
+from ..checkpoints.surgery import check_plan, note_of_ids, operate
+from ..errors import ConfigurationError, FlabError
 from ..families import Family
 from ..families.positions import check_positions
+from ..hashing import texts_hash
+from ..measuring.held_out import measure_held_out
 from ..memory import give_back_memory
 from ..places import cache_root, user_path
 from ..progress import say
+from ..records.held_out import HeldOut
 from ..records.plan import PruningPlan
 from ..records.report import RemovedLayer, Search, TextCounts, TriedShape
-from ..records.work import WorkFolder
+from ..records.work import WorkFolder, json_stage
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import sizes_of, sizes_of_config
@@ -35,7 +39,6 @@ from ..texts.formats import formats_of
 from ..texts.kinds import kinds_without_format
 from ..texts.presets import preset_words
 from ..texts.sets import TextSets
-from .applying import applied, held_out_cost
 from .counts import CountsFile, counted_datasets, counted_texts, read_counts
 from .inputs import PruningInputs
 from .limits import check_sizes, shapes_to_compare
@@ -46,9 +49,10 @@ from .result import PrunedModel
 from .search import ChosenShape, chosen_shape
 from .texts import divided_texts
 from .time_budget import in_time
-from .vocabulary import TokenChoice, token_choice
+from .vocabulary import TokenChoice, token_choice, tokenizer_of
 
 
+HELD_OUT = json_stage("held-out", HeldOut)
 # A note for the report.
 COUNTED = (
     "text that was only counted may overlap with the text measured on, since counts do not reveal it; name held-out"
@@ -181,20 +185,27 @@ def prune(
         model = operate(dense.model, dense.family, plan, workspace)
     decided_by |= {"pruned": weights_hash(model)}
     loaded.check_unchanged()
-    held_out = held_out_cost(
-        computing,
-        (model, tokenizer),
-        plan.kept_tokens,
-        plan.kept_layers,
-        texts.held_out,
-        config.data,
-        decided_by,
-        work,
-        processes,
+    kinds, passages = ([getattr(one, part) for one in texts.held_out] for part in ("kind", "text"))
+    held_out = work.made(
+        HELD_OUT,
+        {**decided_by, "held_out": texts_hash([*kinds, *passages])},
+        lambda pieces: measure_held_out(
+            computing.model,
+            computing.tokenizer,
+            model,
+            tokenizer,
+            dense.family,
+            plan.kept_tokens,
+            plan.kept_layers,
+            passages,
+            config.data,
+            pieces,
+            kinds,
+            processes,
+        ),
     )
     report = build_report(
         dense,
-        dense.family,
         model,
         plan,
         held_out,
@@ -209,15 +220,25 @@ def prune(
 
 
 def apply_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
-    """Prunes according to a plan, without any search.
+    """Prunes according to a plan, without any search; the same dense weights produce the same bytes.
 
     Raises:
         [`FlabError`]: the plan was made for other weights.
     """
-    watch = Stopwatch()
+    watch, tokenizer = Stopwatch(), dense.tokenizer
     with watch.step("surgery"):
-        model, tokenizer = applied(dense, plan)
-    report = build_report(dense, dense.family, model, plan, None, watch.seconds)
+        check_plan(dense.model, dense.family, plan)
+        found = dense_hash(dense)
+        if plan.base_hash != found:
+            raise FlabError(
+                f"the plan was made for {plan.base_model!r} with weights {plan.base_hash[:12]}…, this model's are"
+                f" {found[:12]}…; use the model that the plan names and the `dtype` that it was made with, or prune"
+                " this one again"
+            )
+        if plan.kept_tokens is not None:
+            tokenizer = tokenizer_of(tokenizer, np.array(plan.kept_tokens), dense.model.config.model_type)
+        model = operate(dense.model, dense.family, plan)
+    report = build_report(dense, model, plan, None, watch.seconds)
     if isinstance(rounds := plan.settings.get("rounds"), dict) and rounds.get("number", 1) != 1:
         note = "the plan was made in rounds: the weights that it holds were trained between them, towards this model"
         report = report.model_copy(update={"notes": (*report.notes, note)})

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from ..hashing import digest_of
 from ..progress import progress
 from ..records.pieces import Pieces
-from ..records.work import Stage, WorkFolder
+from ..records.work import WorkFolder, json_stage
 from ..sizes import Shape, shape_of
 from .choices import Calibrated, ExpertChoice, LayerChoice, NeuronChoice
-from .depth import Removal
+from .depth.search import Removal
 from .inputs import PruningInputs
-from .shapes import Candidate, ValidationText, measure_shape
+from .shapes import Candidate, StoredShape, measure_shape
 
 
 @dataclass(frozen=True)
@@ -32,48 +32,23 @@ class ChosenShape:
         candidates (`list[Candidate]`): the shapes that were measured; empty if there was no choice.
     """
 
-    shape: Shape
+    shape: StoredShape
     removed: list[Removal]
     kept_experts: dict[int, list[int]]
     candidates: list[Candidate]
 
-    FILE: ClassVar[str] = "shape.json"
-
     @property
     def hash(self) -> str:
         """Hex SHA-256 of all of it."""
-        return digest_of(self._values())
+        return digest_of(TypeAdapter(ChosenShape).dump_python(self))
 
     def kept_layers(self, number: int) -> list[int]:
         """The layers that stay at this depth, ascending."""
         return sorted(set(range(number)) - {removal.layer for removal in self.removed})
 
-    def save(self, folder: Path) -> None:
-        """Writes it to a folder."""
-        (folder / self.FILE).write_text(json.dumps(self._values(), indent=2), encoding="utf-8")
-
-    def _values(self) -> dict[str, Any]:
-        return {
-            "shape": dict(self.shape),
-            "removed": [asdict(removal) for removal in self.removed],
-            "kept_experts": {str(layer): kept for layer, kept in self.kept_experts.items()},
-            "candidates": [_values(candidate) for candidate in self.candidates],
-        }
-
-    @classmethod
-    def load(cls, folder: Path) -> ChosenShape:
-        """What [`save`] wrote."""
-        values = json.loads((folder / cls.FILE).read_text(encoding="utf-8"))
-        return cls(
-            Shape(values["shape"]),
-            [Removal(**removal) for removal in values["removed"]],
-            {int(layer): kept for layer, kept in values["kept_experts"].items()},
-            [_candidate(candidate) for candidate in values["candidates"]],
-        )
-
 
 START_SHARE = 0.6  # of the natural vocabulary: the search walks both ways from there
-STAGE = Stage("shape", ChosenShape.save, ChosenShape.load)
+STAGE = json_stage("shape", ChosenShape)
 
 
 def chosen_shape(
@@ -154,7 +129,7 @@ def _measured(
 ) -> list[Candidate]:
     widths = {shape["neuron"] for row in rows for shape in row} - {shape_of(on.model, on.family)["neuron"]}
     neurons, pieces = NeuronChoice(on, sorted(widths)), on.pieces.part("candidates")
-    data, tokens, texts = on.config.data, asked.tokens, asked.texts.validation
+    tokens, texts = asked.tokens, asked.texts.validation
     size = sum(len(document.text.encode("utf-8")) for document in texts)
     with progress("Measuring shapes", None, "shape") as tick:
 
@@ -163,37 +138,24 @@ def _measured(
             done = pieces.read(name)
             if on.processes.agree(done is not None) and done is not None:
                 tick()
-                return _candidate(done.facts["candidate"])
+                return Candidate(shape, *done.facts["costs"])
             removed = [removal.layer for removal in layers.removed(shape["layer"])]
             kept, hidden = tokens(shape["vocab"]), pieces.part(f"{name}-hidden")
-            text = ValidationText(kept.tolist(), tokens.packed(kept, texts, data.sequence_length), size)
-            kept_experts, narrow = experts(shape.get("expert")), neurons(shape["neuron"])
-            dense = pieces.part(f"vocab{shape['vocab']}-dense")
+            text = tokens.packed(kept, texts, on.config.data.sequence_length)
             candidate = measure_shape(
-                on.model,
-                on.family,
+                on.reading(text, lambda: None, hidden, shared=True),
                 shape,
                 removed,
-                narrow,
-                text,
-                data.batch_size,
-                kept_experts,
-                hidden,
-                dense,
-                on.processes,
+                neurons(shape["neuron"]),
+                kept,
+                size,
+                experts(shape.get("expert")),
+                pieces.part(f"vocab{shape['vocab']}-dense"),
             )
-            pieces.write(name, candidate=_values(candidate))
+            costs = [candidate.divergence, candidate.vocabulary_bits_per_byte, candidate.bits_per_byte]
+            pieces.write(name, costs=costs)
             hidden.clear()
             tick()
             return candidate
 
         return search_shape(rows, first, measure)
-
-
-def _values(candidate: Candidate) -> list[object]:
-    return [dict(candidate.shape), candidate.divergence, candidate.vocabulary_bits_per_byte, candidate.bits_per_byte]
-
-
-def _candidate(values: list) -> Candidate:
-    shape, *measured = values
-    return Candidate(Shape(shape), *measured)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
+from pydantic import PlainSerializer, PlainValidator
 
 from ..families import Family
 from ..measuring.divergence import OutputHead, final_hidden, mean_divergence, total_bits
 from ..records.pieces import Pieces
 from ..running.casting import Replaced, for_estimates, one_at_a_time, replaced_step
 from ..running.cut_layers import CutLayers
+from ..running.layer_pass import LayerPass
 from ..running.layerwise import LayerStep
-from ..running.processes import Processes
 from ..sizes import Shape
-from ..texts.packing import PackedTokens
 from .width.narrowing import NarrowLayer
 
 
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 # A bit lost to different tokens takes almost nothing from what a model can do, one lost to removed neurons or layers
 # does: see benchmarks/README.md
 VOCABULARY_WEIGHT = 0.5
+
+
+# as files have it
+StoredShape = Annotated[Shape, PlainValidator(Shape), PlainSerializer(dict)]
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Candidate:
             vocabulary, plus the divergence. Comparable between vocabularies, which the divergence alone is not.
     """
 
-    shape: Shape
+    shape: StoredShape
     divergence: float
     vocabulary_bits_per_byte: float
     bits_per_byte: float
@@ -53,26 +57,6 @@ class Candidate:
         """The measure by which shapes are compared: bits per byte, with those of the vocabulary at
         [`VOCABULARY_WEIGHT`]."""
         return self.bits_per_byte - (1 - VOCABULARY_WEIGHT) * self.vocabulary_bits_per_byte
-
-
-@dataclass(frozen=True)
-class ValidationText:
-    """Validation texts tokenised with one vocabulary.
-
-    Args:
-        kept (`Sequence[int]`): the dense ids of the vocabulary, ascending.
-        tokens ([`PackedTokens`]): the texts, as dense ids.
-        bytes (`int`): their size in UTF-8.
-    """
-
-    kept: Sequence[int]
-    tokens: PackedTokens
-    bytes: int
-
-    def renumbered(self) -> PackedTokens:
-        """The texts, as ids of the vocabulary."""
-        ids = np.searchsorted(np.asarray(self.kept), self.tokens.input_ids.numpy())
-        return replace(self.tokens, input_ids=torch.from_numpy(ids))
 
 
 def masked_weights(model: PreTrainedModel, family: Family, narrowed: Mapping[int, NarrowLayer]) -> Replaced:
@@ -126,17 +110,14 @@ def cut_step(
 
 
 def measure_shape(
-    model: PreTrainedModel,
-    family: Family,
+    reading: LayerPass,
     shape: Shape,
-    removed: Sequence[int],
+    removed: Container[int],
     narrowed: Mapping[int, NarrowLayer],
-    text: ValidationText,
-    batch_size: int,
-    kept_experts: Mapping[int, torch.Tensor] | None = None,
-    pieces: Pieces | None = None,
-    dense_pieces: Pieces | None = None,
-    processes: Processes | None = None,
+    kept_tokens: np.ndarray,
+    size: int,
+    kept_experts: Mapping[int, torch.Tensor],
+    dense_pieces: Pieces,
 ) -> Candidate:
     """Measures what a shape costs, without surgery.
 
@@ -144,25 +125,26 @@ def measure_shape(
     what rounding adds to the divergence is the same for all shapes.
 
     Args:
-        removed (`Sequence[int]`): the layers to remove.
+        reading ([`LayerPass`]): of the dense model, over text tokenised with the shape's vocabulary.
+        removed (`Container[int]`): the layers to remove.
         narrowed (`Mapping[int, NarrowLayer]`): by layer, the neurons that stay; empty: all.
-        text ([`ValidationText`]): tokenised with the shape's vocabulary.
-        kept_experts (`Mapping[int, torch.Tensor]`, *optional*): by layer, the experts that stay; empty: all.
-        pieces ([`Pieces`], *optional*): keeps the hidden states of the shape, in case the run is interrupted.
-        dense_pieces ([`Pieces`], *optional*): keeps those of the dense model, for other shapes with this vocabulary.
-        processes ([`Processes`], *optional*): those that share the text. Defaults to this one only.
+        kept_tokens (`np.ndarray`): the dense ids of the shape's vocabulary, ascending.
+        size (`int`): bytes of the text in UTF-8.
+        kept_experts (`Mapping[int, torch.Tensor]`): by layer, the experts that stay; empty: all.
+        dense_pieces ([`Pieces`]): keeps hidden states of the dense model, for other shapes with this vocabulary.
     """
+    model, family, tokens = reading.model, reading.family, reading.tokens
     if family.experts is None:
         outer, dense_step = for_estimates(model, family)
         _, step = for_estimates(model, family, masked_weights(model, family, narrowed))
     else:
         outer, dense_step = model, replaced_step(model, family)
-        step = cut_step(model, family, shape, narrowed, kept_experts or {})
-    step = without_layers(step, set(removed))
-    dense = final_hidden(outer, family, text.tokens, batch_size, dense_step, pieces=dense_pieces, processes=processes)
-    pruned = final_hidden(outer, family, text.tokens, batch_size, step, pieces=pieces, processes=processes)
-    head = OutputHead(model, family, text.kept)
+        step = cut_step(model, family, shape, narrowed, kept_experts)
+    dense = final_hidden(replace(reading, model=outer, pieces=dense_pieces), dense_step)
+    pruned = final_hidden(replace(reading, model=outer), without_layers(step, removed))
+    head = OutputHead(model, family, kept_tokens)
     divergence = mean_divergence(dense, pruned, head, head)
-    bits = total_bits(dense, head, text.renumbered())
+    ids = torch.from_numpy(np.searchsorted(kept_tokens, tokens.input_ids.numpy()))
+    bits = total_bits(dense, head, replace(tokens, input_ids=ids))
     lost = divergence * len(dense) / math.log(2)
-    return Candidate(shape, divergence, bits / text.bytes, (bits + lost) / text.bytes)
+    return Candidate(shape, divergence, bits / size, (bits + lost) / size)

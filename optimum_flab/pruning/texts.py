@@ -17,7 +17,7 @@ from ..texts.overlap import benchmark_texts
 from ..texts.problems import FILE as PROBLEMS
 from ..texts.sets import ReadTexts, TextSets, divided, read_texts
 from ..texts.sources import Document
-from ..vocabulary import token_lists, tokenizer_hash
+from ..vocabulary.usage import token_lists, tokenizer_hash
 
 
 FILE = "texts.json"

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 import time
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
-from pathlib import Path
 
 import torch
 
 from ..checkpoints.loading import LoadedModel
 from ..errors import ConfigurationError
 from ..records.pieces import Pieces
-from ..records.work import Stage, WorkFolder
+from ..records.work import WorkFolder, json_stage
 from ..running.casting import estimates_dtype
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
@@ -64,15 +62,7 @@ class ChosenTokens:
     note: str
 
 
-def _save(chosen: ChosenTokens, folder: Path) -> None:
-    (folder / "chosen.json").write_text(json.dumps(astuple(chosen)), encoding="utf-8")
-
-
-def _load(folder: Path) -> ChosenTokens:
-    return ChosenTokens(*json.loads((folder / "chosen.json").read_text(encoding="utf-8")))
-
-
-STAGE = Stage("time-budget", _save, _load)
+STAGE = json_stage("time-budget", ChosenTokens)
 
 
 def in_time(

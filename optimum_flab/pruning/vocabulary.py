@@ -24,24 +24,18 @@ from ..texts.packing import PackedTokens, pack
 from ..texts.presets import CountedWords, preset_words
 from ..texts.sets import TextSets
 from ..texts.sources import Document
-from ..vocabulary import (
+from ..vocabulary.closure import (
     TokenizerSpec,
     Vocabulary,
-    balanced_uses,
-    changed_texts,
     config_token_ids,
-    count_tokens,
-    covering,
     natural_vocabulary,
     read_spec,
     resize,
-    rewrite_tokenizer,
-    special_ids,
-    text_chunks,
-    token_lists,
-    tokenizer_hash,
     with_prior_uses,
 )
+from ..vocabulary.coverage import covering
+from ..vocabulary.rewrite import changed_texts, rewrite_tokenizer
+from ..vocabulary.usage import balanced_uses, count_tokens, special_ids, text_chunks, token_lists, tokenizer_hash
 from .counts import CountsFile, source_usages
 
 
@@ -54,7 +48,7 @@ class CountedTokens:
         protected (`np.ndarray`): int64, the ids that must be kept at any size, ascending.
         used (`np.ndarray`): int64, the natural ones and all others that the corpus uses, with their ancestors,
             ascending: those are the first to be added back if a size allows more.
-        uses (`np.ndarray`): float64 by id, see [`~vocabulary.with_prior_uses`].
+        uses (`np.ndarray`): float64 by id, see [`~vocabulary.closure.with_prior_uses`].
         closed (`bool`): whether every token that the corpus uses is among the natural ones, and the kind of tokenizer
             then guarantees that the corpus is tokenised as before.
     """
@@ -265,7 +259,7 @@ class TokenChoice:
         if self._counted is None or self._spec is None:
             return self.natural
         counted = self._counted
-        vocabulary = Vocabulary(counted.natural, len(counted.natural), counted.protected)
+        vocabulary = Vocabulary(counted.natural, counted.protected)
         return resize(self._spec, vocabulary, counted.uses, min(size, len(self._dense)), counted.used)
 
     def tokenizer(self, kept: np.ndarray) -> PreTrainedTokenizerBase:

@@ -17,7 +17,7 @@ from pydantic import Field
 from .. import __version__
 from ..errors import ConfigurationError, FlabError
 from ..places import user_path
-from ..vocabulary import TokenUsage
+from ..vocabulary.usage import TokenUsage
 from .atomic import write_files
 from .json_files import validated
 from .record import Record
@@ -49,7 +49,7 @@ class CountsFacts(Record):
     Args:
         format (`int`): of the file.
         model (`str`): whose tokenizer counted, as it was named.
-        tokenizer (`str`): hash of how it tokenises texts, see [`~vocabulary.pieces_hash`].
+        tokenizer (`str`): hash of how it tokenises texts, see [`~vocabulary.usage.pieces_hash`].
         sources (`tuple[SourceFacts, ...]`): one row of counts each.
         datasets (`tuple[str, ...]`): ids of the Hub datasets among them.
         version (`str`): of this software.
@@ -74,7 +74,7 @@ class TokenCounts:
 
     Args:
         model (`str`): whose tokenizer counted, as it was named.
-        tokenizer (`str`): hash of how it tokenises texts, see [`~vocabulary.pieces_hash`].
+        tokenizer (`str`): hash of how it tokenises texts, see [`~vocabulary.usage.pieces_hash`].
         sources (`Mapping[str, TokenUsage]`): by the name of the source.
         datasets (`frozenset[str]`): ids of the Hub datasets among them.
     """

@@ -120,7 +120,7 @@ class RemovedLayer(Record):
 
     Args:
         layer (`int`): index in the dense model.
-        score (`float`): the criterion's score, see [`~pruning.depth.Removal`].
+        score (`float`): the criterion's score, see [`~pruning.depth.search.Removal`].
     """
 
     layer: int

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 
 from ..errors import FlabError
@@ -45,8 +46,22 @@ class Stage(Generic[T]):
     """
 
     name: str
-    save: Callable[[T, Path], None]
+    save: Callable[[T, Path], object]
     load: Callable[[Path], T]
+
+
+def json_stage(name: str, kind: type[T]) -> Stage[T]:
+    """A stage whose values pydantic writes as JSON, and reads again.
+
+    Args:
+        kind (`type`): a dataclass or a [`~records.record.Record`].
+    """
+    adapter, file = TypeAdapter(kind), f"{name}.json"
+    return Stage(
+        name,
+        lambda value, folder: (folder / file).write_bytes(adapter.dump_json(value)),
+        lambda folder: adapter.validate_json((folder / file).read_bytes()),
+    )
 
 
 class WorkFolder:

@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..hashing import digest_of
 from ..running.generation import BatchCache, batches_by_length, cut, end_ids, model_identity, new_tokens, text_behind
-from ..vocabulary import special_ids
+from ..vocabulary.usage import special_ids
 from .encoding import prompt_text, turn_end
 from .instructions import Example
 from .strategy import STOP_STRINGS, Completion

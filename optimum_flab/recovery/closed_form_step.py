@@ -14,6 +14,7 @@ from ..measuring.divergence import OutputHead, final_hidden, mean_divergence
 from ..records.atomic import write_atomically
 from ..records.report import ClosedForm
 from ..running.casting import copy_in, placed
+from ..running.layer_pass import LayerPass
 from ..settings.recovery import RecoverySettings
 from ..texts.packing import PackedTokens
 from .closed_form import between, refit
@@ -103,12 +104,12 @@ def _validation_divergence(
     """A model's divergence on the sequences set aside."""
     family, kept = work.family, work.plan.kept_tokens
     device, rows = dense.device, range(work.plan.vocab_size if kept is None else len(kept))
-    hidden = final_hidden(dense, family, as_dense(tokens), MEASURED_AT_ONCE)
+    hidden = final_hidden(LayerPass(dense, family, as_dense(tokens), MEASURED_AT_ONCE))
     head = OutputHead(dense, family, list(rows) if kept is None else kept)
 
     def measure(model: PreTrainedModel) -> float:
         measured = placed(model, device, dtype)
-        own = final_hidden(measured, family, tokens, MEASURED_AT_ONCE)
+        own = final_hidden(LayerPass(measured, family, tokens, MEASURED_AT_ONCE))
         return mean_divergence(hidden, own, head, OutputHead(measured, family, rows))
 
     return measure

@@ -15,7 +15,7 @@ from ..errors import FlabError
 from ..measuring.divergence import predicting
 from ..texts.formats import chat_text
 from ..texts.packing import PackedTokens, pack
-from ..vocabulary import special_ids
+from ..vocabulary.usage import special_ids
 from .instructions import Example
 
 

@@ -106,7 +106,7 @@ def cast_by_layer(
     device: torch.device,
     dtype: torch.dtype,
     replaced: Replaced = as_they_are,
-) -> tuple[nn.Module, LayerStep]:
+) -> tuple[PreTrainedModel, LayerStep]:
     """Computes as [`copy_in`] would, with one decoder layer at a time copied instead of all.
 
     Args:
@@ -114,8 +114,9 @@ def cast_by_layer(
         replaced (`Callable`): tensors that replace those of a layer, in any dtype.
 
     Returns:
-        `tuple[nn.Module, Callable]`: a copy that shares the weights of its decoder layers with the model; and what
-            such a layer does on the other device and in the other dtype, for [`~measuring.divergence.final_hidden`].
+        `tuple[PreTrainedModel, Callable]`: a copy that shares the weights of its decoder layers with the model; and
+            what such a layer does on the other device and in the other dtype, for
+            [`~measuring.divergence.final_hidden`].
     """
     config = copy.deepcopy(model.config)
     settle_experts(config, family)
@@ -138,7 +139,7 @@ def estimates_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 def for_estimates(
     model: PreTrainedModel, family: Family, replaced: Replaced = as_they_are
-) -> tuple[nn.Module, LayerStep]:
+) -> tuple[PreTrainedModel, LayerStep]:
     """A model and what its layers do, for results that need not be exact to the last digit: in bfloat16 where the
     device supports it natively, which takes half the time, see [`cast_by_layer`]; otherwise, and if the model is in
     half precision, the model itself."""

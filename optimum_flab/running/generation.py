@@ -19,7 +19,7 @@ from ..compat import attention_of, experts_of
 from ..errors import FlabError
 from ..hashing import digest_of
 from ..records.atomic import write_atomically
-from ..vocabulary import tokenizer_hash
+from ..vocabulary.usage import tokenizer_hash
 
 
 TAIL_MARGIN = 4  # tokens decoded beyond the longest stop string

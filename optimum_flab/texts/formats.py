@@ -9,7 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ..vocabulary import infilling_format, special_ids
+from ..vocabulary.infilling import infilling_format
+from ..vocabulary.usage import special_ids
 
 
 DAY = datetime(2025, 1, 1)

@@ -59,12 +59,10 @@ class Vocabulary:
 
     Args:
         kept (`np.ndarray`): int64, ids of the dense tokenizer that stay, ascending; the position is the new id.
-        natural_size (`int`): how many tokens the corpus and the settings ask for.
         protected (`np.ndarray`): int64, the ids no size may drop, ascending.
     """
 
     kept: np.ndarray
-    natural_size: int
     protected: np.ndarray
 
 
@@ -159,48 +157,6 @@ def with_ancestors(spec: TokenizerSpec, tokens: Iterable[int], known: Iterable[i
 # --- what stays ----------------------------------------------------------------------------------------------------
 
 
-def natural_keep_set(
-    spec: TokenizerSpec,
-    counts: np.ndarray,
-    min_count: int = 1,
-    keep_merges: int = 0,
-    keep_tokens: Sequence[str] = (),
-    required_ids: Iterable[int] = (),
-) -> np.ndarray:
-    """The tokens that a corpus and the settings ask for.
-
-    Args:
-        counts (`np.ndarray`): integers by id, see [`~vocabulary.count_tokens`].
-        min_count (`int`): fewest uses for which a token stays.
-        keep_merges (`int`): number of first merges that stay, with their parts and products; where nothing is merged,
-            of first tokens, see [`Kind`].
-        keep_tokens (`Sequence[str]`): tokens named by the user, as the vocabulary spells them or as text.
-        required_ids (`Iterable[int]`): ids that configurations name; those no token has are ignored.
-
-    Returns:
-        `np.ndarray`: int64 ids, ascending: used tokens, first merges, [`protected_ids`], and all their ancestors.
-
-    Raises:
-        [`ConfigurationError`]: names of `keep_tokens` that are no tokens.
-    """
-    kept = set(protected_ids(spec, keep_tokens, required_ids).tolist())
-    kept.update(index for index in np.flatnonzero(counts >= min_count).tolist() if index in spec.tokens)
-    for learnt in spec.kind.learnt[:keep_merges]:
-        kept.update(learnt)
-    return _as_ids(with_ancestors(spec, kept))
-
-
-def protected_ids(
-    spec: TokenizerSpec, keep_tokens: Sequence[str] = (), required_ids: Iterable[int] = ()
-) -> np.ndarray:
-    """The tokens that no size may drop: bytes, special and template tokens, those that are named, and their ancestors.
-
-    Args and errors are those of [`natural_keep_set`].
-    """
-    named = _named_ids(spec, keep_tokens)
-    return _as_ids(with_ancestors(spec, [*spec.required, *named, *(i for i in required_ids if i in spec.tokens)]))
-
-
 def natural_vocabulary(
     spec: TokenizerSpec,
     counts: np.ndarray,
@@ -209,10 +165,26 @@ def natural_vocabulary(
     keep_tokens: Sequence[str] = (),
     required_ids: Iterable[int] = (),
 ) -> Vocabulary:
-    """The vocabulary of [`natural_keep_set`], with the same arguments and errors."""
-    required_ids = list(required_ids)
-    kept = natural_keep_set(spec, counts, min_count, keep_merges, keep_tokens, required_ids)
-    return Vocabulary(kept=kept, natural_size=len(kept), protected=protected_ids(spec, keep_tokens, required_ids))
+    """The tokens that a corpus and the settings ask for: used tokens, first merges, protected ones, and all their
+    ancestors. Protected are bytes, special and template tokens, and those that are named.
+
+    Args:
+        counts (`np.ndarray`): integers by id, see [`~vocabulary.usage.count_tokens`].
+        min_count (`int`): fewest uses for which a token stays.
+        keep_merges (`int`): number of first merges that stay, with their parts and products; where nothing is merged,
+            of first tokens, see [`Kind`].
+        keep_tokens (`Sequence[str]`): tokens named by the user, as the vocabulary spells them or as text.
+        required_ids (`Iterable[int]`): ids that configurations name; those no token has are ignored.
+
+    Raises:
+        [`ConfigurationError`]: names of `keep_tokens` that are no tokens.
+    """
+    named = [*_named_ids(spec, keep_tokens), *(index for index in required_ids if index in spec.tokens)]
+    protected = with_ancestors(spec, [*spec.required, *named])
+    used = (index for index in np.flatnonzero(counts >= min_count).tolist() if index in spec.tokens)
+    first = (token for learnt in spec.kind.learnt[:keep_merges] for token in learnt)
+    kept = protected | with_ancestors(spec, [*used, *first], protected)
+    return Vocabulary(_as_ids(kept), _as_ids(protected))
 
 
 def config_token_ids(*configs: PreTrainedConfig | GenerationConfig | None) -> list[int]:
@@ -289,7 +261,7 @@ def with_prior_uses(spec: TokenizerSpec, uses: np.ndarray) -> np.ndarray:
     rank `r` is used about `1 / r` times as often as the first. This decides between tokens that a corpus uses rarely.
 
     Args:
-        uses (`np.ndarray`): float64 by id, see [`~vocabulary.balanced_uses`].
+        uses (`np.ndarray`): float64 by id, see [`~vocabulary.usage.balanced_uses`].
 
     Returns:
         `np.ndarray`: float64 by id, not smaller anywhere.
@@ -338,19 +310,17 @@ def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, p
     Args:
         keep (`np.ndarray`): int64 ids, closed under ancestors.
         uses (`np.ndarray`): how often each id is used, see [`with_prior_uses`].
-        size (`int`): how many ids to return.
+        size (`int`): how many ids to return, at most as many as `keep` has.
         protected (`Iterable[int]`): ids that stay, with their ancestors.
 
     Returns:
         `np.ndarray`: int64 ids, ascending, closed under ancestors.
 
     Raises:
-        [`FlabError`]: `keep` is smaller, or more than `size` tokens are protected; says how many.
+        [`ConfigurationError`]: more than `size` tokens are protected; says how many.
     """
     kept = set(keep.tolist())
     fixed = with_ancestors(spec, (int(token) for token in protected)) & kept
-    if size > len(kept):
-        raise FlabError(f"a vocabulary of {len(kept)} tokens cannot shrink to {size}")
     if size < len(fixed):
         raise ConfigurationError(
             f"vocabulary.size: the vocabulary cannot shrink to {size} tokens: bytes, special tokens and tokens named"

@@ -23,7 +23,7 @@ def covering(
     Args:
         vocabulary ([`Vocabulary`]): what tokens are dropped from; where it covers a smaller share already, none are.
         uses (`np.ndarray`): how often each id is used, from which the share is computed.
-        ranked (`np.ndarray`): the uses that decide which tokens go first, see [`~vocabulary.with_prior_uses`].
+        ranked (`np.ndarray`): the uses that decide which tokens go first, see [`~vocabulary.closure.with_prior_uses`].
         coverage (`float`): share of `uses` of the tokens that stay, between 0 and 1.
         keep_merges (`int`): number of first merges that stay, or of first tokens, see [`Kind`].
 
@@ -39,5 +39,4 @@ def covering(
 
     sizes = range(len(fixed), len(vocabulary.kept))  # tokens go in one order, whatever the size
     size = len(fixed) + bisect_left(sizes, coverage * float(uses.sum()), key=whole)
-    kept = resize(spec, from_here, ranked, size)
-    return replace(vocabulary, kept=kept, natural_size=len(kept))
+    return replace(vocabulary, kept=resize(spec, from_here, ranked, size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -57,7 +57,6 @@ def no_usage(tokenizer: PreTrainedTokenizerBase) -> TokenUsage:
 def count_tokens(
     tokenizer: PreTrainedTokenizerBase,
     texts: Iterable[str],
-    progress: Callable[[int], None] | None = None,
     times: np.ndarray | None = None,
 ) -> TokenUsage:
     """Counts how often texts use each token; the special tokens that encoding adds are not counted.
@@ -66,7 +65,6 @@ def count_tokens(
         tokenizer (`PreTrainedTokenizerBase`): a fast tokenizer; all its threads are used.
         texts (`Iterable[str]`): the corpus, of which a bounded amount is read at a time. A text is never divided, so
             the longest one is a lower bound on the memory needed.
-        progress (`Callable[[int], None]`, *optional*): called now and then with the bytes done so far.
         times (`np.ndarray`, *optional*): int64, how often each text counts; once by default.
 
     Returns:
@@ -75,8 +73,6 @@ def count_tokens(
     found = no_usage(tokenizer)
     for usage in usage_so_far(tokenizer, texts, found, times):
         found = usage
-        if progress is not None:
-            progress(usage.bytes)
     return found
 
 

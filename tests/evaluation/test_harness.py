@@ -32,7 +32,7 @@ from optimum_flab.evaluation.lm import FlabLM
 from optimum_flab.evaluation.tasks.text import read_texts
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.running.generation import BatchCache, HasStopString, batches_by_length, cut, end_ids, text_behind
-from optimum_flab.vocabulary import tokenizer_hash
+from optimum_flab.vocabulary.usage import tokenizer_hash
 
 
 VOCABULARY = 600

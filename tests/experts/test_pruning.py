@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from optimum_flab import FlabOptimizer, FlabPrunerConfig, PruningPlan
+from optimum_flab import FlabOptimizer, PruningPlan
 from optimum_flab.checkpoints.checked import check_belongs_together
 from optimum_flab.checkpoints.hashes import dense_hash
 from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
@@ -19,7 +19,7 @@ from optimum_flab.records.report import read_report
 from optimum_flab.recovery.trained import Training, merged
 from optimum_flab.settings.recovery import RecoverySettings
 
-from ..conftest import TEXTS, byte_level_tokenizer, plan_of, random_tokens, thorough_but
+from ..conftest import TEXTS, byte_level_tokenizer, plan_of, random_tokens, reading, saved, small_config, thorough_but
 from ..families.zoo import member
 
 
@@ -28,33 +28,23 @@ NOTHING_LEARNED = Training(None, LoraConfig(), 0.0, 0.0, 0, 0)
 
 @pytest.fixture(scope="module", params=thorough_but(1, ["qwen3_moe", "deepseek_v3"]))
 def dense(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    member(request.param, 0, vocab_size=600, max_position_embeddings=256).save_pretrained(folder)
-    byte_level_tokenizer(600).save_pretrained(folder)
-    (folder.parent / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    return folder
-
-
-def asked(dense, **changes):
-    return FlabPrunerConfig(
-        **{
-            "data": {
-                "corpus": [f"{dense.parent / 'code.jsonl'}[text]"],
-                "calibration_tokens": 256,
-                "sequence_length": 64,
-            },
-            "vocabulary": {"keep_merges": 0},
-            "ffn": {"multiple_of": 8},
-            **changes,
-        }
-    )
+    model = member(request.param, 0, vocab_size=600, max_position_embeddings=256)
+    return saved(model, tmp_path_factory.mktemp(request.param))
 
 
 def pruned(dense, out, **changes):
     optimizer = FlabOptimizer.from_pretrained(dense, device="cpu")
-    optimizer.prune(asked(dense, **changes))
+    optimizer.prune(small_config(out.parent, **changes))
     optimizer.save_pretrained(out)
     return optimizer
+
+
+@pytest.fixture(scope="module")
+def pinned(dense, tmp_path_factory):
+    """Half of the experts, at half of their width, in all layers but one."""
+    out = tmp_path_factory.mktemp("pinned") / "out"
+    sizes = {"experts": {"num_experts": 4}, "ffn": {"intermediate_size": 24}, "layers": {"num_hidden_layers": 4}}
+    return pruned(dense, out, **sizes), out
 
 
 def test_experts_stay_unless_asked_for(dense, tmp_path):
@@ -78,27 +68,21 @@ def test_where_experts_go_their_width_stays(dense, tmp_path):
     assert "| experts per layer | 8 |" in card and "**Experts** by `reap`" in card and "2510.13999" in card
 
 
-def test_experts_and_their_width_pinned(dense, tmp_path):
-    """The same files by the search, by the plan, and by the plan without the weights in memory."""
-    out, again, streamed = (tmp_path / name for name in ("out", "again", "streamed"))
-    pruned(dense, out, experts={"num_experts": 4}, ffn={"intermediate_size": 24}, layers={"num_hidden_layers": 4})
+def test_experts_and_their_width_pinned(dense, pinned, tmp_path):
+    """The same files by the search and by the plan."""
+    optimizer, out = pinned
     check_belongs_together(out, read_report(out))  # as a push does
     config = AutoConfig.from_pretrained(out)
     assert (config.num_hidden_layers, config.moe_intermediate_size) == (4, 24)
     model, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not (info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"])
     assert model.model.layers[-1].mlp.experts.gate_up_proj.shape == (4, 48, 32)
-    for folder, in_memory in ((again, True), (streamed, False)):
-        optimizer = FlabOptimizer.from_pretrained(dense, device="cpu", in_memory=in_memory)
-        assert (optimizer.dense.stored is None) is in_memory
-        optimizer.apply(PruningPlan.load(out))
-        optimizer.save_pretrained(folder)
-        for name in ("model.safetensors", "config.json", "flab_plan.json", "flab_plan.safetensors", "tokenizer.json"):
-            assert (folder / name).read_bytes() == (out / name).read_bytes(), (folder.name, name)
-        assert (
-            optimizer.pruned.report.weights_sha256
-            == json.loads((out / "flab_report.json").read_text())["weights_sha256"]
-        )
+    again = FlabOptimizer(optimizer.dense.model, optimizer.dense.tokenizer)
+    again.apply(PruningPlan.load(out))
+    again.save_pretrained(tmp_path)
+    for name in ("model.safetensors", "config.json", "flab_plan.safetensors", "tokenizer.json"):
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
+    assert again.pruned.report.weights_sha256 == optimizer.pruned.report.weights_sha256
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "in memory"])
@@ -109,11 +93,9 @@ def test_rows_that_are_no_whole_numbers_of_16_bytes(dtype, tmp_path, monkeypatch
     if dtype == "in memory":
         dense = dense_from_memory(model, tokenizer)
     else:
-        model.save_pretrained(tmp_path)
-        tokenizer.save_pretrained(tmp_path)
-        dense = load_dense(tmp_path, device="cpu", dtype=dtype)
+        dense = load_dense(saved(model, tmp_path), device="cpu", dtype=dtype)
     tokens = random_tokens(8, 600)
-    search = LayerSearch(dense.model, dense.family, tokens, 4, OutputHead(dense.model, dense.family))
+    search = LayerSearch(reading(dense.model, tokens), OutputHead(dense.model, dense.family))
     removed = next(search.by_divergence()).layer
     experts = {layer: [0, 2, 3, 5] for layer in (0, 2, 3, 4) if layer != removed}
     plan = plan_of(list(range(600)), sorted([1, *experts]), {}, kept_experts=experts)
@@ -139,10 +121,8 @@ def test_in_bfloat16_it_runs_and_is_known_again(dense, tmp_path):
     for name, buffer in model.named_buffers():
         if name.endswith("e_score_correction_bias"):
             buffer.add_(1 + 1e-4 * torch.arange(len(buffer)))
-    model.save_pretrained(half)
-    byte_level_tokenizer(600).save_pretrained(half)
-    optimizer = FlabOptimizer.from_pretrained(half, device="cpu")
-    optimizer.prune(asked(dense, experts={"num_experts": 4}, ffn={"intermediate_size": 24}))
+    optimizer = FlabOptimizer.from_pretrained(saved(model, half), device="cpu")
+    optimizer.prune(small_config(tmp_path, experts={"num_experts": 4}, ffn={"intermediate_size": 24}))
     optimizer.save_pretrained(tmp_path / "out")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     with torch.no_grad():
@@ -153,16 +133,16 @@ def test_in_bfloat16_it_runs_and_is_known_again(dense, tmp_path):
         assert tensor.equal(optimizer.pruned.model.state_dict()[name]), name
 
 
-def test_a_pruned_mixture_is_loaded_beside_its_dense_model_and_pruned_again(dense, tmp_path):
-    optimizer = pruned(dense, tmp_path / "out", experts={"num_experts": 4})
+def test_a_pruned_mixture_is_loaded_beside_its_dense_model_and_pruned_again(pinned, tmp_path):
+    optimizer, out = pinned
     with torch.no_grad():
         ids = torch.arange(20)[None]
         logits = optimizer.pruned.model(ids).logits
-        loaded = optimizer.load_pruned(tmp_path / "out").model(ids).logits
+        loaded = optimizer.load_pruned(out).model(ids).logits
     torch.testing.assert_close(loaded, logits)
-    twice = FlabOptimizer.from_pretrained(tmp_path / "out", device="cpu")
-    twice.prune(asked(dense, vocabulary={"enabled": False}, ffn={"intermediate_size": 24}))
-    assert twice.pruned.model.config.moe_intermediate_size == 24
+    twice = FlabOptimizer.from_pretrained(out, device="cpu")
+    twice.prune(small_config(tmp_path, vocabulary={"enabled": False}, ffn={"intermediate_size": 16}))
+    assert twice.pruned.model.config.moe_intermediate_size == 16
 
 
 @pytest.mark.parametrize(
@@ -181,7 +161,7 @@ def test_what_cannot_be_is_refused_before_weights_are_read(dense, changes, said,
         if file.suffix != ".safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
     with pytest.raises(ConfigurationError, match=said):
-        FlabOptimizer.from_pretrained(tmp_path, device="cpu", config=asked(dense, **changes))
+        FlabOptimizer.from_pretrained(tmp_path, device="cpu", config=small_config(tmp_path, **changes))
 
 
 def test_a_width_that_the_shared_expert_does_not_allow_is_refused(tmp_path, dense):
@@ -189,18 +169,19 @@ def test_a_width_that_the_shared_expert_does_not_allow_is_refused(tmp_path, dens
         pytest.skip("no shared expert as wide as some")
     optimizer = FlabOptimizer.from_pretrained(dense, device="cpu")
     with pytest.raises(ConfigurationError, match="_size: this model cannot have 40; use one of 8, 16, 24"):
-        optimizer.prune(asked(dense, ffn={"intermediate_size": 40, "multiple_of": 8}))
+        optimizer.prune(small_config(tmp_path, ffn={"intermediate_size": 40, "multiple_of": 8}))
 
 
-def test_a_pruned_mixture_is_recovered(dense, tmp_path):
+def test_a_pruned_mixture_is_recovered(dense, pinned, tmp_path):
     """Attention, routers and experts are trained, and what attention gives is refitted."""
     if "deepseek" in dense.name:
         pytest.skip("trained like the other")
-    optimizer = pruned(dense, tmp_path / "out", experts={"num_experts": 4}, ffn={"intermediate_size": 24})
+    optimizer = FlabOptimizer.from_pretrained(dense, device="cpu")
+    optimizer.load_pruned(pinned[1])
     before = {name: tensor.clone() for name, tensor in optimizer.pruned.model.state_dict().items()}
     examples = [{"instruction": f"Write part {number}.", "output": text} for number, text in enumerate(TEXTS)]
     (tmp_path / "data.json").write_text(json.dumps(examples))
-    data = {"data": [str(tmp_path / "data.json")], "answers": "reference", "template": "plain"}
+    data = {"data": [str(tmp_path / "data.json")], "answers": "reference", "template": "plain", "text_share": 0}
     settings = RecoverySettings(**data, sequence_length=128, batch_size=2, max_steps=3, learning_rate=2e-3)
     recovered = optimizer.recover(settings, cache_dir=tmp_path / "cache")
     section = recovered.report.recovery

@@ -13,7 +13,7 @@ import pytest
 
 from optimum_flab.export import export_gguf
 from optimum_flab.settings.export import ExportSettings
-from optimum_flab.vocabulary import infilling_format
+from optimum_flab.vocabulary.infilling import infilling_format
 
 from ..conftest import byte_level_tokenizer, script
 from .test_weights import saved, tiny

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from optimum_flab import FlabOptimizer, FlabPrunerConfig
+from optimum_flab import FlabOptimizer
 from optimum_flab.checkpoints.checked import check_belongs_together
 from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.criteria import NEURONS
@@ -20,8 +20,9 @@ from optimum_flab.inspection import inspect_model
 from optimum_flab.pruning.width.narrowing import narrow
 from optimum_flab.records.report import read_report
 from optimum_flab.recovery.closed_form import refit
+from optimum_flab.running.layer_pass import LayerPass
 
-from ..conftest import TEXTS, byte_level_tokenizer, random_tokens, thorough_but
+from ..conftest import TEXTS, byte_level_tokenizer, random_tokens, saved, small_config, thorough_but
 from .zoo import MIXTURES, member
 
 
@@ -117,8 +118,7 @@ def test_an_ffn_that_reads_the_rows_of_a_batch_as_one(tmp_path):
     model = stranger(OPT, 160, ffn_dim=48, word_embed_proj_dim=32, init_std=0.3)
     family, tokens = family_for(model.config, written(tmp_path, OPT)), random_tokens(60, 160, 24)
     check_family(model, family)
-    generator = torch.Generator().manual_seed(0)
-    for index, layer in narrow(model, family, tokens, range(3), 48, NEURONS["obs"], 4, generator).items():
+    for index, layer in narrow(LayerPass(model, family, tokens, 4), range(3), 48, NEURONS["obs"]).items():
         dense = family.ffn_out_matrix(family.decoder_layers(model)[index])
         torch.testing.assert_close(layer.weight, dense, rtol=1e-3, atol=1e-3)
     same = copy.deepcopy(model)
@@ -130,20 +130,13 @@ def test_an_ffn_that_reads_the_rows_of_a_batch_as_one(tmp_path):
 @pytest.mark.usefixtures("strangers")
 def test_it_goes_all_the_way_and_stays_with_what_was_pruned(tmp_path):
     file, dense, out = written(tmp_path, PERSIMMON), tmp_path / "dense", tmp_path / "out"
-    stranger(PERSIMMON).save_pretrained(dense)
-    byte_level_tokenizer(600).save_pretrained(dense)
-    (tmp_path / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    saved(stranger(PERSIMMON), dense)
     with pytest.raises(FlabError, match="'persimmon' is not supported"):
         FlabOptimizer.from_pretrained(dense)
     assert inspect_model(str(dense), family=file).sizes.shape["neuron"] == 64
-    config = FlabPrunerConfig(
-        data={"corpus": [f"{tmp_path / 'code.jsonl'}[text]"], "calibration_tokens": 512, "sequence_length": 64},
-        vocabulary={"keep_merges": 0},
-        layers={"num_hidden_layers": 2},
-        ffn={"intermediate_size": 40, "multiple_of": 8},
-    )
+    sizes = {"layers": {"num_hidden_layers": 2}, "ffn": {"intermediate_size": 40, "multiple_of": 8}}
     optimizer = FlabOptimizer.from_pretrained(dense, device="cpu", family=file)
-    optimizer.prune(config)
+    optimizer.prune(small_config(tmp_path, **sizes))
     optimizer.save_pretrained(out)
     assert read_family(out / FAMILY_NAME) == read_family(file)
     pruned = AutoConfig.from_pretrained(out)
@@ -168,18 +161,8 @@ def test_a_known_family_goes_all_the_way(model_type, tmp_path):
     """Search, surgery and measurement with a real tokenizer, written and read again by anybody."""
     size = {"vocab_size": 600, "max_position_embeddings": 256}
     dense = member(model_type, 0, **({"vocab_size": 600, "n_positions": 256} if model_type in GPTS else size))
-    (tmp_path / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    dense.save_pretrained(tmp_path / "dense")
-    byte_level_tokenizer(600).save_pretrained(tmp_path / "dense")
-    optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense", device="cpu")
-    config = FlabPrunerConfig(
-        target_ratio=0.3,
-        data={"corpus": [f"{tmp_path / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
-        vocabulary={"keep_merges": 0},
-        ffn={"multiple_of": 8},
-        experts={"enabled": model_type in MIXTURES},
-    )
-    pruned = optimizer.prune(config)
+    optimizer = FlabOptimizer.from_pretrained(saved(dense, tmp_path / "dense"), device="cpu")
+    pruned = optimizer.prune(small_config(tmp_path, target_ratio=0.3, experts={"enabled": model_type in MIXTURES}))
     assert pruned.report.held_out.divergence >= 0
     optimizer.save_pretrained(tmp_path / "out")
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)

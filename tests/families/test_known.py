@@ -22,7 +22,7 @@ from optimum_flab.sizes import Shape, count_parameters, shape_of
 from optimum_flab.tensors.lazy import StoredTensors, WrittenTensors
 from optimum_flab.texts.packing import PackedTokens
 
-from ..conftest import plan_of, random_tokens
+from ..conftest import plan_of, random_tokens, reading
 from .zoo import EVERY, LAYERS, MEMBERS, MIXED, VOCABULARY, check_stock, member
 
 
@@ -118,9 +118,8 @@ def masked(model, family, plan):
 
 def pruned_plan(model, family, criterion, kept_layers=(0, 2, 3)):
     width = shape_of(model, family)["neuron"] * 3 // 4
-    generator = torch.Generator().manual_seed(0)
-    tokens = random_tokens(40, VOCABULARY, 24)
-    narrowed = narrow(model, family, tokens, list(kept_layers), width, CRITERIA[criterion], 4, generator)
+    text = reading(model, random_tokens(40, VOCABULARY, 24))
+    narrowed = narrow(text, list(kept_layers), width, CRITERIA[criterion])
     return plan_of(
         KEPT,
         list(kept_layers),
@@ -153,12 +152,10 @@ def test_surgery_equals_the_masked_dense_model(member_of, criterion, tmp_path):
 def test_a_narrowing_at_full_width_changes_nothing(model):
     family = family_for(model.config)
     width, tokens = shape_of(model, family)["neuron"], random_tokens(60, VOCABULARY, 24)
-    generator = torch.Generator().manual_seed(0)
-    arguments = (CRITERIA["obs"], 4, generator)
-    for index, layer in narrow(model, family, tokens, range(LAYERS), width, *arguments).items():
+    for index, layer in narrow(reading(model, tokens), range(LAYERS), width, CRITERIA["obs"]).items():
         dense = family.ffn_out_matrix(family.decoder_layers(model)[index])
         torch.testing.assert_close(layer.weight, dense, rtol=1e-3, atol=1e-3)
-    for index, layer in survey(model, family, tokens, [width], *arguments)[width].items():
+    for index, layer in survey(reading(model, tokens), [width], CRITERIA["obs"])[width].items():
         dense = family.ffn_out_matrix(family.decoder_layers(model)[index])
         torch.testing.assert_close(layer.weight.float(), dense, rtol=1e-2, atol=1e-2)
 
@@ -179,26 +176,12 @@ def test_cast_a_layer_at_a_time_a_model_computes_as_a_copy_of_it(some):
     before = {name: tensor.clone() for name, tensor in rounded.state_dict().items()}
     copied = copy_in(rounded, torch.device("cpu"), torch.float32)
     outer, step = cast_by_layer(rounded, family, torch.device("cpu"), torch.float32)
-    hidden = final_hidden(outer, family, tokens, 4, step)
+    hidden = final_hidden(reading(outer, tokens), step)
     assert hidden.dtype == torch.float32
-    assert torch.equal(hidden, final_hidden(copied, family, tokens, 4))
+    assert torch.equal(hidden, final_hidden(reading(copied, tokens)))
     assert torch.equal(OutputHead(outer, family).logits(hidden), OutputHead(copied, family).logits(hidden))
     for name, tensor in rounded.state_dict().items():
         assert tensor.dtype == before[name].dtype and torch.equal(tensor, before[name])
-
-
-def test_no_field_of_a_configuration_is_forgotten(anyone):
-    """A list with an entry per layer, or a number of layers, that a newer transformers brings."""
-    model = anyone
-    family = family_for(model.config)
-    mixed = () if family.experts is None else family.experts.fields.values()
-    named = {*family.per_layer, *family.layer_counts, *family.sizes.values(), *family.absent, *mixed}
-    periods = {"sliding_window_pattern", "_sliding_window_pattern", "no_rope_layer_interval"}
-    for name, value in model.config.to_dict().items():
-        if isinstance(value, (list, tuple)) and len(value) == LAYERS:
-            assert name in named or name == "eos_token_id", name
-        if isinstance(value, int) and not isinstance(value, bool) and "layer" in name:
-            assert name in named | periods, name
 
 
 def test_documents_of_one_row_do_not_see_each_other(anyone):
@@ -209,7 +192,7 @@ def test_documents_of_one_row_do_not_see_each_other(anyone):
     def read(*columns):
         rows = (ids[:, slice(*columns)], positions[:, slice(*columns)])
         packed = PackedTokens(*rows, torch.ones_like(rows[0], dtype=torch.bool))
-        return final_hidden(model, family_for(model.config), packed, 1)
+        return final_hidden(reading(model, packed))
 
     torch.testing.assert_close(read(0, 12), torch.cat([read(0, 5), read(5, 12)]), rtol=1e-4, atol=1e-4)
     alone = model.base_model(ids[:, :5], use_cache=False).last_hidden_state[0, :4]

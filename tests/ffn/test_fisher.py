@@ -10,7 +10,7 @@ from optimum_flab.measuring.fisher import fisher_weights
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.running import casting
 
-from ..conftest import FAMILIES, LAYERS, VOCABULARY, random_tokens, thorough_but, tiny_model
+from ..conftest import FAMILIES, LAYERS, VOCABULARY, random_tokens, reading, thorough_but, tiny_model
 from ..families.zoo import member
 
 
@@ -25,9 +25,9 @@ def in_bfloat16(monkeypatch):
 
 
 def weights_of(model, tokens, batch_size=2, seed=3, pieces=None, kept=None, tick=lambda: None):
-    family = family_for(model.config)
-    head, generator = OutputHead(model, family, kept), torch.Generator().manual_seed(seed)
-    return fisher_weights(model, family, tokens, head, batch_size, generator, tick, pieces)
+    options = {"generator": torch.Generator().manual_seed(seed), "tick": tick, "pieces": pieces or Pieces()}
+    head = OutputHead(model, family_for(model.config), kept)
+    return fisher_weights(reading(model, tokens, batch_size, **options), head)
 
 
 def by_definition(model, tokens, seed=3):
@@ -88,7 +88,7 @@ def test_gradients_that_are_not_finite_are_said():
 
 @pytest.mark.parametrize("name", thorough_but(1, list(FAMILIES)))
 def test_weights_in_bfloat16_are_near_those_of_the_definition(name, in_bfloat16):
-    model, tokens = tiny_model(name), random_tokens(400)
+    model, tokens = tiny_model(name), random_tokens(200)
     # predictions of random weights are so even that rounding has some tokens draw another y
     for found, expected in zip(weights_of(model, tokens), by_definition(model, tokens), strict=True):
         both = torch.stack([found[tokens.mask], expected[tokens.mask]])

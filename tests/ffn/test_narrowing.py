@@ -8,29 +8,19 @@ from optimum_flab.pruning.width.narrowing import fold_of_tokens, narrow, survey
 from optimum_flab.pruning.width.statistics import PADDING
 from optimum_flab.running.layerwise import captured, layer_inputs, run_layer, run_to_neurons
 
-from ..conftest import LAYERS, WIDTH, masked_step, random_tokens, tiny_model
+from ..conftest import LAYERS, WIDTH, masked_step, random_tokens, reading, tiny_model
 
 
 def divergence(model, architecture, narrowed, removed=frozenset(), tokens=None):
     tokens = tokens or random_tokens(seed=9)
     head = OutputHead(model, architecture)
     step = masked_step(model, removed, narrowed)
-    return mean_divergence(
-        final_hidden(model, architecture, tokens, 4), final_hidden(model, architecture, tokens, 4, step), head, head
-    )
+    dense, pruned = final_hidden(reading(model, tokens)), final_hidden(reading(model, tokens), step)
+    return mean_divergence(dense, pruned, head, head)
 
 
 def narrowed_by(model, criterion, width, tokens, kept_layers=range(LAYERS)):
-    return narrow(
-        model,
-        family_for(model.config),
-        tokens,
-        list(kept_layers),
-        width,
-        CRITERIA[criterion],
-        4,
-        torch.Generator().manual_seed(0),
-    )
+    return narrow(reading(model, tokens), list(kept_layers), width, CRITERIA[criterion])
 
 
 def test_full_width_on_all_layers_changes_nothing(family):
@@ -60,8 +50,7 @@ def test_the_sequential_pass_is_no_worse_than_the_survey():
     model, tokens = tiny_model("llama"), random_tokens(200)
     architecture = family_for(model.config)
     width = WIDTH // 2
-    surveyed = survey(model, architecture, tokens, [width], CRITERIA["obs"], 4, torch.Generator().manual_seed(0))
-    independent = surveyed[width]
+    independent = survey(reading(model, tokens), [width], CRITERIA["obs"])[width]
     sequential = narrowed_by(model, "obs", width, tokens)
     assert divergence(model, architecture, sequential) < divergence(model, architecture, independent)
 
@@ -81,20 +70,20 @@ def test_every_criterion_narrows_every_layer_and_leaves_the_model_alone(criterio
 
 def test_sums_of_a_criterion_are_over_the_tokens_that_all_else_is_over(squares):
     model, tokens = tiny_model("qwen2"), random_tokens(40)
-    family, generator = family_for(model.config), torch.Generator()
-    survey(model, family, tokens, [WIDTH // 2], squares.criterion, 4, generator)
+    survey(reading(model, tokens), [WIDTH // 2], squares.criterion)
     assert len(squares.seen) == LAYERS
-    narrow(model, family, tokens, [0, 2], WIDTH // 2, squares.criterion, 4, generator)
+    narrow(reading(model, tokens), [0, 2], WIDTH // 2, squares.criterion)
     assert len(squares.seen) == LAYERS + 2
     assert all(torch.allclose(own, diagonal, rtol=1e-4) for own, diagonal in squares.seen)
 
 
 def test_what_tokens_weigh_decides_what_stays():
     model, tokens = tiny_model("llama"), random_tokens(60)
-    family, generator = family_for(model.config), torch.Generator().manual_seed(0)
-    uneven = torch.rand(LAYERS, *tokens.mask.shape, generator=generator) ** 8
-    arguments = (model, family, tokens, list(range(LAYERS)), 32, CRITERIA["obs"], 4, generator)
-    alike, same, other = (narrow(*arguments, weights) for weights in (None, torch.ones_like(uneven), uneven))
+    uneven = torch.rand(LAYERS, *tokens.mask.shape, generator=torch.Generator().manual_seed(0)) ** 8
+    alike, same, other = (
+        narrow(reading(model, tokens), list(range(LAYERS)), 32, CRITERIA["obs"], weights)
+        for weights in (None, torch.ones_like(uneven), uneven)
+    )
     assert all(alike[index].weight.equal(same[index].weight) for index in alike)
     assert not any(alike[index].kept.equal(other[index].kept) for index in alike)
 
@@ -115,15 +104,7 @@ def test_a_run_up_to_the_neurons_sees_what_a_whole_run_does(family):
 
 def test_rows_take_turns_in_folds_across_batches():
     tokens = random_tokens(200)
-    folds = torch.cat(fold_of_tokens(list(tokens.batches(3)), torch.device("cpu")))
+    folds = torch.cat(fold_of_tokens(reading(tiny_model("llama"), tokens, 3)))
     turns = (torch.arange(len(tokens.mask)) % 2)[:, None].expand(tokens.mask.shape)
     assert folds[tokens.mask].equal(turns[tokens.mask])
     assert set(folds[~tokens.mask].tolist()) == {PADDING}
-
-
-def test_two_runs_are_identical():
-    model, tokens = tiny_model("qwen3"), random_tokens()
-    first, second = (narrowed_by(model, "obs", 32, tokens) for _ in range(2))
-    for index in first:
-        assert torch.equal(first[index].kept, second[index].kept)
-        assert torch.equal(first[index].weight, second[index].weight)

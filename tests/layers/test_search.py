@@ -6,15 +6,15 @@ import torch
 from optimum_flab.criteria import LAYERS as CRITERIA
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence, mean_divergences
-from optimum_flab.pruning.depth import LayerSearch
+from optimum_flab.pruning.depth.search import LayerSearch
 from optimum_flab.running import casting
 
-from ..conftest import LAYERS, masked_step, random_tokens, tiny_model
+from ..conftest import LAYERS, masked_step, random_tokens, reading, tiny_model
 
 
 def removals(model, criterion, number, tokens):
     architecture = family_for(model.config)
-    search = LayerSearch(model, architecture, tokens, 4, OutputHead(model, architecture))
+    search = LayerSearch(reading(model, tokens), OutputHead(model, architecture))
     order = CRITERIA[criterion].removals(search)
     return list(islice(order, number))
 
@@ -23,8 +23,8 @@ def divergence_without(model, removed, tokens):
     architecture = family_for(model.config)
     head = OutputHead(model, architecture)
     step = masked_step(model, removed, {})
-    dense = final_hidden(model, architecture, tokens, 4)
-    return mean_divergence(dense, final_hidden(model, architecture, tokens, 4, step), head, head)
+    dense, pruned = final_hidden(reading(model, tokens)), final_hidden(reading(model, tokens), step)
+    return mean_divergence(dense, pruned, head, head)
 
 
 @pytest.mark.parametrize(("fast", "tolerance"), [(False, 1e-3), (True, 0.1)])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.records.counts import MOST, TokenCounts
-from optimum_flab.vocabulary import TokenUsage
+from optimum_flab.vocabulary.usage import TokenUsage
 
 
 SIZE = 40

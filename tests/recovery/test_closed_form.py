@@ -15,7 +15,7 @@ from optimum_flab.records.plan import PruningPlan
 from optimum_flab.recovery.closed_form import between, corrected, refit
 from optimum_flab.running.casting import copy_in
 
-from ..conftest import FAMILIES, LAYERS, WIDTH, random_tokens, tiny_model
+from ..conftest import FAMILIES, LAYERS, WIDTH, random_tokens, reading, tiny_model
 
 
 def pruned_and_dense(family: str, layers: list[int], width: int = WIDTH * 3 // 4):
@@ -36,8 +36,7 @@ def pruned_and_dense(family: str, layers: list[int], width: int = WIDTH * 3 // 4
 
 
 def distance(model, dense, tokens) -> float:
-    architecture = family_for(dense.config)
-    own, wanted = (final_hidden(one, architecture, tokens, 8) for one in (model, dense))
+    own, wanted = (final_hidden(reading(one, tokens)) for one in (model, dense))
     return float((own - wanted).square().mean())
 
 

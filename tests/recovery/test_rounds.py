@@ -19,7 +19,8 @@ from optimum_flab.records.summary import report_summary
 from optimum_flab.records.work import WorkFolder
 from optimum_flab.rounds import composed, one_round
 from optimum_flab.settings.pruning import LEAST_OF_A_ROUND
-from optimum_flab.vocabulary import changed_texts, tokenizer_hash
+from optimum_flab.vocabulary.rewrite import changed_texts
+from optimum_flab.vocabulary.usage import tokenizer_hash
 
 from ..conftest import plan_of
 from .test_pipeline import SMALL

@@ -8,23 +8,20 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.vocabulary import (
-    changed_texts,
+from optimum_flab.vocabulary.closure import (
     config_token_ids,
-    count_tokens,
     grow,
-    natural_keep_set,
     natural_vocabulary,
-    protected_ids,
     read_spec,
     resize,
-    rewrite_tokenizer,
     shrink,
     with_ancestors,
     with_prior_uses,
 )
+from optimum_flab.vocabulary.rewrite import changed_texts, rewrite_tokenizer
+from optimum_flab.vocabulary.usage import count_tokens
 
-from .tiny_tokenizers import BYTES, CORPUS, PLACEHOLDERS, TRAINING_TEXTS, byte_level, gemma
+from .tiny_tokenizers import BYTES, CORPUS, PLACEHOLDERS, TRAINING_TEXTS, byte_level
 
 
 WORDS = sorted({word for text in TRAINING_TEXTS for word in text.split()})
@@ -61,7 +58,7 @@ def is_closed(spec, kept):
 @shared
 @given(texts=st.lists(TEXT, max_size=4), keep_merges=st.sampled_from([0, 40]))
 def test_a_corpus_is_cut_into_the_same_pieces(tokenizer, spec, texts, keep_merges):
-    kept = natural_keep_set(spec, counts_of(tokenizer, texts), keep_merges=keep_merges)
+    kept = natural_vocabulary(spec, counts_of(tokenizer, texts), keep_merges=keep_merges).kept
     assert changed_texts(tokenizer, rewrite_tokenizer(tokenizer, kept), kept, texts) == 0
 
 
@@ -81,7 +78,7 @@ def test_the_first_merge_to_a_token_need_not_be_the_path():
     by_first_merge = np.array(
         sorted({*spec.required, *(ids[token] for token in ("abc", "a", "bc", "b", "c", "d", "cd"))})
     )
-    by_path = natural_keep_set(spec, counts_of(tokenizer, texts))
+    by_path = natural_vocabulary(spec, counts_of(tokenizer, texts)).kept
     assert set(by_path.tolist()) == {
         *spec.required,
         *(ids[token] for token in ("abc", "ab", "a", "b", "c", "d", "cd")),
@@ -107,7 +104,7 @@ def test_ancestors_are_all_that_merging_the_token_passes():
 def test_bytes_specials_and_template_stay_without_any_corpus(tokenizers, name):
     tokenizer = tokenizers[name]
     spec = read_spec(tokenizer)
-    kept = natural_keep_set(spec, np.zeros(len(tokenizer)))
+    kept = natural_vocabulary(spec, np.zeros(len(tokenizer))).kept
     tokens = {spec.tokens[index] for index in kept.tolist()}
     assert {*pre_tokenizers.ByteLevel.alphabet(), "<|endoftext|>", "<|im_start|>", "<|im_end|>"} <= tokens
     # added, though not special: plain text does not show it, prompts may
@@ -121,7 +118,9 @@ def test_bytes_specials_and_template_stay_without_any_corpus(tokenizers, name):
 
 def test_byte_fallback_keeps_bytes_and_the_space_but_not_unused_characters(gemma_tokenizer):
     spec = read_spec(gemma_tokenizer)
-    tokens = {spec.tokens[index] for index in natural_keep_set(spec, counts_of(gemma_tokenizer, ["中"])).tolist()}
+    tokens = {
+        spec.tokens[index] for index in natural_vocabulary(spec, counts_of(gemma_tokenizer, ["中"])).kept.tolist()
+    }
     added = {token for token in gemma_tokenizer.get_added_vocab() if "unused" not in token}
     assert tokens == {*BYTES, "▁", "中", "<pad>", "<eos>", "<bos>", "<unk>", "<mask>"} | added | {"\n"}
 
@@ -144,22 +143,15 @@ def test_placeholders_stay_only_where_used_or_named(gemma_tokenizer):
     spec = read_spec(gemma_tokenizer)
     ids = dict(zip(PLACEHOLDERS, gemma_tokenizer.convert_tokens_to_ids(PLACEHOLDERS), strict=True))
     counts = counts_of(gemma_tokenizer, ["a <unused2>"])
-    kept = natural_keep_set(spec, counts, keep_tokens=["<unused3>"], required_ids=[ids["<unused4>"], 10**9])
+    kept = natural_vocabulary(spec, counts, keep_tokens=["<unused3>"], required_ids=[ids["<unused4>"], 10**9]).kept
     assert {token for token, index in ids.items() if index in kept} == {"<unused2>", "<unused3>", "<unused4>"}
 
 
 def test_first_merges_stay_with_all_that_leads_to_them(tokenizer, spec):
-    kept = natural_keep_set(spec, np.zeros(len(tokenizer)), keep_merges=60)
+    kept = natural_vocabulary(spec, np.zeros(len(tokenizer)), keep_merges=60).kept
     assert set(kept.tolist()) >= {index for merge in spec.kind.learnt[:60] for index in merge}
     assert is_closed(spec, kept)
-    assert set(kept.tolist()) >= set(protected_ids(spec).tolist())
-
-
-def test_a_first_merge_off_the_path_stays_with_its_parts():
-    tokenizer = hand_made([("a", "b"), ("a", "bc"), ("ab", "c"), ("c", "d"), ("b", "c")])
-    spec = read_spec(tokenizer)
-    kept = natural_keep_set(spec, np.zeros(len(tokenizer)), keep_merges=2)
-    assert {spec.tokens[index] for index in set(kept.tolist()) - spec.required} == {"ab", "abc", "bc", "a", "b", "c"}
+    assert set(kept.tolist()) >= set(natural_vocabulary(spec, np.zeros(0)).protected.tolist())
 
 
 def test_what_a_post_processor_adds_stays():
@@ -178,10 +170,11 @@ def test_min_count_is_the_fewest_uses(tokenizers):
     counts = counts_of(tokenizer, [" return return items", " return"])
     once = tokenizer.convert_tokens_to_ids("Ġitems")
     assert counts[once] == 1
-    assert once in natural_keep_set(spec, counts, min_count=1) and once not in natural_keep_set(
-        spec, counts, min_count=2
+    assert (
+        once in natural_vocabulary(spec, counts, min_count=1).kept
+        and once not in natural_vocabulary(spec, counts, min_count=2).kept
     )
-    assert tokenizer.convert_tokens_to_ids("Ġreturn") in natural_keep_set(spec, counts, min_count=2)
+    assert tokenizer.convert_tokens_to_ids("Ġreturn") in natural_vocabulary(spec, counts, min_count=2).kept
 
 
 @pytest.mark.parametrize(("name", "spelt"), [("byte_level", "Ġitems"), ("gemma", "▁items")])
@@ -191,13 +184,13 @@ def test_tokens_are_named_as_spelt_or_as_text(tokenizers, name, spelt):
     if index is None:  # Gemma's splitting keeps the space behind the word
         spelt, index = next((token, i) for i, token in spec.tokens.items() if len(token) > 2 and token.endswith("▁"))
     for text in (spelt, spelt.replace("Ġ", " ").replace("▁", " ")):
-        assert index in protected_ids(spec, [text])
+        assert index in natural_vocabulary(spec, np.zeros(0), keep_tokens=[text]).protected
 
 
 def test_unknown_names_are_refused_with_near_ones(tokenizers):
     spec = read_spec(tokenizers["byte_level"])
     with pytest.raises(ConfigurationError, match=r"no token 'retturn' \(near: 'Ġreturn'.*, 'never there'"):
-        natural_keep_set(spec, np.zeros(10), keep_tokens=["retturn", "never there", " items"])
+        natural_vocabulary(spec, np.zeros(10), keep_tokens=["retturn", "never there", " items"])
 
 
 @shared
@@ -210,19 +203,10 @@ def test_any_size_is_met_exactly_and_stays_closed(tokenizer, spec, data):
     assert len(kept) == size and is_closed(spec, kept) and np.array_equal(kept, np.unique(kept))
     ids = set(kept.tolist())
     assert ids >= set(natural.protected.tolist())
-    assert ids >= set(natural.kept.tolist()) if size >= natural.natural_size else ids < set(natural.kept.tolist())
+    assert ids >= set(natural.kept.tolist()) if size >= len(natural.kept) else ids < set(natural.kept.tolist())
     if tokenizer.decode(tokenizer.encode(CORPUS[2], add_special_tokens=False)) == CORPUS[2]:
         new = rewrite_tokenizer(tokenizer, kept)
         assert new.decode(new.encode(CORPUS[2], add_special_tokens=False)) == CORPUS[2]
-
-
-def test_growing_follows_the_merges(tokenizers):
-    spec = read_spec(tokenizers["byte_level"])
-    keep = protected_ids(spec)
-    products = [product for *_, product in spec.kind.learnt if product not in keep]
-    assert set(grow(spec, keep, len(keep) + 30).tolist()) == {*keep.tolist(), *products[:30]}
-    last = set(spec.tokens) - set(grow(spec, keep, len(spec.tokens) - 2).tolist())
-    assert {spec.tokens[index] for index in last} == {"<|reserved_special_token_0|>", "<|reserved_special_token_1|>"}
 
 
 @given(seed=st.integers(0, 2**32), used=st.floats(0, 1), name=st.integers(0, 1))
@@ -240,13 +224,6 @@ def test_tokens_merged_early_are_thought_to_be_used_more(tokenizers, seed, used,
     assert seen.any() or not found.any()
 
 
-def test_of_equal_uses_the_prior_keeps_what_was_merged_early(tokenizers):
-    spec = read_spec(tokenizers["qwen"])
-    products = list(dict.fromkeys(product for *_, product in spec.kind.learnt))
-    found = with_prior_uses(spec, np.full(max(spec.tokens) + 1, 5.0))
-    assert found[products[0]] > found[products[-1]] > 5.0 == found[spec.kind.vocabulary["!"]]
-
-
 def test_shrinking_drops_the_rarest_first(tokenizers):
     tokenizer = tokenizers["byte_level"]
     spec = read_spec(tokenizer)
@@ -255,7 +232,7 @@ def test_shrinking_drops_the_rarest_first(tokenizers):
     natural = natural_vocabulary(spec, counts)
     words = tokenizer.convert_tokens_to_ids(["Ġreturn", "Ġnumber", "Ġitems"])
     order = []
-    for size in range(natural.natural_size, len(natural.protected) - 1, -1):
+    for size in range(len(natural.kept), len(natural.protected) - 1, -1):
         kept = shrink(spec, natural.kept, counts, size, natural.protected)
         order += [word for word in words if word not in kept and word not in order]
     assert order == words[::-1]
@@ -274,13 +251,13 @@ def test_what_shrinking_drops(texts, size, dropped):
     tokenizer = hand_made([("a", "b"), ("c", "d"), ("ab", "c")])
     spec, counts = read_spec(tokenizer), counts_of(tokenizer, texts)
     natural = natural_vocabulary(spec, counts)
-    kept = shrink(spec, natural.kept, counts, natural.natural_size - size, natural.protected)
+    kept = shrink(spec, natural.kept, counts, len(natural.kept) - size, natural.protected)
     assert {spec.tokens[index] for index in set(natural.kept.tolist()) - set(kept.tolist())} == dropped
 
 
 def test_growing_meets_every_size_where_ancestors_are_missing():
     spec = read_spec(hand_made([("a", "b"), ("c", "d"), ("ab", "cd")]))
-    keep = protected_ids(spec)
+    keep = natural_vocabulary(spec, np.zeros(0)).protected
     grown = [grow(spec, keep, size) for size in range(len(keep), len(spec.tokens) + 1)]
     assert [len(kept) for kept in grown] == list(range(len(keep), len(spec.tokens) + 1))
     assert all(is_closed(spec, kept) for kept in grown)
@@ -295,10 +272,6 @@ def test_impossible_sizes_are_refused(tokenizer, spec):
         resize(spec, natural, counts, least - 1)
     with pytest.raises(FlabError, match=f"cannot grow to {len(spec.tokens) + 1}; choose up to {len(spec.tokens)}"):
         resize(spec, natural, counts, len(spec.tokens) + 1)
-    with pytest.raises(FlabError, match="cannot grow"):
-        grow(spec, natural.kept, natural.natural_size - 1)
-    with pytest.raises(FlabError, match="cannot shrink"):
-        shrink(spec, natural.kept, counts, natural.natural_size + 1, natural.protected)
 
 
 def test_ids_named_by_configurations():
@@ -307,10 +280,3 @@ def test_ids_named_by_configurations():
         eos_token_id=[2, 11], pad_token_id=7, decoder_start_token_id=-1, suppress_tokens=[100]
     )
     assert config_token_ids(config, generation, None) == [1, 2, 7, 9, 11]
-
-
-def test_reading_does_not_change_the_tokenizer():
-    tokenizer = gemma()
-    before = tokenizer.backend_tokenizer.to_str()
-    read_spec(tokenizer)
-    assert tokenizer.backend_tokenizer.to_str() == before

@@ -13,16 +13,15 @@ from optimum_flab.pruning.vocabulary import CountedTokens, TokenChoice, counted_
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.settings.pruning import VocabularySettings
 from optimum_flab.texts.sources import Document
-from optimum_flab.vocabulary import (
-    count_tokens,
-    covering,
+from optimum_flab.vocabulary.closure import (
     natural_vocabulary,
     read_spec,
-    resize,
     shrink,
     with_ancestors,
     with_prior_uses,
 )
+from optimum_flab.vocabulary.coverage import covering
+from optimum_flab.vocabulary.usage import count_tokens
 
 from .tiny_tokenizers import CORPUS, TRAINING_TEXTS
 
@@ -47,7 +46,7 @@ def test_the_least_used_go_until_the_share_is_met(tokenizer, coverage, merges, r
     kept, firsts = set(found.kept.tolist()), {token for learnt in spec.kind.learnt[:merges] for token in learnt}
     assert kept <= set(natural.kept.tolist()) and kept >= {*natural.protected.tolist(), *firsts}
     assert with_ancestors(spec, kept) == kept
-    assert found.natural_size == len(kept) and np.array_equal(found.protected, natural.protected)
+    assert len(found.kept) == len(kept) and np.array_equal(found.protected, natural.protected)
     assert uses[found.kept].sum() >= coverage * uses.sum()
     fixed = sorted(with_ancestors(spec, [*natural.protected.tolist(), *firsts]))
     if len(kept) > len(fixed):  # one token fewer would have left too little
@@ -66,28 +65,6 @@ def test_of_what_a_fewest_count_took_no_more_goes(tokenizers):
     found = covering(spec, natural, counts, counts, 0.999)
     assert np.array_equal(found.kept, natural.kept)
     assert len(covering(spec, natural, counts, counts, whole - 0.05).kept) < len(natural.kept)
-
-
-def test_rarest_words_go_first(tokenizers):
-    tokenizer = tokenizers["byte_level"]
-    texts = [" return"] * 90 + [" number"] * 9 + [" items"]
-    spec, counts = read_spec(tokenizer), count_tokens(tokenizer, texts).counts
-    natural = natural_vocabulary(spec, counts)
-    ids = tokenizer.convert_tokens_to_ids([" return".replace(" ", "Ġ"), "Ġnumber", "Ġitems"])
-    for coverage, stay in ((0.995, 3), (0.99, 2), (0.95, 2), (0.9, 1), (0.5, 1)):
-        kept = covering(spec, natural, counts, counts, coverage).kept
-        assert [index in kept for index in ids] == [True] * stay + [False] * (3 - stay), coverage
-    kept = covering(spec, natural, counts, counts, 0.9).kept
-    assert np.array_equal(kept, resize(spec, natural, counts, len(kept)))
-
-
-@pytest.mark.parametrize("coverage", [1e-9, 0.5])
-def test_what_is_protected_stays(tokenizers, coverage):
-    tokenizer = tokenizers["byte_level"]
-    spec, counts = read_spec(tokenizer), count_tokens(tokenizer, TEXTS).counts
-    natural = natural_vocabulary(spec, counts, keep_tokens=["Ġitems"])
-    kept = covering(spec, natural, counts, counts, coverage).kept
-    assert tokenizer.convert_tokens_to_ids("Ġitems") in kept
 
 
 # --- sizes beyond what a coverage or a fewest count leaves

@@ -11,16 +11,10 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 from optimum_flab.checkpoints.finding import ModelFiles
 from optimum_flab.checkpoints.tokenizer import load_tokenizer
 from optimum_flab.errors import FlabError
-from optimum_flab.vocabulary import (
-    changed_texts,
-    count_tokens,
-    natural_keep_set,
-    read_spec,
-    rewrite_tokenizer,
-    save_tokenizer,
-    settle_tokenizer,
-)
-from optimum_flab.vocabulary.files import sample_texts
+from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec
+from optimum_flab.vocabulary.files import sample_texts, save_tokenizer, settle_tokenizer
+from optimum_flab.vocabulary.rewrite import changed_texts, rewrite_tokenizer
+from optimum_flab.vocabulary.usage import count_tokens
 
 from .llama_files import INFILLING, KINDS, llama_backend, write_llama
 from .tiny_tokenizers import CORPUS, byte_level_backend
@@ -96,7 +90,7 @@ def test_the_pieces_are_those_of_the_original_before_and_after(settled, kind, fa
 def test_a_pruned_vocabulary_cuts_its_corpus_as_before(settled, kind, family, tmp_path):
     _, tokenizer, _, _ = settled[kind, family]
     corpus = [*CORPUS, "  def f(x):\n    return x", " </s> x"]
-    kept = natural_keep_set(read_spec(tokenizer), count_tokens(tokenizer, corpus).counts)
+    kept = natural_vocabulary(read_spec(tokenizer), count_tokens(tokenizer, corpus).counts).kept
     assert len(kept) < len(tokenizer)
     pruned = rewrite_tokenizer(tokenizer, kept, family)
     again = written(pruned, tmp_path / "out", family)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from optimum_flab.errors import ConfigurationError
-from optimum_flab.vocabulary import InfillingFormat, ends_of_gap, infilling_format, missing_tokens
-from optimum_flab.vocabulary.infilling import KNOWN
+from optimum_flab.vocabulary.infilling import KNOWN, InfillingFormat, ends_of_gap, infilling_format, missing_tokens
 
 from .llama_files import llama
 from .tiny_tokenizers import byte_level_backend, gemma
@@ -81,36 +76,6 @@ def test_a_gap_ends_with_any_special_token_and_with_those_that_are_not_called_so
     tokenizer.add_tokens([AddedToken("    ", normalized=False)])  # of indentation: no end
     wanted = ["<|endoftext|>", "<|reserved_special_token_0|>", *QWEN.marks, "<|file_sep|>"]
     assert ends_of_gap(tokenizer, QWEN) == sorted(map(tokenizer.convert_tokens_to_ids, wanted))
-
-
-TOKENIZER = with_tokens(*(mark for template in KNOWN for mark in InfillingFormat(template).marks))
-
-
-@given(
-    st.sampled_from(KNOWN),
-    st.integers(0, 40),
-    st.integers(0, 40),
-    st.integers(0, 90),
-    st.lists(st.integers(10, 20), max_size=1),  # what a tokenizer puts before a text
-)
-@settings(deadline=None, max_examples=60)
-def test_a_prompt_that_is_too_long_keeps_what_stands_next_to_the_gap(template, before, after, room, first):
-    asked = InfillingFormat(template)
-    marks = [TOKENIZER.convert_tokens_to_ids(mark) for mark in asked.marks]
-    x, y = (TOKENIZER.convert_tokens_to_ids(letter) for letter in "xy")
-    texts = {"prefix": [x] * before, "suffix": [y] * after}
-    whole = list(first)
-    for mark, token in zip(
-        re.split("{(?:prefix|suffix)}", template), [*re.findall("{(.*?)}", template), None], strict=True
-    ):
-        whole += [TOKENIZER.convert_tokens_to_ids(mark)] if mark else []
-        whole += texts[token] if token else []
-    found = asked.shortened(TOKENIZER, whole, room)
-    assert [token for token in found if token in marks] == marks
-    assert found[: len(first)] == first
-    assert len(found) <= max(room, len(marks) + len(first))
-    if room >= len(whole):
-        assert found == whole
 
 
 def test_the_beginning_of_the_prefix_and_the_end_of_the_suffix_go():

@@ -18,19 +18,13 @@ from optimum_flab.pruning.vocabulary import TokenChoice, counted_tokens
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.settings.pruning import VocabularySettings
 from optimum_flab.texts.sources import Document
-from optimum_flab.vocabulary import (
-    changed_texts,
-    count_tokens,
-    kinds,
-    natural_vocabulary,
-    read_spec,
-    resize,
-    rewrite_tokenizer,
-    with_prior_uses,
-)
+from optimum_flab.vocabulary import kinds
+from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec, resize, with_prior_uses
 from optimum_flab.vocabulary.kinds import KINDS, Kind
 from optimum_flab.vocabulary.kinds.kind import Marks
+from optimum_flab.vocabulary.rewrite import changed_texts, rewrite_tokenizer
 from optimum_flab.vocabulary.steps import KNOWN
+from optimum_flab.vocabulary.usage import count_tokens
 
 from .conftest import MAKERS
 from .tiny_tokenizers import BYTES, CORPUS, TRAINING_TEXTS

@@ -9,19 +9,17 @@ from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from optimum_flab import FlabError
-from optimum_flab.vocabulary import (
+from optimum_flab.vocabulary import usage
+from optimum_flab.vocabulary.closure import counts_among, read_spec, with_ancestors
+from optimum_flab.vocabulary.rewrite import rewrite_tokenizer
+from optimum_flab.vocabulary.usage import (
     balanced_uses,
     count_tokens,
-    counts_among,
     no_usage,
     pieces_hash,
-    read_spec,
-    rewrite_tokenizer,
     special_ids,
     token_lists,
-    usage,
     usage_so_far,
-    with_ancestors,
 )
 
 from .tiny_tokenizers import CORPUS
@@ -142,13 +140,6 @@ def test_truncation_and_padding_do_not_touch_the_counts(tokenizers):
         backend.no_truncation()
         backend.no_padding()
     assert np.array_equal(found.counts, expected.counts)
-
-
-def test_progress_ends_at_all_bytes(tokenizers, monkeypatch):
-    monkeypatch.setattr(usage, "CHARACTERS_AT_ONCE", 20)
-    seen = []
-    found = count_tokens(tokenizers["qwen"], CORPUS, seen.append)
-    assert len(seen) > 1 and seen == sorted(seen) and seen[-1] == found.bytes
 
 
 COUNTS = st.lists(st.lists(st.integers(0, 1000), min_size=4, max_size=4).map(np.array), min_size=1, max_size=4)

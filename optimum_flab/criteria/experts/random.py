@@ -10,7 +10,7 @@ from ..base import ExpertCriterion
 if TYPE_CHECKING:
     import torch
 
-    from ...pruning.experts import ExpertUse
+    from ...pruning.experts.choosing import ExpertUse
 
 
 def _score(use: ExpertUse, generator: torch.Generator) -> torch.Tensor:

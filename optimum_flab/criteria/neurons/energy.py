@@ -11,7 +11,7 @@ from ..base import COUNTED, WEIGHTED, NeuronCriterion, largest
 if TYPE_CHECKING:
     import torch
 
-    from ...pruning.width import NeuronStatistics
+    from ...pruning.width.statistics import NeuronStatistics
 
 
 SUMMARY = "removes the neurons that contribute least energy to the layer's output"

@@ -34,7 +34,7 @@ class Question:
     """The prompt for a gap, as a task asks for it.
 
     Args:
-        template (`str`): see [`~optimum_flab.vocabulary.InfillingFormat`].
+        template (`str`): see [`~vocabulary.infilling.InfillingFormat`].
     """
 
     template: str = EXAMPLE

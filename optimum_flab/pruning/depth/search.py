@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import torch
 
-from ...families import Family
 from ...measuring.divergence import OutputHead, check_finite, mean_divergences, predicting
 from ...records.pieces import Pieces
-from ...running.ascent import Ascent, layer_piece
 from ...running.casting import estimates_dtype, for_estimates
-from ...running.layerwise import layer_inputs, run_layer
-from ...running.placement import in_turn
+from ...running.layer_pass import LayerPass, layer_piece
+from ...running.layerwise import run_layer
 from ...texts.packing import PackedTokens
-
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -48,20 +41,12 @@ class LayerSearch:
     """What layers are ranked on, and ways to rank them.
 
     Args:
-        model (`PreTrainedModel`): the dense model.
-        tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
+        reading ([`LayerPass`]): of the dense model, over calibration sequences.
         head ([`OutputHead`]): the kept vocabulary.
-        tick (`Callable`): called for every layer that is done.
-        pieces ([`Pieces`]): keeps what is measured, in case the run is interrupted.
     """
 
-    model: PreTrainedModel
-    family: Family
-    tokens: PackedTokens
-    batch_size: int
+    reading: LayerPass
     head: OutputHead
-    tick: Tick = lambda: None
-    pieces: Pieces = field(default_factory=Pieces)
 
     def by_divergence(self) -> Iterator[Removal]:
         """One after the other, the layer whose absence changes the model's predictions least.
@@ -98,21 +83,21 @@ class LayerSearch:
         """
         for score in scores:
             check_finite(score)
-        order = sorted(self.family.pruned_layers(self.model), key=lambda layer: (scores[layer], layer))
+        order = sorted(self.reading.family.pruned_layers(self.reading.model), key=lambda layer: (scores[layer], layer))
         return (Removal(layer, scores[layer]) for layer in order[:-1])
 
 
 @torch.no_grad()
 def _greedily(search: LayerSearch) -> Iterator[Removal]:
-    model, family, pieces = search.model, search.family, search.pieces
-    remaining, removable = list(range(len(family.decoder_layers(model)))), set(family.pruned_layers(model))
-    head = search.head.cast(estimates_dtype(model.dtype, model.device))
-    model, step = for_estimates(model, family)
+    reading, pieces, dense_model = search.reading, search.reading.pieces, search.reading.model
+    remaining, removable = list(range(len(reading.layers))), set(reading.family.pruned_layers(dense_model))
+    head = search.head.cast(estimates_dtype(dense_model.dtype, dense_model.device))
+    model, step = for_estimates(dense_model, reading.family)
     removed = _begun(pieces)
-    norm = model.get_submodule(family.modules.final_norm)
-    batches = list(search.tokens.batches(search.batch_size))
-    inputs = [layer_inputs(model, family, batch) for batch in batches]
-    masks = [predicting(batch).to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
+    norm = model.get_submodule(reading.family.modules.final_norm)
+    reading = replace(reading, model=model)
+    inputs = reading.inputs
+    masks = [predicting(batch).to(x.hidden.device) for batch, x in zip(reading.batches, inputs, strict=True)]
 
     def raised(states: States, index: int) -> States:
         return [step(index, hidden, x.kwargs[index]) for hidden, x in zip(states, inputs, strict=True)]
@@ -120,7 +105,7 @@ def _greedily(search: LayerSearch) -> Iterator[Removal]:
     def outcome(states: States) -> torch.Tensor:
         return torch.cat([norm(hidden)[mask] for hidden, mask in zip(states, masks, strict=True)])
 
-    in_front = list(accumulate(remaining, raised, initial=[x.hidden for x in inputs]))
+    in_front = list(accumulate(remaining, raised, initial=reading.embedded()))
     dense = outcome(in_front[-1])
     if removed:
         gone = {removal.layer for removal in removed}
@@ -129,7 +114,7 @@ def _greedily(search: LayerSearch) -> Iterator[Removal]:
         yield from removed
     while len(removable) > 1:
         without = Candidates(pieces.part(f"candidates-{len(removed)}"), len(inputs), inputs[0].hidden.device)
-        for position in without.positions(len(remaining), search.tick):
+        for position in without.positions(len(remaining), reading.tick):
             layer = remaining[position]
             without.states = {gone: raised(states, layer) for gone, states in without.states.items()}
             if layer in removable:
@@ -200,18 +185,15 @@ def _begun(pieces: Pieces) -> list[Removal]:
 @torch.no_grad()
 def _mean_changes(search: LayerSearch, change: Change, counted: Callable[[PackedTokens], torch.Tensor]) -> list[float]:
     """For every layer, the mean of `change` over the tokens that `counted` marks."""
-    model, family, pieces = search.model, search.family, search.pieces
-    layers, batches = family.decoder_layers(model), list(search.tokens.batches(search.batch_size))
-    inputs = [layer_inputs(model, family, batch) for batch in batches]
-    masks = [counted(batch).to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
-    ascent = Ascent(pieces, made=range(len(layers)), hidden=[x.hidden for x in inputs])
-    streams = ascent.streams["hidden"]
-    for index in in_turn(ascent.layers(len(layers), search.tick), layers, model.device):
+    reading, pieces, streams = search.reading, search.reading.pieces, search.reading.embedded()
+    masks = [counted(batch).to(hidden.device) for batch, hidden in zip(reading.batches, streams, strict=True)]
+    every = range(len(reading.layers))
+    for index in reading.upwards(made=every, hidden=streams):
         total = torch.zeros((), dtype=torch.float64)
-        for batch, (x, mask) in enumerate(zip(inputs, masks, strict=True)):
-            after = run_layer(layers[index], streams[batch], x.kwargs[index])
+        for batch, (x, mask) in enumerate(zip(reading.inputs, masks, strict=True)):
+            after = run_layer(reading.layers[index], streams[batch], x.kwargs[index])
             total += change(streams[batch][mask].float(), after[mask].float()).sum(dtype=torch.float64).cpu()
             streams[batch] = after
         pieces.write(layer_piece(index), {"change": total})
     count = sum(int(mask.sum()) for mask in masks)
-    return [float(pieces.finished(layer_piece(index)).tensors["change"]) / count for index in range(len(layers))]
+    return [float(pieces.finished(layer_piece(index)).tensors["change"]) / count for index in every]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -14,18 +12,11 @@ from ...criteria import NeuronCriterion
 from ...families import Family
 from ...memory import trim_heap
 from ...records.pieces import Pieces
-from ...running.ascent import Ascent, layer_piece
-from ...running.layerwise import captured, layer_inputs, run_layer, run_to_neurons
-from ...running.placement import in_turn
-from ...running.processes import Processes
+from ...running.layer_pass import LayerPass, layer_piece
+from ...running.layerwise import captured, run_layer, run_to_neurons
 from ...tensors.workspace import Workspace
-from ...texts.packing import PackedTokens
 from ..least_squares import Fit, best_fit, solve
 from .statistics import FOLDS, PADDING, NeuronStatistics
-
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -81,30 +72,36 @@ def keep_layer(pieces: Pieces, layer: int, decided: Mapping[int, NarrowLayer]) -
 
 
 def _empty_statistics(
-    family: Family, layer: nn.Module, criterion: NeuronCriterion, workspace: Workspace | None = None
+    family: Family, layer: nn.Module, criterion: NeuronCriterion, workspace: Workspace
 ) -> NeuronStatistics:
     return NeuronStatistics(family.ffn_out_matrix(layer), family.incoming(layer), workspace, criterion.sums)
 
 
-def by_batch(importance: torch.Tensor | None, layers: int, batches: Sequence[PackedTokens]) -> Sequence[torch.Tensor]:
-    """The weights of tokens, of shape `(layers, rows, length)` for each batch."""
+def _unread(
+    reading: LayerPass, index: int, widths: Sequence[int], criterion: NeuronCriterion
+) -> dict[int, NarrowLayer]:
+    """What a layer keeps by a criterion that reads no text, by width."""
+    statistics = _empty_statistics(reading.family, reading.layers[index], criterion, reading.workspace)
+    chosen = criterion.select(statistics, widths, reading.generator)
+    return {width: NarrowLayer(kept.to(reading.model.device), None) for width, kept in chosen.items()}
+
+
+def by_batch(importance: torch.Tensor | None, reading: LayerPass) -> list[torch.Tensor]:
+    """The weights of tokens, of shape `(layers, rows, length)` for each batch of this process; alike by default."""
     if importance is None:
-        return [batch.mask.float().expand(layers, -1, -1) for batch in batches]
-    return importance.split([len(batch.mask) for batch in batches], dim=1)
+        importance = reading.tokens.mask.float().expand(len(reading.layers), -1, -1)
+    return reading.processes.share(importance.split([len(batch.mask) for batch in reading.batches], dim=1))
 
 
-def fold_of_tokens(batches: Sequence[PackedTokens], device: torch.device) -> list[torch.Tensor]:
-    """Which part of the calibration set each token is in, `(rows, length)` for each batch; padding is in none.
+def fold_of_tokens(reading: LayerPass) -> list[torch.Tensor]:
+    """Which part of the calibration set each token is in, `(rows, length)` for each batch of this process; padding is
+    in none.
 
     Rows alternate: most hold whole documents, and a document that extends past the end of one is in both parts.
     """
-    starts = accumulate((len(batch.mask) for batch in batches), initial=0)
-    return [
-        torch.where(
-            batch.mask.to(device), ((start + torch.arange(len(batch.mask), device=device)) % FOLDS)[:, None], PADDING
-        )
-        for start, batch in zip(starts, batches, strict=False)
-    ]
+    mask, device = reading.tokens.mask.to(reading.model.device), reading.model.device
+    folds = torch.where(mask, (torch.arange(len(mask), device=device) % FOLDS)[:, None], PADDING)
+    return reading.processes.share(folds.split([len(batch.mask) for batch in reading.batches]))
 
 
 def decide(
@@ -139,127 +136,82 @@ def decide(
 
 @torch.no_grad()
 def survey(
-    model: PreTrainedModel,
-    family: Family,
-    tokens: PackedTokens,
-    widths: Sequence[int],
-    criterion: NeuronCriterion,
-    batch_size: int,
-    generator: torch.Generator,
-    importance: torch.Tensor | None = None,
-    tick: Callable[[], None] = lambda: None,
-    pieces: Pieces | None = None,
-    workspace: Workspace | None = None,
-    processes: Processes | None = None,
+    reading: LayerPass, widths: Sequence[int], criterion: NeuronCriterion, importance: torch.Tensor | None = None
 ) -> dict[int, Mapping[int, NarrowLayer]]:
     """Decides every layer at several widths from the statistics of the dense model alone.
 
     Cheap enough to compare shapes with; the shape that is chosen is then decided again by [`narrow`].
 
     Args:
-        tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
+        reading ([`LayerPass`]): of the dense model, over calibration sequences.
         widths (`Sequence[int]`): candidate widths.
         importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
             layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
-        tick (`Callable`): called after every layer.
-        pieces ([`Pieces`], *optional*): keeps what was decided, and hidden states in case the run is interrupted.
-        workspace ([`Workspace`], *optional*): where large data is put. Defaults to memory.
-        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one only.
 
     Returns:
         `dict[int, Mapping[int, NarrowLayer]]`: by width and layer what is kept; weights in bfloat16 to save memory.
     """
-    pieces, workspace = Pieces() if pieces is None else pieces, workspace or Workspace()
-    processes = processes or Processes()
-    layers = family.decoder_layers(model)
-    needed = criterion.needs_statistics or criterion.compensates
-    batches = list(tokens.batches(batch_size)) if needed else []
-    weights = processes.share(by_batch(importance, len(layers), batches))
-    folds = processes.share(fold_of_tokens(batches, model.device))
-    batches = processes.share(batches)
-    inputs = [layer_inputs(model, family, batch, workspace) for batch in batches]
-    ascent = Ascent(pieces, generator, range(len(layers)), processes, hidden=[x.hidden for x in inputs])
-    streams = ascent.streams["hidden"]
-    for index in in_turn(ascent.layers(len(layers), tick), layers, model.device):
+    model, family, layers = reading.model, reading.family, reading.layers
+    if not criterion.reads_text:
+        decided = {index: _unread(reading, index, widths, criterion) for index in range(len(layers))}
+        return {width: {index: by_width[width] for index, by_width in decided.items()} for width in widths}
+    weights, folds, streams = by_batch(importance, reading), fold_of_tokens(reading), reading.embedded()
+    for index in reading.upwards(made=range(len(layers)), hidden=streams):
         layer = layers[index]
-        statistics = _empty_statistics(family, layer, criterion, workspace)
-        if needed:
-            bias = family.ffn_out(layer).bias
-            with captured(family, model.config, layer) as seen:
-                for batch, fold in enumerate(folds):
-                    streams[batch] = workspace.placed(run_layer(layer, streams[batch], inputs[batch].kwargs[index]))
-                    wanted = seen.output if bias is None else seen.output - bias
-                    statistics.add(seen.neurons, wanted, weights[batch][index], fold)
-            statistics.sum_over(processes)
-            statistics.check_finite(index)
+        statistics = _empty_statistics(family, layer, criterion, reading.workspace)
+        bias = family.ffn_out(layer).bias
+        with captured(family, model.config, layer) as seen:
+            for batch, (x, fold) in enumerate(zip(reading.inputs, folds, strict=True)):
+                streams[batch] = reading.workspace.placed(run_layer(layer, streams[batch], x.kwargs[index]))
+                wanted = seen.output if bias is None else seen.output - bias
+                statistics.add(seen.neurons, wanted, weights[batch][index], fold)
+        statistics.sum_over(reading.processes)
+        statistics.check_finite(index)
         chosen = {
             width: NarrowLayer(narrow.kept, None if narrow.weight is None else narrow.weight.bfloat16())
-            for width, narrow in decide(statistics, widths, criterion, generator, Fit(), torch.float32).items()
+            for width, narrow in decide(statistics, widths, criterion, reading.generator, Fit(), torch.float32).items()
         }
-        keep_layer(pieces, index, chosen)
+        keep_layer(reading.pieces, index, chosen)
         del statistics, chosen
         trim_heap()  # a layer's results are scattered among the temporary data of its decision
-    return {width: DecidedLayers(pieces, width, range(len(layers)), model.device) for width in widths}
+    return {width: DecidedLayers(reading.pieces, width, range(len(layers)), model.device) for width in widths}
 
 
 @torch.no_grad()
 def narrow(
-    model: PreTrainedModel,
-    family: Family,
-    tokens: PackedTokens,
+    reading: LayerPass,
     kept_layers: Sequence[int],
     width: int,
     criterion: NeuronCriterion,
-    batch_size: int,
-    generator: torch.Generator,
     importance: torch.Tensor | None = None,
-    tick: Callable[[], None] = lambda: None,
-    pieces: Pieces | None = None,
-    workspace: Workspace | None = None,
-    processes: Processes | None = None,
 ) -> Mapping[int, NarrowLayer]:
     """Decides every kept layer at one width, each on top of the layers already pruned below it.
 
     Two streams of hidden states go up side by side: that of the dense model and that of the pruned one. Each layer's
     output weights are fitted so that the pruned stream, after the layer, is as near to the dense one as they can make
     it: this compensates for removed neurons, removed layers and the drift of the layers below alike. (Where there is a
-        norm between the FFN and the stream, the FFN's own dense output is the target.)
+    norm between the FFN and the stream, the FFN's own dense output is the target.)
 
     Args:
+        reading ([`LayerPass`]): of the dense model, over calibration sequences.
         kept_layers (`Sequence[int]`): layers of the dense model that stay, ascending.
         width (`int`): neurons to keep per layer.
         importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
             layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
-        pieces ([`Pieces`], *optional*): keeps layers and hidden states, in case the run is interrupted.
-        workspace ([`Workspace`], *optional*): where large data is put. Defaults to memory.
-        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one only.
 
     Returns:
         `Mapping[int, NarrowLayer]`: by dense layer index.
     """
-    pieces, workspace = Pieces() if pieces is None else pieces, workspace or Workspace()
-    processes = processes or Processes()
-    layers = family.decoder_layers(model)
-    if not (criterion.needs_statistics or criterion.compensates):
-        return {
-            index: decide(_empty_statistics(family, layers[index], criterion), [width], criterion, generator)[width]
-            for index in kept_layers
-        }
-    batches = list(tokens.batches(batch_size))
-    weights = processes.share(by_batch(importance, len(layers), batches))
-    folds = processes.share(fold_of_tokens(batches, model.device))
-    batches = processes.share(batches)
-    inputs = [layer_inputs(model, family, batch, workspace) for batch in batches]
-    ascent = Ascent(
-        pieces, generator, kept_layers, processes, dense=[x.hidden for x in inputs], pruned=[x.hidden for x in inputs]
-    )
-    dense, pruned = ascent.streams["dense"], ascent.streams["pruned"]
+    model, family, workspace, processes = reading.model, reading.family, reading.workspace, reading.processes
+    if not criterion.reads_text:
+        return {index: _unread(reading, index, [width], criterion)[width] for index in kept_layers}
+    weights, folds = by_batch(importance, reading), fold_of_tokens(reading)
+    dense, pruned = reading.embedded(), reading.embedded()
     scale = family.block.scale(model.config)
-    for index in in_turn(ascent.layers(len(layers), tick), layers, model.device):
-        layer = layers[index]
+    for index in reading.upwards(made=kept_layers, dense=dense, pruned=pruned):
+        layer = reading.layers[index]
         if index not in kept_layers:
-            for batch, x in enumerate(inputs):
-                dense[batch] = workspace.placed(run_layer(layer, dense[batch], x.kwargs[index]))
+            dense[:] = reading.through(index, dense)
             continue
         statistics = _empty_statistics(family, layer, criterion, workspace)
         out = family.ffn_out(layer)
@@ -268,9 +220,9 @@ def narrow(
         residuals: list[torch.Tensor] = []
         neurons: list[torch.Tensor] = []
         with captured(family, model.config, layer) as seen:
-            for batch, fold in enumerate(folds):
+            for batch, (x, fold) in enumerate(zip(reading.inputs, folds, strict=True)):
                 same = dense[batch] is pruned[batch]
-                kwargs = inputs[batch].kwargs[index]
+                kwargs = x.kwargs[index]
                 dense[batch], before = workspace.placed(run_layer(layer, dense[batch], kwargs)), pruned[batch]
                 wanted, dense_stream = seen.output, seen.stream
                 if not same:
@@ -286,7 +238,7 @@ def narrow(
         del seen  # what the last batch left behind
         statistics.sum_over(processes)
         statistics.check_finite(index)
-        chosen = decide(statistics, [width], criterion, generator)[width]
+        chosen = decide(statistics, [width], criterion, reading.generator)[width]
         processes.check_same(chosen.kept.tolist(), f"the neurons of layer {index} that stay")
         del statistics
         matrix = family.ffn_out_matrix(layer)
@@ -296,6 +248,6 @@ def narrow(
             neurons[batch] = output.new_empty(0)  # this frees its memory
             output = residuals[batch] + scale * (output if post_norm is None else post_norm(output))
             pruned[batch] = workspace.placed(output)
-        keep_layer(pieces, index, {width: chosen})
+        keep_layer(reading.pieces, index, {width: chosen})
         trim_heap()
-    return DecidedLayers(pieces, width, kept_layers, model.device)
+    return DecidedLayers(reading.pieces, width, kept_layers, model.device)

@@ -80,7 +80,7 @@ class NeuronStatistics:
 
     def eliminated(self, widths: Sequence[int], damping: float) -> dict[int, torch.Tensor]:
         """By width, the sorted indices of the neurons that stay when those go that the others can best make up for,
-        see [`~pruning.width.eliminate`].
+        see [`~pruning.width.elimination.eliminate`].
 
         Args:
             damping (`float`): see [`LeastSquares.damped`].
