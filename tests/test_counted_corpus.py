@@ -137,7 +137,7 @@ def test_report_and_card_say_what_was_counted(optimizer, made, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert share in card and "\n- org/data\n" in card
     row = next(line for line in card.splitlines() if line.startswith("| corpus"))
-    assert "the counts in `hub.npz` and `b.npz` (9 texts besides)" in row and "the default" not in row
+    assert "the counts in `hub.npz`, `b.npz` (9 texts besides)" in row and "the default" not in row
     row = next(line for line in card.splitlines() if line.startswith("| counts in `hub.npz`"))
     assert f"3 texts, {first.tokens:,} tokens, {first.bytes:,} bytes of `org/data:train[text]`" in row
     assert f"SHA-256 `{first.sha256}`" in row
