@@ -7,7 +7,7 @@ imported where they are used, so that this module costs nothing when `optimum-cl
 from __future__ import annotations
 
 from argparse import Action, ArgumentParser
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -127,22 +127,6 @@ def in_order(trainer: TrainerClass) -> TrainerClass:
 def storage_of(tensor: torch.Tensor) -> int:
     """A number common to all tensors that share memory; on the meta device none of them has an address."""
     return tensor.untyped_storage()._cdata
-
-
-# --- huggingface_hub -----------------------------------------------------------------------------------------------
-
-
-def client_factory() -> Callable[[], Any]:
-    """The factory of the Hub's client; a user may have set another, for a proxy or certificates, with
-    `set_client_factory`, for which there is no getter."""
-    from huggingface_hub.utils import _http
-
-    return getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)
-
-
-def is_left_out(operation: object) -> bool:
-    """Whether a commit would silently leave out a file because the repository's `.gitignore` names it."""
-    return bool(getattr(operation, "_should_ignore", False))
 
 
 # --- lm-eval -------------------------------------------------------------------------------------------------------

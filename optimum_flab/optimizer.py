@@ -15,7 +15,6 @@ from .errors import FlabError
 from .pruned import (
     COMPLETION_TOKENS,
     check_as_written,
-    check_space,
     completions,
     evaluated,
     output_folder,
@@ -23,11 +22,12 @@ from .pruned import (
     to_export,
     write_pruned,
 )
+from .pruning.limits import TOLERANCE
 from .pruning.memory_budget import bytes_of, weights_fit
 from .pruning.result import PrunedModel
 from .pruning.run import apply_plan, check_asked, prune, work_folder
 from .pruning.time_budget import check_budget
-from .records.folders import OutputFolder
+from .records.folders import OutputFolder, check_space
 from .records.plan import PLAN_NAME, PruningPlan
 from .records.summary import report_summary
 from .running.processes import Processes
@@ -184,8 +184,9 @@ class FlabOptimizer:
 
     def check_space(self, folder: str | Path, config: FlabPrunerConfig) -> None:
         """Raises a [`FlabError`] if the weights would not fit on the disk of `folder`; called before any long work."""
+        left = 0.0 if config.target_ratio is None else 1 - config.target_ratio - TOLERANCE  # else it is not known yet
         parameters = sum(p.numel() for p in self.dense.model.parameters())
-        check_space(folder, parameters, config.target_ratio, self.output_dtype)
+        check_space(folder, round(parameters * left) * self.output_dtype.itemsize, "the pruned weights take")
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Writes the stock checkpoint, plan, report, configuration, card and licence files.

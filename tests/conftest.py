@@ -73,7 +73,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """What is imported is never garbage; looking through it takes half a second each time that memory is given back."""
+    """What is imported is never garbage; looking through it takes half a second whenever memory is given back."""
     gc.collect()
     gc.freeze()
 

@@ -5,7 +5,6 @@ import ast
 from pathlib import Path
 
 import torch
-from huggingface_hub import CommitOperationAdd, set_client_factory
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from optimum_flab import compat
@@ -110,27 +109,6 @@ def test_a_trainer_takes_rows_in_the_order_of_their_dataset(tmp_path):
 def test_tensors_that_share_their_memory_share_a_number_on_the_meta_device():
     whole, other = torch.empty(4, 4, device="meta"), torch.empty(4, 4, device="meta")
     assert compat.storage_of(whole) == compat.storage_of(whole[1:]) != compat.storage_of(other)
-
-
-def test_the_factory_of_the_hub_s_client_is_the_one_that_was_set():
-    default = compat.client_factory()
-
-    def mine():
-        return default()
-
-    set_client_factory(mine)
-    try:
-        assert compat.client_factory() is mine
-    finally:
-        set_client_factory(default)
-    assert compat.client_factory() is default
-
-
-def test_a_file_that_a_commit_would_leave_out_is_known():
-    operation = CommitOperationAdd("a.txt", b"text")
-    assert operation._should_ignore is None and not compat.is_left_out(operation)
-    operation._should_ignore = True
-    assert compat.is_left_out(operation)
 
 
 def test_tasks_of_lm_eval_are_read_and_listed(tmp_path):

@@ -201,7 +201,9 @@ def test_its_words_are_cut_as_before_and_the_card_names_it(make, family, name, t
     texts = optimizer.pruned.report.texts
     assert (texts.preset_words, texts.preset_words_cut_differently) == (len(words.words), 0)
     optimizer.save_pretrained(tmp_path / "out")
-    row = next(line for line in (tmp_path / "out" / "README.md").read_text().splitlines() if line.startswith("| corpus"))
+    row = next(
+        line for line in (tmp_path / "out" / "README.md").read_text().splitlines() if line.startswith("| corpus")
+    )
     assert f"the {len(words.words):,} packaged words of the preset `{name}` (" in row and "the default" not in row
 
 

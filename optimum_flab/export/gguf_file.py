@@ -22,7 +22,7 @@ from ..families import Family
 from ..hashing import file_sha256
 from ..places import user_path
 from ..progress import progress
-from ..records.folders import nearest_folder
+from ..records.folders import check_space
 from ..running.generation import end_ids
 from ..settings.export import OWN_TYPES, ExportSettings
 from ..tensors.gguf_files import PART, WEIGHTS_FIELD
@@ -106,7 +106,8 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
     size = sum(np.prod(piece.shape, dtype=np.int64) for piece in pieces)
     # the quantiser needs a whole file, in the type of the weights
     own = settings.type if settings.type in OWN_TYPES else _type_of(model.storage_dtype)
-    _check_space(path, int(size) * (4 if own == "f32" else 2) * (1 if own == settings.type else 2))
+    needed = int(size) * (4 if own == "f32" else 2) * (1 if own == settings.type else 2)
+    check_space(path.parent, needed, "the file takes, while it is made, about")
     about = {"general.name": _name_of(model), WEIGHTS_FIELD: dense_hash(model)}
     with _written_beside(path) as folder:
         base = folder / path.name if own == settings.type else folder / f"base-{path.name}"
@@ -165,16 +166,6 @@ def _name_of(model: LoadedModel) -> str:
 
 def _type_of(dtype: torch.dtype) -> str:
     return {torch.float32: "f32", torch.float16: "f16"}.get(dtype, "bf16")
-
-
-def _check_space(path: Path, needed: int) -> None:
-    folder = nearest_folder(path.parent)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise FlabError(
-            f"the file takes about {needed / 1e6:,.0f} MB while it is made, but the disk of {folder} has only"
-            f" {free / 1e6:,.0f} MB free; free some space or name another folder"
-        )
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..errors import FlabError
 from ..hashing import digest_of
 from ..measuring.held_out import DenseSide, cut_texts
 from ..memory import give_back_memory
+from ..records.folders import check_space
 from ..records.held_out import HeldOut
 from ..records.report import ClosedForm
 from ..running.casting import copy_in, placed
@@ -104,7 +104,8 @@ def prepare_training(
         sizes = training_sizes(settings, len(expected), processes)
         estimate = _estimate(work, settings, selected, expected, sizes, cached, processes, dtype)
     steps.say(estimate.describe())
-    _check_space(root, estimate)
+    there = sum(path.stat().st_size for name in ("runs", "teacher") for path in (root / name).rglob("*.safetensors"))
+    check_space(root, estimate.disk_bytes - there, "checkpoints and the dense model's predictions take another")
     if settings.method == "full":
         _check_memory(estimate, device)
     with steps.step("answers"):
@@ -204,18 +205,6 @@ def _estimate(
         seconds=training_seconds(per_row, sizes, max(1, round(len(expected) * settings.validation_share)), processes),
         answer_seconds=answers,
     )
-
-
-def _check_space(root: Path, estimate: Estimate) -> None:
-    """Raises a [`FlabError`] if checkpoints and predictions would not fit on the disk, counting those already
-    there."""
-    free = shutil.disk_usage(root).free
-    there = sum(path.stat().st_size for name in ("runs", "teacher") for path in (root / name).rglob("*.safetensors"))
-    if free + there < estimate.disk_bytes:
-        raise FlabError(
-            f"checkpoints and the dense model's predictions take {estimate.disk_bytes / 1e6:,.0f} MB, and the disk of "
-            f"{str(root)!r} has {free / 1e6:,.0f} MB free; free some space, or name another folder as `cache_dir`"
-        )
 
 
 def _check_memory(estimate: Estimate, device: torch.device) -> None:
