@@ -8,9 +8,9 @@ import json
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from io import TextIOWrapper
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import FlabError
 from ..memory import available_memory
@@ -51,7 +51,7 @@ def _is_compressed(path: Path) -> bool:
     return path.suffix.lower() == ".gz"
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
     return gzip.open(path) if _is_compressed(path) else path.open("rb")
 
 
