@@ -240,7 +240,7 @@ def test_names_of_files_that_are_not_utf8(made, tmp_path):
 def test_a_disk_that_fills_up_costs_only_what_could_be_kept(made, pinned, tmp_path, capsys):
     optimizer = FlabOptimizer.from_pretrained(made / "search", device="cpu")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # larger files are refused, as by a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))  # larger files are refused, as by a full disk
     try:
         optimizer.prune(asked(made, **ASKED["pinned"]), cache_dir=tmp_path / "cache")
     finally:
