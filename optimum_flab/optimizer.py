@@ -281,10 +281,10 @@ class FlabOptimizer:
         Returns:
             [`PrunedModel`]: also kept as `self.pruned`; same configuration, tokenizer and plan.
         """
-        from .recovery.pipeline import recovered_model
+        from .recovery.pipeline import recover
 
         self.dense.check_in_memory()
-        self.pruned = recovered_model(
+        self.pruned = recover(
             self.dense,
             self._result(),
             config,

@@ -226,8 +226,11 @@ class RecoveryEstimate(Record):
     """What a training was expected to take.
 
     Args:
-        memory_bytes, disk_bytes (`int`): of one process, and of all that is kept.
-        seconds, answer_seconds (`float`): of the training, and of the dense model's answers.
+        memory_bytes (`int`): of one process while it trains.
+        disk_bytes (`int`): checkpoints, cached predictions and the result.
+        seconds (`float`): of the training steps, evaluations included.
+        answer_seconds (`float`): of the dense model's answers and continuations, if none is saved from before and each
+            is as long as it may be.
     """
 
     memory_bytes: int

@@ -10,19 +10,17 @@ from itertools import accumulate
 from typing import Any, NoReturn
 
 import torch
-from transformers import PreTrainedModel
 
 from ..errors import FlabError
 from ..execution import Program, run_programs
 from ..execution.packages import named_packages
 from ..records.plan import PruningPlan
-from ..running.casting import placed
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings
 from ..texts.formats import formats_of
 from ..texts.overlap import Forbidden, benchmark_texts
 from ..texts.sources import read_sources
-from .answers import Answerer, Continuer
+from .answers import dense_answers, dense_continuations, writing_model
 from .encoding import Sequences, encode, encode_text, pack_examples, split_rows, uses_chat
 from .instructions import Example
 from .overlap import overlapped, source_texts, unchecked_benchmarks
@@ -254,7 +252,7 @@ def prepare(
                 f"no continuation may be trained on: {counts.describe()}; name text in `recovery.text`, or data in "
                 "`recovery.data`"
             )
-        return Data(_joined(plain), selected.validation, selected.held_out, counts)
+        return Data(reduce(Sequences.with_rows, plain), selected.validation, selected.held_out, counts)
     if settings.answers == "dense":
         examples = _answered(work, settings, examples, cache, steps, dtype, counts)
         # an answer of the dense model may recite what no reference contained
@@ -273,11 +271,7 @@ def prepare(
         _refuse_one_row(settings.sequence_length)
     rows, aside = split_rows(len(packed), settings.validation_share, settings.seed)
     # what is set aside resembles the instructions, which are what a recovery with instructions is for
-    return Data(_joined([packed.rows(rows), *plain]), packed.rows(aside), selected.held_out, counts)
-
-
-def _joined(parts: Sequence[Sequences]) -> Sequences:
-    return reduce(Sequences.with_rows, parts)
+    return Data(reduce(Sequences.with_rows, plain, packed.rows(rows)), packed.rows(aside), selected.held_out, counts)
 
 
 def _continued(
@@ -285,27 +279,18 @@ def _continued(
 ) -> Sequences | None:
     """Rows of the dense model's continuations of beginnings of files; `None` if none may be trained on."""
     counts, asked = selected.counts, settings.continuation_tokens
-    continuer = Continuer(
-        _writing(work, dtype),
-        work.dense.tokenizer,
-        weights_hash=work.plan.base_hash,
-        cache=cache,
-        batch_size=settings.generation_batch_size,
-        most_tokens=settings.max_new_tokens,
-        temperature=settings.continuation_temperature,
-        seed=settings.seed,
-    )
 
     def keep(text: str, number: int) -> bool:
         fault = "empty" if not number else "repeats itself" if repetition(text) > MOST_REPEATED else None
         if fault is None and (name := overlapped(text, selected.forbidden)):
             fault = f"overlapping {name}"
         if fault is not None:
-            counts.continuations_dropped[fault] = counts.continuations_dropped.get(fault, 0) + 1
+            counts.continuations_dropped[fault] += 1
         return fault is None
 
+    model = writing_model(work, dtype)
     with steps.bar("Continuations of the dense model", asked, "token") as tick:
-        found = list(continuer(selected.beginnings, asked, keep, tick))
+        found = list(dense_continuations(work, model, settings, selected.beginnings, cache, keep, tick))
     counts.continuations += len(found)
     if (written := sum(number for _, number in found)) < asked:
         steps.say(
@@ -315,14 +300,6 @@ def _continued(
     kept = [piece for text, _ in found for piece in encode_text(text, work.tokenizer, settings.sequence_length)]
     counts.plain_tokens += sum(len(one.ids) for one in kept)
     return pack_examples(kept, settings.sequence_length, not work.family.separates_documents)[0]
-
-
-def _writing(work: Work, dtype: torch.dtype) -> PreTrainedModel:
-    """The dense model in the dtype of the training, for generation."""
-    dense = work.dense.model
-    model = placed(dense, dense.device, dtype)
-    model.generation_config = dense.generation_config
-    return model
 
 
 def _answered(
@@ -335,20 +312,9 @@ def _answered(
     counts: Counts,
 ) -> list[Example]:
     chosen = to_answer(examples, settings.dense_share, settings.seed)
-    dense = work.dense
-    answerer = Answerer(
-        _writing(work, dtype),
-        dense.tokenizer,
-        weights_hash=work.plan.base_hash,
-        cache=cache,
-        batch_size=settings.generation_batch_size,
-        most_tokens=settings.max_new_tokens,
-        chat=uses_chat(dense.tokenizer, settings.template),
-    )
     with steps.bar("Answers of the dense model", len(chosen), "answer") as tick:
-        answers = answerer([examples[index] for index in chosen], tick)
-    del answerer
-
+        asked = [examples[index] for index in chosen]
+        answers = dense_answers(work, writing_model(work, dtype), settings, asked, cache, tick)
     packages = named_packages(settings.allow_packages) if settings.allow_packages else ()
 
     def run(programs: list[Program]) -> list[str | None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from ..checkpoints.hashes import weights_hash
@@ -18,7 +19,7 @@ from ..measuring.held_out import DenseSide, cut_texts
 from ..memory import give_back_memory
 from ..records.folders import check_space
 from ..records.held_out import HeldOut
-from ..records.report import ClosedForm
+from ..records.report import ClosedForm, RecoveryEstimate
 from ..running.casting import copy_in, placed
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings
@@ -26,11 +27,11 @@ from ..sizes import shape_of
 from .closed_form_step import closed_form_step
 from .data import Data, Selected, expected_rows, held_out_texts, prepare, select, within_tokens
 from .encoding import Sequences
-from .estimates import Estimate, disk_needed, seconds_per_row, seconds_per_token, training_memory, training_seconds
+from .estimates import described, disk_needed, seconds_per_row, seconds_per_token, training_memory, training_seconds
 from .instructions import Example
 from .lora import with_lora
 from .methods import all_weights, trained_parameters
-from .sizes import TrainingSizes, shares_of, training_sizes
+from .sizes import TrainingSizes, distillation_share, training_sizes
 from .strategy import to_answer
 from .teacher import CachedTeacher, DenseTeacher, cache_bytes
 from .work import MEASURED_AT_ONCE, Steps, Work
@@ -70,7 +71,7 @@ class Ready:
 
     data: Data
     sizes: TrainingSizes
-    estimate: Estimate
+    estimate: RecoveryEstimate
     folder: Path
     start: PreTrainedModel
     closed_form: ClosedForm | None
@@ -88,13 +89,11 @@ def prepare_training(
     cache: BatchCache,
     root: Path,
     steps: Steps,
-    device: torch.device,
-    processes: int,
-    first: bool,
+    state: PartialState,
     release_dense: bool,
 ) -> Ready:
-    dtype = getattr(torch, settings.dtype)
-    distils = shares_of(settings).distillation > 0
+    dtype, device, processes = getattr(torch, settings.dtype), work.dense.model.device, state.num_processes
+    distils = distillation_share(settings) > 0
     cached = distils and settings.teacher == "cached"
     resident = distils and not cached
     with steps.step("data"):
@@ -103,7 +102,7 @@ def prepare_training(
         expected = expected_rows(work, settings, selected)
         sizes = training_sizes(settings, len(expected), processes)
         estimate = _estimate(work, settings, selected, expected, sizes, cached, processes, dtype)
-    steps.say(estimate.describe())
+    steps.say(described(estimate))
     there = sum(path.stat().st_size for name in ("runs", "teacher") for path in (root / name).rglob("*.safetensors"))
     check_space(root, estimate.disk_bytes - there, "checkpoints and the dense model's predictions take another")
     if settings.method == "full":
@@ -117,8 +116,8 @@ def prepare_training(
     if answers := data.counts.describe_answers():
         steps.say(answers)
     with steps.step("held-out measurement"):
-        measured = within_tokens(work, data.held_out, settings) if first else []
-        side = _dense_side(work, measured, settings) if first else None
+        measured = within_tokens(work, data.held_out, settings) if state.is_main_process else []
+        side = _dense_side(work, measured, settings) if state.is_main_process else None
         before = None if side is None else side.measure(work.model)
     computing = placed(work.dense.model, device, dtype) if distils or settings.closed_form else None
     if release_dense and computing is not work.dense.model:
@@ -168,7 +167,7 @@ def _estimate(
     cached: bool,
     processes: int,
     dtype: torch.dtype,
-) -> Estimate:
+) -> RecoveryEstimate:
     probe = copy_in(work.model, work.dense.model.device, dtype)
     per_row = seconds_per_row(probe, expected.tokens, sizes.micro_batch_size)
     parameters, full = sum(parameter.numel() for parameter in probe.parameters()), settings.method == "full"
@@ -189,7 +188,7 @@ def _estimate(
     refitted = parameters * itemsize if settings.closed_form else 0
     experts, config = work.family.experts, work.model.config
     at_once = 1 if experts is None else getattr(config, experts.per_token)
-    return Estimate(
+    return RecoveryEstimate(
         memory_bytes=training_memory(
             config,
             at_once * shape_of(work.model, work.family)["neuron"],
@@ -207,7 +206,7 @@ def _estimate(
     )
 
 
-def _check_memory(estimate: Estimate, device: torch.device) -> None:
+def _check_memory(estimate: RecoveryEstimate, device: torch.device) -> None:
     """Raises a [`FlabError`] if training all weights would not fit in memory, given what this process already
     holds."""
     if device.type == "cuda":

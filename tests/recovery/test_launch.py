@@ -12,11 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from optimum_flab.checkpoints.hashes import weights_hash
-from optimum_flab.errors import FlabError
-from optimum_flab.recovery.launch import check_agreement
-from optimum_flab.running.processes import process_state
 
-from ..conftest import flab, in_two_processes
+from ..conftest import flab
 from .test_pipeline import SMALL
 
 
@@ -71,21 +68,6 @@ def test_two_processes_train_as_one_and_write_once(made):
     assert report["recovery"]["command"].startswith("optimum-cli flab recover -m ")
     assert str(made) not in report["recovery"]["command"]
     assert weights_hash(AutoModelForCausalLM.from_pretrained(made / "both")) == report["weights_sha256"]
-
-
-def prepared(rank: int, keys: list[str]) -> str:
-    try:
-        check_agreement(keys[rank], process_state("cpu"))
-    except FlabError as error:
-        return str(error)
-    return "agreed"
-
-
-@pytest.mark.parametrize("keys, found", [(["a", "a"], "agreed"), (["a", "b"], "different data")], ids=str)
-@pytest.mark.thorough
-def test_processes_that_prepared_different_data_do_not_train(keys, found):
-    messages = in_two_processes(prepared, keys)
-    assert all(found in message for message in messages), messages
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from optimum_flab import ConfigurationError, FlabError, RecoveryConfig
 from optimum_flab.recovery import data as data_room
 from optimum_flab.recovery import plain as plain_room
-from optimum_flab.recovery.answers import Continuer
+from optimum_flab.recovery.answers import dense_continuations
 from optimum_flab.recovery.instructions import read_instructions
 from optimum_flab.recovery.overlap import source_texts
 from optimum_flab.recovery.plain import (
@@ -193,22 +193,17 @@ def test_beginnings_are_first_lines_behind_comments_of_each_source_in_turn():
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_continuations_are_drawn_with_the_seed_and_kept(made, temperature):
-    dense = optimizer_for(made).dense
+    work = work_of(made)
 
     def write(folder, seed=0, tokens=40, **options):
-        cache = BatchCache(made / folder)
-        continuer = Continuer(
-            dense.model,
-            dense.tokenizer,
-            weights_hash="w",
-            cache=cache,
-            batch_size=2,
-            most_tokens=12,
-            temperature=temperature,
-            seed=seed,
+        asked = config_for(
+            made,
+            **{"seed": seed, "continuation_tokens": tokens, "continuation_temperature": temperature},
+            **{"max_new_tokens": 12, "generation_batch_size": 2},
         )
-        state = torch.random.get_rng_state()
-        found = list(continuer([f"def f{n}(a):\n" for n in range(8)], tokens, **options))
+        cache, state = BatchCache(made / folder), torch.random.get_rng_state()
+        beginnings = [f"def f{n}(a):\n" for n in range(8)]
+        found = list(dense_continuations(work, work.dense.model, asked, beginnings, cache, **options))
         assert torch.equal(state, torch.random.get_rng_state())
         return found, cache
 

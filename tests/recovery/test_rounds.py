@@ -113,7 +113,7 @@ def test_the_plan_of_two_rounds_gives_of_the_dense_model_what_the_last_training_
 def test_rounds_that_were_killed_go_on_to_the_same_bytes(in_rounds, _made, monkeypatch, tmp_path):
     from optimum_flab import rounds
 
-    own, calls = rounds.recovered_model, []
+    own, calls = rounds.recover, []
 
     def killed_in_the_second(*args, **kwargs):
         calls.append(0)
@@ -121,7 +121,7 @@ def test_rounds_that_were_killed_go_on_to_the_same_bytes(in_rounds, _made, monke
             raise KeyboardInterrupt
         return own(*args, **kwargs)
 
-    monkeypatch.setattr(rounds, "recovered_model", killed_in_the_second)
+    monkeypatch.setattr(rounds, "recover", killed_in_the_second)
     optimizer = FlabOptimizer.from_pretrained(_made / "dense")
     with pytest.raises(KeyboardInterrupt):
         optimizer.prune_and_recover(config_of(_made), cache_dir=tmp_path / "cache")
