@@ -11,8 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..hashing import digest_of
 from ..running.casting import placed
-from ..running.generation import BatchCache, batches_by_length, cut, end_ids, model_identity, new_tokens, text_behind
-from ..settings.recovery import RecoverySettings
+from ..running.generation import batches_by_length, cut, end_ids, model_identity, new_tokens, text_behind
 from ..vocabulary import special_ids
 from .encoding import prompt_text, turn_end, uses_chat
 from .instructions import Example
@@ -20,10 +19,10 @@ from .strategy import STOP_STRINGS, Completion
 from .work import Work
 
 
-def writing_model(work: Work, dtype: torch.dtype) -> PreTrainedModel:
+def _writing_model(work: Work) -> PreTrainedModel:
     """The dense model in the dtype of the training, for generation."""
     dense = work.dense.model
-    model = placed(dense, dense.device, dtype)
+    model = placed(dense, dense.device, work.dtype)
     model.generation_config = dense.generation_config
     return model
 
@@ -36,19 +35,16 @@ def _generation(tokenizer: PreTrainedTokenizerBase, ends: list[int], **options: 
 
 def dense_answers(
     work: Work,
-    model: PreTrainedModel,
-    settings: RecoverySettings,
     examples: Sequence[Example],
-    cache: BatchCache,
     tick: Callable[[int], Any] = lambda done: None,
 ) -> list[Completion]:
     """The dense model's answers, in the order of the examples.
 
     Args:
-        model (`PreTrainedModel`): see [`writing_model`].
         tick (`Callable`): called with the size of every finished batch.
     """
-    tokenizer, most = work.dense.tokenizer, settings.max_new_tokens
+    model, tokenizer, settings = _writing_model(work), work.dense.tokenizer, work.settings
+    most = settings.max_new_tokens
     chat, ends = uses_chat(tokenizer, settings.template), end_ids(model, tokenizer)
     if chat and len(end := tokenizer(turn_end(tokenizer), add_special_tokens=False)["input_ids"]) == 1:
         ends = sorted({*ends, *end})
@@ -77,7 +73,7 @@ def dense_answers(
         stops = list(STOP_STRINGS) if continues else []
         for batch in batches_by_length(prompts, settings.generation_batch_size):
             rows = [prompts[place] for place in batch]
-            found = cache.get({**identity, "stops": stops, "rows": rows}, partial(answers, rows, stops))
+            found = work.cache.get({**identity, "stops": stops, "rows": rows}, partial(answers, rows, stops))
             for place, (text, ended) in zip(batch, found, strict=True):
                 completions[chosen[place]] = Completion(text, ended)
             tick(len(batch))
@@ -86,10 +82,7 @@ def dense_answers(
 
 def dense_continuations(
     work: Work,
-    model: PreTrainedModel,
-    settings: RecoverySettings,
     beginnings: Sequence[str],
-    cache: BatchCache,
     keep: Callable[[str, int], bool] = lambda text, number: True,
     tick: Callable[[int], Any] = lambda done: None,
 ) -> Iterator[tuple[str, int]]:
@@ -97,10 +90,10 @@ def dense_continuations(
     those that `keep` accepts have as many tokens as requested, or there are no more.
 
     Args:
-        model (`PreTrainedModel`): see [`writing_model`].
         tick (`Callable`): called with the number of tokens of every batch.
     """
-    tokenizer, most, temperature = work.dense.tokenizer, settings.max_new_tokens, settings.continuation_temperature
+    model, tokenizer, settings = _writing_model(work), work.dense.tokenizer, work.settings
+    most, temperature = settings.max_new_tokens, settings.continuation_temperature
     ends = end_ids(model, tokenizer)
     drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     config = _generation(tokenizer, ends, max_new_tokens=most, **(drawn if temperature else {"do_sample": False}))
@@ -124,7 +117,7 @@ def dense_continuations(
         start += len(part)
         rows = [[*before, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in part]
         key = {**identity, "rows": rows}
-        found = cache.get(key, partial(continuations, rows, int(digest_of(key)[:15], 16)))
+        found = work.cache.get(key, partial(continuations, rows, int(digest_of(key)[:15], 16)))
         whole = [(text + more, number) for text, (more, number) in zip(part, found, strict=True)]
         kept = [(text, number) for text, number in whole if keep(text, number)]
         written = sum(number for _, number in kept)

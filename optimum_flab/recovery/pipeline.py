@@ -69,10 +69,9 @@ def recover(
             " (with other data or settings, it starts over)"
         )
     settings = settings or (pruned.config.recovery if pruned.config is not None else RecoverySettings())
-    work = Work(dense, pruned.model, pruned.tokenizer, pruned.plan, dense.family)
     check_recovery(settings)
-    check_method(settings, work.family)
-    check_positions(work.model.config, work.family, "recovery.sequence_length", settings.sequence_length)
+    check_method(settings, dense.family)
+    check_positions(pruned.model.config, dense.family, "recovery.sequence_length", settings.sequence_length)
     device = dense.model.device
     taken = {"dtype": number_format(settings.dtype, device), "learning_rate": settings.largest_rate}
     settings = settings.model_copy(update=taken)
@@ -81,12 +80,13 @@ def recover(
     root = user_path(cache_dir) if cache_dir is not None else cache_root("recovery")
     cache = BatchCache(root / "answers")
     cache.prepare()
+    work = Work(dense, pruned.model, pruned.tokenizer, pruned.plan, dense.family, settings, cache, steps)
     examples = read_instructions(settings.data)
     check_consent(settings, examples, confirm_run_unsafe_code)
     with steps.step("checks"):
         check_teacher(work)
     with state.main_process_first():
-        ready = prepare_training(work, settings, examples, cache, root, steps, state, release_dense)
+        ready = prepare_training(work, examples, root, state, release_dense)
     Processes(state).check_same(ready.folder.name, "the prepared data")
     give_back_memory()
     with steps.step("training"):
