@@ -111,9 +111,7 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
     with _written_beside(path) as folder:
         base = folder / path.name if own == settings.type else folder / f"base-{path.name}"
         split = (settings.split_megabytes or 0) * 1_000_000
-        _write(
-            base, {**about, **fields, **tokenizer.fields}, pieces, tensors, more, own, architecture, split * 1_000_000
-        )
+        _write(base, {**about, **fields, **tokenizer.fields}, pieces, tensors, more, own, architecture, split)
         if own != settings.type:
             quantise(base, folder / path.name, settings.type)
             base.unlink()
