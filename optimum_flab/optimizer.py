@@ -256,14 +256,7 @@ class FlabOptimizer:
         self.pruned = read_pruned(folder, self.dense)
         return self.pruned
 
-    def recover(
-        self,
-        config: RecoverySettings | None = None,
-        *,
-        confirm_run_unsafe_code: bool = False,
-        cache_dir: str | Path | None = None,
-        release_dense: bool = False,
-    ) -> PrunedModel:
+    def recover(self, config: RecoverySettings | None = None, **options: Any) -> PrunedModel:
         """Trains the pruned model back towards the dense one.
 
         ```python
@@ -275,8 +268,8 @@ class FlabOptimizer:
         Args:
             config ([`~recovery.RecoveryConfig`], *optional*): what is trained on, and how. Defaults to the `recovery`
                 section of the configuration that the model was pruned with.
-
-        The other arguments, and the errors, are those of [`~recovery.pipeline.recover`].
+            options: `confirm_run_unsafe_code`, `cache_dir` and `release_dense` as of [`~recovery.pipeline.recover`],
+                which has the errors too.
 
         Returns:
             [`PrunedModel`]: also kept as `self.pruned`; same configuration, tokenizer and plan.
@@ -284,14 +277,7 @@ class FlabOptimizer:
         from .recovery.pipeline import recover
 
         self.dense.check_in_memory()
-        self.pruned = recover(
-            self.dense,
-            self._result(),
-            config,
-            confirm_run_unsafe_code=confirm_run_unsafe_code,
-            cache_dir=cache_dir,
-            release_dense=release_dense,
-        )
+        self.pruned = recover(self.dense, self._result(), config, **options)
         return self.pruned
 
     def summary(self) -> str:

@@ -151,7 +151,7 @@ def rebased(
     again: PrunedModel,
     config: FlabPrunerConfig,
     work: WorkFolder,
-    counts: Sequence[CountsFile] = (),
+    counts: Sequence[CountsFile],
 ) -> PrunedModel:
     """A model pruned from a trained one, presented as pruned from the dense model.
 
