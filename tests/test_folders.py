@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -64,16 +65,23 @@ def test_a_folder_that_is_there_stays_the_same_one(tmp_path):
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_an_error_leaves_everything_as_it_was(tmp_path, there):
+@pytest.mark.parametrize(
+    ("raised", "error", "message"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+        (OSError(errno.ENOSPC, "No space left"), FlabError, "the disk is full: free some space"),
+    ],
+)
+def test_an_error_leaves_everything_as_it_was(tmp_path, there, raised, error, message):
     folder = tmp_path / "deep" / "out"
     if there:
         folder.mkdir(parents=True)
         fill(folder, "old")
     before = content(tmp_path)
-    with pytest.raises(ZeroDivisionError), OutputFolder(folder, KIND, overwrite=True) as output:
+    with pytest.raises(error, match=message), OutputFolder(folder, KIND, overwrite=True) as output:
         with output.written() as new:
             fill(new)
-            raise ZeroDivisionError
+            raise raised
     assert content(tmp_path) == before and (tmp_path / "deep").exists() == there
 
 
