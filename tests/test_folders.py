@@ -66,20 +66,16 @@ def test_a_folder_that_is_there_stays_the_same_one(tmp_path):
 
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize(
-    ("raised", "error", "message"),
-    [
-        (KeyboardInterrupt(), KeyboardInterrupt, ""),
-        (OSError(errno.ENOSPC, "No space left"), FlabError, "the disk is full: free some space"),
-    ],
+    ("raised", "message"), [(KeyboardInterrupt("now"), "now"), (OSError(errno.ENOSPC, ""), "the disk is full: free")]
 )
-def test_an_error_leaves_everything_as_it_was(tmp_path, there, raised, error, message):
+def test_an_error_leaves_everything_as_it_was(tmp_path, there, raised, message):
     folder = tmp_path / "deep" / "out"
     if there:
         folder.mkdir(parents=True)
         fill(folder, "old")
     before = content(tmp_path)
-    with pytest.raises(error, match=message), OutputFolder(folder, KIND, overwrite=True) as output:
-        with output.written() as new:
+    with pytest.raises((FlabError, KeyboardInterrupt), match=message):
+        with OutputFolder(folder, KIND, overwrite=True) as output, output.written() as new:
             fill(new)
             raise raised
     assert content(tmp_path) == before and (tmp_path / "deep").exists() == there
