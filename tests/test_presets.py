@@ -20,7 +20,7 @@ from optimum_flab.texts.presets import ALL, FOLDER, preset_file, preset_texts, p
 from optimum_flab.texts.sets import ReadTexts, build_text_sets, divided, read_texts
 from optimum_flab.texts.sources import SourceTexts, default_corpus
 
-from .conftest import TEXTS, byte_level_tokenizer, tiny_model
+from .conftest import TEXTS, byte_level_tokenizer, thorough_but, tiny_model
 from .vocabulary.tiny_tokenizers import gemma
 
 
@@ -186,7 +186,8 @@ def pruned_with(tokenizer, tmp_path, family="qwen2", **settings):
 
 
 @pytest.mark.parametrize(
-    ("make", "family", "name"), [(byte_level_tokenizer, "qwen2", "web"), (gemma, "gemma3_text", "systems")]
+    ("make", "family", "name"),
+    thorough_but(1, [(byte_level_tokenizer, "qwen2", "web"), (gemma, "gemma3_text", "systems")]),
 )
 def test_its_words_are_cut_as_before_and_the_card_names_it(make, family, name, tmp_path):
     optimizer = pruned_with(make(), tmp_path, family, data={"preset": name}, vocabulary={"keep_merges": 0})
