@@ -26,7 +26,7 @@ from .vocabulary.llama_files import write_llama
 from .vocabulary.tiny_tokenizers import byte_level, gemma, qwen, unigram, unigram_with_bytes, word_ends, wordpiece
 
 
-pytestmark = [pytest.mark.packaging, pytest.mark.thorough]
+pytestmark = pytest.mark.thorough
 
 LENGTH = 200
 OLDER = ("transformers==4.57.*", "tokenizers==0.22.*", "huggingface_hub<1")
