@@ -50,19 +50,10 @@ from .families import zoo
 
 
 # flags of other programs that the pages name
-FOREIGN = {
-    *(
-        "--nproc_per_node",
-        "--num_processes",
-        "--mpirun_hostfile",
-        "--cpu",
-        "--thorough",
-        "--task",
-        "--model",
-        "--onnx",
-    ),
-    *("--tensor-parallel-size", "--context", "--layers", "--work", "--measure"),
-}
+FOREIGN = set(
+    "--nproc_per_node --num_processes --mpirun_hostfile --cpu --thorough --task --model --onnx --tensor-parallel-size"
+    " --context --layers --work --measure".split()
+)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 

@@ -2,6 +2,7 @@
 
 import json
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -286,7 +287,6 @@ def test_sizes_that_two_devices_share(tokenizer, corpus, changes, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"align": 3}, "3 devices cannot share 2 attention heads with 1 key-value heads"),
         ({"ffn": {"intermediate_size": 9999}}, "9,999 is more than the 64"),
         ({"layers": {"num_hidden_layers": 5}}, "5 is more than the 4"),
         ({"vocabulary": {"size": 100_000}}, "100,000 is more than the 608"),
@@ -382,9 +382,7 @@ def test_overwriting_through_a_link_replaces_what_it_points_to(natural, tmp_path
 
 
 def test_a_disk_too_small_is_said_before_the_work(tokenizer, corpus, tmp_path, monkeypatch):
-    from collections import namedtuple
-
-    monkeypatch.setattr("shutil.disk_usage", lambda _: namedtuple("usage", "total used free")(10, 10, 10))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(FlabError, match="free some space"):
         optimizer_for(tokenizer).check_space(tmp_path / "out", settings(corpus, target_ratio=0.3))
 
@@ -436,13 +434,6 @@ def test_nan_weights_are_named_before_texts_are_read(tokenizer, number):
 
 def test_an_output_that_is_there_is_kept_unless_overwriting_is_asked_for(natural, tmp_path):
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "mine.txt").write_text("mine")
-    for overwrite in (False, True):
-        with pytest.raises(FlabError, match=r"is not a pruned model, since flab_plan.json is missing.*holds mine.txt"):
-            natural.save_pretrained(out, overwrite=overwrite)
-    assert [path.name for path in out.iterdir()] == ["mine.txt"]
-    (out / "mine.txt").unlink()
     natural.save_pretrained(out)
     with pytest.raises(FlabError, match="not empty"):
         natural.save_pretrained(out)
@@ -452,7 +443,9 @@ def test_an_output_that_is_there_is_kept_unless_overwriting_is_asked_for(natural
         with pytest.raises(FlabError, match=f"holds more than a pruned model.* delete {name}; move that away"):
             natural.save_pretrained(out, overwrite=True)
         (out / name).rmdir()
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (out / "flab_plan.json").unlink()
+    with pytest.raises(FlabError, match="is not a pruned model, since flab_plan.json is missing"):
+        natural.save_pretrained(out, overwrite=True)
 
 
 def test_what_a_user_wrote_into_the_card_stays_when_the_model_is_replaced(tokenizer, corpus, tmp_path):

@@ -148,7 +148,7 @@ def check_path(path: str | Path, settings: ExportSettings) -> Path:
 
 def _there(path: Path) -> list[Path]:
     """The existing file of this name, and the parts of a split one."""
-    found = [path] if path.exists() or path.is_symlink() else []
+    found = [path] if path.exists() else []
     others = path.parent.iterdir() if path.parent.is_dir() else ()
     parts = [one for one in others if (part := PART.fullmatch(one.name)) and part["stem"] == path.stem]
     return [*found, *sorted(parts)]

@@ -118,13 +118,6 @@ def test_a_name_that_is_a_folder_is_refused(tmp_path):
         export_gguf(loaded, tmp_path / "tiny.gguf", ExportSettings(overwrite=True))
 
 
-def test_a_link_to_nowhere_is_a_file_that_is_there(tmp_path):
-    (tmp_path / "tiny.gguf").symlink_to(tmp_path / "elsewhere.gguf")
-    loaded = dense_from_memory(tiny_model("llama", 600), byte_level_tokenizer(600))
-    with pytest.raises(FlabError, match="already exists"):
-        export_gguf(loaded, tmp_path / "tiny.gguf")
-
-
 def test_a_disk_that_fills_up_is_said_and_nothing_is_left(tmp_path):
     loaded = dense_from_memory(tiny_model("llama", 600), byte_level_tokenizer(600))
     # what killed runs left, one of them of the same number, and what is no such folder

@@ -369,12 +369,6 @@ def test_another_teacher_is_refused(loaded, made):
             recovered((wrong, pruned), made, answers="reference")
 
 
-def test_tests_need_consent_before_anything_long(loaded, made):
-    with pytest.raises(ConfigurationError, match="`confirm_run_unsafe_code`"):
-        recover(*loaded, config_for(made), cache_dir=made / "cache")
-    assert not list((made / "cache").glob("answers/*"))
-
-
 def test_no_space_for_checkpoints_is_said_before_training_but_for_what_is_there(loaded, made, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(FlabError, match="predictions take another .* MB, and the disk of .* free some space"):
