@@ -164,7 +164,10 @@ def reference_sets(args: argparse.Namespace) -> dict[str, dict[str, Program]]:
     if args.mbpp:
         documents["mbpp"] = [*mbpp.problems(task="mbpp", file=args.mbpp, limit=args.limit)["test"]], mbpp.solved
     if args.codeharmony:
-        documents["codeharmony"] = [*code.problems(task="codeharmony", file=args.codeharmony, limit=args.limit)["test"]], code.solved
+        documents["codeharmony"] = (
+            [*code.problems(task="codeharmony", file=args.codeharmony, limit=args.limit)["test"]],
+            code.solved,
+        )
     solved = {
         name: {str(document["task_id"]): solve(document) for document in rows}
         for name, (rows, solve) in documents.items()

@@ -26,37 +26,23 @@ _LAZY = {
     "measure_efficiency": ".evaluation.efficiency",
 }
 
-__all__ = [
-    "BenchSettings",
-    "ConfigurationError",
-    "EvaluationSettings",
-    "ExportSettings",
-    "FlabError",
-    "FlabOptimizer",
-    "FlabPrunerConfig",
-    "PruningPlan",
-    "RecoveryConfig",
-    "TokenCounts",
-    "__version__",
-    "count_sources",
-    "count_texts",
-    "evaluate",
-    "measure_efficiency",
-]
+__all__ = ["__version__", *_LAZY]
 
 if TYPE_CHECKING:
-    from .counting import count_sources, count_texts
-    from .errors import ConfigurationError, FlabError
-    from .evaluation.efficiency import measure_efficiency
-    from .evaluation.harness import evaluate
-    from .optimizer import FlabOptimizer
-    from .records.counts import TokenCounts
-    from .records.plan import PruningPlan
-    from .settings.configuration import FlabPrunerConfig
-    from .settings.efficiency import BenchSettings
-    from .settings.evaluation import EvaluationSettings
-    from .settings.export import ExportSettings
-    from .settings.recovery import RecoveryConfig
+    from .counting import count_sources as count_sources
+    from .counting import count_texts as count_texts
+    from .errors import ConfigurationError as ConfigurationError
+    from .errors import FlabError as FlabError
+    from .evaluation.efficiency import measure_efficiency as measure_efficiency
+    from .evaluation.harness import evaluate as evaluate
+    from .optimizer import FlabOptimizer as FlabOptimizer
+    from .records.counts import TokenCounts as TokenCounts
+    from .records.plan import PruningPlan as PruningPlan
+    from .settings.configuration import FlabPrunerConfig as FlabPrunerConfig
+    from .settings.efficiency import BenchSettings as BenchSettings
+    from .settings.evaluation import EvaluationSettings as EvaluationSettings
+    from .settings.export import ExportSettings as ExportSettings
+    from .settings.recovery import RecoveryConfig as RecoveryConfig
 
 
 def __getattr__(name: str) -> Any:

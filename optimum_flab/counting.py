@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from .checkpoints.finding import find_model
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
 
 KEPT_EVERY = 1 << 26  # bytes of text, after which the counts are kept
 SO_FAR = "so-far"  # the one piece of a source
+SIZES = ("texts", "tokens", "bytes")
 
 
 @dataclass(frozen=True)
@@ -49,21 +48,17 @@ class CountedSource:
     usage: TokenUsage
     skipped: int
 
-    def save(self, folder: Path) -> None:
-        """Writes it to a folder."""
-        np.savez_compressed(folder / "counts.npz", counts=self.usage.counts)
-        (folder / "sizes.json").write_text(json.dumps({**_sizes(self.usage), "skipped": self.skipped}))
 
-    @classmethod
-    def load(cls, folder: Path) -> CountedSource:
-        """What [`save`] wrote."""
-        sizes = json.loads((folder / "sizes.json").read_text())
-        skipped = sizes.pop("skipped")
-        with np.load(folder / "counts.npz", allow_pickle=False) as file:
-            return cls(TokenUsage(file["counts"], **sizes), skipped)
+def _save(counted: CountedSource, folder: Path) -> None:
+    _write(Pieces(folder), counted.usage, skipped=counted.skipped)
 
 
-STAGE = Stage("counts", CountedSource.save, CountedSource.load)
+def _load(folder: Path) -> CountedSource:
+    kept = Pieces(folder).finished(SO_FAR)
+    return CountedSource(_usage_of(kept), kept.facts["skipped"])
+
+
+STAGE = Stage("counts", _save, _load)
 
 
 def count_sources(
@@ -197,15 +192,15 @@ def _counted(tokenizer: PreTrainedTokenizerBase, stream: TextStream, pieces: Pie
             bar.update(usage.bytes - found.bytes)
             found = usage
             if usage.bytes - done >= KEPT_EVERY:
-                pieces.write(SO_FAR, {"counts": torch.from_numpy(usage.counts)}, **_sizes(usage), place=stream.place())
+                _write(pieces, usage, place=stream.place())
                 done = usage.bytes
     return CountedSource(found, stream.skipped)
 
 
-def _sizes(usage: TokenUsage) -> dict[str, int]:
-    return {"texts": usage.texts, "tokens": usage.tokens, "bytes": usage.bytes}
+def _write(pieces: Pieces, usage: TokenUsage, **facts: Any) -> None:
+    sizes = {name: getattr(usage, name) for name in SIZES}
+    pieces.write(SO_FAR, {"counts": torch.from_numpy(usage.counts)}, **sizes, **facts)
 
 
 def _usage_of(kept: Piece) -> TokenUsage:
-    sizes = {name: kept.facts[name] for name in ("texts", "tokens", "bytes")}
-    return TokenUsage(kept.tensors["counts"].numpy(), **sizes)
+    return TokenUsage(kept.tensors["counts"].numpy(), **{name: kept.facts[name] for name in SIZES})

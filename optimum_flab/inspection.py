@@ -108,7 +108,14 @@ class Inspection:
             lines.append(f"{component:<22}{parameters:>16,}{parameters / total:>9.1%}")
         body = counts.body(dense)
         lines.append(f"{'all but vocabulary':<22}{body:>16,}{body / total:>9.1%}")
-        lines += ["", self._width_line()]
+        multiple = self.width_multiple
+        usual, finer = (f"{self.width_step(step) / total:.2%}" for step in (multiple, USUAL_MULTIPLE))
+        lines += [
+            "",
+            f"FFN widths are multiples of {multiple}, {usual} of all parameters a step; llama.cpp's K-quants take only"
+            " multiples of 256, and the rows of other widths are stored in larger types. --ffn-multiple-of"
+            f" {USUAL_MULTIPLE} takes steps of {finer}.",
+        ]
         if self.target_ratio is not None:
             lines += [
                 "",
@@ -120,23 +127,6 @@ class Inspection:
                 change = "cannot reach it" if size is None else f"{dense[part.dimension]:,} -> {size:,}"
                 lines.append(f"  {part.label:<20}{change}")
         return "\n".join(lines)
-
-    def _width_line(self) -> str:
-        multiple = self.width_multiple
-
-        def share(multiple: int) -> str:
-            return f"{self.width_step(multiple) / self.sizes.counts.total(self.sizes.shape):.2%} of all parameters"
-
-        if multiple == USUAL_MULTIPLE:
-            return (
-                f"FFN widths are multiples of {multiple}, {share(multiple)} a step; llama.cpp's K-quants take only"
-                " multiples of 256, and the rows of other widths are stored in larger types."
-            )
-        return (
-            f"FFN widths are multiples of {multiple}, as llama.cpp's K-quants need: {share(multiple)} a step."
-            f" --ffn-multiple-of {USUAL_MULTIPLE} takes finer steps, of {share(USUAL_MULTIPLE)}, and so does a target"
-            " in which the vocabulary has no part."
-        )
 
 
 def inspect_model(

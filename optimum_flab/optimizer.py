@@ -15,7 +15,6 @@ from .errors import FlabError
 from .pruned import (
     COMPLETION_TOKENS,
     check_as_written,
-    check_space,
     completions,
     evaluated,
     output_folder,
@@ -23,11 +22,12 @@ from .pruned import (
     to_export,
     write_pruned,
 )
+from .pruning.limits import TOLERANCE
 from .pruning.memory_budget import bytes_of, weights_fit
 from .pruning.result import PrunedModel
 from .pruning.run import apply_plan, check_asked, prune, work_folder
 from .pruning.time_budget import check_budget
-from .records.folders import OutputFolder
+from .records.folders import OutputFolder, check_space
 from .records.plan import PLAN_NAME, PruningPlan
 from .records.summary import report_summary
 from .running.processes import Processes
@@ -184,8 +184,9 @@ class FlabOptimizer:
 
     def check_space(self, folder: str | Path, config: FlabPrunerConfig) -> None:
         """Raises a [`FlabError`] if the weights would not fit on the disk of `folder`; called before any long work."""
+        left = 0.0 if config.target_ratio is None else 1 - config.target_ratio - TOLERANCE  # else it is not known yet
         parameters = sum(p.numel() for p in self.dense.model.parameters())
-        check_space(folder, parameters, config.target_ratio, self.output_dtype)
+        check_space(folder, round(parameters * left) * self.output_dtype.itemsize, "the pruned weights take")
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Writes the stock checkpoint, plan, report, configuration, card and licence files.
@@ -255,14 +256,7 @@ class FlabOptimizer:
         self.pruned = read_pruned(folder, self.dense)
         return self.pruned
 
-    def recover(
-        self,
-        config: RecoverySettings | None = None,
-        *,
-        confirm_run_unsafe_code: bool = False,
-        cache_dir: str | Path | None = None,
-        release_dense: bool = False,
-    ) -> PrunedModel:
+    def recover(self, config: RecoverySettings | None = None, **options: Any) -> PrunedModel:
         """Trains the pruned model back towards the dense one.
 
         ```python
@@ -274,23 +268,16 @@ class FlabOptimizer:
         Args:
             config ([`~recovery.RecoveryConfig`], *optional*): what is trained on, and how. Defaults to the `recovery`
                 section of the configuration that the model was pruned with.
-
-        The other arguments, and the errors, are those of [`~recovery.pipeline.recover`].
+            options: `confirm_run_unsafe_code`, `cache_dir` and `release_dense` as of [`~recovery.pipeline.recover`],
+                which has the errors too.
 
         Returns:
             [`PrunedModel`]: also kept as `self.pruned`; same configuration, tokenizer and plan.
         """
-        from .recovery.pipeline import recovered_model
+        from .recovery.pipeline import recover
 
         self.dense.check_in_memory()
-        self.pruned = recovered_model(
-            self.dense,
-            self._result(),
-            config,
-            confirm_run_unsafe_code=confirm_run_unsafe_code,
-            cache_dir=cache_dir,
-            release_dense=release_dense,
-        )
+        self.pruned = recover(self.dense, self._result(), config, **options)
         return self.pruned
 
     def summary(self) -> str:

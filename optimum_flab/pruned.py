@@ -21,10 +21,9 @@ from .families.positions import check_positions
 from .memory import give_back_memory
 from .places import cache_root
 from .progress import progress_bar
-from .pruning.limits import TOLERANCE
 from .pruning.result import PrunedModel
 from .records.atomic import write_files
-from .records.folders import Kind, OutputFolder, nearest_folder
+from .records.folders import Kind, OutputFolder
 from .records.names import CARD_NAME, PAGE_NAME, is_replaceable
 from .records.plan import PLAN_NAME, PruningPlan
 from .records.report import REPORT_NAME, Completion, read_report, report_text, write_report
@@ -169,23 +168,6 @@ def evaluated(
     if pruned is None:
         return evaluate(dense, settings, **options)
     return evaluate(as_loaded(pruned, dense), settings, baseline=dense, **options)
-
-
-def check_space(folder: str | Path, parameters: int, target_ratio: float | None, dtype: torch.dtype) -> None:
-    """Raises a [`FlabError`] if the weights would not fit on the disk of `folder`.
-
-    Args:
-        parameters (`int`): of the dense model.
-        target_ratio (`float`, *optional*): the share that goes; without it the sizes are not known yet.
-        dtype (`torch.dtype`): of the pruned weights.
-    """
-    left = round(parameters * (1 - target_ratio - TOLERANCE)) if target_ratio else 0
-    free, needed = shutil.disk_usage(nearest_folder(folder)).free, left * dtype.itemsize
-    if free < needed:
-        raise FlabError(
-            f"the pruned weights take {needed / 1e6:,.0f} MB, and the disk of {folder} has {free / 1e6:,.0f} MB "
-            "free; free some space or name another folder"
-        )
 
 
 def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) -> PrunedModel:

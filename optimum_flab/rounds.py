@@ -33,7 +33,7 @@ from .records.report import EarlierRound, Search
 from .records.work import WorkFolder
 from .recovery.checks import check_consent, check_method
 from .recovery.instructions import read_instructions
-from .recovery.pipeline import recovered_model
+from .recovery.pipeline import recover
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings, check_recovery
 from .vocabulary.closure import read_spec
@@ -94,7 +94,7 @@ def prune_and_recover(
         plan = replace(pruned.plan, settings=config.to_dict())
         pruned = replace(pruned, plan=plan, config=config)
         pruned = pruned.with_report(target_ratio=aim if done < number else target, earlier_rounds=tuple(earlier))
-        found = recovered_model(dense, pruned, settings, **options)
+        found = recover(dense, pruned, settings, **options)
         if done < number:
             earlier.append(earlier_round(found))
     assert found is not None  # there is at least one round
@@ -150,7 +150,7 @@ def rebased(
     again: PrunedModel,
     config: FlabPrunerConfig,
     work: WorkFolder,
-    counts: Sequence[CountsFile] = (),
+    counts: Sequence[CountsFile],
 ) -> PrunedModel:
     """A model pruned from a trained one, presented as pruned from the dense model.
 

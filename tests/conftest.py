@@ -76,7 +76,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """What was imported is never garbage: to look through it takes half of the time of loading a tiny model."""
+    """What is imported is never garbage; looking through it takes half a second whenever memory is given back."""
     gc.collect()
     gc.freeze()
 
@@ -187,7 +187,8 @@ def in_two_processes(work: Callable, *arguments: object) -> list:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.conftest"])  # what is imported once serves every process
     found = context.Queue()
     started = [context.Process(target=_one_of_two, args=(rank, port, found, work, arguments)) for rank in range(2)]
     for process in started:

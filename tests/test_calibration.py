@@ -8,16 +8,9 @@ from itertools import pairwise
 
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma3TextConfig,
-    LlamaConfig,
-    MistralConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
 
 from optimum_flab.errors import FlabError
 from optimum_flab.hashing import texts_hash
@@ -37,6 +30,8 @@ from optimum_flab.texts.sources import (
     read_sources,
     row_documents,
 )
+
+from .conftest import tiny_model
 
 
 ROWS = [
@@ -93,42 +88,17 @@ def test_parse_source_refuses_what_is_neither_path_nor_hub_id(spec):
         parse_source(spec)
 
 
-def write_jsonl(path):
-    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS) + "\n\n", encoding="utf-8")
-
-
-def write_json(path):
-    path.write_text(json.dumps(ROWS), encoding="utf-8-sig")
-
-
-def write_parquet(path):
-    import pyarrow
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
-
-
-def write_csv(path):
-    import csv
-
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ROWS[0])
-        writer.writeheader()
-        writer.writerows(ROWS)
-
-
 @pytest.mark.parametrize(
     ("name", "write"),
     [
-        ("a.jsonl", write_jsonl),
-        ("a.ndjson", write_jsonl),
-        ("a.json", write_json),
-        ("a.parquet", write_parquet),
-        ("a.csv", write_csv),
+        ("a.jsonl", lambda rows, path: rows.to_json(path, force_ascii=False)),
+        ("a.json", lambda rows, path: path.write_text(json.dumps(ROWS), encoding="utf-8-sig")),
+        ("a.parquet", Dataset.to_parquet),
+        ("a.csv", Dataset.to_csv),
     ],
 )
 def test_columns_are_joined_as_they_stand(tmp_path, name, write):
-    write(tmp_path / name)
+    write(Dataset.from_list(ROWS), tmp_path / name)
     assert texts(f"{tmp_path / name}[prompt,solution]") == ["def f():\n    return 1\n", "é 你好\u2028🙂 "]
     assert [text[:1] for text in texts(f"{tmp_path / name}[n,none]")] == ["3", "4"]
     # an empty row goes, the numbers of the others stay
@@ -211,12 +181,6 @@ def test_folder_skips_and_counts_what_is_not_text(tmp_path):
         read_source(f"{tmp_path}[a]")
 
 
-def test_folder_without_text_is_an_error(tmp_path):
-    (tmp_path / "binary.bin").write_bytes(b"\0")
-    with pytest.raises(FlabError, match=r"holds no text \(1 files"):
-        read_source(str(tmp_path))
-
-
 def test_several_sources_are_checked_before_any_is_read(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff")
     with pytest.raises(FlabError, match="missing"):
@@ -243,21 +207,15 @@ def test_text_larger_than_memory_is_refused_before_it_is_read(tmp_path, monkeypa
         read_source(str(folder / "a.py"))
 
 
-def test_rows_of_a_dataset(tmp_path):
-    datasets = pytest.importorskip("datasets")
-    dataset = datasets.Dataset.from_list(ROWS)
-    documents = list(row_documents(dataset, "org/data", ["prompt", "n"]))
+def test_rows_of_a_dataset():
+    documents = list(row_documents(Dataset.from_list(ROWS), "org/data", ["prompt", "n"]))
     assert [document.text for document in documents] == ["def f():\n3.0", "é 你好\u2028🙂 4.5"]
     assert documents[1].name == "org/data#2"
 
 
 def test_unreachable_hub_dataset_says_to_name_a_file(monkeypatch):
-    pytest.importorskip("datasets")
-    import datasets.config
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(FlabError, match="dataset 'no-such-org/no-such-data'.*name a local file or folder"):
         read_source("no-such-org/no-such-data[text]")
 
@@ -452,38 +410,9 @@ def test_first_fit_fills_rows_and_batches_are_the_rows():
     assert sum(batch.tokens for batch in batches) == packed.tokens == 36
 
 
-SIZES = {
-    "vocab_size": 100,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 128,
-}
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        LlamaConfig(**SIZES),
-        MistralConfig(**SIZES, sliding_window=4),
-        Qwen2Config(**SIZES),
-        Qwen3Config(**SIZES),
-        Gemma3TextConfig(
-            **SIZES,
-            sliding_window=4,
-            query_pre_attn_scalar=8,
-            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
-        ),
-    ],
-    ids=lambda config: config.model_type,
-)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_packed_documents_do_not_see_each_other(config, attention):
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+def test_packed_documents_do_not_see_each_other(family, attention):
+    model = tiny_model(family, attn_implementation=attention)
     documents = [list(range(1, 14)), [5], [6, 7], list(range(20, 33)), [40, 41, 42], list(range(50, 66)), [77]]
     packed = pack(documents, 16, pad_id=0)
     assert 1 < len(packed.input_ids) < len(documents) and not packed.mask.all()
@@ -497,4 +426,4 @@ def test_packed_documents_do_not_see_each_other(config, attention):
                 for start, end in pairwise(starts):
                     if mask[start]:
                         alone = model(input_ids=ids[None, start:end]).logits[0]
-                        torch.testing.assert_close(logits[row, start:end], alone, atol=1e-5, rtol=0)
+                        torch.testing.assert_close(logits[row, start:end], alone, atol=1e-4, rtol=0)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from optimum_flab import FlabError, FlabOptimizer, FlabPrunerConfig, TokenCounts, count_sources
-from optimum_flab.hub.card import render_card
 from optimum_flab.records.paths import without_paths
 from optimum_flab.records.report import read_report
 from optimum_flab.records.summary import report_summary
@@ -135,10 +134,10 @@ def test_report_and_card_say_what_was_counted(optimizer, made, tmp_path):
     share = f"{report.texts.counted_whole:.3%} of the {report.texts.counted_tokens:,} tokens in files of counts"
     assert share in report_summary(report)
     assert any("text that was only counted may overlap with the text measured on" in note for note in report.notes)
-    card = render_card(tmp_path / "out").card.content
+    card = (tmp_path / "out" / "README.md").read_text()
     assert share in card and "\n- org/data\n" in card
     row = next(line for line in card.splitlines() if line.startswith("| corpus"))
-    assert "the counts in `hub.npz` and `b.npz` (9 texts besides)" in row and "the default" not in row
+    assert "the counts in `hub.npz`, `b.npz` (9 texts besides)" in row and "the default" not in row
     row = next(line for line in card.splitlines() if line.startswith("| counts in `hub.npz`"))
     assert f"3 texts, {first.tokens:,} tokens, {first.bytes:,} bytes of `org/data:train[text]`" in row
     assert f"SHA-256 `{first.sha256}`" in row

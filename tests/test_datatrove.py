@@ -16,7 +16,7 @@ from optimum_flab import TokenCounts, count_sources
 from .conftest import TEXTS, byte_level_tokenizer, tiny_model
 
 
-pytestmark = [pytest.mark.packaging, pytest.mark.thorough]
+pytestmark = pytest.mark.thorough
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "count_with_datatrove.py"
 # what it needs that this environment lacks

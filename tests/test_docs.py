@@ -50,19 +50,10 @@ from .families import zoo
 
 
 # flags of other programs that the pages name
-FOREIGN = {
-    *(
-        "--nproc_per_node",
-        "--num_processes",
-        "--mpirun_hostfile",
-        "--cpu",
-        "--thorough",
-        "--task",
-        "--model",
-        "--onnx",
-    ),
-    *("--tensor-parallel-size", "--context", "--layers", "--work", "--measure"),
-}
+FOREIGN = set(
+    "--nproc_per_node --num_processes --mpirun_hostfile --cpu --thorough --task --model --onnx --tensor-parallel-size"
+    " --context --layers --work --measure".split()
+)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 
@@ -302,28 +293,30 @@ STEPS = [command.arguments for command in FLAB if command.page == "start"]
 
 
 @pytest.fixture(scope="module")
-def started(project) -> Path:
-    """The folder after all steps of the page but the last."""
+def started(project, tmp_path_factory) -> Iterator[tuple[Path, Hub]]:
+    """The folder after all steps of the page but the last, and the hub that was asked."""
     assert [verb for verb, *_ in STEPS] == ["inspect", "prune", "eval", "export", "card", "push"]
-    for step in STEPS[:-1]:
-        words = ["tiny" if word == "flab-demo" else word for word in step]
-        ended = flab(*words, *(["-c", "small.yaml"] if words[0] == "prune" else []), cwd=project)
-        assert ended.code == 0, ended.err
-    return project
+    with Hub().serving() as hub, talking_to(hub, str(tmp_path_factory.mktemp("cache"))):
+        for step in STEPS[:-1]:
+            words = ["tiny" if word == "flab-demo" else word for word in step]
+            ended = flab(*words, *(["-c", "small.yaml"] if words[0] == "prune" else []), cwd=project)
+            assert ended.code == 0, ended.err
+        yield project, hub
 
 
 def test_the_first_ten_minutes(started):
-    report = json.loads((started / "demo-out" / "flab_report.json").read_text(encoding="utf-8"))
+    folder, _ = started
+    report = json.loads((folder / "demo-out" / "flab_report.json").read_text(encoding="utf-8"))
     assert report["removed_ratio"] == pytest.approx(0.5, abs=0.02)
-    assert (started / "demo.gguf").is_file()
-    card = (started / "demo-out" / "README.md").read_text(encoding="utf-8")
+    assert (folder / "demo.gguf").is_file()
+    card = (folder / "demo-out" / "README.md").read_text(encoding="utf-8")
     assert "license: gemma" in card and "divergence" in card
 
 
-def test_the_dry_run_at_the_end_of_the_first_ten_minutes_sends_nothing(started, tmp_path):
-    with Hub().serving() as hub, talking_to(hub, str(tmp_path)):
-        ended = flab(*STEPS[-1], cwd=started)
-        assert ended.code == 0 and "nothing was sent" in ended.out and not hub.repositories, ended.err
+def test_the_dry_run_at_the_end_of_the_first_ten_minutes_sends_nothing(started):
+    folder, hub = started
+    ended = flab(*STEPS[-1], cwd=folder)
+    assert ended.code == 0 and "nothing was sent" in ended.out and not hub.repositories, ended.err
 
 
 @pytest.mark.thorough

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow
 import pytest
@@ -26,7 +25,7 @@ from transformers import AutoModelForCausalLM, Ernie4_5Config, PreTrainedTokeniz
 
 from optimum_flab.settings.recipes import read_recipe
 
-from .conftest import PROSE, TEXTS, byte_level_tokenizer, flab, tiny_model
+from .conftest import PROSE, TEXTS, Result, byte_level_tokenizer, flab, tiny_model
 from .docs_commands import FLAB, ROOT, VERBS, Command, block_of, flab_arguments
 from .families import zoo
 from .recovery.conftest import alpaca, problems, write_lines
@@ -161,8 +160,8 @@ def made(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for text in earlier:
-            ended = run_here(shlex.split(text))
-            assert ended.code == 0, ended.printed
+            ended = flab(*shlex.split(text))
+            assert ended.code == 0, ended.err
     shutil.copytree(folder / "out", folder / "other")
     (folder / "out" / "notes").mkdir()
     (folder / "out" / "notes" / "first.md").write_text("A note.\n", encoding="utf-8")
@@ -215,24 +214,12 @@ PUSHES, OTHERS = (
 )
 
 
-class Ended(NamedTuple):
-    """How a command ended, and what it printed."""
-
-    code: object
-    printed: str
-
-
-def run_here(words: list[str]) -> Ended:
-    ended = flab(*words)
-    return Ended(ended.code, ended.out + ended.err)
-
-
-def run_launched(words: list[str]) -> Ended:
+def run_launched(words: list[str]) -> Result:
     """A command of a launcher of processes, with what may stand in front of it for the shell."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     ended = subprocess.run(["env", *words], env=environment, capture_output=True, text=True, timeout=600)
-    return Ended(ended.returncode, ended.stdout + ended.stderr)
+    return Result(ended.returncode, ended.stdout, ended.stderr)
 
 
 def target(verb: str, rest: list[str]) -> Path | None:
@@ -269,13 +256,13 @@ def test_a_command_of_the_pages_does_what_it_says(command, folder):
     path = target(verb, rest)
     if path is not None:
         remove(path)
-    ended = run_here([verb, *rest]) if words[0] == "optimum-cli" else run_launched(words)
+    ended = flab(verb, *rest) if words[0] == "optimum-cli" else run_launched(words)
     if message := REFUSED.get(shlex.join(command.arguments)):
-        assert ended.code and message in ended.printed
+        assert ended.code and message in ended.err
         return
-    assert ended.code == 0 and ended.printed, ended.printed
+    assert ended.code == 0 and ended.out, ended.err
     if path is not None:
-        check_written(verb, path, ended.printed)
+        check_written(verb, path, ended.out)
 
 
 # --- pushes
@@ -294,10 +281,10 @@ def test_a_push_of_the_pages_sends_what_it_says(command, folder, hub):
     name = given["repo_id"]
     if given["push.create_pr"]:
         hub.add(name, {".gitattributes": b""})
-    ended = run_here(runnable(command)[2:])
-    assert ended.code == 0, ended.printed
+    ended = flab(*runnable(command)[2:])
+    assert ended.code == 0, ended.err
     if given["push.dry_run"]:
-        assert "nothing was sent" in ended.printed and not hub.repositories
+        assert "nothing was sent" in ended.out and not hub.repositories
         return
     sent = hub.files(name, "refs/pr/1" if given["push.create_pr"] else given["push.revision"] or "main")
     assert "model.safetensors" in sent

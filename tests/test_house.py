@@ -11,19 +11,7 @@ import optimum_flab
 PACKAGE = Path(optimum_flab.__file__).parent
 # from the ground up, as docs/concepts.md has them; rooms in one line may not use each other
 FLOORS = (
-    {
-        "errors",
-        "components",
-        "criteria",
-        "progress",
-        "memory",
-        "stopwatch",
-        "licenses",
-        "places",
-        "compat",
-        "hashing",
-        "paths",
-    },
+    set("errors components criteria progress memory stopwatch licenses places compat hashing paths".split()),
     {"settings"},
     {"families"},
     {"sizes"},

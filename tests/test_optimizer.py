@@ -2,6 +2,7 @@
 
 import json
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from .conftest import LAYERS, PROSE, TEXTS, WIDTH, byte_level_tokenizer, thoroug
 from .families.zoo import member
 
 
-DATA = {"sequence_length": 64, "validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 4000}
+DATA = {"sequence_length": 64, "validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 1000}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,14 @@ def optimizer_for(tokenizer, family="qwen2", as_loaded=True) -> FlabOptimizer:
     return FlabOptimizer(model, tokenizer)
 
 
+@pytest.fixture(scope="module")
+def natural(tokenizer, corpus):
+    """Of a pruning of the vocabulary alone, for tests that do not change it."""
+    optimizer = optimizer_for(tokenizer)
+    optimizer.prune(settings(corpus))
+    return optimizer
+
+
 def settings(corpus, **changes) -> FlabPrunerConfig:
     data = {**DATA, "corpus": [corpus], **changes.pop("data", {})}
     vocabulary = {"keep_merges": 20, **changes.pop("vocabulary", {})}
@@ -60,6 +69,9 @@ def settings(corpus, **changes) -> FlabPrunerConfig:
     return FlabPrunerConfig(data=data, vocabulary=vocabulary, ffn=ffn, **changes)
 
 
+@pytest.mark.parametrize(
+    "family", thorough_but(2, ["gemma3_text", "qwen2", "llama", "llama-bias", "mistral", "qwen3"])
+)
 def test_one_number_gives_a_stock_checkpoint_within_half_a_point(family, tokenizer, corpus, tmp_path):
     optimizer = optimizer_for(tokenizer, family)
     pruned = optimizer.prune(settings(corpus, target_ratio=0.4))
@@ -91,16 +103,14 @@ def test_one_number_gives_a_stock_checkpoint_within_half_a_point(family, tokeniz
     assert all(f"note: {note}" in optimizer.summary() for note in notes)
 
 
-def test_corpus_texts_are_cut_into_the_same_pieces(tokenizer, corpus):
-    optimizer = optimizer_for(tokenizer)
-    pruned = optimizer.prune(settings(corpus))
+def test_corpus_texts_are_cut_into_the_same_pieces(natural):
+    pruned, dense = natural.pruned, natural.dense.tokenizer
     kept = pruned.plan.kept_tokens
-    assert len(kept) < len(tokenizer)
+    assert len(kept) < len(dense)
     same = 0
     for text in TEXTS:
         new = pruned.tokenizer(text * 2, add_special_tokens=False)["input_ids"]
-        old = optimizer.dense.tokenizer(text * 2, add_special_tokens=False)["input_ids"]
-        same += [kept[i] for i in new] == old
+        same += [kept[i] for i in new] == dense(text * 2, add_special_tokens=False)["input_ids"]
         assert pruned.tokenizer.decode(new) == text * 2
     assert same >= len(TEXTS) - pruned.report.texts.set_aside
 
@@ -164,12 +174,11 @@ def test_two_runs_and_an_applied_plan_give_the_same_bytes(tokenizer, corpus, tmp
             assert (tmp_path / name / file).read_bytes() == (tmp_path / "first" / file).read_bytes(), (name, file)
 
 
-def test_a_plan_of_other_weights_is_refused(tokenizer, corpus):
-    plan = optimizer_for(tokenizer).prune(settings(corpus, target_ratio=0.3)).plan
+def test_a_plan_of_other_weights_is_refused(natural, tokenizer):
     other = optimizer_for(tokenizer)
     other.dense.model.model.norm.weight[0] += 1
     with pytest.raises(FlabError, match="made for"):
-        other.apply(plan)
+        other.apply(natural.pruned.plan)
 
 
 def test_pinned_sizes_are_what_comes_out(tokenizer, corpus):
@@ -185,8 +194,8 @@ def test_pinned_sizes_are_what_comes_out(tokenizer, corpus):
     assert (pruned.model.config.num_hidden_layers, pruned.model.config.intermediate_size) == (3, 40)
 
 
-def test_without_a_target_only_the_vocabulary_goes_to_its_natural_size(tokenizer, corpus):
-    pruned = optimizer_for(tokenizer).prune(settings(corpus))
+def test_without_a_target_only_the_vocabulary_goes_to_its_natural_size(natural):
+    pruned = natural.pruned
     assert pruned.model.config.vocab_size == pruned.report.search.natural_vocab_size < 600
     assert (pruned.model.config.num_hidden_layers, pruned.model.config.intermediate_size) == (LAYERS, WIDTH)
     assert not pruned.plan.weights
@@ -203,15 +212,6 @@ def test_components_switched_off_are_left_alone(tokenizer, corpus):
     assert pruned.tokenizer.get_vocab() == tokenizer.get_vocab()
     assert pruned.model.config.num_hidden_layers == LAYERS
     assert pruned.model.config.intermediate_size < WIDTH
-
-
-def test_corpus_texts_cut_differently_are_counted(tokenizer, corpus):
-    natural = optimizer_for(tokenizer).prune(settings(corpus))
-    assert natural.report.texts.corpus_cut_differently == 0
-    smaller = optimizer_for(tokenizer).prune(settings(corpus, vocabulary={"size": 300}))
-    assert smaller.report.texts.corpus_cut_differently > 0
-    rarer = optimizer_for(tokenizer).prune(settings(corpus, vocabulary={"min_count": 30, "keep_merges": 0}))
-    assert rarer.report.texts.corpus_cut_differently > 0
 
 
 def test_the_target_may_be_kept_off_the_used_tokens(tokenizer, corpus):
@@ -255,14 +255,14 @@ def test_a_small_source_is_not_outweighed_when_tokens_are_dropped(tokenizer, tmp
 
 
 @pytest.mark.parametrize("changes", thorough_but(1, [{"target_ratio": 0.5}, {}]))
-def test_padding_of_the_vocabulary(tokenizer, corpus, changes):
-    natural = optimizer_for(tokenizer).prune(settings(corpus)).model.config.vocab_size
+def test_padding_of_the_vocabulary(natural, tokenizer, corpus, changes):
+    fewest = natural.pruned.model.config.vocab_size
     vocabulary = {"pad_to_multiple_of": 7, "keep_used": True}
     pruned = optimizer_for(tokenizer).prune(settings(corpus, vocabulary=vocabulary, **changes))
     rows, tokens = pruned.model.config.vocab_size, len(pruned.tokenizer)
-    assert rows % 7 == 0 and natural <= tokens <= rows < tokens + 7
+    assert rows % 7 == 0 and fewest <= tokens <= rows < tokens + 7
     if not changes:
-        assert rows == -(-natural // 7) * 7
+        assert rows == -(-fewest // 7) * 7
 
 
 def test_padding_beyond_the_dense_rows_is_refused(tokenizer, corpus):
@@ -287,7 +287,6 @@ def test_sizes_that_two_devices_share(tokenizer, corpus, changes, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"align": 3}, "3 devices cannot share 2 attention heads with 1 key-value heads"),
         ({"ffn": {"intermediate_size": 9999}}, "9,999 is more than the 64"),
         ({"layers": {"num_hidden_layers": 5}}, "5 is more than the 4"),
         ({"vocabulary": {"size": 100_000}}, "100,000 is more than the 608"),
@@ -298,13 +297,6 @@ def test_sizes_that_two_devices_share(tokenizer, corpus, changes, tmp_path):
 def test_what_cannot_be_is_refused_before_any_work(tokenizer, corpus, changes, message):
     with pytest.raises(FlabError, match=message):
         optimizer_for(tokenizer).prune(settings(corpus, **changes))
-
-
-def test_an_unreachable_target_is_bad_usage(tokenizer, corpus):
-    with pytest.raises(ConfigurationError):
-        optimizer_for(tokenizer).prune(
-            settings(corpus, target_ratio=0.9, ffn={"enabled": False}, layers={"enabled": False})
-        )
 
 
 def test_a_target_that_the_steps_pass_over_is_refused_with_the_nearest(tokenizer, corpus):
@@ -366,32 +358,31 @@ def test_padding_and_truncation_of_the_tokenizer_survive(tokenizer, corpus, tmp_
         assert side.backend_tokenizer.padding["pad_token"] == "<|pad|>"
 
 
-def test_completion_is_greedy_whatever_the_model_says(tokenizer, corpus):
-    optimizer = optimizer_for(tokenizer)
-    optimizer.prune(settings(corpus))
-    before = optimizer.complete("def add_alpha(a, b):", max_new_tokens=12)
-    for model in (optimizer.dense.model, optimizer.pruned.model):
-        model.generation_config.repetition_penalty = 5.0
-    assert optimizer.complete("def add_alpha(a, b):", max_new_tokens=12) == before
-    assert optimizer.dense.model.generation_config.repetition_penalty == 5.0
+def test_completion_is_greedy_whatever_the_model_says(natural, monkeypatch):
+    texts = natural.complete("def add_alpha(a, b):", max_new_tokens=12)
+    assert set(texts) == {"dense", "pruned"}
+    assert all(text.startswith("def add_alpha(a, b):") for text in texts.values())
+    for model in (natural.dense.model, natural.pruned.model):
+        monkeypatch.setattr(model.generation_config, "repetition_penalty", 5.0)
+    assert natural.complete("def add_alpha(a, b):", max_new_tokens=12) == texts
+    assert natural.dense.model.generation_config.repetition_penalty == 5.0
+    for model in (natural.dense.model, natural.pruned.model):
+        monkeypatch.setattr(model, "generation_config", None)
+    assert natural.complete("def add_alpha(a, b):", max_new_tokens=12) == texts
 
 
-def test_overwriting_through_a_link_replaces_what_it_points_to(tokenizer, corpus, tmp_path):
-    optimizer = optimizer_for(tokenizer)
-    optimizer.prune(settings(corpus))
-    optimizer.save_pretrained(tmp_path / "real")
+def test_overwriting_through_a_link_replaces_what_it_points_to(natural, tmp_path):
+    natural.save_pretrained(tmp_path / "real")
     (tmp_path / "real" / "model-00001-of-00002.safetensors").write_text("of an earlier run")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    optimizer.save_pretrained(tmp_path / "link", overwrite=True)
+    natural.save_pretrained(tmp_path / "link", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
     assert (tmp_path / "real" / "config.json").is_file()
     assert not list((tmp_path / "real").glob("model-*"))
 
 
 def test_a_disk_too_small_is_said_before_the_work(tokenizer, corpus, tmp_path, monkeypatch):
-    from collections import namedtuple
-
-    monkeypatch.setattr("shutil.disk_usage", lambda _: namedtuple("usage", "total used free")(10, 10, 10))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(FlabError, match="free some space"):
         optimizer_for(tokenizer).check_space(tmp_path / "out", settings(corpus, target_ratio=0.3))
 
@@ -419,27 +410,20 @@ def test_nan_weights_are_named_before_texts_are_read(tokenizer, number):
         optimizer.prune(settings("no-such-file.jsonl"))
 
 
-def test_an_output_that_is_there_is_kept_unless_overwriting_is_asked_for(tokenizer, corpus, tmp_path):
-    optimizer = optimizer_for(tokenizer)
-    optimizer.prune(settings(corpus))
+def test_an_output_that_is_there_is_kept_unless_overwriting_is_asked_for(natural, tmp_path):
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "mine.txt").write_text("mine")
-    for overwrite in (False, True):
-        with pytest.raises(FlabError, match=r"is not a pruned model, since flab_plan.json is missing.*holds mine.txt"):
-            optimizer.save_pretrained(out, overwrite=overwrite)
-    assert [path.name for path in out.iterdir()] == ["mine.txt"]
-    (out / "mine.txt").unlink()
-    optimizer.save_pretrained(out)
+    natural.save_pretrained(out)
     with pytest.raises(FlabError, match="not empty"):
-        optimizer.save_pretrained(out)
-    optimizer.save_pretrained(out, overwrite=True)
+        natural.save_pretrained(out)
+    natural.save_pretrained(out, overwrite=True)
     for name in ("mine.txt", ".git", "results"):
         (out / name).mkdir()
         with pytest.raises(FlabError, match=f"holds more than a pruned model.* delete {name}; move that away"):
-            optimizer.save_pretrained(out, overwrite=True)
+            natural.save_pretrained(out, overwrite=True)
         (out / name).rmdir()
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (out / "flab_plan.json").unlink()
+    with pytest.raises(FlabError, match="is not a pruned model, since flab_plan.json is missing"):
+        natural.save_pretrained(out, overwrite=True)
 
 
 def test_what_a_user_wrote_into_the_card_stays_when_the_model_is_replaced(tokenizer, corpus, tmp_path):
@@ -463,32 +447,6 @@ def test_a_tokenizer_that_grows_when_it_is_loaded_is_refused_at_once():
         optimizer_for(tokenizer, as_loaded=False)
 
 
-def test_a_full_disk_leaves_nothing_behind(tokenizer, corpus, tmp_path, monkeypatch):
-    optimizer = optimizer_for(tokenizer)
-    optimizer.prune(settings(corpus))
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(optimizer.pruned.tokenizer, "save_pretrained", full)
-    with pytest.raises(FlabError, match="the disk is full"):
-        optimizer.save_pretrained(tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_interrupt_of_the_writing_leaves_nothing_behind(tokenizer, corpus, tmp_path, monkeypatch):
-    optimizer = optimizer_for(tokenizer)
-    optimizer.prune(settings(corpus))
-
-    def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(optimizer.pruned.tokenizer, "save_pretrained", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        optimizer.save_pretrained(tmp_path / "new" / "out")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_licence_files_travel_along(tokenizer, corpus, tmp_path):
     optimizer_for(tokenizer).dense.model.save_pretrained(tmp_path / "dense")
     tokenizer.save_pretrained(tmp_path / "dense")
@@ -501,23 +459,7 @@ def test_licence_files_travel_along(tokenizer, corpus, tmp_path):
     assert (tmp_path / "out" / "NOTICE.txt").read_text() == "notice"
 
 
-def test_completions_of_both_models(tokenizer, corpus):
-    optimizer = optimizer_for(tokenizer)
-    optimizer.prune(settings(corpus))
-    texts = optimizer.complete("def add_alpha(a, b):", max_new_tokens=4)
-    assert set(texts) == {"dense", "pruned"}
-    assert all(text.startswith("def add_alpha(a, b):") for text in texts.values())
-
-
-def test_completions_need_no_generation_config(tokenizer, corpus):
-    optimizer = optimizer_for(tokenizer)
-    optimizer.prune(settings(corpus))
-    before = optimizer.complete("def add_alpha(a, b):", max_new_tokens=4)
-    optimizer.dense.model.generation_config = optimizer.pruned.model.generation_config = None
-    assert optimizer.complete("def add_alpha(a, b):", max_new_tokens=4) == before
-
-
-@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("enabled", thorough_but(1, [True, False]))
 def test_ids_beyond_the_rows_are_left_out_whatever_is_pruned(enabled, tokenizer, corpus, tmp_path):
     optimizer = optimizer_for(tokenizer)
     model = optimizer.dense.model
@@ -533,7 +475,7 @@ def test_ids_beyond_the_rows_are_left_out_whatever_is_pruned(enabled, tokenizer,
     assert (found.config.eos_token_id, found.generation_config.eos_token_id) == (None, [0])
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "gpt_bigcode", "codegen"])
+@pytest.mark.parametrize("model_type", thorough_but(1, ["gpt2", "gpt_bigcode", "codegen"]))
 def test_texts_longer_than_a_table_of_positions_are_refused_before_any_work(model_type, tokenizer, corpus, tmp_path):
     model = member(model_type, vocab_size=608)  # of 128 positions
     model.save_pretrained(tmp_path / "dense")
@@ -553,4 +495,4 @@ def test_texts_longer_than_a_table_of_positions_are_refused_before_any_work(mode
     evaluated = optimizer.evaluate(
         EvaluationSettings(tasks="perplexity,divergence", data=dict.fromkeys(("perplexity", "divergence"), corpus))
     )
-    assert {row.task for row in evaluated.comparisons} == {"perplexity", "divergence"}
+    assert {row.task for row in evaluated.scores} == {"perplexity", "divergence"}

@@ -1,3 +1,5 @@
+"""What is built holds the package, and works where it is installed."""
+
 from __future__ import annotations
 
 import os
@@ -27,7 +29,7 @@ REGISTER_COMMANDS = [Other]
 """
 
 pytestmark = [
-    pytest.mark.packaging,
+    pytest.mark.thorough,
     pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="the package is installed without its sources"),
 ]
 
@@ -119,7 +121,7 @@ def test_the_wheel_holds_the_package_and_its_registration_and_nothing_else(built
     }
 
 
-@pytest.mark.parametrize("kind", ["*.whl", pytest.param("*.tar.gz", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])
 def test_the_command_works_from_what_was_built(built, environment, tmp_path, kind):
     (archive,) = built.glob(kind)
     install(environment, archive)

@@ -14,14 +14,13 @@ import yaml
 
 import optimum_flab
 from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig
-from optimum_flab.hub.card import render_card
 from optimum_flab.records.summary import report_summary
 from optimum_flab.settings.pruning import PRESETS, DataSettings
 from optimum_flab.texts.presets import ALL, FOLDER, preset_file, preset_texts, preset_words, sources_file
 from optimum_flab.texts.sets import ReadTexts, build_text_sets, divided, read_texts
 from optimum_flab.texts.sources import SourceTexts, default_corpus
 
-from .conftest import TEXTS, byte_level_tokenizer, tiny_model
+from .conftest import TEXTS, byte_level_tokenizer, thorough_but, tiny_model
 from .vocabulary.tiny_tokenizers import gemma
 
 
@@ -187,7 +186,8 @@ def pruned_with(tokenizer, tmp_path, family="qwen2", **settings):
 
 
 @pytest.mark.parametrize(
-    ("make", "family", "name"), [(byte_level_tokenizer, "qwen2", "web"), (gemma, "gemma3_text", "systems")]
+    ("make", "family", "name"),
+    thorough_but(1, [(byte_level_tokenizer, "qwen2", "web"), (gemma, "gemma3_text", "systems")]),
 )
 def test_its_words_are_cut_as_before_and_the_card_names_it(make, family, name, tmp_path):
     optimizer = pruned_with(make(), tmp_path, family, data={"preset": name}, vocabulary={"keep_merges": 0})
@@ -202,7 +202,9 @@ def test_its_words_are_cut_as_before_and_the_card_names_it(make, family, name, t
     texts = optimizer.pruned.report.texts
     assert (texts.preset_words, texts.preset_words_cut_differently) == (len(words.words), 0)
     optimizer.save_pretrained(tmp_path / "out")
-    row = next(line for line in render_card(tmp_path / "out").card.text.splitlines() if line.startswith("| corpus"))
+    row = next(
+        line for line in (tmp_path / "out" / "README.md").read_text().splitlines() if line.startswith("| corpus")
+    )
     assert f"the {len(words.words):,} packaged words of the preset `{name}` (" in row and "the default" not in row
 
 
@@ -221,7 +223,7 @@ def test_of_a_smaller_vocabulary_it_is_said_which_words_and_where_they_are_from(
     said = f"{texts.preset_words_cut_differently:,} of {words:,} words of the preset are tokenised differently"
     assert said in report_summary(optimizer.pruned.report)
     optimizer.save_pretrained(tmp_path / "out")
-    card = render_card(tmp_path / "out").card.text
+    card = (tmp_path / "out" / "README.md").read_text()
     assert f"`mine.jsonl[text]`, and the {words:,} packaged words of the preset `systems`" in card
     assert f"{texts.preset_words_cut_differently:,} of the {words:,} words of the preset are cut" in card
 

@@ -6,7 +6,6 @@ import gc
 import json
 import os
 import random
-import re
 import resource
 import shutil
 import signal
@@ -60,10 +59,10 @@ def asked(made: Path, **settings) -> FlabPrunerConfig:
     return FlabPrunerConfig(**{"vocabulary": {"keep_merges": 0}, "ffn": {"multiple_of": 4}, "data": data, **settings})
 
 
-def prune(made: Path, kind: str, out: Path, cache: Path, resume: bool = True, **more) -> None:
+def prune(made: Path, kind: str, out: Path, cache: Path) -> None:
     model = made / ("experts" if kind == "experts" else "search")
     optimizer = FlabOptimizer.from_pretrained(model, device="cpu")
-    optimizer.prune(asked(made, **{**ASKED[kind], **more}), cache_dir=cache, resume=resume)
+    optimizer.prune(asked(made, **ASKED[kind]), cache_dir=cache)
     optimizer.save_pretrained(out, overwrite=True)
 
 
@@ -84,17 +83,9 @@ class Finished:
 
 
 @pytest.fixture(scope="module")
-def search(made, tmp_path_factory) -> Finished:
-    return finished(made, "search", tmp_path_factory.mktemp("search"))
-
-
-@pytest.fixture(scope="module")
 def pinned(made, tmp_path_factory) -> Finished:
-    return finished(made, "pinned", tmp_path_factory.mktemp("pinned"))
-
-
-def finished(made: Path, kind: str, folder: Path) -> Finished:
-    prune(made, kind, folder / "out", folder / "cache")
+    folder = tmp_path_factory.mktemp("pinned")
+    prune(made, "pinned", folder / "out", folder / "cache")
     return Finished(contents(folder / "out"), folder / "cache")
 
 
@@ -146,93 +137,43 @@ def pieces_in(folder):
     return sum(name.endswith(".safetensors") for _, _, names in os.walk(folder) for name in names)
 
 
-def test_a_killed_command_ends_in_the_same_bytes(made, search, tmp_path):
-    yaml = tmp_path / "asked.yaml"
-    asked(made, **ASKED["search"]).save_pretrained(tmp_path)
-    yaml = next(tmp_path.glob("*.json"))
-    command = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab", "prune", "-m", str(made / "search")]
-    command += ["-c", str(yaml)]
-
-    def run(home: Path, out: str, kill_at: int | None = None) -> subprocess.Popen:
-        environment = {**os.environ, "HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            [*command, str(tmp_path / out)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-        if kill_at is not None:
-            kept = home / "optimum_flab" / "pruning"
-            while process.poll() is None and pieces_in(kept) < kill_at:
-                time.sleep(0.01)
-            os.killpg(process.pid, signal.SIGKILL)
-        return process
-
-    killed = run(tmp_path / "home", "out", kill_at=3)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL and not (tmp_path / "out").exists()
-    again = run(tmp_path / "home", "out")
-    said = again.communicate()[1]
-    assert again.returncode == 0, said
+def test_a_killed_command_ends_in_the_same_bytes(made, pinned, tmp_path, capsys):
+    asked(made, **ASKED["pinned"]).save_pretrained(tmp_path)
+    command = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab", "prune", "-m", made / "search"]
+    command += [tmp_path / "out", "-c", tmp_path / "flab_config.json", "--cache-dir", tmp_path / "cache"]
+    run = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+    while run.poll() is None and pieces_in(tmp_path / "cache") < 3:
+        time.sleep(0.01)
+    run.kill()
+    assert run.wait() == -signal.SIGKILL and not (tmp_path / "out" / "config.json").exists()
+    prune(made, "pinned", tmp_path / "out", tmp_path / "cache")
+    said = capsys.readouterr().err
     assert "reused from" in said or "resumes after" in said
-    assert contents(tmp_path / "out") == search.contents
+    assert contents(tmp_path / "out") == pinned.contents
     # what the checkpoint holds itself is not kept twice
-    names = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "home" / "optimum_flab" / "pruning").iterdir()}
+    names = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "cache").iterdir()}
     assert names == {"texts", "vocabulary", "shape"}
 
 
-def test_a_finished_shape_is_used_again_and_said_to_be(made, search, tmp_path, capsys):
-    prune(made, "search", tmp_path / "second", search.cache_in(tmp_path))
+def test_a_finished_shape_is_used_again_and_said_to_be(made, pinned, tmp_path, capsys):
+    prune(made, "pinned", tmp_path / "second", pinned.cache_in(tmp_path))
     said = capsys.readouterr().err
     assert all(f"{stage}: reused from {tmp_path / 'cache'}" in said for stage in ("texts", "vocabulary", "shape"))
     assert "plan: reused" not in said
-    assert contents(tmp_path / "second") == search.contents
-
-
-def test_begun_anew_where_that_is_asked_for(made, pinned, tmp_path, capsys):
-    prune(made, "pinned", tmp_path / "second", pinned.cache_in(tmp_path), resume=False)
-    assert "reused" not in capsys.readouterr().err
     assert contents(tmp_path / "second") == pinned.contents
 
 
-def test_work_of_other_inputs_is_told_apart(made, pinned, tmp_path, capsys):
-    prune(made, "pinned", tmp_path / "second", pinned.cache_in(tmp_path), seed=1)
-    said = capsys.readouterr().err
-    assert re.search(r"^texts: computed again, since .*seed is 1, and was 0 in an earlier run", said, re.MULTILINE), (
-        said
-    )
-    prune(made, "pinned", tmp_path / "fresh", tmp_path / "other", seed=1)
-    assert contents(tmp_path / "second") == contents(tmp_path / "fresh") != pinned.contents
-
-
-def test_work_of_another_version_is_begun_anew(made, pinned, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(work_module, "FORMAT", 2)
-    prune(made, "pinned", tmp_path / "second", pinned.cache_in(tmp_path))
-    said = capsys.readouterr().err
-    assert "shape: computed again, since format is 2, and was 1 in an earlier run" in said and "reused" not in said
-    assert contents(tmp_path / "second") == pinned.contents
-
-
-@pytest.mark.parametrize("damage", thorough_but(1, ["emptied", "gone", "other"]))
-def test_a_damaged_value_is_made_anew(damage, made, pinned, tmp_path, capsys):
-    cache = pinned.cache_in(tmp_path)
-    for value in cache.glob("*/value"):
-        for file in value.iterdir():
-            file.unlink() if damage == "gone" else file.write_text("" if damage == "emptied" else '{"shape": 1}')
-    prune(made, "pinned", tmp_path / "second", cache)
-    said = capsys.readouterr().err
-    assert said.count("cannot be read") == 3 and said.count("it is computed again") == 3
-    assert contents(tmp_path / "second") == pinned.contents
-
-
-def test_a_damaged_piece_is_done_again(made, search, tmp_path, capsys, monkeypatch):
+def test_a_damaged_piece_is_done_again(made, pinned, tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_after(patch, 12)
-        prune(made, "search", tmp_path / "out", tmp_path / "cache")
+        stop_after(patch, 6)
+        prune(made, "pinned", tmp_path / "out", tmp_path / "cache")
     pieces = list((tmp_path / "cache").rglob("pieces/**/*.safetensors"))
     assert pieces
     for piece in pieces:
         piece.write_bytes(piece.read_bytes()[: piece.stat().st_size // 2])
-    prune(made, "search", tmp_path / "out", tmp_path / "cache")
+    prune(made, "pinned", tmp_path / "out", tmp_path / "cache")
     assert "is damaged; its content is computed again" in capsys.readouterr().err
-    assert contents(tmp_path / "out") == search.contents
+    assert contents(tmp_path / "out") == pinned.contents
 
 
 def test_a_layer_that_is_missing_begins_the_pass_anew(made, pinned, tmp_path, monkeypatch):
@@ -296,18 +237,18 @@ def test_names_of_files_that_are_not_utf8(made, tmp_path):
     assert divided_texts(tokenizer, data, 0, work) == divided_texts(tokenizer, data, 0, work)
 
 
-def test_a_disk_that_fills_up_costs_only_what_could_be_kept(made, search, tmp_path, capsys):
+def test_a_disk_that_fills_up_costs_only_what_could_be_kept(made, pinned, tmp_path, capsys):
     optimizer = FlabOptimizer.from_pretrained(made / "search", device="cpu")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # larger files are refused, as by a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))  # larger files are refused, as by a full disk
     try:
-        optimizer.prune(asked(made, **ASKED["search"]), cache_dir=tmp_path / "cache")
+        optimizer.prune(asked(made, **ASKED["pinned"]), cache_dir=tmp_path / "cache")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     optimizer.save_pretrained(tmp_path / "out")
     said = capsys.readouterr().err
     assert "cannot be written" in said
-    assert contents(tmp_path / "out") == search.contents
+    assert contents(tmp_path / "out") == pinned.contents
 
 
 def test_what_nobody_asked_for_in_a_month_goes(pinned, tmp_path):
@@ -325,31 +266,6 @@ def test_what_nobody_asked_for_in_a_month_goes(pinned, tmp_path):
     WorkFolder(tmp_path / "cache")
     assert not old.exists() and recent.exists()
     assert os.listdir(theirs) == os.listdir(linked) == ["chapter"]  # what is not a kept value stays as it is
-
-
-def test_files_that_changed_places_are_not_taken_for_each_other(made, search, pinned, tmp_path, capsys):
-    """Well-formed files of another value, or of another piece."""
-    cache = search.cache_in(tmp_path)
-    (one,), (other,) = (list(folder.glob("shape-*/value/shape.json")) for folder in (cache, pinned.cache))
-    assert one.read_text() != other.read_text()
-    one.write_text(other.read_text())
-    prune(made, "search", tmp_path / "again", cache)
-    assert "it is not as it was written" in capsys.readouterr().err
-    assert contents(tmp_path / "again") == search.contents
-    pieces = Pieces(tmp_path / "pieces", above=("shape-0",))
-    pieces.write("one", number=1)
-    pieces.part("inner").write("one", number=2)
-    assert pieces.finished("one").facts == {"number": 1}
-    (tmp_path / "pieces" / "inner" / "one.safetensors").replace(tmp_path / "pieces" / "one.safetensors")
-    assert pieces.read("one") is None and "is damaged" in capsys.readouterr().err
-
-
-def test_rubbish_in_the_work_folder_is_nobodys_concern(made, tmp_path):
-    (tmp_path / "cache" / "shape-yy" / "pieces").mkdir(parents=True)
-    (tmp_path / "cache" / "shape-yy" / "inputs.json").write_text("[1]")
-    (tmp_path / "cache" / "notes.txt").write_text("mine")
-    prune(made, "pinned", tmp_path / "out", tmp_path / "cache")
-    assert (tmp_path / "cache" / "notes.txt").exists() and (tmp_path / "cache" / "shape-yy").exists()
 
 
 def test_the_configuration_that_is_written_is_the_one_that_was_asked_for(made, tmp_path):
@@ -382,18 +298,60 @@ def test_no_ranking_is_left_to_the_collector(made, tmp_path):
         gc.enable()
 
 
-def test_where_nothing_can_be_kept_the_run_goes_on(made, tmp_path, capsys):
+# --- any stage
+
+
+def save_number(value, folder):
+    (folder / "n").write_text(str(value))
+
+
+NUMBER = Stage("number", save_number, lambda folder: int((folder / "n").read_text()))
+
+
+def number(root, value, resume=True, **inputs):
+    return WorkFolder(root, resume=resume).made(NUMBER, {"model": "m", **inputs}, lambda pieces: value)
+
+
+def test_a_value_is_computed_once_unless_it_is_asked_for_anew(tmp_path, capsys):
+    assert [number(tmp_path, value, seed=0) for value in (7, 8)] == [7, 7]
+    assert capsys.readouterr().err.startswith(f"number: reused from {tmp_path}")
+    assert number(tmp_path, 8, seed=0, resume=False) == number(tmp_path, 9, seed=0) == 8
+
+
+def test_what_was_computed_with_other_inputs_is_told_apart(tmp_path, capsys, monkeypatch):
+    number(tmp_path, 7, seed=0)
+    assert number(tmp_path, 8, seed=1) == 8
+    assert capsys.readouterr().err == "number: computed again, since seed is 1, and was 0 in an earlier run\n"
+    monkeypatch.setattr(work_module, "FORMAT", 2)
+    assert number(tmp_path, 9, seed=1) == 9
+    assert "since format is 2, and was 1 in an earlier run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_text(""), Path.unlink, lambda file: file.write_text("1")])
+def test_a_damaged_value_is_made_anew(damage, tmp_path, capsys):
+    number(tmp_path, 7)
+    damage(next(tmp_path.glob("number-*/value/n")))
+    assert number(tmp_path, 8) == 8
+    said = capsys.readouterr().err
+    assert "cannot be read" in said and "it is computed again" in said
+
+
+def test_rubbish_in_the_work_folder_is_nobodys_concern(tmp_path):
+    (tmp_path / "number-yy" / "pieces").mkdir(parents=True)
+    (tmp_path / "number-yy" / "inputs.json").write_text("[1]")
+    (tmp_path / "notes.txt").write_text("mine")
+    assert number(tmp_path, 7) == 7
+    assert (tmp_path / "notes.txt").exists() and (tmp_path / "number-yy").exists()
+
+
+def test_where_nothing_can_be_kept_the_run_goes_on(tmp_path, capsys):
     (tmp_path / "cache").write_text("a file where the folder should be")
-    prune(made, "pinned", tmp_path / "out", tmp_path / "cache")
+    assert number(tmp_path / "cache", 7) == 7
     assert f"nothing can be saved in {tmp_path / 'cache'}" in capsys.readouterr().err
-    assert (tmp_path / "out" / "model.safetensors").is_file()
     assert (tmp_path / "cache").is_file()
 
 
 def test_a_second_run_of_the_same_waits_and_uses_it(tmp_path):
-    stage = Stage(
-        "number", lambda value, folder: (folder / "n").write_text(str(value)), lambda f: int((f / "n").read_text())
-    )
     waiting, began, said, found = threading.Event(), threading.Event(), [], []
 
     def say(text: str) -> None:
@@ -405,14 +363,10 @@ def test_a_second_run_of_the_same_waits_and_uses_it(tmp_path):
         assert waiting.wait(60)
         return 7
 
-    first = threading.Thread(target=lambda: found.append(WorkFolder(tmp_path).made(stage, {"a": 1}, slow)))
+    first = threading.Thread(target=lambda: found.append(WorkFolder(tmp_path).made(NUMBER, {"a": 1}, slow)))
     first.start()
     assert began.wait(60)
-    found.append(WorkFolder(tmp_path, say=say).made(stage, {"a": 1}, lambda pieces: 8))
+    found.append(WorkFolder(tmp_path, say=say).made(NUMBER, {"a": 1}, lambda pieces: 8))
     first.join()
-    assert found == [7, 7]
-    assert (
-        said[0].startswith("number: another run is computing the same in")
-        and said[0].endswith("waiting for it")
-        and "reused" in said[1]
-    )
+    assert found == [7, 7] and "reused" in said[1]
+    assert said[0].startswith("number: another run is computing the same in") and said[0].endswith("waiting for it")

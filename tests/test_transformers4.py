@@ -26,7 +26,7 @@ from .vocabulary.llama_files import write_llama
 from .vocabulary.tiny_tokenizers import byte_level, gemma, qwen, unigram, unigram_with_bytes, word_ends, wordpiece
 
 
-pytestmark = [pytest.mark.packaging, pytest.mark.thorough]
+pytestmark = pytest.mark.thorough
 
 LENGTH = 200
 OLDER = ("transformers==4.57.*", "tokenizers==0.22.*", "huggingface_hub<1")
@@ -221,7 +221,7 @@ import sentencepiece
 from transformers import AutoTokenizer, LlamaConfig
 from optimum_flab.checkpoints.finding import ModelFiles
 from optimum_flab.checkpoints.tokenizer import load_tokenizer
-from optimum_flab.vocabulary import save_tokenizer
+from optimum_flab.vocabulary.files import save_tokenizer
 from optimum_flab.vocabulary.files import SAMPLES
 
 folder, texts = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())

@@ -10,6 +10,7 @@ import torch
 
 from ..errors import FlabError
 from ..families import Family
+from ..families.schema import Gguf
 
 
 LARGEST = 2**32 - 1  # whole numbers are written in 32 bits
@@ -25,7 +26,7 @@ def model_fields(config: Any, family: Family) -> dict[str, Any]:
         [`FlabError`]: llama.cpp has no way to describe the model's position encoding; a number is too large for the
             file.
     """
-    facts = _facts(family)
+    facts = gguf_facts(family)
     _check_expected(config, family)
     size = {dimension: getattr(config, name) for dimension, name in family.sizes.items()}
     fields: dict[str, Any] = {
@@ -62,7 +63,7 @@ def model_fields(config: Any, family: Family) -> dict[str, Any]:
 
 
 def _check_expected(config: Any, family: Family) -> None:
-    facts, heads = _facts(family), getattr(config, family.sizes["head"])
+    facts, heads = gguf_facts(family), getattr(config, family.sizes["head"])
     wanted = {**facts.expects, **{name: getattr(config, other) for name, other in facts.equal.items()}}
     found = {name: getattr(config, name, value) for name, value in wanted.items()}
     size = _head_size(config, family)
@@ -83,7 +84,7 @@ def ignored_window(config: Any, family: Family) -> int | None:
     kinds = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
     slides = getattr(config, "use_sliding_window", True) and (kinds is None or "sliding_attention" in kinds)
-    return window if window is not None and slides and not _facts(family).windows else None
+    return window if window is not None and slides and not gguf_facts(family).windows else None
 
 
 def rope_tensors(config: Any, family: Family) -> dict[str, torch.Tensor]:
@@ -110,7 +111,12 @@ def rope_tensors(config: Any, family: Family) -> dict[str, torch.Tensor]:
     return {}
 
 
-def _facts(family: Family) -> Any:
+def gguf_facts(family: Family) -> Gguf:
+    """What the family's description says of llama.cpp.
+
+    Raises:
+        [`FlabError`]: it says nothing.
+    """
     if family.gguf is None:
         raise FlabError(f"llama.cpp is not known to read the family {family.model_type!r}; see `docs/gguf.md`")
     return family.gguf
@@ -123,15 +129,11 @@ def _head_size(config: Any, family: Family) -> int:
 
 def _rope(config: Any) -> Mapping[str, Any]:
     """How positions rotate heads, in the layers that attend to everything."""
-    found = getattr(config, "rope_parameters", None)
-    if found is None:  # of transformers 4
-        scaling = getattr(config, "rope_scaling", None) or {}
-        found = {"rope_theta": config.rope_theta, **scaling}
-    return found.get("full_attention", found)
+    return config.rope_parameters.get("full_attention", config.rope_parameters)
 
 
 def _kind(rope: Mapping[str, Any]) -> str:
-    return rope.get("rope_type", rope.get("type", "default"))
+    return rope.get("rope_type", "default")
 
 
 def _rotated(config: Any, family: Family) -> int:
@@ -146,7 +148,7 @@ def _rope_fields(config: Any, family: Family) -> dict[str, Any]:
         "rope.dimension_count": _rotated(config, family),
         "rope.freq_base": float(rope["rope_theta"]),
     }
-    local = (getattr(config, "rope_parameters", None) or {}).get("sliding_attention")
+    local = config.rope_parameters.get("sliding_attention")
     if local is not None:
         if _kind(local) != "default":
             raise FlabError(
@@ -154,10 +156,10 @@ def _rope_fields(config: Any, family: Family) -> dict[str, Any]:
             )
         fields["rope.freq_base_swa"] = float(local["rope_theta"])
     kind = _kind(rope)
-    if kind not in _facts(family).positions:
+    if kind not in gguf_facts(family).positions:
         raise FlabError(
             f"llama.cpp has no position encoding of the kind {kind!r} for {family.model_type}; it has"
-            f" {', '.join(_facts(family).positions)}"
+            f" {', '.join(gguf_facts(family).positions)}"
         )
     original = rope.get("original_max_position_embeddings", config.max_position_embeddings)
     if kind in ("linear", "yarn"):

@@ -18,16 +18,15 @@ import torch
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel
 from ..errors import ConfigurationError, FlabError
-from ..families import Family
 from ..hashing import file_sha256
 from ..places import user_path
 from ..progress import progress
-from ..records.folders import nearest_folder
+from ..records.folders import check_space
 from ..running.generation import end_ids
 from ..settings.export import OWN_TYPES, ExportSettings
 from ..tensors.gguf_files import PART, WEIGHTS_FIELD
 from ..tensors.lazy import own_tensors
-from .fields import ignored_window, model_fields, rope_tensors
+from .fields import gguf_facts, ignored_window, model_fields, rope_tensors
 from .quantiser import check_quantiser, quantise
 from .tokens import tokenizer_fields
 from .weights import Piece, pieces_of
@@ -57,12 +56,10 @@ class Exported:
     """What an export wrote.
 
     Args:
-        type (`str`): the number format of the matrices.
         files (`tuple[WrittenFile, ...]`): one, or the parts of a split one in order.
         notes (`tuple[str, ...]`): what the user should be told.
     """
 
-    type: str
     files: tuple[WrittenFile, ...]
     notes: tuple[str, ...]
 
@@ -92,7 +89,8 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
     settings = settings or ExportSettings()
     path = check_path(path, settings)
     config, family = model.model.config, model.family
-    fields = _prefixed(model_fields(config, family), family)
+    architecture = gguf_facts(family).architecture
+    fields = {f"{architecture}.{key}": value for key, value in model_fields(config, family).items()}
     rows = getattr(config, family.sizes["vocab"])
     tokenizer = tokenizer_fields(model.tokenizer, rows, settings.pre_tokenizer, end_ids(model.model, model.tokenizer))
     tensors: Mapping[str, torch.Tensor] = own_tensors(model.model) if model.stored is None else model.stored
@@ -105,13 +103,15 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
         )
     size = sum(np.prod(piece.shape, dtype=np.int64) for piece in pieces)
     # the quantiser needs a whole file, in the type of the weights
-    own = settings.type if settings.type in OWN_TYPES else _type_of(model.storage_dtype)
-    _check_space(path, int(size) * (4 if own == "f32" else 2) * (1 if own == settings.type else 2))
+    stored = {torch.float32: "f32", torch.float16: "f16"}.get(model.storage_dtype, "bf16")
+    own = settings.type if settings.type in OWN_TYPES else stored
+    needed = int(size) * (4 if own == "f32" else 2) * (1 if own == settings.type else 2)
+    check_space(path.parent, needed, "the file takes, while it is made, about")
     about = {"general.name": _name_of(model), WEIGHTS_FIELD: dense_hash(model)}
     with _written_beside(path) as folder:
         base = folder / path.name if own == settings.type else folder / f"base-{path.name}"
-        split = settings.split_megabytes or 0
-        _write(base, {**about, **fields, **tokenizer.fields}, pieces, tensors, more, own, family, split * 1_000_000)
+        split = (settings.split_megabytes or 0) * 1_000_000
+        _write(base, {**about, **fields, **tokenizer.fields}, pieces, tensors, more, own, architecture, split)
         if own != settings.type:
             quantise(base, folder / path.name, settings.type)
             base.unlink()
@@ -119,7 +119,7 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
         for stale in set(_there(path)) - set(written):
             stale.unlink()  # the earlier file, in another number of parts, is to be replaced
     files = tuple(WrittenFile(part, part.stat().st_size, file_sha256(part)) for part in written)
-    return Exported(settings.type, files, tuple(notes))
+    return Exported(files, tuple(notes))
 
 
 def check_path(path: str | Path, settings: ExportSettings) -> Path:
@@ -148,7 +148,7 @@ def check_path(path: str | Path, settings: ExportSettings) -> Path:
 
 def _there(path: Path) -> list[Path]:
     """The existing file of this name, and the parts of a split one."""
-    found = [path] if path.exists() or path.is_symlink() else []
+    found = [path] if path.exists() else []
     others = path.parent.iterdir() if path.parent.is_dir() else ()
     parts = [one for one in others if (part := PART.fullmatch(one.name)) and part["stem"] == path.stem]
     return [*found, *sorted(parts)]
@@ -163,27 +163,13 @@ def _name_of(model: LoadedModel) -> str:
     return name
 
 
-def _type_of(dtype: torch.dtype) -> str:
-    return {torch.float32: "f32", torch.float16: "f16"}.get(dtype, "bf16")
-
-
-def _check_space(path: Path, needed: int) -> None:
-    folder = nearest_folder(path.parent)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise FlabError(
-            f"the file takes about {needed / 1e6:,.0f} MB while it is made, but the disk of {folder} has only"
-            f" {free / 1e6:,.0f} MB free; free some space or name another folder"
-        )
-
-
 @contextmanager
 def _written_beside(path: Path) -> Iterator[Path]:
     """A folder beside a file that is removed at the end, with those of runs that were killed."""
-    for left in path.parent.glob(f".{escape(path.name)}.partial-*"):
-        number = left.name.rpartition("-")[2]
+    for left in path.parent.glob(f".{escape(path.name)}.partial-[0-9]*"):
+        number = int(left.name.rpartition("-")[2])
         # in a container an earlier run may well have had the same process number
-        if number.isdecimal() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
+        if number == os.getpid() or not psutil.pid_exists(number):
             shutil.rmtree(left, ignore_errors=True)
     folder = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
@@ -197,11 +183,6 @@ def _written_beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _prefixed(fields: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    assert family.gguf is not None
-    return {f"{family.gguf.architecture}.{key}": value for key, value in fields.items()}
-
-
 def _write(
     path: Path,
     fields: Mapping[str, Any],
@@ -209,13 +190,12 @@ def _write(
     tensors: Mapping[str, torch.Tensor],
     more: Mapping[str, torch.Tensor],
     kind: str,
-    family: Family,
+    architecture: str,
     split: int,
 ) -> None:
     import gguf
 
-    assert family.gguf is not None
-    writer = gguf.GGUFWriter(path, family.gguf.architecture, split_max_size=split)
+    writer = gguf.GGUFWriter(path, architecture, split_max_size=split)
     file_type = "ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"
     writer.add_file_type(gguf.LlamaFileType[file_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

@@ -38,12 +38,10 @@ class TokenizerFields:
 
     Args:
         fields (`dict[str, Any]`): by their full names.
-        pre_tokenizer (`str`): how llama.cpp is told to split text before it merges.
         notes (`tuple[str, ...]`): what the user should be told.
     """
 
     fields: dict[str, Any]
-    pre_tokenizer: str
     notes: tuple[str, ...]
 
 
@@ -86,10 +84,8 @@ def tokenizer_fields(
                 f"pre_tokenizer: {pre_tokenizer!r} is for byte-level tokenizers, but this one falls back to bytes;"
                 " leave it out"
             )
-        name, scores = (
-            "default",
-            {product: -float(rank) for rank, (*_, product) in reversed([*enumerate(model.merges)])},
-        )
+        name = "default"
+        scores = {product: -float(rank) for rank, (*_, product) in reversed([*enumerate(model.merges)])}
         fields |= {"model": "llama", "scores": [scores.get(index, 0.0) for index in range(rows)]}
         fields["add_space_prefix"] = _adds_space(content)
         notes += _notes_of_spaces(content, added.values())
@@ -114,11 +110,8 @@ def tokenizer_fields(
     fields |= dict(zip(("eot_token_id", "eom_token_id"), unknown, strict=False))
     if unnamed := [tokens[end] for end in unknown[2:]]:
         notes.append(f"llama.cpp will not stop at {', '.join(map(repr, unnamed))}, which end what the model writes")
-    return TokenizerFields(
-        {f"{PREFIX}{key}": value for key, value in fields.items()} | _template_fields(tokenizer),
-        name,
-        tuple(notes),
-    )
+    prefixed = {f"{PREFIX}{key}": value for key, value in fields.items()}
+    return TokenizerFields(prefixed | _template_fields(tokenizer), tuple(notes))
 
 
 def _merging(content: Mapping[str, Any], in_bytes: bool) -> BytePairEncoding:
@@ -127,10 +120,8 @@ def _merging(content: Mapping[str, Any], in_bytes: bool) -> BytePairEncoding:
     Raises:
         [`FlabError`]: it is neither of the two kinds that are described to llama.cpp here.
     """
-    model, remedy = (
-        content["model"],
-        "GGUF files are written with byte-level BPE, and with BPE that falls back to bytes",
-    )
+    model = content["model"]
+    remedy = "GGUF files are written with byte-level BPE, and with BPE that falls back to bytes"
     if model["type"] != BytePairEncoding.model_type:
         raise FlabError(f"the tokenizer is of type {model['type']}; {remedy}")
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):

@@ -11,6 +11,7 @@ import torch
 
 from ..errors import FlabError
 from ..families import Family
+from .fields import gguf_facts
 
 
 if TYPE_CHECKING:
@@ -67,8 +68,7 @@ def pieces_of(outlines: Mapping[str, torch.Tensor], config: Any, family: Family)
     """
     import gguf
 
-    assert family.gguf is not None
-    named = family.gguf.architecture
+    named = gguf_facts(family).architecture
     architecture = next((key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == named), None)
     if architecture is None:
         raise FlabError(f"the installed package gguf knows no architecture {named!r}; install a newer one")
@@ -87,8 +87,7 @@ def _pieces(
             yield Piece(_name(f"{path}.{inner}", names, name), name, (*shape[:-2], half, shape[-1]), part)
         return
     _, inner = family.layer_of(name)
-    assert family.gguf is not None
-    heads = family.gguf.paired_heads.get(inner.rpartition(".")[0])
+    heads = gguf_facts(family).paired_heads.get(inner.rpartition(".")[0])
     is_norm = name.removesuffix(".weight").endswith("norm")
     yield Piece(
         _name(name, names, name),

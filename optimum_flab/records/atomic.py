@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -14,6 +15,11 @@ from ..errors import FlabError
 
 # the temporary file of a writer that was killed
 LEFT_OVER = re.compile(r"\.(?P<name>.+)\.partial-\d+")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full; some libraries wrap the system's own."""
+    return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +14,7 @@ from filelock import FileLock
 
 from ..errors import ConfigurationError, FlabError
 from ..places import user_path
-from .atomic import LEFT_OVER
+from .atomic import LEFT_OVER, is_full
 from .locks import locked
 
 
@@ -66,7 +65,7 @@ class OutputFolder:
             ignored.
 
     Raises:
-        [`ConfigurationError`]: the folder is or holds one of the inputs.
+        [`ConfigurationError`]: the folder has no name, or is or holds one of the inputs.
         [`FlabError`]: it is a file, is not empty and may not be replaced, cannot be written, or another run writes to
             it.
     """
@@ -74,14 +73,8 @@ class OutputFolder:
     def __init__(
         self, folder: str | Path, kind: Kind, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
     ):
-        if not str(folder):
-            raise ConfigurationError("the output folder has no name; specify one")
         self.named = folder
-        with refused_where_unreadable(folder):
-            self.folder = Path(folder).expanduser().resolve()
-            str(self.folder).encode()
-            with suppress(FileNotFoundError, NotADirectoryError):
-                self.folder.stat()  # since Python 3.13, `resolve` lets circular links pass
+        self.folder = user_path(folder).resolve()
         self.kind, self.overwrite = kind, overwrite
         self.inputs = [user_path(path) for path in inputs if path is not None]
 
@@ -128,11 +121,10 @@ class OutputFolder:
         except BaseException as error:
             with suppress(OSError):  # what is not settled stays where it is, for the next run
                 self._settle()
-            # some libraries wrap the system's error
-            full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-            if full or isinstance(error, OSError):
+            if (full := is_full(error)) or isinstance(error, OSError):
                 reason = "the disk is full: free some space, or name another folder" if full else str(error)
-                left = "nothing was left behind" if self._is_settled() else self._left_in_between()
+                left = f"the next run will complete the replacement from {self._work}"
+                left = "nothing was left behind" if self._is_settled() else left
                 raise FlabError(f"{self.folder} could not be written ({reason}); {left}") from error
             raise
 
@@ -198,12 +190,6 @@ class OutputFolder:
         self._lock.release()
         self._remove_parents()
 
-    def _left_in_between(self) -> str:
-        kept = [str(path) for path in (self._work / READY, self._work / OLD) if path.exists()]
-        return (
-            f"the files of the unfinished replacement are in {' and '.join(kept)}, and the next run will complete it"
-        )
-
     def _is_settled(self) -> bool:
         """Whether nothing in the hidden folder is the only copy of what the output folder held or will hold."""
         return not any((self._work / name).exists() for name in (READY, OLD))
@@ -218,26 +204,13 @@ class OutputFolder:
         move_content(self.folder, self._work / OLD)
         # from here on the new content is complete, and an interrupted replacement goes forward instead of back
         (self._work / NEW).rename(self._work / READY)
-        try:
-            self._settle()
-        except OSError:  # perhaps it was temporary; there is no way back any more
-            self._settle()
+        self._settle()
 
     def _settle(self) -> None:
-        """Finishes what was begun: forward if the new content was complete, else back.
-
-        Raises:
-            [`FlabError`]: somebody put files there in the meantime that would be replaced.
-        """
+        """Finishes what was begun: forward if the new content was complete, else back."""
         new, ready, old = (self._work / name for name in (NEW, READY, OLD))
         left = ready if ready.is_dir() else old if old.is_dir() else None
         if left is not None:
-            there = set(os.listdir(self.folder)) - IGNORED
-            if twice := sorted(there & set(os.listdir(left))):
-                raise FlabError(
-                    f"an earlier run was interrupted while it replaced {self.named}, and {listed(twice)} of it would"
-                    f" replace what was put there since; move that away, or what is in {left}"
-                )
             move_content(left, self.folder)
         for folder in (new, ready, old):
             shutil.rmtree(folder, ignore_errors=True)
@@ -248,7 +221,7 @@ def as_new_files(folder: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
+        if path.is_file():
             path.chmod(0o666 & ~mask)
 
 
@@ -266,9 +239,10 @@ def refused_where_unreadable(folder: str | Path) -> Iterator[None]:
     """Within this context a folder that cannot be accessed is refused with a [`FlabError`]."""
     try:
         yield
-    except (OSError, RuntimeError, UnicodeError) as error:  # circular links raise the second before Python 3.13
-        reason = getattr(error, "strerror", None) or error
-        raise FlabError(f"output folder {folder} cannot be accessed ({reason}); name another") from error
+    except OSError as error:
+        raise FlabError(
+            f"output folder {folder} cannot be accessed ({error.strerror or error}); name another"
+        ) from error
 
 
 def check_writable(folder: str | Path) -> None:
@@ -284,16 +258,31 @@ def check_writable(folder: str | Path) -> None:
         raise FlabError(f"output folder {folder} cannot be written: {nearest} is not a writable folder") from error
 
 
+def check_space(folder: str | Path, needed: int, what: str) -> None:
+    """Raises a [`FlabError`] if the disk of a folder lacks space.
+
+    Args:
+        needed (`int`): bytes.
+        what (`str`): what takes them, for the message.
+    """
+    free = shutil.disk_usage(nearest_folder(folder)).free
+    if free < needed:
+        raise FlabError(
+            f"{what} {needed / 1e6:,.0f} MB, and the disk of {str(folder)!r} has {free / 1e6:,.0f} MB free; free some"
+            " space, or name another folder"
+        )
+
+
 def is_in(path: Path, folder: Path) -> bool:
     """Whether `path` exists and is `folder` or below it, whatever names they go by."""
     path = path.resolve()
     return path.exists() and folder.exists() and any(part.samefile(folder) for part in (path, *path.parents))
 
 
-def listed(names: list[str]) -> str:
+def listed(names: list[str], most: int = MOST_NAMED) -> str:
     """The first of some names, and how many more there are."""
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def nearest_folder(folder: str | Path) -> Path:

@@ -6,17 +6,19 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from .. import __version__
 from ..errors import FlabError
 
 
 MOST_FAULTS = 3  # named in a message
+ADVICE = "make it again, or restore the file"
 
-Form = TypeVar("Form", bound=BaseModel)
+Form = TypeVar("Form")
 
 
-def read_json(path: Path, advice: str = "make it again, or restore the file") -> dict[str, Any]:
+def read_json(path: Path, advice: str = ADVICE) -> dict[str, Any]:
     """The JSON object in a file.
 
     Args:
@@ -34,18 +36,29 @@ def read_json(path: Path, advice: str = "make it again, or restore the file") ->
     return content
 
 
-def validated(form: type[Form], values: Any, path: Path, advice: str = "make it again, or restore the file") -> Form:
+def check_format(values: dict[str, Any], newest: int, path: Path) -> None:
+    """Raises a [`FlabError`] if a file is of a newer format than the newest that is known here."""
+    version = values.get("format")
+    if isinstance(version, int) and version > newest:
+        raise FlabError(
+            f"{str(path)!r} has format {version}, and optimum-flab {__version__} reads formats up to {newest}; install"
+            " a newer version"
+        )
+
+
+def validated(form: type[Form], values: Any, path: Path, advice: str = ADVICE) -> Form:
     """Values of a JSON file in their form.
 
     Args:
-        form (`type`): a pydantic model.
+        form (`type`): a pydantic model or a dataclass.
         values: the values read from the file.
 
     Raises:
         [`FlabError`]: names the first fields that are not as they should be.
     """
     try:
-        return form.model_validate_json(json.dumps(values), strict=True)  # JSON has lists where forms have tuples
+        # JSON has lists where forms have tuples
+        return TypeAdapter(form).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         faults = [
             ": ".join(filter(None, (".".join(map(str, found["loc"])), found["msg"]))) for found in error.errors()

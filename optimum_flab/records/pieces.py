@@ -20,7 +20,7 @@ from .atomic import LEFT_OVER, write_atomically
 
 
 SUFFIX = ".safetensors"
-FACTS, NAME = "facts", "name"  # in the header of a piece
+FACTS = "facts"  # in the header of a piece
 
 
 @dataclass(frozen=True)
@@ -43,25 +43,17 @@ class Pieces:
         folder (`Path`, *optional*): created for the first piece. `None`: pieces are kept in memory, for a run that
             cannot be resumed. What does not fit on a full disk is kept in memory too.
         on_write (`Callable`): called after every piece.
-        above (`tuple[str, ...]`): names of what these are pieces of; a file that was moved counts as damaged.
     """
 
-    def __init__(
-        self,
-        folder: Path | None = None,
-        on_write: Callable[[], None] = lambda: None,
-        above: tuple[str, ...] = (),
-    ):
-        self.folder, self._on_write, self._above = folder, on_write, above
+    def __init__(self, folder: Path | None = None, on_write: Callable[[], None] = lambda: None):
+        self.folder, self._on_write = folder, on_write
         self._parts: dict[str, Pieces] = {}
         self._memory: dict[str, Piece] = {}
 
     def part(self, name: str) -> Pieces:
         """A separate group of pieces inside these; the same one at every call."""
         if name not in self._parts:
-            self._parts[name] = Pieces(
-                None if self.folder is None else self.folder / name, self._on_write, (*self._above, name)
-            )
+            self._parts[name] = Pieces(None if self.folder is None else self.folder / name, self._on_write)
         return self._parts[name]
 
     def count(self) -> int:
@@ -81,8 +73,6 @@ class Pieces:
             return None
         try:
             with safe_open(self._path(name), framework="pt") as file:
-                if file.metadata()[NAME] != self._full(name):
-                    raise ValueError("it is a different piece")
                 tensors = {key: file.get_tensor(key) for key in file.keys() if key.startswith(only)}
                 return Piece(tensors, json.loads(file.metadata()[FACTS]))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
@@ -126,7 +116,7 @@ class Pieces:
         path = self._path(name)
         try:
             whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-            header = {FACTS: json.dumps(facts), NAME: self._full(name)}
+            header = {FACTS: json.dumps(facts)}
             write_atomically(path, lambda partial: save_file(whole, partial, metadata=header))
             self._memory.pop(name, None)
             self._on_write()
@@ -148,10 +138,6 @@ class Pieces:
         if self.folder is not None:
             with suppress(OSError):
                 shutil.rmtree(self.folder)
-
-    def _full(self, name: str) -> str:
-        """The name of a piece among those of all stages; the folder of a stage is named after what decides it."""
-        return "/".join([*self._above, name])
 
     def _path(self, name: str) -> Path:
         assert self.folder is not None

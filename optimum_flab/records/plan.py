@@ -4,62 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field
 
 from ..errors import FlabError
+from .json_files import check_format, read_json, validated
 
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
+else:
+    Tensor = Any  # a file is validated before its tensors are read
 
 
 PLAN_NAME = "flab_plan.json"
 WEIGHTS_NAME = "flab_plan.safetensors"
 FORMAT, WITH_EXPERTS = 1, 2  # a reader of only the first would not recognise plans with experts
+ADVICE = f"name the folder of a pruned model, or its {PLAN_NAME}"
 Index = Annotated[int, Field(ge=0)]
-LayerName = Annotated[str, Field(pattern=r"^(0|[1-9]\d{0,5})$")]
-
-
-class _File(BaseModel):
-    """What `flab_plan.json` holds."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    base_model: str
-    base_revision: str | None
-    base_hash: str
-    corpus_hash: str
-    kept_tokens: list[Index] | None
-    vocab_size: Annotated[int, Field(ge=1)]
-    kept_layers: list[Index]
-    kept_neurons: dict[LayerName, list[Index] | list[list[Index]]]
-    kept_experts: dict[LayerName, list[Index]] = {}
-    dtype: Literal["float32", "bfloat16", "float16"]
-    settings: dict[str, Any]
-    compensated: list[str]
-
-    @field_validator("settings")
-    @classmethod
-    def _readable_numbers(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        for name in ("target_ratio", "seed"):
-            if not isinstance(settings.get(name), (int, float, type(None))):
-                raise ValueError(f"{name} is {settings[name]!r}, not a number")
-        return settings
-
-    @field_validator("settings")
-    @classmethod
-    def _readable_multiples(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        vocabulary = settings.get("vocabulary") or {}
-        multiple = vocabulary.get("pad_to_multiple_of") if isinstance(vocabulary, dict) else "nothing"
-        given = {"vocabulary.pad_to_multiple_of": multiple, "align": settings.get("align")}
-        for name, value in given.items():
-            if value is not None and not (type(value) is int and value > 0):
-                raise ValueError(f"{name} is {value!r}, not a whole number above 0")
-        return settings
 
 
 @dataclass(frozen=True)
@@ -84,18 +49,20 @@ class PruningPlan:
             name in the dense model, already in the shape of the pruned one.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
     base_model: str
     base_revision: str | None
     base_hash: str
     corpus_hash: str
-    kept_tokens: list[int] | None
-    vocab_size: int
-    kept_layers: list[int]
-    kept_neurons: dict[int, list[int]] | dict[int, list[list[int]]]
+    kept_tokens: list[Index] | None
+    vocab_size: Annotated[int, Field(ge=1)]
+    kept_layers: list[Index]
+    kept_neurons: dict[Index, list[Index]] | dict[Index, list[list[Index]]]
     dtype: str
     settings: dict[str, Any]
-    kept_experts: dict[int, list[int]] = field(default_factory=dict)
-    weights: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
+    kept_experts: dict[Index, list[Index]] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -122,8 +89,8 @@ class PruningPlan:
             "settings": self.settings,
             "compensated": sorted(self.weights),
             "kept_layers": self.kept_layers,
-            "kept_neurons": _by_name(self.kept_neurons),
-            **({"kept_experts": _by_name(self.kept_experts)} if self.kept_experts else {}),
+            "kept_neurons": self.kept_neurons,
+            **({"kept_experts": self.kept_experts} if self.kept_experts else {}),
             "kept_tokens": self.kept_tokens,
         }
 
@@ -148,58 +115,23 @@ class PruningPlan:
 
         from ..tensors.lazy import StoredTensors
 
-        path = Path(path)
-        try:
-            file = path / PLAN_NAME if path.is_dir() else path
-        except OSError as error:
-            raise FlabError(f"plan {path} cannot be read: {error.strerror}; name one that you may read") from error
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            version = content.pop("format", None)
-            if version is None or isinstance(version, bool):
-                raise ValueError("it states no format")
-            if version not in (FORMAT, WITH_EXPERTS):
-                known = f"{FORMAT} and {WITH_EXPERTS}"
-                raise FlabError(
-                    f"{file} is a plan of format {version}, this version reads {known}; install a newer one, or"
-                    " prune again"
-                )
-            fields = _File.model_validate(content).model_dump()
-        except OSError as error:
-            raise FlabError(
-                f"plan {file} cannot be read: {error.strerror}; name a folder or its {PLAN_NAME}"
-            ) from error
-        except ValidationError as error:
-            faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-            more = f" and {len(faults) - 3} more faults" if len(faults) > 3 else ""
-            raise FlabError(
-                f"{file} is not a pruning plan ({'; '.join(faults[:3])}{more}); name the {PLAN_NAME} of a pruned"
-                " checkpoint, as it was written"
-            ) from error
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise FlabError(
-                f"{file} is not a pruning plan ({error}); name the {PLAN_NAME} of a pruned checkpoint"
-            ) from error
-        compensated = fields.pop("compensated")
-        for name in ("kept_neurons", "kept_experts"):
-            fields[name] = {int(layer): kept for layer, kept in fields[name].items()}
-        plan = cls(**fields)
+        file = Path(path, PLAN_NAME) if Path(path).is_dir() else Path(path)
+        content = read_json(file, ADVICE)
+        check_format(content, WITH_EXPERTS, file)
+        written = {name: content.pop(name, None) for name in ("format", "compensated")}
+        plan = validated(cls, content, file, ADVICE)
         tensors = file.with_name(WEIGHTS_NAME)
-        if not compensated:
-            if tensors.is_file():
-                raise FlabError(
-                    f"{tensors} does not belong to {file}, which names no tensors; copy both from one folder"
-                )
+        if written["compensated"] == [] and not tensors.exists():
             return plan
         try:
             weights = StoredTensors([tensors])
         except (OSError, SafetensorError, ValueError) as error:
             raise FlabError(f"{file} needs {tensors}, which cannot be read ({error}); copy both files") from error
-        if sorted(weights) != compensated:
+        if sorted(weights) != written["compensated"]:
             raise FlabError(
                 f"{tensors} does not belong to {file}: it holds other tensors; copy both files from one checkpoint"
             )
-        return cls(**fields, weights=weights)
+        return replace(plan, weights=weights)
 
 
 def is_by_expert(neurons: list[int] | list[list[int]]) -> bool:
@@ -217,11 +149,5 @@ def plan_text(fields: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _by_name(layers: Mapping[int, list]) -> dict[str, list]:
-    return {str(layer): kept for layer, kept in layers.items()}
-
-
-def _lines(layers: Mapping[str, list]) -> str:
-    return (
-        "{\n" + ",\n".join(f"    {json.dumps(layer)}: {json.dumps(kept)}" for layer, kept in layers.items()) + "\n  }"
-    )
+def _lines(layers: Mapping[int, list] | Mapping[str, list]) -> str:
+    return "{\n" + ",\n".join(f'    "{layer}": {json.dumps(kept)}' for layer, kept in layers.items()) + "\n  }"

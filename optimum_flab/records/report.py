@@ -7,17 +7,15 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from .. import __version__
 from ..errors import FlabError
 from .held_out import HeldOut
-from .json_files import read_json, validated
+from .json_files import check_format, read_json, validated
 from .record import Number, Record
 from .texts import PlainText, TextCounts
 
 
 REPORT_NAME = "flab_report.json"
 FORMAT: Final = 2  # reports that state no format are of format 1
-ADVICE = "restore the file, or prune again"
 
 
 class BaseCard(Record):
@@ -228,8 +226,11 @@ class RecoveryEstimate(Record):
     """What a training was expected to take.
 
     Args:
-        memory_bytes, disk_bytes (`int`): of one process, and of all that is kept.
-        seconds, answer_seconds (`float`): of the training, and of the dense model's answers.
+        memory_bytes (`int`): of one process while it trains.
+        disk_bytes (`int`): checkpoints, cached predictions and the result.
+        seconds (`float`): of the training steps, evaluations included.
+        answer_seconds (`float`): of the dense model's answers and continuations, if none is saved from before and each
+            is as long as it may be.
     """
 
     memory_bytes: int
@@ -410,20 +411,7 @@ def as_report(values: dict[str, Any], path: Path) -> Report:
     """
     if "base_model" not in values:
         raise FlabError(f"{str(path)!r} is not the report of a pruning; name the folder of a pruned model")
-    version = values.get("format")
-    if isinstance(version, int) and version > FORMAT:
-        raise FlabError(
-            f"report {str(path)!r} has format {version}, and optimum-flab {__version__} reads formats up to {FORMAT};"
-            f" install optimum-flab {_writer(values)} or later"
-        )
-    # reports that state no format are of format 1; what they left out is optional now
-    if version is None or (type(version) is int and version == 1):
+    check_format(values, FORMAT, path)
+    if values.get("format") in (None, 1):  # what reports of format 1 left out is optional now; they do not state it
         values = {**values, "format": FORMAT}
-    return validated(Report, values, path, ADVICE)
-
-
-def _writer(values: dict[str, Any]) -> str:
-    """The version of this software that wrote a report."""
-    versions = values.get("versions")
-    version = versions.get("optimum-flab") if isinstance(versions, dict) else None
-    return version if isinstance(version, str) else "of the version that wrote it"
+    return validated(Report, values, path, "restore the file, or prune again")

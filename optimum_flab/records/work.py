@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -22,12 +23,14 @@ from ..errors import FlabError
 from ..hashing import digest_of, file_sha256
 from ..progress import say
 from .atomic import write_atomically
+from .folders import listed
 from .locks import LOCK, locked
 from .pieces import Pieces
 
 
 FORMAT = 1  # of the work folder
 KEY_LENGTH = 16  # of the hash in the name of a value's folder
+NAME = re.compile(rf".+-[0-9a-f]{{{KEY_LENGTH}}}")
 KEPT_DAYS = 30  # after the last run that used it
 INPUTS, SECONDS, CHECKSUM = "inputs.json", "seconds", "checksum"
 VALUE, UNFINISHED, PIECES = "value", "value.partial", "pieces"
@@ -186,7 +189,7 @@ class WorkFolder:
         def elapsed() -> float:
             return spent + time.monotonic() - start
 
-        pieces = Pieces(folder / PIECES, lambda: _write_seconds(folder, elapsed()), (folder.name,))
+        pieces = Pieces(folder / PIECES, lambda: _write_seconds(folder, elapsed()))
         pieces.forget_unfinished()
         if finished := pieces.count():
             self._say(f"{stage.name}: resumes after the {finished} finished pieces in {folder}")
@@ -225,10 +228,7 @@ class WorkFolder:
                 found = _differences(other, inputs)
                 if found and (nearest is None or len(found) < len(nearest)):
                     nearest = found
-        if nearest is None:
-            return None
-        more = len(nearest) - MOST_NAMED
-        return ", ".join(nearest[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        return None if nearest is None else listed(nearest, MOST_NAMED)
 
 
 @cache
@@ -249,12 +249,8 @@ def _forget_old(root: Path) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a folder belongs to a value: by its name, and by inputs whose hash is that name."""
-    name, _, key = folder.name.rpartition("-")
-    if not name or folder.is_symlink() or not folder.is_dir():
-        return False
-    inputs = _inputs(folder)
-    return inputs is not None and digest_of(inputs)[:KEY_LENGTH] == key
+    """Whether a folder belongs to a value, by its name and what is in it."""
+    return NAME.fullmatch(folder.name) is not None and (folder / INPUTS).is_file() and not folder.is_symlink()
 
 
 def _inputs(folder: Path) -> dict[str, Any] | None:

@@ -29,26 +29,13 @@ def check_teacher(work: Work) -> None:
             + ("" if work.dense.model.dtype == torch.float32 else ", without a `dtype` that rounds its weights")
         )
     check_plan(work.dense.model, work.family, plan)
-    rows = work.model.get_input_embeddings().weight.shape[0]
-    if rows != plan.vocab_size:
+    ids = range(len(work.tokenizer)) if plan.kept_tokens is None else plan.kept_tokens
+    own = work.tokenizer.convert_ids_to_tokens(range(len(ids)))
+    if own != work.dense.tokenizer.convert_ids_to_tokens(ids):
         raise FlabError(
-            f"the pruned model has {rows:,} embedding rows, but its plan says {plan.vocab_size:,}; the folder mixes"
-            " files of two prunings, so prune again"
+            f"the tokenizer of {name!r} is not the one that the model was pruned with: its tokens have other ids; name"
+            " the teacher that the model was pruned from"
         )
-    vocabulary = work.tokenizer.get_vocab()
-    dense_vocabulary = work.dense.tokenizer.get_vocab()
-    for token, number in vocabulary.items():
-        dense_number = (
-            number
-            if plan.kept_tokens is None
-            else (plan.kept_tokens[number] if number < len(plan.kept_tokens) else None)
-        )
-        if dense_vocabulary.get(token) != dense_number:
-            raise FlabError(
-                f"token {token!r} has id {number} in the pruned tokenizer, which the plan takes from dense id"
-                f" {dense_number}, but in {name!r} it is {dense_vocabulary.get(token)}; name the teacher that the"
-                " model was pruned from"
-            )
 
 
 def check_method(settings: RecoverySettings, family: Family) -> None:

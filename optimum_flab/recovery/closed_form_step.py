@@ -15,11 +15,10 @@ from ..records.atomic import write_atomically
 from ..records.report import ClosedForm
 from ..running.casting import copy_in, placed
 from ..running.layer_pass import LayerPass
-from ..settings.recovery import RecoverySettings
 from ..texts.packing import PackedTokens
 from .closed_form import between, refit
 from .data import Data
-from .work import MEASURED_AT_ONCE, Steps, Work
+from .work import MEASURED_AT_ONCE, Work
 
 
 REFIT_SHARES = (1.0, 0.5, 0.25)  # of the update of the closed form
@@ -27,14 +26,7 @@ REFIT_SHARES = (1.0, 0.5, 0.25)  # of the update of the closed form
 
 @torch.no_grad()
 def closed_form_step(
-    work: Work,
-    dense: PreTrainedModel,
-    settings: RecoverySettings,
-    data: Data,
-    folder: Path,
-    steps: Steps,
-    dtype: torch.dtype,
-    give_up_dense: Callable[[], None],
+    work: Work, dense: PreTrainedModel, data: Data, folder: Path, give_up_dense: Callable[[], None]
 ) -> tuple[PreTrainedModel, ClosedForm]:
     """The refitted model if it is closer to the dense one on the rows set aside, else the model as it was.
 
@@ -60,10 +52,10 @@ def closed_form_step(
         best.load_state_dict(load_file(file), strict=False)
         best.tie_weights()
         return best, section
-    computing = copy_in(work.model, dense.device, dtype)
-    most = max(1, settings.closed_form_tokens // settings.sequence_length)
+    computing = copy_in(work.model, dense.device, work.dtype)
+    most = max(1, work.settings.closed_form_tokens // work.settings.sequence_length)
     tokens = next(data.rows.tokens.batches(most))
-    with steps.bar("Refitting in closed form", len(work.plan.kept_layers), "layer") as tick:
+    with work.steps.bar("Refitting in closed form", len(work.plan.kept_layers), "layer") as tick:
         refit(
             dense,
             computing,
@@ -74,7 +66,7 @@ def closed_form_step(
             MEASURED_AT_ONCE,
             lambda: tick(1),
         )
-    measure = _validation_divergence(work, dense, data.validation.tokens, as_dense, dtype)
+    measure = _validation_divergence(work, dense, data.validation.tokens, as_dense)
     give_up_dense()
     best = beginning()
     found = {0.0: measure(work.model)}
@@ -87,7 +79,7 @@ def closed_form_step(
     weights = {name: p.detach().contiguous() for name, p in best.named_parameters()} if section.kept else {}
     metadata = {"section": section.model_dump_json()}
     write_atomically(file, lambda partial: save_file(weights, partial, metadata=metadata))
-    steps.say(
+    work.steps.say(
         f"closed form: divergence {section.before:.4f} -> {section.after:.4f} on the sequences set aside, "
         + (f"applying {share:.0%} of the update" if section.kept else "so it is not applied")
     )
@@ -99,7 +91,6 @@ def _validation_divergence(
     dense: PreTrainedModel,
     tokens: PackedTokens,
     as_dense: Callable[[PackedTokens], PackedTokens],
-    dtype: torch.dtype,
 ) -> Callable[[PreTrainedModel], float]:
     """A model's divergence on the sequences set aside."""
     family, kept = work.family, work.plan.kept_tokens
@@ -108,7 +99,7 @@ def _validation_divergence(
     head = OutputHead(dense, family, list(rows) if kept is None else kept)
 
     def measure(model: PreTrainedModel) -> float:
-        measured = placed(model, device, dtype)
+        measured = placed(model, device, work.dtype)
         own = final_hidden(LayerPass(measured, family, tokens, MEASURED_AT_ONCE))
         return mean_divergence(hidden, own, head, OutputHead(measured, family, rows))
 

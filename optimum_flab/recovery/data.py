@@ -9,21 +9,17 @@ from functools import partial, reduce
 from itertools import accumulate
 from typing import Any, NoReturn
 
-import torch
-from transformers import PreTrainedModel
-
 from ..errors import FlabError
 from ..execution import Program, run_programs
 from ..execution.packages import named_packages
 from ..records.plan import PruningPlan
-from ..running.casting import placed
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings
 from ..texts.formats import formats_of
 from ..texts.overlap import Forbidden, benchmark_texts
 from ..texts.sources import read_sources
-from .answers import Answerer, Continuer
-from .encoding import Sequences, encode, encode_text, pack_examples, split_rows, uses_chat
+from .answers import dense_answers, dense_continuations
+from .encoding import Encoded, Sequences, encode, encode_text, pack_examples, split_rows, uses_chat
 from .instructions import Example
 from .overlap import overlapped, source_texts, unchecked_benchmarks
 from .plain import PlainSource, chosen_beginnings, divided_text, drawn, passages_in, rank, read_plain, text_budget
@@ -37,7 +33,7 @@ from .strategy import (
     to_answer,
     without_overlap,
 )
-from .work import Steps, Work
+from .work import Work
 
 
 HELD_OUT_SHARE = 0.1  # the most examples to be set aside for measuring, if no held-out source is named
@@ -91,11 +87,10 @@ def held_out_texts(settings: RecoverySettings, plan: PruningPlan) -> list[str]:
         return []
 
 
-def within_tokens(work: Work, texts: Sequence[str], settings: RecoverySettings) -> list[str]:
+def within_tokens(work: Work, texts: Sequence[str]) -> list[str]:
     """Passages of some texts in a seeded order with as many tokens as are measured on, at least one passage."""
-    left = settings.held_out_tokens
-    taken: list[str] = []
-    length = settings.sequence_length
+    settings, taken = work.settings, list[str]()
+    left, length = settings.held_out_tokens, settings.sequence_length
     # what fits a sequence may only make sense as a whole, like a conversation
     whole = {text: _tokens(work, text) <= length for text in dict.fromkeys(texts) if text.strip()}
     passages = {part for text, fits in whole.items() for part in ([text] if fits else passages_in(text, settings))}
@@ -111,16 +106,14 @@ def _tokens(work: Work, text: str) -> int:
     return len(work.dense.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def select(
-    work: Work, settings: RecoverySettings, examples: list[Example], held_out: list[str], steps: Steps
-) -> Selected:
+def select(work: Work, examples: list[Example], held_out: list[str]) -> Selected:
     """Leaves out what must not be trained on, and sets texts aside to measure on if none are named."""
-    counts = Counts(read=len(examples))
+    settings, counts = work.settings, Counts(read=len(examples))
     examples = [example for example in examples if not example.blank]
     counts.drop("without a prompt or an answer", counts.read - len(examples))
     known = benchmark_texts()
     if note := unchecked_benchmarks(known, settings.exclude):
-        steps.say(f"note: {note}")
+        work.steps.say(f"note: {note}")
     forbidden = {name: Forbidden(texts) for name, texts in known.items()}
     if settings.exclude:
         forbidden["excluded sources"] = Forbidden(source_texts(settings.exclude))
@@ -128,7 +121,7 @@ def select(
         forbidden["held-out text"] = Forbidden(held_out)
     plain = read_plain(settings, formats_of(work.tokenizer))
     if not settings.data:
-        return _select_text(work, settings, plain, held_out, forbidden, counts)
+        return _select_text(work, plain, held_out, forbidden, counts)
     examples = without_overlap(examples, forbidden, counts)
     refuse_empty(examples, counts)
     examples.sort(key=lambda example: rank(settings.seed, example.text))
@@ -150,31 +143,27 @@ def select(
     never = {**forbidden, INSTRUCTIONS: Forbidden(example.text for example in examples)}
     chat = uses_chat(work.tokenizer, settings.template)
     budget = text_budget(settings, sum(len(one.ids) for one in encode(examples, work.tokenizer, chat)))
-    rows = _plain_rows(work, settings, plain, budget, never, counts)
+    rows = _plain_rows(work, plain, budget, never, counts)
     return Selected(examples, held_out, never, counts, rows, chosen_beginnings(plain, settings))
 
 
 def _select_text(
-    work: Work,
-    settings: RecoverySettings,
-    plain: list[PlainSource],
-    held_out: list[str],
-    forbidden: dict[str, Forbidden],
-    counts: Counts,
+    work: Work, plain: list[PlainSource], held_out: list[str], forbidden: dict[str, Forbidden], counts: Counts
 ) -> Selected:
     """Divides plain text if there are no instructions."""
+    settings = work.settings
     parts = divided_text(plain, settings, partial(_tokens, work), bool(held_out))
     if not held_out:
         held_out, forbidden = parts.held_out, {**forbidden, "text set aside": Forbidden(parts.held_out)}
         counts.drop("set aside to measure on", len(held_out))
     # what chooses the checkpoint must not contain evaluation text either; the report counts what is trained on
     choosing = Counts()
-    validation = _plain_rows(work, settings, parts.validation, settings.text_tokens, forbidden, choosing)
+    validation = _plain_rows(work, parts.validation, settings.text_tokens, forbidden, choosing)
     set_aside = [text for source in parts.validation for document in source.documents for text in document]
     # and training on a near copy of it would favour the checkpoints that memorised it
     forbidden = {**forbidden, "validation text": Forbidden(set_aside)}
     budget = text_budget(settings, 0)
-    rows = _plain_rows(work, settings, parts.training, budget, forbidden, counts)
+    rows = _plain_rows(work, parts.training, budget, forbidden, counts)
     beginnings = chosen_beginnings(parts.training, settings)
     if not held_out or validation is None or (rows is None and not beginnings):
         overlap = counts.passages_dropped or choosing.passages_dropped
@@ -188,21 +177,24 @@ def _select_text(
 
 
 def _plain_rows(
-    work: Work,
-    settings: RecoverySettings,
-    sources: Sequence[PlainSource],
-    most: int,
-    forbidden: dict[str, Forbidden],
-    counts: Counts,
+    work: Work, sources: Sequence[PlainSource], most: int, forbidden: dict[str, Forbidden], counts: Counts
 ) -> Sequences | None:
     """Passages of several sources as rows; `None` if none may be read."""
-    taken = drawn(sources, work.tokenizer, settings, most, forbidden, counts)
-    counts.plain_tokens += sum(len(one.ids) for one in taken)
-    return pack_examples(taken, settings.sequence_length, not work.family.separates_documents)[0]
+    return _text_rows(work, drawn(sources, work.tokenizer, work.settings, most, forbidden, counts), counts)
 
 
-def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) -> Sequences:
+def _text_rows(work: Work, pieces: Sequence[Encoded], counts: Counts) -> Sequences | None:
+    counts.plain_tokens += sum(len(one.ids) for one in pieces)
+    return _packed(work, pieces)[0]
+
+
+def _packed(work: Work, encoded: Sequence[Encoded]) -> tuple[Sequences | None, int]:
+    return pack_examples(encoded, work.settings.sequence_length, not work.family.separates_documents)
+
+
+def expected_rows(work: Work, selected: Selected) -> Sequences:
     """The rows that the reference answers would make; raises whatever the data could be refused for."""
+    settings, length = work.settings, work.settings.sequence_length
     if not settings.data:
         rows = selected.plain if selected.plain is not None else selected.validation
         assert rows is not None  # else it was refused
@@ -211,11 +203,10 @@ def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) ->
     if settings.answers == "dense":
         uses_chat(work.dense.tokenizer, settings.template)
     encoded = encode(selected.examples, work.tokenizer, chat)
-    length, apart = settings.sequence_length, not work.family.separates_documents
-    packed, too_long = pack_examples(encoded, length, apart)
+    packed, too_long = _packed(work, encoded)
     if packed is None and settings.answers == "dense" and any(e.answers.count(False) < length for e in encoded):
         # the references are too long, but the dense model may give shorter answers
-        packed, too_long = pack_examples([e.cut(length) for e in encoded], length, apart)
+        packed, too_long = _packed(work, [e.cut(length) for e in encoded])
     if packed is None:
         selected.counts.drop(f"longer than {length} tokens", too_long)
         refuse_empty([], selected.counts, LONGER)
@@ -241,12 +232,10 @@ def _refuse_one_row(length: int) -> NoReturn:
     )
 
 
-def prepare(
-    work: Work, settings: RecoverySettings, selected: Selected, cache: BatchCache, steps: Steps, dtype: torch.dtype
-) -> Data:
+def prepare(work: Work, selected: Selected) -> Data:
     """Chooses the answers of the examples and packs them into rows."""
-    examples, counts = selected.examples, selected.counts
-    continued = _continued(work, settings, selected, cache, steps, dtype) if settings.continuation_tokens else None
+    settings, examples, counts = work.settings, selected.examples, selected.counts
+    continued = _continued(work, selected) if settings.continuation_tokens else None
     plain = [rows for rows in (selected.plain, continued) if rows is not None]
     if selected.validation is not None:
         if not plain:
@@ -254,17 +243,16 @@ def prepare(
                 f"no continuation may be trained on: {counts.describe()}; name text in `recovery.text`, or data in "
                 "`recovery.data`"
             )
-        return Data(_joined(plain), selected.validation, selected.held_out, counts)
+        return Data(reduce(Sequences.with_rows, plain), selected.validation, selected.held_out, counts)
     if settings.answers == "dense":
-        examples = _answered(work, settings, examples, cache, steps, dtype, counts)
+        examples = _answered(work, examples, counts)
         # an answer of the dense model may recite what no reference contained
         forbidden = {name: texts for name, texts in selected.forbidden.items() if name != INSTRUCTIONS}
         examples = without_overlap(examples, forbidden, counts)
     else:
         counts.answers["reference"] = len(examples)
     chat = uses_chat(work.tokenizer, settings.template)
-    encoded, apart = encode(examples, work.tokenizer, chat), not work.family.separates_documents
-    packed, too_long = pack_examples(encoded, settings.sequence_length, apart)
+    packed, too_long = _packed(work, encode(examples, work.tokenizer, chat))
     counts.drop(f"longer than {settings.sequence_length} tokens", too_long)
     refuse_empty([] if packed is None else examples, counts, LONGER)
     assert packed is not None  # else it was refused
@@ -273,87 +261,43 @@ def prepare(
         _refuse_one_row(settings.sequence_length)
     rows, aside = split_rows(len(packed), settings.validation_share, settings.seed)
     # what is set aside resembles the instructions, which are what a recovery with instructions is for
-    return Data(_joined([packed.rows(rows), *plain]), packed.rows(aside), selected.held_out, counts)
+    return Data(reduce(Sequences.with_rows, plain, packed.rows(rows)), packed.rows(aside), selected.held_out, counts)
 
 
-def _joined(parts: Sequence[Sequences]) -> Sequences:
-    return reduce(Sequences.with_rows, parts)
-
-
-def _continued(
-    work: Work, settings: RecoverySettings, selected: Selected, cache: BatchCache, steps: Steps, dtype: torch.dtype
-) -> Sequences | None:
+def _continued(work: Work, selected: Selected) -> Sequences | None:
     """Rows of the dense model's continuations of beginnings of files; `None` if none may be trained on."""
-    counts, asked = selected.counts, settings.continuation_tokens
-    continuer = Continuer(
-        _writing(work, dtype),
-        work.dense.tokenizer,
-        weights_hash=work.plan.base_hash,
-        cache=cache,
-        batch_size=settings.generation_batch_size,
-        most_tokens=settings.max_new_tokens,
-        temperature=settings.continuation_temperature,
-        seed=settings.seed,
-    )
+    counts, asked = selected.counts, work.settings.continuation_tokens
 
     def keep(text: str, number: int) -> bool:
         fault = "empty" if not number else "repeats itself" if repetition(text) > MOST_REPEATED else None
         if fault is None and (name := overlapped(text, selected.forbidden)):
             fault = f"overlapping {name}"
         if fault is not None:
-            counts.continuations_dropped[fault] = counts.continuations_dropped.get(fault, 0) + 1
+            counts.continuations_dropped[fault] += 1
         return fault is None
 
-    with steps.bar("Continuations of the dense model", asked, "token") as tick:
-        found = list(continuer(selected.beginnings, asked, keep, tick))
+    with work.steps.bar("Continuations of the dense model", asked, "token") as tick:
+        found = list(dense_continuations(work, selected.beginnings, keep, tick))
     counts.continuations += len(found)
     if (written := sum(number for _, number in found)) < asked:
-        steps.say(
+        work.steps.say(
             f"note: of the {asked:,} tokens of continuations requested, {written:,} could be generated; name more text"
             " in `recovery.text` for more files to continue"
         )
-    kept = [piece for text, _ in found for piece in encode_text(text, work.tokenizer, settings.sequence_length)]
-    counts.plain_tokens += sum(len(one.ids) for one in kept)
-    return pack_examples(kept, settings.sequence_length, not work.family.separates_documents)[0]
+    length = work.settings.sequence_length
+    return _text_rows(work, [one for text, _ in found for one in encode_text(text, work.tokenizer, length)], counts)
 
 
-def _writing(work: Work, dtype: torch.dtype) -> PreTrainedModel:
-    """The dense model in the dtype of the training, for generation."""
-    dense = work.dense.model
-    model = placed(dense, dense.device, dtype)
-    model.generation_config = dense.generation_config
-    return model
-
-
-def _answered(
-    work: Work,
-    settings: RecoverySettings,
-    examples: list[Example],
-    cache: BatchCache,
-    steps: Steps,
-    dtype: torch.dtype,
-    counts: Counts,
-) -> list[Example]:
+def _answered(work: Work, examples: list[Example], counts: Counts) -> list[Example]:
+    settings, steps = work.settings, work.steps
     chosen = to_answer(examples, settings.dense_share, settings.seed)
-    dense = work.dense
-    answerer = Answerer(
-        _writing(work, dtype),
-        dense.tokenizer,
-        weights_hash=work.plan.base_hash,
-        cache=cache,
-        batch_size=settings.generation_batch_size,
-        most_tokens=settings.max_new_tokens,
-        chat=uses_chat(dense.tokenizer, settings.template),
-    )
     with steps.bar("Answers of the dense model", len(chosen), "answer") as tick:
-        answers = answerer([examples[index] for index in chosen], tick)
-    del answerer
-
+        answers = dense_answers(work, [examples[index] for index in chosen], tick)
     packages = named_packages(settings.allow_packages) if settings.allow_packages else ()
 
     def run(programs: list[Program]) -> list[str | None]:
         with steps.bar("Running programs", len(programs), "program") as tick:
-            return faults(programs, packages, cache, tick)
+            return faults(programs, packages, work.cache, tick)
 
     return choose(examples, dict(zip(chosen, answers, strict=True)), run, counts)
 

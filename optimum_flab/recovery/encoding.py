@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -194,8 +193,3 @@ def schedule(rows: int, steps: int, batch_size: int, seed: int) -> list[int]:
     while len(order) < steps * batch_size:
         order += generator.permutation(rows).tolist()
     return order[: steps * batch_size]
-
-
-def collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A batch of rows that are dictionaries of tensors."""
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}

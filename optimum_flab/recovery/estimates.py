@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..progress import duration
+from ..records.report import RecoveryEstimate
 from ..texts.packing import PackedTokens
 from .sizes import TrainingSizes
 
@@ -29,41 +30,15 @@ BACKWARD_COST = 3.0  # a training step relative to the forward pass of the same 
 CHECKPOINTS = 3  # on disk at once: two and the one being written
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What a training will take.
-
-    Args:
-        memory_bytes (`int`): of one process while it trains.
-        disk_bytes (`int`): checkpoints, cached predictions and the result.
-        seconds (`float`): of the training steps, evaluations included.
-        answer_seconds (`float`): of the dense model's answers and continuations, if none is saved from before and each
-            is as long as it may be.
-    """
-
-    memory_bytes: int
-    disk_bytes: int
-    seconds: float
-    answer_seconds: float = 0.0
-
-    def describe(self) -> str:
-        training = (
-            f"training takes about {self.memory_bytes / 1e9:.1f} GB of memory, {self.disk_bytes / 1e9:.1f} GB of disk "
-            f"and {readable(self.seconds)}"
-        )
-        if not self.answer_seconds:
-            return training
-        return f"the dense model's answers take about {readable(self.answer_seconds)}; {training}"
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def readable(seconds: float) -> str:
-    """A time in words, such as `12 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def described(estimate: RecoveryEstimate) -> str:
+    """An estimate in a sentence."""
+    memory, disk = estimate.memory_bytes / 1e9, estimate.disk_bytes / 1e9
+    training = (
+        f"training takes about {memory:.1f} GB of memory, {disk:.1f} GB of disk and {duration(estimate.seconds)}"
+    )
+    if not estimate.answer_seconds:
+        return training
+    return f"the dense model's answers take about {duration(estimate.answer_seconds)}; {training}"
 
 
 def training_memory(

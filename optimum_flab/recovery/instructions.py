@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ FIELDS = ("prompt", "answer", "test", "entry_point")
 CHAT_COLUMNS = ("messages", "conversations", "conversation")
 ROLES = {"human": "user", "gpt": "assistant", "prompter": "user", "bot": "assistant", "model": "assistant"}
 # the prompt and the answer of a form; an answer in one of CONTINUATIONS continues where its prompt ends
-INSTRUCTION_PAIRS = (
+PAIRS = (
+    ("prompt", "canonical_solution"),
+    ("prompt", "completion"),
     ("instruction", "output"),
     ("instruction", "response"),
     ("instruction", "answer"),
@@ -70,10 +72,6 @@ class Example:
     def blank(self) -> bool:
         """Whether there is nothing to ask or nothing to learn."""
         return not (self.prompt.strip() and self.answer.strip())
-
-    def answered(self, answer: str) -> Example:
-        """The same exercise with another answer."""
-        return replace(self, answer=answer)
 
 
 @dataclass(frozen=True)
@@ -147,18 +145,17 @@ def recognise(columns: Sequence[str], mapping: Mapping[str, str]) -> Columns | N
         if not set(mapping.values()) <= found:
             return None
         return Columns(**mapping, continues=mapping["answer"] in CONTINUATIONS)
-    test = next((name for name in TESTS if name in found), None)
-    entry_point = "entry_point" if "entry_point" in found else None
+    tests: dict[str, Any] = {
+        "test": next((name for name in TESTS if name in found), None),
+        "entry_point": "entry_point" if "entry_point" in found else None,
+    }
     for name in CHAT_COLUMNS:
         if name in found:
-            return Columns("", "", chat=name, test=test, entry_point=entry_point)
-    for answer in CONTINUATIONS:
-        if {"prompt", answer} <= found:
-            return Columns("prompt", answer, test=test, entry_point=entry_point, continues=True)
-    for prompt, answer in INSTRUCTION_PAIRS:
+            return Columns("", "", chat=name, **tests)
+    for prompt, answer in PAIRS:
         if {prompt, answer} <= found:
             extra = "input" if prompt == "instruction" and "input" in found else None
-            return Columns(prompt, answer, input=extra, test=test, entry_point=entry_point)
+            return Columns(prompt, answer, input=extra, continues=answer in CONTINUATIONS, **tests)
     return None
 
 

@@ -20,11 +20,8 @@ def lora_config(model: PreTrainedModel, settings: RecoverySettings) -> LoraConfi
     """The peft configuration from the settings."""
     embeddings = {}
     if settings.train_embeddings:
-        tied = bool(getattr(model.config, "tie_word_embeddings", False))
-        names = [_name_of(model, model.get_input_embeddings()).rpartition(".")[-1]]
-        if not tied:
-            names.append(_name_of(model, model.get_output_embeddings()).rpartition(".")[-1])
-        embeddings = {"modules_to_save": names, "ensure_weight_tying": tied}
+        tied, names = is_tied(model), embedding_names(model)
+        embeddings = {"modules_to_save": names[:1] if tied else names, "ensure_weight_tying": tied}
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha or settings.rank,
@@ -35,8 +32,15 @@ def lora_config(model: PreTrainedModel, settings: RecoverySettings) -> LoraConfi
     )
 
 
-def _name_of(model: PreTrainedModel, wanted: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is wanted)
+def is_tied(model: PreTrainedModel) -> bool:
+    """Whether the output head shares its weights with the embeddings."""
+    return bool(getattr(model.config, "tie_word_embeddings", False))
+
+
+def embedding_names(model: PreTrainedModel) -> list[str]:
+    """The names of the embeddings and of the output head, without what they are in."""
+    wanted = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [name.rpartition(".")[-1] for name, module in model.named_modules() if any(module is one for one in wanted)]
 
 
 def with_lora(model: PreTrainedModel, settings: RecoverySettings) -> PeftModel:
@@ -45,17 +49,12 @@ def with_lora(model: PreTrainedModel, settings: RecoverySettings) -> PeftModel:
     Raises:
         [`ConfigurationError`]: a module to train does not exist.
     """
-    if getattr(model.config, "tie_word_embeddings", False):
-        shared = {
-            _name_of(model, module).rpartition(".")[-1]
-            for module in (model.get_input_embeddings(), model.get_output_embeddings())
-        }
-        shared |= {"lm_head"}
-        if named := sorted(shared & {target.rpartition(".")[-1] for target in settings.targets}):
-            raise ConfigurationError(
-                f"recovery.targets: {', '.join(named)} shares its weights with the embeddings, into which the head's"
-                " matrices would also be merged; leave it out, or train both with `recovery.train_embeddings`"
-            )
+    targets = {target.rpartition(".")[-1] for target in settings.targets}
+    if is_tied(model) and (named := sorted(targets & {*embedding_names(model), "lm_head"})):
+        raise ConfigurationError(
+            f"recovery.targets: {', '.join(named)} shares its weights with the embeddings, into which the head's"
+            " matrices would also be merged; leave it out, or train both with `recovery.train_embeddings`"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         try:

@@ -11,17 +11,6 @@ import torch
 TINY = 1e-6  # least probability of the tokens that a cached teacher left out, in a logarithm
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cost of each label in nats, shape `(positions,)`.
-
-    Args:
-        logits (`torch.Tensor` of shape `(positions, vocabulary)`): of one model.
-        labels (`torch.LongTensor` of shape `(positions,)`): the next tokens.
-    """
-    logits = logits.float()
-    return logits.logsumexp(dim=-1) - logits.gather(-1, labels[:, None])[:, 0]
-
-
 def divergence(logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """KL(teacher ‖ student) of each position in nats, shape `(positions,)`.
 

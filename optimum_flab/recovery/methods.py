@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import (
-    LoraConfig,
-    PeftModel,
-    get_peft_model,
-    get_peft_model_state_dict,
-    load_peft_weights,
-    set_peft_model_state_dict,
-)
+from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from torch import nn
 from transformers import TrainerCallback
 
@@ -94,21 +87,3 @@ class NamesInCheckpoints(TrainerCallback):
                 f"recovery.method: 'full' cannot train a {type(model).__name__}, whose files have other names for"
                 f" {len(missing)} weights, {missing[0]} among them; use 'lora'"
             )
-
-
-@torch.no_grad()
-def with_trained(model: PreTrainedModel, weights: dict[str, torch.Tensor], config: LoraConfig | None) -> nn.Module:
-    """A model in float32 with the result of training in its weights.
-
-    Args:
-        model (`PreTrainedModel`): is changed in place.
-        weights (`dict[str, torch.Tensor]`): see [`trained_weights`].
-        config (`LoraConfig`, *optional*): of the matrices; `None` if the weights themselves were trained.
-    """
-    if config is None:
-        model.load_state_dict(weights, strict=False)
-        model.tie_weights()
-        return model
-    adapted = get_peft_model(model, config)
-    set_peft_model_state_dict(adapted, weights)
-    return cast(nn.Module, adapted.merge_and_unload(safe_merge=True))

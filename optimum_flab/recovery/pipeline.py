@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
@@ -15,14 +15,11 @@ from ..families.positions import check_positions
 from ..memory import give_back_memory
 from ..places import cache_root, user_path
 from ..pruning.result import PrunedModel
-from ..records.held_out import HeldOut
-from ..records.report import Recovery
 from ..running.generation import BatchCache
-from ..running.processes import process_state
+from ..running.processes import Processes, process_state
 from ..settings.recovery import RecoverySettings, check_recovery
 from .checks import check_consent, check_method, check_teacher
 from .instructions import read_instructions
-from .launch import check_agreement
 from .preparation import Ready, prepare_training
 from .results import report_section, written_files
 from .trained import Training, load_training, merged, save_training
@@ -33,31 +30,15 @@ from .work import Steps, Work
 CHECKPOINTS = "checkpoints"
 
 
-@dataclass(frozen=True)
-class Recovered:
-    """What a recovery returns.
-
-    Args:
-        model (`PreTrainedModel`): of the pruned model's class, shape and dtype.
-        held_out ([`HeldOut`], *optional*): for the report, measured again; `None` in all processes but the first.
-        section ([`Recovery`], *optional*): for the report; `None` in all processes but the first.
-        files (`dict[str, Path]`): files to be put beside the weights, by their names there.
-    """
-
-    model: PreTrainedModel
-    held_out: HeldOut | None
-    section: Recovery | None
-    files: dict[str, Path] = field(default_factory=dict)
-
-
 def recover(
-    work: Work,
-    settings: RecoverySettings,
+    dense: LoadedModel,
+    pruned: PrunedModel,
+    settings: RecoverySettings | None = None,
     *,
     confirm_run_unsafe_code: bool = False,
     cache_dir: str | Path | None = None,
     release_dense: bool = False,
-) -> Recovered:
+) -> PrunedModel:
     """Trains a pruned model back towards its dense model.
 
     Everything that takes long is saved in `cache_dir` by content: an interrupted run resumes where it stopped, and
@@ -65,22 +46,33 @@ def recover(
     and all train.
 
     Args:
-        work ([`Work`]): the models.
-        settings ([`RecoverySettings`]): what is requested.
+        dense ([`LoadedModel`]): with its weights in memory.
+        settings ([`RecoverySettings`], *optional*): what is requested. Defaults to those of the configuration that it
+            was pruned with.
         confirm_run_unsafe_code (`bool`): the dense model's answers may be run against the problems' tests.
         cache_dir (`str` or `Path`, *optional*): defaults to `optimum_flab/recovery` in the folder of the Hugging Face
             cache (`HF_HOME`).
         release_dense (`bool`): release the dense model's weights once they are no longer needed; it cannot be used
             afterwards.
 
+    Returns:
+        [`PrunedModel`]: of the same class, shape and dtype; its report says what the training did, except in all
+            processes but the first.
+
     Raises:
-        [`ConfigurationError`]: faulty settings, or consent is missing.
+        [`ConfigurationError`]: faulty settings, consent is missing, or it was already recovered.
         [`FlabError`]: the dense model is a different one, the data is not usable, or the disk is full.
     """
+    if pruned.report.recovery is not None:
+        raise ConfigurationError(
+            "this model was already recovered; name the pruned model as it was before, from which the training starts"
+            " (with other data or settings, it starts over)"
+        )
+    settings = settings or (pruned.config.recovery if pruned.config is not None else RecoverySettings())
     check_recovery(settings)
-    check_method(settings, work.family)
-    check_positions(work.model.config, work.family, "recovery.sequence_length", settings.sequence_length)
-    device = work.dense.model.device
+    check_method(settings, dense.family)
+    check_positions(pruned.model.config, dense.family, "recovery.sequence_length", settings.sequence_length)
+    device = dense.model.device
     taken = {"dtype": number_format(settings.dtype, device), "learning_rate": settings.largest_rate}
     settings = settings.model_copy(update=taken)
     state = process_state(device)
@@ -88,24 +80,14 @@ def recover(
     root = user_path(cache_dir) if cache_dir is not None else cache_root("recovery")
     cache = BatchCache(root / "answers")
     cache.prepare()
+    work = Work(dense, pruned.model, pruned.tokenizer, pruned.plan, dense.family, settings, cache, steps)
     examples = read_instructions(settings.data)
     check_consent(settings, examples, confirm_run_unsafe_code)
     with steps.step("checks"):
         check_teacher(work)
     with state.main_process_first():
-        ready = prepare_training(
-            work,
-            settings,
-            examples,
-            cache,
-            root,
-            steps,
-            device,
-            state.num_processes,
-            state.is_main_process,
-            release_dense,
-        )
-    check_agreement(ready.folder.name, state)
+        ready = prepare_training(work, examples, root, state, release_dense)
+    Processes(state).check_same(ready.folder.name, "the prepared data")
     give_back_memory()
     with steps.step("training"):
         training = _trained(ready, settings, device, steps)
@@ -115,14 +97,18 @@ def recover(
     give_back_memory()
     with steps.step("merge"):
         model = merged(ready.start, training, work.model.dtype)
-    if ready.side is None:
-        return Recovered(model, None, None)
-    with steps.step("held-out measurement"):
-        after = ready.side.measure(model)
-    for note in training.notes:
-        steps.say(f"note: {note}")
-    section = report_section(settings, ready, after, training, steps, state.num_processes)
-    return Recovered(model, after, section, written_files(ready, settings, training))
+    changes: dict[str, Any] = {"held_out": None, "recovery": None}
+    if ready.side is not None:
+        with steps.step("held-out measurement"):
+            after = ready.side.measure(model)
+        for note in training.notes:
+            steps.say(f"note: {note}")
+        section = report_section(settings, ready, after, training, steps, state.num_processes)
+        # the report's own measurement is now that of the trained model
+        section = section.model_copy(update={"pruning_held_out": pruned.report.held_out})
+        changes = {"held_out": after, "recovery": section}
+        pruned = replace(pruned, files={**pruned.files, **written_files(ready, settings, training)})
+    return replace(pruned, model=model).with_report(weights_sha256=weights_hash(model), **changes)
 
 
 def _trained(ready: Ready, settings: RecoverySettings, device: torch.device, steps: Steps) -> Training:
@@ -137,39 +123,3 @@ def _trained(ready: Ready, settings: RecoverySettings, device: torch.device, ste
     return train(
         ready.start, data.rows, data.validation, ready.teachers, ready.dense, settings, ready.sizes, folder, device
     )
-
-
-def recovered_model(
-    dense: LoadedModel,
-    pruned: PrunedModel,
-    settings: RecoverySettings | None,
-    *,
-    confirm_run_unsafe_code: bool = False,
-    cache_dir: str | Path | None = None,
-    release_dense: bool = False,
-) -> PrunedModel:
-    """[`recover`] for a pruned model with its report.
-
-    Args:
-        settings ([`RecoverySettings`], *optional*): defaults to those of the configuration it was pruned with.
-
-    Raises:
-        [`ConfigurationError`]: it was already recovered.
-    """
-    if pruned.report.recovery is not None:
-        raise ConfigurationError(
-            "this model was already recovered; name the pruned model as it was before, from which the training starts"
-            " (with other data or settings, it starts over)"
-        )
-    found = recover(
-        Work(dense, pruned.model, pruned.tokenizer, pruned.plan, dense.family),
-        settings or (pruned.config.recovery if pruned.config is not None else RecoverySettings()),
-        confirm_run_unsafe_code=confirm_run_unsafe_code,
-        cache_dir=cache_dir,
-        release_dense=release_dense,
-    )
-    recovered = replace(pruned, model=found.model, files={**pruned.files, **found.files})
-    section = found.section
-    if section is not None:  # the report's own measurement is now that of the trained model
-        section = section.model_copy(update={"pruning_held_out": pruned.report.held_out})
-    return recovered.with_report(weights_sha256=weights_hash(found.model), held_out=found.held_out, recovery=section)

@@ -208,7 +208,7 @@ def drawn(
             del rest[number], given[number]
             continue
         if name := overlapped(passage, forbidden):
-            counts.passages_dropped[name] = counts.passages_dropped.get(name, 0) + 1
+            counts.passages_dropped[name] += 1
             continue
         pieces = encode_text(passage, tokenizer, settings.sequence_length)
         if source.whole and (len(pieces) > 1 or len(pieces[0].ids) > left):

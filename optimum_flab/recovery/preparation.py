@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
+from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from ..checkpoints.hashes import weights_hash
@@ -17,23 +17,22 @@ from ..errors import FlabError
 from ..hashing import digest_of
 from ..measuring.held_out import DenseSide, cut_texts
 from ..memory import give_back_memory
+from ..records.folders import check_space
 from ..records.held_out import HeldOut
-from ..records.report import ClosedForm
+from ..records.report import ClosedForm, RecoveryEstimate
 from ..running.casting import copy_in, placed
-from ..running.generation import BatchCache
-from ..settings.recovery import RecoverySettings
 from ..sizes import shape_of
 from .closed_form_step import closed_form_step
 from .data import Data, Selected, expected_rows, held_out_texts, prepare, select, within_tokens
 from .encoding import Sequences
-from .estimates import Estimate, disk_needed, seconds_per_row, seconds_per_token, training_memory, training_seconds
+from .estimates import described, disk_needed, seconds_per_row, seconds_per_token, training_memory, training_seconds
 from .instructions import Example
 from .lora import with_lora
 from .methods import all_weights, trained_parameters
-from .sizes import TrainingSizes, shares_of, training_sizes
+from .sizes import TrainingSizes, distillation_share, training_sizes
 from .strategy import to_answer
 from .teacher import CachedTeacher, DenseTeacher, cache_bytes
-from .work import MEASURED_AT_ONCE, Steps, Work
+from .work import MEASURED_AT_ONCE, Work
 
 
 # settings whose effect on a training is in its rows, or that have none
@@ -70,7 +69,7 @@ class Ready:
 
     data: Data
     sizes: TrainingSizes
-    estimate: Estimate
+    estimate: RecoveryEstimate
     folder: Path
     start: PreTrainedModel
     closed_form: ClosedForm | None
@@ -82,42 +81,35 @@ class Ready:
 
 
 def prepare_training(
-    work: Work,
-    settings: RecoverySettings,
-    examples: list[Example],
-    cache: BatchCache,
-    root: Path,
-    steps: Steps,
-    device: torch.device,
-    processes: int,
-    first: bool,
-    release_dense: bool,
+    work: Work, examples: list[Example], root: Path, state: PartialState, release_dense: bool
 ) -> Ready:
-    dtype = getattr(torch, settings.dtype)
-    distils = shares_of(settings).distillation > 0
+    settings, steps, dtype = work.settings, work.steps, work.dtype
+    device, processes = work.dense.model.device, state.num_processes
+    distils = distillation_share(settings) > 0
     cached = distils and settings.teacher == "cached"
     resident = distils and not cached
     with steps.step("data"):
-        selected = select(work, settings, examples, held_out_texts(settings, work.plan), steps)
+        selected = select(work, examples, held_out_texts(settings, work.plan))
         # everything that the settings could be refused for, with the references in place of the answers to come
-        expected = expected_rows(work, settings, selected)
+        expected = expected_rows(work, selected)
         sizes = training_sizes(settings, len(expected), processes)
-        estimate = _estimate(work, settings, selected, expected, sizes, cached, processes, dtype)
-    steps.say(estimate.describe())
-    _check_space(root, estimate)
+        estimate = _estimate(work, selected, expected, sizes, cached, processes)
+    steps.say(described(estimate))
+    there = sum(path.stat().st_size for name in ("runs", "teacher") for path in (root / name).rglob("*.safetensors"))
+    check_space(root, estimate.disk_bytes - there, "checkpoints and the dense model's predictions take another")
     if settings.method == "full":
         _check_memory(estimate, device)
     with steps.step("answers"):
-        data = prepare(work, settings, selected, cache, steps, dtype)
+        data = prepare(work, selected)
     sizes = training_sizes(settings, len(data.rows), processes)
     pruned_hash = weights_hash(work.model)
-    folder = root / "runs" / run_key(work, pruned_hash, settings, data, sizes)
+    folder = root / "runs" / run_key(work, pruned_hash, data, sizes)
     steps.say(f"{data.counts.describe()}; {len(data.rows):,} sequences, {sizes.steps:,} steps in {settings.dtype}")
     if answers := data.counts.describe_answers():
         steps.say(answers)
     with steps.step("held-out measurement"):
-        measured = within_tokens(work, data.held_out, settings) if first else []
-        side = _dense_side(work, measured, settings) if first else None
+        measured = within_tokens(work, data.held_out) if state.is_main_process else []
+        side = _dense_side(work, measured) if state.is_main_process else None
         before = None if side is None else side.measure(work.model)
     computing = placed(work.dense.model, device, dtype) if distils or settings.closed_form else None
     if release_dense and computing is not work.dense.model:
@@ -133,11 +125,11 @@ def prepare_training(
     teachers: tuple[CachedTeacher | None, CachedTeacher | None] = (None, None)
     if cached:
         with steps.step("dense predictions"):
-            teachers = _cached(work, computing, settings, data, root / "teacher", steps)
+            teachers = _cached(work, computing, data, root / "teacher")
     start, closed = work.model, None
     if settings.closed_form:
         with steps.step("closed form"):
-            start, closed = closed_form_step(work, computing, settings, data, folder, steps, dtype, give_up_dense)
+            start, closed = closed_form_step(work, computing, data, folder, give_up_dense)
     give_up_dense()
     asked = None
     if resident:
@@ -145,29 +137,23 @@ def prepare_training(
     return Ready(data, sizes, estimate, folder, start, closed, teachers, asked, side, before, pruned_hash)
 
 
-def run_key(work: Work, pruned_hash: str, settings: RecoverySettings, data: Data, sizes: TrainingSizes) -> str:
+def run_key(work: Work, pruned_hash: str, data: Data, sizes: TrainingSizes) -> str:
     """Identifies a training by everything that decides its result, but not by how many processes share it."""
     values = {
         "dense": work.plan.base_hash,
         "pruned": pruned_hash,
         "rows": data.rows.digest,
         "validation": data.validation.digest,
-        "settings": settings.model_dump(exclude=DECIDE_NOTHING),
+        "settings": work.settings.model_dump(exclude=DECIDE_NOTHING),
         "steps": sizes.steps,
     }
     return digest_of(values)[:32]
 
 
 def _estimate(
-    work: Work,
-    settings: RecoverySettings,
-    selected: Selected,
-    expected: Sequences,
-    sizes: TrainingSizes,
-    cached: bool,
-    processes: int,
-    dtype: torch.dtype,
-) -> Estimate:
+    work: Work, selected: Selected, expected: Sequences, sizes: TrainingSizes, cached: bool, processes: int
+) -> RecoveryEstimate:
+    settings, dtype = work.settings, work.dtype
     probe = copy_in(work.model, work.dense.model.device, dtype)
     per_row = seconds_per_row(probe, expected.tokens, sizes.micro_batch_size)
     parameters, full = sum(parameter.numel() for parameter in probe.parameters()), settings.method == "full"
@@ -188,7 +174,7 @@ def _estimate(
     refitted = parameters * itemsize if settings.closed_form else 0
     experts, config = work.family.experts, work.model.config
     at_once = 1 if experts is None else getattr(config, experts.per_token)
-    return Estimate(
+    return RecoveryEstimate(
         memory_bytes=training_memory(
             config,
             at_once * shape_of(work.model, work.family)["neuron"],
@@ -206,19 +192,7 @@ def _estimate(
     )
 
 
-def _check_space(root: Path, estimate: Estimate) -> None:
-    """Raises a [`FlabError`] if checkpoints and predictions would not fit on the disk, counting those already
-    there."""
-    free = shutil.disk_usage(root).free
-    there = sum(path.stat().st_size for name in ("runs", "teacher") for path in (root / name).rglob("*.safetensors"))
-    if free + there < estimate.disk_bytes:
-        raise FlabError(
-            f"checkpoints and the dense model's predictions take {estimate.disk_bytes / 1e6:,.0f} MB, and the disk of "
-            f"{str(root)!r} has {free / 1e6:,.0f} MB free; free some space, or name another folder as `cache_dir`"
-        )
-
-
-def _check_memory(estimate: Estimate, device: torch.device) -> None:
+def _check_memory(estimate: RecoveryEstimate, device: torch.device) -> None:
     """Raises a [`FlabError`] if training all weights would not fit in memory, given what this process already
     holds."""
     if device.type == "cuda":
@@ -235,25 +209,22 @@ def _check_memory(estimate: Estimate, device: torch.device) -> None:
         )
 
 
-def _dense_side(work: Work, texts: Sequence[str], settings: RecoverySettings) -> DenseSide:
+def _dense_side(work: Work, texts: Sequence[str]) -> DenseSide:
     plan = work.plan
-    cut = cut_texts(
-        work.dense.tokenizer, work.tokenizer, plan.kept_tokens, plan.vocab_size, texts, settings.sequence_length
-    )
+    length = work.settings.sequence_length
+    cut = cut_texts(work.dense.tokenizer, work.tokenizer, plan.kept_tokens, plan.vocab_size, texts, length)
     return DenseSide(work.dense.model, work.family, cut, MEASURED_AT_ONCE, kept_layers=plan.kept_layers)
 
 
-def _cached(
-    work: Work, dense: PreTrainedModel, settings: RecoverySettings, data: Data, folder: Path, steps: Steps
-) -> tuple[CachedTeacher, CachedTeacher]:
+def _cached(work: Work, dense: PreTrainedModel, data: Data, folder: Path) -> tuple[CachedTeacher, CachedTeacher]:
     teacher = DenseTeacher(dense, work.family, work.plan.kept_tokens)
-    k = min(settings.top_k, teacher.head.weight.shape[0])
+    k = min(work.settings.top_k, teacher.head.weight.shape[0])
     vocabulary = digest_of(work.plan.kept_tokens)
-    identity = {"dense": work.plan.base_hash, "vocabulary": vocabulary, "dtype": settings.dtype}
+    identity = {"dense": work.plan.base_hash, "vocabulary": vocabulary, "dtype": work.settings.dtype}
     rows = CachedTeacher(folder, data.rows.tokens, identity, k)
     validation = CachedTeacher(folder, data.validation.tokens, identity, k)
     if missing := len(rows.missing()) + len(validation.missing()):
-        with steps.bar("Predictions of the dense model", missing, "file") as tick:
+        with work.steps.bar("Predictions of the dense model", missing, "file") as tick:
             for part in (validation, rows):
                 part.fill(teacher.likeliest, tick)
     return rows, validation

@@ -10,13 +10,13 @@ import torch
 from ..compat import forget_origin
 from ..records.held_out import HeldOut
 from ..records.names import ADAPTER_FOLDER, CURVE_NAME
-from ..records.report import CurvePoint, PlainText, Recovery, RecoveryData, RecoveryEstimate, RecoveryTraining
+from ..records.report import CurvePoint, PlainText, Recovery, RecoveryData, RecoveryTraining
 from ..running.casting import copy_in
 from ..settings.recovery import RecoverySettings
 from ..texts.sources import hub_datasets
 from .curve import draw_curve
 from .preparation import Ready
-from .trained import Training
+from .trained import Training, adapted
 from .work import Steps
 
 
@@ -62,7 +62,7 @@ def report_section(
             best_loss=training.best_loss,
             curve=tuple(CurvePoint.model_validate(point) for point in training.curve),
         ),
-        estimate=RecoveryEstimate(**ready.estimate.to_dict()),
+        estimate=ready.estimate,
         seconds=steps.seconds,
         notes=tuple(training.notes),
     )
@@ -77,13 +77,10 @@ def written_files(ready: Ready, settings: RecoverySettings, training: Training) 
     draw_curve(training.curve, training.best_step, unit[settings.loss], curve)
     files = {CURVE_NAME: curve}
     if settings.keep_adapter and training.weights is not None and training.config is not None:
-        from peft import get_peft_model, set_peft_model_state_dict
-
         adapter = folder / ADAPTER_FOLDER
         base = copy_in(start, torch.device("cpu"), start.dtype)
         forget_origin(base)  # its base is the pruned checkpoint, wherever that will be
-        model = get_peft_model(base, replace(training.config, base_model_name_or_path=None))
-        set_peft_model_state_dict(model, training.weights)
+        model = adapted(base, training.weights, replace(training.config, base_model_name_or_path=None))
         model.save_pretrained(adapter)
         (adapter / "README.md").unlink(missing_ok=True)  # an empty template
         files[ADAPTER_FOLDER] = adapter

@@ -12,19 +12,9 @@ from ..settings.recovery import RecoverySettings
 MOST_TOKENS_AT_ONCE = 512  # per forward pass, unless the user says otherwise: bounds the memory of activations
 
 
-@dataclass(frozen=True)
-class Shares:
-    """How much each loss counts."""
-
-    cross_entropy: float
-    distillation: float
-
-
-def shares_of(settings: RecoverySettings) -> Shares:
-    """The weights of the two losses."""
-    if settings.loss == "both":
-        return Shares(settings.cross_entropy_share, 1 - settings.cross_entropy_share)
-    return Shares(1.0, 0.0) if settings.loss == "cross-entropy" else Shares(0.0, 1.0)
+def distillation_share(settings: RecoverySettings) -> float:
+    """How much the distillation counts; the rest is the cross-entropy of the answers."""
+    return {"both": 1 - settings.cross_entropy_share, "cross-entropy": 0.0, "distillation": 1.0}[settings.loss]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import ast
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import FlabError
 from ..evaluation.tasks.answers import code_blocks, fenced_code
@@ -31,19 +31,19 @@ class Counts:
     """What every filter left out or decided, by name, for the report."""
 
     read: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
-    answers: dict[str, int] = field(default_factory=dict)
-    rejected: dict[str, int] = field(default_factory=dict)
+    dropped: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
     kept: int = 0
     passages: int = 0
-    passages_dropped: dict[str, int] = field(default_factory=dict)
+    passages_dropped: Counter[str] = field(default_factory=Counter)
     continuations: int = 0
-    continuations_dropped: dict[str, int] = field(default_factory=dict)
+    continuations_dropped: Counter[str] = field(default_factory=Counter)
     plain_tokens: int = 0
 
     def drop(self, reason: str, number: int = 1) -> None:
         if number:
-            self.dropped[reason] = self.dropped.get(reason, 0) + number
+            self.dropped[reason] += number
 
     def describe(self) -> str:
         parts = [f"{number:,} {reason}" for reason, number in self.dropped.items()]
@@ -187,27 +187,21 @@ def choose(
     chosen = []
     for index, example in enumerate(examples):
         completion = completions.get(index)
-        if completion is None:
-            _count(counts.answers, "reference")
-            chosen.append(example)
-            continue
-        if index in found:
+        fault = None
+        if completion is not None and index in found:
             # truncation would be learned as an end, even if the code before it passes
             fault = found[index] if completion.ended else "too long"
-        else:
+        elif completion is not None:
             fault = fault_of(example, completion)
         if fault is not None:
-            _count(counts.rejected, fault)
-            _count(counts.answers, "reference")
+            counts.rejected[fault] += 1
+        if completion is None or fault is not None:
+            counts.answers["reference"] += 1
             chosen.append(example)
-            continue
-        _count(counts.answers, "dense, tests passed" if index in found else "dense, checked")
-        chosen.append(example.answered(completion.text))
+        else:
+            counts.answers["dense, tests passed" if index in found else "dense, checked"] += 1
+            chosen.append(replace(example, answer=completion.text))
     return chosen
-
-
-def _count(counts: dict[str, int], name: str) -> None:
-    counts[name] = counts.get(name, 0) + 1
 
 
 def refuse_empty(

@@ -6,10 +6,10 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -17,7 +17,6 @@ from ..records.atomic import write_atomically
 from ..running.casting import copy_in
 from ..settings.recovery import RecoverySettings
 from .lora import lora_config
-from .methods import with_trained
 
 
 if TYPE_CHECKING:
@@ -56,8 +55,7 @@ def save_training(training: Training, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if training.weights is not None:
         save_file({name: tensor.contiguous() for name, tensor in training.weights.items()}, folder / WEIGHTS)
-    values = {name: value for name, value in vars(training).items() if name not in ("weights", "config")}
-    text = json.dumps({**values, "has_weights": training.weights is not None})
+    text = json.dumps({name: value for name, value in vars(training).items() if name not in ("weights", "config")})
     write_atomically(folder / TRAINING, lambda partial: partial.write_text(text, encoding="utf-8"))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
@@ -66,11 +64,18 @@ def load_training(folder: Path, start: PreTrainedModel, settings: RecoverySettin
     """A training that was finished in this folder; `None` if there is none that can be read."""
     try:
         values = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
-        weights = load_file(folder / WEIGHTS) if values.pop("has_weights") else None
-    except (OSError, ValueError, KeyError, SafetensorError):
+        weights = load_file(folder / WEIGHTS) if values["best_step"] else None
+        config = lora_config(start, settings) if settings.method == "lora" else None
+        return Training(weights=weights, config=config, **values)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
-    config = lora_config(start, settings) if settings.method == "lora" else None
-    return Training(weights=weights, config=config, **values)
+
+
+def adapted(model: PreTrainedModel, weights: dict[str, torch.Tensor], config: LoraConfig) -> PeftModel:
+    """A model with trained matrices beside its weights."""
+    found = get_peft_model(model, config)
+    set_peft_model_state_dict(found, weights)
+    return found
 
 
 @torch.no_grad()
@@ -79,9 +84,12 @@ def merged(start: PreTrainedModel, training: Training, dtype: torch.dtype) -> Pr
 
     The sum is computed in float32 and rounded once.
     """
-    model: torch.nn.Module = copy_in(start, torch.device("cpu"), torch.float32)
-    if training.weights is not None:
-        model = with_trained(cast("PreTrainedModel", model), training.weights, training.config)
+    model = copy_in(start, torch.device("cpu"), torch.float32)
+    if training.weights is not None and training.config is not None:
+        model = adapted(model, training.weights, training.config).merge_and_unload(safe_merge=True)
+    elif training.weights is not None:
+        model.load_state_dict(training.weights, strict=False)
+        model.tie_weights()
     result = copy_in(start, torch.device("cpu"), dtype)
     # tensors that the class keeps in float32 are not rounded on the way
     result.load_state_dict(model.state_dict(), strict=True)

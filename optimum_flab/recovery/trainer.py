@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 
@@ -14,8 +15,7 @@ from ..compat import in_order
 from ..measuring.divergence import predicting
 from ..progress import progress_bar
 from .encoding import IGNORED, Sequences
-from .loss import cross_entropy, divergence, top_divergence
-from .sizes import Shares
+from .loss import divergence, top_divergence
 from .teacher import CachedTeacher, DenseTeacher
 
 
@@ -71,15 +71,15 @@ class RecoveryTrainer(Trainer):
     """A Trainer with our loss over rows in dataset order.
 
     Args:
-        shares ([`Shares`]): how much each loss counts.
+        distillation (`float`): how much it counts; the rest is the cross-entropy of the answers.
         dense ([`DenseTeacher`], *optional*): queried for every batch without predictions of its own.
     """
 
     loss_is_scaled_for_ga = False  # it is a mean over the rows of one micro-batch
 
-    def __init__(self, *args: Any, shares: Shares, dense: DenseTeacher | None = None, **kwargs: Any):
+    def __init__(self, *args: Any, distillation: float, dense: DenseTeacher | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.shares, self.dense = shares, dense
+        self.distillation, self.dense = distillation, dense
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(
@@ -94,11 +94,11 @@ class RecoveryTrainer(Trainer):
     def loss(self, logits: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The mean loss of a batch's rows."""
         total = torch.zeros((), device=logits.device)
-        if self.shares.cross_entropy:
+        if self.distillation < 1:
             labelled = inputs["labels"] != IGNORED
-            costs = cross_entropy(logits[labelled], inputs["labels"][labelled])
-            total = total + self.shares.cross_entropy * inputs["label_weight"][0] * costs.sum()
-        if self.shares.distillation:
+            costs = cross_entropy(logits[labelled].float(), inputs["labels"][labelled], reduction="none")
+            total = total + (1 - self.distillation) * inputs["label_weight"][0] * costs.sum()
+        if self.distillation:
             distilled = inputs["distilled"]
             if "teacher_values" in inputs:
                 costs = top_divergence(
@@ -108,7 +108,7 @@ class RecoveryTrainer(Trainer):
                 assert self.dense is not None  # which every training has whose rows come without predictions
                 teacher = self.dense.log_probabilities(inputs["input_ids"], inputs["position_ids"], distilled)
                 costs = divergence(logits[distilled], teacher)
-            total = total + self.shares.distillation * inputs["distill_weight"][0] * costs.sum()
+            total = total + self.distillation * inputs["distill_weight"][0] * costs.sum()
         return total / len(inputs["labels"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import shutil
@@ -13,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
+from torch.utils.data import default_collate
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..compat import use_one_device
 from ..errors import FlabError
+from ..records.atomic import is_full
 from ..running.casting import multiplies_bfloat16
 from ..settings.recovery import RecoverySettings
-from .encoding import Sequences, collate, schedule
+from .encoding import Sequences, schedule
 from .methods import NamesInCheckpoints, load_checkpoint, trainable, trained_weights
-from .sizes import TrainingSizes, shares_of
+from .sizes import TrainingSizes, distillation_share
 from .teacher import CachedTeacher, DenseTeacher
 from .trained import Training
 from .trainer import NotFinite, Progress, RecoveryTrainer, Rows, predictions
@@ -123,9 +124,9 @@ def train(
         args=training_arguments(settings, sizes, folder, device),
         train_dataset=train_set,
         eval_dataset=Rows(validation, teacher=teachers[1], distill_on=settings.distill_on),
-        data_collator=collate,
+        data_collator=default_collate,
         callbacks=[EarlyStoppingCallback(settings.patience), Progress(), NamesInCheckpoints()],
-        shares=shares_of(settings),
+        distillation=distillation_share(settings),
         dense=dense,
     )
     trainer.remove_callback(PrinterCallback)
@@ -136,7 +137,7 @@ def train(
     except NotFinite as error:
         notes.append(_fall_back(trainer, model, str(error)))
     except (OSError, RuntimeError, SafetensorError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+        if is_full(error):
             raise FlabError(
                 f"no space for checkpoints in {str(folder)!r}; free some, or name another folder as `cache_dir`, and"
                 " start again: training resumes from its last complete checkpoint"
@@ -171,7 +172,7 @@ def loss_of(trainer: RecoveryTrainer, rows: Rows) -> float:
     model, device = trainer.model.eval(), trainer.args.device
     total = 0.0
     for number in range(len(rows)):
-        inputs = {name: tensor.to(device) for name, tensor in collate([rows[number]]).items()}
+        inputs = {name: tensor.to(device) for name, tensor in default_collate([rows[number]]).items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=trainer.args.bf16):
             output = predictions(model, inputs)
         total += float(trainer.loss(output.logits, inputs))

@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints.loading import LoadedModel
 from ..families import Family
 from ..progress import progress, say
 from ..records.plan import PruningPlan
+from ..running.generation import BatchCache
+from ..settings.recovery import RecoverySettings
 from ..stopwatch import Stopwatch
 
 
@@ -28,6 +31,9 @@ class Work:
         model (`PreTrainedModel`): the pruned one, as it is written.
         tokenizer (`PreTrainedTokenizerBase`): the pruned one.
         plan ([`PruningPlan`]): how they relate to each other.
+        settings ([`RecoverySettings`]): what is requested; its `dtype` and `learning_rate` are no defaults any more.
+        cache ([`BatchCache`]): what the dense model wrote, and verdicts of programs.
+        steps ([`Steps`]): what the user is told.
     """
 
     dense: LoadedModel
@@ -35,6 +41,14 @@ class Work:
     tokenizer: PreTrainedTokenizerBase
     plan: PruningPlan
     family: Family
+    settings: RecoverySettings
+    cache: BatchCache
+    steps: Steps
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the training is computed in."""
+        return getattr(torch, self.settings.dtype)
 
 
 @dataclass

@@ -39,8 +39,8 @@ class EvaluationSettings(VerbSection):
     data: Annotated[dict[str, Sources], Flag(metavar="TASK=FILE")] = Field(
         default={},
         examples=[{"humaneval": "./HumanEval.jsonl"}],
-        description="file (.jsonl, .json, .csv or .parquet, optionally .gz) with the problems of a task; for perplexity and"
-        " divergence any source of text; may be given several times, for recode also for the same task"
+        description="file (.jsonl, .json, .csv or .parquet, optionally .gz) with the problems of a task; for"
+        " perplexity and divergence any source of text; may be given several times, for recode also for the same task"
         " (default: the task's dataset on the Hub)",
     )
     include_path: Annotated[str | None, BeforeValidator(as_text), Flag(metavar="FOLDER")] = Field(

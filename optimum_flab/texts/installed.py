@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import re
 from collections.abc import Mapping
@@ -79,8 +80,8 @@ def _is_for_training(name: str) -> bool:
 def required_packages() -> tuple[str, ...]:
     """The installed packages that this one requires without extras, directly or through others, sorted, except those
     that hold benchmarks."""
-    from packaging.markers import UndefinedEnvironmentName
-    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
 
     found: set[str] = set()
     queue = [OURS]
@@ -91,17 +92,10 @@ def required_packages() -> tuple[str, ...]:
             continue
         found.add(name)
         for line in package.requires or ():
-            try:
-                requirement = Requirement(line)
-                if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                    queue.append(_canonical(requirement.name))
-            except (InvalidRequirement, UndefinedEnvironmentName):  # from an old package
-                continue
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                queue.append(canonicalize_name(requirement.name))
     return tuple(sorted(found - LEFT_OUT))
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _distribution(name: str) -> Distribution | None:
@@ -119,8 +113,7 @@ def _files(name: str) -> tuple[tuple[str, Path], ...]:
     if package is None or record is None:
         return ()
     found = []
-    for line in record.splitlines():
-        path, _, size = line.rpartition(",")[0].rpartition(",")[0].strip('"'), "", line.rpartition(",")[2]
+    for path, _, size in csv.reader(record.splitlines()):
         if size.isdigit() and SMALLEST <= int(size) <= LARGEST and _is_wanted(path):
             found.append((path, Path(str(package.locate_file(path)))))
     return tuple(sorted(found))

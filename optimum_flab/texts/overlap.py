@@ -17,12 +17,12 @@ def words(text: str) -> list[str]:
     return WORDS.findall(text.lower())
 
 
-def grams(text: str, size: int = GRAM) -> set[int]:
-    """Hashes of all runs of `size` words; a shorter text is one run."""
+def grams(text: str) -> set[int]:
+    """Hashes of all runs of [`GRAM`] words; a shorter text is one run."""
     found = words(text)
     if not found:
         return set()
-    return {_hash(found[start : start + size]) for start in range(max(1, len(found) - size + 1))}
+    return {_hash(found[start : start + GRAM]) for start in range(max(1, len(found) - GRAM + 1))}
 
 
 def _hash(run: Sequence[str]) -> int:
@@ -38,14 +38,11 @@ class Forbidden:
         texts (`Iterable[str]`): evaluation sets, held-out texts.
     """
 
-    def __init__(self, texts: Iterable[str], size: int = GRAM):
-        self.size = size
-        self.runs: set[int] = set()
-        for text in texts:
-            self.runs |= grams(text, size)
+    def __init__(self, texts: Iterable[str]):
+        self.runs = {run for text in texts for run in grams(text)}
 
     def overlaps(self, text: str) -> bool:
-        return not self.runs.isdisjoint(grams(text, self.size))
+        return not self.runs.isdisjoint(grams(text))
 
 
 def benchmark_texts() -> dict[str, list[str]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -33,25 +33,6 @@ class Candidate:
 
     origin: Document
     passages: Callable[[np.random.Generator], Sequence[Document]]
-
-
-class Drawing(Protocol):
-    """Passages that are taken until there are enough, with more available later."""
-
-    @property
-    def taken(self) -> list[tuple[Document, int]]:
-        """Passages with their tokens, in the order of taking."""
-
-    @property
-    def tokens(self) -> int:
-        """The number of tokens in all of them."""
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether there is no further passage."""
-
-    def until(self, tokens: float) -> None:
-        """Takes passages until there are that many tokens, or no further passage."""
 
 
 class Draw:
@@ -104,11 +85,11 @@ class SharedDraw:
     """Several draws, each with a share of the tokens; what one cannot supply, the others do.
 
     Args:
-        draws (`Mapping[Key, Drawing]`): by a key that distinguishes them.
+        draws (`Mapping[Key, Draw | SharedDraw]`): by a key that distinguishes them.
         shares (`Mapping[Key, float]`): the share of each, above 0.
     """
 
-    def __init__(self, draws: Mapping[Key, Drawing], shares: Mapping[Key, float]):
+    def __init__(self, draws: Mapping[Key, Draw] | Mapping[Key, SharedDraw], shares: Mapping[Key, float]):
         self._draws = [(draw, shares[key]) for key, draw in draws.items()]
 
     @property
@@ -173,13 +154,10 @@ def plain_passages(document: Document, most_characters: int, rng: np.random.Gene
     if len(texts) == 1:
         return [document]
     lines = np.cumsum([1, *(text.count("\n") for text in texts[:-1])])
-    passages = [passage_at(document, text, line) for text, line in zip(texts, lines, strict=True)]
+    passages = [
+        replace(document, text=text, name=f"{document.name}:{line}") for text, line in zip(texts, lines, strict=True)
+    ]
     return [passages[index] for index in order if texts[index].strip()]
-
-
-def passage_at(document: Document, text: str, line: int) -> Document:
-    """A passage of a document, starting at a line."""
-    return Document(text, f"{document.name}:{line}", document.source, document.kind)
 
 
 def split_passages(text: str, most_characters: int) -> list[str]:

@@ -182,7 +182,7 @@ def documents_in(source: Source, for_training: bool = False) -> Iterator[Documen
         yield from row_documents(hub_rows(source.rows), source.rows.dataset, source.columns)
     elif (path := _path_of(source)).is_dir():
         _refuse_columns(source, "a folder", "name a file of it, or leave out the brackets")
-        yield from _documents_of_folder(path)
+        yield from _documents_of_files(folder_files(path), path, f"{path.as_posix()}/")
     elif row_suffix(path) is not None:
         yield from row_documents(file_rows(path, source.columns), str(path), source.columns)
     else:
@@ -270,16 +270,6 @@ def _is_text(path: Path) -> bool:
             return b"\0" not in file.read(HEAD)
     except OSError:
         return False
-
-
-def read_folder(folder: Path) -> SourceTexts:
-    """Reads every UTF-8 text file below `folder`, sorted by path; symlinks are followed, each folder is read once."""
-    found = list(_documents_of_folder(folder))
-    return SourceTexts([document for document in found if document is not None], found.count(None))
-
-
-def _documents_of_folder(folder: Path) -> Iterator[Document | None]:
-    return _documents_of_files(folder_files(folder), folder, f"{folder.as_posix()}/")
 
 
 def folder_files(folder: Path) -> Iterator[Path]:

@@ -92,8 +92,3 @@ def test_the_verb_lists_recipes_and_prints_one():
     listed = flab("recipes").out.splitlines()
     assert [line.split(maxsplit=1) for line in listed] == [[name, first_comment(read_recipe(name))] for name in NAMES]
     assert flab("recipes", "laptop") == (0, recipe_files()["laptop"].read_text(encoding="utf-8"), "")
-
-
-def test_an_unknown_recipe_ends_with_2_and_the_names():
-    code, out, err = flab("recipes", "no")
-    assert (code, out) == (2, "") and "'no'" in err and err.endswith(f"; recipes: {', '.join(NAMES)}\n")

@@ -70,15 +70,3 @@ def test_how_gaps_are_asked_for_decides_what_is_taken_up(benchmark):
         for name, task in benchmark.tasks_of(["infilling", "humaneval"], limit, template, 8).items()
     }
     assert len(keys) == 4 + 2  # programs are asked for without gaps
-
-
-def test_stop_strings_are_those_of_the_tasks(benchmark):
-    tasks = benchmark.tasks_of(["humaneval", "infilling"], 1, benchmark.EXAMPLE, 8)
-    assert "\ndef" in tasks["humaneval"].stops and tasks["infilling"].stops == ["\n"]
-
-
-def test_an_unknown_task_is_refused(benchmark, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["gguf_passes.py", "a.gguf", "--tasks", "humaneval,mbpp"])
-    with pytest.raises(SystemExit, match="2"):
-        benchmark.main()
-    assert "argument --tasks: no task 'mbpp'; choose of humaneval, infilling" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from ..conftest import TEXTS, byte_level_tokenizer, tiny_model
 
 
-pytestmark = [pytest.mark.packaging, pytest.mark.thorough]
+pytestmark = pytest.mark.thorough
 
 READER = Path(__file__).with_name("onnx_reader.py")
 TEXT = "def add_alpha(a, b):\n    return a + b\n\nclass Holder:\n    value = 1\n"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.records.counts import MOST, TokenCounts
+from optimum_flab.records.counts import TokenCounts
 from optimum_flab.vocabulary.usage import TokenUsage
 
 
@@ -105,19 +105,8 @@ def test_counts_of_two_tokenizers_do_not_add_up(two):
     other = counted(two.sources, tokenizer="b" * 64, model="other/model")
     with pytest.raises(FlabError, match="tokenizers of 'org/model' and 'other/model'.*cannot be added up"):
         TokenCounts.merged([two, other])
-    longer = counted({"a": usage(range(SIZE + 1))})
-    with pytest.raises(
-        FlabError, match="counts of 40 and of 41 token ids, although of one tokenizer, cannot be added up"
-    ):
-        TokenCounts.merged([two, longer])
     with pytest.raises(FlabError, match="no counts"):
         TokenCounts.merged([])
-
-
-def test_more_than_can_be_counted_is_refused():
-    half = counted({"a": usage([MOST // 2 + 1])})
-    with pytest.raises(FlabError, match="source 'a' has more than"):
-        TokenCounts.merged([half, half])
 
 
 def test_nothing_is_replaced_unless_it_is_asked_for_and_is_a_file_of_counts(two, tmp_path):
@@ -159,17 +148,12 @@ def written(path, counts, **changes):
 @pytest.mark.parametrize(
     ("counts", "changes", "message"),
     [
-        ([[1, -1, 2]], {}, "a token of source 's0' occurs -1 times"),
-        ([[2**62, 2**62, 0]], {"sources": [{"name": "s", "texts": 1, "tokens": 0, "bytes": 1}]}, "do not add up"),
-        ([[1, 1, 2]], {"sources": [{"name": "s", "texts": 1, "tokens": 5, "bytes": 1}]}, "do not add up to its 5"),
-        ([[1, 1, 2]], {"sources": []}, "shape .1, 3. for 0 sources"),
-        ([[1.0, 1.0]], {}, "float64"),
-        ([1, 2], {"sources": [{"name": "s", "texts": 1, "tokens": 3, "bytes": 1}]}, r"shape \(2,\)"),
-        ([[1], [1]], {"sources": [{"name": "s", "texts": 1, "tokens": 1, "bytes": 1}] * 2}, "a source occurs twice"),
+        ([[1, 1, 2]], {"sources": [{"name": "s", "texts": 1, "tokens": 5, "bytes": 1}]}, "not those of its sources"),
+        ([[1.0, 1.0]], {}, "not those of its sources"),
+        ([1, 2], {}, "not those of its sources"),
         ([[1]], {"sources": [{"name": "s", "texts": -1, "tokens": 1, "bytes": 1}]}, "sources.0.texts"),
         ([[1]], {"more": 1}, "more: Extra inputs"),
-        ([[1]], {"format": 0}, "format: "),
-        ([[1]], {"format": 2}, r"has format 2, and optimum-flab \S+ reads formats up to 1; install optimum-flab 9.9"),
+        ([[1]], {"format": 2}, r"has format 2, and optimum-flab \S+ reads formats up to 1; install a newer version"),
     ],
 )
 def test_what_cannot_be_counts_is_refused(counts, changes, message, tmp_path):

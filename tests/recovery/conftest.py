@@ -9,12 +9,33 @@ from pathlib import Path
 import pytest
 import torch
 
-from optimum_flab import FlabOptimizer, FlabPrunerConfig
+from optimum_flab import FlabOptimizer, FlabPrunerConfig, RecoveryConfig
+from optimum_flab.checkpoints.loading import LoadedModel
+from optimum_flab.pruning.result import PrunedModel
+from optimum_flab.recovery.pipeline import recover
+from optimum_flab.recovery.work import Steps, Work
+from optimum_flab.running.generation import BatchCache
 
 from ..conftest import TEXTS, byte_level_tokenizer, tiny_model
 
 
 NAMES = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi".split()
+
+
+SMALL = {
+    "template": "plain",
+    "sequence_length": 96,
+    "max_new_tokens": 24,
+    "rank": 4,
+    "learning_rate": 5e-3,
+    "max_steps": 8,
+    "batch_size": 4,
+    "evaluations": 2,
+    "dtype": "float32",
+    "validation_share": 0.2,
+    "closed_form_tokens": 1024,
+    "text_share": 0.0,
+}
 
 
 def problems(number: int = 24) -> list[dict[str, str]]:
@@ -93,6 +114,28 @@ def _made(tmp_path_factory) -> Path:
     (folder / "alpaca.json").write_text(json.dumps(alpaca()), encoding="utf-8")
     write_lines(folder / "held_out.jsonl", [{"text": text} for text in TEXTS[:6]])
     return folder
+
+
+@pytest.fixture(scope="session")
+def loaded(_made) -> tuple[LoadedModel, PrunedModel]:
+    """Both models, which no test may change."""
+    optimizer = FlabOptimizer.from_pretrained(_made / "dense")
+    return optimizer.dense, optimizer.load_pruned(_made / "pruned")
+
+
+def config_for(made: Path, *, data=("problems.jsonl", "alpaca.json"), **changes) -> RecoveryConfig:
+    return RecoveryConfig(**{"data": [str(made / name) for name in data], **SMALL, **changes})
+
+
+def recovered(loaded, made: Path, cache: str = "cache", **changes) -> PrunedModel:
+    config = config_for(made, **changes)
+    return recover(*loaded, config, confirm_run_unsafe_code=True, cache_dir=made / cache)
+
+
+def work_of(loaded, made: Path, settings: RecoveryConfig) -> Work:
+    dense, pruned = loaded
+    cache, steps = BatchCache(made / "answers"), Steps(quiet=True)
+    return Work(dense, pruned.model, pruned.tokenizer, pruned.plan, dense.family, settings, cache, steps)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from optimum_flab import ConfigurationError, FlabError
-from optimum_flab.recovery.instructions import Example, read_instructions
+from optimum_flab.recovery.instructions import read_instructions
 
 from .conftest import alpaca, problems, write_lines
 
@@ -89,11 +89,6 @@ def test_files_that_hold_no_rows_are_refused(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(FlabError):
         read_instructions([str(tmp_path / name)])
-
-
-def test_another_answer_leaves_the_rest():
-    example = Example("x#1", (("user", "a"),), "b", test="t")
-    assert example.answered("c") == Example("x#1", (("user", "a"),), "c", test="t")
 
 
 def test_a_mapped_column_that_is_not_there_is_named(tmp_path):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from optimum_flab import ConfigurationError, FlabError, RecoveryConfig
 from optimum_flab.recovery import data as data_room
 from optimum_flab.recovery import plain as plain_room
-from optimum_flab.recovery.answers import Continuer
+from optimum_flab.recovery.answers import dense_continuations
+from optimum_flab.recovery.data import prepare, select
 from optimum_flab.recovery.instructions import read_instructions
 from optimum_flab.recovery.overlap import source_texts
 from optimum_flab.recovery.plain import (
@@ -28,7 +29,6 @@ from optimum_flab.recovery.plain import (
     text_budget,
 )
 from optimum_flab.recovery.strategy import Counts
-from optimum_flab.recovery.work import Steps
 from optimum_flab.running.generation import BatchCache
 from optimum_flab.settings.pruning import KINDS
 from optimum_flab.settings.recovery import LIBRARY_SOURCE, PROBLEM_SOURCE, check_recovery
@@ -37,10 +37,8 @@ from optimum_flab.texts.overlap import Forbidden
 from optimum_flab.texts.problems import packaged_problems, problems_to_train_on
 from optimum_flab.texts.sources import SourceTexts, read_source
 
-from ..conftest import byte_level_tokenizer
-from .conftest import write_lines
-from .test_launch import flab
-from .test_pipeline import SMALL, config_for, optimizer_for, work_of
+from ..conftest import byte_level_tokenizer, flab
+from .conftest import SMALL, config_for, recovered, work_of, write_lines
 
 
 PACKAGED = [LIBRARY_SOURCE, PROBLEM_SOURCE]
@@ -192,25 +190,15 @@ def test_beginnings_are_first_lines_behind_comments_of_each_source_in_turn():
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_continuations_are_drawn_with_the_seed_and_kept(made, temperature):
-    dense = optimizer_for(made).dense
-
+def test_continuations_are_drawn_with_the_seed_and_kept(loaded, made, temperature):
     def write(folder, seed=0, tokens=40, **options):
-        cache = BatchCache(made / folder)
-        continuer = Continuer(
-            dense.model,
-            dense.tokenizer,
-            weights_hash="w",
-            cache=cache,
-            batch_size=2,
-            most_tokens=12,
-            temperature=temperature,
-            seed=seed,
-        )
+        asked = {"seed": seed, "continuation_tokens": tokens, "continuation_temperature": temperature}
+        work = work_of(loaded, made, config_for(made, max_new_tokens=12, generation_batch_size=2, **asked))
+        work = replace(work, cache=BatchCache(made / folder))
         state = torch.random.get_rng_state()
-        found = list(continuer([f"def f{n}(a):\n" for n in range(8)], tokens, **options))
+        found = list(dense_continuations(work, [f"def f{n}(a):\n" for n in range(8)], **options))
         assert torch.equal(state, torch.random.get_rng_state())
-        return found, cache
+        return found, work.cache
 
     first, cache = write("one")
     assert sum(number for _, number in first) >= 40 and cache.made == 2 == len(first) // 2
@@ -227,20 +215,19 @@ def test_continuations_are_drawn_with_the_seed_and_kept(made, temperature):
     assert not set(longer) & set(first)
 
 
-def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(made):
+def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(loaded, made):
     source = written(made, "word", 60, lines=40)
-    optimizer = optimizer_for(made)
-    options = {"data": (), "text": source, "text_tokens": 3000, "held_out_tokens": 300, "max_steps": 6}
-    asked = config_for(made, **options, continuation_tokens=60)
-    work, steps = work_of(made), Steps(quiet=True)
-    selected = data_room.select(work, asked, [], [], steps)
+    options = {"data": (), "text": source, "text_tokens": 3000, "held_out_tokens": 300, "closed_form": False}
+    options |= {"continuation_tokens": 60, "max_steps": 6}
+    work = work_of(loaded, made, config_for(made, **options))
+    selected = select(work, [], [])
     texts = [work.tokenizer.decode(rows.tokens.input_ids.flatten()) for rows in (selected.plain, selected.validation)]
     numbers = [
         {name for name in (f"word_{n}_" for n in range(60)) if name in text} for text in (*texts, *selected.held_out)
     ]
     for part in numbers[1:]:
         assert part and not part & numbers[0]
-    section = optimizer.recover(asked, cache_dir=made / "cache").report.recovery
+    section = recovered(loaded, made, **options).report.recovery
     assert section.held_out_after.divergence < section.held_out_before.divergence
     assert (section.data.examples, section.data.kept, section.data.answer_tokens) == (0, 0, 0)
     plain = section.data.plain_text
@@ -249,32 +236,32 @@ def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(mad
     assert section.settings["text"] == [source] and plain.sources == (source,)
 
 
-def test_it_is_said_that_text_is_left_out_for_its_overlap(made):
+def test_it_is_said_that_text_is_left_out_for_its_overlap(loaded, made):
     source = written(made, "word", 30, lines=12)
     asked = config_for(made, data=(), text=source, exclude=source, text_tokens=3000)
     with pytest.raises(FlabError, match=r"overlapping excluded sources left out.*overlaps neither excluded nor"):
-        data_room.select(work_of(made), asked, [], [], Steps(quiet=True))
+        select(work_of(loaded, made, asked), [], [])
 
 
-def test_what_makes_sense_only_as_a_whole_is_measured_as_a_whole_or_not_at_all(made):
-    work = work_of(made)
+def test_what_makes_sense_only_as_a_whole_is_measured_as_a_whole_or_not_at_all(loaded, made):
     asked = config_for(made, data=(), sequence_length=32, held_out_tokens=4000)
+    work = work_of(loaded, made, asked)
     long, short = "ab cd " * 60, " return" * 20  # in characters longer than a sequence, in tokens only the first
     count = partial(data_room._tokens, work)
     assert count(long) > 32 >= count(short) and len(passages_in(short, asked)) > 1
     sources = [PlainSource([[f"{short}{n}"] if n % 2 else [f"{long}{n}"] for n in range(40)], whole=True)]
     parts = divided_text(sources, asked, count, held_out_named=False)
     assert parts.held_out and all(text.startswith(short) for text in parts.held_out)
-    assert set(data_room.within_tokens(work, parts.held_out, asked)) == set(parts.held_out)
+    assert set(data_room.within_tokens(work, parts.held_out)) == set(parts.held_out)
 
 
-def test_near_copies_of_what_chooses_the_checkpoint_are_left_out_and_counted(made):
+def test_near_copies_of_what_chooses_the_checkpoint_are_left_out_and_counted(loaded, made):
     bodies = ["".join(f"word_{n}_{line} = {n * line}\n" for line in range(12)) for n in range(30)]
     rows = [{"text": f"# {which}\n{body}"} for body in bodies for which in ("original", "copy")]
     source = f"{write_lines(made / 'copies.jsonl', rows)}[text]"
     asked = config_for(made, data=(), text=source, text_tokens=20_000)
-    work = work_of(made)
-    selected = data_room.select(work, asked, [], ["nothing"], Steps(quiet=True))
+    work = work_of(loaded, made, asked)
+    selected = select(work, [], ["nothing"])
     found = [work.tokenizer.decode(part.tokens.input_ids.flatten()) for part in (selected.validation, selected.plain)]
     chosen, trained = ({n for n in range(30) if f"word_{n}_" in text} for text in found)
     assert chosen and trained and not chosen & trained
@@ -283,47 +270,42 @@ def test_near_copies_of_what_chooses_the_checkpoint_are_left_out_and_counted(mad
     assert all(selected.forbidden["validation text"].overlaps(bodies[n]) for n in chosen)
 
 
-def test_continuations_are_trained_on_beside_instructions(made):
+def test_continuations_are_trained_on_beside_instructions(loaded, made):
     asked = config_for(made, data=("alpaca.json",), answers="reference", continuation_tokens=100, text_share=0.0)
     asked.text = [written(made, "word", 30)]
     asked.text_tokens = 1
-    work, steps, cache = work_of(made), Steps(quiet=True), BatchCache(made / "answers")
-    selected = data_room.select(work, asked, read_instructions(asked.data), ["nothing"], steps)
-    data = data_room.prepare(work, asked, selected, cache, steps, torch.float32)
-    without = data_room.prepare(work, asked, replace(selected, beginnings=[]), cache, steps, torch.float32)
+    work = work_of(loaded, made, asked)
+    selected = select(work, read_instructions(asked.data), ["nothing"])
+    data, without = prepare(work, selected), prepare(work, replace(selected, beginnings=[]))
     assert data.counts.continuations > 0 and len(data.rows) > len(without.rows)
     assert data.validation.digest == without.validation.digest
-    assert len(data_room.expected_rows(work, asked, selected)) > len(without.rows)
+    assert len(data_room.expected_rows(work, selected)) > len(without.rows)
 
 
-def test_fewer_continuations_than_asked_for_are_said_to_be_fewer(made):
+def test_fewer_continuations_than_asked_for_are_said_to_be_fewer(loaded, made):
     asked = config_for(made, data=(), text=written(made, "word", 60, 12), text_tokens=200, continuation_tokens=50)
-    work, steps, cache, said = work_of(made), Steps(quiet=True), BatchCache(made / "answers"), []
-    steps.say = said.append
-    selected = data_room.select(work, asked, [], ["nothing"], Steps(quiet=True))
+    work, said = work_of(loaded, made, asked), []
+    work.steps.say = said.append
+    selected = select(work, [], ["nothing"])
+    said.clear()
     never = {"what is known": Forbidden(selected.beginnings[:1])}
-    data = data_room.prepare(work, asked, replace(selected, forbidden=never), cache, steps, torch.float32)
+    data = prepare(work, replace(selected, forbidden=never))
     assert data.counts.continuations_dropped["overlapping what is known"] == 1 and not said
-    data_room.prepare(work, asked, replace(selected, beginnings=selected.beginnings[:1]), cache, steps, torch.float32)
+    prepare(work, replace(selected, beginnings=selected.beginnings[:1]))
     assert "of the 50 tokens of continuations requested" in said[0] and "`recovery.text`" in said[0]
 
 
-def test_too_little_text_is_refused_with_what_to_do(made):
+def test_too_little_text_is_refused_with_what_to_do(loaded, made):
     (made / "short.txt").write_text("x = 1\n")
     with pytest.raises(FlabError, match="nothing is left to train on.*name more text in `recovery.text`"):
-        optimizer_for(made).recover(
-            config_for(made, data=(), text=[str(made / "short.txt")]), cache_dir=made / "cache"
-        )
+        recovered(loaded, made, data=(), text=[str(made / "short.txt")])
 
 
 @pytest.mark.thorough
 def test_the_two_models_are_enough_for_a_recovery_on_packaged_text(made):
     small = {**SMALL, "text_share": 0.5, "text_tokens": 600, "held_out_tokens": 200, "max_steps": 1}
     (made / "flab.json").write_text(json.dumps({"recovery": small}))
-    flab(
-        *(made, "recover", "-m", str(made / "pruned"), str(made / "out")),
-        *("--teacher", str(made / "dense"), "-c", str(made / "flab.json")),
-    )
+    flab("recover", "-m", made / "pruned", made / "out", "--teacher", made / "dense", "-c", made / "flab.json")
     report = json.loads((made / "out" / "flab_report.json").read_text())
     read = report["recovery"]["data"]["plain_text"]
     assert (read["sources"], read["tokens"]) == (PACKAGED, 600)
