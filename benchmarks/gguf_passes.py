@@ -123,7 +123,7 @@ def score(name: str, task: Task, passed: Sequence[bool], dense: Sequence[bool]) 
     paired where both models count."""
     clusters = [problem[task.cluster] for problem in task.problems]
     found = compare(
-        ScoreRow(task=name, metric="pass@1", problems=len(passed)),
+        ScoreRow(task=name, metric="pass@1", higher_is_better=True, problems=len(passed)),
         MEAN,
         MEAN.rows(passed),
         MEAN.rows(dense),

@@ -178,7 +178,7 @@ def main() -> None:
     if args.baseline:
         total = int(passed["dense"].sum())
         retention = compare(
-            ScoreRow(task="humaneval", metric="pass@1", problems=len(problems)),
+            ScoreRow(task="humaneval", metric="pass@1", higher_is_better=True, problems=len(problems)),
             MEAN,
             MEAN.rows(passed["pruned"]),
             MEAN.rows(passed["dense"]),

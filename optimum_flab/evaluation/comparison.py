@@ -254,6 +254,7 @@ def together(sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLE
     row = ScoreRow(
         task=TOGETHER,
         metric=PASSES,
+        higher_is_better=True,
         problems=len(both),
         of={one.task: len(one.pruned) for one in sets},
         **({} if len(clusters) == len(both) else {"clusters": len(clusters)}),

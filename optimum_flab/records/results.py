@@ -69,7 +69,7 @@ class ScoreRow(ResultRecord):
 
     task: str
     metric: str
-    higher_is_better: bool = True
+    higher_is_better: bool
     problems: int
     clusters: int | None = None
     of: dict[str, int] | None = None
@@ -279,8 +279,8 @@ class EfficiencyRow(ResultRecord):
     """
 
     metric: str
-    unit: str = ""
-    better: str = "lower"
+    unit: str
+    better: str
     baseline: Spread | int | float | None = None
     model: Spread | int | float | None = None
     ratio: float | None = None

@@ -33,7 +33,7 @@ from optimum_flab.records.scores import Score
 
 
 PASSES = st.lists(st.booleans(), min_size=1, max_size=30)
-ROW = ScoreRow(task="task", metric="pass@1", problems=1)
+ROW = ScoreRow(task="task", metric="pass@1", higher_is_better=True, problems=1)
 
 
 def as_score(value, interval_95=None):
@@ -42,7 +42,7 @@ def as_score(value, interval_95=None):
 
 def row(task, metric, **given):
     scores = {name: as_score(*ends) for name, ends in given.items() if isinstance(ends, tuple)}
-    return ScoreRow(task=task, metric=metric, **{**given, **scores})
+    return ScoreRow(**{"task": task, "metric": metric, "higher_is_better": True, **given, **scores})
 
 
 @given(samples=st.integers(1, 8), passes=st.integers(0, 8), k=st.integers(1, 8))
