@@ -193,7 +193,7 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
         for name, path in pruned.files.items():
             (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial / name)
         write_report(partial, report)
-        write_card(partial, earlier=earlier)
+        write_card(partial, earlier=earlier, ask_hub=False)
     drop_kept(pruned)
     return replace(pruned, report=report)
 

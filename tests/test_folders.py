@@ -137,6 +137,18 @@ def test_what_somebody_put_there_meanwhile_is_kept(tmp_path):
     assert content(tmp_path) == {"out/theirs": ""}
 
 
+def test_what_somebody_put_there_since_an_interruption_is_kept(tmp_path):
+    (tmp_path / WORK / "ready").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / WORK / "ready"):
+        (folder / "README.md").write_text(folder.name)
+    with pytest.raises(FlabError, match="was interrupted .*README.md of it would replace what was put there since"):
+        write(tmp_path, overwrite=True)
+    assert (tmp_path / "README.md").read_text() == tmp_path.name
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(FlabError, match="cannot be accessed"):
+        write(tmp_path / "link")
+
+
 def in_child(work: Callable[[], object]) -> tuple[int, Callable[[], str]]:
     """A process that ends without cleaning up: its number, and a function that reads what it said."""
     read, said = os.pipe()

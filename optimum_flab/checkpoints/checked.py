@@ -10,9 +10,11 @@ import torch
 
 from ..errors import ConfigurationError, FlabError
 from ..families import family_for
+from ..records.names import WEIGHTS, WEIGHTS_INDEX
 from ..records.plan import PLAN_NAME, PruningPlan
 from ..records.report import REPORT_NAME, Report
 from ..tensors.lazy import StoredTensors
+from ..vocabulary.closure import config_token_ids
 from .finding import ModelFiles, find_model
 from .hashes import weights_hash
 from .loading import LoadedModel, load_dense
@@ -101,10 +103,17 @@ def check_complete(folder: Path) -> None:
             f"folder {str(folder)!r} is not a complete pruned model, since it lacks {', '.join(missing)}; name what"
             " `optimum-cli flab prune` wrote"
         )
+    if all((folder / name).is_file() for name in (WEIGHTS, WEIGHTS_INDEX)):
+        raise ConfigurationError(
+            f"folder {str(folder)!r} holds both {WEIGHTS} and {WEIGHTS_INDEX}, which names other files; delete the one"
+            " that is outdated"
+        )
 
 
 def check_belongs_together(folder: Path, report: Report) -> None:
     """Raises a [`FlabError`] if weights, configuration, tokenizer, plan and report are not of one model."""
+    from transformers import GenerationConfig
+
     plan, model = PruningPlan.load(folder), check_model(folder)
     sizes = family_for(model.config, model.files.family).sizes
     faults = [
@@ -112,6 +121,9 @@ def check_belongs_together(folder: Path, report: Report) -> None:
         for dimension, name in sizes.items()
         if plan.sizes.get(dimension, getattr(model.config, name)) != getattr(model.config, name)
     ]
+    configs = [GenerationConfig.from_pretrained(folder)] if (folder / "generation_config.json").is_file() else []
+    if beyond := [number for number in config_token_ids(model.config, *configs) if number >= plan.vocab_size]:
+        faults.append(f"a configuration names token {beyond[0]:,}, and there are {plan.vocab_size:,}")
     if plan.base_hash != report.base_model.weights_sha256:
         faults.append("plan and report belong to different base models")
     if not faults and (weights := weights_hash(StoredTensors(shards(folder)))) != report.weights_sha256:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, first_line
 from ..running.casting import multiplies_bfloat16
-from .faults import first_line
 
 
 AUTO = "auto"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import FlabError
+from ..errors import FlabError, first_line
 
 
 # what is often found in place of a large file, by how it begins
@@ -52,11 +52,6 @@ def some_of(names: list[str]) -> str:
 
 def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def counted(tensors: list[str]) -> str:

@@ -7,12 +7,11 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import FlabError
+from ..errors import FlabError, first_line
 from ..families import FAMILY_NAME
 from ..licenses import is_license_file
 from ..places import user_path
 from .demo import DEMO_NAME, demo_model
-from .faults import first_line
 
 
 LICENSE_STEMS = ("license", "licence", "notice", "copying", "use_policy")

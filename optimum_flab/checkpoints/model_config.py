@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import FlabError
+from ..errors import FlabError, first_line
 from ..families import family_for
 from ..families.resizing import settle_experts
-from .faults import first_line, quantised, read_json
+from .faults import quantised, read_json
 from .finding import ModelFiles
 from .self_check import check_family
 

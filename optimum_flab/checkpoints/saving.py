@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoTokenizer
 from ..compat import storage_of
 from ..errors import FlabError
 from ..families import Family, Older
+from ..records.names import WEIGHTS
 from ..tensors.lazy import WrittenTensors, own_tensors, write_tensors, written_parts
 from ..vocabulary.files import OLDER_CLASS, differences, save_tokenizer
-from .weight_files import WEIGHTS
 
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import FlabError
+from ..errors import FlabError, first_line
 from ..records.names import OTHER_TOKENIZERS
 from ..vocabulary.files import read_stated, rebuild_tokenizer, settle_stated, settle_tokenizer
-from .faults import first_line, read_json, stand_in
+from .faults import read_json, stand_in
 from .finding import ModelFiles
 
 

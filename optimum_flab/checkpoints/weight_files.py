@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import FlabError
+from ..records.names import WEIGHTS
 from ..tensors.lazy import DTYPES
 from .faults import damage, read_json, some_of, stand_in
 from .finding import ModelFiles
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 # what a safetensors header calls the types that weights are stored in
 SAFETENSORS_DTYPES = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
-WEIGHTS = "model.safetensors"
 PICKLED_WEIGHTS = "pytorch_model.bin"
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..compat import forget_quantisation
-from ..errors import FlabError
+from ..errors import FlabError, first_line
 from ..tensors.gguf_files import GgufTensor, GgufTensors, dequantised
 from ..tensors.lazy import ModelTensors, StoredTensors
 from ..vocabulary.rewrite import remap_config_ids
-from .faults import counted, first_line
+from .faults import counted
 from .finding import ModelFiles
 from .weight_files import check_weight_files, lacking_tensors, shards
 

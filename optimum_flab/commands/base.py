@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from optimum.commands.base import BaseOptimumCLICommand
 
 from ..compat import actions_of
-from ..errors import FlabError
+from ..errors import FlabError, printable
 from ..places import user_path
 from ..progress import bars_as_lines, duration
 
@@ -55,7 +55,8 @@ def terminal(flags: Mapping[str, str] | None = None) -> Iterator[None]:
         yield
         sys.stdout.flush()  # a closed pipe is noticed here, not when Python exits
     except FlabError as error:
-        print(f"optimum-cli flab: error: {faults_with_flags(str(error), flags or {})}", file=sys.stderr)
+        lines = map(printable, faults_with_flags(str(error), flags or {}).split("\n"))
+        print("optimum-cli flab: error:", "\n".join(lines), file=sys.stderr)
         raise SystemExit(error.exit_code) from error
     except KeyboardInterrupt as end:
         what, code = ("terminated", 143) if isinstance(end, Terminated) else ("interrupted", 130)

@@ -31,7 +31,7 @@ class BenchCommand(FlabVerb):
             default=Path("flab-bench"),
             help="folder to write flab_efficiency.json to (default: %(default)s)",
         )
-        arguments.add_switch(optional, "--overwrite", "replace these two files where they exist", default="refuse")
+        arguments.add_switch(optional, "--overwrite", "replace that file where it exists", default="refuse")
         add_settings(optional, BenchSettings)
         arguments.add_device(optional)
 

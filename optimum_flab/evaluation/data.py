@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from ..errors import ConfigurationError, FlabError
+from ..errors import ConfigurationError, FlabError, printable
 from ..places import user_path
 from ..texts.rows import ROW_SUFFIXES, HubRows, file_rows, hub_rows, row_suffix
 from .problems import Problem
@@ -126,16 +126,15 @@ def _shown(value: Any) -> str:
     return printable(text if len(text) <= 60 else text[:57] + "...")
 
 
-def printable(text: str) -> str:
-    """Text that is safe to print on a terminal: control and text direction characters are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def as_dataset(documents: Sequence[Mapping[str, Any]], limit: int | None) -> dict[str, Dataset]:
     """A dataset as lm-eval takes it, limited to the first `limit` problems."""
     import datasets
 
-    return {"test": datasets.Dataset.from_list([dict(document) for document in documents[:limit]])}
+    try:
+        return {"test": datasets.Dataset.from_list([dict(document) for document in documents[:limit]])}
+    except UnicodeEncodeError as error:
+        text = printable(error.object[max(error.start - 20, 0) : error.end])
+        raise FlabError(f"a problem holds what is not text: {text!r} ends in half a character; correct it") from error
 
 
 @dataclass(frozen=True)

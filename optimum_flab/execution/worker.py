@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import psutil
 
-from ..errors import FlabError
+from ..errors import FlabError, printable
 from .isolation import Isolation, Limits
 from .sandbox import Sandbox
 from .values import Program, Status, Verdict
@@ -94,7 +94,7 @@ class Worker:
             found = {"status": "forbidden", "detail": f"{ending.files:,} files"}
         elif isinstance(found, bytes):
             found = _reported(found, secret) if found else _ending(ending.code, self.limits, seconds)
-        return Verdict(**{**found, "detail": _printable(found["detail"])[:LONGEST_DETAIL]}, seconds=seconds)
+        return Verdict(**{**found, "detail": printable(found["detail"])[:LONGEST_DETAIL]}, seconds=seconds)
 
 
 def _wait(
@@ -145,7 +145,7 @@ def _reported(report: bytes, secret: str) -> dict[str, Any]:
     status, *rest = text.split("\n", 2)
     if status == "passed" or status not in get_args(Status) or len(rest) < 2:
         return {"status": "crashed", "detail": "it wrote to the pipe of its verdict"}
-    return {"status": status, "detail": rest[1], "package": _printable(rest[0])[:LONGEST_PACKAGE] or None}
+    return {"status": status, "detail": rest[1], "package": printable(rest[0])[:LONGEST_PACKAGE] or None}
 
 
 def _ending(code: int | None, limits: Limits, seconds: float) -> dict[str, Any]:
@@ -157,8 +157,3 @@ def _ending(code: int | None, limits: Limits, seconds: float) -> dict[str, Any]:
         with suppress(ValueError):
             return {"status": "crashed", "detail": f"ended by {signal.Signals(number).name}"}
     return {"status": "crashed", "detail": f"ended with exit code {code}"}
-
-
-def _printable(text: str) -> str:
-    """Text that is safe for a terminal and a file: control characters and lone surrogates are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,5 @@
-"""The model card of a pruned model, made only from the files beside its weights."""
+"""The model card of a pruned model, made from the files beside its weights, and where those do not state
+the base model's licence from that model's card on the Hub."""
 
 from __future__ import annotations
 
@@ -71,6 +72,7 @@ def render_card(
     revision: str | None = None,
     results: Sequence[str] | None = None,
     earlier: Sequence[str] = (),
+    ask_hub: bool = True,
 ) -> Rendered:
     """Renders the card of a pruned model.
 
@@ -82,6 +84,7 @@ def render_card(
         revision (`str`, *optional*): the branch that the usage example loads; `main` by default.
         results (`Sequence[str]`, *optional*): folders with evaluations and efficiency; `None`: those in `folder`.
         earlier (`Sequence[str]`): the cards that this one replaces: what a user added to those of ours stays.
+        ask_hub (`bool`): whether the Hub may be asked for the base model's card, where the licence is not known.
 
     Raises:
         [`FlabError`]: a file in the folder cannot be read.
@@ -92,7 +95,7 @@ def render_card(
     own = [card for card in earlier if is_generated(card)]
     base = facts.report.base_model
     known = [metadata_of(card) for card in own if base.weights_sha256 in card]
-    terms = settle_terms(base, stated, ChainMap(*known))
+    terms = settle_terms(base, stated, ChainMap(*known), ask_hub)
     title = repo_id.split("/")[-1] if repo_id else f"{terms.name}, pruned"
     name = tables.code([terms.name])
     ours = card_data(facts, terms, title)
@@ -128,7 +131,9 @@ def render_card(
     return Rendered(text, render_page(facts.report, facts.evaluations), terms, facts, tuple(notes))
 
 
-def write_card(folder: Path, settings: CardSettings | None = None, *, earlier: str | None = None) -> tuple[str, ...]:
+def write_card(
+    folder: Path, settings: CardSettings | None = None, *, earlier: str | None = None, ask_hub: bool = True
+) -> tuple[str, ...]:
     """Writes the card of a pruned model to its folder, as `README.md`, and the report as a page.
 
     Results from elsewhere are copied beside the weights, so that the next card states them too; they replace those
@@ -138,6 +143,7 @@ def write_card(folder: Path, settings: CardSettings | None = None, *, earlier: s
         settings ([`CardSettings`], *optional*): what it shows.
         earlier (`str`, *optional*): a card elsewhere that this one replaces: what a user added to it stays, as with
             that in the folder.
+        ask_hub (`bool`): see [`render_card`].
 
     Returns:
         `tuple[str, ...]`: what the user should be told.
@@ -158,6 +164,7 @@ def write_card(folder: Path, settings: CardSettings | None = None, *, earlier: s
         repo_id=settings.repo_id,
         results=settings.results,
         earlier=[card for card in (before, earlier) if card is not None],
+        ask_hub=ask_hub,
     )
     contents: dict[str, bytes | Path] = {}
     if settings.results is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import __version__
-from ..errors import FlabError
+from ..errors import FlabError, first_line
 from ..records.names import CARD_NAME
 
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-AGAIN = "run the same command again: it sends nothing twice"
+AGAIN = "run the same command again: what has arrived is not sent again"
 CORRECT = "correct this, and run the same command again"
 ADVICE = {
     401: f"check the token of `hf auth login` or HF_TOKEN, and {AGAIN}",
@@ -31,9 +31,13 @@ ADVICE = {
 
 
 def hub_client() -> HfApi:
-    """The client, with our user agent. It takes the token from the standard places."""
+    """The client, with our user agent. It takes the token from the standard places, and logs neither signed addresses
+    nor tokens."""
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import logging as hub_logging
 
+    for handler in hub_logging.get_logger().handlers:
+        handler.addFilter(_scrub)
     return HfApi(library_name="optimum-flab", library_version=__version__)
 
 
@@ -46,29 +50,13 @@ def attempting(failed: str, unanswered: str | None = None) -> Iterator[None]:
         unanswered (`str`, *optional*): the same where the Hub may have done what was asked, since it did not refuse.
     """
     try:
-        with scrubbed_logs():
-            yield
+        yield
     except FlabError:
         raise
     except Exception as error:  # connection, Hub and file errors come from several libraries
         failure = described(error)
         state = failed if failure.refused or unanswered is None else unanswered
         raise FlabError(f"{state}: {failure.reason}; {failure.advice}") from None
-
-
-@contextmanager
-def scrubbed_logs() -> Iterator[None]:
-    """Keeps signed addresses and tokens out of what the library logs within this context."""
-    from huggingface_hub.utils import logging as hub_logging
-
-    handlers = hub_logging.get_logger().handlers
-    for handler in handlers:
-        handler.addFilter(_scrub)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(_scrub)
 
 
 def _scrub(record: logging.LogRecord) -> bool:
@@ -96,22 +84,17 @@ def described(error: Exception) -> Failure:
         return Failure("there is no such repository any more, or the token may not see it", f"check both, and {AGAIN}")
     if isinstance(error, RevisionNotFoundError):
         return Failure("it has no such branch", f"check its name, and {AGAIN}")
-    if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+    if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         said = error.server_message or error.response.headers.get("X-Error-Message") or first_line(error)
-        return Failure(f"the Hub answered {status}: {scrubbed(said)}", ADVICE.get(status, CORRECT))
+        advice = ADVICE.get(status, CORRECT if status < 500 else f"wait, and {AGAIN}")
+        return Failure(f"the Hub answered {status}: {scrubbed(said)}", advice, refused=status < 500)
     if isinstance(error, (KeyError, TypeError, AttributeError)):
         advice = f"check that HF_ENDPOINT is the Hub that you mean, and {AGAIN}"
         return Failure(f"its answer was not understood ({error!r})", advice, refused=False)
     if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
-        return Failure(scrubbed(" ".join(str(error).split())), CORRECT)
-    return Failure(first_line(error), f"check the connection, and {AGAIN}", refused=False)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its class where it has none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return scrubbed(lines[0].rstrip(".")) if lines else type(error).__name__
+        return Failure(scrubbed(" ".join(str(error).split())), CORRECT, refused=False)
+    return Failure(scrubbed(first_line(error)), f"check the connection, and {AGAIN}", refused=False)
 
 
 def scrubbed(text: str) -> str:
@@ -130,11 +113,10 @@ def hub_card(repo_id: str, revision: str | None = None) -> tuple[str | None, str
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        with scrubbed_logs():
-            path = hub_client().hf_hub_download(repo_id, CARD_NAME, revision=revision)
+        path = hub_client().hf_hub_download(repo_id, CARD_NAME, revision=revision)
         return Path(path).read_text(encoding="utf-8"), ""
     except LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but from a client without a connection
-        return None, f"the Hub cannot be reached ({first_line(error)})"
+        return None, f"the Hub cannot be reached ({scrubbed(first_line(error))})"
     except EntryNotFoundError:
         return None, "it has none"
     except Exception as error:  # connection errors come from several libraries

@@ -14,12 +14,9 @@ from ..records.json_files import read_json
 from ..records.names import CONFIG_NAME, CURVE_NAME
 from ..records.own_results import find_results, read_results
 from ..records.plan import PruningPlan
-from ..records.report import Recovery, Report, read_report
+from ..records.report import Report, read_report
 from ..records.results import EfficiencyRecord, EvaluationRecord
 from ..tensors.gguf_files import own_gguf_files
-
-
-CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
 @dataclass(frozen=True)
@@ -58,11 +55,6 @@ class Facts:
     transformers: str | None
     loss_curve: bool
 
-    @property
-    def recovery(self) -> Recovery | None:
-        """What the report says about the training after pruning; `None` where there was none."""
-        return self.report.recovery
-
     def setting(self, *path: str) -> Any:
         """A setting; `None` where the configuration has none of that name, as those of other versions may not."""
         value: Any = self.settings
@@ -81,7 +73,7 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
         [`FlabError`]: a file cannot be read, or is not what its name says.
         [`ConfigurationError`]: one of `results` holds no results, or two hold the same score.
     """
-    report, plan = read_report(folder), PruningPlan.load(folder)
+    report, plan = read_report(folder), PruningPlan.load_indices(folder)
     config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else plan.settings
     paths = find_results(folder, results)
     evaluations, efficiency, left_out = read_results(
@@ -99,12 +91,11 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
         result_files=tuple(path for path in paths if path in evaluations or path in efficiency),
         left_out=tuple(left_out),
         license_files=tuple(
-            sorted(path.name for path in folder.glob("*") if is_license_file(path.name) and path.is_file())
+            sorted(one.name for one in folder.glob("*") if is_license_file(one.name) and one.is_file())
         ),
         gguf_files=own_gguf_files(folder, report.weights_sha256),
         architecture=architectures[0],
-        chat_template=bool(tokenizer.get("chat_template"))
-        or any((folder / name).is_file() for name in CHAT_TEMPLATES),
+        chat_template=bool(tokenizer.get("chat_template")) or (folder / "chat_template.jinja").is_file(),
         transformers=needed_transformers(folder),
         loss_curve=report.recovery is not None and (folder / CURVE_NAME).is_file(),
     )

@@ -50,7 +50,7 @@ def is_evaluated_in_chat(facts: Facts) -> bool:
 
 def commands(facts: Facts) -> list[str]:
     """The commands that the model was made with, where they are recorded, as when it was not made from Python."""
-    recorded = [step.command for step in (facts.report, facts.recovery) if step is not None]
+    recorded = [step.command for step in (facts.report, facts.report.recovery) if step is not None]
     return [command for command in recorded if command is not None and "```" not in command]
 
 
@@ -58,8 +58,8 @@ def settings_yaml(facts: Facts) -> str:
     """The configuration as YAML, paths of this machine reduced to names; for a training only its own settings, which
     may differ from those of the pruning."""
     settings = {name: section for name, section in facts.settings.items() if name != "recovery"}
-    if facts.recovery is not None:
-        settings["recovery"] = facts.recovery.settings
+    if facts.report.recovery is not None:
+        settings["recovery"] = facts.report.recovery.settings
     portable = without_paths(settings, facts.report.all_datasets)
     return yaml.safe_dump(portable, sort_keys=False, allow_unicode=True).strip()
 
@@ -89,7 +89,7 @@ def _criterion(part: Component, name: str, settings: dict[str, Any]) -> str:
 
 def datasets(facts: Facts) -> list[str]:
     """The ids of the Hub datasets that a model was pruned and trained with, not those that were only measured on."""
-    training = {} if facts.recovery is None else facts.recovery.settings
+    training = {} if facts.report.recovery is None else facts.report.recovery.settings
     named = [facts.setting("data", "corpus"), facts.setting("data", "calibration"), training.get("data")]
     specs = [spec for listed in (*named, training.get("text")) for spec in listed or ()]
     used = (dataset_of(spec, facts.report.all_datasets) for spec in specs)
@@ -141,7 +141,7 @@ def text_rows(facts: Facts) -> list[list[str]]:
 
     # the last of several prunings started from a trained model, and measured nothing
     if texts is not None and not facts.report.earlier_rounds:
-        measured = facts.report.held_out if facts.recovery is None else facts.recovery.pruning_held_out
+        measured = facts.report.held_out if facts.report.recovery is None else facts.report.recovery.pruning_held_out
         is_named = bool(facts.setting("data", "held_out"))
         held_out = texts.held_out if not is_named or measured is None else measured.texts
         value = sources_text(facts.setting("data", "held_out"), "set aside from the calibration text", facts)
@@ -217,11 +217,11 @@ def provenance_rows(facts: Facts, base: str) -> list[list[str]]:
         *text_rows(facts),
         *(earlier_row(number, one) for number, one in enumerate(report.earlier_rounds, start=1)),
     ]
-    rows += [] if facts.recovery is None else recovery_rows(facts, facts.recovery)
+    rows += [] if facts.report.recovery is None else recovery_rows(facts, facts.report.recovery)
     rows.append(["seed", MISSING if report.seed is None else str(report.seed)])
     rows.append(["computed in", f"{cell(report.computation.dtype)} on {cell(report.computation.device)}"])
     if report.seconds:
-        label = "time of the pruning" if facts.recovery else "time"
+        label = "time of the pruning" if facts.report.recovery else "time"
         prunings = [report.seconds, *(one.seconds for one in report.earlier_rounds)]
         spent = sum(sum(seconds.values()) for seconds in prunings)
         rounds = f" in {len(prunings)} rounds" if len(prunings) > 1 else ""
@@ -254,7 +254,7 @@ def limits(facts: Facts) -> list[str]:
     if facts.efficiency is None:
         said.append("Speed, memory, energy and CO2e were not measured.")
     said.append("Safety, bias and languages other than those of the text above were not evaluated.")
-    notes = [note for step in (facts.report, facts.recovery) if step is not None for note in step.notes if note]
+    notes = [note for step in (facts.report, facts.report.recovery) if step is not None for note in step.notes if note]
     return [*said, *map(sentence, without_paths(notes)), *(f"{reason}." for reason in facts.left_out)]
 
 

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.checked import check_belongs_together, check_complete
 from ..checkpoints.weight_files import shards
-from ..errors import ConfigurationError, FlabError
-from ..records.names import CARD_NAME, PAGE_NAME, is_outdated, is_part, is_result
+from ..errors import ConfigurationError, FlabError, printable
+from ..records.folders import listed
+from ..records.names import CARD_NAME, PAGE_NAME, is_outdated, is_part, is_result, is_secret
 from ..records.paths import last_name
 from ..records.portable import portable
 from ..records.report import Report, read_report
 from ..settings.hub import PushSettings
-from .card import Rendered, is_generated, metadata_of, read_card, render_card, text_of_user
-from .client import AGAIN, attempting, hub_card, hub_client
+from .card import Rendered, additions_of, is_generated, metadata_of, read_card, render_card, text_of_user
+from .client import AGAIN, attempting, hub_card, hub_client, scrubbed
 
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitInfo, HfApi
 
 
-# what nobody means to publish
-SECRET = re.compile(
-    r"id_(rsa|dsa|ecdsa|ed25519).*|.*passw(or)?d.*|.*\.(pem|key|p12|pfx|keystore|kdbx)|(.*[-_.])?token(\.txt|\.json)?"
-    r"|secrets?(\..*)?|credentials?(\..*)?|\.env(\..*)?|[._](netrc|pypirc|npmrc|git-credentials|htpasswd)",
-    re.IGNORECASE,
-)
+HIDDEN = re.compile(r"(^|/)\.")
+OBSTACLES = {
+    "adapter_config.json": "which would be loaded in place of the model",
+    ".gitignore": "by which the Hub could leave out some of the model's files",
+}
 MOST_NAMED = 12  # files left behind that a summary names
 
 
@@ -76,12 +76,11 @@ class Push:
         """What happened, for the terminal, and the address on the last line."""
         megabytes = sum(self.files.values()) / 1e6
         lines = [f"{self.where}: {len(self.files)} files of {megabytes:,.1f} MB, of which those that changed are sent"]
-        lines += [f"  + {path}" for path in self.files]
-        lines += [f"  - {path}" for path in self.delete]
-        lines += [f"  = {path} (kept)" for path in self.keep]
+        lines += [f"  + {printable(path)}" for path in self.files]
+        lines += [f"  - {printable(path)}" for path in self.delete]
+        lines += [f"  = {printable(path)} (kept)" for path in self.keep]
         if self.left:
-            more = f" and {len(self.left) - MOST_NAMED:,} more" if len(self.left) > MOST_NAMED else ""
-            lines.append(f"not sent: {', '.join(self.left[:MOST_NAMED])}{more}; `include` sends more")
+            lines.append(f"not sent: {listed([*self.left], MOST_NAMED)}; `include` sends more")
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join([*lines, self.url or "nothing was sent (dry run)"])
 
@@ -110,6 +109,11 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, **options: Any) ->
 
     folder, settings = Path(folder), PushSettings(**options)
     check_repo_id(repo_id)
+    if get_token() is None and "/" not in repo_id:
+        raise ConfigurationError(
+            f"repository {repo_id!r} names no owner, and there is no token that says whose it is; write"
+            f" OWNER/{repo_id}, or run `hf auth login`"
+        )
     check_complete(folder)
     report = read_report(folder)
     check_belongs_together(folder, report)
@@ -131,18 +135,19 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, **options: Any) ->
     files, left = files_to_send(folder, card, included)
     delete = tuple(sorted(path for path in target.files - files.keys() if is_outdated(path)))
     kept = tuple(sorted(target.files - files.keys() - set(delete)))
-    branch = settings.revision or "main"
     where = f"{target.repo_id}{' (new)' * (target.head is None)}"
-    where += f", {'a pull request to ' * settings.create_pr}branch {branch}"
+    where += f", {'a pull request to ' * settings.create_pr}branch {settings.revision or 'main'}"
     sizes = {path: len(file) if isinstance(file, bytes) else file.stat().st_size for path, file in files.items()}
     push = Push(None, where, sizes, delete, kept, left, (*notes, *card.notes))
+    with attempting("the Hub does not accept the card's metadata"):
+        ModelCard(card.text).validate()
     if settings.dry_run:
-        with attempting("the Hub was asked about the card's metadata"):
-            ModelCard(card.text).validate()
         return push
 
-    url = send(api, target, files, delete, settings, settings.commit_message or commit_title(report))
-    return replace(push, url=url)
+    commit = send(api, target, files, delete, settings, settings.commit_message or commit_title(report))
+    if commit.oid == target.head:
+        push = replace(push, notes=(*push.notes, "nothing has changed since the last commit, and nothing was sent"))
+    return replace(push, url=scrubbed(commit.pr_url or commit.commit_url))
 
 
 def send(
@@ -152,7 +157,7 @@ def send(
     delete: Sequence[str],
     settings: PushSettings,
     message: str,
-) -> str:
+) -> CommitInfo:
     """Makes a repository hold files, in one commit; creates it and its branch where they are missing.
 
     Args:
@@ -162,7 +167,7 @@ def send(
         message (`str`): title of the commit, and its description below.
 
     Returns:
-        `str`: the address of the commit, or of the pull request.
+        `CommitInfo`: of the last commit where nothing had changed.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -171,13 +176,15 @@ def send(
         with attempting(f"{repo_id} could not be created"):
             api.create_repo(repo_id, private=settings.private or None)
             target = look(api, repo_id, settings)
+        if target.files - {".gitattributes"}:
+            raise FlabError(f"somebody else filled {repo_id} meanwhile, so nothing was committed; {AGAIN}")
     if not target.has_branch:
         with attempting(f"branch {branch} of {repo_id} could not be created"):
             api.create_branch(repo_id, branch=branch, revision=target.head, exist_ok=True)
     title, _, text = message.strip().partition("\n")
     look_first = f": look at {repo_id} first, since that could open a second one" if settings.create_pr else ""
     with attempting(f"{repo_id} is unchanged", f"it is not known whether the push arrived{look_first}"):
-        commit = api.create_commit(
+        return api.create_commit(
             repo_id,
             [
                 *(CommitOperationAdd(path, content) for path, content in files.items()),
@@ -189,7 +196,6 @@ def send(
             create_pr=settings.create_pr or None,
             parent_commit=target.head,
         )
-    return commit.pr_url or commit.commit_url
 
 
 def commit_title(report: Report) -> str:
@@ -230,9 +236,16 @@ def look(api: HfApi, repo_id: str, settings: PushSettings) -> Target:
         raise
     except RepositoryNotFoundError:
         if settings.create_pr:
-            raise
+            raise FlabError(
+                f"{repo_id} does not exist, or the token may not see it, so there is nothing to propose a change to;"
+                " check the name, or leave out `create_pr`"
+            ) from None
         return Target(repo_id)
     files = frozenset(file.rfilename for file in info.siblings or ())
+    for name in OBSTACLES.keys() & files:
+        raise FlabError(
+            f"{repo_id} holds {name}, {OBSTACLES[name]}; push to another repository, or delete that file there"
+        )
     if settings.private and not info.private:
         raise FlabError(
             f"{repo_id} exists and is public, and a push does not make it private; change that in its settings, or"
@@ -263,28 +276,35 @@ def check_may_push(account: Mapping[str, Any], target: Target, create_pr: bool) 
 # --- the files -----------------------------------------------------------------------------------------------------
 
 
-def included_files(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
+def files_in(folder: Path) -> list[str]:
+    """The paths of all files in a folder, relative to it."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def included_files(folder: Path, patterns: Sequence[str]) -> set[str]:
     """The files that a user names, by their path in the folder.
 
     Args:
-        patterns (`Sequence[str]`): paths relative to the folder, in which `*` stands for anything; that of a folder
-            stands for what is in it.
+        patterns (`Sequence[str]`): paths relative to the folder, in which `*` stands for anything but hidden files;
+            that of a folder stands for what is in it.
 
     Raises:
         [`ConfigurationError`]: a pattern matches nothing, or what nobody means to publish.
     """
-    included: dict[str, Path] = {}
+    from huggingface_hub.utils import filter_repo_objects
+
+    included: set[str] = set()
     for pattern in patterns:
-        wanted = folder / pattern
-        paths = wanted.rglob("*") if wanted.is_dir() else [wanted] if wanted.exists() else folder.glob(pattern)
-        inside = [path for path in paths if path.is_file() and path.resolve().is_relative_to(folder.resolve())]
-        if not inside:
+        there = [name for name in files_in(folder) if HIDDEN.search(pattern) or not HIDDEN.search(name)]
+        named = [*filter_repo_objects(there, allow_patterns=[pattern, f"{pattern.rstrip('/')}/*"])]
+        if not named:
             raise ConfigurationError(
-                f"include: {pattern!r} names no file in {str(folder)!r}; use paths relative to that folder"
+                f"include: {pattern!r} names no file in {str(folder)!r}; use paths relative to that folder, and name"
+                " hidden files with their dot"
             )
-        if secret := [path.name for path in inside if SECRET.fullmatch(path.name)]:
+        if secret := [name for name in named if is_secret(name)]:
             raise ConfigurationError(f"include: {pattern!r}: {secret[0]} looks like a secret, and is not sent")
-        included |= {path.relative_to(folder).as_posix(): path for path in inside}
+        included.update(named)
     return included
 
 
@@ -317,27 +337,41 @@ def card_to_send(folder: Path, settings: PushSettings, repo_id: str, remote: str
     else:
         note = f"{CARD_NAME} was not written by optimum-flab, or was changed: it is sent unchanged"
         card = replace(card, text=own, notes=(note,))
-    if remote is not None and not is_generated(remote) and remote != card.text and not settings.overwrite_card:
+    if remote is not None and not is_kept(remote, card.text) and not settings.overwrite_card:
         raise ConfigurationError(
-            f"{repo_id} has a {CARD_NAME} that was not written by optimum-flab, or was changed outside its marked"
-            " lines; copy it into the folder to keep it, or replace it with `overwrite_card`"
+            f"{repo_id} has a {CARD_NAME} that was not written by optimum-flab, or with text and metadata of yours"
+            " that this push would remove; copy it into the folder to keep it, or replace it with `overwrite_card`"
         )
     return card
 
 
-def files_to_send(
-    folder: Path, card: Rendered, included: Mapping[str, Path]
-) -> tuple[dict[str, Path | bytes], tuple[str, ...]]:
+def is_kept(remote: str, new: str) -> bool:
+    """Whether a card holds what somebody wrote into the one in the repository."""
+    if is_generated(new) or not is_generated(remote):
+        return is_generated(remote) or remote == new
+    return text_of_user(remote) in new and additions_of(remote, is_same_model=True).keys() <= metadata_of(new).keys()
+
+
+def files_to_send(folder: Path, card: Rendered, included: Set[str]) -> tuple[dict[str, Path | bytes], tuple[str, ...]]:
     """What a repository will hold, by path, and what is left behind. In the records of the pruning, paths of this
     machine are reduced to file names.
 
     Args:
-        included (`Mapping[str, Path]`): further files.
+        included (`Set[str]`): further files.
+
+    Raises:
+        [`ConfigurationError`]: one of them is a link to a file elsewhere.
     """
-    facts = card.facts
+    facts, there = card.facts, files_in(folder)
     known = {*included, *facts.gguf_files, *(path.name for path in (*shards(folder), *facts.result_files))}
-    there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     sent = [name for name in there if name in known or (is_part(name) and not is_result(name))]
+    root = folder.resolve()
+    root = root.parents[1] if root.parent.name == "snapshots" else root  # in the Hub's cache files are links
+    for name in sent:
+        if not (folder / name).resolve().is_relative_to(root):
+            raise ConfigurationError(
+                f"{name} in {str(folder)!r} is a link to a file elsewhere, and is not sent; put that file there"
+            )
     datasets = {*facts.report.all_datasets, *(name for one in facts.evaluations for name in one.settings.datasets)}
     files = {name: portable(folder / name, datasets) for name in sent}
     files |= {CARD_NAME: card.text.encode(), PAGE_NAME: card.page.encode()}

@@ -224,9 +224,9 @@ def _how(evaluation: EvaluationRecord, paired: bool) -> Iterable[str]:
 def held_out_table(facts: Facts) -> dict[str, Any] | None:
     """`heading` and `rows` of what was measured on held-out text, before and after training where there was any;
     `None` where nothing was measured."""
-    sides = {"value": facts.report.held_out}
-    if facts.recovery is not None:
-        sides = {"pruned": facts.recovery.held_out_before, "trained": facts.recovery.held_out_after}
+    sides, recovery = {"value": facts.report.held_out}, facts.report.recovery
+    if recovery is not None:
+        sides = {"pruned": recovery.held_out_before, "trained": recovery.held_out_after}
     columns = {name: _held_out_cells(held_out) for name, held_out in sides.items() if held_out is not None}
     if not columns:
         return None
@@ -253,9 +253,9 @@ def _held_out_cells(held_out: HeldOut) -> dict[str, str]:
 
 def kind_table(facts: Facts) -> dict[str, Any] | None:
     """`heading` and `rows` of what the pruning cost by kind of held-out text; `None` where there is only one."""
-    held_out = facts.report.held_out
-    if facts.recovery is not None:  # which measured anew, on other text
-        held_out = facts.recovery.pruning_held_out or facts.recovery.held_out_before  # the latter in older reports
+    held_out, recovery = facts.report.held_out, facts.report.recovery
+    if recovery is not None:  # which measured anew, on other text; older reports have only the second of these
+        held_out = recovery.pruning_held_out or recovery.held_out_before
     if held_out is None or len(held_out.by_kind) < 2:
         return None
     rows = [

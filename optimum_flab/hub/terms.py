@@ -43,7 +43,7 @@ class Terms:
             raise ConfigurationError("\n".join([needed, *self.notes]))
 
 
-def settle_terms(base: Base, stated: TermsSettings, earlier: Mapping[str, Any]) -> Terms:
+def settle_terms(base: Base, stated: TermsSettings, earlier: Mapping[str, Any], ask_hub: bool = True) -> Terms:
     """The terms, from the first source that states them: the base model's card as pruning found it, or else as it is
     on the Hub; the user; the card that is being rewritten.
 
@@ -51,6 +51,7 @@ def settle_terms(base: Base, stated: TermsSettings, earlier: Mapping[str, Any]) 
         base ([`Base`]): the dense model, as the report names it.
         stated ([`TermsSettings`]): what the user states.
         earlier (`Mapping`): metadata of the card that is being rewritten.
+        ask_hub (`bool`): whether the Hub may be asked for the base model's card.
 
     Raises:
         [`ConfigurationError`]: the user contradicts the base model's card.
@@ -63,7 +64,7 @@ def settle_terms(base: Base, stated: TermsSettings, earlier: Mapping[str, Any]) 
     base_model = stated.base_model or recorded or earlier.get("base_model")
     terms = Terms(PureWindowsPath(base.name).name or base.name, base_model)
     card, notes = base.card or BaseCard(), []
-    if card.license is None and base_model:
+    if card.license is None and base_model and ask_hub:
         text, trouble = hub_card(base_model, base.revision if recorded else None)
         if text is not None:
             card = read_base_card(text)

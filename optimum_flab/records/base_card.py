@@ -19,8 +19,21 @@ from .report import BaseCard
 METADATA = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(?P<data>.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 LICENSE_FIELDS = ("license", "license_name", "license_link")
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|code|multilingual")
-BIBTEX = re.compile(r"^```[a-z]*\s*\n(\s*@\w+\s*\{.*?)\n\s*```", re.MULTILINE | re.DOTALL)
+BIBTEX = re.compile(r"^```[a-z]*[ \t]*\n\s*(@\w+[ \t]*\{.*?)\n[ \t]*```", re.MULTILINE | re.DOTALL)
+TRUTH = "tag:yaml.org,2002:bool"
 LONGEST_CITATION = 5_000  # characters
+
+
+class CardLoader(yaml.SafeLoader):
+    """YAML in which `no` is a language, and only `true` and `false` are truth values."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != TRUTH]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+CardLoader.add_implicit_resolver(TRUTH, re.compile("true|false", re.IGNORECASE), [*"tTfF"])
 
 
 def card_metadata(text: str) -> dict[str, Any]:
@@ -31,8 +44,8 @@ def card_metadata(text: str) -> dict[str, Any]:
     """
     block = METADATA.match(text)
     try:
-        data = None if block is None else yaml.safe_load(block["data"])
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        data = None if block is None else yaml.load(block["data"], CardLoader)
+    except Exception as error:  # values with the tags of YAML raise errors of many kinds
         raise ValueError(f"they are not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, (dict, type(None))):
         raise ValueError("they are not fields with values")

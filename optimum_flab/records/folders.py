@@ -74,7 +74,8 @@ class OutputFolder:
         self, folder: str | Path, kind: Kind, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
     ):
         self.named = folder
-        self.folder = user_path(folder).resolve()
+        with refused_where_unreadable(folder):
+            self.folder = user_path(folder).resolve()
         self.kind, self.overwrite = kind, overwrite
         self.inputs = [user_path(path) for path in inputs if path is not None]
 
@@ -207,10 +208,20 @@ class OutputFolder:
         self._settle()
 
     def _settle(self) -> None:
-        """Finishes what was begun: forward if the new content was complete, else back."""
+        """Finishes what was begun: forward if the new content was complete, else back.
+
+        Raises:
+            [`FlabError`]: somebody put files there in the meantime that would be replaced.
+        """
         new, ready, old = (self._work / name for name in (NEW, READY, OLD))
         left = ready if ready.is_dir() else old if old.is_dir() else None
         if left is not None:
+            there = set(os.listdir(self.folder)) - IGNORED
+            if twice := sorted(there & set(os.listdir(left))):
+                raise FlabError(
+                    f"an earlier run was interrupted while it replaced {self.named}, and {listed(twice)} of it would"
+                    f" replace what was put there since; move that away, or what is in {left}"
+                )
             move_content(left, self.folder)
         for folder in (new, ready, old):
             shutil.rmtree(folder, ignore_errors=True)
@@ -239,10 +250,9 @@ def refused_where_unreadable(folder: str | Path) -> Iterator[None]:
     """Within this context a folder that cannot be accessed is refused with a [`FlabError`]."""
     try:
         yield
-    except OSError as error:
-        raise FlabError(
-            f"output folder {folder} cannot be accessed ({error.strerror or error}); name another"
-        ) from error
+    except (OSError, RuntimeError) as error:  # circular links raise the second before Python 3.13
+        reason = getattr(error, "strerror", None) or error
+        raise FlabError(f"output folder {folder} cannot be accessed ({reason}); name another") from error
 
 
 def check_writable(folder: str | Path) -> None:

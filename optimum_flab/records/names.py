@@ -10,7 +10,7 @@ from ..families.files import FAMILY_NAME
 from ..licenses import is_license_file
 from .plan import PLAN_NAME, WEIGHTS_NAME
 from .report import REPORT_NAME
-from .results import EFFICIENCY_NAME, EVALUATION_NAME
+from .results import EFFICIENCY_NAME, EVALUATION_NAME, EVALUATION_TABLE
 
 
 CARD_NAME, PAGE_NAME = "README.md", "flab_report.html"
@@ -34,14 +34,25 @@ OTHER_TOKENIZERS = (
     *("vocab.json", "merges.txt", "vocab.txt"),
 )
 # written by earlier versions, for which nothing takes their place
-FORMER = ("flab_parameters.png", "flab_layers.png", "flab_efficiency.png", "flab_evaluation.txt")
+FORMER = ("flab_parameters.png", "flab_layers.png", "flab_efficiency.png")
 SHARD_OR_ENTRY = re.compile(r"model-\d{5}-of-\d{5}\.safetensors|\.eval_results/flab_[^/]+\.yaml")
 # `flab_evaluation.json`, or the copies of several: `flab_evaluation-2.json`
 RESULT = re.compile("|".join(rf"{re.escape(name[:-5])}(-\d+)?\.json" for name in (EVALUATION_NAME, EFFICIENCY_NAME)))
+# what nobody means to publish
+SECRET = re.compile(
+    r"id_(rsa|dsa|ecdsa|ed25519).*|.*passw(or)?d.*|.*\.(pem|key|p12|pfx|keystore|kdbx)|(.*[-_.])?token(\.txt|\.json)?"
+    r"|secrets?(\..*)?|credentials?(\..*)?|\.env(\..*)?|[._](netrc|pypirc|npmrc|git-credentials|htpasswd)",
+    re.IGNORECASE,
+)
 IN_FOLDERS = {
     ADAPTER_FOLDER: ("adapter_config.json", "adapter_model*.safetensors", "README.md"),
     CHAT_TEMPLATES: ("*.jinja",),
 }
+
+
+def is_secret(name: str) -> bool:
+    """Whether a file of this name, by its path, looks like a key, password or token."""
+    return SECRET.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def is_result(name: str) -> bool:
@@ -61,7 +72,7 @@ def is_part(name: str) -> bool:
 def is_outdated(name: str) -> bool:
     """Whether a file of this name, in a repository that holds a pruned model, was part of an earlier one, where the
     new one has no such file."""
-    former = name in FORMER or SHARD_OR_ENTRY.fullmatch(name) is not None
+    former = name in (*FORMER, EVALUATION_TABLE) or SHARD_OR_ENTRY.fullmatch(name) is not None
     return name in FILES or name in OTHER_TOKENIZERS or is_result(name) or former
 
 

@@ -115,23 +115,38 @@ class PruningPlan:
 
         from ..tensors.lazy import StoredTensors
 
-        file = Path(path, PLAN_NAME) if Path(path).is_dir() else Path(path)
-        content = read_json(file, ADVICE)
-        check_format(content, WITH_EXPERTS, file)
-        written = {name: content.pop(name, None) for name in ("format", "compensated")}
-        plan = validated(cls, content, file, ADVICE)
+        plan, compensated = cls._read(path)
+        file = plan_file(path)
         tensors = file.with_name(WEIGHTS_NAME)
-        if written["compensated"] == [] and not tensors.exists():
+        if compensated == [] and not tensors.exists():
             return plan
         try:
             weights = StoredTensors([tensors])
         except (OSError, SafetensorError, ValueError) as error:
             raise FlabError(f"{file} needs {tensors}, which cannot be read ({error}); copy both files") from error
-        if sorted(weights) != written["compensated"]:
+        if sorted(weights) != compensated:
             raise FlabError(
                 f"{tensors} does not belong to {file}: it holds other tensors; copy both files from one checkpoint"
             )
         return replace(plan, weights=weights)
+
+    @classmethod
+    def load_indices(cls, path: str | Path) -> PruningPlan:
+        """The same without the tensors, which need not be there."""
+        return cls._read(path)[0]
+
+    @classmethod
+    def _read(cls, path: str | Path) -> tuple[PruningPlan, list[str] | None]:
+        file = plan_file(path)
+        content = read_json(file, ADVICE)
+        check_format(content, WITH_EXPERTS, file)
+        written = {name: content.pop(name, None) for name in ("format", "compensated")}
+        return validated(cls, content, file, ADVICE), written["compensated"]
+
+
+def plan_file(path: str | Path) -> Path:
+    """The `flab_plan.json` of a folder, or that file itself."""
+    return Path(path, PLAN_NAME) if Path(path).is_dir() else Path(path)
 
 
 def is_by_expert(neurons: list[int] | list[list[int]]) -> bool:

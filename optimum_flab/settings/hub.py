@@ -10,6 +10,10 @@ from pydantic import Field, field_validator, model_validator
 from .section import Flag, Sources, VerbSection
 
 
+# what git accepts, without commits and references
+BRANCH = re.compile(
+    r"(?![-/.])(?!refs/|HEAD$|[0-9a-f]{40}$)(?!.*(\.\.|//|@\{|\.lock$|/$|\.$))[^\s~^:?*\[\\\x00-\x1f\x7f]+"
+)
 LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
@@ -101,7 +105,6 @@ class PushSettings(TermsSettings):
     )
     commit_message: Annotated[str | None, Flag(metavar="TEXT")] = Field(
         default=None,
-        min_length=1,
         description="title of the commit, and its description below (default: what is pushed)",
     )
     dry_run: bool = Field(default=False, description="only check, and say what would be done (default: no)")
@@ -114,6 +117,20 @@ class PushSettings(TermsSettings):
         description="also send these files of the folder, for example 'notes/*.md'; may be given several times; files"
         " that look like secrets are refused (default: only the files of the model)",
     )
+
+    @field_validator("revision")
+    @classmethod
+    def _refuse_no_branch(cls, value: str | None) -> str | None:
+        if value is not None and not BRANCH.fullmatch(value):
+            raise ValueError("is not the name of a branch; name one such as v1, not a commit and not a reference")
+        return value
+
+    @field_validator("commit_message")
+    @classmethod
+    def _refuse_blank_text(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("is blank; leave it out, or write a title")
+        return value
 
     @model_validator(mode="after")
     def _refuse_a_branch_for_a_proposal(self) -> PushSettings:

@@ -152,7 +152,7 @@ def shown(value: Any) -> str:
 def nearest(name: str, names: Collection[str], sections: Mapping[str, type[Section]]) -> str:
     """What an unknown field may have been meant to be: one of `names`, or else one of another section."""
     inside = {field: f"{section}.{field}" for section, kind in sections.items() for field in kind.model_fields}
-    for candidates in (dict(zip(names, names, strict=True)), inside):
-        if matches := get_close_matches(name, candidates, n=1):
+    for candidates, cutoff in ((dict(zip(names, names, strict=True)), 0.6), (inside, 0.8)):
+        if matches := get_close_matches(name, candidates, n=1, cutoff=cutoff):
             return f"did you mean {candidates[matches[0]]!r}?"
     return f"known fields: {', '.join(names)}"

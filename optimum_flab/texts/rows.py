@@ -12,7 +12,7 @@ from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import FlabError
+from ..errors import FlabError, first_line
 from ..memory import available_memory
 
 
@@ -135,7 +135,7 @@ def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[dict[st
             used = None if columns is None else used_columns(columns, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=used):
                 yield from batch.to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise FlabError(f"file {str(path)!r} cannot be read as parquet ({error})") from error
 
 
@@ -208,11 +208,6 @@ def streamed_hub_rows(rows: HubRows, revision: str | None, columns: Sequence[str
 def _unloadable(rows: HubRows, error: Exception) -> FlabError:
     asked = f"split {rows.split!r}" if rows.config is None else f"configuration {rows.config!r}, split {rows.split!r}"
     return FlabError(f"dataset {rows.dataset!r}, {asked}, cannot be loaded ({first_line(error)}); {REMEDY}")
-
-
-def first_line(error: BaseException) -> str:
-    """The message of a library's error, on one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 # --- texts ---------------------------------------------------------------------------------------------------------

@@ -224,7 +224,7 @@ def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path):
     for name, content, message in (
         ("deep.jsonl", f"{json.dumps(ADD)}\n{deep}\n", "deep.jsonl', line 2 is not JSON"),
         ("deep.json", f"[{deep}]", "deep.json' is not JSON"),
-        ("half.jsonl", json.dumps({**ADD, "prompt": ADD["prompt"] + "\ud800"}), "cannot be loaded (UnicodeEncodeErr"),
+        ("half.jsonl", json.dumps({**ADD, "prompt": ADD["prompt"] + "\ud800"}), "ends in half a character"),
         ("field.jsonl", json.dumps({"\x1b[31m": 1}), r"fields found: \x1b[31m"),
         ("cut.jsonl.gz", squeezed[:20] + b"\xff\xff\xff" + squeezed[23:], "cut.jsonl.gz' cannot be read"),
     ):

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.errors import ConfigurationError, FlabError, printable
 from optimum_flab.execution import (
     Isolation,
     Limits,
@@ -28,7 +28,7 @@ from optimum_flab.execution import (
     works,
 )
 from optimum_flab.execution.seccomp import refusing_filter
-from optimum_flab.execution.worker import Worker, _excess, _printable
+from optimum_flab.execution.worker import Worker, _excess
 
 
 LIMITS = Limits(wall_seconds=8, cpu_seconds=4, memory_bytes=256 << 20)
@@ -135,6 +135,32 @@ def test_a_program_leaves_nothing_to_the_next_in_its_sandbox(bubblewrap, own_use
         assert [worker.run(program(code, test)).detail for _ in range(3)] == [""] * 3
         assert worker.sandbox is None or own_user  # it is made anew where a file was left behind
         assert worker.run(RIGHT).passed and worker.run(RIGHT).passed and worker.sandbox.programs > 1
+
+
+@pytest.mark.parametrize("own_user", [False, True])
+def test_a_program_slows_none_of_the_next_down(bubblewrap, own_user):
+    if own_user and os.geteuid():
+        pytest.skip("needs root")
+    code = """
+        import contextlib, ctypes, os
+        def f():
+            ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+            with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:
+                file.write("19")
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, 1, 19)
+    """
+    test = """
+        import os
+        assert os.getpriority(os.PRIO_PROCESS, 0) == 0
+        with open("/proc/self/autogroup") as file:
+            assert " nice 0" in file.read()
+        f()
+    """
+    if not os.path.exists("/proc/self/autogroup"):
+        pytest.skip("the kernel has no automatic groups")
+    with Worker(Isolation(bubblewrap.bubblewrap, own_user), LIMITS) as worker:
+        assert [worker.run(program(code, test)).detail for _ in range(2)] == [""] * 2
 
 
 def test_the_environment_is_scrubbed(isolation, monkeypatch):
@@ -384,7 +410,7 @@ def test_a_host_that_ignores_interrupts_does_not_make_programs_do_so(isolation):
 
 
 def test_details_can_be_printed():
-    assert _printable("a\x1b[31m\nb\ud800é") == "a\\x1b[31m\\nb\\ud800é"
+    assert printable("a\x1b[31m\nb\ud800é") == "a\\x1b[31m\\nb\\ud800é"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -86,7 +86,7 @@ class Scenario:
         with attempting("the repository could not be looked at"):
             target = look(api, REPOSITORY, settings)
         delete = sorted(path for path in target.files - FILES.keys() if is_outdated(path))
-        return send(api, target, FILES, delete, settings, "a push")
+        return send(api, target, FILES, delete, settings, "a push").commit_url
 
     def states(self) -> tuple[list[Any], Any]:
         """The states that count as the old one, and the new one."""

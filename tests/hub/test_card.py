@@ -516,9 +516,10 @@ def on_the_hub(monkeypatch):
 
 def test_the_licence_is_inherited_and_never_guessed(on_the_hub):
     base = Base(name="someone/tiny", revision="abc", weights_sha256="0" * 64)
-    on_the_hub("---\nlicense: other\nlicense_name: gemma\nlicense_link: LICENSE\nlanguage: en\n---\n")
+    on_the_hub("---\nlicense: other\nlicense_name: gemma\nlicense_link: LICENSE\nlanguage: [en, no]\n---\n")
+    assert settle_terms(base, TermsSettings(), {}, ask_hub=False).license is None
     terms = settle_terms(base, TermsSettings(), {})
-    assert (terms.license, terms.license_name, terms.language) == ("other", "gemma", ("en",))
+    assert (terms.license, terms.license_name, terms.language) == ("other", "gemma", ("en", "no"))
     assert terms.license_link == "https://huggingface.co/someone/tiny/blob/main/LICENSE"
     with pytest.raises(ConfigurationError, match="the base model's card says other"):
         settle_terms(base, TermsSettings(license="mit"), {})

@@ -76,7 +76,9 @@ def test_a_push_comes_back_bit_for_bit_and_the_printed_code_runs(pruned, hub, tm
 def test_a_second_push_of_the_same_changes_nothing(pruned, hub):
     first = push(pruned)
     before = hub.state(NAME)
-    assert push(pruned).url == first.url and hub.state(NAME) == before
+    second = push(pruned)
+    assert second.url == first.url and hub.state(NAME) == before and "nothing was sent" in second.to_text()
+    assert "nothing was sent" not in first.to_text()
     assert len(hub.repositories[NAME].commits) == 2
 
 
@@ -166,23 +168,30 @@ def test_only_files_of_the_model_and_what_is_named(pruned, hub):
     assert "not sent: adapter/adapter_config.json, model-1-of-2" in pushed.to_text()
     assert "notes/deep/b.md" in push(pruned, include=["notes"], dry_run=True).files
     some = push(pruned, include="notes/*.md", dry_run=True).files
-    assert "notes/a.md" in some and "notes/deep/b.md" not in some
+    assert "notes/a.md" in some and "training.log" not in some
+    (pruned / "notes" / ".draft.md").write_text("x")
+    assert "notes/.draft.md" not in push(pruned, include=["notes", "*"], dry_run=True).files
+    assert "notes/.draft.md" in push(pruned, include=["notes/.draft.md"], dry_run=True).files
 
 
 @pytest.mark.parametrize("name", [".env", "token", "hf_token.txt", "id_rsa", "server.pem", "secrets.yaml", ".netrc"])
 def test_what_looks_like_a_secret_is_refused(pruned, hub, name):
     (pruned / "more").mkdir()
     (pruned / "more" / name).write_text("x")
-    for pattern in ("more", "more/*", f"more/{name}"):
+    for pattern in (f"more/{name}", "more" if name[0] != "." else "more/.*"):
         assert "looks like a secret" in refusal(pruned, kind=ConfigurationError, include=[pattern])
     assert hub.requests == []
 
 
 def test_what_is_named_must_be_in_the_folder(pruned, hub, tmp_path):
     (tmp_path / "outside.md").write_text("x")
-    (pruned / "link.md").symlink_to(tmp_path / "outside.md")
-    for pattern in ("none/*.md", "../outside.md", "link.md"):
+    for pattern in ("none/*.md", "../outside.md", "/", ".", "", "**x"):
         assert repr(pattern) in refusal(pruned, kind=ConfigurationError, include=[pattern])
+    (pruned / "LICENSE").unlink(missing_ok=True)
+    (pruned / "LICENSE").symlink_to(tmp_path / "outside.md")
+    assert (
+        "LICENSE" in (message := refusal(pruned, kind=ConfigurationError)) and "a link to a file elsewhere" in message
+    )
 
 
 def test_records_name_no_paths_of_this_machine(pruned, hub, report):
@@ -221,6 +230,16 @@ def test_what_others_add_to_the_card_on_the_hub_stays(pruned, hub):
     assert text_of_user(hub.files(NAME)["README.md"].decode()) == "here"
 
 
+def test_a_card_written_by_hand_does_not_remove_what_others_added(pruned, hub):
+    push(pruned)
+    card = hub.files(NAME)["README.md"].decode().replace(f"{BEGIN}\n", f"{BEGIN}\nby hand\n")
+    HfApi().create_commit(NAME, [CommitOperationAdd("README.md", card.encode())], commit_message="by hand")
+    (pruned / "README.md").write_text("---\nlicense: mit\n---\n# mine\n")
+    assert "that this push would remove" in refusal(pruned, kind=ConfigurationError)
+    (pruned / "README.md").write_text(f"---\nlicense: mit\n---\n# mine\n{text_of_user(card)}\n")
+    assert push(pruned).url
+
+
 def test_a_card_that_somebody_else_wrote_stays(pruned, hub):
     hub.add(NAME, {"README.md": b"# theirs\n"})
     assert "`overwrite_card`" in refusal(pruned, kind=ConfigurationError)
@@ -239,7 +258,7 @@ def test_a_card_that_the_user_wrote_is_sent_as_it_is(pruned, hub):
     path.write_text("---\nlicense: my-own\n---\n# mine\n", encoding="utf-8")
     for options in ({}, {"dry_run": True}):
         assert "known identifiers" in refusal(pruned, "me/other", **options)
-    assert "README.md" not in hub.files("me/other")
+    assert "me/other" not in hub.repositories
 
 
 # --- the files belong together
@@ -269,6 +288,8 @@ def with_another_value(folder):
         (with_another_value, "they were changed after they were measured"),
         (lambda folder: change_json(folder / "flab_report.json", weights_sha256="0" * 64), "is of 000000000000…"),
         (lambda folder: change_json(folder / "flab_plan.json", base_hash="0" * 64), "different base models"),
+        (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "which names other files"),
+        (lambda folder: change_json(folder / "generation_config.json", eos_token_id=100_000), "names token 100,000"),
     ],
 )
 def test_files_that_do_not_belong_together_are_refused_before_anything_is_sent(pruned, hub, change, message):
@@ -293,6 +314,7 @@ def test_a_token_that_may_not_write(pruned, hub, monkeypatch, token, message):
     monkeypatch.delenv("HF_TOKEN") if token is None else monkeypatch.setenv("HF_TOKEN", token)
     said = refusal(pruned)
     assert message in said and hub.state(NAME) is None and str(token) not in said
+    assert token is not None or "names no owner" in refusal(pruned, "tiny", ConfigurationError, dry_run=True)
 
 
 @pytest.mark.parametrize("name", ["somebody/model", "watched/model"])
@@ -304,7 +326,13 @@ def test_what_a_repository_does_not_allow(pruned, hub):
     hub.add(NAME, {"notes.md": b"x"})
     assert "exists and is public" in refusal(pruned, private=True)
     assert "one to main" in refusal(pruned, kind=ConfigurationError, revision="v1", create_pr=True)
-    assert "no such repository" in refusal(pruned, "me/new", create_pr=True)
+    assert "me/new does not exist" in refusal(pruned, "me/new", create_pr=True)
+    for revision in ("0" * 40, "refs/pr/1", "a b", "-x"):
+        assert "not the name of a branch" in refusal(pruned, kind=ConfigurationError, revision=revision)
+    assert "is blank" in refusal(pruned, kind=ConfigurationError, commit_message=" ")
+    for number, file in enumerate(("adapter_config.json", ".gitignore")):
+        hub.add(f"me/other{number}", {file: b"{}"})
+        assert f"holds {file}" in refusal(pruned, f"me/other{number}")
     assert not any(method == "PUT" or "/commit/" in path for method, path in hub.requests)
 
 
@@ -314,6 +342,7 @@ REASONS = {
     "full": (403, {}, "Private repository storage limit reached", "the Hub answered 403: Private repository storage"),
     "too large": (413, {}, "Payload Too Large", "the Hub answered 413: Payload Too Large"),
     "no answer in its form": (200, {}, "[]", "its answer was not understood"),
+    "down": (503, {}, "", "the Hub answered 503: "),
     "not JSON": (200, {}, "<html>", "check the connection"),
 }
 
@@ -351,6 +380,24 @@ def test_a_repository_that_somebody_else_makes_meanwhile_is_theirs(pruned, hub):
     hub.add(NAME, {"README.md": b"# theirs"})
     assert "You already created this model repo" in refusal(pruned)
     assert hub.files(NAME) == {"README.md": b"# theirs"}
+
+
+def test_what_somebody_puts_into_a_repository_just_created_stays(pruned, hub, monkeypatch):
+    create_repo = HfApi.create_repo
+
+    def create(api, *arguments, **options):
+        url = create_repo(api, *arguments, **options)
+        api.create_commit(NAME, [CommitOperationAdd("notes.md", b"theirs")], commit_message="first")
+        return url
+
+    monkeypatch.setattr(HfApi, "create_repo", create)
+    assert "somebody else filled" in refusal(pruned)
+    assert files_there(hub) == {"notes.md"}
+
+
+def test_an_answer_that_the_library_does_not_take_leaves_it_open_whether_the_push_arrived(pruned, hub):
+    hub.instead = {"POST .*/commit/": (200, json.dumps({"commitUrl": "x", "commitOid": "0" * 40}).encode(), {})}
+    assert "it is not known whether the push arrived" in refusal(pruned)
 
 
 def test_a_card_on_the_hub_that_cannot_be_read_is_not_replaced(pruned, hub):

@@ -5,6 +5,7 @@ missing package and a detail, one to a line.
 """
 
 from __future__ import annotations
+import __future__
 
 import errno
 import os
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 
 PROGRAM, TEST = "<program>", "<test>"
 LONGEST_TEXT, LONGEST_LINE, LONGEST_NAME = 300, 150, 100  # characters: a report is written at once
+ANNOTATIONS = __future__.annotations.compiler_flag
 FORBIDDEN = frozenset(
     getattr(errno, name)
     for name in """EPERM EACCES EROFS ENETUNREACH ENETDOWN EAGAIN ENOSPC EFBIG EMFILE EDQUOT EAFNOSUPPORT""".split()
@@ -46,15 +48,23 @@ def run(job: dict[str, Any], report: int) -> NoReturn:
 
 
 def execute(code: str, test: str, entry_point: str | None) -> None:
-    """Runs a program, its test, and the `check` that the test defines for the entry point."""
+    """Runs a program, its test, and the `check` that the test defines for the entry point.
+
+    All are compiled before the program can replace anything that does so.
+    """
+    program = compile(code, PROGRAM, "exec", dont_inherit=True)
+    flags = program.co_flags & ANNOTATIONS  # of the module, which the test is a part of
+    tested = compile(test, TEST, "exec", flags, dont_inherit=True)
+    checked = None if entry_point is None else compile(f"check({entry_point})", TEST, "exec", dont_inherit=True)
+    execute_in = exec
     module = types.ModuleType("program")  # not `__main__`, whose blocks other harnesses do not run either
     sys.modules["program"] = module
     space = module.__dict__
-    exec(compile(code, PROGRAM, "exec", dont_inherit=True), space)
+    execute_in(program, space)
     of_program = space.get("check")
-    exec(compile(test, TEST, "exec", dont_inherit=True), space)
-    if entry_point is not None and space.get("check") is not of_program:
-        exec(f"check({entry_point})", space)
+    execute_in(tested, space)
+    if checked is not None and space.get("check") is not of_program:
+        execute_in(checked, space)
 
 
 def failure(error: BaseException, test: str, packages: list[str]) -> str:

@@ -41,6 +41,7 @@ def main() -> None:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
     prepare(settings)
     control.sendall(b".")  # ready
+    state = own_state(settings["folder"])
     for number in itertools.count(1):
         asked, descriptors, _, _ = socket.recv_fds(control, 1, 2)
         if not asked:
@@ -69,6 +70,7 @@ def main() -> None:
         files = count_files(settings) - before
         # very many are not removed one by one: they go with the sandbox
         clean = not (most and files > most) and remove(folder) and count_files(settings) <= before
+        clean = clean and own_state(settings["folder"]) == state
         if not told:
             return
         control.sendall(json.dumps({"code": code, "clean": clean, "files": files}).ljust(ENDING_BYTES).encode())
@@ -78,7 +80,10 @@ def prepare(settings: dict[str, Any]) -> None:
     """Makes this process what `python` is for a program, with the modules that most programs import."""
     sys.path[:] = [*sys.path[1:], settings["package_folder"]]  # without the folder of this script
     del sys.argv[1:]
-    site.setquit()  # Python runs without `site`, which would add folders of packages
+    # Python runs without `site`, which would add folders of packages
+    site.setquit()
+    site.setcopyright()
+    site.sethelper()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a host in the background may ignore it
     for name in ("OPENBLAS", "OMP", "MKL"):
         os.environ[f"{name}_NUM_THREADS"] = "1"  # threads would not survive a fork, and count as processes
@@ -86,6 +91,17 @@ def prepare(settings: dict[str, Any]) -> None:
         with suppress(ImportError):  # numpy, where programs may not import it
             __import__(name)
     gc.freeze()
+
+
+def own_state(folder: str) -> list[Any]:
+    """What a program can change about this process and its folder, so that it would hold for the next program."""
+    state: list[Any] = [os.getpriority(os.PRIO_PROCESS, 0), os.stat(folder).st_mode]
+    if sys.platform.startswith("linux"):
+        state += [os.sched_getscheduler(0), sorted(os.sched_getaffinity(0))]
+        for name in ("autogroup", "oom_score_adj"):
+            with suppress(OSError), open(f"/proc/self/{name}") as file:
+                state.append(file.read())
+    return state
 
 
 def count_files(settings: dict[str, Any]) -> int:
