@@ -238,7 +238,7 @@ def look(api: HfApi, repo_id: str, settings: PushSettings) -> Target:
         if settings.create_pr:
             raise FlabError(
                 f"{repo_id} does not exist, or the token may not see it, so there is nothing to propose a change to;"
-                " check the name, or leave out `create_pr`"
+                " check the name and push again, or leave out `create_pr`"
             ) from None
         return Target(repo_id)
     files = frozenset(file.rfilename for file in info.siblings or ())
