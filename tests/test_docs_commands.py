@@ -95,7 +95,7 @@ def tokenizer_with_gaps() -> PreTrainedTokenizerFast:
 
 
 def write_models(folder: Path) -> None:
-    """`my-model`, `my-7b`, `my-mixture`, and `MODEL`, whose family is not known."""
+    """`my-model`, `my-7b`, `DENSE`, `my-mixture`, and `MODEL`, whose family is not known."""
     tokenizer = tokenizer_with_gaps()
     ids = {"vocab_size": VOCABULARY, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     dense = tiny_model("qwen2", **{**ids, "intermediate_size": 512, "initializer_range": 0.1})
@@ -104,6 +104,7 @@ def write_models(folder: Path) -> None:
     models = {
         "my-model": dense,
         "my-7b": dense,
+        "DENSE": dense,
         "my-mixture": zoo.member("qwen3_moe", **ids),
         "MODEL": AutoModelForCausalLM.from_config(new),
     }
@@ -137,6 +138,9 @@ def write_settings(folder: Path) -> None:
     for language, suffix in (("json", "jsonl"), ("yaml", "yaml")):
         text = block_of("adding_a_task", language)
         (folder / "my-tasks" / f"word_problems.{suffix}").write_text(text, encoding="utf-8")
+    (folder / "my-tasks" / "next_word.yaml").write_text(block_of("adding_a_task", "yaml", 1), encoding="utf-8")
+    rows = [{"question": "The capital of France is", "answer": " Paris"}]
+    write_lines(folder / "my-tasks" / "next_word.jsonl", rows)
     (folder / "mine.yaml").write_text(read_recipe("every-verb"), encoding="utf-8")
     little = {"text_tokens: 65536": "text_tokens: 256", "continuation_tokens: 8192": "continuation_tokens: 64"}
     little |= {"sequence_length: 512": "sequence_length: 96", "epochs: 3 ": "max_steps: 2 "}
