@@ -134,15 +134,11 @@ class OutputHead:
 
 
 def mean_divergence(
-    dense_hidden: torch.Tensor,
-    pruned_hidden: torch.Tensor,
-    dense_head: OutputHead,
-    pruned_head: OutputHead,
-    tick: Callable[[], None] = lambda: None,
+    dense_hidden: torch.Tensor, pruned_hidden: torch.Tensor, dense_head: OutputHead, pruned_head: OutputHead
 ) -> float:
     """The mean of [`token_divergences`], with the same arguments."""
-    found = token_divergences(dense_hidden, pruned_hidden, dense_head, pruned_head, tick)
-    return float(found.sum()) / max(len(found), 1)
+    divergences = token_divergences(dense_hidden, pruned_hidden, dense_head, pruned_head)
+    return float(divergences.sum()) / max(len(divergences), 1)
 
 
 def token_divergences(
@@ -161,13 +157,13 @@ def token_divergences(
     Returns:
         `torch.Tensor` of shape `(positions,)`: float64, on the CPU.
     """
-    found = [torch.zeros(0, dtype=torch.float64)]
+    chunks = [torch.zeros(0, dtype=torch.float64)]
     for rows in dense_head.chunks(len(dense_hidden)):
         dense = dense_head.log_probabilities(dense_hidden[rows])
         pruned = pruned_head.log_probabilities(pruned_hidden[rows])
-        found.append((dense.exp() * (dense - pruned)).sum(dim=-1, dtype=torch.float64).cpu())
+        chunks.append((dense.exp() * (dense - pruned)).sum(dim=-1, dtype=torch.float64).cpu())
         tick()
-    values = torch.cat(found)
+    values = torch.cat(chunks)
     check_finite(float(values.sum()))
     return values
 
@@ -191,15 +187,13 @@ def mean_divergences(
     return {key: check_finite(total / max(len(dense_hidden), 1)) for key, total in sums.items()}
 
 
-def total_bits(
-    hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens, tick: Callable[[], None] = lambda: None
-) -> float:
+def total_bits(hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens) -> float:
     """Bits that a model spends on the predicted tokens of `tokens`, whose ids are rows of `head`.
 
     Divide by the UTF-8 bytes of the text for *bits per byte*. The first token of a document has no context to be
     predicted from and costs nothing, for the dense and the pruned model alike.
     """
-    return float(token_bits_and_lost_mass(hidden, head, tokens, range(len(head.weight)), tick)[0].sum())
+    return float(token_bits_and_lost_mass(hidden, head, tokens, range(len(head.weight)))[0].sum())
 
 
 def token_bits_and_lost_mass(

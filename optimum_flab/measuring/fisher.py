@@ -135,16 +135,16 @@ def _gradient_of_predictions(
     """
     norm = reading.model.get_submodule(reading.family.modules.final_norm)
     gradient = torch.zeros_like(hidden)
-    positions, drawn = hidden[mask], chance[mask.cpu()].to(hidden.device, torch.float32)
-    found = []
+    positions, chances = hidden[mask], chance[mask.cpu()].to(hidden.device, torch.float32)
+    chunks = []
     for rows in head.chunks(len(positions)):
         with torch.enable_grad():
             at = positions[rows].detach().requires_grad_()
             scores = torch.log_softmax(head.logits(norm(at)), dim=-1)
             below = scores.detach().exp().cumsum(dim=-1)
-            following = torch.searchsorted(below, drawn[rows, None] * below[:, -1:]).clamp_max(scores.shape[-1] - 1)
-            found.append(torch.autograd.grad(scores.gather(1, following).sum(), at)[0])
-    gradient[mask] = torch.cat([positions[:0], *found])
+            following = torch.searchsorted(below, chances[rows, None] * below[:, -1:]).clamp_max(scores.shape[-1] - 1)
+            chunks.append(torch.autograd.grad(scores.gather(1, following).sum(), at)[0])
+    gradient[mask] = torch.cat([positions[:0], *chunks])
     return gradient
 
 

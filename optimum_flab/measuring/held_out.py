@@ -160,12 +160,7 @@ class DenseSide:
         return np.bincount(text_of, weights=values.numpy(), minlength=len(self.texts.kinds))
 
     @torch.no_grad()
-    def measure(
-        self,
-        pruned: PreTrainedModel,
-        tick: Tick = lambda: None,
-        pieces: Pieces | None = None,
-    ) -> HeldOut:
+    def measure(self, pruned: PreTrainedModel, tick: Tick = lambda: None, pieces: Pieces | None = None) -> HeldOut:
         """What a pruned model costs on the texts.
 
         Args:
@@ -207,13 +202,13 @@ class DenseSide:
         kinds = np.array(texts.kinds)
         named = [kind for kind in (NAMED_HELD_OUT, *KINDS) if kind in texts.kinds]
         total = kinds == NAMED_HELD_OUT if NAMED_HELD_OUT in named else np.ones(len(kinds), dtype=bool)
-        found = cost(total)
+        whole_cost = cost(total)
         return HeldOut(
-            **found,
+            **whole_cost,
             dense_tokens=int(texts.dense_tokens[total].sum()),
             pruned_tokens=int(texts.pruned_tokens[total].sum()),
             texts_cut_differently=int(texts.differs[total].sum()),
-            lost_mass=float(self.lost_mass[total].sum()) / max(found["positions"], 1),
+            lost_mass=float(self.lost_mass[total].sum()) / max(whole_cost["positions"], 1),
             by_kind={kind: KindCost(**cost(kinds == kind)) for kind in named},
             by_token=self._by_token(far, total[texts.text_of_new]),
             by_layer=tuple(

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..families import Family
+from ..memory import trim_heap
 from ..progress import progress
 from ..records.pieces import Piece, Pieces
 from ..tensors.workspace import Workspace
@@ -40,9 +41,9 @@ class LayerPass:
     """One pass over the layers of a model: what is read, where it is kept, and who shares it.
 
     ```python
-    >>> layers = LayerPass(model, family, tokens, batch_size=4)
-    >>> observer = LayerObserver(layers, (), "hidden")
-    >>> layers.run(observer)
+    >>> reading = LayerPass(model, family, tokens, batch_size=4)
+    >>> observer = LayerObserver(reading, (), "hidden")
+    >>> reading.run(observer)
     >>> after_the_last_layer = observer.streams["hidden"]
     ```
 
@@ -144,6 +145,7 @@ class LayerPass:
                     with nullcontext() if self.step else visits(self.layers[index], self.model.device):
                         if index in observer.layers:
                             self.pieces.write(layer_piece(index), observer.observe(index))
+                            trim_heap()  # what is kept was scattered among temporary data
                         else:
                             observer.advance(index)
                     self._keep_streams(observer.streams, place + 1)

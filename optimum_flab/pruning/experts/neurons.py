@@ -37,7 +37,7 @@ class ExpertObserver(NeuronObserver):
         self.kept_layers, self.kept_experts = kept_layers, kept_experts
         sizes = {"expert": len(next(iter(kept_experts.values())))} if kept_experts else {}
         self.cut_layers = CutLayers(model, family, sizes)
-        if decision.on_top:
+        if decision.sequential:
             self.narrow_layers = CutLayers(model, family, {**sizes, "neuron": decision.widths[0]})
 
     def empty_statistics(self, index: int) -> Iterator[NeuronStatistics]:
@@ -52,7 +52,7 @@ class ExpertObserver(NeuronObserver):
         weights = self.cut_layers.weights(index, self._experts_in(index))
         with routed(family, layer) as batches:
             after = self._through(self.cut_layers, index, weights)
-        if not self.decision.on_top:
+        if not self.decision.sequential:
             self.streams["hidden"] = after
         importance = [
             (of_batch[index] * mask).flatten()

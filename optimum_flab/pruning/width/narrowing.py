@@ -64,7 +64,7 @@ def survey(
     """
     if reading.family.experts is not None:
         criterion = replace(criterion, compensates=False)
-    decision = NeuronDecision(widths, criterion, importance, on_top=False)
+    decision = NeuronDecision(widths, criterion, importance, sequential=False)
     return _decided(reading, range(len(reading.layers)), {}, decision, "Surveying FFN widths")
 
 
@@ -96,7 +96,7 @@ def narrow(
         `Mapping[int, NarrowLayer]`: by dense layer index; in a mixture of layers with experts, for the experts that
             stay, in their order.
     """
-    decision = NeuronDecision([width], criterion, importance, on_top=True)
+    decision = NeuronDecision([width], criterion, importance, sequential=True)
     return _decided(reading, kept_layers, kept_experts or {}, decision, f"Narrowing FFNs to {width:,}")[width]
 
 

@@ -12,7 +12,6 @@ from torch import nn
 from ...criteria import DAMPING, NeuronCriterion
 from ...criteria.statistics import FOLDS, PADDING, NeuronStatistics
 from ...measuring.divergence import not_finite
-from ...memory import trim_heap
 from ...running.layer_pass import LayerObserver, LayerPass
 from ...running.layerwise import captured, run_layer, run_to_neurons
 from ...tensors.least_squares import best_fit, solve
@@ -42,21 +41,21 @@ class NeuronDecision:
         criterion ([`~criteria.NeuronCriterion`]): by which they are chosen.
         importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
             layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
-        on_top (`bool`): whether each layer is decided on top of those already pruned below it, at the only width;
+        sequential (`bool`): whether each layer is decided on top of those already pruned below it, at the only width;
             else from the dense model alone, and roughly, in bfloat16 to save memory.
     """
 
     widths: Sequence[int]
     criterion: NeuronCriterion
     importance: torch.Tensor | None
-    on_top: bool
+    sequential: bool
 
     def decide(self, statistics: NeuronStatistics, generator: torch.Generator) -> dict[int, NarrowLayer]:
         """What the neurons of these statistics keep, by width. The statistics may be used up."""
         chosen = self.criterion.select(statistics, self.widths, generator)
         if not self.criterion.compensates:
             return {width: NarrowLayer(kept, None) for width, kept in chosen.items()}
-        if self.on_top:
+        if self.sequential:
             (kept,) = chosen.values()
             one, other = statistics.restricted(kept)
             fit, both = best_fit([one, other], DAMPING), one.joined(other)
@@ -130,11 +129,10 @@ class NeuronObserver(LayerObserver):
     def observe(self, index: int) -> dict[str, torch.Tensor]:
         """See [`LayerObserver.observe`]."""
         by_width = self.joined([self._decide(index, statistics) for statistics in self.statistics(index)])
-        if self.decision.on_top:
+        if self.decision.sequential:
             (narrow,) = by_width.values()
             self.reading.processes.check_same(narrow.kept.tolist(), f"the neurons of layer {index} that stay")
             self.prune(index, narrow)
-        trim_heap()  # a layer's results are scattered among the temporary data of its decision
         tensors = {f"{width}.kept": narrow.kept for width, narrow in by_width.items()}
         return tensors | {f"{width}.weight": n.weight for width, n in by_width.items() if n.weight is not None}
 
@@ -149,7 +147,7 @@ class FfnObserver(NeuronObserver):
     """Decides the neurons of layers with one FFN each, from the dense stream alone or beside a pruned one."""
 
     def __init__(self, reading: LayerPass, layers: Collection[int], decision: NeuronDecision):
-        super().__init__(reading, layers, decision, *(("dense", "pruned") if decision.on_top else ("dense",)))
+        super().__init__(reading, layers, decision, *(("dense", "pruned") if decision.sequential else ("dense",)))
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []  # the pruned stream and its neurons, by batch
 
     def empty_statistics(self, index: int) -> list[NeuronStatistics]:
@@ -164,7 +162,7 @@ class FfnObserver(NeuronObserver):
         config, placed, bias = reading.model.config, reading.workspace.placed, family.ffn_out(layer).bias
         (statistics,) = self.empty_statistics(index)
         dense = self.streams["dense"]
-        pruned = self.streams["pruned"] if self.decision.on_top else dense
+        pruned = self.streams["pruned"] if self.decision.sequential else dense
         with captured(family, config, layer) as seen:
             for batch, x in enumerate(reading.inputs):
                 below, same, kwargs = pruned[batch], pruned[batch] is dense[batch], x.kwargs[index]
@@ -177,7 +175,7 @@ class FfnObserver(NeuronObserver):
                     if family.block.ffn_post_norm is None:  # streams are large, and their difference is small
                         wanted = wanted + (dense_stream.float() - seen.stream.float()) / family.block.scale(config)
                 statistics.add(seen.neurons, wanted, self.importance[batch][index], self.folds[batch])
-                if self.decision.on_top:
+                if self.decision.sequential:
                     self._seen.append((placed(seen.stream), placed(seen.neurons)))
         return [statistics]
 
