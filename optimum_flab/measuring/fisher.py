@@ -53,10 +53,9 @@ def fisher_weights(reading: LayerPass, head: OutputHead) -> torch.Tensor:
             [torch.rand(one.mask.shape, generator=reading.generator, dtype=torch.float64) for one in reading.batches]
         )
         fronts = reading.pieces.part("up")
-        final = _keep_fronts(reading, fronts)
         gradients = [
-            _gradient_of_predictions(reading, states.to(mask.device), mask, head, chance)
-            for states, mask, chance in zip(final, reading.masks, chances, strict=True)
+            _gradient_of_predictions(reading, states, mask, head, chance)
+            for states, mask, chance in zip(_keep_fronts(reading, fronts), reading.masks, chances, strict=True)
         ]
         down, number = reading.part("down"), len(reading.layers)
         down.run(_SquaredGradients(down, fronts, gradients), order=range(number)[::-1])
