@@ -131,7 +131,7 @@ class NeuronObserver(LayerObserver):
         by_width = self.joined([self._decide(index, statistics) for statistics in self.statistics(index)])
         if self.decision.sequential:
             (narrow,) = by_width.values()
-            self.reading.processes.check_same(narrow.kept.tolist(), f"the neurons of layer {index} that stay")
+            self.reading.processes.check_same(narrow.kept.tolist(), f"the parts of layer {index} that stay")
             self.prune(index, narrow)
         tensors = {f"{width}.kept": narrow.kept for width, narrow in by_width.items()}
         return tensors | {f"{width}.weight": n.weight for width, n in by_width.items() if n.weight is not None}
