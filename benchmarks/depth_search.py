@@ -21,7 +21,7 @@ from torch import nn
 from optimum_flab.criteria import LAYERS
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, predicting
-from optimum_flab.pruning.depth.search import LayerSearch
+from optimum_flab.pruning.depth.search import ranked_layers
 from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.texts.packing import PackedTokens, pack
 
@@ -70,7 +70,7 @@ def main() -> None:
     family, tokens = family_for(model.config), sample(load_tokenizer(args.model), args.tokens, 512)
     start = time.perf_counter()
     head = OutputHead(model, family, kept_tokens(args.kept))
-    order = LAYERS["divergence"].removals(LayerSearch(LayerPass(model, family, tokens, 8), head))
+    order = ranked_layers(LayerPass(model, family, tokens, 8), head, LAYERS["divergence"])
     ours = [removal.layer for removal in islice(order, args.remove)]
     middle = time.perf_counter()
     plain = plain_greedy(model, family, tokens, args.remove)

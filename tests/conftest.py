@@ -45,7 +45,7 @@ from optimum_flab.criteria.base import NeuronCriterion, largest
 from optimum_flab.families import family_for
 from optimum_flab.pruning.limits import Limits, multiples_between
 from optimum_flab.pruning.shapes import masked_weights, without_layers
-from optimum_flab.pruning.width.narrowing import NarrowLayer
+from optimum_flab.pruning.width.neurons import NarrowLayer
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.running.casting import replaced_step
 from optimum_flab.running.layer_pass import LayerPass

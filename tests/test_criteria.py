@@ -13,11 +13,11 @@ from optimum_flab import criteria
 from optimum_flab.components import COMPONENTS
 from optimum_flab.criteria import CHOICES, EXPERTS, LAYERS, NEURONS
 from optimum_flab.criteria.base import NeuronCriterion, largest
+from optimum_flab.criteria.statistics import NeuronStatistics
 from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead
-from optimum_flab.pruning.depth.search import LayerSearch
-from optimum_flab.pruning.width.statistics import NeuronStatistics
+from optimum_flab.pruning.depth.search import ranked_layers
 from optimum_flab.settings.pruning import SECTIONS, PrunerSettings
 
 from .conftest import random_tokens, reading, tiny_model
@@ -123,25 +123,6 @@ def test_neurons_go_by_the_formulas(tokens):
             assert selected(name, tokens, len(left), seed=7) == lowest_go(scores, len(left)), name
 
 
-class OtherProcesses:
-    """What the statistics of other processes add to those of one."""
-
-    def __init__(self, others):
-        self.others = others
-
-    def sum_(self, *tensors):
-        for statistics in self.others:
-            seen = Recorded()
-            statistics.sum_over(seen)
-            for tensor, other in zip(tensors, seen.tensors, strict=True):
-                tensor += other
-
-
-class Recorded:
-    def sum_(self, *tensors):
-        self.tensors = tensors
-
-
 def test_neurons_without_a_score_are_not_ranked():
     kept = largest(torch.tensor([1.0, torch.inf, -torch.inf]), [2, 1])
     assert {width: which.tolist() for width, which in kept.items()} == {2: [0, 1], 1: [1]}
@@ -172,19 +153,19 @@ def test_a_criterion_reads_sums_of_its_own(tokens):
     kept = MAGNITUDE.select(statistics, [4], torch.Generator())[4]
     assert kept.tolist() == lowest_go(c @ x.abs(), 4)
     statistics.sums["size"][0] = torch.inf
-    with pytest.raises(FlabError, match="layer 7"):
-        statistics.check_finite(7)
+    assert not statistics.is_finite
 
 
 @pytest.mark.parametrize("criterion", [*NEURONS.values(), MAGNITUDE], ids=lambda criterion: criterion.name)
 def test_neurons_are_chosen_by_what_all_processes_saw(criterion, tokens):
-    """A sum that `NeuronStatistics.sum_over` forgets would be that of one process."""
+    """A sum that is not among `NeuronStatistics.totals` would be that of one process."""
     x, c, w, incoming = tokens
     parts = []
     for rows in torch.arange(TOKENS).split([6, TOKENS - 6]):
         parts.append(NeuronStatistics(w, incoming, sums=criterion.sums))
         parts[-1].add(x[rows], x[rows] @ w.T, c[rows], rows % 2)
-    parts[0].sum_over(OtherProcesses(parts[1:]))
+    for total, other in zip(*(part.totals for part in parts), strict=True):
+        total += other
     for width in range(NEURON_COUNT - 1, 2, -3):
         statistics = NeuronStatistics(w, incoming, sums=criterion.sums)
         statistics.add(x, x @ w.T, c, torch.arange(len(c)) % 2)
@@ -236,8 +217,7 @@ def test_layers_go_by_the_formulas():
     # `divergence` is held against whole forward passes in layers/test_search.py
     assert set(expected) | {"divergence"} == set(LAYERS)
     for name, scores in expected.items():
-        search = LayerSearch(reading(model, packed), OutputHead(model, family))
-        order = list(LAYERS[name].removals(search))
+        order = list(ranked_layers(reading(model, packed), OutputHead(model, family), LAYERS[name]))
         assert [removal.layer for removal in order] == sorted(scores, key=scores.get)[: len(decoder) - 1]
         for removal in order:
             assert removal.score == pytest.approx(float(scores[removal.layer]), abs=1e-5)

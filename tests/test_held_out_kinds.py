@@ -7,14 +7,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS, byte_level_tokenizer, tiny_model
+from conftest import TEXTS, byte_level_tokenizer, reading, tiny_model
 from tokenizers.processors import TemplateProcessing
 from transformers import AddedToken
 
-from optimum_flab.families import family_for
-from optimum_flab.measuring.held_out import measure_held_out
+from optimum_flab.measuring.held_out import cut_texts, measure_held_out
 from optimum_flab.measuring.token_kinds import TOKEN_KINDS, kind_of, token_kinds
-from optimum_flab.settings.pruning import DataSettings
 
 
 @pytest.mark.parametrize("around", [False, True])
@@ -31,13 +29,12 @@ def test_kinds_are_measured_in_one_pass_as_alone(around):
         for name, weight in pruned.named_parameters():
             if "down_proj" in name:
                 weight.mul_(0.5)
-    texts, data = TEXTS[:6], DataSettings(sequence_length=48, calibration_tokens=48)
+    texts = TEXTS[:6]
     kinds = ["held-out", "own", "library", "own", "held-out", "library"]
 
     def measured(chosen, names=()):
-        return measure_held_out(
-            dense, tokenizer, pruned, tokenizer, family_for(dense.config), None, (), chosen, data, None, names
-        )
+        cut = cut_texts(tokenizer, tokenizer, None, len(tokenizer), chosen, 48, names)
+        return measure_held_out(reading(dense, cut.shared), pruned, cut)
 
     found = measured(texts, kinds)
     assert list(found.by_kind) == ["held-out", "own", "library"] and not measured(texts).by_kind
@@ -90,7 +87,7 @@ def test_costs_by_token_and_by_layer_are_those_of_the_plain_models():
     """Against transformers' own hidden states and logits, one text at a time."""
     tokenizer = byte_level_tokenizer()
     dense = tiny_model("llama", vocab_size=len(tokenizer)).eval()
-    family, kept = family_for(dense.config), [0, 2]
+    kept = [0, 2]
     pruned = copy.deepcopy(dense)
     pruned.model.layers = torch.nn.ModuleList([pruned.model.layers[index] for index in kept])
     pruned.config.num_hidden_layers = len(kept)
@@ -98,8 +95,8 @@ def test_costs_by_token_and_by_layer_are_those_of_the_plain_models():
         pruned.model.layers[1].mlp.down_proj.weight.mul_(0.5)
     text = max(TEXTS, key=len)
     ids = torch.tensor([tokenizer(text)["input_ids"]])
-    data = DataSettings(sequence_length=ids.shape[1], calibration_tokens=ids.shape[1])
-    found = measure_held_out(dense, tokenizer, pruned, tokenizer, family, None, kept, [text], data)
+    cut = cut_texts(tokenizer, tokenizer, None, len(tokenizer), [text], ids.shape[1])
+    found = measure_held_out(reading(dense, cut.shared), pruned, cut, kept)
 
     streams: dict[str, list[torch.Tensor]] = {"dense": [], "pruned": []}
     logits = {}

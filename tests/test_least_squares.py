@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.criteria import DAMPING
-from optimum_flab.pruning.least_squares import (
+from optimum_flab.tensors.least_squares import (
     DAMPING_STEP,
     Fit,
     LeastSquares,
@@ -51,7 +51,7 @@ def test_tokens_may_be_added_after_the_matrix_was_read():
 def test_what_all_inputs_are_is_the_default_of_what_stays():
     problem = LeastSquares(torch.randn(3, 9))
     problem.add(torch.randn(20, 9), torch.randn(20, 3), torch.ones(20))
-    assert solve(*problem.damped())[0].equal(solve(*problem.damped(), [torch.arange(9)])[0])
+    assert solve(*problem.damped(DAMPING))[0].equal(solve(*problem.damped(DAMPING), [torch.arange(9)])[0])
 
 
 def test_float32_solves_well_damped_problems():
@@ -66,7 +66,7 @@ def test_float32_solves_well_damped_problems():
 
 def test_without_tokens_the_weights_are_those_they_are_pulled_towards():
     weight = torch.randn(3, 9)
-    torch.testing.assert_close(solve(*LeastSquares(weight).damped())[0], weight)
+    torch.testing.assert_close(solve(*LeastSquares(weight).damped(DAMPING))[0], weight)
 
 
 def two_folds(seed: int, tokens: int, noise: float, mismatch: float) -> list[LeastSquares]:
@@ -82,8 +82,8 @@ def two_folds(seed: int, tokens: int, noise: float, mismatch: float) -> list[Lea
     return folds
 
 
-def fit_of(folds: list[LeastSquares], kept: torch.Tensor, **options) -> Fit:
-    return best_fit([fold.restricted(kept) for fold in folds], **options)
+def fit_of(folds: list[LeastSquares], kept: torch.Tensor, start: float = DAMPING) -> Fit:
+    return best_fit([fold.restricted(kept) for fold in folds], start)
 
 
 def error_on(problem: LeastSquares, kept: torch.Tensor, weights: torch.Tensor) -> float:
@@ -123,7 +123,7 @@ def test_noise_is_damped_and_a_mismatch_that_is_noise_is_not_followed():
 
 def test_without_text_in_a_fold_the_fit_is_the_default():
     filled = two_folds(0, 30, 1.0, 0.0)[0]
-    assert fit_of([filled, LeastSquares(filled.weight)], torch.arange(12)) == Fit()
+    assert fit_of([filled, LeastSquares(filled.weight)], torch.arange(12)) == Fit(DAMPING)
 
 
 def test_the_whole_is_the_sum_of_its_folds():
@@ -148,7 +148,7 @@ def test_a_fold_that_hardly_weighs_anything_decides_nothing():
     light = LeastSquares(folds[1].weight)
     light.add(torch.randn(30, 12), torch.randn(30, 4), torch.full((30,), 0.01))
     folds[1] = light
-    assert fit_of(folds, torch.arange(0, 12, 2)) == Fit()
+    assert fit_of(folds, torch.arange(0, 12, 2)) == Fit(DAMPING)
 
 
 def too_fine_for_float32() -> torch.Tensor:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.errors import FlabError
-from optimum_flab.pruning.least_squares import LeastSquares, best_fit, solve
 from optimum_flab.tensors import matrices
+from optimum_flab.tensors.least_squares import LeastSquares, best_fit, solve
 from optimum_flab.tensors.matrices import cholesky_, full_sum, inverse_, selected, two_halves
 from optimum_flab.tensors.workspace import OPEN_FILES, Workspace
 

@@ -184,7 +184,7 @@ def test_a_layer_that_is_missing_begins_the_pass_anew(made, pinned, tmp_path, mo
         def stop_at_the_second_layer(self, name, *args, **facts):
             write(self, name, *args, **facts)
             of_plan = self.folder.name == "pieces" and self.folder.parent.name.startswith("plan-")
-            if of_plan and name == STREAMS and facts["next"] == 2:
+            if of_plan and name == STREAMS and facts["done"] == 2:
                 raise Interrupted
 
         patch.setattr(Pieces, "write", stop_at_the_second_layer)

@@ -10,7 +10,8 @@ from optimum_flab.checkpoints.surgery import operate, pruned_tensors
 from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
-from optimum_flab.pruning.width.narrowing import NarrowLayer, narrow
+from optimum_flab.pruning.width.narrowing import narrow
+from optimum_flab.pruning.width.neurons import NarrowLayer
 from optimum_flab.records.plan import PruningPlan
 
 from .conftest import FAMILIES, LAYERS, VOCABULARY, WIDTH, masked_step, plan_of, random_tokens, reading, tiny_model

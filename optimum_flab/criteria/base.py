@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,7 @@ from ..errors import FlabError
 if TYPE_CHECKING:
     import torch
 
-    from ..pruning.depth.search import LayerSearch, Removal
-    from ..pruning.experts.choosing import ExpertUse
-    from ..pruning.width.statistics import NeuronStatistics
+    from .statistics import NeuronStatistics
 
 
 # λ as a share of the mean diagonal of the Gram matrix; see benchmarks/README.md for how these were chosen
@@ -49,11 +47,16 @@ class LayerCriterion(Criterion):
     """A criterion for layers.
 
     Args:
-        removals (`Callable`): from a [`LayerSearch`] to the removals in their order. Only as many as needed are drawn,
-            so what is costly should be done on demand.
+        change (`Callable`, *optional*): `(before, after) -> scores of shape (tokens,)` of the hidden states of some
+            tokens before and after a layer, each a float32 tensor of shape `(tokens, hidden)`. First go the layers
+            whose mean is smallest. `None`: one after the other goes the layer without which the predictions of the
+            model change least.
+        counted (`Callable`): from the mask and the positions of the text, both of shape `(rows, length)`, to a mask of
+            the tokens that the mean is over. Defaults to all of the text.
     """
 
-    removals: Callable[[LayerSearch], Iterator[Removal]]
+    change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
+    counted: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda mask, positions: mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,20 @@ class NeuronCriterion(Criterion):
         return self.needs_statistics or self.compensates
 
 
+@dataclass
+class ExpertUse:
+    """What calibration says about the experts of one layer, in float64.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(experts,)`): tokens routed to each.
+        norms (`torch.Tensor` of shape `(experts,)`): sum over these of the router's weight times the norm of the
+            expert's output.
+    """
+
+    tokens: torch.Tensor
+    norms: torch.Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExpertCriterion(Criterion):
     """A criterion for experts.
@@ -106,7 +123,7 @@ def largest(scores: torch.Tensor, widths: Sequence[int]) -> dict[int, torch.Tens
 
 
 def turn(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """How far hidden states are rotated, as a change that layers go by ([`LayerSearch.by_change`]): 1 - cosine."""
+    """How far hidden states are rotated, as a change that layers go by: 1 - cosine."""
     from torch.nn.functional import cosine_similarity
 
     return 1 - cosine_similarity(before, after, dim=-1)

@@ -16,7 +16,7 @@ from ..execution import best_isolation, check_packages, warn_of
 from ..execution.isolation import Isolation
 from ..execution.packages import named_packages
 from ..families.positions import most_positions
-from ..measuring.held_out import measure_held_out
+from ..measuring.held_out import cut_texts, measure_held_out
 from ..places import cache_root, user_path
 from ..records.folders import OutputFolder
 from ..records.held_out import HeldOut
@@ -24,6 +24,7 @@ from ..records.plan import PLAN_NAME, PruningPlan
 from ..records.results import EvaluatedModel, EvaluationConditions, ScoreRow
 from ..records.scores import Score
 from ..running.generation import BatchCache
+from ..running.layer_pass import LayerPass
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_evaluation
 from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
@@ -210,12 +211,11 @@ def measure_divergence(
     data = DataSettings(batch_size=batch_size)
     most = most_positions(before.model.config, before.family) or data.sequence_length
     data.sequence_length = min(data.sequence_length, most)
-    found = {
-        kind: measure_held_out(
-            *(before.model, before.tokenizer, after.model, after.tokenizer, before.family), kept, (), of_kind, data
-        )
-        for kind, of_kind in kinds.items()
-    }
+    vocab_size, found = after.model.get_input_embeddings().weight.shape[0], {}
+    for kind, of_kind in kinds.items():
+        cut = cut_texts(before.tokenizer, after.tokenizer, kept, vocab_size, of_kind, data.sequence_length)
+        reading = LayerPass(before.model, before.family, cut.shared, data.batch_size)
+        found[kind] = measure_held_out(reading, after.model, cut)
     columns = {"": list(found.values())}
     if len(found) > 1:
         columns |= {f"[{kind}]": [measured] for kind, measured in found.items()}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +18,7 @@ from torch import nn
 
 from ..errors import FlabError
 from ..families import Family
-from ..running.casting import replaced_step
-from ..running.layer_pass import LayerPass, passed
+from ..running.layer_pass import LayerObserver, LayerPass
 from ..running.layerwise import LayerStep
 from ..texts.packing import PackedTokens
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+STREAM_POSITIONS = 256  # of each layer's stream that are kept, to tell how far the pruned one is from it
 LOGITS_PER_CHUNK = 1 << 23  # bounds the memory for logits: 32 MB in float32, several times over
 
 
@@ -46,9 +47,7 @@ def following(tokens: PackedTokens) -> torch.Tensor:
 
 @torch.no_grad()
 def final_hidden(
-    reading: LayerPass,
-    layer_step: LayerStep | None = None,
-    on_layer: Callable[[int, torch.Tensor, PackedTokens], None] | None = None,
+    reading: LayerPass, layer_step: LayerStep | None = None, sampled_layers: Collection[int] = ()
 ) -> torch.Tensor:
     """Hidden states that the output head reads at the positions that predict something. All batches go through a layer
     before any goes through the next, so that its weights are read once.
@@ -56,25 +55,35 @@ def final_hidden(
     Args:
         reading ([`LayerPass`]): what is read.
         layer_step (`Callable`, *optional*): `(index, hidden, kwargs) -> hidden`, what a decoder layer does; lets a
-            caller skip layers or replace their weights. Defaults to the layer itself.
-        on_layer (`Callable`, *optional*): called after every layer with its index, the hidden states of the first
-            batch and its tokens.
+            caller skip layers or replace their weights. Defaults to that of `reading`.
+        sampled_layers (`Collection[int]`): layers of whose output a sample is kept, see [`StreamSample`].
 
     Returns:
         `torch.Tensor` of shape `(predicting positions, hidden)`, on the CPU, in the dtype of the computation.
     """
-    model, family, processes = reading.model, reading.family, reading.processes
-    norm, step = model.get_submodule(family.modules.final_norm), layer_step or replaced_step(model, family)
-    batches, streams = processes.share(reading.batches), reading.embedded()
-    for index in passed(len(reading.layers), reading.pieces, {"hidden": streams}, reading.tick):
-        for batch, x in enumerate(reading.inputs):
-            streams[batch] = step(index, streams[batch], x.kwargs[index])
-        if on_layer is not None and batches:
-            on_layer(index, streams[0], batches[0])
-    found = [
-        norm(hidden[predicting(batch).to(hidden.device)]).cpu() for hidden, batch in zip(streams, batches, strict=True)
-    ]
-    return torch.cat(processes.gathered(found))
+    reading = reading if layer_step is None else replace(reading, step=layer_step)
+    observer = StreamSample(reading, sampled_layers)
+    reading.run(observer)
+    norm = reading.model.get_submodule(reading.family.modules.final_norm)
+    masks = reading.by_batch(predicting(reading.tokens))
+    final = [norm(hidden[mask]).cpu() for hidden, mask in zip(observer.streams["hidden"], masks, strict=True)]
+    return torch.cat(reading.processes.gathered(final))
+
+
+class StreamSample(LayerObserver):
+    """Keeps what layers make of some predicting positions of the first batch, evenly spaced, as `"stream"`; nothing in
+    a process without text."""
+
+    def __init__(self, reading: LayerPass, layers: Collection[int]):
+        super().__init__(reading, layers if reading.inputs else (), "hidden")
+
+    def observe(self, index: int) -> dict[str, torch.Tensor]:
+        """See [`LayerObserver.observe`]."""
+        self.advance(index)
+        hidden, batch = self.streams["hidden"][0], self.reading.processes.share(self.reading.batches)[0]
+        states = hidden[predicting(batch).to(hidden.device)]
+        every = -(-len(states) // STREAM_POSITIONS) or 1
+        return {"stream": states[::every].bfloat16().cpu()}
 
 
 class OutputHead:
@@ -125,15 +134,11 @@ class OutputHead:
 
 
 def mean_divergence(
-    dense_hidden: torch.Tensor,
-    pruned_hidden: torch.Tensor,
-    dense_head: OutputHead,
-    pruned_head: OutputHead,
-    tick: Callable[[], None] = lambda: None,
+    dense_hidden: torch.Tensor, pruned_hidden: torch.Tensor, dense_head: OutputHead, pruned_head: OutputHead
 ) -> float:
     """The mean of [`token_divergences`], with the same arguments."""
-    found = token_divergences(dense_hidden, pruned_hidden, dense_head, pruned_head, tick)
-    return float(found.sum()) / max(len(found), 1)
+    divergences = token_divergences(dense_hidden, pruned_hidden, dense_head, pruned_head)
+    return float(divergences.sum()) / max(len(divergences), 1)
 
 
 def token_divergences(
@@ -152,13 +157,13 @@ def token_divergences(
     Returns:
         `torch.Tensor` of shape `(positions,)`: float64, on the CPU.
     """
-    found = [torch.zeros(0, dtype=torch.float64)]
+    chunks = [torch.zeros(0, dtype=torch.float64)]
     for rows in dense_head.chunks(len(dense_hidden)):
         dense = dense_head.log_probabilities(dense_hidden[rows])
         pruned = pruned_head.log_probabilities(pruned_hidden[rows])
-        found.append((dense.exp() * (dense - pruned)).sum(dim=-1, dtype=torch.float64).cpu())
+        chunks.append((dense.exp() * (dense - pruned)).sum(dim=-1, dtype=torch.float64).cpu())
         tick()
-    values = torch.cat(found)
+    values = torch.cat(chunks)
     check_finite(float(values.sum()))
     return values
 
@@ -182,15 +187,13 @@ def mean_divergences(
     return {key: check_finite(total / max(len(dense_hidden), 1)) for key, total in sums.items()}
 
 
-def total_bits(
-    hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens, tick: Callable[[], None] = lambda: None
-) -> float:
+def total_bits(hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens) -> float:
     """Bits that a model spends on the predicted tokens of `tokens`, whose ids are rows of `head`.
 
     Divide by the UTF-8 bytes of the text for *bits per byte*. The first token of a document has no context to be
     predicted from and costs nothing, for the dense and the pruned model alike.
     """
-    return float(token_bits_and_lost_mass(hidden, head, tokens, range(len(head.weight)), tick)[0].sum())
+    return float(token_bits_and_lost_mass(hidden, head, tokens, range(len(head.weight)))[0].sum())
 
 
 def token_bits_and_lost_mass(
@@ -237,8 +240,12 @@ def check_finite(value: float) -> float:
 def check_finite_layer(values: torch.Tensor, layer: int) -> None:
     """Raises a [`FlabError`] that names the layer if its output is NaN or infinite."""
     if not torch.isfinite(values).all():
-        raise FlabError(
-            f"layer {layer} has NaN or infinite activations or gradients on the calibration text; nothing can be "
-            "measured on this model. If it runs in float16, try `dtype` float32 or bfloat16; otherwise check the "
-            "checkpoint"
-        )
+        raise not_finite(layer)
+
+
+def not_finite(layer: int) -> FlabError:
+    """The error for a layer whose output is NaN or infinite."""
+    return FlabError(
+        f"layer {layer} has NaN or infinite activations or gradients on the calibration text; nothing can be measured"
+        " on this model. If it runs in float16, try `dtype` float32 or bfloat16; otherwise check the checkpoint"
+    )

@@ -10,19 +10,18 @@ itself.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..families import Family
+from ..progress import progress
+from ..records.pieces import Pieces
 from ..running.casting import for_estimates
-from ..running.layer_pass import LayerPass, layer_piece, passed
-from ..running.layerwise import LayerInputs, LayerStep, output_of
+from ..running.layer_pass import LayerObserver, LayerPass
+from ..running.layerwise import output_of
 from ..texts.packing import PackedTokens
 from .divergence import OutputHead, check_finite_layer
 
@@ -37,8 +36,7 @@ def fisher_weights(reading: LayerPass, head: OutputHead) -> torch.Tensor:
     natively: the error of one draw per token is far larger.
 
     Args:
-        reading ([`LayerPass`]): over calibration sequences; its `tick` is called twice for every layer, on the way up
-            and down.
+        reading ([`LayerPass`]): over calibration sequences.
         head ([`OutputHead`]): with the vocabulary that the next tokens are drawn from.
 
     Returns:
@@ -49,47 +47,68 @@ def fisher_weights(reading: LayerPass, head: OutputHead) -> torch.Tensor:
         [`FlabError`]: a layer produces NaN or infinite values or gradients.
     """
     model, step = for_estimates(reading.model, reading.family)
-    reading = replace(reading, model=model)
-    family, layers, processes, tokens = reading.family, reading.layers, reading.processes, reading.tokens
-    chances = processes.share(
-        [torch.rand(one.mask.shape, generator=reading.generator, dtype=torch.float64) for one in reading.batches]
-    )
-    inputs, masks = reading.inputs, reading.masks
-    up, down = reading.pieces.part("up"), reading.pieces.part("down")
+    with progress("Weighting tokens", 2 * len(reading.layers), "layer") as tick:
+        reading = replace(reading, model=model, step=step, tick=tick)
+        chances = reading.processes.share(
+            [torch.rand(one.mask.shape, generator=reading.generator, dtype=torch.float64) for one in reading.batches]
+        )
+        fronts = reading.pieces.part("up")
+        gradients = [
+            _gradient_of_predictions(reading, states, mask, head, chance)
+            for states, mask, chance in zip(_keep_fronts(reading, fronts), reading.masks, chances, strict=True)
+        ]
+        down, number = reading.part("down"), len(reading.layers)
+        down.run(_SquaredGradients(down, fronts, gradients), order=range(number)[::-1])
+    squares = torch.stack([down.kept(index)["weights"] for index in range(number)])
+    by_batch = squares.split([len(mask) for mask in reading.masks], dim=1)
+    return _of_mean_one(torch.cat(reading.processes.gathered(by_batch), dim=1), reading.tokens)
 
-    def above(states: Mapping[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
-        after = {}
-        for batch, x in enumerate(inputs):
-            raised = step(index, states[str(batch)].to(x.hidden.device), x.kwargs[index])
-            check_finite_layer(raised[masks[batch]], index)
-            after[str(batch)] = reading.workspace.placed(raised)
-        return after
 
-    states: Mapping[str, torch.Tensor] = {str(batch): x.hidden for batch, x in enumerate(inputs)}
-    up.tensors(_in_front(0), partial(dict, states))
-    for index in range(len(layers)):
-        states = up.tensors(_in_front(index + 1), partial(above, states, index))
+def _keep_fronts(reading: LayerPass, fronts: Pieces) -> list[torch.Tensor]:
+    """Keeps what every layer reads, for the way down; returns what the last one makes of it.
+
+    No run of the pass: that keeps streams only until the next layer is done.
+    """
+
+    def by_name(states: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {str(batch): hidden for batch, hidden in enumerate(states)}
+
+    def above(index: int, states: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        after = reading.through(index, states)
+        for hidden, mask in zip(after, reading.masks, strict=True):
+            check_finite_layer(hidden[mask], index)
+        return by_name(after)
+
+    states = reading.embedded()
+    fronts.tensors(_in_front(0), partial(by_name, states))
+    for index in range(len(reading.layers)):
+        after = fronts.tensors(_in_front(index + 1), partial(above, index, states))
+        states = [after[str(batch)].to(mask.device) for batch, mask in enumerate(reading.masks)]
         reading.tick()
-    gradients = [
-        _gradient_of_predictions(model, family, states[str(batch)].to(mask.device), mask, head, chances[batch])
-        for batch, mask in enumerate(masks)
-    ]
-    # the layers from the last to the first
-    for done in passed(len(layers), down, {"gradient": gradients}, reading.tick, range(len(layers))):
-        index = len(layers) - 1 - done
-        states = up.finished(_in_front(index)).tensors
-        weights = [torch.zeros(0, tokens.mask.shape[1])]  # a process may have no batch
-        for batch, (x, mask) in enumerate(zip(inputs, masks, strict=True)):
+    return states
+
+
+class _SquaredGradients(LayerObserver):
+    """Keeps the squared norms of the gradients by the output of each FFN as `"weights"`, `(rows, length)`, on the way
+    down: the stream is the gradient by a layer's output."""
+
+    def __init__(self, reading: LayerPass, fronts: Pieces, gradients: list[torch.Tensor]):
+        super().__init__(reading, range(len(reading.layers)))
+        self.fronts, self.streams = fronts, {"gradient": gradients}
+
+    def observe(self, index: int) -> dict[str, torch.Tensor]:
+        """See [`LayerObserver.observe`]."""
+        reading, gradients = self.reading, self.streams["gradient"]
+        states = self.fronts.finished(_in_front(index)).tensors
+        weights = [torch.zeros(0, reading.tokens.mask.shape[1])]  # a process may have no batch
+        for batch, mask in enumerate(reading.masks):
             hidden = states[str(batch)].to(mask.device)
-            below, of_ffn = _gradient_below(family, layers[index], step, hidden, x, index, gradients[batch])
+            below, of_ffn = _gradient_below(reading, index, batch, hidden, gradients[batch])
             gradients[batch] = reading.workspace.placed(below)
             square = of_ffn.float().square().sum(dim=-1)
             check_finite_layer(square[mask], index)
             weights.append(square.cpu())
-        down.write(layer_piece(done), {"weights": torch.cat(weights)})
-    found = [down.finished(layer_piece(done)).tensors["weights"] for done in reversed(range(len(layers)))]
-    by_batch = torch.stack(found).split([len(mask) for mask in masks], dim=1)
-    return _of_mean_one(torch.cat(processes.gathered(by_batch), dim=1), tokens)
+        return {"weights": torch.cat(weights)}
 
 
 def _in_front(index: int) -> str:
@@ -106,30 +125,25 @@ def _of_mean_one(weights: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
 
 
 def _gradient_of_predictions(
-    model: nn.Module,
-    family: Family,
-    hidden: torch.Tensor,
-    mask: torch.Tensor,
-    head: OutputHead,
-    chance: torch.Tensor,
+    reading: LayerPass, hidden: torch.Tensor, mask: torch.Tensor, head: OutputHead, chance: torch.Tensor
 ) -> torch.Tensor:
     """The gradient of the sum of `log p(y)` with respect to the output of the last layer, of its shape.
 
     Args:
         chance (`torch.Tensor` of shape `(rows, length)`): numbers from 0 to 1 that draw each `y`.
     """
-    norm = model.get_submodule(family.modules.final_norm)
+    norm = reading.model.get_submodule(reading.family.modules.final_norm)
     gradient = torch.zeros_like(hidden)
-    positions, drawn = hidden[mask], chance[mask.cpu()].to(hidden.device, torch.float32)
-    found = []
+    positions, chances = hidden[mask], chance[mask.cpu()].to(hidden.device, torch.float32)
+    chunks = []
     for rows in head.chunks(len(positions)):
         with torch.enable_grad():
             at = positions[rows].detach().requires_grad_()
             scores = torch.log_softmax(head.logits(norm(at)), dim=-1)
             below = scores.detach().exp().cumsum(dim=-1)
-            following = torch.searchsorted(below, drawn[rows, None] * below[:, -1:]).clamp_max(scores.shape[-1] - 1)
-            found.append(torch.autograd.grad(scores.gather(1, following).sum(), at)[0])
-    gradient[mask] = torch.cat([positions[:0], *found])
+            following = torch.searchsorted(below, chances[rows, None] * below[:, -1:]).clamp_max(scores.shape[-1] - 1)
+            chunks.append(torch.autograd.grad(scores.gather(1, following).sum(), at)[0])
+    gradient[mask] = torch.cat([positions[:0], *chunks])
     return gradient
 
 
@@ -139,16 +153,12 @@ def _in_one_order(device: torch.device) -> AbstractContextManager[None]:
 
 
 def _gradient_below(
-    family: Family,
-    layer: nn.Module,
-    step: LayerStep,
-    hidden: torch.Tensor,
-    inputs: LayerInputs,
-    index: int,
-    gradient: torch.Tensor,
+    reading: LayerPass, index: int, batch: int, hidden: torch.Tensor, gradient: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradients with respect to a layer's input and its FFN's output, from that with respect to the layer's
-    output."""
+    """The gradients with respect to a layer's input `hidden` and its FFN's output, from that with respect to the
+    layer's output."""
+    family, layer, step = reading.family, reading.layers[index], reading.step
+    assert step is not None
     outputs: list[torch.Tensor] = []
     handles = []
     if family.experts is None or family.has_experts(layer):
@@ -157,7 +167,7 @@ def _gradient_below(
     try:
         with torch.enable_grad(), _in_one_order(hidden.device):
             read = hidden.detach().requires_grad_()
-            given = step(index, read, inputs.kwargs[index])
+            given = step(index, read, reading.inputs[batch].kwargs[index])
             below, *of_ffn = torch.autograd.grad(given, (read, *outputs), gradient)
     finally:
         for handle in handles:

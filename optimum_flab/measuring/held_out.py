@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..families import Family
 from ..progress import progress
 from ..records.held_out import HeldOut, KindCost, LayerDrift, TokenCost
 from ..records.pieces import Pieces
 from ..running.casting import cast_by_layer
 from ..running.layer_pass import LayerPass, layer_piece
-from ..running.processes import Processes
-from ..settings.pruning import KINDS, NAMED_HELD_OUT, DataSettings
+from ..settings.pruning import KINDS, NAMED_HELD_OUT
 from ..texts.packing import PackedTokens, pack
 from ..vocabulary.usage import special_ids, token_lists
 from .divergence import (
@@ -34,7 +31,6 @@ from .token_kinds import TOKEN_KINDS, token_kinds
 
 
 Tick = Callable[[], None]
-STREAM_POSITIONS = 256  # of each layer's stream that are kept, to tell how far the pruned one is from it
 
 
 @dataclass(frozen=True)
@@ -136,61 +132,35 @@ class DenseSide:
     """What the dense model predicts for some texts: hidden states and the kept rows of its head, not the model.
 
     Args:
-        dense (`PreTrainedModel`): the dense model, in the dtype to measure in.
+        reading ([`LayerPass`]): of the dense model, in the dtype to measure in, over `texts.shared`.
         texts ([`CutTexts`]): texts that decided nothing.
-        batch_size (`int`): sequences per forward pass.
-        tick (`Callable`): called after every step, see [`steps`].
-        pieces ([`Pieces`], *optional*): keeps hidden states, in case the run is interrupted.
-        processes ([`Processes`], *optional*): those that share the texts. Defaults to this one only.
         kept_layers (`Sequence[int]`): the index in the dense model of each layer of the pruned ones, to measure how
             far the residual stream drifts; empty: it is not measured.
     """
 
     @torch.no_grad()
-    def __init__(
-        self,
-        dense: PreTrainedModel,
-        family: Family,
-        texts: CutTexts,
-        batch_size: int,
-        tick: Tick = lambda: None,
-        pieces: Pieces | None = None,
-        processes: Processes | None = None,
-        kept_layers: Sequence[int] = (),
-    ):
-        pieces, self.processes = Pieces() if pieces is None else pieces, processes or Processes()
-        self.family, self.texts, self.batch_size, self.kept_layers = family, texts, batch_size, tuple(kept_layers)
-        self.device, self.dtype = dense.device, dense.dtype
+    def __init__(self, reading: LayerPass, texts: CutTexts, kept_layers: Sequence[int] = ()):
+        dense, family, pieces = reading.model, reading.family, reading.pieces
+        self.family, self.batch_size, self.processes = family, reading.batch_size, reading.processes
+        self.texts, self.kept_layers, self.device, self.dtype = texts, tuple(kept_layers), dense.device, dense.dtype
         full = OutputHead(dense, family)
-        shared = pieces.part("dense-shared")
-        self._streams = shared.part("sample")
-        on_layer = partial(keep_stream, self._streams, self.kept_layers)
-        self.hidden = final_hidden(self._reading(dense, texts.shared, tick, shared), on_layer=on_layer)
+        self._pieces = pieces.part("dense-shared")
+        self.hidden = final_hidden(replace(reading, pieces=self._pieces), sampled_layers=self.kept_layers)
         kept = texts.kept.tolist()
-        bits, lost = token_bits_and_lost_mass(self.hidden, full, texts.shared, kept, tick)
+        bits, lost = token_bits_and_lost_mass(self.hidden, full, texts.shared, kept, reading.tick)
         self.bits, self.lost_mass = self._by_text(bits, texts.text_of_new), self._by_text(lost, texts.text_of_new)
         if texts.changed:
-            own = final_hidden(self._reading(dense, texts.own, tick, pieces.part("dense-own")))
-            bits, _ = token_bits_and_lost_mass(own, full, texts.own, range(len(full.weight)), tick)
+            own = final_hidden(replace(reading, tokens=texts.own, pieces=pieces.part("dense-own")))
+            bits, _ = token_bits_and_lost_mass(own, full, texts.own, range(len(full.weight)), reading.tick)
             self.bits = np.where(texts.differs, self._by_text(bits, texts.text_of_own), self.bits)
         self.head = OutputHead(dense, family, kept)
-
-    def _reading(self, model: PreTrainedModel, tokens: PackedTokens, tick: Tick, pieces: Pieces) -> LayerPass:
-        return LayerPass(
-            model, self.family, tokens, self.batch_size, tick=tick, pieces=pieces, processes=self.processes
-        )
 
     def _by_text(self, values: torch.Tensor, text_of: np.ndarray) -> np.ndarray:
         """The sum over the positions of each text."""
         return np.bincount(text_of, weights=values.numpy(), minlength=len(self.texts.kinds))
 
     @torch.no_grad()
-    def measure(
-        self,
-        pruned: PreTrainedModel,
-        tick: Tick = lambda: None,
-        pieces: Pieces | None = None,
-    ) -> HeldOut:
+    def measure(self, pruned: PreTrainedModel, tick: Tick = lambda: None, pieces: Pieces | None = None) -> HeldOut:
         """What a pruned model costs on the texts.
 
         Args:
@@ -199,10 +169,18 @@ class DenseSide:
             pieces ([`Pieces`], *optional*): keeps its hidden states, in case the run is interrupted.
         """
         texts, pieces = self.texts, Pieces() if pieces is None else pieces
-        model, layer_step = cast_by_layer(pruned, self.family, self.device, self.dtype)
-        streams = pieces.part("sample")
-        on_layer = partial(keep_stream, streams, range(len(self.kept_layers)))
-        hidden = final_hidden(self._reading(model, texts.new, tick, pieces), layer_step, on_layer)
+        model, step = cast_by_layer(pruned, self.family, self.device, self.dtype)
+        reading = LayerPass(
+            model,
+            self.family,
+            texts.new,
+            self.batch_size,
+            tick=tick,
+            pieces=pieces,
+            processes=self.processes,
+            step=step,
+        )
+        hidden = final_hidden(reading, sampled_layers=range(len(self.kept_layers)))
         whole = OutputHead(model, self.family)
         spent, _ = token_bits_and_lost_mass(hidden, whole, texts.new, range(len(whole.weight)), tick)
         head = OutputHead(model, self.family, range(len(texts.kept)))
@@ -224,20 +202,19 @@ class DenseSide:
         kinds = np.array(texts.kinds)
         named = [kind for kind in (NAMED_HELD_OUT, *KINDS) if kind in texts.kinds]
         total = kinds == NAMED_HELD_OUT if NAMED_HELD_OUT in named else np.ones(len(kinds), dtype=bool)
-        found = cost(total)
+        whole_cost = cost(total)
         return HeldOut(
-            **found,
+            **whole_cost,
             dense_tokens=int(texts.dense_tokens[total].sum()),
             pruned_tokens=int(texts.pruned_tokens[total].sum()),
             texts_cut_differently=int(texts.differs[total].sum()),
-            lost_mass=float(self.lost_mass[total].sum()) / max(found["positions"], 1),
+            lost_mass=float(self.lost_mass[total].sum()) / max(whole_cost["positions"], 1),
             by_kind={kind: KindCost(**cost(kinds == kind)) for kind in named},
             by_token=self._by_token(far, total[texts.text_of_new]),
             by_layer=tuple(
-                LayerDrift(layer=layer, drift=drift(self._streams, layer, streams, place))
+                LayerDrift(layer=layer, drift=drift(self._pieces, layer, pieces, place))
                 for place, layer in enumerate(self.kept_layers)
-                # a process without texts has none
-                if self._streams.is_finished(layer_piece(layer)) and streams.is_finished(layer_piece(place))
+                if self.processes.share(reading.batches)  # a process without texts has kept none
             ),
         )
 
@@ -255,23 +232,9 @@ class DenseSide:
         }
 
 
-def keep_stream(pieces: Pieces, layers: Sequence[int], layer: int, hidden: torch.Tensor, tokens: PackedTokens) -> None:
-    """Keeps what a layer makes of some positions of a batch, evenly spaced, if it is one of `layers`.
-
-    Args:
-        hidden (`torch.Tensor` of shape `(rows, length, hidden)`): after the layer.
-        tokens ([`PackedTokens`]): of the batch.
-    """
-    if layer not in layers:
-        return
-    states = hidden[predicting(tokens).to(hidden.device)]
-    every = -(-len(states) // STREAM_POSITIONS) or 1
-    pieces.write(layer_piece(layer), {"stream": states[::every].bfloat16().cpu()})
-
-
 def drift(dense: Pieces, layer: int, pruned: Pieces, place: int) -> float:
     """How far the residual stream is from the dense one after a layer: the mean over positions of
-    |pruned - dense|² / |dense|², of what [`keep_stream`] kept.
+    |pruned - dense|² / |dense|², of what [`~measuring.divergence.StreamSample`] kept.
 
     Args:
         layer, place (`int`): index of the layer in the dense and in the pruned model.
@@ -299,35 +262,16 @@ def steps(texts: CutTexts, dense_rows: int, dense_layers: int, pruned_layers: in
 
 
 def measure_held_out(
-    dense: PreTrainedModel,
-    dense_tokenizer: PreTrainedTokenizerBase,
-    pruned: PreTrainedModel,
-    pruned_tokenizer: PreTrainedTokenizerBase,
-    family: Family,
-    kept_tokens: Sequence[int] | None,
-    kept_layers: Sequence[int],
-    texts: Sequence[str],
-    data: DataSettings,
-    pieces: Pieces | None = None,
-    kinds: Sequence[str] = (),
-    processes: Processes | None = None,
+    reading: LayerPass, pruned: PreTrainedModel, texts: CutTexts, kept_layers: Sequence[int] = ()
 ) -> HeldOut:
-    """Measures a pruned model against the dense one on texts that decided nothing; see [`DenseSide`].
+    """Measures a pruned model against the dense one on texts that decided nothing.
 
     Args:
-        kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
-        kept_layers (`Sequence[int]`): dense index of each pruned layer; none: drift is not measured.
-        texts (`Sequence[str]`): whole texts.
-        data ([`DataSettings`]): for the length of sequences and their number per forward pass.
-        pieces ([`Pieces`], *optional*): keeps hidden states, in case the run is interrupted.
-        kinds (`Sequence[str]`): of each text, to be measured by kind too; empty: they are of no kind.
-        processes ([`Processes`], *optional*): those that share the texts. Defaults to this one only.
+        reading, texts, kept_layers: see [`DenseSide`].
+        pruned (`PreTrainedModel`): see [`DenseSide.measure`].
     """
-    pieces = Pieces() if pieces is None else pieces
-    rows = pruned.get_input_embeddings().weight.shape[0]
-    cut = cut_texts(dense_tokenizer, pruned_tokenizer, kept_tokens, rows, texts, data.sequence_length, kinds)
-    dense_rows = dense.get_submodule(family.modules.output_head).weight.shape[0]
-    layers = [len(family.decoder_layers(model)) for model in (dense, pruned)]
-    with progress("Measuring on held-out text", steps(cut, dense_rows, *layers), "step") as tick:
-        side = DenseSide(dense, family, cut, data.batch_size, tick, pieces, processes, kept_layers)
-        return side.measure(pruned, tick, pieces.part("pruned"))
+    dense_rows = reading.model.get_submodule(reading.family.modules.output_head).weight.shape[0]
+    layers = len(reading.layers), len(reading.family.decoder_layers(pruned))
+    with progress("Measuring on held-out text", steps(texts, dense_rows, *layers), "step") as tick:
+        side = DenseSide(replace(reading, tick=tick), texts, kept_layers)
+        return side.measure(pruned, tick, reading.pieces.part("pruned"))

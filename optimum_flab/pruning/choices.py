@@ -7,8 +7,8 @@ every tensor along the axes that the family names ([`~families.cut`]); `docs/com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,10 +26,10 @@ from ..running.processes import Processes
 from ..sizes import shape_of
 from ..tensors.workspace import Workspace
 from ..texts.packing import PackedTokens
-from .depth.search import LayerSearch, Removal
+from .depth.search import Removal, ranked_layers
 from .experts.choosing import rank_experts
-from .experts.narrowing import narrow_experts, survey_experts
-from .width.narrowing import NarrowLayer, narrow, survey
+from .width.narrowing import narrow, survey
+from .width.neurons import NarrowLayer
 
 
 if TYPE_CHECKING:
@@ -69,18 +69,22 @@ class Calibrated:
         """The number of layers of the dense model."""
         return shape_of(self.model, self.family)["layer"]
 
-    def reading(
-        self, tokens: PackedTokens, tick: Callable[[], None], pieces: Pieces, shared: bool = False
-    ) -> LayerPass:
+    def reading(self, tokens: PackedTokens, pieces: Pieces, shared: bool = False) -> LayerPass:
         """A pass over the layers with a newly seeded source of random numbers.
 
         Args:
             shared (`bool`): whether each process reads a part of the text; else each reads all of it.
         """
-        generator = torch.Generator().manual_seed(self.config.seed)
-        processes = self.processes if shared else Processes()
-        places = (tick, pieces, self.workspace, processes)
-        return LayerPass(self.model, self.family, tokens, self.config.data.batch_size, generator, *places)
+        return LayerPass(
+            self.model,
+            self.family,
+            tokens,
+            self.config.data.batch_size,
+            torch.Generator().manual_seed(self.config.seed),
+            pieces=pieces,
+            workspace=self.workspace,
+            processes=self.processes if shared else Processes(),
+        )
 
 
 class LayerChoice:
@@ -110,9 +114,8 @@ class LayerChoice:
         on = self._on
         # a head is a copy of rows, only made when layers are really ranked
         head = OutputHead(on.model, on.family, on.kept)
-        search = LayerSearch(on.reading(tokens, lambda: self._tick(), self._pieces), head)
-        # some rank all layers as soon as they are called
-        yield from LAYERS[on.config.layers.criterion].removals(search)
+        reading = replace(on.reading(tokens, self._pieces), tick=lambda: self._tick())
+        yield from ranked_layers(reading, head, LAYERS[on.config.layers.criterion])
 
 
 class ExpertChoice:
@@ -128,10 +131,8 @@ class ExpertChoice:
         if not on.config.experts.enabled or size is None or size == shape_of(on.model, on.family)["expert"]:
             return {}
         if self._scores is None:
-            criterion = on.config.experts.criterion
-            with progress(f"Ranking experts by {criterion}", on.layers, "layer") as tick:
-                reading = on.reading(on.tokens, tick, on.pieces.part("experts"))
-                self._scores = rank_experts(reading, EXPERTS[criterion])
+            reading = on.reading(on.tokens, on.pieces.part("experts"))
+            self._scores = rank_experts(reading, EXPERTS[on.config.experts.criterion])
         groups = on.family.mixture.group_count(on.model.config)
         return {layer: chosen_experts(scores, size, groups) for layer, scores in self._scores.items()}
 
@@ -162,10 +163,8 @@ class NeuronChoice:
         part = next(on.tokens.batches(-(-len(on.tokens.input_ids) // SURVEYED_PART)))
         criterion, pieces = NEURONS[on.config.ffn.criterion], on.pieces.part("survey")
         importance = token_weights(on, part, criterion, pieces)
-        with progress("Surveying FFN widths", on.layers, "layer") as tick:
-            if on.family.experts is None:
-                return survey(on.reading(part, tick, pieces, shared=True), self._widths, criterion, importance)
-            return survey_experts(on.reading(part, tick, pieces), self._widths, criterion, importance)
+        reading = on.reading(part, pieces, shared=on.family.experts is None)
+        return survey(reading, self._widths, criterion, importance)
 
 
 def token_weights(
@@ -177,9 +176,8 @@ def token_weights(
     """
     if not criterion.reads_text:
         return None
-    with progress("Weighting tokens", 2 * on.layers, "layer") as tick:
-        reading = on.reading(tokens, tick, pieces.part("token-weights"), shared=True)
-        return fisher_weights(reading, OutputHead(on.model, on.family, on.kept))
+    reading = on.reading(tokens, pieces.part("token-weights"), shared=True)
+    return fisher_weights(reading, OutputHead(on.model, on.family, on.kept))
 
 
 def narrowed(
@@ -202,8 +200,5 @@ def narrowed(
     if not on.config.ffn.enabled or (same and not made_up_for):
         return {}
     importance = token_weights(on, on.tokens, criterion, on.pieces)
-    with progress(f"Narrowing FFNs to {width:,}", on.layers, "layer") as tick:
-        if on.family.experts is None:
-            reading = on.reading(on.tokens, tick, on.pieces, shared=True)
-            return narrow(reading, layers, width, criterion, importance)
-        return narrow_experts(on.reading(on.tokens, tick, on.pieces), layers, experts, width, criterion, importance)
+    reading = on.reading(on.tokens, on.pieces, shared=on.family.experts is None)
+    return narrow(reading, layers, width, criterion, importance, experts)

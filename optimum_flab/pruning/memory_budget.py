@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..criteria import BLOCKS
+from ..criteria.elimination import STEPS
 from ..errors import ConfigurationError, FlabError
 from ..families import Family
 from ..memory import available_memory
@@ -19,7 +20,6 @@ from ..settings.configuration import FlabPrunerConfig
 from ..settings.pruning import DataSettings
 from ..sizes import sizes_of, sizes_of_config
 from ..tensors.lazy import own_tensors
-from .width.elimination import STEPS
 
 
 if TYPE_CHECKING:

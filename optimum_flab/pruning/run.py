@@ -22,14 +22,16 @@ from ..errors import ConfigurationError, FlabError
 from ..families import Family
 from ..families.positions import check_positions
 from ..hashing import texts_hash
-from ..measuring.held_out import measure_held_out
+from ..measuring.held_out import cut_texts, measure_held_out
 from ..memory import give_back_memory
 from ..places import cache_root, user_path
 from ..progress import say
 from ..records.held_out import HeldOut
+from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
 from ..records.report import RemovedLayer, Search, TextCounts, TriedShape
 from ..records.work import WorkFolder, json_stage
+from ..running.layer_pass import LayerPass
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import sizes_of, sizes_of_config
@@ -186,24 +188,16 @@ def prune(
     decided_by |= {"pruned": weights_hash(model)}
     loaded.check_unchanged()
     kinds, passages = ([getattr(one, part) for one in texts.held_out] for part in ("kind", "text"))
-    held_out = work.made(
-        HELD_OUT,
-        {**decided_by, "held_out": texts_hash([*kinds, *passages])},
-        lambda pieces: measure_held_out(
-            computing.model,
-            computing.tokenizer,
-            model,
-            tokenizer,
-            dense.family,
-            plan.kept_tokens,
-            plan.kept_layers,
-            passages,
-            config.data,
-            pieces,
-            kinds,
-            processes,
-        ),
-    )
+
+    def measure(pieces: Pieces) -> HeldOut:
+        data, tokenizers = config.data, (computing.tokenizer, tokenizer)
+        cut = cut_texts(*tokenizers, plan.kept_tokens, plan.vocab_size, passages, data.sequence_length, kinds)
+        reading = LayerPass(
+            computing.model, dense.family, cut.shared, data.batch_size, pieces=pieces, processes=processes
+        )
+        return measure_held_out(reading, model, cut, plan.kept_layers)
+
+    held_out = work.made(HELD_OUT, {**decided_by, "held_out": texts_hash([*kinds, *passages])}, measure)
     report = build_report(
         dense,
         model,

@@ -143,7 +143,7 @@ def _measured(
             kept, hidden = tokens(shape["vocab"]), pieces.part(f"{name}-hidden")
             text = tokens.packed(kept, texts, on.config.data.sequence_length)
             candidate = measure_shape(
-                on.reading(text, lambda: None, hidden, shared=True),
+                on.reading(text, hidden, shared=True),
                 shape,
                 removed,
                 neurons(shape["neuron"]),

@@ -19,7 +19,7 @@ from ..running.cut_layers import CutLayers
 from ..running.layer_pass import LayerPass
 from ..running.layerwise import LayerStep
 from ..sizes import Shape
-from .width.narrowing import NarrowLayer
+from .width.neurons import NarrowLayer
 
 
 if TYPE_CHECKING:

@@ -11,18 +11,17 @@ stream, only the final norm is refitted.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from ..families import Family, Norm
-from ..pruning.least_squares import LeastSquares, solve
-from ..running.layerwise import LayerInputs, captured, layer_inputs, run_layer, token_importance
-from ..texts.packing import PackedTokens
+from ..families import Norm
+from ..running.layer_pass import LayerObserver, LayerPass
+from ..running.layerwise import captured, run_layer, token_importance
+from ..tensors.least_squares import LeastSquares, solve
 
 
 if TYPE_CHECKING:
@@ -60,106 +59,98 @@ def _inputs_seen(module: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
 
 
 @torch.no_grad()
-def refit(
-    dense: PreTrainedModel,
-    pruned: PreTrainedModel,
-    family: Family,
-    kept_layers: Sequence[int],
-    dense_tokens: PackedTokens,
-    tokens: PackedTokens,
-    batch_size: int,
-    tick: Callable[[], None] = lambda: None,
-) -> None:
+def refit(dense: LayerPass, pruned: LayerPass, kept_layers: Sequence[int]) -> None:
     """Refits a pruned model in place; in a mixture of experts only the attention's output projections and the final
     norm.
 
     Args:
-        dense (`PreTrainedModel`): the dense model, in the dtype to compute in.
-        pruned (`PreTrainedModel`): a model of the same family, changed; on the same device.
+        dense ([`LayerPass`]): of the dense model, in the dtype to compute in.
+        pruned ([`LayerPass`]): of a model of the same family, which is changed, on the same device, over the same
+            sequences in its own ids and batches of the same size.
         kept_layers (`Sequence[int]`): dense index of each pruned layer.
-        dense_tokens, tokens ([`PackedTokens`]): the same sequences as ids of either model.
-        tick (`Callable`): called after every layer of the pruned model.
     """
-    dense_inputs = [layer_inputs(dense, family, batch) for batch in dense_tokens.batches(batch_size)]
-    inputs = [layer_inputs(pruned, family, batch) for batch in tokens.batches(batch_size)]
-    masks = [batch.mask.to(x.hidden.device) for batch, x in zip(tokens.batches(batch_size), inputs, strict=True)]
-    wanted, stream = [x.hidden for x in dense_inputs], [x.hidden for x in inputs]
-    dense_layers, layers = family.decoder_layers(dense), family.decoder_layers(pruned)
-    following = [*kept_layers[1:], len(dense_layers)]
-    done = 0
-    for index, layer in enumerate(layers):
-        middle = []  # the dense stream that the FFN's output is added to
-        for number in range(done, following[index]):
-            with captured(family, dense.config, dense_layers[number]) as seen:
-                for batch, x in enumerate(dense_inputs):
-                    wanted[batch] = run_layer(dense_layers[number], wanted[batch], x.kwargs[number])
-                    if number == kept_layers[index]:
-                        middle.append(seen.stream)
-        done = following[index]
-        refitting = partial(_refit_output, family, pruned.config, layer, index, stream, inputs, masks)
+    observer = _Refit(dense, pruned, kept_layers)
+    pruned.run(observer)
+    final_norm = pruned.family.modules.final_norm
+    norms = pruned.model.get_submodule(final_norm), dense.model.get_submodule(final_norm)
+    _refit_final_norm(pruned.family.norm, *norms, observer.streams, pruned.masks)
+
+
+class _Refit(LayerObserver):
+    """Refits each layer of the pruned model before its stream goes through."""
+
+    def __init__(self, dense: LayerPass, pruned: LayerPass, kept_layers: Sequence[int]):
+        super().__init__(pruned, ())
+        self.streams = {"dense": dense.embedded(), "pruned": pruned.embedded()}
+        self.dense, self.kept_layers = dense, kept_layers
+
+    def advance(self, index: int) -> None:
+        """See [`LayerObserver.advance`]."""
+        family = self.reading.family
+        before_ffn = self._advance_dense(index)
         if family.block.attention_post_norm is None:
-            refitting(family.block.attention_out, middle)
-        del middle
+            self._refit_output(index, family.block.attention_out, before_ffn)
+        del before_ffn
         if family.block.ffn_post_norm is None and family.experts is None:
-            refitting(family.block.ffn_out, wanted)
-        stream = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(stream, inputs, strict=True)]
-        tick()
-    final_norm = family.modules.final_norm
-    _refit_final_norm(
-        family.norm, pruned.get_submodule(final_norm), dense.get_submodule(final_norm), wanted, stream, masks
-    )
+            self._refit_output(index, family.block.ffn_out, self.streams["dense"])
+        self.streams["pruned"] = self.reading.through(index, self.streams["pruned"])
 
+    def _advance_dense(self, index: int) -> list[torch.Tensor]:
+        """Passes the dense stream up to where the next pruned layer reads it, and returns what the FFN's output is
+        added to in the dense layer that this one was."""
+        dense, stream, before_ffn = self.dense, self.streams["dense"], list[torch.Tensor]()
+        kept, *above = [*self.kept_layers[index:], len(dense.layers)]
+        for number in range(kept if index else 0, above[0]):
+            if number != kept:
+                stream[:] = dense.through(number, stream)
+                continue
+            with captured(dense.family, dense.model.config, dense.layers[number]) as seen:
+                for batch, x in enumerate(dense.inputs):
+                    stream[batch] = run_layer(dense.layers[number], stream[batch], x.kwargs[number])
+                    before_ffn.append(seen.stream)
+        return before_ffn
 
-def _refit_output(
-    family: Family,
-    config: Any,
-    layer: nn.Module,
-    index: int,
-    stream: Sequence[torch.Tensor],
-    inputs: Sequence[LayerInputs],
-    masks: Sequence[torch.Tensor],
-    name: str,
-    wanted: Sequence[torch.Tensor],
-) -> None:
-    """Refits one projection of a layer into the residual stream.
+    def _refit_output(self, index: int, name: str, wanted: Sequence[torch.Tensor]) -> None:
+        """Refits one projection of a layer into the residual stream.
 
-    Args:
-        name (`str`): the attention's output projection or the FFN's.
-        wanted (`Sequence[torch.Tensor]`): the dense stream where the pruned one is read after the projection: before
-            the FFN, or after the layer.
-    """
-    projection = family.projection(layer, name)
-    weight = family.matrix(name, projection.weight)
-    if sum(int(mask.sum()) for mask in masks) < TOKENS_PER_INPUT * weight.shape[1]:
-        return
-    problem, scale = LeastSquares(torch.zeros_like(weight)), family.block.scale(config)
-    error_sum, input_sum = weight.new_zeros(weight.shape[0]).float(), weight.new_zeros(weight.shape[1]).float()
-    weight_sum = weight.new_zeros(()).float()
-    with _inputs_seen(projection) as seen, captured(family, config, layer) as behind:
-        for batch, mask in enumerate(masks):
-            output = run_layer(layer, stream[batch], inputs[batch].kwargs[index])
-            now = output if name == family.block.ffn_out else behind.stream
-            target = wanted[batch].to(now.device)[mask]
-            importance = token_importance(family.norm, target)
-            error = (target.float() - now[mask].float()) / scale
-            read = seen["input"].reshape(*mask.shape, -1)[mask]  # some classes flatten the rows before the FFN
-            problem.add(read, error, importance)
-            error_sum = error_sum + importance @ error
-            input_sum = input_sum + importance @ read.float()
-            weight_sum = weight_sum + importance.sum()
-    solved = corrected(weight, problem)
-    if projection.bias is not None:
-        left = (error_sum - (solved - weight.detach().float()) @ input_sum) / weight_sum
-        projection.bias.copy_(projection.bias.float() + left)
-    projection.weight.copy_(family.matrix(name, solved))
+        Args:
+            name (`str`): the attention's output projection or the FFN's.
+            wanted (`Sequence[torch.Tensor]`): the dense stream where the pruned one is read after the projection:
+                before the FFN, or after the layer.
+        """
+        reading, family, config = self.reading, self.reading.family, self.reading.model.config
+        layer = reading.layers[index]
+        projection = family.projection(layer, name)
+        weight = family.matrix(name, projection.weight)
+        if sum(int(mask.sum()) for mask in reading.masks) < TOKENS_PER_INPUT * weight.shape[1]:
+            return
+        problem, scale = LeastSquares(torch.zeros_like(weight)), family.block.scale(config)
+        error_sum, input_sum = weight.new_zeros(weight.shape[0]).float(), weight.new_zeros(weight.shape[1]).float()
+        weight_sum = weight.new_zeros(()).float()
+        with _inputs_seen(projection) as seen, captured(family, config, layer) as behind:
+            for batch, mask in enumerate(reading.masks):
+                output = run_layer(layer, self.streams["pruned"][batch], reading.inputs[batch].kwargs[index])
+                now = output if name == family.block.ffn_out else behind.stream
+                target = wanted[batch].to(now.device)[mask]
+                importance = token_importance(family.norm, target)
+                error = (target.float() - now[mask].float()) / scale
+                read = seen["input"].reshape(*mask.shape, -1)[mask]  # some classes flatten the rows before the FFN
+                problem.add(read, error, importance)
+                error_sum = error_sum + importance @ error
+                input_sum = input_sum + importance @ read.float()
+                weight_sum = weight_sum + importance.sum()
+        solved = corrected(weight, problem)
+        if projection.bias is not None:
+            left = (error_sum - (solved - weight.detach().float()) @ input_sum) / weight_sum
+            projection.bias.copy_(projection.bias.float() + left)
+        projection.weight.copy_(family.matrix(name, solved))
 
 
 def _refit_final_norm(
     facts: Norm,
     norm: nn.Module,
     dense_norm: nn.Module,
-    wanted: Sequence[torch.Tensor],
-    stream: Sequence[torch.Tensor],
+    streams: Mapping[str, Sequence[torch.Tensor]],
     masks: Sequence[torch.Tensor],
 ) -> None:
     """Scales each channel of what the output head reads by least squares towards the dense model's."""
@@ -168,7 +159,7 @@ def _refit_final_norm(
         return
     shift = 0.0 if bias is None else bias.float()
     cross = square = torch.zeros_like(weight, dtype=torch.float32)
-    for target, hidden, mask in zip(wanted, stream, masks, strict=True):
+    for target, hidden, mask in zip(streams["dense"], streams["pruned"], masks, strict=True):
         should, now = dense_norm(target[mask]).float() - shift, norm(hidden[mask]).float() - shift
         cross, square = cross + (should * now).sum(dim=0), square + now.square().sum(dim=0)
     factor = torch.where(square > 0, cross / square.clamp_min(torch.finfo(torch.float32).tiny), 1.0)

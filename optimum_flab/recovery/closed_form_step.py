@@ -56,26 +56,19 @@ def closed_form_step(
     most = max(1, work.settings.closed_form_tokens // work.settings.sequence_length)
     tokens = next(data.rows.tokens.batches(most))
     with work.steps.bar("Refitting in closed form", len(work.plan.kept_layers), "layer") as tick:
-        refit(
-            dense,
-            computing,
-            work.family,
-            work.plan.kept_layers,
-            as_dense(tokens),
-            tokens,
-            MEASURED_AT_ONCE,
-            lambda: tick(1),
-        )
+        dense_pass = LayerPass(dense, work.family, as_dense(tokens), MEASURED_AT_ONCE)
+        pruned_pass = LayerPass(computing, work.family, tokens, MEASURED_AT_ONCE, tick=lambda: tick(1))
+        refit(dense_pass, pruned_pass, work.plan.kept_layers)
     measure = _validation_divergence(work, dense, data.validation.tokens, as_dense)
     give_up_dense()
     best = beginning()
-    found = {0.0: measure(work.model)}
+    divergences = {0.0: measure(work.model)}
     for share in REFIT_SHARES:
         between(work.model, computing, share, best)
-        found[share] = measure(best)
-    share = min(found, key=found.__getitem__)
+        divergences[share] = measure(best)
+    share = min(divergences, key=divergences.__getitem__)
     between(work.model, computing, share, best)
-    section = ClosedForm(before=found[0.0], after=found[share], share=share, kept=share > 0)
+    section = ClosedForm(before=divergences[0.0], after=divergences[share], share=share, kept=share > 0)
     weights = {name: p.detach().contiguous() for name, p in best.named_parameters()} if section.kept else {}
     metadata = {"section": section.model_dump_json()}
     write_atomically(file, lambda partial: save_file(weights, partial, metadata=metadata))

@@ -21,6 +21,7 @@ from ..records.folders import check_space
 from ..records.held_out import HeldOut
 from ..records.report import ClosedForm, RecoveryEstimate
 from ..running.casting import copy_in, placed
+from ..running.layer_pass import LayerPass
 from ..sizes import shape_of
 from .closed_form_step import closed_form_step
 from .data import Data, Selected, expected_rows, held_out_texts, prepare, select, within_tokens
@@ -213,7 +214,7 @@ def _dense_side(work: Work, texts: Sequence[str]) -> DenseSide:
     plan = work.plan
     length = work.settings.sequence_length
     cut = cut_texts(work.dense.tokenizer, work.tokenizer, plan.kept_tokens, plan.vocab_size, texts, length)
-    return DenseSide(work.dense.model, work.family, cut, MEASURED_AT_ONCE, kept_layers=plan.kept_layers)
+    return DenseSide(LayerPass(work.dense.model, work.family, cut.shared, MEASURED_AT_ONCE), cut, plan.kept_layers)
 
 
 def _cached(work: Work, dense: PreTrainedModel, data: Data, folder: Path) -> tuple[CachedTeacher, CachedTeacher]:

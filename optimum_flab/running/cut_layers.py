@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,13 +56,3 @@ class CutLayers:
     ) -> torch.Tensor:
         """Output of one layer with these weights, of the shape of `hidden`."""
         return output_of(functional_call(self.layers[index], dict(weights), (hidden,), dict(kwargs)))
-
-    def run_all(
-        self,
-        index: int,
-        weights: Mapping[str, torch.Tensor],
-        hidden: Sequence[torch.Tensor],
-        kwargs: Sequence[Mapping[str, Any]],
-    ) -> list[torch.Tensor]:
-        """[`run`] for each of several batches."""
-        return [self.run(index, weights, rows, given) for rows, given in zip(hidden, kwargs, strict=True)]

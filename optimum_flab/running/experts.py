@@ -77,8 +77,8 @@ class ExpertWeights:
 
     def out_bias(self, expert: int) -> torch.Tensor | None:
         """The bias that an expert adds to that, of shape `(hidden,)`."""
-        found = [tensor for name, tensor in self.tensors.items() if self.axes[name] == ("expert", "hidden")]
-        return found[0][expert] if found else None
+        biases = (tensor for name, tensor in self.tensors.items() if self.axes[name] == ("expert", "hidden"))
+        return next((bias[expert] for bias in biases), None)
 
     def incoming(self, expert: int) -> list[torch.Tensor]:
         """The weights into the neurons of an expert (gate, up): matrices of shape `(neurons, hidden)`."""

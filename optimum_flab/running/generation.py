@@ -59,10 +59,10 @@ class BatchCache:
         """What is stored under `key` (any plain values), or what `make` returns, which is then stored."""
         digest = digest_of(key)
         path = self.folder / digest[:2] / f"{digest}.json"
-        found = self._read(path)
-        if found is not None:
+        stored = self._read(path)
+        if stored is not None:
             self.reused += 1
-            return found
+            return stored
         result = make()
         self.made += 1
         self._write(path, result)
@@ -143,18 +143,18 @@ def new_tokens(
         config (`GenerationConfig`): the complete settings, with `pad_token_id`, `max_new_tokens`, and `eos_token_id`
             as a list or `None`; the checkpoint's own settings do not.
     """
-    found: list[list[int]] = [[] for _ in prompts]
+    completions: list[list[int]] = [[] for _ in prompts]
     rows, written = list(range(len(prompts))), 0
     for most in _steps(config):
-        texts = [prompts[row] + found[row] for row in rows]
+        texts = [prompts[row] + completions[row] for row in rows]
         chunks, ended = _written_on(model, tokenizer, texts, written, stops, _up_to(config, most))
         for row, chunk in zip(rows, chunks, strict=True):
-            found[row] += chunk
+            completions[row] += chunk
         rows = [row for row, end in zip(rows, ended, strict=True) if not end]
         written += most
         if not rows:
             break
-    return found
+    return completions
 
 
 def _steps(config: GenerationConfig) -> Iterator[int]:
@@ -196,10 +196,10 @@ def _written_on(
             generation_config=config,
             stopping_criteria=[stopping] if stopping else None,
         )
-    found = output[:, width:].tolist()
+    new_ids = output[:, width:].tolist()
     last = set(config.eos_token_id or ())
     stopped = stopping.done.tolist() if stopping and stopping.done is not None else [False] * len(texts)
-    return found, [stop or not last.isdisjoint(chunk) for stop, chunk in zip(stopped, found, strict=True)]
+    return new_ids, [stop or not last.isdisjoint(ids) for stop, ids in zip(stopped, new_ids, strict=True)]
 
 
 def text_behind(
@@ -242,8 +242,8 @@ class HasStopString(StoppingCriteria):
         if len(rows):
             ends = input_ids[rows, max(self.start, input_ids.shape[1] - self.tail) :].tolist()
             texts = self.tokenizer.batch_decode(ends, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            found = [any(stop in text for stop in self.stops) for text in texts]
-            self.done[rows] = torch.tensor(found, device=input_ids.device)
+            has_stop = [any(stop in text for stop in self.stops) for text in texts]
+            self.done[rows] = torch.tensor(has_stop, device=input_ids.device)
         return self.done
 
 

@@ -1,20 +1,25 @@
-"""Texts on their way up through a model, one layer at a time; an interrupted pass resumes where it was."""
+"""Texts on their way through a model, one layer at a time; an interrupted pass resumes where it was."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import is_
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ..families import Family
-from ..records.pieces import Pieces
+from ..memory import trim_heap
+from ..progress import progress
+from ..records.pieces import Piece, Pieces
 from ..tensors.workspace import Workspace
 from ..texts.packing import PackedTokens
-from .layerwise import LayerInputs, layer_inputs, run_layer
+from .layerwise import LayerInputs, LayerStep, layer_inputs, run_layer
 from .placement import visits
 from .processes import Processes
 
@@ -31,15 +36,15 @@ def layer_piece(index: int) -> str:
     return f"layer-{index}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class LayerPass:
     """One pass over the layers of a model: what is read, where it is kept, and who shares it.
 
     ```python
     >>> reading = LayerPass(model, family, tokens, batch_size=4)
-    >>> hidden = reading.embedded()
-    >>> for index in reading.upwards(hidden=hidden):
-    ...     hidden[:] = reading.through(index, hidden)
+    >>> observer = LayerObserver(reading, (), "hidden")
+    >>> reading.run(observer)
+    >>> after_the_last_layer = observer.streams["hidden"]
     ```
 
     Args:
@@ -47,10 +52,12 @@ class LayerPass:
         tokens ([`PackedTokens`]): sequences, as ids of `model`.
         batch_size (`int`): sequences per forward pass.
         generator (`torch.Generator`, *optional*): on the CPU, for what is random in the pass.
-        tick (`Callable`): called for every layer that is done.
+        tick (`Callable`): called for every layer that is done, if the run has no bar of its own.
         pieces ([`Pieces`], *optional*): keeps results and hidden states, in case the run is interrupted.
         workspace ([`Workspace`], *optional*): where large data is put. Defaults to memory.
         processes ([`Processes`], *optional*): those that share the batches. Defaults to this one only.
+        step (`Callable`, *optional*): what a decoder layer does, wherever its weights are. Defaults to the layer
+            itself, which is on the device of the model meanwhile.
     """
 
     model: PreTrainedModel
@@ -62,6 +69,7 @@ class LayerPass:
     pieces: Pieces = field(default_factory=Pieces)
     workspace: Workspace = field(default_factory=Workspace)
     processes: Processes = field(default_factory=Processes)
+    step: LayerStep | None = None
 
     @cached_property
     def layers(self) -> nn.ModuleList:
@@ -82,8 +90,16 @@ class LayerPass:
     @cached_property
     def masks(self) -> list[torch.Tensor]:
         """Which tokens of each batch of this process are real, where the hidden states are."""
-        batches = self.processes.share(self.batches)
-        return [batch.mask.to(x.hidden.device) for batch, x in zip(batches, self.inputs, strict=True)]
+        return self.by_batch(self.tokens.mask)
+
+    def by_batch(self, values: torch.Tensor, rows: int = 0) -> list[torch.Tensor]:
+        """Values of all sequences, split into those of each batch of this process, where its hidden states are.
+
+        Args:
+            rows (`int`): the dimension of the sequences.
+        """
+        parts = self.processes.share(values.split([len(batch.mask) for batch in self.batches], dim=rows))
+        return [part.to(x.hidden.device) for part, x in zip(parts, self.inputs, strict=True)]
 
     def embedded(self) -> list[torch.Tensor]:
         """The hidden states before the first layer, by batch of this process; a new list at every call."""
@@ -91,83 +107,110 @@ class LayerPass:
 
     def through(self, index: int, hidden: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """What the layer at `index` makes of hidden states, by batch of this process."""
-        return [
-            self.workspace.placed(run_layer(self.layers[index], states, x.kwargs[index]))
-            for states, x in zip(hidden, self.inputs, strict=True)
-        ]
+        after = []
+        for states, x in zip(hidden, self.inputs, strict=True):
+            kwargs = x.kwargs[index]
+            output = self.step(index, states, kwargs) if self.step else run_layer(self.layers[index], states, kwargs)
+            after.append(self.workspace.placed(output))
+        return after
 
-    def upwards(self, made: Sequence[int] = (), **streams: list[torch.Tensor]) -> Iterator[int]:
-        """The indices of the layers to be passed, bottom first. Each layer is on the device of the model until the
-        next is requested; then it is done, and hidden states are saved.
+    def part(self, name: str) -> LayerPass:
+        """The same pass with separate pieces, for another run."""
+        other = copy(self)
+        other.pieces = self.pieces.part(name)
+        return other
+
+    def kept(self, index: int) -> Mapping[str, torch.Tensor]:
+        """What an observer keeps about a layer."""
+        return self.pieces.finished(layer_piece(index)).tensors
+
+    @torch.no_grad()
+    def run(self, observer: LayerObserver, description: str = "", order: Sequence[int] | None = None) -> None:
+        """Passes the layers, and saves the streams of the observer, and what it keeps, after each.
+
+        An interrupted run resumes after the last layer that is done. If what was kept about one is missing or damaged,
+        or other processes were interrupted at another layer, it starts over.
 
         Args:
-            made, streams: see [`passed`].
+            observer ([`LayerObserver`]): what measures or decides.
+            description (`str`): what is being done, for a bar. Defaults to none: `tick` is called.
+            order (`Sequence[int]`, *optional*): the layers to pass. Defaults to all, bottom first.
         """
-        for index in passed(
-            len(self.layers), self.pieces, streams, self.tick, made, generator=self.generator, processes=self.processes
+        order = range(len(self.layers)) if order is None else order
+        bar = progress(description, len(order), "layer") if description else nullcontext(self.tick)
+        with bar as tick:
+            start = self._resumed(observer, order)
+            for place, index in enumerate(order):
+                if place >= start:
+                    with nullcontext() if self.step else visits(self.layers[index], self.model.device):
+                        if index in observer.layers:
+                            self.pieces.write(layer_piece(index), observer.observe(index))
+                            trim_heap()  # what is kept was scattered among temporary data
+                        else:
+                            observer.advance(index)
+                    self._keep_streams(observer.streams, place + 1)
+                tick()
+
+    def _resumed(self, observer: LayerObserver, order: Sequence[int]) -> int:
+        """How many layers are done; the streams are then those after the last of them."""
+        piece, done = self.pieces.read(STREAMS), 0
+        if piece is not None and all(
+            self.pieces.is_finished(layer_piece(index))
+            for index in order[: piece.facts["done"]]
+            if index in observer.layers
         ):
-            with visits(self.layers[index], self.model.device):
-                yield index
+            done = piece.facts["done"]
+        if not self.processes.same(done):
+            done = 0
+        if piece is not None and done:
+            observer.streams.update(self._streams(piece))
+            self.generator.set_state(piece.tensors["generator"])
+        return done
+
+    def _streams(self, piece: Piece) -> Iterator[tuple[str, list[torch.Tensor]]]:
+        states = {
+            name: [piece.tensors[f"{name}.{batch}"].to(x.hidden.device) for batch, x in enumerate(self.inputs)]
+            for name in piece.facts["same"].values()
+        }
+        return ((name, list(states[source])) for name, source in piece.facts["same"].items())
+
+    def _keep_streams(self, streams: Mapping[str, list[torch.Tensor]], done: int) -> None:
+        # by name, the first stream of the same tensors
+        same = {
+            name: next(first for first in streams if all(map(is_, streams[first], streams[name]))) for name in streams
+        }
+        tensors = {
+            f"{name}.{batch}": states
+            for name, source in same.items()
+            if name == source
+            for batch, states in enumerate(streams[name])
+        }
+        self.pieces.write(STREAMS, {**tensors, "generator": self.generator.get_state()}, done=done, same=same)
 
 
-def passed(
-    number: int,
-    pieces: Pieces,
-    streams: dict[str, list[torch.Tensor]],
-    tick: Callable[[], None] = lambda: None,
-    made: Sequence[int] = (),
-    generator: torch.Generator | None = None,
-    processes: Processes | None = None,
-) -> Iterator[int]:
-    """The indices of layers that are not done yet; each is done when the next is requested.
+class LayerObserver:
+    """What measures or decides something about layers while hidden states pass through them.
+
+    This one lets them pass. Others keep something about some of the layers, for which they override [`observe`].
 
     Args:
-        number (`int`): of layers.
-        pieces ([`Pieces`]): where hidden states are saved after every layer.
-        streams (`dict[str, list[torch.Tensor]]`): hidden states by batch, before the first layer; after an
-            interruption replaced in place. Two streams may be the same tensors, and still are then.
-        tick (`Callable`): called for every layer that is done.
-        made (`Sequence[int]`): the layers for which a piece, named by [`layer_piece`], must exist once they are done;
-            if one is missing or damaged, the pass starts over.
-        generator (`torch.Generator`, *optional*): whose state is saved with the hidden states.
-        processes ([`Processes`], *optional*): those that pass the layers together; if they were interrupted at
-            different layers, the pass starts over.
+        layers (`Collection[int]`): about which something is kept.
+        names (`str`): of streams that start with the embedded tokens.
     """
-    start, piece = 0, pieces.read(STREAMS)
-    if piece is not None and all(
-        pieces.is_finished(layer_piece(index)) for index in made if index < piece.facts["next"]
-    ):
-        start = piece.facts["next"]
-    if processes is not None and not processes.same(start):
-        start = 0
-    if piece is not None and start:
-        for name, batches in streams.items():
-            if (source := piece.facts["same"].get(name, name)) != name:
-                batches[:] = streams[source]
-            else:
-                batches[:] = [piece.tensors[f"{name}.{batch}"].to(first.device) for batch, first in enumerate(batches)]
-        if generator is not None:
-            generator.set_state(piece.tensors["generator"])
-    for index in range(number):
-        if index >= start:
-            yield index
-            _keep(pieces, streams, generator, index + 1)
-        tick()
 
+    def __init__(self, reading: LayerPass, layers: Collection[int], *names: str):
+        self.reading, self.layers, self._names = reading, layers, names
 
-def _keep(
-    pieces: Pieces, streams: dict[str, list[torch.Tensor]], generator: torch.Generator | None, following: int
-) -> None:
-    names = list(streams)
-    same = {
-        name: first
-        for position, name in enumerate(names)
-        for first in names[:position]
-        if all(a is b for a, b in zip(streams[name], streams[first], strict=True))
-    }
-    tensors = {
-        f"{name}.{batch}": states for name in names if name not in same for batch, states in enumerate(streams[name])
-    }
-    if generator is not None:
-        tensors["generator"] = generator.get_state()
-    pieces.write(STREAMS, tensors, next=following, same=same)
+    @cached_property
+    def streams(self) -> dict[str, list[torch.Tensor]]:
+        """Hidden states by batch of this process, where they are; saved after every layer. Two may be the same."""
+        return {name: self.reading.embedded() for name in self._names}
+
+    def observe(self, index: int) -> Mapping[str, torch.Tensor]:
+        """Passes the streams through one of `layers`, and returns what is kept about it."""
+        raise NotImplementedError
+
+    def advance(self, index: int) -> None:
+        """Passes the streams through another layer."""
+        for name, states in self.streams.items():
+            self.streams[name] = self.reading.through(index, states)

@@ -80,13 +80,6 @@ def visits(layer: nn.Module, device: torch.device) -> Iterator[None]:
             setattr(module, name, parameter)
 
 
-def in_turn(indices: Iterable[int], layers: nn.ModuleList, device: torch.device) -> Iterator[int]:
-    """The same indices; the layer of each is on the device until the next is requested."""
-    for index in indices:
-        with visits(layers[index], device):
-            yield index
-
-
 def devices_of(model: nn.Module) -> set[torch.device]:
     """Where the parameters of a model are."""
     return {parameter.device for parameter in model.parameters()}

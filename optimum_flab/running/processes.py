@@ -32,9 +32,9 @@ def process_state(device: str | torch.device | None = None) -> PartialState:
     return PartialState(cpu=cpu, timeout=LONGEST_WAIT)
 
 
-def process_device(asked: str | None) -> str | None:
+def process_device(device: str | None) -> str | None:
     """The device of this process: the one that the user named, or with several processes its own."""
-    return str(process_state(asked).device) if launched() else asked
+    return str(process_state(device).device) if launched() else device
 
 
 def launched() -> bool:
@@ -83,11 +83,11 @@ class Processes:
                 for tensor in tensors:
                     torch.distributed.all_reduce(tensor)
 
-    def gathered(self, found: Sequence[T]) -> list[T]:
+    def gathered(self, results: Sequence[T]) -> list[T]:
         """The results for all items, in order, from each process's results for its [`share`]."""
         if self.number == 1:
-            return list(found)
-        parts = self.of_each(list(found))
+            return list(results)
+        parts = self.of_each(list(results))
         return [parts[item % self.number][item // self.number] for item in range(sum(map(len, parts)))]
 
     def agree(self, is_so: bool) -> bool:

@@ -12,7 +12,7 @@ from optimum_flab.criteria import NEURONS as NEURON_CRITERIA
 from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
 from optimum_flab.pruning.experts.choosing import rank_experts
-from optimum_flab.pruning.experts.narrowing import narrow_experts
+from optimum_flab.pruning.width.narrowing import narrow
 from optimum_flab.running.experts import chosen_experts
 from optimum_flab.sizes import shape_of, sizes_of
 
@@ -45,16 +45,16 @@ def pruned_plan(model, family, criterion, tokens=KEPT):
     scores = rank_experts(reading(model, text), EXPERTS["reap"])
     groups = family.experts.group_count(model.config)
     experts = {layer: chosen_experts(found, number, groups) for layer, found in scores.items() if layer in kept_layers}
-    narrowed = narrow_experts(reading(model, text), kept_layers, experts, width, NEURON_CRITERIA[criterion])
+    narrowed = narrow(reading(model, text), kept_layers, width, NEURON_CRITERIA[criterion], kept_experts=experts)
     return plan_of(
         tokens,
         kept_layers,
-        {layer: narrow.kept.tolist() for layer, narrow in narrowed.items()},
+        {index: layer.kept.tolist() for index, layer in narrowed.items()},
         kept_experts={layer: kept.tolist() for layer, kept in experts.items()},
         weights={
-            family.in_layer(layer, family.ffn_out_name): family.stored_out(narrow.weight)
-            for layer, narrow in narrowed.items()
-            if narrow.weight is not None
+            family.in_layer(index, family.ffn_out_name): family.stored_out(layer.weight)
+            for index, layer in narrowed.items()
+            if layer.weight is not None
         },
     )
 
@@ -128,11 +128,11 @@ def test_a_narrowing_at_full_width_changes_nothing(model):
     family, text = family_for(model.config), random_tokens(120, VOCABULARY, 24)
     width, layers = shape_of(model, family)["neuron"], family.decoder_layers(model)
     every = range(len(layers))
-    narrowed = narrow_experts(reading(model, text), every, {}, width, NEURON_CRITERIA["obs"])
+    narrowed = narrow(reading(model, text), every, width, NEURON_CRITERIA["obs"])
     assert sorted(narrowed) == family.pruned_layers(model)
-    for index, narrow in narrowed.items():
+    for index, layer in narrowed.items():
         dense = layers[index].get_parameter(family.ffn_out_name)
-        torch.testing.assert_close(family.stored_out(narrow.weight), dense, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(family.stored_out(layer.weight), dense, rtol=1e-3, atol=1e-3)
 
 
 def reference_scores(model, family, tokens, layer):
@@ -157,7 +157,7 @@ def test_sums_of_a_criterion_are_over_the_tokens_routed_to_each_expert(squares):
     model = member("qwen3_moe")
     family, text = family_for(model.config), random_tokens(40, VOCABULARY, 24)
     width, every = shape_of(model, family)["neuron"] // 2, range(len(family.decoder_layers(model)))
-    narrow_experts(reading(model, text), every, {}, width, squares.criterion)
+    narrow(reading(model, text), every, width, squares.criterion)
     assert len(squares.seen) == len(family.pruned_layers(model)) * shape_of(model, family)["expert"]
     assert all(torch.allclose(own, diagonal, rtol=1e-4) for own, diagonal in squares.seen)
 

@@ -122,7 +122,7 @@ def test_an_ffn_that_reads_the_rows_of_a_batch_as_one(tmp_path):
         dense = family.ffn_out_matrix(family.decoder_layers(model)[index])
         torch.testing.assert_close(layer.weight, dense, rtol=1e-3, atol=1e-3)
     same = copy.deepcopy(model)
-    refit(model, same, family, range(3), tokens, tokens, 8)
+    refit(LayerPass(model, family, tokens, 8), LayerPass(same, family, tokens, 8), range(3))
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(same.state_dict()[name], tensor, atol=1e-3, rtol=1e-3, msg=name)
 

@@ -161,10 +161,9 @@ def test_a_narrowing_at_full_width_changes_nothing(model):
 
 
 def test_a_refit_of_a_whole_model_changes_nothing(some):
-    model = some
-    family, tokens = family_for(model.config), random_tokens(60, VOCABULARY, 24)
+    model, tokens = some, random_tokens(60, VOCABULARY, 24)
     same = copy_in(model, torch.device("cpu"), torch.float32)
-    refit(model, same, family, range(LAYERS), tokens, tokens, 8)
+    refit(reading(model, tokens, 8), reading(same, tokens, 8), range(LAYERS))
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(same.state_dict()[name], tensor, atol=1e-3, rtol=1e-3, msg=name)
 

@@ -24,8 +24,8 @@ def in_bfloat16(monkeypatch):
     monkeypatch.setattr(casting, "multiplies_bfloat16", lambda device: True)
 
 
-def weights_of(model, tokens, batch_size=2, seed=3, pieces=None, kept=None, tick=lambda: None):
-    options = {"generator": torch.Generator().manual_seed(seed), "tick": tick, "pieces": pieces or Pieces()}
+def weights_of(model, tokens, batch_size=2, seed=3, pieces=None, kept=None):
+    options = {"generator": torch.Generator().manual_seed(seed), "pieces": pieces or Pieces()}
     head = OutputHead(model, family_for(model.config), kept)
     return fisher_weights(reading(model, tokens, batch_size, **options), head)
 
@@ -109,21 +109,21 @@ def test_batches_draw_the_same_tokens_whatever_their_size(in_float32):
     torch.testing.assert_close(weights_of(model, tokens, 1), weights_of(model, tokens, 3), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("layers", [2, LAYERS + 2])
-def test_what_was_interrupted_on_the_way_up_or_down_goes_on_with_the_same_weights(layers, tmp_path, in_float32):
-    model, tokens, ticks, runs = tiny_model("llama"), random_tokens(200), [], []
+@pytest.mark.parametrize("number", [3, LAYERS + 5])
+def test_what_was_interrupted_on_the_way_up_or_down_goes_on_with_the_same_weights(number, tmp_path, in_float32):
+    model, tokens, pieces, runs = tiny_model("llama"), random_tokens(200), [], []
     for layer in family_for(model.config).decoder_layers(model):
         layer.register_forward_hook(lambda *_: runs.append(1))
     whole = weights_of(model, tokens)
     all_runs = len(runs)
 
     def stop():
-        ticks.append(1)
-        if len(ticks) == layers:
+        pieces.append(1)
+        if len(pieces) == number:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        weights_of(model, tokens, pieces=Pieces(tmp_path), tick=stop)
+        weights_of(model, tokens, pieces=Pieces(tmp_path, stop))
     runs.clear()
     assert weights_of(model, tokens, pieces=Pieces(tmp_path)).equal(whole)
     assert len(runs) < all_runs

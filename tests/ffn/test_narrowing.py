@@ -2,10 +2,12 @@ import pytest
 import torch
 
 from optimum_flab.criteria import NEURONS as CRITERIA
+from optimum_flab.criteria.statistics import PADDING
+from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence
-from optimum_flab.pruning.width.narrowing import fold_of_tokens, narrow, survey
-from optimum_flab.pruning.width.statistics import PADDING
+from optimum_flab.pruning.width.narrowing import narrow, survey
+from optimum_flab.pruning.width.neurons import fold_of_tokens
 from optimum_flab.running.layerwise import captured, layer_inputs, run_layer, run_to_neurons
 
 from ..conftest import LAYERS, WIDTH, masked_step, random_tokens, reading, tiny_model
@@ -66,6 +68,14 @@ def test_every_criterion_narrows_every_layer_and_leaves_the_model_alone(criterio
         assert (layer.weight is not None) == CRITERIA[criterion].compensates
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_a_layer_whose_neurons_are_not_numbers_is_named():
+    model = tiny_model("llama")
+    family = family_for(model.config)
+    family.incoming(family.decoder_layers(model)[2])[0][0, 0] = torch.nan
+    with pytest.raises(FlabError, match="layer 2 has NaN"):
+        narrowed_by(model, "obs", WIDTH // 2, random_tokens())
 
 
 def test_sums_of_a_criterion_are_over_the_tokens_that_all_else_is_over(squares):

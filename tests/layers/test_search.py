@@ -6,16 +6,14 @@ import torch
 from optimum_flab.criteria import LAYERS as CRITERIA
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence, mean_divergences
-from optimum_flab.pruning.depth.search import LayerSearch
+from optimum_flab.pruning.depth.search import ranked_layers
 from optimum_flab.running import casting
 
 from ..conftest import LAYERS, masked_step, random_tokens, reading, tiny_model
 
 
 def removals(model, criterion, number, tokens):
-    architecture = family_for(model.config)
-    search = LayerSearch(reading(model, tokens), OutputHead(model, architecture))
-    order = CRITERIA[criterion].removals(search)
+    order = ranked_layers(reading(model, tokens), OutputHead(model, family_for(model.config)), CRITERIA[criterion])
     return list(islice(order, number))
 
 

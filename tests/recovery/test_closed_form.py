@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import final_hidden
-from optimum_flab.pruning.least_squares import LeastSquares
 from optimum_flab.recovery.closed_form import between, corrected, refit
 from optimum_flab.running.casting import copy_in
+from optimum_flab.tensors.least_squares import LeastSquares
 
 from ..conftest import LAYERS, WIDTH, plan_of, random_tokens, reading, thorough_but, tiny_model
 
@@ -33,7 +33,7 @@ def test_the_pruned_stream_comes_nearer_to_the_dense_one(layers):
     model, dense = pruned_and_dense("qwen2", layers)
     tokens = random_tokens(documents=200)
     before = distance(model, dense, tokens)
-    refit(dense, model, family_for(dense.config), layers, tokens, tokens, 8)
+    refit(reading(dense, tokens, 8), reading(model, tokens, 8), layers)
     assert distance(model, dense, tokens) < 0.9 * before
     other = random_tokens(documents=100, seed=1)
     fresh, _ = pruned_and_dense("qwen2", layers)
@@ -48,7 +48,7 @@ def test_every_family_is_refitted_without_harm(family):
     model, dense = pruned_and_dense(family, layers)
     tokens = random_tokens(documents=200)
     before = distance(model, dense, tokens)
-    refit(dense, model, family_for(dense.config), layers, tokens, tokens, 8)
+    refit(reading(dense, tokens, 8), reading(model, tokens, 8), layers)
     assert distance(model, dense, tokens) < before
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
 
@@ -57,7 +57,7 @@ def test_a_model_that_lost_nothing_stays_as_it_is():
     dense = tiny_model("qwen2")
     model = copy_in(dense, torch.device("cpu"), torch.float32)
     tokens = random_tokens()
-    refit(dense, model, family_for(dense.config), list(range(LAYERS)), tokens, tokens, 8)
+    refit(reading(dense, tokens, 8), reading(model, tokens, 8), list(range(LAYERS)))
     for name, tensor in dense.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
 
@@ -98,7 +98,7 @@ def test_too_few_tokens_leave_a_projection_as_it_is():
     before = copy.deepcopy(model.state_dict())
     tokens = random_tokens(documents=16)
     assert 8 * 32 < tokens.tokens < 8 * WIDTH * 3 // 4
-    refit(dense, model, family_for(dense.config), layers, tokens, tokens, 8)
+    refit(reading(dense, tokens, 8), reading(model, tokens, 8), layers)
     changed = {name.split(".")[-2] for name, tensor in model.state_dict().items() if not tensor.equal(before[name])}
     assert changed == {"o_proj", "norm"}
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..base import ExpertCriterion
+from ..base import ExpertCriterion, ExpertUse
 
 
 if TYPE_CHECKING:
     import torch
-
-    from ...pruning.experts.choosing import ExpertUse
 
 
 def _score(use: ExpertUse, generator: torch.Generator) -> torch.Tensor:

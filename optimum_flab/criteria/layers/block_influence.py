@@ -9,5 +9,5 @@ CRITERION = LayerCriterion(
     source="ShortGPT, Men et al., 2024, arXiv 2403.03853",
     formula="1 - mean over tokens of cos(x, y), where x, y are hidden states of a token before and after the layer",
     parameters=SEARCHED,
-    removals=lambda search: search.by_change(turn),
+    change=turn,
 )

@@ -10,5 +10,5 @@ CRITERION = LayerCriterion(
     formula="mean over tokens of KL(p || q) = sum_v p(v) ln(p(v) / q(v)), where p, q are next-token distributions"
     " of the dense model and of that without the layer and those gone before, over the vocabulary that is kept",
     parameters=SEARCHED,
-    removals=lambda search: search.by_divergence(),
+    change=None,
 )

@@ -10,12 +10,10 @@ from ..base import SEARCHED, LayerCriterion, turn
 if TYPE_CHECKING:
     import torch
 
-    from ...texts.packing import PackedTokens
 
-
-def _last_of_document(batch: PackedTokens) -> torch.Tensor:
-    last = batch.mask.clone()
-    last[:, :-1] &= ~(batch.mask[:, 1:] & (batch.position_ids[:, 1:] > 0))
+def _last_of_document(mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    last = mask.clone()
+    last[:, :-1] &= ~(mask[:, 1:] & (positions[:, 1:] > 0))
     return last
 
 
@@ -27,5 +25,6 @@ CRITERION = LayerCriterion(
     formula="1 - mean over texts of cos(x, y), where x, y are hidden states of the text's last token before and"
     " after the layer",
     parameters=SEARCHED,
-    removals=lambda search: search.by_change(turn, _last_of_document),
+    change=turn,
+    counted=_last_of_document,
 )

@@ -11,7 +11,7 @@ from ..base import COUNTED, WEIGHTED, NeuronCriterion, largest
 if TYPE_CHECKING:
     import torch
 
-    from ...pruning.width.statistics import NeuronStatistics
+    from ..statistics import NeuronStatistics
 
 
 SUMMARY = "removes the neurons that contribute least energy to the layer's output"

@@ -11,7 +11,7 @@ from ..base import NeuronCriterion, largest
 if TYPE_CHECKING:
     import torch
 
-    from ...pruning.width.statistics import NeuronStatistics
+    from ..statistics import NeuronStatistics
 
 
 def _select(

@@ -1,6 +1,29 @@
 """Optimal brain surgeon, in blocks, with a refit."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from ..base import BLOCKS, COUNTED, DAMPED, REFITTED, SELECTION_DAMPING, WEIGHTED, NeuronCriterion
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..statistics import NeuronStatistics
+
+
+def _select(
+    statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator
+) -> dict[int, torch.Tensor]:
+    from ..elimination import eliminate
+
+    problem = statistics.whole
+    gram, cross = problem.damped(SELECTION_DAMPING)
+    workspace = problem.workspace
+    del problem  # its own sums take much memory
+    return eliminate(gram, cross, widths, max(1, len(gram) // BLOCKS), workspace)
 
 
 CRITERION = NeuronCriterion(
@@ -15,7 +38,7 @@ CRITERION = NeuronCriterion(
         **DAMPED,
         "blocks": f"one in {BLOCKS} of the layer's neurons, at least one, goes between two updates of w, H",
     },
-    select=lambda statistics, widths, generator: statistics.eliminated(widths, SELECTION_DAMPING),
+    select=_select,
     needs_statistics=True,
     compensates=True,
 )

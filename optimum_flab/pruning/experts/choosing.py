@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
-from ...criteria import ExpertCriterion
+from ...criteria.base import ExpertCriterion, ExpertUse
 from ...measuring.divergence import check_finite_layer
-from ...running.experts import ExpertWeights, Routed, routed
-from ...running.layer_pass import LayerPass, layer_piece
+from ...running.experts import ExpertWeights, routed
+from ...running.layer_pass import LayerObserver, LayerPass
 
 
-@dataclass
-class ExpertUse:
-    """What calibration says about the experts of one layer, in float64.
-
-    Args:
-        tokens (`torch.Tensor` of shape `(experts,)`): tokens routed to each.
-        norms (`torch.Tensor` of shape `(experts,)`): sum over these of the router's weight times the norm of the
-            expert's output.
-    """
-
-    tokens: torch.Tensor
-    norms: torch.Tensor
-
-
-@torch.no_grad()
 def rank_experts(reading: LayerPass, criterion: ExpertCriterion) -> dict[int, torch.Tensor]:
     """Scores every expert of every layer by what the dense model does with it.
 
@@ -39,35 +21,33 @@ def rank_experts(reading: LayerPass, criterion: ExpertCriterion) -> dict[int, to
     Returns:
         `dict[int, torch.Tensor]`: by layer index, scores of shape `(experts,)`; higher is better.
     """
-    family, pieces, streams = reading.family, reading.pieces, reading.embedded()
-    mixtures = family.pruned_layers(reading.model)
-    for index in reading.upwards(made=mixtures, hidden=streams):
-        if index not in mixtures:
-            streams[:] = reading.through(index, streams)
-            continue
-        layer = reading.layers[index]
-        with routed(family, layer) as seen:
-            streams[:] = reading.through(index, streams)
-        use = _use_of(ExpertWeights(family, layer, layer.state_dict()), seen, reading.masks)
+    observer = _ExpertScores(reading, criterion)
+    reading.run(observer, f"Ranking experts by {criterion.name}")
+    return {index: reading.kept(index)["scores"] for index in observer.layers}
+
+
+class _ExpertScores(LayerObserver):
+    """Keeps the scores of the experts of each layer that has any, as `"scores"`."""
+
+    def __init__(self, reading: LayerPass, criterion: ExpertCriterion):
+        super().__init__(reading, reading.family.pruned_layers(reading.model), "hidden")
+        self.criterion = criterion
+
+    def observe(self, index: int) -> dict[str, torch.Tensor]:
+        """See [`LayerObserver.observe`]."""
+        reading, layer = self.reading, self.reading.layers[index]
+        with routed(reading.family, layer) as batches:
+            self.advance(index)
+        experts = ExpertWeights(reading.family, layer, layer.state_dict())
+        use = ExpertUse(*(torch.zeros(len(experts), dtype=torch.float64) for _ in range(2)))
+        for batch, mask in zip(batches, reading.masks, strict=True):
+            is_real = mask.flatten()
+            for expert in range(len(experts)):
+                tokens, weights = batch.sent_to(expert)
+                hidden, weights = batch.hidden[tokens & is_real], weights[is_real[tokens]]
+                neurons = experts.neurons(expert, hidden)
+                output = nn.functional.linear(neurons, experts.out(expert), experts.out_bias(expert))
+                use.tokens[expert] += len(hidden)
+                use.norms[expert] += float((weights.double() * output.double().norm(dim=-1)).sum())
         check_finite_layer(use.norms, index)
-        pieces.write(layer_piece(index), {"scores": criterion.score(use, reading.generator)})
-    return {index: pieces.finished(layer_piece(index)).tensors["scores"] for index in mixtures}
-
-
-def _use_of(experts: ExpertWeights, seen: Sequence[Routed], masks: Sequence[torch.Tensor]) -> ExpertUse:
-    """What the real tokens among those that experts were given say about them.
-
-    Args:
-        masks (`Sequence[torch.Tensor]` of shape `(rows, length)`): for each batch which tokens are real.
-    """
-    use = ExpertUse(*(torch.zeros(len(experts), dtype=torch.float64) for _ in range(2)))
-    for batch, mask in zip(seen, masks, strict=True):
-        counted = mask.flatten()
-        for expert in range(len(experts)):
-            sent, weights = batch.sent_to(expert)
-            hidden, weights = batch.hidden[sent & counted], weights[counted[sent]]
-            neurons = experts.neurons(expert, hidden)
-            output = nn.functional.linear(neurons, experts.out(expert), experts.out_bias(expert))
-            use.tokens[expert] += len(hidden)
-            use.norms[expert] += float((weights.double() * output.double().norm(dim=-1)).sum())
-    return use
+        return {"scores": self.criterion.score(use, reading.generator)}

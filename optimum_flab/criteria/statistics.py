@@ -6,12 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from ...measuring.divergence import check_finite_layer
-from ...running.processes import Processes
-from ...tensors.matrices import two_halves
-from ...tensors.workspace import Workspace
-from ..least_squares import LeastSquares, RestrictedLeastSquares, whole
-from .elimination import eliminate
+from ..tensors.least_squares import LeastSquares, RestrictedLeastSquares, whole
+from ..tensors.matrices import two_halves
+from ..tensors.workspace import Workspace
 
 
 FOLDS, PADDING = 2, -1  # parts of the calibration set, by rows, and the mark of tokens in none
@@ -78,27 +75,13 @@ class NeuronStatistics:
         del self._grams
         return [self.folds.pop(0).restricted(kept) for _ in range(FOLDS)]
 
-    def eliminated(self, widths: Sequence[int], damping: float) -> dict[int, torch.Tensor]:
-        """By width, the sorted indices of the neurons that stay when those go that the others can best make up for,
-        see [`~pruning.width.elimination.eliminate`].
+    @property
+    def totals(self) -> list[torch.Tensor]:
+        """All that is summed over tokens; other tokens of the same layer are added by adding theirs in place."""
+        return [self._grams, *(problem.cross for problem in self.folds), *self.sums.values()]
 
-        Args:
-            damping (`float`): see [`LeastSquares.damped`].
-        """
-        problem = self.whole
-        gram, cross = problem.damped(damping)
-        workspace = problem.workspace
-        del problem  # its own sums take much memory
-        return eliminate(gram, cross, widths, workspace=workspace)
-
-    def sum_over(self, processes: Processes) -> None:
-        """Adds what other processes saw of the same layer."""
-        processes.sum_(self._grams, *(problem.cross for problem in self.folds), *self.sums.values())
-
-    def check_finite(self, layer: int) -> None:
-        """Raises a [`FlabError`] that names the layer if an activation was NaN or infinite."""
-        for problem in self.folds:
-            check_finite_layer(problem.diagonal, layer)
-            check_finite_layer(problem.cross, layer)
-        for total in self.sums.values():
-            check_finite_layer(total, layer)
+    @property
+    def is_finite(self) -> bool:
+        """Whether no activation was NaN or infinite."""
+        totals = [*(problem.diagonal for problem in self.folds), *self.totals[1:]]
+        return all(bool(torch.isfinite(total).all()) for total in totals)

@@ -1,6 +1,6 @@
 """Optimal-brain-surgeon elimination of neurons.
 
-It minimises the error of [`~pruning.least_squares.LeastSquares`] over the output weights of the kept neurons. The
+It minimises the error of [`~tensors.least_squares.LeastSquares`] over the output weights of the kept neurons. The
 quadratic form is that of Hassibi and Stork, "Second order derivatives for network pruning: Optimal Brain Surgeon"
 (1992), equations 3 to 5, with one Hessian shared by all rows of `down_proj`.
 """
@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ...criteria import BLOCKS
-from ...tensors.matrices import inverse_
-from ...tensors.workspace import Workspace
+from ..tensors.matrices import inverse_
+from ..tensors.workspace import Workspace
 
 
 STEPS = 16  # blocks after which the inverse is brought up to date: reading all of it takes longer than computing
@@ -23,7 +22,7 @@ def eliminate(
     gram: torch.Tensor,
     cross: torch.Tensor,
     widths: Sequence[int],
-    block: int | None = None,
+    block: int,
     workspace: Workspace | None = None,
 ) -> dict[int, torch.Tensor]:
     """Eliminates the neurons that raise the error least, one block after the other.
@@ -33,17 +32,16 @@ def eliminate(
 
     Args:
         gram (`torch.Tensor` of shape `(neurons, neurons)`): positive definite, see
-            [`~pruning.least_squares.LeastSquares.damped`].
+            [`~tensors.least_squares.LeastSquares.damped`].
         cross (`torch.Tensor` of shape `(hidden, neurons)`): likewise. Both are overwritten during the computation.
         widths (`Sequence[int]`): numbers of neurons to stop at; the sets are nested.
-        block (`int`, *optional*): neurons eliminated at a time. Defaults to a 256th of all.
+        block (`int`): neurons eliminated at a time.
         workspace ([`Workspace`], *optional*): where `gram` is inverted if float32 is too coarse for it. Defaults to
             memory.
 
     Returns:
         `dict[int, torch.Tensor]`: for every width the sorted indices of the neurons that stay.
     """
-    block = block or max(1, len(gram) // BLOCKS)
     inverted = inverse_(gram, workspace)
     weight, diagonal = cross.copy_(cross @ inverted), inverted.diagonal().clone()
     dead = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)

@@ -10,9 +10,8 @@ from functools import reduce
 
 import torch
 
-from ..criteria import DAMPING
-from ..tensors.matrices import HalfMatrix, cholesky_, full_sum, selected
-from ..tensors.workspace import Workspace
+from .matrices import HalfMatrix, cholesky_, full_sum, selected
+from .workspace import Workspace
 
 
 DAMPING_STEP, MOST_DAMPING_STEPS = 3.0, 4
@@ -71,7 +70,7 @@ class LeastSquares:
         both._halves, both.cross = (*self._halves, *other._halves), self.cross + other.cross
         return both
 
-    def damped(self, damping: float = DAMPING, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    def damped(self, damping: float, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """[`RestrictedLeastSquares.damped`] if all inputs stay."""
         gram = self.gram
         dense = None if share == 1.0 else self.weight @ gram
@@ -133,7 +132,7 @@ class RestrictedLeastSquares:
         """The mean of the Gram diagonal of all inputs."""
         return float(_pull(self.diagonal, 1.0))
 
-    def damped(self, damping: float = DAMPING, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    def damped(self, damping: float, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """The normal equations `W gram = cross`, pulled towards `W₀`.
 
         Args:
@@ -172,7 +171,7 @@ class Fit:
     """How closely weights follow their calibration tokens: `damping` and `share` of
     [`RestrictedLeastSquares.damped`]."""
 
-    damping: float = DAMPING
+    damping: float
     share: float = 1.0
 
 
@@ -181,7 +180,7 @@ def whole(folds: Sequence[LeastSquares]) -> LeastSquares:
     return reduce(LeastSquares.__add__, folds)
 
 
-def best_fit(folds: Sequence[RestrictedLeastSquares], start: float = DAMPING) -> Fit:
+def best_fit(folds: Sequence[RestrictedLeastSquares], start: float) -> Fit:
     """The fit with which weights fitted to one fold do best on the other.
 
     Damping moves down or up from `start` by the factor [`DAMPING_STEP`] as long as that helps. The weights are linear
@@ -190,12 +189,12 @@ def best_fit(folds: Sequence[RestrictedLeastSquares], start: float = DAMPING) ->
 
     Args:
         folds (`Sequence[RestrictedLeastSquares]`): two parts of the tokens. If one of them has almost none of the
-            weight, the default is returned.
+            weight, `start` is returned.
         start (`float`): the first damping that is tried.
     """
     sizes = [fold.level for fold in folds]
     if not all(fold.diagonal.any() for fold in folds) or min(sizes) < LEAST_FOLD * max(sizes):
-        return Fit()
+        return Fit(start)
     rows = slice(None, None, max(1, len(folds[0].weight) // ROWS_TRIED))
     weight, grams = folds[0].weight[rows], [fold.gram for fold in folds]
     trial = folds[0].workspace.worked_on(grams[0].shape, device=weight.device)

@@ -1,0 +1,72 @@
+"""A pass over the layers, interrupted and resumed."""
+
+import pytest
+import torch
+
+from optimum_flab.records.pieces import Pieces
+from optimum_flab.running.layer_pass import LayerObserver, layer_piece
+
+from .conftest import LAYERS, random_tokens, reading, tiny_model
+
+
+class Means(LayerObserver):
+    """Keeps the mean of what each odd layer makes of the stream, and a random number."""
+
+    def __init__(self, reading):
+        super().__init__(reading, range(1, LAYERS, 2), "one", "same")
+        self.passed = []
+
+    def observe(self, index):
+        self.advance(index)
+        draw = torch.rand((), generator=self.reading.generator)
+        return {"mean": self.streams["one"][0].mean(), "draw": draw}
+
+    def advance(self, index):
+        self.passed.append(index)
+        self.streams["one"] = self.reading.through(index, self.streams["one"])
+        self.streams["same"] = list(self.streams["one"])
+
+
+def run(folder, stop=LAYERS, order=None):
+    """Passes so many layers; the last is done but for its bar."""
+    model, ticks = tiny_model("llama"), []
+
+    def tick():
+        ticks.append(1)
+        if len(ticks) == stop < LAYERS:
+            raise KeyboardInterrupt
+
+    options = {"generator": torch.Generator().manual_seed(1), "pieces": Pieces(folder), "tick": tick}
+    layers = reading(model, random_tokens(60), **options)
+    observer = Means(layers)
+    layers.run(observer, order=order)
+    return observer
+
+
+def kept(observer):
+    return [{name: float(value) for name, value in observer.reading.kept(index).items()} for index in observer.layers]
+
+
+@pytest.mark.parametrize("order", [None, [3, 1, 0, 2]], ids=["upwards", "another order"])
+def test_a_pass_resumes_with_its_streams_and_random_numbers(tmp_path, order):
+    whole = run(tmp_path / "whole", order=order)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "part", stop=2, order=order)
+    resumed = run(tmp_path / "part", order=order)
+    assert whole.passed == (order or list(range(LAYERS))) and resumed.passed == whole.passed[2:]
+    assert kept(resumed) == kept(whole)
+    for one, other in zip(whole.streams["one"], resumed.streams["one"], strict=True):
+        assert one.equal(other)
+
+
+def test_streams_that_are_the_same_still_are_after_an_interruption(tmp_path):
+    run(tmp_path)
+    finished = run(tmp_path)
+    assert not finished.passed
+    assert all(one is other for one, other in zip(finished.streams["one"], finished.streams["same"], strict=True))
+
+
+def test_a_pass_starts_over_where_something_kept_is_missing(tmp_path):
+    run(tmp_path)
+    (tmp_path / f"{layer_piece(1)}.safetensors").unlink()
+    assert run(tmp_path).passed == list(range(LAYERS))
