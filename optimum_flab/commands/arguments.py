@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
+from argparse import Namespace, _ArgumentGroup
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace, _ArgumentGroup
+from typing import Any
 
 
 DTYPES = ("float32", "bfloat16", "float16")  # the dtypes of computation
-
-
-def groups(parser: ArgumentParser) -> tuple[_ArgumentGroup, _ArgumentGroup]:
-    """The two groups that every Optimum command shows."""
-    return parser.add_argument_group("Required arguments"), parser.add_argument_group("Optional arguments")
 
 
 def add_switch(group: _ArgumentGroup, flag: str, purpose: str, default: str = "no") -> None:
