@@ -6,7 +6,6 @@ import ast
 import difflib
 import importlib.util
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,13 +20,12 @@ from lm_eval.tasks import TaskManager
 
 from ..compat import filters_of, kind_of_task, read_task_file, task_entry
 from ..errors import ConfigurationError, FlabError
-from ..places import user_path
+from ..places import HUB_ID, user_path
 from ..records.results import HubDataset
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings
 from ..texts.rows import ROW_SUFFIXES, row_suffix
 from .comparison import counts_of_k
 from .tasks.code import Judge
-from .tasks.text import Text, read_texts
 
 
 if TYPE_CHECKING:
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 TASKS_FOLDER = Path(__file__).parent / "tasks"
 DIVERGENCE_TEXT = "KL(dense ‖ pruned) and bits per byte of any text; needs a baseline, data from a source of text"
 DIVERGENCE_PROTOCOL = "over the remaining vocabulary, both models on the tokens of the pruned one's tokenizer"
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 EXECUTES = ("exec", "eval")  # calls that run their argument
 EXECUTES_TEXTS = ("code_eval",)  # a metric of the package `evaluate` that executes
 
@@ -415,11 +412,6 @@ def hub_dataset(task: Task) -> HubDataset | None:
     if not isinstance(found["id"], str) or not HUB_ID.fullmatch(found["id"]) or Path(found["id"]).exists():
         return None
     return HubDataset(**{name: value for name, value in found.items() if isinstance(value, str)})
-
-
-def divergence_texts(files: Sequence[str], limit: int | None) -> list[Text]:
-    """The texts that divergence is measured on."""
-    return read_texts(DIVERGENCE, list(files), limit)
 
 
 @contextmanager

@@ -28,12 +28,12 @@ from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_evaluati
 from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
 from ..vocabulary.infilling import InfillingFormat
-from .catalog import DIVERGENCE_PROTOCOL, LoadedTask, divergence_texts, hub_dataset, load_tasks, quiet
+from .catalog import DIVERGENCE_PROTOCOL, LoadedTask, hub_dataset, load_tasks, quiet
 from .judged import Model, Source, ask_for_gaps, check_chat_template, load, source_of
 from .lm import FlabLM
 from .results import EVALUATION, Evaluation, package_versions
 from .scoring import compare_task, compare_together, merge_results, run_task, without_interval
-from .tasks.text import Text
+from .tasks.text import Text, read_texts
 
 
 def evaluate(
@@ -100,7 +100,9 @@ def evaluate(
         isolation = best_isolation()  # refused now, not after hours of generation
         warn_of(isolation)
         check_packages(packages, isolation)
-    texts = divergence_texts(settings.data[DIVERGENCE], settings.limit) if DIVERGENCE in settings.tasks else None
+    texts = None
+    if DIVERGENCE in settings.tasks:
+        texts = read_texts(DIVERGENCE, settings.data[DIVERGENCE], settings.limit)
 
     given = {"model": (model, revision)}
     if baseline is not None:

@@ -186,7 +186,7 @@ def prune(
     decided_by |= {"pruned": weights_hash(model)}
     loaded.check_unchanged()
     kinds, passages = ([getattr(one, part) for one in texts.held_out] for part in ("kind", "text"))
-    held_out = work.made(
+    held_out = work.value(
         HELD_OUT,
         {**decided_by, "held_out": texts_hash([*kinds, *passages])},
         lambda pieces: measure_held_out(

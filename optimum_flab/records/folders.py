@@ -15,11 +15,11 @@ from filelock import FileLock
 from ..errors import ConfigurationError, FlabError
 from ..places import user_path
 from .atomic import LEFT_OVER, is_full
-from .locks import locked
+from .locks import take_lock
 
 
-# A run writes to this hidden folder, under these names. It is in the output folder if that exists already (a mount
-# point cannot be renamed, and its parent may not be writable), else beside it.
+# A run writes to this hidden folder of the output folder, under these names. A mount point cannot be renamed, and its
+# parent may not be writable.
 WORK = ".flab-output"
 NEW, READY, OLD = "new", "ready", "old"
 # what file systems and desktops put into folders: ignored, and not moved
@@ -76,16 +76,12 @@ class OutputFolder:
         self.named = folder
         with refused_where_unreadable(folder):
             self.folder = user_path(folder).resolve()
+        self._work = self.folder / WORK
         self.kind, self.overwrite = kind, overwrite
         self.inputs = [user_path(path) for path in inputs if path is not None]
 
     def __enter__(self) -> OutputFolder:
-        beside = self.folder.with_name(f".{self.folder.name}{WORK}")
         with refused_where_unreadable(self.named):
-            self._inside = self.folder.is_dir()
-            if self._inside and beside.is_dir():
-                self._clear(beside)
-            self._work = self.folder / WORK if self._inside else beside
             if not self._work.exists():
                 self.check()
         self._reserve()
@@ -115,10 +111,7 @@ class OutputFolder:
             yield new
             as_new_files(new)
             self.check()  # somebody may have put something there meanwhile
-            if self._inside:
-                self._move_in()
-            else:
-                new.rename(self.folder)
+            self._move_in()
         except BaseException as error:
             with suppress(OSError):  # what is not settled stays where it is, for the next run
                 self._settle()
@@ -167,7 +160,7 @@ class OutputFolder:
     def _reserve(self) -> None:
         self._made = [parent for parent in self._work.parents if not parent.exists()]
         try:
-            self._lock = locked(self._work, self._refuse)
+            self._lock = take_lock(self._work, self._refuse)
         except OSError as error:
             self._remove_parents()
             where = self._work if self._work.exists() else self._work.parent
@@ -175,12 +168,6 @@ class OutputFolder:
                 f"output folder {self.named} cannot be written: {nearest_folder(where)} is not a writable folder"
                 f" ({error.strerror or error})"
             ) from error
-
-    def _clear(self, beside: Path) -> None:
-        """Removes what was left by a run that began before the folder existed; refuses if that is still at work."""
-        lock = locked(beside, self._refuse)
-        shutil.rmtree(beside, ignore_errors=True)
-        lock.release()
 
     def _refuse(self, lock: FileLock) -> None:
         raise FlabError(f"another run is writing to output folder {self.named}; wait until it ends, or name another")

@@ -61,7 +61,7 @@ def validated(form: type[Form], values: Any, path: Path, advice: str = ADVICE) -
         return TypeAdapter(form).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         faults = [
-            ": ".join(filter(None, (".".join(map(str, found["loc"])), found["msg"]))) for found in error.errors()
+            ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"]))) for fault in error.errors()
         ]
         more = f" and {len(faults) - MOST_FAULTS} more faults" if len(faults) > MOST_FAULTS else ""
         raise FlabError(

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from ..families.files import FAMILY_NAME
 from ..licenses import is_license_file
+from ..settings.files import CONFIG_NAME
 from .plan import PLAN_NAME, WEIGHTS_NAME
 from .report import REPORT_NAME
 from .results import EFFICIENCY_NAME, EVALUATION_NAME, EVALUATION_TABLE
 
 
 CARD_NAME, PAGE_NAME = "README.md", "flab_report.html"
-CONFIG_NAME = "flab_config.json"
 CURVE_NAME = "flab_recovery_loss.png"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_FOLDER = "adapter"  # of a recovery, beside the weights

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from .. import __version__
 from ..errors import ConfigurationError
-from .files import read_pruning, read_settings_file
+from .files import CONFIG_NAME, read_pruning, read_settings_file
 from .pruning import PrunerSettings, check_settings, merge_settings
 from .section import Section
 
@@ -71,8 +71,8 @@ class FlabPrunerConfig(BaseConfig):
     ```
     """
 
-    CONFIG_NAME: ClassVar[str] = "flab_config.json"
-    FULL_CONFIGURATION_FILE: ClassVar[str] = "flab_config.json"
+    CONFIG_NAME: ClassVar[str] = CONFIG_NAME
+    FULL_CONFIGURATION_FILE: ClassVar[str] = CONFIG_NAME
 
     __signature__ = SIGNATURE
 

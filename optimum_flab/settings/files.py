@@ -22,6 +22,7 @@ from .recipes import recipe_files, settings_path
 from .section import Section, VerbSection, faults_in, nearest, shown
 
 
+CONFIG_NAME = "flab_config.json"  # beside a pruned model
 OTHERS = {kind.NAME: kind for kind in (EvaluationSettings, BenchSettings, CardSettings, ExportSettings, PushSettings)}
 ALL_SECTIONS: dict[str, type[Section]] = {**SECTIONS, **OTHERS}
 NAMES = (*PrunerSettings.model_fields, *OTHERS)  # the names that a file may hold

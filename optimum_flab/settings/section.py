@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from ..errors import ConfigurationError
 
@@ -66,15 +66,6 @@ class Section(BaseModel):
     """A group of settings, each with its type, range, default and description, from which its flag derives."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _refuse_yes_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic reads True as 1, and YAML reads "yes" and "on" as True
-        name = str(info.field_name)
-        if isinstance(value, bool) and cls.model_fields[name].annotation is not bool and name not in sections_in(cls):
-            raise ValueError("is a yes or no; set a value of the field's own type")
-        return value
 
 
 def sections_in(kind: type[Section]) -> dict[str, type[Section]]:
