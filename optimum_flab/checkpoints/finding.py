@@ -81,12 +81,12 @@ def _found(name: str, revision: str | None) -> ModelFiles:
         _refuse_adapter(name, path)
         if (path / "config.json").is_file():
             return ModelFiles(name, str(path), path)
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() == ".gguf")
-        if len(found) == 1:
-            return _gguf_model(name, found[0])
-        if found:
+        ggufs = sorted(file for file in path.iterdir() if file.suffix.lower() == ".gguf")
+        if len(ggufs) == 1:
+            return _gguf_model(name, ggufs[0])
+        if ggufs:
             raise FlabError(
-                f"folder {name!r} has {len(found)} GGUF files; name one of them: {', '.join(f.name for f in found)}"
+                f"folder {name!r} has {len(ggufs)} GGUF files; name one of them: {', '.join(f.name for f in ggufs)}"
             )
         raise FlabError(f"folder {name!r} has no config.json and no GGUF file, so it is not a checkpoint")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or path.suffix.lower() == ".gguf":

@@ -87,8 +87,8 @@ class LoadedModel:
             return self
         dtypes, converted, tensors = dtypes_of(self.model), self.converted(), {}
         for name in progress_bar("Mapping weights", len(self.stored), "tensor", iterable=own_tensors(self.model)):
-            found = self.stored[name]
-            tensors[name] = workspace.copied(found.to(dtypes[name])) if name in converted else found
+            tensor = self.stored[name]
+            tensors[name] = workspace.copied(tensor.to(dtypes[name])) if name in converted else tensor
         cpu = torch.device("cpu")
         model = sharing_weights(self.model, self.model.config, cpu, under_all_names(self.model, tensors))
         model.generation_config = self.model.generation_config

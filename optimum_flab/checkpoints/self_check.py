@@ -139,8 +139,8 @@ def _tensors(model: PreTrainedModel, family: Family) -> Iterator[str]:
         axes = family.named_axes(name)
         if len(axes) != tensor.ndim:
             yield f"tensors: {name} has {tensor.ndim} axes, not {len(axes)}"
-        elif (found := misfit(axes, tensor.shape, sizes)) is not None:
-            axis, wanted = found
+        elif (mismatch := misfit(axes, tensor.shape, sizes)) is not None:
+            axis, wanted = mismatch
             yield f"tensors: {name} of shape {tuple(tensor.shape)} has no axis of {wanted} ({axis})"
 
 
@@ -163,16 +163,16 @@ def _shorter(model: PreTrainedModel, family: Family) -> Iterator[str]:
     without its first layer (if its layers may be removed), and with one more neuron and token, is built without
     weights."""
 
-    found = sizes_of(model, family)
-    shape, layers = found.shape, range(found.shape["layer"])
+    model_sizes = sizes_of(model, family)
+    shape, layers = model_sizes.shape, range(model_sizes.shape["layer"])
     gone = family.pruned_layers(model)[0]
-    kept = [index for index in layers if index != gone or len(found.possible["layer"]) == 1]
+    kept = [index for index in layers if index != gone or len(model_sizes.possible["layer"]) == 1]
     # another valid size of each
     sizes = {"neuron": shape["neuron"] + 1, "vocab": shape["vocab"] + 1}
     if family.experts is not None:
         sizes["expert"] = shape["expert"] + family.experts.group_count(model.config)
         if family.experts.shared is not None:
-            sizes["neuron"] = found.possible["neuron"][-2:][0]
+            sizes["neuron"] = model_sizes.possible["neuron"][-2:][0]
     try:
         with torch.device("meta"):
             configs = [resized_config(model.config, family, places, sizes) for places in (layers, kept)]
@@ -394,8 +394,8 @@ def _is_sum(result: torch.Tensor, *parts: torch.Tensor) -> bool:
 
 def _neurons(family: Family, layer: nn.Module, index: int, run: tuple[torch.Tensor, torch.Tensor]) -> Iterator[str]:
     """Whether the output projection of an FFN is what it is said to be."""
-    read, given = run
-    if not _same(given, nn.functional.linear(read, family.ffn_out_matrix(layer), family.ffn_out(layer).bias)):
+    read, out = run
+    if not _same(out, nn.functional.linear(read, family.ffn_out_matrix(layer), family.ffn_out(layer).bias)):
         yield f"block.ffn_out: layer {index} does not multiply its neurons by {family.ffn_out_name}"
 
 
@@ -443,13 +443,13 @@ def _same_norm(norm: nn.Module, family: Family, hidden: torch.Tensor) -> bool:
     effect."""
     weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
     generator = torch.Generator().manual_seed(0)
-    given = torch.randn(TOKENS, hidden.shape[-1], generator=generator).to(hidden) * 100 + 100
-    exact = given
+    inputs = torch.randn(TOKENS, hidden.shape[-1], generator=generator).to(hidden) * 100 + 100
+    exact = inputs
     if family.norm.kind == "layer":
         exact = exact - exact.mean(dim=-1, keepdim=True)
-    exact = exact / family.norm.square(given)[..., None].sqrt()
+    exact = exact / family.norm.square(inputs)[..., None].sqrt()
     if weight is not None:
         exact = exact * (weight + family.norm.offset)
     if bias is not None:
         exact = exact + bias
-    return _same(norm(given), exact)
+    return _same(norm(inputs), exact)

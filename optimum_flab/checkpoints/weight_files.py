@@ -33,9 +33,9 @@ def stored_dtype(folder: Path, config: PreTrainedConfig) -> torch.dtype:
     Raises:
         [`FlabError`]: a weight file is damaged.
     """
-    found = [tensor for path in shards(folder) for tensor in safetensors_header(path)]
-    dtypes = [SAFETENSORS_DTYPES[dtype] for dtype, _ in found if dtype in SAFETENSORS_DTYPES]
-    sizes = [shape.numel() for dtype, shape in found if dtype in SAFETENSORS_DTYPES]
+    tensors = [tensor for path in shards(folder) for tensor in safetensors_header(path)]
+    dtypes = [SAFETENSORS_DTYPES[dtype] for dtype, _ in tensors if dtype in SAFETENSORS_DTYPES]
+    sizes = [shape.numel() for dtype, shape in tensors if dtype in SAFETENSORS_DTYPES]
     if dtypes:
         return most_common(dtypes, sizes)
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32

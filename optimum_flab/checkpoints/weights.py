@@ -43,10 +43,10 @@ def load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype
             **options,
         )
     except pickle.UnpicklingError as error:
-        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        match = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         raise FlabError(
             f"the weights of {files.name!r} are pickled with something else than tensors"
-            f" ({found[1] if found else first_line(error)}), which may run any code when it is loaded; name a"
+            f" ({match[1] if match else first_line(error)}), which may run any code when it is loaded; name a"
             " checkpoint with safetensors files, or convert this one where that can do no harm"
         ) from error
     except Exception as error:  # damaged files fail in many ways

@@ -61,11 +61,11 @@ class LoadedTask:
 
 def shipped_tasks() -> dict[str, tuple[str, str | None]]:
     """The names of our own tasks, each with one line on what it is and one on its protocol."""
-    found: dict[str, tuple[str, str | None]] = {DIVERGENCE: (DIVERGENCE_TEXT, DIVERGENCE_PROTOCOL)}
+    tasks: dict[str, tuple[str, str | None]] = {DIVERGENCE: (DIVERGENCE_TEXT, DIVERGENCE_PROTOCOL)}
     for path in sorted(TASKS_FOLDER.glob("[!_]*.yaml")):
         config = read_task_file(path, with_functions=False)
-        found[config["task"]] = (config["metadata"]["description"], _protocol(config))
-    return dict(sorted(found.items()))
+        tasks[config["task"]] = (config["metadata"]["description"], _protocol(config))
+    return dict(sorted(tasks.items()))
 
 
 def _protocol(config: Mapping[str, Any]) -> str | None:
@@ -205,15 +205,15 @@ def _reference(value: Any, entry: Entry) -> str | None:
 
 def _allow(task: Task, packages: Sequence[str]) -> bool:
     """Lets the programs of a task import packages; false where it runs none."""
-    found = False
+    runs_programs = False
     for ensemble in filters_of(task):
         for place, step in enumerate(ensemble.filters):
             judge = getattr(step, "keywords", {}).get("filter_fn")
             if isinstance(judge, Judge):
                 # lm-eval builds a filter from its keywords each time it applies it
                 ensemble.filters[place] = partial(step, filter_fn=replace(judge, allow_packages=tuple(packages)))
-                found = True
-    return found
+                runs_programs = True
+    return runs_programs
 
 
 def _refuse_outside_sandbox(name: str, entry: Entry) -> None:
@@ -260,11 +260,11 @@ def _modules(value: Any, entry: Entry) -> Iterator[Path]:
             yield beside
         elif module.split(".")[0] != __package__.split(".")[0] and all(map(str.isidentifier, module.split("."))):
             try:
-                found = importlib.util.find_spec(module)
+                spec = importlib.util.find_spec(module)
             except (ImportError, ValueError):
                 return
-            if found is not None and found.origin and found.origin.endswith(".py"):
-                yield Path(found.origin)
+            if spec is not None and spec.origin and spec.origin.endswith(".py"):
+                yield Path(spec.origin)
 
 
 def executing_call(module: Path) -> str | None:
@@ -406,12 +406,12 @@ def hub_dataset(task: Task) -> HubDataset | None:
     if options.get("file") or options.get("data_files"):
         return None
     if config.custom_dataset is not None:
-        found = {"id": options.get("hub"), "config": options.get("name"), "split": options.get("split")}
+        source = {"id": options.get("hub"), "config": options.get("name"), "split": options.get("split")}
     else:
-        found = {"id": config.dataset_path, "config": config.dataset_name, "split": config.test_split}
-    if not isinstance(found["id"], str) or not HUB_ID.fullmatch(found["id"]) or Path(found["id"]).exists():
+        source = {"id": config.dataset_path, "config": config.dataset_name, "split": config.test_split}
+    if not isinstance(source["id"], str) or not HUB_ID.fullmatch(source["id"]) or Path(source["id"]).exists():
         return None
-    return HubDataset(**{name: value for name, value in found.items() if isinstance(value, str)})
+    return HubDataset(**{name: value for name, value in source.items() if isinstance(value, str)})
 
 
 @contextmanager

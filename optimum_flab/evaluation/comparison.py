@@ -116,8 +116,8 @@ def resampled_sums(rows: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     step = max(1, COUNTS_AT_ONCE // number)
     parts = []
     for start in range(0, resamples, step):
-        drawn = rng.multinomial(number, np.full(number, 1 / number), size=min(step, resamples - start))
-        parts.append(drawn @ rows)
+        sample = rng.multinomial(number, np.full(number, 1 / number), size=min(step, resamples - start))
+        parts.append(sample @ rows)
     return np.concatenate(parts)
 
 
@@ -173,9 +173,9 @@ def compare(
         clusters (`Sequence`, *optional*): what each problem belongs to; whole clusters are then resampled.
     """
     both = pruned if dense is None else np.concatenate([dense, pruned], axis=1)
-    drawn = both if clusters is None else by_cluster(both, clusters)
-    sums = resampled_sums(drawn, resamples, seed)
-    groups = {} if clusters is None else {"clusters": len(drawn)}
+    units = both if clusters is None else by_cluster(both, clusters)
+    sums = resampled_sums(units, resamples, seed)
+    groups = {} if clusters is None else {"clusters": len(units)}
     row = row.model_copy(update={"problems": len(both), **groups})
     return scored(row, statistic, both, sums, paired=dense is not None)
 

@@ -57,8 +57,9 @@ def evaluate(
     are kept in the cache, so an interrupted run resumes where it stopped, with the same results.
 
     ```python
-    >>> found = evaluate("out", EvaluationSettings(tasks="mbpp"), baseline="org/dense", confirm_run_unsafe_code=True)
-    >>> print(found.to_text())
+    >>> settings = EvaluationSettings(tasks="mbpp")
+    >>> evaluation = evaluate("out", settings, baseline="org/dense", confirm_run_unsafe_code=True)
+    >>> print(evaluation.to_text())
     ```
 
     Args:
@@ -104,10 +105,10 @@ def evaluate(
     if DIVERGENCE in settings.tasks:
         texts = read_texts(DIVERGENCE, settings.data[DIVERGENCE], settings.limit)
 
-    given = {"model": (model, revision)}
+    names = {"model": (model, revision)}
     if baseline is not None:
-        given = {"dense": (baseline, baseline_revision), "pruned": (model, revision)}
-    sources = {role: source_of(which, at, trust_remote_code, family) for role, (which, at) in given.items()}
+        names = {"dense": (baseline, baseline_revision), "pruned": (model, revision)}
+    sources = {role: source_of(which, at, trust_remote_code, family) for role, (which, at) in names.items()}
     for source in sources.values():
         check_chat_template(source, loaded)
     loaded, infilling = ask_for_gaps(sources, loaded, settings.fim_format)
@@ -152,7 +153,7 @@ def evaluate(
         del dense, pruned
         rows += measured
     merged = {role: merge_results(results) for role, results in runs.items()}
-    found = Evaluation(
+    evaluation = Evaluation(
         date=datetime.now(timezone.utc).date().isoformat(),
         models=models,
         scores=tuple(rows),
@@ -165,8 +166,8 @@ def evaluate(
         made=cache.made,
     )
     if output is not None:
-        found.save(output, overwrite=overwrite)
-    return found
+        evaluation.save(output, overwrite=overwrite)
+    return evaluation
 
 
 def conditions(
@@ -212,15 +213,15 @@ def measure_divergence(
     data = DataSettings(batch_size=batch_size)
     most = most_positions(before.model.config, before.family) or data.sequence_length
     data.sequence_length = min(data.sequence_length, most)
-    found = {
+    by_kind = {
         kind: measure_held_out(
             *(before.model, before.tokenizer, after.model, after.tokenizer, before.family), kept, (), of_kind, data
         )
         for kind, of_kind in kinds.items()
     }
-    columns = {"": list(found.values())}
-    if len(found) > 1:
-        columns |= {f"[{kind}]": [measured] for kind, measured in found.items()}
+    columns = {"": list(by_kind.values())}
+    if len(by_kind) > 1:
+        columns |= {f"[{kind}]": [measured] for kind, measured in by_kind.items()}
     rows = [row for metric in ("divergence", "bits_per_byte", "lost_mass") for row in _rows(metric, columns)]
     return rows, (
         f"{DIVERGENCE_PROTOCOL} (lost_mass is what the dense model assigned to the rest), computed in"
@@ -231,17 +232,17 @@ def measure_divergence(
 
 def _rows(metric: str, columns: Mapping[str, Sequence[HeldOut]]) -> Iterator[ScoreRow]:
     """The rows of a metric: for each name, what was measured on one kind of text, or on several."""
-    for name, found in columns.items():
-        number = sum(measured.texts for measured in found)
+    for name, kinds in columns.items():
+        number = sum(measured.texts for measured in kinds)
         row = ScoreRow(task=DIVERGENCE, metric=f"{metric}{name}", higher_is_better=False, problems=number)
         if metric == "bits_per_byte":
             bits = {
-                role: _mean([(getattr(measured, f"{role}_bits_per_byte"), measured.bytes) for measured in found])
+                role: _mean([(getattr(measured, f"{role}_bits_per_byte"), measured.bytes) for measured in kinds])
                 for role in ("dense", "pruned")
             }
             yield without_interval(row, bits)
         else:
-            value = _mean([(getattr(measured, metric), measured.positions) for measured in found])
+            value = _mean([(getattr(measured, metric), measured.positions) for measured in kinds])
             yield row.model_copy(update={"score": Score(value=value, interval_95=None)})
 
 

@@ -106,30 +106,30 @@ def ask_for_gaps(
             )
         return list(tasks), None
     first = next(iter(sources.values()))
-    found = named or infilling_format(first.tokenizer)
-    if found is None:
+    fim_format = named or infilling_format(first.tokenizer)
+    if fim_format is None:
         raise FlabError(
             f"task {asking[0].name!r}: it is not known how to ask {first.name!r} to fill a gap: its tokenizer lacks"
             f" the special tokens of every known format; set `fim_format` to the one that it was trained with, such"
             f" as {EXAMPLE!r}, or leave the task out"
         )
     for source in sources.values():
-        if missing := missing_tokens(source.tokenizer, found.marks):
+        if missing := missing_tokens(source.tokenizer, fim_format.marks):
             whence = "fim_format" if named else f"the format of {first.name!r}"
             raise FlabError(
-                f"task {asking[0].name!r}: {missing[0]!r} (of {whence}: {found.template!r}) is not a special token of"
+                f"task {asking[0].name!r}: {missing[0]!r} (of {whence}: {fim_format.template!r}) is no special token of"
                 f" the tokenizer of {source.name!r}; set `fim_format` to a format whose tokens it has, or leave the"
                 " task out"
             )
     for task in asking:
         for leaf in filter(_leaves_a_gap, task.tasks.values()):
-            leaf.config.doc_to_text = Question(found.template)
-            leaf.config.generation_kwargs = {**leaf.config.generation_kwargs, INFILLING: found.template}
-    told = {
-        task.name: replace(task, protocol=f"{task.protocol or 'infilling'}; asked as {found.template}")
+            leaf.config.doc_to_text = Question(fim_format.template)
+            leaf.config.generation_kwargs = {**leaf.config.generation_kwargs, INFILLING: fim_format.template}
+    asked_tasks = {
+        task.name: replace(task, protocol=f"{task.protocol or 'infilling'}; asked as {fim_format.template}")
         for task in asking
     }
-    return [told.get(task.name, task) for task in tasks], found
+    return [asked_tasks.get(task.name, task) for task in tasks], fim_format
 
 
 def _leaves_a_gap(task: Task) -> bool:

@@ -150,9 +150,10 @@ class FlabLM(HFLM):
         most = max(1, min(settings.pop("max_gen_toks"), self.max_length - max(map(len, batch.prompts))))
         config = self._generation_config(settings, most, ends)
         with _seeded(self.device, f"{self.seed},{batch.number}"):
-            found = new_tokens(self.model, self.tokenizer, batch.prompts, stops, config)
+            tokens = new_tokens(self.model, self.tokenizer, batch.prompts, stops, config)
         texts = [
-            text_behind(self.tokenizer, prompt, ids, ends)[0] for prompt, ids in zip(batch.prompts, found, strict=True)
+            text_behind(self.tokenizer, prompt, ids, ends)[0]
+            for prompt, ids in zip(batch.prompts, tokens, strict=True)
         ]
         return [cut(text, stops) for text in texts]
 
@@ -197,7 +198,7 @@ class FlabLM(HFLM):
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        found: list[Any] = [None] * len(requests)
+        likelihoods: list[Any] = [None] * len(requests)
         with progress(f"Scoring{self.doing}", len(requests), "request") as tick:
             for chosen in self._scoring_batches(requests):
                 rows = [requests[index] for index in chosen]
@@ -209,9 +210,9 @@ class FlabLM(HFLM):
                 }
                 values = self.cache.get(key, partial(self._score, rows))
                 for index, (value, greedy) in zip(chosen, values, strict=True):
-                    found[index] = (value, greedy)
+                    likelihoods[index] = (value, greedy)
                 tick(len(chosen))
-        return found
+        return likelihoods
 
     def _score(self, rows: list[Any]) -> list[list[Any]]:
         values = super()._loglikelihood_tokens(rows, disable_tqdm=True, override_bs=len(rows))

@@ -86,12 +86,12 @@ def _run(task: str, programs: Sequence[tuple[str, Program | None]], packages: Se
 def _programs(name: str, task: Task, limit: int | None) -> list[tuple[str, Program | None]]:
     """Name and reference program of every problem of a task."""
     steps = [step for item in task.config.filter_list or () for step in item["filter"]]
-    found = [judge.solved for step in steps if isinstance(judge := step.get("filter_fn"), Judge)]
+    solutions = [judge.solved for step in steps if isinstance(judge := step.get("filter_fn"), Judge)]
     if task.config.process_results is output_prediction.score:
-        found.append(output_prediction.solved)
-    if not found:
+        solutions.append(output_prediction.solved)
+    if not solutions:
         raise _without_programs(name)
-    solved = found[0]
+    solved = solutions[0]
     documents = list(task.eval_docs)[:limit]
     programs = [(_problem(number, document), solved(document)) for number, document in enumerate(documents, start=1)]
     if all(program is None for _, program in programs):

@@ -145,7 +145,7 @@ def works(isolation: Isolation) -> bool:
     return True
 
 
-def check_packages(given: str | Sequence[str], isolation: Isolation | None = None) -> tuple[str, ...]:
+def check_packages(names: str | Sequence[str], isolation: Isolation | None = None) -> tuple[str, ...]:
     """The packages that programs may import, checked to be importable.
 
     Args:
@@ -155,7 +155,7 @@ def check_packages(given: str | Sequence[str], isolation: Isolation | None = Non
         [`ConfigurationError`]: one is not a plain name, is part of Python, is not installed, or cannot be imported in
             a sandbox.
     """
-    packages = named_packages(given) if given else ()
+    packages = named_packages(names) if names else ()
     for package in packages:
         if reason := _unusable(package, packages, isolation or best_isolation()):
             raise ConfigurationError(f"`allow_packages` {','.join(packages)}: {reason}")

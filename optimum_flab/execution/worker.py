@@ -85,16 +85,16 @@ class Worker:
                 job = {**vars(program), "packages": sandbox.packages, "secret": secret}
                 sandbox.start(job, written.fileno())
             deadline = start + self.limits.wall_seconds
-            found = _wait(report.fileno(), sandbox.process, self.limits, deadline, available, stop)
+            verdict = _wait(report.fileno(), sandbox.process, self.limits, deadline, available, stop)
         ending = sandbox.end()
         seconds = time.perf_counter() - start
         if not (ending.clean and self.isolation.is_lasting and sandbox.programs < MOST_PROGRAMS):
             self._close()
         if ending.files > self.limits.files:
-            found = {"status": "forbidden", "detail": f"{ending.files:,} files"}
-        elif isinstance(found, bytes):
-            found = _reported(found, secret) if found else _ending(ending.code, self.limits, seconds)
-        return Verdict(**{**found, "detail": printable(found["detail"])[:LONGEST_DETAIL]}, seconds=seconds)
+            verdict = {"status": "forbidden", "detail": f"{ending.files:,} files"}
+        elif isinstance(verdict, bytes):
+            verdict = _reported(verdict, secret) if verdict else _ending(ending.code, self.limits, seconds)
+        return Verdict(**{**verdict, "detail": printable(verdict["detail"])[:LONGEST_DETAIL]}, seconds=seconds)
 
 
 def _wait(

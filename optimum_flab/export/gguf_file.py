@@ -148,10 +148,10 @@ def check_path(path: str | Path, settings: ExportSettings) -> Path:
 
 def _there(path: Path) -> list[Path]:
     """The existing file of this name, and the parts of a split one."""
-    found = [path] if path.exists() else []
+    paths = [path] if path.exists() else []
     others = path.parent.iterdir() if path.parent.is_dir() else ()
     parts = [one for one in others if (part := PART.fullmatch(one.name)) and part["stem"] == path.stem]
-    return [*found, *sorted(parts)]
+    return [*paths, *sorted(parts)]
 
 
 def _name_of(model: LoadedModel) -> str:

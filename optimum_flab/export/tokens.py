@@ -217,10 +217,10 @@ def _infilling_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     for text in ("{prefix}", "{suffix}"):
         template = template.replace(text, f"\0{text}\0")
     marks, names = [part for part in template.split("\0") if part], {"{prefix}": "fim_pre", "{suffix}": "fim_suf"}
-    found = {names[text]: mark for mark, text in pairwise(marks) if text in names}
+    marks_by_key = {names[text]: mark for mark, text in pairwise(marks) if text in names}
     if marks[-1] not in names:
-        found["fim_mid"] = marks[-1]
-    return {f"{key}_token_id": vocabulary[mark] for key, mark in found.items() if mark in vocabulary}
+        marks_by_key["fim_mid"] = marks[-1]
+    return {f"{key}_token_id": vocabulary[mark] for key, mark in marks_by_key.items() if mark in vocabulary}
 
 
 def _template_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

@@ -206,8 +206,8 @@ def _how(evaluation: EvaluationRecord, paired: bool) -> Iterable[str]:
             passes = {role: score.passes for role, score in shown.items() if score and score.passes is not None}
             yield sentence(f"{row.task}: {together_text(row.of, passes)}")
     if evaluation.protocols:
-        asked = "; ".join(f"{cell(task)}: {cell(protocol)}" for task, protocol in evaluation.protocols.items())
-        yield f"How the tasks ask: {asked}."
+        protocols = "; ".join(f"{cell(task)}: {cell(protocol)}" for task, protocol in evaluation.protocols.items())
+        yield f"How the tasks ask: {protocols}."
     if not paired:
         yield (
             "The baseline of this evaluation was not the model that was pruned, so no retention is given."

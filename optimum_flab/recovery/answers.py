@@ -54,12 +54,12 @@ def dense_answers(
 
     def answers(prompts: list[list[int]], stops: list[str]) -> list[list[Any]]:
         """The text before its end, and whether it reached one."""
-        found = []
+        texts = []
         for prompt, ids in zip(prompts, new_tokens(model, tokenizer, prompts, stops, config), strict=True):
             text, ended = text_behind(tokenizer, prompt, ids, ends)
             shortened = cut(text, stops)
-            found.append([shortened + "\n", True] if shortened != text else [text, ended])
-        return found
+            texts.append([shortened + "\n", True] if shortened != text else [text, ended])
+        return texts
 
     completions = [Completion("", False)] * len(examples)
     for continues in (True, False):
@@ -95,8 +95,8 @@ def dense_continuations(
     model, tokenizer, settings = _writing_model(work), work.dense.tokenizer, work.settings
     most, temperature = settings.max_new_tokens, settings.continuation_temperature
     ends = end_ids(model, tokenizer)
-    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    config = _generation(tokenizer, ends, max_new_tokens=most, **(drawn if temperature else {"do_sample": False}))
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    config = _generation(tokenizer, ends, max_new_tokens=most, **(sampling if temperature else {"do_sample": False}))
     identity = model_identity(model, tokenizer, work.plan.base_hash)
     identity |= {"kind": "recovery continuations", "most_tokens": most, "ends": ends}
     identity |= {"temperature": temperature, "seed": settings.seed}
@@ -104,9 +104,9 @@ def dense_continuations(
     def continuations(rows: list[list[int]], seed: int) -> list[list[Any]]:
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            found = new_tokens(model, tokenizer, rows, [], config)
-        numbers = [min((ids.index(end) for end in ends if end in ids), default=len(ids)) for ids in found]
-        texts = [text_behind(tokenizer, row, ids, ends)[0] for row, ids in zip(rows, found, strict=True)]
+            generated = new_tokens(model, tokenizer, rows, [], config)
+        numbers = [min((ids.index(end) for end in ends if end in ids), default=len(ids)) for ids in generated]
+        texts = [text_behind(tokenizer, row, ids, ends)[0] for row, ids in zip(rows, generated, strict=True)]
         return [list(pair) for pair in zip(texts, numbers, strict=True)]
 
     before = list(special_ids(tokenizer)[0])

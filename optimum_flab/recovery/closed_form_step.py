@@ -69,13 +69,13 @@ def closed_form_step(
     measure = _validation_divergence(work, dense, data.validation.tokens, as_dense)
     give_up_dense()
     best = beginning()
-    found = {0.0: measure(work.model)}
+    divergence = {0.0: measure(work.model)}
     for share in REFIT_SHARES:
         between(work.model, computing, share, best)
-        found[share] = measure(best)
-    share = min(found, key=found.__getitem__)
+        divergence[share] = measure(best)
+    share = min(divergence, key=divergence.__getitem__)
     between(work.model, computing, share, best)
-    section = ClosedForm(before=found[0.0], after=found[share], share=share, kept=share > 0)
+    section = ClosedForm(before=divergence[0.0], after=divergence[share], share=share, kept=share > 0)
     weights = {name: p.detach().contiguous() for name, p in best.named_parameters()} if section.kept else {}
     metadata = {"section": section.model_dump_json()}
     write_atomically(file, lambda partial: save_file(weights, partial, metadata=metadata))

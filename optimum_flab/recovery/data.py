@@ -266,7 +266,7 @@ def prepare(work: Work, selected: Selected) -> Data:
 
 def _continued(work: Work, selected: Selected) -> Sequences | None:
     """Rows of the dense model's continuations of beginnings of files; `None` if none may be trained on."""
-    counts, asked = selected.counts, work.settings.continuation_tokens
+    counts, most = selected.counts, work.settings.continuation_tokens
 
     def keep(text: str, number: int) -> bool:
         fault = "empty" if not number else "repeats itself" if repetition(text) > MOST_REPEATED else None
@@ -276,16 +276,16 @@ def _continued(work: Work, selected: Selected) -> Sequences | None:
             counts.continuations_dropped[fault] += 1
         return fault is None
 
-    with work.steps.bar("Continuations of the dense model", asked, "token") as tick:
-        found = list(dense_continuations(work, selected.beginnings, keep, tick))
-    counts.continuations += len(found)
-    if (written := sum(number for _, number in found)) < asked:
+    with work.steps.bar("Continuations of the dense model", most, "token") as tick:
+        texts = list(dense_continuations(work, selected.beginnings, keep, tick))
+    counts.continuations += len(texts)
+    if (written := sum(number for _, number in texts)) < most:
         work.steps.say(
-            f"note: of the {asked:,} tokens of continuations requested, {written:,} could be generated; name more text"
+            f"note: of the {most:,} tokens of continuations requested, {written:,} could be generated; name more text"
             " in `recovery.text` for more files to continue"
         )
     length = work.settings.sequence_length
-    return _text_rows(work, [one for text, _ in found for one in encode_text(text, work.tokenizer, length)], counts)
+    return _text_rows(work, [one for text, _ in texts for one in encode_text(text, work.tokenizer, length)], counts)
 
 
 def _answered(work: Work, examples: list[Example], counts: Counts) -> list[Example]:
@@ -312,11 +312,11 @@ def faults(
         verdicts = run_programs(part, confirm_run_unsafe_code=True, allow_packages=packages)
         return [fault_of_program(verdict) for verdict in verdicts]
 
-    found: list[str | None] = []
+    faults_by_program: list[str | None] = []
     for start in range(0, len(programs), PROGRAMS_AT_ONCE):
         part = programs[start : start + PROGRAMS_AT_ONCE]
         named = [list(vars(program).values()) for program in part]
         key = {"kind": "recovery faults", "programs": named, "packages": packages}
-        found += cache.get(key, partial(judged, part))
+        faults_by_program += cache.get(key, partial(judged, part))
         tick(len(part))
-    return found
+    return faults_by_program

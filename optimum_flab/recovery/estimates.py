@@ -50,7 +50,7 @@ def training_memory(
     length: int,
     itemsize: int,
     checkpointing: bool,
-    held: int | None = None,
+    trained_weights: int | None = None,
 ) -> int:
     """Bytes of one process while it trains.
 
@@ -70,9 +70,9 @@ def training_memory(
     logits = LOGIT_COPIES * tokens * config.vocab_size * torch.float32.itemsize
     # the pruned model stays beside the copy that is trained
     copy = parameters * itemsize
-    if held is not None:
-        casts = TRAINED_CASTS * held if itemsize < torch.float32.itemsize else 0
-        copy = (parameters - held) * torch.float32.itemsize + casts
+    if trained_weights is not None:
+        casts = TRAINED_CASTS * trained_weights if itemsize < torch.float32.itemsize else 0
+        copy = (parameters - trained_weights) * torch.float32.itemsize + casts
     return RUNTIME_BYTES + parameters * itemsize + copy + trained * TRAINED_BYTES + kept + logits
 
 

@@ -159,7 +159,7 @@ def divided_text(
     validation = _set_aside(rest, max(1, budget), settings.seed, count_tokens)
 
     def of_each(documents: list[list[list[str]]]) -> list[PlainSource]:
-        return [replace(source, documents=found) for source, found in zip(sources, documents, strict=True)]
+        return [replace(source, documents=group) for source, group in zip(sources, documents, strict=True)]
 
     return DividedText(
         [text for source in held_out for text in source],
@@ -198,14 +198,14 @@ def drawn(
     """Passages as tokens, always the next from the source that lacks most of its share, until there are as many as
     requested; what one source lacks is taken from the others."""
     rest = [(iter(source.passages(settings.seed)), source) for source in sources]
-    given, left = [0] * len(rest), most
+    tokens, left = [0] * len(rest), most
     taken: list[Encoded] = []
     while left > 0 and rest:
-        number = min(range(len(rest)), key=lambda number: given[number] / rest[number][1].share)
+        number = min(range(len(rest)), key=lambda number: tokens[number] / rest[number][1].share)
         passages, source = rest[number]
         passage = next(passages, None)
         if passage is None:
-            del rest[number], given[number]
+            del rest[number], tokens[number]
             continue
         if name := overlapped(passage, forbidden):
             counts.passages_dropped[name] += 1
@@ -213,13 +213,13 @@ def drawn(
         pieces = encode_text(passage, tokenizer, settings.sequence_length)
         if source.whole and (len(pieces) > 1 or len(pieces[0].ids) > left):
             # the last rows are filled from sources that can be split
-            given[number] += len(pieces[0].ids) if len(pieces) == 1 else 0
+            tokens[number] += len(pieces[0].ids) if len(pieces) == 1 else 0
             continue
         for piece in pieces:
             if left > 0:
                 taken.append(piece.cut(left))
                 left -= len(piece.ids)
-                given[number] += len(piece.ids)
+                tokens[number] += len(piece.ids)
         counts.passages += 1
     return taken
 
@@ -237,14 +237,14 @@ def text_budget(settings: RecoverySettings, instruction_tokens: int) -> int:
 
 def beginning(document: Sequence[str]) -> str:
     """The first lines of a document after its leading comments; empty if there are none."""
-    found = ""
+    text = ""
     for line in document[0].splitlines(keepends=True) if document else []:
-        if not found and (not line.strip() or line.lstrip().startswith(COMMENTS)):
+        if not text and (not line.strip() or line.lstrip().startswith(COMMENTS)):
             continue
-        found += line
-        if len(found) >= BEGINNING_CHARACTERS:
+        text += line
+        if len(text) >= BEGINNING_CHARACTERS:
             break
-    return found[:LONGEST_BEGINNING]
+    return text[:LONGEST_BEGINNING]
 
 
 def chosen_beginnings(sources: Sequence[PlainSource], settings: RecoverySettings) -> list[str]:

@@ -131,10 +131,10 @@ def prepare_training(
         with steps.step("closed form"):
             start, closed = closed_form_step(work, computing, data, folder, give_up_dense)
     give_up_dense()
-    asked = None
+    teacher = None
     if resident:
-        asked = DenseTeacher(computing, work.family, work.plan.kept_tokens)
-    return Ready(data, sizes, estimate, folder, start, closed, teachers, asked, side, before, pruned_hash)
+        teacher = DenseTeacher(computing, work.family, work.plan.kept_tokens)
+    return Ready(data, sizes, estimate, folder, start, closed, teachers, teacher, side, before, pruned_hash)
 
 
 def run_key(work: Work, pruned_hash: str, data: Data, sizes: TrainingSizes) -> str:

@@ -162,10 +162,10 @@ def parses(code: str) -> bool:
 
 def repetition(text: str) -> float:
     """Share of the runs of 4 words that occurred before; 0 for short texts."""
-    found = words(text)
-    if len(found) < LEAST_WORDS_TO_REPEAT:
+    tokens = words(text)
+    if len(tokens) < LEAST_WORDS_TO_REPEAT:
         return 0.0
-    runs = Counter(tuple(found[start : start + 4]) for start in range(len(found) - 3))
+    runs = Counter(tuple(tokens[start : start + 4]) for start in range(len(tokens) - 3))
     return 1 - len(runs) / sum(runs.values())
 
 
@@ -183,14 +183,14 @@ def choose(
     """
     tested = [index for index in completions if examples[index].test is not None]
     faults = run([program_for(examples[i], completions[i].text) for i in tested]) if tested else []
-    found = dict(zip(tested, faults, strict=True))
+    fault_by_index = dict(zip(tested, faults, strict=True))
     chosen = []
     for index, example in enumerate(examples):
         completion = completions.get(index)
         fault = None
-        if completion is not None and index in found:
+        if completion is not None and index in fault_by_index:
             # truncation would be learned as an end, even if the code before it passes
-            fault = found[index] if completion.ended else "too long"
+            fault = fault_by_index[index] if completion.ended else "too long"
         elif completion is not None:
             fault = fault_of(example, completion)
         if fault is not None:
@@ -199,7 +199,7 @@ def choose(
             counts.answers["reference"] += 1
             chosen.append(example)
         else:
-            counts.answers["dense, tests passed" if index in found else "dense, checked"] += 1
+            counts.answers["dense, tests passed" if index in fault_by_index else "dense, checked"] += 1
             chosen.append(replace(example, answer=completion.text))
     return chosen
 

@@ -73,9 +73,9 @@ def load_training(folder: Path, start: PreTrainedModel, settings: RecoverySettin
 
 def adapted(model: PreTrainedModel, weights: dict[str, torch.Tensor], config: LoraConfig) -> PeftModel:
     """A model with trained matrices beside its weights."""
-    found = get_peft_model(model, config)
-    set_peft_model_state_dict(found, weights)
-    return found
+    peft_model = get_peft_model(model, config)
+    set_peft_model_state_dict(peft_model, weights)
+    return peft_model
 
 
 @torch.no_grad()

@@ -82,10 +82,10 @@ def training_arguments(
     return arguments
 
 
-def number_format(asked: str, device: torch.device) -> str:
+def number_format(name: str, device: torch.device) -> str:
     """The name of a number format, `"auto"` being bfloat16 if the device supports it natively, else float32."""
-    if asked != "auto":
-        return asked
+    if name != "auto":
+        return name
     return "bfloat16" if multiplies_bfloat16(device) else "float32"
 
 

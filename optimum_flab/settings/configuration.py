@@ -77,10 +77,10 @@ class FlabPrunerConfig(BaseConfig):
     __signature__ = SIGNATURE
 
     def __init__(self, *args: Any, **kwargs: Any):
-        given = SIGNATURE.bind(*args, **kwargs)
-        unknown = given.arguments.pop("kwargs", {})  # refused, but for what saving adds
+        bound = SIGNATURE.bind(*args, **kwargs)
+        unknown = bound.arguments.pop("kwargs", {})  # refused, but for what saving adds
         super().__init__()
-        for name, value in check_settings({**given.arguments, **unknown}):
+        for name, value in check_settings({**bound.arguments, **unknown}):
             setattr(self, name, value)
 
     def validate(self) -> None:  # type: ignore[override]  # pydantic's is for classes

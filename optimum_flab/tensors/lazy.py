@@ -107,8 +107,8 @@ class StoredTensors(LazyTensors):
 
 def file_state(path: Path) -> tuple[int, int]:
     """What shows whether a file was modified: its size and when it was last written."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 class ModelTensors(LazyTensors):
@@ -141,11 +141,11 @@ class ModelTensors(LazyTensors):
         self.outlines: dict[str, torch.Tensor] = {}
         for group in self._pieces:
             try:
-                made = self._made(group, stored.outlines)
+                outlines = self._made(group, stored.outlines)
             except (AssertionError, AttributeError, LookupError, RuntimeError):  # pieces are missing, or do not fit
                 continue
-            self._groups |= dict.fromkeys(made, group)
-            self.outlines |= made
+            self._groups |= dict.fromkeys(outlines, group)
+            self.outlines |= outlines
         self.lacking = _lacking(model, self.outlines)
         self.exact = not (self.lacking or self.unknown) and self._groups.keys() == own_tensors(model).keys()
         used = [conversion.was_used() for conversion in conversions]
@@ -160,8 +160,8 @@ class ModelTensors(LazyTensors):
         converter = copy.deepcopy(self._converters[pattern])
         for name, pattern in pieces.items():
             converter.add_tensor(group, name, pattern, tensors[name])
-        made = converter.convert(group, model=self.model, config=self.model.config)
-        return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in made.items()}
+        by_name = converter.convert(group, model=self.model, config=self.model.config)
+        return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in by_name.items()}
 
     def is_in_file(self, name: str) -> bool:
         """Whether a tensor is an unchanged piece of a file, which takes no memory before it is read."""

@@ -75,17 +75,17 @@ def measure_efficiency(
     """
     settings = settings or BenchSettings()
     country, device = check_country(settings.country), computation_device(device)
-    asked = {BASELINE: (baseline, baseline_revision)} if baseline is not None else {}
-    asked[MODEL] = (model_name_or_path, revision)
+    models_to_measure = {BASELINE: (baseline, baseline_revision)} if baseline is not None else {}
+    models_to_measure[MODEL] = (model_name_or_path, revision)
     checked, dtypes = dict[str, CheckedModel](), dict[str, str]()
-    for name, (path, of_revision) in asked.items():
+    for name, (path, of_revision) in models_to_measure.items():
         checked[name] = check_model(path, revision=of_revision, trust_remote_code=trust_remote_code, family=family)
         check_length(checked[name], settings)
         dtypes[name] = settings.dtype or str(checked[name].storage_dtype).removeprefix("torch.")
     prompt = prompt_ids(list(checked.values()), settings.batch_size, settings.prompt_tokens)
     apart, flops = {}, {}
-    for name in progress_bar("Memory and energy", len(asked), "model", iterable=asked):
-        path, of_revision = asked[name]
+    for name in progress_bar("Memory and energy", len(models_to_measure), "model", iterable=models_to_measure):
+        path, of_revision = models_to_measure[name]
         apart[name] = measure_apart(
             Request(
                 model=str(path),
@@ -113,7 +113,7 @@ def measure_efficiency(
             with enough_memory(loaded[name].name):
                 return generate(loaded[name].model, prompt[:batch], settings.new_tokens)
 
-        times = time_interleaved(run, list(asked), settings, bar.update)
+        times = time_interleaved(run, list(models_to_measure), settings, bar.update)
     models = {}
     for name, model in checked.items():
         runs = times[name]
@@ -147,11 +147,11 @@ def measure_efficiency(
 
 def check_length(model: CheckedModel, settings: BenchSettings) -> None:
     """Raises a [`ConfigurationError`] if a model is not made for that many tokens."""
-    asked = settings.prompt_tokens + settings.new_tokens
+    positions = settings.prompt_tokens + settings.new_tokens
     longest = getattr(model.config, "max_position_embeddings", None)
-    if longest is not None and asked > longest:
+    if longest is not None and positions > longest:
         raise ConfigurationError(
-            f"prompt_tokens + new_tokens: {asked} is more than the {longest} positions of {model.files.name!r}"
+            f"prompt_tokens + new_tokens: {positions} is more than the {longest} positions of {model.files.name!r}"
         )
 
 
@@ -160,7 +160,7 @@ def _machine(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
     with suppress(OSError):
-        if found := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
-            name = found[1]
+        if match := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            name = match[1]
     threads = torch.get_num_threads()
     return f"{name}, {threads} {'thread' if threads == 1 else 'threads'}"

@@ -62,8 +62,8 @@ def fenced_code(answer: str, wanted: str | None = None) -> str:
         tests.insert(0, lambda code: defines(code, wanted))
     for test in tests:
         for group in (whole, cut):
-            if found := list(filter(test, group)):
-                return _quoted(found)
+            if matching := list(filter(test, group)):
+                return _quoted(matching)
     return (whole or cut)[-1]
 
 
@@ -91,11 +91,11 @@ def final_answer(text: str) -> str:
         ends = [*re.finditer(r"^[ \t]*</think>", text, re.MULTILINE)]
     answer = text[ends[-1].end() :] if ends else text
     blocks = code_blocks(answer)
-    found = [
+    marks = [
         *_outside(blocks, THOUGHT_START.finditer(answer), cut=True),
         *_outside(blocks, TURN_END.finditer(answer), cut=False),
     ]
-    return answer[: min((mark.start() for mark in found), default=len(answer))]
+    return answer[: min((mark.start() for mark in marks), default=len(answer))]
 
 
 def _outside(blocks: Sequence[Block], marks: Iterable[re.Match], cut: bool) -> list[re.Match]:

@@ -105,16 +105,16 @@ class Judge:
         self, resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]
     ) -> list[list[dict[str, Any]]]:
         programs = [self.program(doc, text) for texts, doc in zip(resps, docs, strict=True) for text in texts]
-        found = run_with_progress(programs, self.allow_packages)
+        results = run_with_progress(programs, self.allow_packages)
         verdicts = iter(
             {
                 "passed": verdict.passed,
                 "status": verdict.status,
                 "detail": verdict.detail,
                 "package": verdict.package,
-                "program": asked.code,
+                "program": program.code,
             }
-            for asked, verdict in zip(programs, found, strict=True)
+            for program, verdict in zip(programs, results, strict=True)
         )
         return [[next(verdicts) for _ in texts] for texts in resps]
 

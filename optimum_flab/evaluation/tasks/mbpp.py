@@ -47,13 +47,13 @@ def three_shot_problems(*, limit: int | None = None, **source: Any) -> dict[str,
 
     rows = rows_of(**source)
     examples = lm_evals_own()["examples"]
-    found = _judged_by_lm_eval(checked(rows, ShownMbppProblem), examples)
-    if not found:
+    kept_rows = _judged_by_lm_eval(checked(rows, ShownMbppProblem), examples)
+    if not kept_rows:
         raise FlabError(
             f"{rows[0].place}: task {source['task']!r} judges problems {TEST_SPLIT.start} to {TEST_SPLIT.stop - 1} of"
             " MBPP, but its data holds none of them; name a file that does, or use mbpp_zero_shot"
         )
-    documents = [{**document, "test_list": document["test_list"][:SHOWN_TESTS]} for document in found]
+    documents = [{**document, "test_list": document["test_list"][:SHOWN_TESTS]} for document in kept_rows]
     return {**as_dataset(documents, limit), "examples": datasets.Dataset.from_list(examples)}
 
 
@@ -83,8 +83,8 @@ def lm_evals_own() -> dict[str, Any]:
         config = read_task_file(folder / "mbpp.yaml", with_functions=False)
         module, _, function = Path(config["fewshot_config"]["samples"]).name.rpartition(".")
         body = ast.parse((folder / f"{module}.py").read_text(encoding="utf-8")).body
-        (found,) = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == function]
-        returned: Any = found.body[-1]
+        (definition,) = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == function]
+        returned: Any = definition.body[-1]
         examples = ast.literal_eval(returned.value)
         return {"prompt": config["doc_to_text"], "target": config["doc_to_target"], "examples": examples}
     except (ImportError, OSError, KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:

@@ -65,5 +65,5 @@ def _function(prompt: str, name: str) -> ast.FunctionDef | None:
         module = ast.parse(prompt)
     except (SyntaxError, ValueError):
         return None
-    found = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name]
-    return found[-1] if found and found[-1].body else None
+    definitions = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    return definitions[-1] if definitions and definitions[-1].body else None

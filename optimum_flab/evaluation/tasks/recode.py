@@ -78,7 +78,7 @@ def read_variant(path: Path, clean: Mapping[str, Mapping[str, Any]]) -> dict[str
         [`FlabError`]: a row is malformed, or gives away more or less than any clean prompt would.
     """
     rows = read_file(path)
-    found: dict[str, list[dict[str, Any]]] = {}
+    variants: dict[str, list[dict[str, Any]]] = {}
     unequal = []
     for row, document in zip(rows, checked(rows, PerturbedProblem, unique=False), strict=True):
         problem = document["task_id"]
@@ -87,11 +87,11 @@ def read_variant(path: Path, clean: Mapping[str, Mapping[str, Any]]) -> dict[str
                 f"{row.place}: field 'task_id' is malformed: there is no clean problem {problem!r};"
                 f" name the file of the clean prompts {CLEAN}.jsonl and pass it too"
             )
-        given = given_part(clean[problem], document)
-        if given is None:
+        beginning = given_part(clean[problem], document)
+        if beginning is None:
             unequal.append(f"{problem} in {row.place.removeprefix(f'{path}, ')}")
         del document["partial"]
-        found.setdefault(problem, []).append({**document, "variant": variant_name(path), "given": given})
+        variants.setdefault(problem, []).append({**document, "variant": variant_name(path), "given": beginning})
     if unequal:
         raise FlabError(
             f"data file {str(path)!r}: {len(unequal)} of {len(rows)} prompts give more or less of the solution away"
@@ -99,12 +99,12 @@ def read_variant(path: Path, clean: Mapping[str, Mapping[str, Any]]) -> dict[str
             " favour one of the two; keep ReCode's field 'partial' in the rows, pass the matching clean prompts as"
             f" {CLEAN}.jsonl, or leave these problems out of the file"
         )
-    return found
+    return variants
 
 
 def made_variants(clean: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Perturbed prompts by problem, made on the fly from the clean ones; they give none of the solution away."""
-    made: dict[str, list[dict[str, Any]]] = {}
+    variants: dict[str, list[dict[str, Any]]] = {}
     for problem, row in clean.items():
         for name, change in ON_THE_FLY.items():
             if changed := change(row["prompt"], row["entry_point"]):
@@ -112,15 +112,15 @@ def made_variants(clean: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict
                 # a test may also call the function by name
                 test = renamed(row["test"], row["entry_point"], entry_point)
                 changes = {"prompt": prompt, "entry_point": entry_point, "test": test, "variant": name, "given": ""}
-                made.setdefault(problem, []).append({**row, **changes})
-    return made
+                variants.setdefault(problem, []).append({**row, **changes})
+    return variants
 
 
 def with_clean(clean: Mapping[str, Any], perturbed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The clean counterparts of the perturbed prompts of a problem, each once, followed by the perturbed ones."""
     documents = []
-    for given in dict.fromkeys(document["given"] for document in perturbed):
-        prompt, rest = clean["prompt"] + given, clean["canonical_solution"][len(given) :]
+    for beginning in dict.fromkeys(document["given"] for document in perturbed):
+        prompt, rest = clean["prompt"] + beginning, clean["canonical_solution"][len(beginning) :]
         documents.append({**clean, "prompt": prompt, "canonical_solution": rest, "variant": CLEAN, "perturbed": False})
     for document in perturbed:
         documents.append({name: value for name, value in document.items() if name != "given"} | {"perturbed": True})
