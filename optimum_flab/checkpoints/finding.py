@@ -55,12 +55,12 @@ def find_model(
         [`FlabError`]: there is no such path or repository, the Hub cannot be reached, or there is neither a config nor
             a GGUF file.
     """
-    files = _found(str(model_name_or_path), revision)
+    files = _locate(str(model_name_or_path), revision)
     beside = files.folder / FAMILY_NAME
     return replace(files, family=Path(family) if family is not None else beside if beside.is_file() else None)
 
 
-def _found(name: str, revision: str | None) -> ModelFiles:
+def _locate(name: str, revision: str | None) -> ModelFiles:
     if name == DEMO_NAME:
         path = demo_model()
         return ModelFiles(name, str(path.parent), path.parent, gguf=path)

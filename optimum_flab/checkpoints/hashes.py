@@ -53,4 +53,4 @@ def dense_hash(dense: LoadedModel) -> str:
         stored_model = new_model(type(dense.model), copy.deepcopy(dense.model.config), dtype=dense.storage_dtype)
     stored_model.tie_weights()
     dtypes = {name: outline.dtype for name, outline in WrittenTensors(stored_model).outlines.items()}
-    return weights_hash(WrittenTensors(dense.model) if dense.stored is None else dense.stored.written(), dtypes)
+    return weights_hash(WrittenTensors(dense.model) if dense.stored is None else dense.stored.as_saved(), dtypes)

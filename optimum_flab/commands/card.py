@@ -20,7 +20,7 @@ class CardCommand(FlabVerb):
     def execute(self) -> None:
         folder, settings = Path(self.args.folder), self.settings
 
-        from ..checkpoints.checked import check_complete
+        from ..checkpoints.stored_model import check_complete
         from ..hub.card import write_card
         from ..records.names import CARD_NAME
 

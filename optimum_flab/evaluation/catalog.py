@@ -94,7 +94,7 @@ def load_tasks(
     manager = _manager(names, settings.include_path)
     unknown = [name for name in names if name not in manager.task_index]
     if unknown:
-        raise ConfigurationError(_unknown(unknown[0], manager))
+        raise ConfigurationError(_unknown_task_text(unknown[0], manager))
     for name in names:
         for leaf, entry in _leaves(name, manager):
             _refuse_outside_sandbox(leaf, entry)
@@ -148,7 +148,7 @@ def _check_folder(folder: Path) -> None:
             )
 
 
-def _unknown(name: str, manager: TaskManager) -> str:
+def _unknown_task_text(name: str, manager: TaskManager) -> str:
     known = {*manager.all_tasks, *shipped_tasks()}
     near = difflib.get_close_matches(name, known, n=4, cutoff=0.6)
     hint = f"did you mean {', '.join(near)}?" if near else f"those of this package are {', '.join(shipped_tasks())}"
@@ -301,7 +301,7 @@ def _load(
             if single:
                 config = read_task_file(entry.yaml_path, with_functions=True)
                 own = _is_own_loader(config.get("custom_dataset"))
-                task = ConfigurableTask(config=_prepared(name, config, entry, settings))
+                task = ConfigurableTask(config=_task_config(name, config, entry, settings))
                 spec, tasks = [task], {name: task}
                 chat_template = bool((config.get("metadata") or {}).get("chat_template"))
                 protocol = _protocol({**config, "generation_kwargs": task.config.generation_kwargs})
@@ -326,7 +326,7 @@ def _is_own_loader(function: Any) -> bool:
     return callable(function) and function.__module__.startswith(f"{__package__}.")
 
 
-def _prepared(
+def _task_config(
     name: str,
     config: Mapping[str, Any],
     entry: Entry,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..records.results import ScoreRow
-from ..records.scores import Score, metric_text, retained, retention_text, score_text
+from ..records.scores import Score, metric_text, retention_of, retention_text, score_text
 
 
 RESAMPLES = 10_000
@@ -133,7 +133,7 @@ def interval(values: np.ndarray) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def divided(pruned: np.ndarray | float, dense: np.ndarray | float) -> np.ndarray:
+def ratio_of(pruned: np.ndarray | float, dense: np.ndarray | float) -> np.ndarray:
     """pruned / dense; 0/0 is NaN, anything else over zero is infinite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.divide(np.asarray(pruned, dtype=np.float64), dense)
@@ -177,10 +177,10 @@ def compare(
     sums = resampled_sums(units, resamples, seed)
     groups = {} if clusters is None else {"clusters": len(units)}
     row = row.model_copy(update={"problems": len(both), **groups})
-    return scored(row, statistic, both, sums, paired=dense is not None)
+    return score_row(row, statistic, both, sums, paired=dense is not None)
 
 
-def scored(row: ScoreRow, statistic: OfSums, both: np.ndarray, sums: np.ndarray, paired: bool) -> ScoreRow:
+def score_row(row: ScoreRow, statistic: OfSums, both: np.ndarray, sums: np.ndarray, paired: bool) -> ScoreRow:
     """A row with its scores.
 
     Args:
@@ -199,10 +199,10 @@ def scored(row: ScoreRow, statistic: OfSums, both: np.ndarray, sums: np.ndarray,
     if not paired:
         return row.model_copy(update={"score": own})
     base = score(slice(terms))
-    value = retained(own.value, base.value)
+    value = retention_of(own.value, base.value)
     around = None
     if not math.isnan(value):
-        around = interval(divided(statistic.score(sums[:, -terms:]), statistic.score(sums[:, :terms])))
+        around = interval(ratio_of(statistic.score(sums[:, -terms:]), statistic.score(sums[:, :terms])))
     return row.model_copy(update={"pruned": own, "dense": base, "retention": Score(value=value, interval_95=around)})
 
 
@@ -259,7 +259,7 @@ def together(sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLE
         of={one.task: len(one.pruned) for one in sets},
         **({} if len(clusters) == len(both) else {"clusters": len(clusters)}),
     )
-    return scored(row, MEAN, both, np.asarray(sums), paired)
+    return score_row(row, MEAN, both, np.asarray(sums), paired)
 
 
 # --- the table -----------------------------------------------------------------------------------------------------

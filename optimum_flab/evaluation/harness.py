@@ -14,7 +14,7 @@ from ..checkpoints.loading import LoadedModel
 from ..errors import FlabError
 from ..execution import best_isolation, check_packages, warn_of
 from ..execution.isolation import Isolation
-from ..execution.packages import named_packages
+from ..execution.packages import parse_packages
 from ..families.positions import most_positions
 from ..measuring.held_out import measure_held_out
 from ..places import cache_root, user_path
@@ -29,8 +29,8 @@ from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
 from ..vocabulary.infilling import InfillingFormat
 from .catalog import DIVERGENCE_PROTOCOL, LoadedTask, hub_dataset, load_tasks, quiet
-from .judged import Model, Source, ask_for_gaps, check_chat_template, load, source_of
 from .lm import FlabLM
+from .models import Model, Source, ask_for_gaps, check_chat_template, load, source_of
 from .results import EVALUATION, Evaluation, package_versions
 from .scoring import compare_task, compare_together, merge_results, run_task, without_interval
 from .tasks.text import Text, read_texts
@@ -90,7 +90,7 @@ def evaluate(
     check_evaluation(settings, has_baseline=baseline is not None)
     if settings.fim_format is not None:
         InfillingFormat.parse(settings.fim_format)
-    packages = named_packages(settings.allow_packages) if settings.allow_packages else ()
+    packages = parse_packages(settings.allow_packages) if settings.allow_packages else ()
     if output is not None:
         OutputFolder(output, EVALUATION, overwrite=overwrite).check()
     device = computation_device(device)
@@ -120,11 +120,11 @@ def evaluate(
     runs: dict[str, list[dict[str, Any]]] = {}
     models: dict[str, EvaluatedModel] = {}
     for role, source in sources.items():
-        judged, models[role] = load(source, dtype, device)
+        loaded_model, models[role] = load(source, dtype, device)
         with quiet():
             lm = FlabLM(
-                judged.model,
-                judged.tokenizer,
+                loaded_model.model,
+                loaded_model.tokenizer,
                 weights_hash=models[role].weights_sha256,
                 cache=cache,
                 batch_size=settings.batch_size,
@@ -135,7 +135,7 @@ def evaluate(
         for task in loaded:
             lm.doing = f" ({role}, {task.name})"
             runs[role].append(run_task(lm, task, settings.seed, confirm_run_unsafe_code))
-        del lm, judged
+        del lm, loaded_model
         if device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -117,7 +117,7 @@ class FlabLM(HFLM):
                 batches.append(Batch([indices[place] for place in chosen], rows, settings, number))
         return batches
 
-    def _shortened(self, prompt: list[int], settings: Mapping[str, Any]) -> list[int]:
+    def _truncate(self, prompt: list[int], settings: Mapping[str, Any]) -> list[int]:
         """The end of a prompt, short enough to leave room for the completion but at least half of the model's length;
         of an infilling prompt, the text next to the gap."""
         room = max(self.max_length - settings["max_gen_toks"], self.max_length // 2)
@@ -149,7 +149,7 @@ class FlabLM(HFLM):
         settings.pop(INFILLING, None)
         most = max(1, min(settings.pop("max_gen_toks"), self.max_length - max(map(len, batch.prompts))))
         config = self._generation_config(settings, most, ends)
-        with _seeded(self.device, f"{self.seed},{batch.number}"):
+        with _fixed_seed(self.device, f"{self.seed},{batch.number}"):
             tokens = new_tokens(self.model, self.tokenizer, batch.prompts, stops, config)
         texts = [
             text_behind(self.tokenizer, prompt, ids, ends)[0]
@@ -234,7 +234,7 @@ class FlabLM(HFLM):
 
 
 @contextmanager
-def _seeded(device: torch.device, name: str) -> Iterator[None]:
+def _fixed_seed(device: torch.device, name: str) -> Iterator[None]:
     """While the block runs, random numbers depend on `name` alone."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

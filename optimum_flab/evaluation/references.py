@@ -86,9 +86,9 @@ def _run(task: str, programs: Sequence[tuple[str, Program | None]], packages: Se
 def _programs(name: str, task: Task, limit: int | None) -> list[tuple[str, Program | None]]:
     """Name and reference program of every problem of a task."""
     steps = [step for item in task.config.filter_list or () for step in item["filter"]]
-    solutions = [judge.solved for step in steps if isinstance(judge := step.get("filter_fn"), Judge)]
+    solutions = [judge.reference_program for step in steps if isinstance(judge := step.get("filter_fn"), Judge)]
     if task.config.process_results is output_prediction.score:
-        solutions.append(output_prediction.solved)
+        solutions.append(output_prediction.reference_program)
     if not solutions:
         raise _without_programs(name)
     solved = solutions[0]

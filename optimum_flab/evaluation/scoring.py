@@ -13,7 +13,7 @@ from lm_eval.api import metrics as lm_eval_metrics
 from lm_eval.tasks import TaskManager
 
 from ..records.results import ScoreRow
-from ..records.scores import Score, retained
+from ..records.scores import Score, retention_of
 from . import comparison
 from .catalog import LoadedTask, quiet
 from .comparison import MEAN, PASSES, OfSums, Passed
@@ -57,13 +57,13 @@ def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], see
     Args:
         results (`Mapping`): lm-eval's results under `"dense"` and `"pruned"`, or under `"model"`.
     """
-    judged = "pruned" if "dense" in results else "model"
+    subject = "pruned" if "dense" in results else "model"
     for leaf, loaded in task.tasks.items():
         values = {role: values_by_metric(result["samples"][leaf]) for role, result in results.items()}
-        higher, clusters = loaded.higher_is_better(), column(loaded, results[judged]["samples"][leaf], CLUSTER)
-        kinds = column(loaded, results[judged]["samples"][leaf], KIND)
-        for (metric, filter_name), by_problem in values[judged].items():
-            several = sum(name == metric for name, _ in values[judged]) > 1
+        higher, clusters = loaded.higher_is_better(), column(loaded, results[subject]["samples"][leaf], CLUSTER)
+        kinds = column(loaded, results[subject]["samples"][leaf], KIND)
+        for (metric, filter_name), by_problem in values[subject].items():
+            several = sum(name == metric for name, _ in values[subject]) > 1
             label = f"{metric},{filter_name}" if several else metric
             dense = values["dense"].get((metric, filter_name)) if "dense" in values else None
             shared = [number for number in by_problem if dense is None or number in dense]
@@ -112,21 +112,21 @@ def compare_together(
 
 def passes_of(task: LoadedTask, leaf: str, results: Mapping[str, Mapping[str, Any]]) -> Passed | None:
     """Which problems of a task were passed; `None` where they do not pass or fail."""
-    loaded, judged = task.tasks[leaf], "pruned" if "dense" in results else "model"
+    loaded, subject = task.tasks[leaf], "pruned" if "dense" in results else "model"
     if statistic_of(loaded, PASSES) is not MEAN:
         return None
     samples = {role: result["samples"][leaf] for role, result in results.items()}
-    values = {role: values_by_metric(values_of) for role, values_of in samples.items()}
-    keys = [key for key in values[judged] if key[0] == PASSES]
-    if len(keys) != 1 or not all(keys[0] in values_of for values_of in values.values()):
+    values = {role: values_by_metric(rows) for role, rows in samples.items()}
+    keys = [key for key in values[subject] if key[0] == PASSES]
+    if len(keys) != 1 or not all(keys[0] in by_metric for by_metric in values.values()):
         return None
     of_role = {role: values_of[keys[0]] for role, values_of in values.items()}
-    shared = [number for number in of_role[judged] if all(number in values_of for values_of in of_role.values())]
-    names = names_of(leaf, loaded, samples[judged])
+    shared = [number for number in of_role[subject] if all(number in by_number for by_number in of_role.values())]
+    names = names_of(leaf, loaded, samples[subject])
     return Passed(
         leaf,
         [names[number] for number in shared],
-        [of_role[judged][number] for number in shared],
+        [of_role[subject][number] for number in shared],
         [of_role["dense"][number] for number in shared] if "dense" in of_role else None,
     )
 
@@ -182,7 +182,7 @@ def without_interval(row: ScoreRow, scores: Mapping[str, Any]) -> ScoreRow:
     }
     if "dense" not in numbers:
         return row.model_copy(update={"score": numbers["model"]})
-    retention = Score(value=retained(numbers["pruned"].value, numbers["dense"].value), interval_95=None)
+    retention = Score(value=retention_of(numbers["pruned"].value, numbers["dense"].value), interval_95=None)
     return row.model_copy(update={**numbers, "retention": retention})
 
 

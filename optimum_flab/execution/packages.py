@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import ConfigurationError
 
 
-def named_packages(packages: str | Sequence[str]) -> tuple[str, ...]:
+def parse_packages(packages: str | Sequence[str]) -> tuple[str, ...]:
     """The packages in a list, or in a comma-separated text, each once.
 
     Raises:

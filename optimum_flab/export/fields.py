@@ -70,7 +70,7 @@ def _check_expected(config: Any, family: Family) -> None:
     if facts.whole_heads:
         wanted["head_dim"], values["head_dim"] = getattr(config, family.sizes["hidden"]) // heads, size
     if not facts.partial_heads:
-        wanted["partial_rotary_factor"], values["partial_rotary_factor"] = 1.0, _rotated(config, family) / size
+        wanted["partial_rotary_factor"], values["partial_rotary_factor"] = 1.0, _rotary_channels(config, family) / size
     for name, value in wanted.items():
         if values[name] != value:
             raise FlabError(
@@ -94,7 +94,7 @@ def rope_tensors(config: Any, family: Family) -> dict[str, torch.Tensor]:
         `dict[str, torch.Tensor]`: each of shape `(pairs,)`, float32.
     """
     rope = _rope(config)
-    kind, pairs = _kind(rope), _rotated(config, family) // 2
+    kind, pairs = _kind(rope), _rotary_channels(config, family) // 2
     if kind == "llama3":
         return {"rope_freqs.weight": _llama3_factors(rope, pairs)}
     if kind == "longrope":
@@ -134,7 +134,7 @@ def _kind(rope: Mapping[str, Any]) -> str:
     return rope.get("rope_type", "default")
 
 
-def _rotated(config: Any, family: Family) -> int:
+def _rotary_channels(config: Any, family: Family) -> int:
     """The number of channels of a head that positions rotate."""
     share = _rope(config).get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
     return int(_head_size(config, family) * (1.0 if share is None else share))
@@ -143,7 +143,7 @@ def _rotated(config: Any, family: Family) -> int:
 def _rope_fields(config: Any, family: Family) -> dict[str, Any]:
     rope = _rope(config)
     fields: dict[str, Any] = {
-        "rope.dimension_count": _rotated(config, family),
+        "rope.dimension_count": _rotary_channels(config, family),
         "rope.freq_base": float(rope["rope_theta"]),
     }
     local = config.rope_parameters.get("sliding_attention")

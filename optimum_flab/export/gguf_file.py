@@ -108,7 +108,7 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
     needed = int(size) * (4 if own == "f32" else 2) * (1 if own == settings.type else 2)
     check_space(path.parent, needed, "the file takes, while it is made, about")
     about = {"general.name": _name_of(model), WEIGHTS_FIELD: dense_hash(model)}
-    with _written_beside(path) as folder:
+    with _temporary_folder(path) as folder:
         base = folder / path.name if own == settings.type else folder / f"base-{path.name}"
         split = (settings.split_megabytes or 0) * 1_000_000
         _write(base, {**about, **fields, **tokenizer.fields}, pieces, tensors, more, own, architecture, split)
@@ -164,7 +164,7 @@ def _name_of(model: LoadedModel) -> str:
 
 
 @contextmanager
-def _written_beside(path: Path) -> Iterator[Path]:
+def _temporary_folder(path: Path) -> Iterator[Path]:
     """A folder beside a file that is removed at the end, with those of runs that were killed."""
     for left in path.parent.glob(f".{escape(path.name)}.partial-[0-9]*"):
         number = int(left.name.rpartition("-")[2])
@@ -214,7 +214,7 @@ def _write(
         writer.write_ti_data_to_file()
         with progress(f"Writing {path.name}", len(pieces), "tensor") as tick:
             for piece, stored in zip(pieces, types, strict=True):
-                writer.write_tensor_data(_stored(piece, tensors, stored))
+                writer.write_tensor_data(_encode(piece, tensors, stored))
                 tick()
         for tensor in more.values():
             writer.write_tensor_data(tensor.numpy())
@@ -245,7 +245,7 @@ def _stored_type(piece: Piece, wanted: gguf.GGMLQuantizationType) -> gguf.GGMLQu
     return wanted if fits else gguf.GGMLQuantizationType.F16
 
 
-def _stored(piece: Piece, tensors: Mapping[str, torch.Tensor], kind: gguf.GGMLQuantizationType) -> np.ndarray:
+def _encode(piece: Piece, tensors: Mapping[str, torch.Tensor], kind: gguf.GGMLQuantizationType) -> np.ndarray:
     import gguf
 
     values = piece.values(tensors)

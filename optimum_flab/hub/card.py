@@ -103,7 +103,7 @@ def render_card(
     for card in own:
         data = with_additions(data, additions_of(card, is_same_model=str(facts.report.weights_sha256) in card))
     mark = MARK.format("0" * 64, " ".join(fingerprint(*statement) for statement in statements(ours)))
-    text = rendered(
+    text = render(
         {
             "card_data": Whole(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).strip()),
             "facts": facts,
@@ -200,7 +200,7 @@ class Whole(str):
     """Text that may hold HTML comments: our marked lines, and what the user wrote."""
 
 
-def rendered(values: Mapping[str, Any]) -> str:
+def render(values: Mapping[str, Any]) -> str:
     """A card from its template. A value that looks like one of the marked lines is not mistaken for it.
 
     Args:

@@ -113,7 +113,7 @@ def mapped(
     check_disk(work.root, dense, config.data)
     needs = memory_needs(dense.model.config, dense.family, config, dense.model.dtype, dense.storage_dtype)
     workspace = Workspace(work.root, spare=max(0, (memory or free_memory(torch.device("cpu")) or 0) - needs.in_files))
-    return dense.mapped(workspace), workspace
+    return dense.with_weights(workspace), workspace
 
 
 def prune(

@@ -18,7 +18,7 @@ from ..errors import ConfigurationError, FlabError
 from ..places import user_path
 from ..vocabulary.usage import TokenUsage
 from .atomic import write_files
-from .json_files import check_format, validated
+from .json_files import check_format, parse_record
 from .record import Record
 
 
@@ -183,7 +183,7 @@ class TokenCounts:
                 f"{str(path)!r} is not a file of counts, or damaged ({reason}); {ADVICE}, or name another file"
             ) from error
         check_format(values, FORMAT, path)
-        facts = validated(CountsFacts, values, path, ADVICE)
+        facts = parse_record(CountsFacts, values, path, ADVICE)
         sources = {
             one.name: TokenUsage(row, one.texts, one.tokens, one.bytes)
             for one, row in zip(facts.sources, counts, strict=True)

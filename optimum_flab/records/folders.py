@@ -50,11 +50,11 @@ class OutputFolder:
     ```python
     >>> with OutputFolder("out", KIND, overwrite=True, inputs=["model"]) as output:
     ...     result = hours_of_work()
-    ...     with output.written() as folder:
+    ...     with output.replacement() as folder:
     ...         result.save(folder)
     ```
 
-    What could be refused at the end is refused at the start. Until [`written`] ends, the folder is as it was; a folder
+    What could be refused at the end is refused at the start. Until [`replacement`] ends, the folder is as it was; a folder
     that existed before remains the same one, with its mode and owner. The next run cleans up what a killed one left.
 
     Args:
@@ -74,19 +74,19 @@ class OutputFolder:
         self, folder: str | Path, kind: Kind, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
     ):
         self.named = folder
-        with refused_where_unreadable(folder):
+        with access_errors(folder):
             self.folder = user_path(folder).resolve()
         self._work = self.folder / WORK
         self.kind, self.overwrite = kind, overwrite
         self.inputs = [user_path(path) for path in inputs if path is not None]
 
     def __enter__(self) -> OutputFolder:
-        with refused_where_unreadable(self.named):
+        with access_errors(self.named):
             if not self._work.exists():
                 self.check()
         self._reserve()
         try:
-            with refused_where_unreadable(self.named):
+            with access_errors(self.named):
                 self._settle()
                 self.check()
         except BaseException:
@@ -98,7 +98,7 @@ class OutputFolder:
         self._release()
 
     @contextmanager
-    def written(self) -> Iterator[Path]:
+    def replacement(self) -> Iterator[Path]:
         """Yields an empty folder to write to, whose content replaces that of the output folder when the block ends,
         and is removed if it raises.
 
@@ -136,17 +136,17 @@ class OutputFolder:
         if names and self.kind.mark not in names:
             raise FlabError(
                 f"output folder {self.named} is not {self.kind.name}, since {self.kind.mark} is missing, and will not"
-                f" be replaced: it holds {listed(names)}; name another folder, or move what is there away"
+                f" be replaced: it holds {first_of(names)}; name another folder, or move what is there away"
             )
         if names and not self.overwrite:
             raise FlabError(
-                f"output folder {self.named} exists and is not empty (it holds {listed(names)}); name another, or set"
-                " `overwrite`"
+                f"output folder {self.named} exists and is not empty (it holds {first_of(names)}); name another, or"
+                " set `overwrite`"
             )
         if foreign := [name for name in names if not self._is_ours(self.folder / name)]:
             raise FlabError(
                 f"output folder {self.named} holds more than {self.kind.name}, and `overwrite` would delete"
-                f" {listed(foreign)}; move that away, or name another folder"
+                f" {first_of(foreign)}; move that away, or name another folder"
             )
 
     def _is_ours(self, path: Path) -> bool:
@@ -206,7 +206,7 @@ class OutputFolder:
             there = set(os.listdir(self.folder)) - IGNORED
             if twice := sorted(there & set(os.listdir(left))):
                 raise FlabError(
-                    f"an earlier run was interrupted while it replaced {self.named}, and {listed(twice)} of it would"
+                    f"an earlier run was interrupted while it replaced {self.named}, and {first_of(twice)} of it would"
                     f" replace what was put there since; move that away, or what is in {left}"
                 )
             move_content(left, self.folder)
@@ -233,7 +233,7 @@ def move_content(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def refused_where_unreadable(folder: str | Path) -> Iterator[None]:
+def access_errors(folder: str | Path) -> Iterator[None]:
     """Within this context a folder that cannot be accessed is refused with a [`FlabError`]."""
     try:
         yield
@@ -244,7 +244,7 @@ def refused_where_unreadable(folder: str | Path) -> Iterator[None]:
 
 def check_writable(folder: str | Path) -> None:
     """Raises a [`FlabError`] if `folder` is a file, or cannot be created or written."""
-    with refused_where_unreadable(folder):
+    with access_errors(folder):
         if Path(folder).exists() and not Path(folder).is_dir():
             raise FlabError(f"output {folder} exists and is not a folder; name another")
         nearest = nearest_folder(folder)
@@ -276,7 +276,7 @@ def is_in(path: Path, folder: Path) -> bool:
     return path.exists() and folder.exists() and any(part.samefile(folder) for part in (path, *path.parents))
 
 
-def listed(names: list[str], most: int = MOST_NAMED) -> str:
+def first_of(names: list[str], most: int = MOST_NAMED) -> str:
     """The first of some names, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -46,7 +46,7 @@ def check_format(values: dict[str, Any], newest: int, path: Path) -> None:
         )
 
 
-def validated(form: type[Form], values: Any, path: Path, advice: str = ADVICE) -> Form:
+def parse_record(form: type[Form], values: Any, path: Path, advice: str = ADVICE) -> Form:
     """Values of a JSON file in their form.
 
     Args:

@@ -54,7 +54,7 @@ def read_results(
     for path in paths:
         if path.name.startswith(EVALUATION_NAME[:-5]):
             evaluation = read_result(EvaluationRecord, path)
-            weights = evaluation.judged.weights_sha256
+            weights = evaluation.own_model.weights_sha256
             if weights != report.weights_sha256:
                 sha256 = f"SHA-256 {weights[:12]}…"
                 left_out.append(f"{path.name} is an evaluation of other weights ({sha256}) and is left out")
@@ -68,7 +68,10 @@ def read_results(
             evaluations[path] = evaluation
         else:
             measured = read_result(EfficiencyRecord, path)
-            if (measured.judged.parameters, measured.judged.checkpoint_bytes) != (report.pruned.parameters, size):
+            if (measured.own_model.parameters, measured.own_model.checkpoint_bytes) != (
+                report.pruned.parameters,
+                size,
+            ):
                 left_out.append(f"{path.name} measures a checkpoint of another size and is left out")
                 continue
             if efficiency:

@@ -29,7 +29,7 @@ class Score(Record):
     passes: float | None = None
 
 
-def retained(pruned: float, dense: float) -> float:
+def retention_of(pruned: float, dense: float) -> float:
     """Pruned score / dense score; NaN if the dense score is zero, or a score is negative or not finite: the ratio of
     such scores does not say which is better."""
     if not (math.isfinite(pruned) and math.isfinite(dense)) or dense <= 0 or pruned < 0:
@@ -56,7 +56,7 @@ def retention_text(retention: Score | None, higher_is_better: bool, under_headin
     """What a comparison of two scores says: the share that is retained where more is better, else the signed change.
 
     Args:
-        retention ([`Score`], *optional*): pruned score / dense score, see [`retained`].
+        retention ([`Score`], *optional*): pruned score / dense score, see [`retention`].
         under_heading (`bool`): whether a heading says that it is about retention; else the text does.
     """
     show = PERCENT if higher_is_better else lambda ratio: f"{ratio - 1:+.1%}"

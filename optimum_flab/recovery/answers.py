@@ -19,7 +19,7 @@ from .strategy import STOP_STRINGS, Completion
 from .work import Work
 
 
-def _writing_model(work: Work) -> PreTrainedModel:
+def _generation_model(work: Work) -> PreTrainedModel:
     """The dense model in the dtype of the training, for generation."""
     dense = work.dense.model
     model = placed(dense, dense.device, work.dtype)
@@ -43,7 +43,7 @@ def dense_answers(
     Args:
         tick (`Callable`): called with the size of every finished batch.
     """
-    model, tokenizer, settings = _writing_model(work), work.dense.tokenizer, work.settings
+    model, tokenizer, settings = _generation_model(work), work.dense.tokenizer, work.settings
     most = settings.max_new_tokens
     chat, ends = uses_chat(tokenizer, settings.template), end_ids(model, tokenizer)
     if chat and len(end := tokenizer(turn_end(tokenizer), add_special_tokens=False)["input_ids"]) == 1:
@@ -92,7 +92,7 @@ def dense_continuations(
     Args:
         tick (`Callable`): called with the number of tokens of every batch.
     """
-    model, tokenizer, settings = _writing_model(work), work.dense.tokenizer, work.settings
+    model, tokenizer, settings = _generation_model(work), work.dense.tokenizer, work.settings
     most, temperature = settings.max_new_tokens, settings.continuation_temperature
     ends = end_ids(model, tokenizer)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}

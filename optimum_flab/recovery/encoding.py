@@ -29,7 +29,7 @@ class Encoded:
     ids: list[int]
     answers: list[bool]
 
-    def cut(self, length: int) -> Encoded:
+    def head(self, length: int) -> Encoded:
         """Its first tokens."""
         return Encoded(self.ids[:length], self.answers[:length])
 

@@ -30,7 +30,7 @@ BACKWARD_COST = 3.0  # a training step relative to the forward pass of the same 
 CHECKPOINTS = 3  # on disk at once: two and the one being written
 
 
-def described(estimate: RecoveryEstimate) -> str:
+def estimate_text(estimate: RecoveryEstimate) -> str:
     """An estimate in a sentence."""
     memory, disk = estimate.memory_bytes / 1e9, estimate.disk_bytes / 1e9
     training = (

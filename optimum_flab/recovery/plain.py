@@ -22,7 +22,7 @@ from ..texts.problems import problems_to_train_on
 from ..texts.sampling import PASSAGE_CHARACTERS_PER_TOKEN, split_passages
 from ..texts.sources import Document, read_source
 from .encoding import Encoded, encode_text
-from .overlap import overlapped
+from .overlap import overlapping_text
 from .strategy import Counts
 
 
@@ -58,7 +58,7 @@ class PlainSource:
 
 def beginnings(sources: Sequence[PlainSource]) -> Iterator[str]:
     """First lines of documents, of each source in turn."""
-    for texts in zip_longest(*(map(beginning, source.documents) for source in sources if not source.whole)):
+    for texts in zip_longest(*(map(first_lines, source.documents) for source in sources if not source.whole)):
         yield from filter(None, texts)
 
 
@@ -136,7 +136,7 @@ class DividedText:
     training: list[PlainSource]
 
 
-def divided_text(
+def split_text(
     sources: Sequence[PlainSource],
     settings: RecoverySettings,
     count_tokens: Callable[[str], int],
@@ -187,7 +187,7 @@ def _set_aside(
     return taken
 
 
-def drawn(
+def sample_passages(
     sources: Sequence[PlainSource],
     tokenizer: PreTrainedTokenizerBase,
     settings: RecoverySettings,
@@ -207,7 +207,7 @@ def drawn(
         if passage is None:
             del rest[number], tokens[number]
             continue
-        if name := overlapped(passage, forbidden):
+        if name := overlapping_text(passage, forbidden):
             counts.passages_dropped[name] += 1
             continue
         pieces = encode_text(passage, tokenizer, settings.sequence_length)
@@ -217,7 +217,7 @@ def drawn(
             continue
         for piece in pieces:
             if left > 0:
-                taken.append(piece.cut(left))
+                taken.append(piece.head(left))
                 left -= len(piece.ids)
                 tokens[number] += len(piece.ids)
         counts.passages += 1
@@ -235,7 +235,7 @@ def text_budget(settings: RecoverySettings, instruction_tokens: int) -> int:
     return min(settings.text_tokens, round(share * instruction_tokens)) if settings.data else settings.text_tokens
 
 
-def beginning(document: Sequence[str]) -> str:
+def first_lines(document: Sequence[str]) -> str:
     """The first lines of a document after its leading comments; empty if there are none."""
     text = ""
     for line in document[0].splitlines(keepends=True) if document else []:
@@ -247,7 +247,7 @@ def beginning(document: Sequence[str]) -> str:
     return text[:LONGEST_BEGINNING]
 
 
-def chosen_beginnings(sources: Sequence[PlainSource], settings: RecoverySettings) -> list[str]:
+def select_beginnings(sources: Sequence[PlainSource], settings: RecoverySettings) -> list[str]:
     """Enough first lines for the continuations that are requested."""
     needed = -(-settings.continuation_tokens // settings.max_new_tokens)
     return list(islice(dict.fromkeys(beginnings(sources)), SPARE_BEGINNINGS * needed))

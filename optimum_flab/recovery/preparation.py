@@ -25,7 +25,14 @@ from ..sizes import shape_of
 from .closed_form_step import closed_form_step
 from .data import Data, Selected, expected_rows, held_out_texts, prepare, select, within_tokens
 from .encoding import Sequences
-from .estimates import described, disk_needed, seconds_per_row, seconds_per_token, training_memory, training_seconds
+from .estimates import (
+    disk_needed,
+    estimate_text,
+    seconds_per_row,
+    seconds_per_token,
+    training_memory,
+    training_seconds,
+)
 from .instructions import Example
 from .lora import with_lora
 from .methods import all_weights, trained_parameters
@@ -94,7 +101,7 @@ def prepare_training(
         expected = expected_rows(work, selected)
         sizes = training_sizes(settings, len(expected), processes)
         estimate = _estimate(work, selected, expected, sizes, cached, processes)
-    steps.say(described(estimate))
+    steps.say(estimate_text(estimate))
     there = sum(path.stat().st_size for name in ("runs", "teacher") for path in (root / name).rglob("*.safetensors"))
     check_space(root, estimate.disk_bytes - there, "checkpoints and the dense model's predictions take another")
     if settings.method == "full":
@@ -125,7 +132,7 @@ def prepare_training(
     teachers: tuple[CachedTeacher | None, CachedTeacher | None] = (None, None)
     if cached:
         with steps.step("dense predictions"):
-            teachers = _cached(work, computing, data, root / "teacher")
+            teachers = _cache_teachers(work, computing, data, root / "teacher")
     start, closed = work.model, None
     if settings.closed_form:
         with steps.step("closed form"):
@@ -216,7 +223,9 @@ def _dense_side(work: Work, texts: Sequence[str]) -> DenseSide:
     return DenseSide(work.dense.model, work.family, cut, MEASURED_AT_ONCE, kept_layers=plan.kept_layers)
 
 
-def _cached(work: Work, dense: PreTrainedModel, data: Data, folder: Path) -> tuple[CachedTeacher, CachedTeacher]:
+def _cache_teachers(
+    work: Work, dense: PreTrainedModel, data: Data, folder: Path
+) -> tuple[CachedTeacher, CachedTeacher]:
     teacher = DenseTeacher(dense, work.family, work.plan.kept_tokens)
     k = min(work.settings.top_k, teacher.head.weight.shape[0])
     vocabulary = digest_of(work.plan.kept_tokens)

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 
 from ..errors import FlabError
 from ..evaluation.tasks.answers import code_blocks, fenced_code
-from ..evaluation.tasks.code import answered
+from ..evaluation.tasks.code import answer_program
 from ..execution import Program, Verdict
 from ..texts.overlap import Forbidden, words
 from .instructions import Example
-from .overlap import overlapped
+from .overlap import overlapping_text
 
 
 MOST_REPEATED = 0.5  # at most this share of an answer's 4-word runs may repeat an earlier one
@@ -85,7 +85,7 @@ def without_overlap(examples: Sequence[Example], forbidden: dict[str, Forbidden]
             counts.drop("duplicates")
             continue
         seen.add(key)
-        if name := overlapped(example.text, forbidden):
+        if name := overlapping_text(example.text, forbidden):
             counts.drop(f"overlapping {name}")
             continue
         kept.append(example)
@@ -117,7 +117,7 @@ def program_for(example: Example, answer: str) -> Program:
     if entry_point is None:
         return Program(fenced_code(answer), test)
     prompt = "" if "```" in example.prompt else example.prompt
-    return answered({"prompt": prompt, "test": test, "entry_point": entry_point}, answer)
+    return answer_program({"prompt": prompt, "test": test, "entry_point": entry_point}, answer)
 
 
 def fault_of_program(verdict: Verdict) -> str | None:

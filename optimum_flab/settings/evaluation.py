@@ -79,7 +79,7 @@ class EvaluationSettings(VerbSection):
 
     @field_validator("tasks", "allow_packages")
     @classmethod
-    def _divided_at_commas(cls, value: list[str]) -> list[str]:
+    def _split_at_commas(cls, value: list[str]) -> list[str]:
         return list(dict.fromkeys(name for text in value for name in map(str.strip, text.split(",")) if name))
 
     @field_validator("data")

@@ -120,7 +120,7 @@ def descriptions(error: ValidationError, kind: type[Section]) -> list[str]:
     for fault in error.errors(include_url=False):
         path = [str(part) for part in fault["loc"] if part != "[key]"]
         fields = (inner.get(path[0], kind) if path[1:] else kind).model_fields
-        value = shown(fault["input"])
+        value = value_text(fault["input"])
         message = f"{value} {fault['msg'].removeprefix('Value error, ').replace('Input should', 'should', 1)}"
         if fault["type"] == "extra_forbidden":
             message = f"unknown field; {nearest(path[-1], fields, inner)}"
@@ -134,7 +134,7 @@ def descriptions(error: ValidationError, kind: type[Section]) -> list[str]:
     return lines
 
 
-def shown(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A value for a message, of which the middle is left out where it is long."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]} … {text[-LONGEST_SHOWN // 4 :]}"

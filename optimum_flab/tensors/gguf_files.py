@@ -118,7 +118,7 @@ def _header(path: Path, state: tuple[int, int]) -> GgufHeader:
     return GgufHeader(fields, tensors)
 
 
-def dequantised(path: Path, tensor: GgufTensor) -> Iterator[tuple[int, np.ndarray]]:
+def dequantise_rows(path: Path, tensor: GgufTensor) -> Iterator[tuple[int, np.ndarray]]:
     """Float32 rows of a tensor, a few thousand at a time, each time with the index of the first; in a tensor with more
     than two dimensions all but the last count as rows."""
     import gguf
@@ -149,7 +149,7 @@ def near_equal_copies(path: Path) -> tuple[GgufTensor | None, float]:
     finer = max(output, embedding, key=lambda tensor: tensor.bits_per_weight)
     coarser = embedding if finer is output else output
     difference = norm = 0.0
-    for (_, rows), (_, others) in zip(dequantised(path, finer), dequantised(path, coarser), strict=True):
+    for (_, rows), (_, others) in zip(dequantise_rows(path, finer), dequantise_rows(path, coarser), strict=True):
         difference += float(((rows - others) ** 2).sum())
         norm += float((rows**2).sum())
     relative = (difference / norm) ** 0.5 if norm else float("inf")
@@ -219,7 +219,7 @@ class GgufTensors(LazyTensors):
 
     def _values(self, tensor: GgufTensor) -> np.ndarray:
         values = np.empty((prod(tensor.shape[:-1]), tensor.shape[-1]), dtype=np.float32)
-        for start, rows in dequantised(self.path, tensor):
+        for start, rows in dequantise_rows(self.path, tensor):
             values[start : start + len(rows)] = rows
         return values.reshape(tensor.shape)
 

@@ -146,7 +146,7 @@ class ModelTensors(LazyTensors):
                 continue
             self._groups |= dict.fromkeys(outlines, group)
             self.outlines |= outlines
-        self.lacking = _lacking(model, self.outlines)
+        self.lacking = _missing_tensors(model, self.outlines)
         self.exact = not (self.lacking or self.unknown) and self._groups.keys() == own_tensors(model).keys()
         used = [conversion.was_used() for conversion in conversions]
         set_conversions(model, list(itertools.compress(conversions, used)))
@@ -168,7 +168,7 @@ class ModelTensors(LazyTensors):
         pieces = self._pieces[self._groups[name]]
         return isinstance(self.stored, StoredTensors) and set(pieces.values()) == {None}
 
-    def written(self) -> Mapping[str, torch.Tensor]:
+    def as_saved(self) -> Mapping[str, torch.Tensor]:
         """The tensors as transformers writes them, see [`WrittenTensors`]: where they are stored in this form,
         unchanged."""
         written = WrittenTensors(self.model, self)
@@ -214,7 +214,7 @@ def _pieces(
     return pieces, unknown
 
 
-def _lacking(model: PreTrainedModel, outlines: Mapping[str, torch.Tensor]) -> list[str]:
+def _missing_tensors(model: PreTrainedModel, outlines: Mapping[str, torch.Tensor]) -> list[str]:
     """The tensors of a model, tied ones once, that are not among `outlines`, or are there in another shape."""
     ignored, needed = not_missed(model), model.state_dict()
     lacking = []

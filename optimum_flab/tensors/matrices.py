@@ -60,7 +60,7 @@ def full_sum(halves: Sequence[HalfMatrix], workspace: Workspace) -> torch.Tensor
     """The sum of symmetric matrices, a new one in a workspace with all its rows and columns."""
     halves = sorted(halves, key=lambda half: half.below)  # a block is added to once it was copied
     place = halves[0].place
-    full = workspace.worked_on(place.shape, place.dtype, place.device)
+    full = workspace.scratch(place.shape, place.dtype, place.device)
     for block in column_blocks(len(full)):  # files are read from the beginning to the end
         for half in halves:
             columns = half.columns(block)
@@ -123,7 +123,7 @@ def inverse_(matrix: torch.Tensor, workspace: Workspace | None = None) -> torch.
     return matrix
 
 
-def selected(
+def submatrix(
     matrix: torch.Tensor, indices: torch.Tensor, workspace: Workspace | None = None, dtype: torch.dtype | None = None
 ) -> torch.Tensor:
     """Rows and columns of a square matrix, in another dtype if one is named.

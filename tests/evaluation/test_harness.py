@@ -23,7 +23,6 @@ from tokenizers import decoders
 from transformers import GenerationConfig
 
 from optimum_flab import EvaluationSettings, FlabOptimizer, FlabPrunerConfig, evaluate
-from optimum_flab.checkpoints import checked
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation import results as written

@@ -235,7 +235,7 @@ def test_what_a_model_wrote_counts_up_to_its_end_or_the_lines_behind_the_gap():
         "test": "def check(candidate):\n    assert candidate(4) == 6\n",
     }
     first = row_of(problem, "MultiLineInfilling/Test/1/L0_L0", 0, len("    found = 0\n"))
-    (gap,) = infilling.given_gaps([first])
+    (gap,) = infilling.read_gaps([first])
     line = "    found = 0\n"
     others = ["    found = 0", "    found = 1\n", line + "    return 0\n"]
     written = [line, solution, solution + "\n\n)", line + "\n    for y in range(x):\n\n        found += y\n(", *others]
@@ -368,7 +368,7 @@ def test_a_format_that_is_not_known_is_named_by_the_user(file, tmp_path):
 def test_a_model_without_a_token_of_the_format_is_refused(file, tmp_path):
     model = model_with(QWEN)
     with pytest.raises(
-        FlabError, match="'<\\|pre\\|>' \\(of fim_format: .*\\) is not a special token of the tokenizer of"
+        FlabError, match="'<\\|pre\\|>' \\(of fim_format: .*\\) is no special token of the tokenizer of"
     ):
         run(model, file, tmp_path, fim_format=OWN)
     with pytest.raises(FlabError, match="'<\\|fim_prefix\\|>' \\(of the format of .*\\) is not a special token"):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from optimum_flab.execution import Isolation, Limits, Program, Verdict, run_programs
-from optimum_flab.execution.worker import _reported
+from optimum_flab.execution.worker import _read_verdict
 
 from ..conftest import script
 
@@ -142,7 +142,7 @@ def test_verdicts_say_what_happened(isolation):
     ],
 )
 def test_only_the_secret_is_a_pass(report, status, detail, package):
-    found = _reported(report, "s3cret")
+    found = _read_verdict(report, "s3cret")
     assert (found["status"], found["detail"], found.get("package")) == (status, detail, package)
 
 

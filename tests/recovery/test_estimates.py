@@ -11,8 +11,8 @@ from optimum_flab import RecoveryConfig
 from optimum_flab.records.report import RecoveryEstimate
 from optimum_flab.recovery.curve import draw_curve
 from optimum_flab.recovery.estimates import (
-    described,
     disk_needed,
+    estimate_text,
     seconds_per_token,
     training_memory,
     training_seconds,
@@ -96,6 +96,6 @@ def test_answers_are_timed_only_where_there_are_any():
     model = tiny_model("qwen2")
     assert seconds_per_token(model, 2) > 0
     estimate = RecoveryEstimate(memory_bytes=1, disk_bytes=1, seconds=60.0)
-    assert "answers" not in described(estimate)
+    assert "answers" not in estimate_text(estimate)
     estimate = estimate.model_copy(update={"answer_seconds": 600.0})
-    assert "the dense model's answers take about 10 min 0 s; training" in described(estimate)
+    assert "the dense model's answers take about 10 min 0 s; training" in estimate_text(estimate)

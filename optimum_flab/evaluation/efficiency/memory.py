@@ -104,11 +104,11 @@ def _measure_here(request: Request) -> Footprint:
         energy = None
         if request.energy_seconds:
 
-            def generated() -> int:
+            def generate_tokens() -> int:
                 generate(model, prompt, request.new_tokens)
                 return len(request.prompt) * request.new_tokens
 
-            energy = estimate_energy(generated, request.energy_seconds, request.country, device)
+            energy = estimate_energy(generate_tokens, request.energy_seconds, request.country, device)
     return Footprint(peak_rss_bytes=peak, rss_before_loading_bytes=before, peak_cuda_bytes=on_cuda, energy=energy)
 
 

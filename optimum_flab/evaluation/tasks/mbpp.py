@@ -16,7 +16,7 @@ from lm_eval.utils import apply_template
 from ...compat import read_task_file
 from ...errors import FlabError
 from ...execution import Program
-from ..data import Problems, as_dataset, checked, rows_of
+from ..data import Problems, as_dataset, check_rows, rows_of
 from ..problems import SHOWN_TESTS, MbppProblem, ShownMbppProblem
 from .answers import fenced_code
 from .code import Judge
@@ -47,7 +47,7 @@ def three_shot_problems(*, limit: int | None = None, **source: Any) -> dict[str,
 
     rows = rows_of(**source)
     examples = lm_evals_own()["examples"]
-    kept_rows = _judged_by_lm_eval(checked(rows, ShownMbppProblem), examples)
+    kept_rows = _test_problems(check_rows(rows, ShownMbppProblem), examples)
     if not kept_rows:
         raise FlabError(
             f"{rows[0].place}: task {source['task']!r} judges problems {TEST_SPLIT.start} to {TEST_SPLIT.stop - 1} of"
@@ -57,7 +57,7 @@ def three_shot_problems(*, limit: int | None = None, **source: Any) -> dict[str,
     return {**as_dataset(documents, limit), "examples": datasets.Dataset.from_list(examples)}
 
 
-def _judged_by_lm_eval(
+def _test_problems(
     documents: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
     """Documents that are in MBPP's test split, or not in MBPP at all: they must not hold what a prompt shows."""
@@ -125,19 +125,19 @@ def instruct_prompt(doc: Mapping[str, Any]) -> str:
 # --- programs ------------------------------------------------------------------------------------------------------
 
 
-def completed(doc: Mapping[str, Any], completion: str) -> Program:
+def completion_program(doc: Mapping[str, Any], completion: str) -> Program:
     """The program of a completion; its test is what the problem imports and sets up, and its assertions."""
     return Program(completion, "\n".join([*doc["test_imports"], doc["test_setup_code"], *doc["test_list"]]))
 
 
-def answered(doc: Mapping[str, Any], answer: str) -> Program:
+def answer_program(doc: Mapping[str, Any], answer: str) -> Program:
     """The program of a chat answer."""
-    return completed(doc, fenced_code(answer, tested_function(doc["code"], doc["test_list"])))
+    return completion_program(doc, fenced_code(answer, tested_function(doc["code"], doc["test_list"])))
 
 
-def solved(doc: Mapping[str, Any]) -> Program | None:
+def reference_program(doc: Mapping[str, Any]) -> Program | None:
     """The program of the reference solution, where there is one."""
-    return completed(doc, doc["code"]) if doc["code"].strip() else None
+    return completion_program(doc, doc["code"]) if doc["code"].strip() else None
 
 
 def tested_function(reference: str, tests: Sequence[str]) -> str | None:
@@ -150,5 +150,5 @@ def _calls(tests: Sequence[str], name: str | None) -> bool:
     return name is not None and re.search(rf"\b{name}\s*\(", "\n".join(tests)) is not None
 
 
-run_completions = Judge(completed, solved)
-run_answers = Judge(answered, solved)
+run_completions = Judge(completion_program, reference_program)
+run_answers = Judge(answer_program, reference_program)

@@ -10,9 +10,9 @@ import torch
 from lm_eval.api.task import Task
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoints.checked import CheckedModel, check_model
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel, dense_from_memory
+from ..checkpoints.stored_model import StoredModel, check_model
 from ..errors import ConfigurationError, FlabError
 from ..records.results import EvaluatedModel
 from ..running.casting import copy_in
@@ -25,7 +25,7 @@ from .tasks.infilling import Question
 
 
 Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedModel
-Source = CheckedModel | LoadedModel  # a model that is not loaded yet, or was in memory already
+Source = StoredModel | LoadedModel  # a model that is not loaded yet, or was in memory already
 
 
 def source_of(model: Model, revision: str | None, trust_remote_code: bool, family: str | Path | None = None) -> Source:
@@ -47,7 +47,7 @@ def load(source: Source, dtype: torch.dtype | None, device: torch.device) -> tup
     Args:
         dtype (`torch.dtype`, *optional*): to compute in; by default that of the weights.
     """
-    loaded = source.load(source.storage_dtype, "cpu") if isinstance(source, CheckedModel) else source
+    loaded = source.load(source.storage_dtype, "cpu") if isinstance(source, StoredModel) else source
     digest = dense_hash(loaded)  # of the checkpoint, whatever dtype is computed in
     if source is not loaded:
         if dtype in (None, loaded.storage_dtype):
@@ -117,9 +117,9 @@ def ask_for_gaps(
         if missing := missing_tokens(source.tokenizer, fim_format.marks):
             whence = "fim_format" if named else f"the format of {first.name!r}"
             raise FlabError(
-                f"task {asking[0].name!r}: {missing[0]!r} (of {whence}: {fim_format.template!r}) is no special token of"
-                f" the tokenizer of {source.name!r}; set `fim_format` to a format whose tokens it has, or leave the"
-                " task out"
+                f"task {asking[0].name!r}: {missing[0]!r} (of {whence}: {fim_format.template!r}) is no special token"
+                f" of the tokenizer of {source.name!r}; set `fim_format` to a format whose tokens it has, or"
+                " leave the task out"
             )
     for task in asking:
         for leaf in filter(_leaves_a_gap, task.tasks.values()):
