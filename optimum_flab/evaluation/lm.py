@@ -113,7 +113,7 @@ class FlabLM(HFLM):
             settings["until"] = [stop for stop in settings["until"] if stop]
             prompts = [encoded[requests[index].args[0]] for index in indices]
             for number, chosen in enumerate(batches_by_length(prompts, self.batch_size)):
-                rows = [self._shortened(prompts[place], settings) for place in chosen]
+                rows = [self._truncate(prompts[place], settings) for place in chosen]
                 batches.append(Batch([indices[place] for place in chosen], rows, settings, number))
         return batches
 

@@ -54,8 +54,9 @@ class OutputFolder:
     ...         result.save(folder)
     ```
 
-    What could be refused at the end is refused at the start. Until [`replacement`] ends, the folder is as it was; a folder
-    that existed before remains the same one, with its mode and owner. The next run cleans up what a killed one left.
+    What could be refused at the end is refused at the start. Until [`replacement`] ends, the folder is as it was; a
+    folder that existed before remains the same one, with its mode and owner. The next run cleans up what a killed one
+    left.
 
     Args:
         folder (`str` or `Path`): created if it does not exist, with its parents.

@@ -23,6 +23,7 @@ from tokenizers import decoders
 from transformers import GenerationConfig
 
 from optimum_flab import EvaluationSettings, FlabOptimizer, FlabPrunerConfig, evaluate
+from optimum_flab.checkpoints import stored_model
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation import results as written
@@ -392,7 +393,7 @@ def no_weights(monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(checked, "load_dense", refuse)
+    monkeypatch.setattr(stored_model, "load_dense", refuse)
 
 
 @pytest.fixture(scope="module")

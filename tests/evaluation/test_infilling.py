@@ -101,7 +101,7 @@ def test_a_gap_with_its_line_is_the_solution(solution):
     assert len(found) == sum(bool(line.strip()) for line in solution.split("\n"))
     for gap in found:
         assert gap["prefix"] + gap["middle"] + gap["suffix"] == PROBLEM["prompt"] + solution
-        assert infilling.run_single_line.solved(gap).code == PROBLEM["prompt"] + solution
+        assert infilling.run_single_line.reference_program(gap).code == PROBLEM["prompt"] + solution
 
 
 def test_humaneval_has_1033_lines_of_164_problems():
@@ -200,7 +200,7 @@ def test_gaps_of_humaneval_are_read_as_they_were_published(tmp_path):
         judge = infilling.run_multi_line if task == MULTI_LINE else infilling.run_random_span
         for doc in docs:
             assert infilling.question(doc) == QWEN.format(prefix=doc["prompt"], suffix=doc["suffix"])
-            assert judge.solved(doc).code == whole[doc["problem"]]
+            assert judge.reference_program(doc).code == whole[doc["problem"]]
     assert len(docs_of(RANDOM_SPAN, str(tmp_path / f"{RANDOM_SPAN}.jsonl.gz"), limit=5)) == 15
 
 

@@ -93,7 +93,8 @@ class Judge:
 
     Args:
         program (`Callable`): from a problem and a response to a program.
-        reference_program (`Callable`): from a problem to the program of its reference solution, or `None` where it has none.
+        reference_program (`Callable`): from a problem to the program of its reference solution, or `None` where it has
+            none.
         allow_packages (`tuple[str, ...]`): packages that programs may import.
     """
 
