@@ -86,6 +86,8 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
             know the family, its position encoding or its tokenizer; a weight is too large for the type; the disk is
             full.
     """
+    import gguf
+
     settings = settings or ExportSettings()
     path = check_path(path, settings)
     config, family = model.model.config, model.family
@@ -111,7 +113,8 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
     with _temporary_folder(path) as folder:
         base = folder / path.name if own == settings.type else folder / f"base-{path.name}"
         split = (settings.split_megabytes or 0) * 1_000_000
-        _write(base, {**about, **fields, **tokenizer.fields}, pieces, tensors, more, own, architecture, split)
+        writer = gguf.GGUFWriter(base, architecture, split_max_size=split)
+        _write(writer, {**about, **fields, **tokenizer.fields}, pieces, tensors, more, own)
         if own != settings.type:
             quantise(base, folder / path.name, settings.type)
             base.unlink()
@@ -184,18 +187,15 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
 
 
 def _write(
-    path: Path,
+    writer: gguf.GGUFWriter,
     fields: Mapping[str, Any],
     pieces: list[Piece],
     tensors: Mapping[str, torch.Tensor],
     more: Mapping[str, torch.Tensor],
     kind: str,
-    architecture: str,
-    split: int,
 ) -> None:
     import gguf
 
-    writer = gguf.GGUFWriter(path, architecture, split_max_size=split)
     file_type = "ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"
     writer.add_file_type(gguf.LlamaFileType[file_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -212,7 +212,7 @@ def _write(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        with progress(f"Writing {path.name}", len(pieces), "tensor") as tick:
+        with progress(f"Writing {writer.path.name}", len(pieces), "tensor") as tick:
             for piece, stored in zip(pieces, types, strict=True):
                 writer.write_tensor_data(_encode(piece, tensors, stored))
                 tick()

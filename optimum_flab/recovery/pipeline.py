@@ -119,7 +119,4 @@ def _train(ready: Ready, settings: RecoverySettings, device: torch.device, steps
     folder = ready.folder / CHECKPOINTS
     if (checkpoint := last_checkpoint(folder)) is not None:
         steps.say(f"the training resumes after step {checkpoint.rsplit('-', 1)[-1]}")
-    data = ready.data
-    return train(
-        ready.start, data.rows, data.validation, ready.teachers, ready.dense, settings, ready.sizes, folder, device
-    )
+    return train(ready, settings, folder, device)

@@ -181,18 +181,9 @@ def _estimate(
     refitted = parameters * itemsize if settings.closed_form else 0
     experts, config = work.family.experts, work.model.config
     at_once = 1 if experts is None else getattr(config, experts.per_token)
+    width = at_once * shape_of(work.model, work.family)["neuron"]
     return RecoveryEstimate(
-        memory_bytes=training_memory(
-            config,
-            at_once * shape_of(work.model, work.family)["neuron"],
-            parameters,
-            trained,
-            sizes,
-            settings.sequence_length,
-            dtype.itemsize,
-            settings.gradient_checkpointing,
-            trained if full else None,
-        ),
+        memory_bytes=training_memory(config, width, parameters, trained, sizes, settings),
         disk_bytes=disk_needed(trained, parameters, itemsize, cache + refitted, parameters if full else None),
         seconds=training_seconds(per_row, sizes, max(1, round(len(expected) * settings.validation_share)), processes),
         answer_seconds=answers,

@@ -26,21 +26,14 @@ from ..conftest import tiny_model
 QWEN = SimpleNamespace(hidden_size=896, num_hidden_layers=24, vocab_size=28_672)
 
 
-def memory(length: int = 256, micro: int = 4, checkpointing: bool = False, itemsize: int = 2) -> int:
-    return training_memory(
-        QWEN,
-        3136,
-        272_000_000,
-        13_600_000,
-        TrainingSizes(10, 8, micro, 8 // micro, 5),
-        length,
-        itemsize,
-        checkpointing,
-    )
+def memory(length: int = 256, micro: int = 4, checkpointing: bool = False, dtype: str = "bfloat16") -> int:
+    config = RecoveryConfig(sequence_length=length, gradient_checkpointing=checkpointing, dtype=dtype)
+    sizes = TrainingSizes(10, 8, micro, 8 // micro, 5)
+    return training_memory(QWEN, 3136, 272_000_000, 13_600_000, sizes, config)
 
 
 def test_memory_grows_with_the_batch_and_shrinks_with_checkpointing():
-    assert memory() < memory(length=512) < memory(length=512, itemsize=4)
+    assert memory() < memory(length=512) < memory(length=512, dtype="float32")
     assert memory(micro=4) < memory(micro=8)
     assert memory(checkpointing=True) < memory()
     assert 2e9 < memory() < 6e9  # the weights alone are 0.5e9, and all of it fits a laptop
