@@ -117,8 +117,8 @@ def ask_for_gaps(
         if missing := missing_tokens(source.tokenizer, fim_format.marks):
             whence = "fim_format" if named else f"the format of {first.name!r}"
             raise FlabError(
-                f"task {asking[0].name!r}: {missing[0]!r} (of {whence}: {fim_format.template!r}) is no special token"
-                f" of the tokenizer of {source.name!r}; set `fim_format` to a format whose tokens it has, or"
+                f"task {asking[0].name!r}: {missing[0]!r} (of {whence}: {fim_format.template!r}) is not a special"
+                f" token of the tokenizer of {source.name!r}; set `fim_format` to a format whose tokens it has, or"
                 " leave the task out"
             )
     for task in asking:

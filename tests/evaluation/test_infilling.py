@@ -368,7 +368,7 @@ def test_a_format_that_is_not_known_is_named_by_the_user(file, tmp_path):
 def test_a_model_without_a_token_of_the_format_is_refused(file, tmp_path):
     model = model_with(QWEN)
     with pytest.raises(
-        FlabError, match="'<\\|pre\\|>' \\(of fim_format: .*\\) is no special token of the tokenizer of"
+        FlabError, match="'<\\|pre\\|>' \\(of fim_format: .*\\) is not a special token of the tokenizer of"
     ):
         run(model, file, tmp_path, fim_format=OWN)
     with pytest.raises(FlabError, match="'<\\|fim_prefix\\|>' \\(of the format of .*\\) is not a special token"):
@@ -384,23 +384,23 @@ def test_a_format_is_refused_where_it_is_malformed_or_nothing_asks_for_it(file, 
 
 def test_a_completion_ends_with_the_tokens_of_the_format_and_special_ones(tmp_path):
     model, tokenizer = model_with(QWEN, special=False)
-    end = tokenizer.convert_tokens_to_ids("<|fim_suffix|>")
     prompt = QWEN.format(prefix="def f(x):\n", suffix="\n")
     head = model.get_output_embeddings().weight
     with torch.no_grad():
         hidden = model.model(torch.tensor([tokenizer.encode(prompt)])).last_hidden_state[0, -1]
-        head.zero_()
-        head[end] = hidden
-    lm = FlabLM(model, tokenizer, weights_hash="w", cache=BatchCache(tmp_path))
-    settings = {"until": ["\n"], "do_sample": False, "max_gen_toks": 6}
 
-    def written(**more):
-        return lm.generate_until([Instance("generate_until", {}, (prompt, {**settings, **more}), 0, ("t", 0, 1))])
+    def written(token, **more):
+        """What the model writes whose most likely token is always this one."""
+        with torch.no_grad():
+            head.zero_()
+            head[token] = hidden
+        settings = {"until": ["\n"], "do_sample": False, "max_gen_toks": 6, **more}
+        lm = FlabLM(model, tokenizer, weights_hash=f"{token}", cache=BatchCache(tmp_path))
+        return lm.generate_until([Instance("generate_until", {}, (prompt, settings), 0, ("t", 0, 1))])[0]
 
-    assert written(infilling=QWEN) == [""]
-    assert written()[0].startswith("<|fim_suffix|>")
-    (first,) = lm.generation_batches([Instance("generate_until", {}, (prompt, {**settings, "infilling": QWEN}), 0)])
-    assert (lm._generation_key(first)["ends"], lm.end_ids) == (sorted({*lm.end_ids, 1, *range(600, 603)}), [0])
+    for token in (0, 1, *tokenizer.convert_tokens_to_ids(["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"])):
+        assert written(token, infilling=QWEN) == "", token
+    assert written(tokenizer.convert_tokens_to_ids("<|fim_suffix|>")).startswith("<|fim_suffix|>")
 
 
 def test_a_prompt_that_is_too_long_keeps_its_tokens(tmp_path):
