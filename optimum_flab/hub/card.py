@@ -17,7 +17,7 @@ import yaml
 from ..errors import ConfigurationError, FlabError
 from ..records.atomic import write_files
 from ..records.base_card import METADATA, card_metadata
-from ..records.names import CARD_NAME, CURVE_NAME, FORMER, PAGE_NAME, is_result
+from ..records.names import CARD_NAME, CURVE_NAME, PAGE_NAME, is_result
 from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME
 from ..settings.hub import CardSettings, TermsSettings
 from . import provenance, tables
@@ -174,7 +174,6 @@ def write_card(
             contents |= dict(zip(copies, own, strict=False))
     contents |= {PAGE_NAME: card.page.encode(), CARD_NAME: card.text.encode()}
     stale = [path for path in folder.iterdir() if settings.results is not None and is_result(path.name)]
-    stale += [folder / name for name in FORMER]
     write_files(folder, contents, [path for path in stale if path.name not in contents])
     return card.notes
 
