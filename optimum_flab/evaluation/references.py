@@ -21,20 +21,20 @@ class References:
     """The results of running the reference solutions of a task.
 
     Args:
-        found (`int`): reference solutions that were run; one for each prompt where a problem has several prompts.
+        number (`int`): reference solutions that were run; one for each prompt where a problem has several prompts.
         without (`int`): problems without one.
         failures (`list[tuple[str, str]]`): name of a problem, and why its reference fails.
     """
 
     task: str
-    found: int
+    number: int
     without: int
     failures: list[tuple[str, str]]
 
     def to_text(self) -> str:
         """A line with the numbers, and one for each reference that fails."""
-        passes = self.found - len(self.failures)
-        line = f"{self.task}: {passes:,} of {self.found:,} reference solutions pass{'es' if passes == 1 else ''}"
+        passes = self.number - len(self.failures)
+        line = f"{self.task}: {passes:,} of {self.number:,} reference solutions pass{'es' if passes == 1 else ''}"
         if self.without:
             line += f"; {self.without:,} problem{' has' if self.without == 1 else 's have'} none"
         failures = [(printable(name), reason) for name, reason in self.failures]

@@ -207,10 +207,10 @@ def render(values: Mapping[str, Any]) -> str:
     """
     import jinja2
 
-    def shown(value: Any) -> Any:
+    def escape(value: Any) -> Any:
         return value.replace("<!--", "&lt;!--") if isinstance(value, str) and not isinstance(value, Whole) else value
 
-    return jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), finalize=shown).render(**values)
+    return jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), finalize=escape).render(**values)
 
 
 def card_data(facts: Facts, terms: Terms, name: str) -> dict[str, Any]:

@@ -73,8 +73,8 @@ def dense_answers(
         stops = list(STOP_STRINGS) if continues else []
         for batch in batches_by_length(prompts, settings.generation_batch_size):
             rows = [prompts[place] for place in batch]
-            found = work.cache.get({**identity, "stops": stops, "rows": rows}, partial(answers, rows, stops))
-            for place, (text, ended) in zip(batch, found, strict=True):
+            results = work.cache.get({**identity, "stops": stops, "rows": rows}, partial(answers, rows, stops))
+            for place, (text, ended) in zip(batch, results, strict=True):
                 completions[chosen[place]] = Completion(text, ended)
             tick(len(batch))
     return completions
@@ -117,8 +117,8 @@ def dense_continuations(
         start += len(part)
         rows = [[*before, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in part]
         key = {**identity, "rows": rows}
-        found = work.cache.get(key, partial(continuations, rows, int(digest_of(key)[:15], 16)))
-        whole = [(text + more, number) for text, (more, number) in zip(part, found, strict=True)]
+        results = work.cache.get(key, partial(continuations, rows, int(digest_of(key)[:15], 16)))
+        whole = [(text + more, number) for text, (more, number) in zip(part, results, strict=True)]
         kept = [(text, number) for text, number in whole if keep(text, number)]
         written = sum(number for _, number in kept)
         tokens -= written

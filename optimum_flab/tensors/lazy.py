@@ -141,7 +141,7 @@ class ModelTensors(LazyTensors):
         self.outlines: dict[str, torch.Tensor] = {}
         for group in self._pieces:
             try:
-                outlines = self._made(group, stored.outlines)
+                outlines = self._convert_group(group, stored.outlines)
             except (AssertionError, AttributeError, LookupError, RuntimeError):  # pieces are missing, or do not fit
                 continue
             self._groups |= dict.fromkeys(outlines, group)
@@ -151,7 +151,7 @@ class ModelTensors(LazyTensors):
         used = [conversion.was_used() for conversion in conversions]
         set_conversions(model, list(itertools.compress(conversions, used)))
 
-    def _made(self, group: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _convert_group(self, group: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors that the pieces of a group make, or the outlines of both."""
         pieces = self._pieces[group]
         pattern = next(iter(pieces.values()))
@@ -177,7 +177,7 @@ class ModelTensors(LazyTensors):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """As it is stored, unless the model holds it in a coarser type."""
-        tensor = self._made(self._groups[name], self.stored)[name]
+        tensor = self._convert_group(self._groups[name], self.stored)[name]
         exact = torch.promote_types(tensor.dtype, self._dtypes[name]) == self._dtypes[name]
         return tensor if exact else tensor.to(self._dtypes[name])
 

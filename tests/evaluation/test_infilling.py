@@ -218,13 +218,13 @@ def test_references_of_gaps_pass(tmp_path):
         RANDOM_SPAN: jsonl(tmp_path / "spans.jsonl", [row for one in problems for row in random_spans(one, 3)]),
     }
     for found in check_references(EvaluationSettings(tasks=list(data), data=data), confirm_run_unsafe_code=True):
-        assert found.failures == [] and found.found >= 9 and not found.without
+        assert found.failures == [] and found.number >= 9 and not found.without
     empty = {**row_of(OTHER, "RandomSpanInfilling/Test/1/1", 4, 4)}
     without = {**empty, "task_id": "RandomSpanInfilling/Test/1/2"}
     del without["canonical_solution"]
     data = {RANDOM_SPAN: jsonl(tmp_path / "empty.jsonl", [empty, without])}
     (found,) = check_references(EvaluationSettings(tasks=RANDOM_SPAN, data=data), confirm_run_unsafe_code=True)
-    assert (found.found, found.without, found.failures) == (1, 1, [])
+    assert (found.number, found.without, found.failures) == (1, 1, [])
 
 
 def test_what_a_model_wrote_counts_up_to_its_end_or_the_lines_behind_the_gap():
