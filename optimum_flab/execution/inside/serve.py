@@ -109,7 +109,7 @@ def count_files(settings: dict[str, Any]) -> int:
     if settings["files"] is None:
         return 0
     usage = os.statvfs(settings["folder"])
-    return usage.f_files - found.f_ffree
+    return usage.f_files - usage.f_ffree
 
 
 def confine(settings: dict[str, Any], folder: str) -> None:
