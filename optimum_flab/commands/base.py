@@ -12,7 +12,7 @@ import threading
 import time
 from abc import abstractmethod
 from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter, _ArgumentGroup
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -189,15 +189,6 @@ def run_alone(verb: type[FlabVerb], module: str, description: str) -> None:
     parser = VerbParser(prog=f"python -m {module}", description=description)
     verb.parse_args(parser)
     verb(None, parser.parse_args(), from_defaults_factory=True, parser=parser).run()
-
-
-def other_flags(parser: ArgumentParser, args: Namespace, names: Collection[str]) -> list[str]:
-    """The flags that differ from their defaults, apart from those with some names."""
-    return [
-        max(action.option_strings, key=len)
-        for action in actions_of(parser)
-        if action.dest not in names and getattr(args, action.dest, action.default) != action.default
-    ]
 
 
 def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:

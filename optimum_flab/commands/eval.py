@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 import sys
-from argparse import Action, ArgumentParser, _ArgumentGroup
+from argparse import _ArgumentGroup
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from ..errors import ConfigurationError, FlabError
 from ..settings.evaluation import EvaluationSettings, check_evaluation, check_tasks
 from . import arguments
-from .base import FlabVerb, other_flags, terminal
+from .base import FlabVerb
 from .flags import section_from
-
-
-# what the check of references uses; all other flags are about a model, or about what is written
-OF_REFERENCES = (
-    *(f"evaluation.{name}" for name in ("tasks", "data", "include_path", "limit", "allow_packages")),
-    "check_references",
-    "confirm_run_unsafe_code",
-    "config",
-)
-
-
-class ListTasks(Action):
-    """Prints the tasks of this package and exits, whatever else is missing."""
-
-    def __call__(self, parser: ArgumentParser, *others: Any) -> None:
-        from ..evaluation.catalog import shipped_tasks
-
-        tasks = shipped_tasks()
-        width = max(map(len, tasks))
-        with terminal():
-            for name, (description, protocol) in tasks.items():
-                print(f"{name:<{width}}  {description}\n{'':<{width}}  {protocol}")
-            print("\nlm-eval's own tasks are also available by name.")
-        parser.exit()
 
 
 class EvalCommand(FlabVerb):
@@ -45,11 +20,11 @@ class EvalCommand(FlabVerb):
     @staticmethod
     def add_arguments(required: _ArgumentGroup, optional: _ArgumentGroup) -> None:
         arguments.add_model(required, optional, "model to evaluate, usually a pruned one", always=False)
-        optional.add_argument(
+        arguments.add_switch(
+            optional,
             "--list-tasks",
-            action=ListTasks,
-            nargs=0,
-            help="list the tasks of this package and how each prompts, and exit",
+            "list the tasks of this package and how each prompts, and exit",
+            default="evaluate a model",
         )
         arguments.add_switch(
             optional,
@@ -75,6 +50,8 @@ class EvalCommand(FlabVerb):
 
     def execute(self) -> None:
         args = self.args
+        if args.list_tasks:
+            return list_tasks()
         fields, flags = section_from(args, EvaluationSettings), vars(args)
         if flags["evaluation.tasks"] and not flags["evaluation.data"] and isinstance(fields.get("data"), dict):
             # a file may name the data of more tasks than the command line asks for
@@ -121,16 +98,11 @@ class EvalCommand(FlabVerb):
                 print(self.ending(args.output))
 
     def check_references(self, settings: EvaluationSettings) -> None:
-        args = self.args
-        if others := other_flags(self.parser, args, OF_REFERENCES):
-            raise ConfigurationError(
-                f"--check-references runs no model and writes nothing; leave out {', '.join(others)}"
-            )
         check_tasks(settings)
 
         from ..evaluation.references import check_references
 
-        checks = check_references(settings, confirm_run_unsafe_code=args.confirm_run_unsafe_code)
+        checks = check_references(settings, confirm_run_unsafe_code=self.args.confirm_run_unsafe_code)
         for references in checks:
             print(references.to_text())
         if failures := sum(len(references.failures) for references in checks):
@@ -138,3 +110,14 @@ class EvalCommand(FlabVerb):
                 f"{failures:,} reference solution{' fails' if failures == 1 else 's fail'}; if a right answer would"
                 " fail too, that lowers every score: see the reasons, and leave such problems out or fix them"
             )
+
+
+def list_tasks() -> None:
+    """Print the tasks of this package."""
+    from ..evaluation.catalog import shipped_tasks
+
+    tasks = shipped_tasks()
+    width = max(map(len, tasks))
+    for name, (description, protocol) in tasks.items():
+        print(f"{name:<{width}}  {description}\n{'':<{width}}  {protocol}")
+    print("\nlm-eval's own tasks are also available by name.")

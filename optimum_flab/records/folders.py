@@ -118,9 +118,7 @@ class OutputFolder:
                 self._settle()
             if (full := is_full(error)) or isinstance(error, OSError):
                 reason = "the disk is full: free some space, or name another folder" if full else str(error)
-                left = f"the next run will complete the replacement from {self._work}"
-                left = "nothing was left behind" if self._is_settled() else left
-                raise FlabError(f"{self.folder} could not be written ({reason}); {left}") from error
+                raise FlabError(f"{self.folder} could not be written ({reason})") from error
             raise
 
     def check(self) -> None:

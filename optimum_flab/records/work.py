@@ -92,18 +92,19 @@ class WorkFolder:
         check: Callable[[], None] = lambda: None,
     ):
         self._say, self._resume, self._agree, self._is_main, self._check = say, resume, agree, is_main, check
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._used: dict[str, list[Path]] = {}
-        self.seconds: dict[str, float] = {}
+        self.root, self.seconds = root, dict[str, float]()
         try:
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root):
                 _forget_old(root)
         except OSError as error:
-            self._say(f"nothing can be saved in {root} ({error.strerror or error}): an interrupted run cannot resume")
-            self._temporary = tempfile.TemporaryDirectory()
-            root = Path(self._temporary.name)
-        self.root = root
+            self._save_until_the_end(error)
+
+    def _save_until_the_end(self, error: OSError) -> None:
+        self._say(f"nothing can be saved in {self.root} ({error.strerror or error}): an interrupted run cannot resume")
+        self._temporary = tempfile.TemporaryDirectory()
+        self.root = Path(self._temporary.name)
 
     def value(self, stage: Stage[T], inputs: Mapping[str, Any], make: Callable[[Pieces], T]) -> T:
         """The value of a stage: what an earlier run saved for the same inputs, or else what `make` returns.
@@ -114,27 +115,22 @@ class WorkFolder:
                 after an interruption, and is removed once the value is saved.
         """
         inputs = json.loads(json.dumps({"format": FORMAT, "code": code_hash(), **inputs}))
-        folder, start = self.root / f"{stage.name}-{digest_of(inputs)[:KEY_LENGTH]}", time.monotonic()
+        folder = self.root / f"{stage.name}-{digest_of(inputs)[:KEY_LENGTH]}"
 
         with ExitStack() as lock:
-            saved: tuple[T] | None = None
-            unusable: OSError | None = None
             try:
                 self._lock_in_turn(stage, folder, lock)
                 os.utime(folder)
                 if not self._resume and folder not in self._used.get(stage.name, ()):
                     _empty(folder)
-                saved = self._read(stage, folder)
             except OSError as error:
-                unusable = error
+                self._save_until_the_end(error)
+                folder = self.root / folder.name
+                folder.mkdir(exist_ok=True)
+            saved = self._read(stage, folder)
             if not self._agree(saved is not None) and saved is not None:  # another process has to compute it
                 saved = None
                 _empty(folder)
-            if unusable is not None:
-                self._say(f"{stage.name} cannot be saved ({unusable}); an interrupted run computes it again")
-                value = make(Pieces())
-                self.seconds[stage.name] = round(time.monotonic() - start, 3)
-                return value
             self._used.setdefault(stage.name, []).append(folder)
             value = saved[0] if saved is not None else self._make(stage, folder, inputs, make)
             self.seconds[stage.name] = _seconds(folder)

@@ -159,17 +159,7 @@ def test_the_command_ends_well_if_every_reference_passes(cli, tmp_path):
     assert (code, printed) == (0, "openeval: 2 of 2 reference solutions pass\n")
 
 
-def test_an_output_folder_or_no_model_without_the_check_is_refused(cli, tmp_path):
-    code, _, faults = cli("--check-references", "--tasks", "humaneval", "-o", tmp_path / "out")
-    assert code == 2
-    assert "--check-references runs no model and writes nothing; leave out --output" in faults
-    code, _, faults = cli("--check-references", "--tasks", "humaneval", "-m", "dense", "--samples", 4, "--top-p", "1")
-    assert code == 2
-    assert "--check-references runs no model and writes nothing; leave out --model, --samples, --top-p" in faults
-    for given in (["--baseline", "dense"], ["--overwrite"], ["--dtype", "float32"], ["--revision", "main"]):
-        code, printed, faults = cli("--check-references", "--tasks", "humaneval", *given)
-        assert (code, printed) == (2, "")
-        assert f"--check-references runs no model and writes nothing; leave out {given[0]}\n" in faults
+def test_data_of_other_tasks_and_no_model_without_the_check_are_refused(cli):
     code, _, faults = cli("--check-references", "--tasks", "humaneval", "--data", "mbpp=x.jsonl")
     assert code == 2
     assert "has task 'mbpp', which is not among those requested (humaneval) (--data)" in faults
