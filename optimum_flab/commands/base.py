@@ -22,12 +22,12 @@ from optimum.commands.base import BaseOptimumCLICommand
 
 from ..compat import actions_of
 from ..errors import FlabError, printable
-from ..places import user_path
 from ..progress import bars_as_lines, duration
 from ..settings.section import VerbSection
 from .flags import add_settings, section_from
 
 
+PATHS = ("SOURCE", "MODEL", "FILE", "FOLDER")  # metavars of what may be on this machine
 # the arguments of a run that make no difference to its result
 DECIDE_NOTHING = ("overwrite", "prompt", "cache_dir", "no_resume", "memory_budget")
 
@@ -196,22 +196,15 @@ def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
     machine's paths.
 
     Args:
-        parser (`ArgumentParser`): of a verb; by its metavar an argument is a `SOURCE` of text, a `MODEL`, a `FILE` or
-            a `FOLDER`.
+        parser (`ArgumentParser`): of a verb; the metavar of an argument says whether it may be a path.
         args (`Namespace`): the parsed arguments; those equal to their defaults are left out.
     """
     from ..records.paths import last_name
-    from ..texts.sources import hub_datasets
 
-    def shown(action: Action, value: object) -> str:
-        text = str(value)
-        if action.metavar == "SOURCE":
-            is_local = not hub_datasets([text])
-        elif action.metavar == "MODEL":
-            is_local = user_path(text).exists()
-        else:
-            is_local = isinstance(value, Path) or action.metavar in ("FILE", "FOLDER")
-        return last_name(text) if is_local else text
+    def word(action: Action, value: object) -> str:
+        path = os.path.expanduser(str(value).partition("[")[0])  # without columns
+        is_local = isinstance(value, Path) or (action.metavar in PATHS and os.path.exists(path))
+        return last_name(str(value)) if is_local else str(value)
 
     words: list[str] = []
     for action in actions_of(parser):
@@ -223,5 +216,5 @@ def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
             words += flag
         else:
             for one in value if isinstance(value, list) else [value]:
-                words += [*flag, shown(action, one)]
+                words += [*flag, word(action, one)]
     return shlex.join(["optimum-cli", "flab", verb, *words])

@@ -43,10 +43,7 @@ class RecoverCommand(FlabVerb):
         check_recovery(settings)
 
         from .. import FlabOptimizer
-        from ..checkpoints.finding import find_model
-        from ..checkpoints.model_config import read_model_config
-        from ..checkpoints.weights import check_weights
-        from ..records.plan import PruningPlan
+        from ..checkpoints.stored_model import check_complete
         from ..recovery.checks import check_inputs
         from ..running.processes import process_device, process_state
         from ..texts.sources import local_paths
@@ -56,9 +53,7 @@ class RecoverCommand(FlabVerb):
         device = process_device(args.device)
         output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
         with output if process_state().is_main_process else nullcontext():
-            PruningPlan.load(args.model)
-            files = find_model(args.model)
-            check_weights(files, read_model_config(files))
+            check_complete(args.model)
             check_inputs(settings, args.confirm_run_unsafe_code)
             optimizer = FlabOptimizer.from_pretrained(
                 args.teacher,

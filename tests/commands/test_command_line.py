@@ -197,7 +197,8 @@ def parser_of(verb) -> ArgumentParser:
 def test_the_command_of_a_run_is_told_without_paths_of_the_machine(tmp_path, monkeypatch):
     (tmp_path / "corp" / "secrets").mkdir(parents=True)
     (tmp_path / "private").mkdir()
-    (tmp_path / "private" / "rows.jsonl").write_text("{}", encoding="utf-8")
+    for name in ("rows.jsonl", "flab.yaml", "a.npz", "b.npz", "family.json"):
+        (tmp_path / "private" / name).touch()
     monkeypatch.chdir(tmp_path)
     parser = parser_of(PruneCommand)
     told = command_line(
@@ -222,6 +223,7 @@ def test_the_command_of_a_run_is_told_without_paths_of_the_machine(tmp_path, mon
 
 def test_a_model_of_the_hub_keeps_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "org").mkdir()
     arguments = ["-m", "runs/out", "runs/better", "--teacher", "org/model", "--data", "org/data", "--keep-adapter"]
     parser = parser_of(RecoverCommand)
     told = command_line("recover", parser, parser.parse_args(arguments))
