@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import _ArgumentGroup
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..compat import ArgumentGroup
 from ..places import user_path
 from . import arguments
 from .base import FlabVerb, command_line
@@ -19,7 +19,7 @@ class PruningVerb(FlabVerb):
     """A verb that writes a pruned model, and may complete a prompt with it at the end."""
 
     @staticmethod
-    def add_ending(optional: _ArgumentGroup) -> None:
+    def add_ending(optional: ArgumentGroup) -> None:
         """Declare the flags for how it ends."""
         optional.add_argument(
             "--prompt",
@@ -53,7 +53,7 @@ class PruningVerb(FlabVerb):
 
 class ApplyCommand(PruningVerb):
     @staticmethod
-    def add_arguments(required: _ArgumentGroup, optional: _ArgumentGroup) -> None:
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         arguments.add_model(required, optional)
         required.add_argument(
             "--plan",

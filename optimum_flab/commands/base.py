@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from abc import abstractmethod
-from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter, _ArgumentGroup
+from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NoReturn
 
 from optimum.commands.base import BaseOptimumCLICommand
 
-from ..compat import actions_of
+from ..compat import ArgumentGroup, actions_of
 from ..errors import FlabError, printable
 from ..progress import bars_as_lines, duration
 from ..settings.section import VerbSection
@@ -140,7 +140,7 @@ class FlabVerb(BaseOptimumCLICommand):
             add_settings(optional, cls.SETTINGS)
 
     @staticmethod
-    def add_arguments(required: _ArgumentGroup, optional: _ArgumentGroup) -> None:
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         """Declare all arguments but those of the settings."""
 
     @property

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import _ArgumentGroup
 from pathlib import Path
 
+from ..compat import ArgumentGroup
 from ..settings.efficiency import BenchSettings
 from . import arguments
 from .base import FlabVerb
@@ -14,7 +14,7 @@ class BenchCommand(FlabVerb):
     SETTINGS = BenchSettings
 
     @staticmethod
-    def add_arguments(required: _ArgumentGroup, optional: _ArgumentGroup) -> None:
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         arguments.add_model(required, optional, "model to measure, usually a pruned one")
         arguments.add_baseline(optional)
         optional.add_argument(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from argparse import _ArgumentGroup
 from pathlib import Path
 
+from ..compat import ArgumentGroup
 from ..settings.hub import CardSettings
 from .base import FlabVerb, with_flags
 
@@ -14,7 +14,7 @@ class CardCommand(FlabVerb):
     SETTINGS = CardSettings
 
     @staticmethod
-    def add_arguments(required: _ArgumentGroup, optional: _ArgumentGroup) -> None:
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         required.add_argument("folder", help="folder that `optimum-cli flab prune` wrote; its README.md is written")
 
     def execute(self) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from argparse import _ArgumentGroup
 from pathlib import Path
 
+from ..compat import ArgumentGroup
 from . import arguments
 from .base import FlabVerb
 
 
 class CountCommand(FlabVerb):
     @staticmethod
-    def add_arguments(required: _ArgumentGroup, optional: _ArgumentGroup) -> None:
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         required.add_argument(
             "sources",
             metavar="SOURCE",

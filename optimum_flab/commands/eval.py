@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from argparse import _ArgumentGroup
 from contextlib import nullcontext
 from pathlib import Path
 
+from ..compat import ArgumentGroup
 from ..errors import ConfigurationError, FlabError
 from ..settings.evaluation import EvaluationSettings, check_evaluation, check_tasks
 from . import arguments
@@ -18,7 +18,7 @@ class EvalCommand(FlabVerb):
     SETTINGS = EvaluationSettings
 
     @staticmethod
-    def add_arguments(required: _ArgumentGroup, optional: _ArgumentGroup) -> None:
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         arguments.add_model(required, optional, "model to evaluate, usually a pruned one", always=False)
         arguments.add_switch(
             optional,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import _ArgumentGroup
 from pathlib import Path
 
+from ..compat import ArgumentGroup
 from ..settings.export import ExportSettings
 from . import arguments
 from .base import FlabVerb
@@ -14,7 +14,7 @@ class ExportCommand(FlabVerb):
     SETTINGS = ExportSettings
 
     @staticmethod
-    def add_arguments(required: _ArgumentGroup, optional: _ArgumentGroup) -> None:
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         required.add_argument("model", help="the checkpoint, pruned or dense: a local folder or a Hub id")
         required.add_argument("path", type=Path, help="the .gguf file to write")
         arguments.add_revision(optional)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace, _ArgumentGroup
+from argparse import Namespace
 from collections.abc import Sequence
 from textwrap import fill
 from types import NoneType
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from ..compat import ArgumentGroup
 from ..criteria import CHOICES, Criterion
 from ..errors import ConfigurationError
 from ..settings.files import read_pruning, read_section
@@ -60,7 +61,7 @@ def flags_of(kind: type[Section], section: str = "") -> list[SettingFlag]:
 PRUNING = flags_of(PrunerSettings)
 
 
-def add_config(group: _ArgumentGroup, holds: str) -> None:
+def add_config(group: ArgumentGroup, holds: str) -> None:
     """Declare the flag that names a settings file, which `holds` what the verb reads."""
     group.add_argument(
         "-c",
@@ -71,14 +72,14 @@ def add_config(group: _ArgumentGroup, holds: str) -> None:
     )
 
 
-def add_settings(group: _ArgumentGroup, kind: type[VerbSection]) -> None:
+def add_settings(group: ArgumentGroup, kind: type[VerbSection]) -> None:
     """Declare the flag that names a settings file, and those for the fields of a section."""
     add_config(group, f"a section `{kind.NAME}`")
     for flag in flags_of(kind, kind.NAME):
         add_flag(group, flag)
 
 
-def add_flag(group: _ArgumentGroup, flag: SettingFlag) -> None:
+def add_flag(group: ArgumentGroup, flag: SettingFlag) -> None:
     """Declare the flag of a setting; its value is None unless given, so that it does not override a settings file."""
     field, marker, default = flag.field, flag.marker, flag.field.default
     kind, text = value_type(field.annotation), field.description or ""

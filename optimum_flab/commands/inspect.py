@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from argparse import _ArgumentGroup
 
+from ..compat import ArgumentGroup
 from ..settings.pruning import check_settings
 from . import arguments
 from .base import FlabVerb
@@ -16,7 +16,7 @@ TARGET = next(flag for flag in PRUNING if flag.setting == "target_ratio")
 
 class InspectCommand(FlabVerb):
     @staticmethod
-    def add_arguments(required: _ArgumentGroup, optional: _ArgumentGroup) -> None:
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         arguments.add_model(required, optional)
         add_flag(optional, TARGET)
         arguments.add_switch(optional, "--json", "print JSON instead of a table", default="a table")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from argparse import Namespace, _ArgumentGroup
+from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..compat import ArgumentGroup
 from ..errors import ConfigurationError
 from ..places import user_path
 from ..settings.pruning import check_settings
@@ -26,7 +27,7 @@ class PruneCommand(PruningVerb):
     EPILOG = criteria_text()
 
     @staticmethod
-    def add_arguments(required: _ArgumentGroup, optional: _ArgumentGroup) -> None:
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         arguments.add_model(required, optional)
         required.add_argument("output", type=Path, help="folder to write the pruned model to")
         add_config(optional, "the settings")

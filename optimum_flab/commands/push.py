@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import _ArgumentGroup
-
+from ..compat import ArgumentGroup
 from ..settings.hub import PushSettings
 from .base import FlabVerb
 
@@ -14,7 +13,7 @@ class PushCommand(FlabVerb):
     EPILOG = "The token is that of `hf auth login`, or of the environment variable HF_TOKEN."
 
     @staticmethod
-    def add_arguments(required: _ArgumentGroup, optional: _ArgumentGroup) -> None:
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         required.add_argument("folder", help="folder that `optimum-cli flab prune` wrote")
         required.add_argument(
             "repo_id", help="repository to push to, for example me/my-model-flab; created if it does not exist"

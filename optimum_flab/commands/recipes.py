@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import _ArgumentGroup
-
+from ..compat import ArgumentGroup
 from ..settings.recipes import first_comment, read_recipe, recipe_files
 from .base import FlabVerb
 
@@ -12,7 +11,7 @@ class RecipesCommand(FlabVerb):
     EPILOG = "`-c NAME` of the other verbs uses a recipe as it is; flags take precedence over it."
 
     @staticmethod
-    def add_arguments(required: _ArgumentGroup, optional: _ArgumentGroup) -> None:
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         optional.add_argument("name", nargs="?", help="recipe to print, as a file to start from (default: list all)")
 
     def execute(self) -> None:

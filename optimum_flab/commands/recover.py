@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import _ArgumentGroup
 from contextlib import nullcontext
 from pathlib import Path
 
+from ..compat import ArgumentGroup
 from ..settings.recovery import RecoveryConfig, check_recovery
 from . import arguments
 from .base import FlabVerb, command_line
@@ -15,7 +15,7 @@ class RecoverCommand(FlabVerb):
     SETTINGS = RecoveryConfig
 
     @staticmethod
-    def add_arguments(required: _ArgumentGroup, optional: _ArgumentGroup) -> None:
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         required.add_argument("-m", "--model", metavar="FOLDER", type=Path, required=True, help="pruned checkpoint")
         required.add_argument("output", type=Path, help="folder to write the recovered model to")
         required.add_argument(

@@ -149,7 +149,7 @@ def check_packages(names: str | Sequence[str], isolation: Isolation | None = Non
     """The packages that programs may import, checked to be importable.
 
     Args:
-        given (`str` or `Sequence[str]`): names as programs import them; a text may hold several, separated by commas.
+        names (`str` or `Sequence[str]`): names as programs import them; a text may hold several, separated by commas.
 
     Raises:
         [`ConfigurationError`]: one is not a plain name, is part of Python, is not installed, or cannot be imported in

@@ -64,7 +64,7 @@ class ScoreRow(ResultRecord):
         of (`dict[str, int]`, *optional*): where the row combines several tasks, the number of problems of each.
         dense ([`Score`], *optional*): of the baseline, on the same problems.
         pruned, score ([`Score`], *optional*): of the model that is judged, with a baseline and without.
-        retention ([`Score`], *optional*): pruned / dense, see [`~records.scores.retention`].
+        retention ([`Score`], *optional*): pruned / dense, see [`~records.scores.retention_of`].
     """
 
     task: str

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..compat import not_missed, not_unexpected, set_conversions
+from ..compat import ignored_tensors, optional_tensors, set_conversions
 from ..errors import FlabError
 
 
@@ -200,7 +200,7 @@ def _pieces(
     known, prefix = model.state_dict(), model.base_model_prefix
     # what older versions stored, and this one does not
     kept = {name.rpartition(".")[2] for name, _ in model.named_buffers()} & {"inv_freq", "position_ids"}
-    ignored = [*not_unexpected(model), *(rf"(^|\.){name}$" for name in kept)]
+    ignored = [*ignored_tensors(model), *(rf"(^|\.){name}$" for name in kept)]
     pieces: dict[str, dict[str, str | None]] = {}
     unknown = []
     for name in sorted(stored, key=dot_natural_key):
@@ -216,7 +216,7 @@ def _pieces(
 
 def _missing_tensors(model: PreTrainedModel, outlines: Mapping[str, torch.Tensor]) -> list[str]:
     """The tensors of a model, tied ones once, that are not among `outlines`, or are there in another shape."""
-    ignored, needed = not_missed(model), model.state_dict()
+    ignored, needed = optional_tensors(model), model.state_dict()
     lacking = []
     for names in _names(model):
         shapes = {outlines[name].shape for name in names if name in outlines}
