@@ -162,7 +162,7 @@ def make_ours(args: argparse.Namespace, place: Path) -> None:
         counts = inspect_model(args.model).to_dict()
         share *= counts["body_parameters"] / counts["parameters"]
     more = ["--keep-vocabulary"] if args.of == "body" else []
-    prune(args, place / "ours", "--target-ratio", share, *more)
+    run_flab("prune", args, place / "ours", "--target-ratio", share, *more, *calibration_flags(args))
 
 
 def sizes_of(model: str, parts: tuple[str, ...], ours: Path) -> dict[str, int] | None:
@@ -195,17 +195,17 @@ def make(args: argparse.Namespace, place: Path, method: Method, sizes: Mapping[s
             plan_without_refit(place / "ours", plan)
         else:
             scored_plan(read, method.score, place / "ours", sizes, plan)
-        prune(args, out, "--plan", plan)
+        run_flab("apply", args, out, "--plan", plan)
     else:
         dense, flags = model_sizes(args.model).shape, {"vocab": "vocab-size", "layer": "num-hidden-layers"}
         flags["neuron"] = "intermediate-size"
         kept = {"vocab": "--keep-vocabulary", "layer": "--no-layers", "neuron": "--no-ffn"}
-        told = [
+        size_flags = [
             word
             for part in ALL
             for word in ([kept[part]] if sizes[part] == dense[part] else [f"--{flags[part]}", sizes[part]])
         ]
-        prune(args, out, *told, *method.flags)
+        run_flab("prune", args, out, *size_flags, *method.flags, *calibration_flags(args))
 
 
 def is_made(out: Path) -> bool:
@@ -224,10 +224,14 @@ def model_sizes(path: str | Path) -> ModelSizes:
     return sizes_of_config(config, family_for(config))
 
 
-def prune(args: argparse.Namespace, out: Path, *told: object) -> None:
-    """Runs `flab prune`, and notes its time and memory beside the weights."""
-    tokens = [] if "--plan" in told else ["--calibration-tokens", args.tokens, "--cache-dir", args.work / "cache"]
-    command = flab_command("prune", "-m", args.model, out, *told, *tokens)
+def calibration_flags(args: argparse.Namespace) -> tuple[object, ...]:
+    """How much text `flab prune` reads, and where its work is saved."""
+    return "--calibration-tokens", args.tokens, "--cache-dir", args.work / "cache"
+
+
+def run_flab(verb: str, args: argparse.Namespace, out: Path, *flags: object) -> None:
+    """Runs `flab prune` or `flab apply`, and notes its time and memory beside the weights."""
+    command = flab_command(verb, "-m", args.model, out, *flags)
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, memory_peak(process.pid, 0.5) as peak:
         status = process.wait()

@@ -24,7 +24,7 @@ from common import humaneval_problems, positive, print_result, progress
 from optimum_flab.compat import read_task_file
 from optimum_flab.evaluation.catalog import TASKS_FOLDER
 from optimum_flab.evaluation.comparison import MEAN, compare
-from optimum_flab.evaluation.tasks.code import completed
+from optimum_flab.evaluation.tasks.code import completion_program
 from optimum_flab.evaluation.tasks.infilling import gaps, single_line
 from optimum_flab.execution import Program, run_programs
 from optimum_flab.hashing import file_sha256
@@ -76,7 +76,7 @@ def tasks_of(names: Sequence[str], limit: int | None, template: str, tokens: int
         stops = stops_of(name)
         if name == "humaneval":
             asked = {"stops": stops, "tokens": tokens, "parallel": True}
-            return Task(problems, lambda doc: doc["prompt"], completed, stops, tokens, "task_id", asked, True)
+            return Task(problems, lambda doc: doc["prompt"], completion_program, stops, tokens, "task_id", asked, True)
         found = [gap for problem in problems for gap in gaps(problem)]
         asked = {"stops": stops, "tokens": GAP_TOKENS, "fim_format": template}
         return Task(

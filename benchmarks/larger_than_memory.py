@@ -66,27 +66,27 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="a folder with 60 GB free; what is there is used")
     parser.add_argument("--layers", type=int, default=LAYERS, help="of the checkpoint (default: %(default)s)")
     parser.add_argument("--limit", type=bytes_of, help="memory that a control group allows, for example 6GiB")
-    parser.add_argument("prune", nargs="*", help="what `flab prune` is told; nothing: a random plan")
+    parser.add_argument("prune", nargs="*", help="flags of `flab prune`; none: a random plan is applied")
     args = parser.parse_args()
     dense, plan, out = (args.work / name for name in ("dense", "plan", "out"))
     if not dense.is_dir():
         make_checkpoint(args.like, dense, args.layers, {"neuron": WIDTH, "vocab": VOCABULARY}, SIZES)
     if not args.prune and not plan.is_dir():
         make_plan(dense, plan)
-    told = args.prune or ["--plan", plan]
+    command = ["prune", *args.prune] if args.prune else ["apply", "--plan", plan]
     forget_pages(shards(dense))
     start = time.perf_counter()
     with (
         control_group(args.limit) as join,
         subprocess.Popen(
-            flab_command("prune", "-m", dense, out, *told), stdout=subprocess.DEVNULL, preexec_fn=join
+            flab_command(*command, "-m", dense, out), stdout=subprocess.DEVNULL, preexec_fn=join
         ) as process,
         use_of(process.pid) as use,
     ):
         code = process.wait()
     print_result(
         "larger_than_memory",
-        told=list(map(str, told)),
+        command=list(map(str, command)),
         limit=args.limit,
         exit_code=code,
         dense_bytes=sum(path.stat().st_size for path in shards(dense)),

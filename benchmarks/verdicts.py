@@ -159,14 +159,17 @@ def reference_sets(args: argparse.Namespace) -> dict[str, dict[str, Program]]:
     from optimum_flab.evaluation.tasks import code, mbpp
 
     documents: dict[str, tuple[Sequence[dict[str, Any]], Callable[[Any], Program | None]]] = {
-        "humaneval": (humaneval_problems(args.limit), code.solved)
+        "humaneval": (humaneval_problems(args.limit), code.reference_program)
     }
     if args.mbpp:
-        documents["mbpp"] = [*mbpp.problems(task="mbpp", file=args.mbpp, limit=args.limit)["test"]], mbpp.solved
+        documents["mbpp"] = (
+            [*mbpp.problems(task="mbpp", file=args.mbpp, limit=args.limit)["test"]],
+            mbpp.reference_program,
+        )
     if args.codeharmony:
         documents["codeharmony"] = (
             [*code.problems(task="codeharmony", file=args.codeharmony, limit=args.limit)["test"]],
-            code.solved,
+            code.reference_program,
         )
     solved = {
         name: {str(document["task_id"]): solve(document) for document in rows}

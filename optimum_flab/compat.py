@@ -6,6 +6,7 @@ imported where they are used, so that this module costs nothing when `optimum-cl
 
 from __future__ import annotations
 
+import argparse
 from argparse import Action, ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,12 +70,12 @@ def set_conversions(model: PreTrainedModel, conversions: Sequence[object]) -> No
     model._weight_conversions = list(conversions)
 
 
-def not_missed(model: PreTrainedModel) -> list[str]:
+def optional_tensors(model: PreTrainedModel) -> list[str]:
     """Patterns of tensors that a model's class does not report as missing."""
     return list(model._keys_to_ignore_on_load_missing or ())
 
 
-def not_unexpected(model: PreTrainedModel) -> list[str]:
+def ignored_tensors(model: PreTrainedModel) -> list[str]:
     """Patterns of stored tensors that a model's class ignores."""
     return list(model._keys_to_ignore_on_load_unexpected or ())
 
@@ -175,6 +176,9 @@ def mode_and_watts(part: object) -> tuple[str | None, float | None]:
 
 
 # --- argparse ------------------------------------------------------------------------------------------------------
+
+
+ArgumentGroup = argparse._ArgumentGroup  # what `add_argument_group` returns has no public name
 
 
 def actions_of(parser: ArgumentParser) -> list[Action]:

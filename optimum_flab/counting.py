@@ -115,7 +115,7 @@ def count_sources(
     for stream in streams:
         source = stream.source
         inputs = {"model": {"tokenizer": by, "source": source.spec}, "state": stream.state()}
-        found = work.made(STAGE, inputs, partial(_counted, tokenizer, stream))
+        found = work.value(STAGE, inputs, partial(_counted, tokenizer, stream))
         if found.skipped:
             say(f"{source.spec}: {found.skipped:,} files that are not UTF-8 text were skipped")
         part = TokenCounts(model, by, {_named(name or source.spec): found.usage}, _ids(source.dataset))

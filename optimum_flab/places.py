@@ -1,11 +1,16 @@
-"""Where files are: saved work, and paths as users write them. Lowest layer."""
+"""Where files are: saved work, paths as users write them, repositories of the Hub. Lowest layer."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from .errors import ConfigurationError
+
+
+# a repository with its owner
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def cache_root(name: str) -> Path:

@@ -144,7 +144,7 @@ def completions(dense: LoadedModel, pruned: PrunedModel, prompt: str, max_new_to
     if dense.stored is not None:
         folder = cache_root("pruning") if pruned.work is None else pruned.work.root
         folder.mkdir(parents=True, exist_ok=True)
-        dense = dense.mapped(Workspace(folder))
+        dense = dense.with_weights(Workspace(folder))
     sides = {"dense": (dense.model, dense.tokenizer), "pruned": (pruned.model, pruned.tokenizer)}
     return {name: completion(*side, prompt, max_new_tokens) for name, side in sides.items()}
 
@@ -182,7 +182,7 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
     from .hub.card import read_card, write_card
 
     earlier = read_card(output.folder / CARD_NAME)
-    with output.written() as partial:
+    with output.replacement() as partial:
         report = pruned.report.model_copy(update={"weights_sha256": _write_weights(pruned, dense, partial)})
         pruned.plan.save(partial)
         save_family(dense.family, partial)

@@ -45,7 +45,7 @@ def test_conversions_that_a_model_is_told_are_reverted_in_writing():
 def test_what_a_class_ignores_in_loading_is_a_list_of_patterns():
     model = tiny_model("qwen2")
     model._keys_to_ignore_on_load_missing, model._keys_to_ignore_on_load_unexpected = {"a"}, ["b"]
-    assert (compat.not_missed(model), compat.not_unexpected(model)) == (["a"], ["b"])
+    assert (compat.optional_tensors(model), compat.ignored_tensors(model)) == (["a"], ["b"])
     for name in ("missing", "unexpected"):  # the names by which the library itself knows them
         assert hasattr(PreTrainedModel, f"_keys_to_ignore_on_load_{name}")
 

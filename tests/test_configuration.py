@@ -242,7 +242,6 @@ def test_pushing_a_configuration_alone_is_refused_before_anything_is_written(tmp
         (b"bensh: {}\n", "bensh: unknown field; did you mean 'bench'?"),
         (b"tasks: mbpp\n", "tasks: unknown field; did you mean 'evaluation.tasks'?"),
         (b"ffn:\n  1: 2\n", "ffn.1"),
-        (b"vocabulary: {size: yes}\n", "vocabulary.size: True is a yes or no"),
         (b"layers: off\n", "layers: False is not a section; set its fields: enabled,"),
         (b"seed: 2024-99-99\n", "is not valid YAML: month must be in 1..12"),
         (b"data: {1.5: 2}\n", "data.1.5: 1.5 Keys should be strings"),
@@ -261,11 +260,11 @@ def test_a_bad_file_is_refused_with_the_place_of_the_fault(tmp_path, content, me
 
 def test_a_section_of_a_verb_lists_its_faults_and_what_is_refused_stays_as_it_was():
     with pytest.raises(ConfigurationError) as caught:
-        EvaluationSettings(tasks="mbpp", data=["x"], limit=True, taks=1)
+        EvaluationSettings(tasks="mbpp", data=["x"], limit=0, taks=1)
     assert str(caught.value).splitlines() == [
         "3 faults in the evaluation settings:",
         "  data: ['x'] is not a mapping, such as {'humaneval': './HumanEval.jsonl'}",
-        "  limit: True is a yes or no; set a value of the field's own type",
+        "  limit: 0 should be greater than or equal to 1",
         "  taks: unknown field; did you mean 'tasks'?",
     ]
     settings = EvaluationSettings(tasks="perplexity", data={"perplexity": "text"}, include_path=Path("a"))

@@ -37,18 +37,18 @@ def content(folder: Path) -> dict[str, str]:
 
 
 def write(folder: Path, text: str = "new", **options) -> None:
-    with OutputFolder(folder, KIND, **options) as output, output.written() as new:
+    with OutputFolder(folder, KIND, **options) as output, output.replacement() as new:
         fill(new, text)
 
 
 NEW = {"config.json": "new", "mark.json": "new", "part/weights": "new"}
 
 
-def test_a_folder_that_is_not_there_appears_whole(tmp_path):
+def test_a_folder_that_is_not_there_holds_nothing_until_all_is_written(tmp_path):
     folder = tmp_path / "a" / "b" / "out"
-    with OutputFolder(folder, KIND) as output, output.written() as new:
+    with OutputFolder(folder, KIND) as output, output.replacement() as new:
         fill(new)
-        assert not folder.exists()
+        assert os.listdir(folder) == [WORK]
     assert content(tmp_path) == {f"a/b/out/{name}": text for name, text in NEW.items()}
 
 
@@ -75,7 +75,7 @@ def test_an_error_leaves_everything_as_it_was(tmp_path, there, raised, message):
         fill(folder, "old")
     before = content(tmp_path)
     with pytest.raises((FlabError, KeyboardInterrupt), match=message):
-        with OutputFolder(folder, KIND, overwrite=True) as output, output.written() as new:
+        with OutputFolder(folder, KIND, overwrite=True) as output, output.replacement() as new:
             fill(new)
             raise raised
     assert content(tmp_path) == before and (tmp_path / "deep").exists() == there
@@ -130,9 +130,8 @@ def test_what_a_killed_writer_of_a_card_left_is_cleared(tmp_path):
 def test_what_somebody_put_there_meanwhile_is_kept(tmp_path):
     folder = tmp_path / "out"
     with pytest.raises(FlabError, match="is not a result.*it holds theirs"):
-        with OutputFolder(folder, KIND) as output, output.written() as new:
+        with OutputFolder(folder, KIND) as output, output.replacement() as new:
             fill(new)
-            folder.mkdir()
             (folder / "theirs").touch()
     assert content(tmp_path) == {"out/theirs": ""}
 
@@ -177,7 +176,7 @@ def test_a_second_writer_is_refused_and_what_a_killed_one_left_is_cleared(tmp_pa
     before = content(tmp_path)
 
     def run():
-        with OutputFolder(folder, KIND, overwrite=True) as output, output.written() as new:
+        with OutputFolder(folder, KIND, overwrite=True) as output, output.replacement() as new:
             (new / "mark.json").write_text("half")
             os.write(1, b"begun")
             signal.pause()
@@ -249,7 +248,7 @@ def test_interrupted_again_and_again_nothing_is_lost(tmp_path, error, monkeypatc
 def test_files_get_the_mode_of_new_files(tmp_path):
     folder, mask = tmp_path / "out", os.umask(0o027)
     try:
-        with OutputFolder(folder, KIND) as output, output.written() as new:
+        with OutputFolder(folder, KIND) as output, output.replacement() as new:
             fill(new)
             (new / "part" / "weights").chmod(0o600)
     finally:
@@ -263,9 +262,8 @@ def test_names_of_folders_that_are_none(tmp_path, monkeypatch):
     assert content(tmp_path / "out") == NEW
     with pytest.raises(ConfigurationError, match="empty path"):
         OutputFolder("", KIND)
-    for name in ("n" * 250, "n" * 300):
-        with pytest.raises(FlabError, match="cannot be (accessed|written)"), OutputFolder(tmp_path / name, KIND):
-            pass
+    with pytest.raises(FlabError, match="cannot be accessed"), OutputFolder(tmp_path / ("n" * 300), KIND):
+        pass
 
 
 def test_a_left_over_is_only_that_of_a_file_of_ours(tmp_path):
@@ -278,27 +276,6 @@ def test_a_left_over_is_only_that_of_a_file_of_ours(tmp_path):
         OutputFolder(folder, KIND, overwrite=True),
     ):
         pass
-
-
-def test_a_run_that_began_without_the_folder_keeps_it(tmp_path):
-    folder = tmp_path / "out"
-    with OutputFolder(folder, KIND) as first:
-        folder.mkdir()
-        with pytest.raises(FlabError, match="another run is writing"), OutputFolder(folder, KIND):
-            pass
-        with first.written() as new:
-            fill(new)
-    assert content(tmp_path) == {f"out/{name}": text for name, text in NEW.items()}
-
-
-def test_what_a_killed_run_left_beside_is_cleared_where_the_folder_was_made_since(tmp_path):
-    folder = tmp_path / "out"
-    left = tmp_path / f".out{WORK}" / "new"
-    left.mkdir(parents=True)
-    (left / "weights").write_text("half")
-    folder.mkdir()
-    write(folder)
-    assert content(tmp_path) == {f"out/{name}": text for name, text in NEW.items()}
 
 
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs another user")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from optimum_flab.errors import FlabError
 from optimum_flab.tensors import matrices
 from optimum_flab.tensors.least_squares import LeastSquares, best_fit, solve
-from optimum_flab.tensors.matrices import cholesky_, full_sum, inverse_, selected, two_halves
+from optimum_flab.tensors.matrices import cholesky_, full_sum, inverse_, submatrix, two_halves
 from optimum_flab.tensors.workspace import OPEN_FILES, Workspace
 
 
@@ -64,8 +64,8 @@ def test_rows_and_columns_come_in_the_order_asked_for(order, size):
     matrix, indices = torch.randn(9, 9), torch.tensor(order[:size])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matrices, "ROWS", 4)
-        assert selected(matrix, indices).equal(matrix[indices][:, indices])
-        assert selected(matrix, indices, dtype=torch.float64).equal(matrix[indices][:, indices].double())
+        assert submatrix(matrix, indices).equal(matrix[indices][:, indices])
+        assert submatrix(matrix, indices, dtype=torch.float64).equal(matrix[indices][:, indices].double())
 
 
 @given(size=st.integers(1, 30), seed=st.integers(0, 10**6))
@@ -111,9 +111,9 @@ def test_what_is_worked_on_is_in_spare_memory_if_it_fits(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Workspace, "empty", noted)
     workspace = Workspace(tmp_path, spare=48)
-    assert workspace.worked_on((3, 4)).shape == (3, 4) and made == []
-    assert workspace.worked_on((3, 5)).shape == (3, 5) and made == [(3, 5)]
-    assert workspace.worked_on((3, 4), torch.float64).dtype == torch.float64 and made[1:] == [(3, 4)]
+    assert workspace.scratch((3, 4)).shape == (3, 4) and made == []
+    assert workspace.scratch((3, 5)).shape == (3, 5) and made == [(3, 5)]
+    assert workspace.scratch((3, 4), torch.float64).dtype == torch.float64 and made[1:] == [(3, 4)]
 
 
 def test_a_tensor_on_the_disk_leaves_no_file(tmp_path):

@@ -92,8 +92,8 @@ def test_a_disk_that_is_too_small_is_said_before_the_work(tmp_path):
         check_disk(tmp_path, dense, data.model_copy(update={"calibration_tokens": 1 << 40}))
     dense.computed_on = GPU  # which holds its matrices and hidden states itself
     check_disk(tmp_path, dense, data.model_copy(update={"calibration_tokens": 1 << 40}))
-    assert not dense.converted()
-    assert load_dense(tmp_path / "dense", device="cpu", dtype="bfloat16", in_memory=False).converted()
+    assert not dense.converted_tensors()
+    assert load_dense(tmp_path / "dense", device="cpu", dtype="bfloat16", in_memory=False).converted_tensors()
 
 
 def test_a_control_group_limits_what_is_available_and_processes_share_it(tmp_path, monkeypatch):

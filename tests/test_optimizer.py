@@ -17,8 +17,8 @@ from optimum_flab import (
     PruningPlan,
     RecoveryConfig,
 )
-from optimum_flab.checkpoints.checked import check_belongs_together
 from optimum_flab.checkpoints.hashes import weights_hash
+from optimum_flab.checkpoints.stored_model import check_belongs_together
 from optimum_flab.hub.card import BEGIN
 from optimum_flab.records.report import read_report
 

@@ -39,7 +39,7 @@ def one_of_two(rank, folder):
     made = []
     for kept in (0, 1):  # the second finds what the first left in one process alone
         work = WorkFolder(own, say=lambda text: None, agree=processes.agree)
-        value = work.made(stage, {"x": 1}, lambda pieces: made.append(1) or 7)
+        value = work.value(stage, {"x": 1}, lambda pieces: made.append(1) or 7)
         if kept == 0 and rank == 1:
             work.drop(["number"])
     found = (len(made), value, calibrated(processes))
@@ -84,7 +84,7 @@ def test_the_first_of_several_processes_takes_its_folder_first(tmp_path, is_main
         return is_so
 
     work = WorkFolder(tmp_path, agree=agree, is_main=is_main)
-    assert work.made(Stage("number", save_number, load_number), {"x": 1}, lambda pieces: 7) == 7
+    assert work.value(Stage("number", save_number, load_number), {"x": 1}, lambda pieces: 7) == 7
     assert taken == [is_main, True]
 
 
@@ -95,8 +95,8 @@ def test_a_folder_that_cannot_be_written_is_agreed_on_all_the_same(tmp_path, mon
     def full(folder, busy):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("optimum_flab.records.work.locked", full)
-    assert work.made(Stage("number", save_number, load_number), {"x": 1}, lambda pieces: 7) == 7
+    monkeypatch.setattr("optimum_flab.records.work.take_lock", full)
+    assert work.value(Stage("number", save_number, load_number), {"x": 1}, lambda pieces: 7) == 7
     assert calls == [True, False]
 
 

@@ -129,7 +129,7 @@ def test_a_model_is_read_and_written_tensor_by_tensor(model_type, tmp_path):
         assert same_files(tmp_path / size, tmp_path / folder)
     assert len(shards(tmp_path / "saved")) > 1
     whole = StoredTensors(shards(tmp_path / "whole"))
-    assert tensors.written() is tensors.stored
+    assert tensors.as_saved() is tensors.stored
     assert weights_hash(model) == weights_hash(WrittenTensors(outline, tensors)) == weights_hash(whole)
     assert {name: part.shape for name, part in WrittenTensors(model).items()} == {
         name: outline.shape for name, outline in whole.outlines.items()
@@ -190,4 +190,4 @@ def test_a_checkpoint_of_older_names_is_read_as_transformers_reads_it(tmp_path):
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     outline = model_of("qwen3_moe", "meta")
     tensors = stored_in(tmp_path, outline)
-    assert weights_hash(tensors.written()) == weights_hash(loaded) != weights_hash(model)
+    assert weights_hash(tensors.as_saved()) == weights_hash(loaded) != weights_hash(model)

@@ -24,7 +24,7 @@ def computation_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return COMPUTATION_DTYPES[name]
 
 
-def chosen_dtype(dtype: str | torch.dtype, stored: torch.dtype, device: torch.device) -> torch.dtype:
+def choose_dtype(dtype: str | torch.dtype, stored: torch.dtype, device: torch.device) -> torch.dtype:
     """The dtype of the computation: the one that is named; for `"auto"` bfloat16 if weights are stored in it and the
     device has instructions for it, else float32.
 

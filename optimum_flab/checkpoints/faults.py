@@ -23,7 +23,7 @@ STAND_INS = {
 RESTORING = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
 
 
-def quantised(name: str, method: Any) -> str:
+def quantisation_fault(name: str, method: Any) -> str:
     message = f"model {name!r} is quantised ({method}); prune the unquantised checkpoint and quantise the result"
     settings = RESTORING.get(str(method))
     if settings is None:
@@ -54,7 +54,7 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def counted(tensors: list[str]) -> str:
+def tensors_text(tensors: list[str]) -> str:
     return f"{len(tensors)} tensor{'s' * (len(tensors) != 1)}: {some_of(tensors)}"
 
 

@@ -55,12 +55,12 @@ def find_model(
         [`FlabError`]: there is no such path or repository, the Hub cannot be reached, or there is neither a config nor
             a GGUF file.
     """
-    files = _found(str(model_name_or_path), revision)
+    files = _locate(str(model_name_or_path), revision)
     beside = files.folder / FAMILY_NAME
     return replace(files, family=Path(family) if family is not None else beside if beside.is_file() else None)
 
 
-def _found(name: str, revision: str | None) -> ModelFiles:
+def _locate(name: str, revision: str | None) -> ModelFiles:
     if name == DEMO_NAME:
         path = demo_model()
         return ModelFiles(name, str(path.parent), path.parent, gguf=path)
@@ -81,12 +81,12 @@ def _found(name: str, revision: str | None) -> ModelFiles:
         _refuse_adapter(name, path)
         if (path / "config.json").is_file():
             return ModelFiles(name, str(path), path)
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() == ".gguf")
-        if len(found) == 1:
-            return _gguf_model(name, found[0])
-        if found:
+        ggufs = sorted(file for file in path.iterdir() if file.suffix.lower() == ".gguf")
+        if len(ggufs) == 1:
+            return _gguf_model(name, ggufs[0])
+        if ggufs:
             raise FlabError(
-                f"folder {name!r} has {len(found)} GGUF files; name one of them: {', '.join(f.name for f in found)}"
+                f"folder {name!r} has {len(ggufs)} GGUF files; name one of them: {', '.join(f.name for f in ggufs)}"
             )
         raise FlabError(f"folder {name!r} has no config.json and no GGUF file, so it is not a checkpoint")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or path.suffix.lower() == ".gguf":

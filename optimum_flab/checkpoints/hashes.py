@@ -50,7 +50,7 @@ def dense_hash(dense: LoadedModel) -> str:
     """[`weights_hash`] of a model in the dtype that it is stored in, so that it has the same hash whatever it is
     computed in. What its class keeps in float32 regardless (some routers) is hashed as float32."""
     with torch.device("meta"):
-        held = new_model(type(dense.model), copy.deepcopy(dense.model.config), dtype=dense.storage_dtype)
-    held.tie_weights()
-    dtypes = {name: outline.dtype for name, outline in WrittenTensors(held).outlines.items()}
-    return weights_hash(WrittenTensors(dense.model) if dense.stored is None else dense.stored.written(), dtypes)
+        stored_model = new_model(type(dense.model), copy.deepcopy(dense.model.config), dtype=dense.storage_dtype)
+    stored_model.tie_weights()
+    dtypes = {name: outline.dtype for name, outline in WrittenTensors(stored_model).outlines.items()}
+    return weights_hash(WrittenTensors(dense.model) if dense.stored is None else dense.stored.as_saved(), dtypes)

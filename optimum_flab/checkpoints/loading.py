@@ -22,7 +22,7 @@ from ..tensors.gguf_files import near_equal_copies
 from ..tensors.lazy import ModelTensors, own_tensors, under_all_names
 from ..tensors.workspace import Workspace
 from ..vocabulary.files import settle_tokenizer
-from .computation import chosen_dtype, computation_device
+from .computation import choose_dtype, computation_device
 from .demo import DEMO_NAME, DEMO_TERMS
 from .faults import dtype_name
 from .finding import download_weights, find_license_files, find_model
@@ -30,7 +30,7 @@ from .model_config import check_config, read_model_config
 from .self_check import check_family
 from .tokenizer import check_loaded, check_vocabulary, load_tokenizer
 from .weight_files import most_common, stored_dtype
-from .weights import check_weights, load_weights, settle_generation_config, settle_ties, stored_exactly, tie_again
+from .weights import check_weights, load_weights, lossless_tensors, settle_generation_config, settle_ties, tie_again
 
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class LoadedModel:
         return self.computed_on or self.model.device
 
     @torch.no_grad()
-    def mapped(self, workspace: Workspace) -> LoadedModel:
+    def with_weights(self, workspace: Workspace) -> LoadedModel:
         """The same model with weights that can be read, if they were left in their files: they are read from there
         when they are used, by the CPU, and are never all in memory.
 
@@ -85,10 +85,10 @@ class LoadedModel:
         """
         if self.stored is None:
             return self
-        dtypes, converted, tensors = dtypes_of(self.model), self.converted(), {}
+        dtypes, converted, tensors = dtypes_of(self.model), self.converted_tensors(), {}
         for name in progress_bar("Mapping weights", len(self.stored), "tensor", iterable=own_tensors(self.model)):
-            found = self.stored[name]
-            tensors[name] = workspace.copied(found.to(dtypes[name])) if name in converted else found
+            tensor = self.stored[name]
+            tensors[name] = workspace.copied(tensor.to(dtypes[name])) if name in converted else tensor
         cpu = torch.device("cpu")
         model = sharing_weights(self.model, self.model.config, cpu, under_all_names(self.model, tensors))
         model.generation_config = self.model.generation_config
@@ -101,7 +101,7 @@ class LoadedModel:
             return self
         return replace(self, model=with_layers_elsewhere(self.model, self.family, self.device))
 
-    def converted(self) -> set[str]:
+    def converted_tensors(self) -> set[str]:
         """Of weights in their files, those whose form in the computation differs from the stored one."""
         if self.stored is None:
             return set()
@@ -152,13 +152,13 @@ def load_dense(
         trust_remote_code (`bool`): whether code from the repository may run.
         device (`str` or `torch.device`, *optional*): where to compute; default: CUDA if available and `in_memory` is
             not false, else the CPU.
-        dtype (`str` or `torch.dtype`): what to compute in, see [`~checkpoints.computation.chosen_dtype`] for `"auto"`.
+        dtype (`str` or `torch.dtype`): what to compute in, see [`~checkpoints.computation.choose_dtype`] for `"auto"`.
             Peak memory is about one copy of the model in this dtype.
         family (`str` or `Path`, *optional*): a file that describes the model's family, see [`~families.read_family`].
             Defaults to the one beside a pruned model, else to one of the known families.
         in_memory (`bool` or `Callable`): where false, the weights stay in their files if those are safetensors or GGUF
             and transformers makes the model's tensors from them one by one, and the model is on the meta device:
-            enough to apply a plan, and to prune, see [`LoadedModel.mapped`]. May be a function of the model's
+            enough to apply a plan, and to prune, see [`LoadedModel.with_weights`]. May be a function of the model's
             configuration and family, and of the dtype and device of the computation; then the model is refused if they
             cannot stay.
         check (`Callable`): called with the model's configuration, family and tokenizer before its weights are read;
@@ -174,7 +174,7 @@ def load_dense(
         [`ConfigurationError`]: there is no such device or dtype, or the weights must stay in files but cannot.
     """
     device = computation_device("cpu" if in_memory is False and device is None else device)
-    chosen_dtype(dtype, torch.float32, device)  # an unknown one is refused first
+    choose_dtype(dtype, torch.float32, device)  # an unknown one is refused first
     files = find_model(model_name_or_path, revision, family)
     config = read_model_config(files, trust_remote_code)
     facts = family_for(config, files.family)
@@ -201,7 +201,7 @@ def load_dense(
     check(as_loaded, facts, tokenizer)
     check_weights(files, config)
     storage_dtype = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
-    dtype = chosen_dtype(dtype, storage_dtype, device)
+    dtype = choose_dtype(dtype, storage_dtype, device)
     if torch.promote_types(storage_dtype, dtype) != dtype:
         notes.append(
             f"the weights are stored in {dtype_name(storage_dtype)} and were rounded to {dtype_name(dtype)}, the dtype"
@@ -217,7 +217,7 @@ def load_dense(
     stored = None
     if not loaded:
         download_weights(files)
-        stored = stored_exactly(files, as_loaded, dtype, finer_copy)
+        stored = lossless_tensors(files, as_loaded, dtype, finer_copy)
         if stored is None and callable(in_memory):
             raise ConfigurationError(
                 f"memory_budget: {files.name!r} does not fit in the available memory, and its weights cannot stay in"

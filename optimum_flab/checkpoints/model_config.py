@@ -11,7 +11,7 @@ import torch
 from ..errors import FlabError, first_line
 from ..families import family_for
 from ..families.resizing import settle_experts
-from .faults import quantised, read_json
+from .faults import quantisation_fault, read_json
 from .finding import ModelFiles
 from .self_check import check_family
 
@@ -44,7 +44,7 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
         check_config(raw, files.name, trust_remote_code)
         for extra in ("quantize_config.json", "hf_quant_config.json"):  # how some quantisers mark their work
             if (files.folder / extra).is_file():
-                raise FlabError(quantised(files.name, extra))
+                raise FlabError(quantisation_fault(files.name, extra))
         stock = raw["model_type"] in CONFIG_MAPPING
         if not stock and "AutoConfig" not in (raw.get("auto_map") or {}):
             family_for(SimpleNamespace(**raw), files.family)  # says which families are known
@@ -105,7 +105,7 @@ def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = Fa
     for quantisation in (raw.get("quantization_config"), raw.get("compression_config")):
         if quantisation is not None:
             method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else quantisation
-            raise FlabError(quantised(name, method or "by an unknown method"))
+            raise FlabError(quantisation_fault(name, method or "by an unknown method"))
     auto_map = raw.get("auto_map")
     auto_map = auto_map if isinstance(auto_map, Mapping) else {}
     if model_type not in CONFIG_MAPPING and auto_map and not trust_remote_code:

@@ -52,7 +52,7 @@ def check_family(model: PreTrainedModel, family: Family) -> None:
     runs = devices_of(model) == {model.device} and model.device.type != "meta"
     run = (_functions, _configuration, _fewest_experts) if runs else ()
     for check in (_fields, _modules, _tensors, _per_layer, _shorter, *run):
-        if faults := list(_found(check, model, family)):
+        if faults := list(_faults_of(check, model, family)):
             more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
             raise FlabError(
                 f"this {family.model_type} model does not match the description of its family:"
@@ -61,7 +61,7 @@ def check_family(model: PreTrainedModel, family: Family) -> None:
             )
 
 
-def _found(
+def _faults_of(
     check: Callable[[PreTrainedModel, Family], Iterator[str]], model: PreTrainedModel, family: Family
 ) -> Iterator[str]:
     """What a check finds; if the model cannot be run as described, that is a fault too."""
@@ -139,8 +139,8 @@ def _tensors(model: PreTrainedModel, family: Family) -> Iterator[str]:
         axes = family.named_axes(name)
         if len(axes) != tensor.ndim:
             yield f"tensors: {name} has {tensor.ndim} axes, not {len(axes)}"
-        elif (found := misfit(axes, tensor.shape, sizes)) is not None:
-            axis, wanted = found
+        elif (mismatch := misfit(axes, tensor.shape, sizes)) is not None:
+            axis, wanted = mismatch
             yield f"tensors: {name} of shape {tuple(tensor.shape)} has no axis of {wanted} ({axis})"
 
 
@@ -163,16 +163,16 @@ def _shorter(model: PreTrainedModel, family: Family) -> Iterator[str]:
     without its first layer (if its layers may be removed), and with one more neuron and token, is built without
     weights."""
 
-    found = sizes_of(model, family)
-    shape, layers = found.shape, range(found.shape["layer"])
+    model_sizes = sizes_of(model, family)
+    shape, layers = model_sizes.shape, range(model_sizes.shape["layer"])
     gone = family.pruned_layers(model)[0]
-    kept = [index for index in layers if index != gone or len(found.possible["layer"]) == 1]
+    kept = [index for index in layers if index != gone or len(model_sizes.possible["layer"]) == 1]
     # another valid size of each
     sizes = {"neuron": shape["neuron"] + 1, "vocab": shape["vocab"] + 1}
     if family.experts is not None:
         sizes["expert"] = shape["expert"] + family.experts.group_count(model.config)
         if family.experts.shared is not None:
-            sizes["neuron"] = found.possible["neuron"][-2:][0]
+            sizes["neuron"] = model_sizes.possible["neuron"][-2:][0]
     try:
         with torch.device("meta"):
             configs = [resized_config(model.config, family, places, sizes) for places in (layers, kept)]
@@ -181,7 +181,7 @@ def _shorter(model: PreTrainedModel, family: Family) -> Iterator[str]:
         yield f"per_layer: its configuration does not allow other sizes ({(str(error).splitlines() or [''])[0]})"
         return
     for place, module in enumerate(family.decoder_layers(shorter)):
-        if different := _differing(family.decoder_layers(longer)[kept[place]], module):
+        if different := _first_difference(family.decoder_layers(longer)[kept[place]], module):
             yield (
                 f"per_layer: layer {kept[place]} would have a different {different} if it were layer {place} (where"
                 " that cannot be helped, `bound_layers` says that all layers stay)"
@@ -196,7 +196,7 @@ def _shorter(model: PreTrainedModel, family: Family) -> Iterator[str]:
             yield f"tensors: {name} would be {tuple(cut_to)} where the new configuration has {tuple(tensor.shape)}"
 
 
-def _differing(layer: nn.Module, other: nn.Module) -> str | None:
+def _first_difference(layer: nn.Module, other: nn.Module) -> str | None:
     """The first plain attribute in which two layers differ, apart from their own index."""
     modules, others = dict(layer.named_modules()), dict(other.named_modules())
     if different := set(modules) ^ set(others):
@@ -320,10 +320,10 @@ def _last_runs(layer: nn.Module, block: Block) -> Iterator[dict[str, tuple[torch
     paths."""
     runs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def noting(path: str) -> Callable[[nn.Module, tuple, torch.Tensor], None]:
+    def recorder(path: str) -> Callable[[nn.Module, tuple, torch.Tensor], None]:
         return lambda module, args, output: runs.update({path: (args[0], output_of(output))})
 
-    handles = [layer.get_submodule(path).register_forward_hook(noting(path)) for path in filter(None, _paths(block))]
+    handles = [layer.get_submodule(path).register_forward_hook(recorder(path)) for path in filter(None, _paths(block))]
     try:
         yield runs
     finally:
@@ -341,7 +341,7 @@ def _configuration(model: PreTrainedModel, family: Family) -> Iterator[str]:
         before = new_model(type(model), copy.deepcopy(model.config)).eval()
     pairs = zip(*(family.decoder_layers(one) for one in (before, rewritten)), strict=True)
     for index, (layer, other) in enumerate(pairs):
-        if different := _differing(layer, other):
+        if different := _first_difference(layer, other):
             yield f"with the fields that pruning writes, layer {index} has a different {different}"
             return
     buffers = dict(model.named_buffers())  # casting a model also rounds those that are computed
@@ -394,8 +394,8 @@ def _is_sum(result: torch.Tensor, *parts: torch.Tensor) -> bool:
 
 def _neurons(family: Family, layer: nn.Module, index: int, run: tuple[torch.Tensor, torch.Tensor]) -> Iterator[str]:
     """Whether the output projection of an FFN is what it is said to be."""
-    read, given = run
-    if not _same(given, nn.functional.linear(read, family.ffn_out_matrix(layer), family.ffn_out(layer).bias)):
+    read, out = run
+    if not _same(out, nn.functional.linear(read, family.ffn_out_matrix(layer), family.ffn_out(layer).bias)):
         yield f"block.ffn_out: layer {index} does not multiply its neurons by {family.ffn_out_name}"
 
 
@@ -443,13 +443,13 @@ def _same_norm(norm: nn.Module, family: Family, hidden: torch.Tensor) -> bool:
     effect."""
     weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
     generator = torch.Generator().manual_seed(0)
-    given = torch.randn(TOKENS, hidden.shape[-1], generator=generator).to(hidden) * 100 + 100
-    exact = given
+    inputs = torch.randn(TOKENS, hidden.shape[-1], generator=generator).to(hidden) * 100 + 100
+    exact = inputs
     if family.norm.kind == "layer":
         exact = exact - exact.mean(dim=-1, keepdim=True)
-    exact = exact / family.norm.square(given)[..., None].sqrt()
+    exact = exact / family.norm.square(inputs)[..., None].sqrt()
     if weight is not None:
         exact = exact * (weight + family.norm.offset)
     if bias is not None:
         exact = exact + bias
-    return _same(norm(given), exact)
+    return _same(norm(inputs), exact)

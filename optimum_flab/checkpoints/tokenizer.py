@@ -67,12 +67,12 @@ def load_tokenizer(
 def left_out_note(folder: Path) -> str | None:
     """What the user should be told about files in a dense model's folder that repeat its `tokenizer.json` in another
     form: a pruned model has only that."""
-    found = [name for name in OTHER_TOKENIZERS if (folder / name).is_file()]
-    found += sorted(path.name for path in folder.iterdir() if path.suffix == ".tiktoken" and path.is_file())
-    if not found:
+    names = [name for name in OTHER_TOKENIZERS if (folder / name).is_file()]
+    names += sorted(path.name for path in folder.iterdir() if path.suffix == ".tiktoken" and path.is_file())
+    if not names:
         return None
     return (
-        f"{', '.join(found)} of the dense model {'is' if len(found) == 1 else 'are'} not written for the pruned one:"
+        f"{', '.join(names)} of the dense model {'is' if len(names) == 1 else 'are'} not written for the pruned one:"
         " tokenizer.json describes its tokenizer completely, for transformers and for the tokenizers library"
         " by itself"
     )

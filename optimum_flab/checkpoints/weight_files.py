@@ -33,9 +33,9 @@ def stored_dtype(folder: Path, config: PreTrainedConfig) -> torch.dtype:
     Raises:
         [`FlabError`]: a weight file is damaged.
     """
-    found = [tensor for path in shards(folder) for tensor in safetensors_header(path)]
-    dtypes = [SAFETENSORS_DTYPES[dtype] for dtype, _ in found if dtype in SAFETENSORS_DTYPES]
-    sizes = [shape.numel() for dtype, shape in found if dtype in SAFETENSORS_DTYPES]
+    tensors = [tensor for path in shards(folder) for tensor in safetensors_header(path)]
+    dtypes = [SAFETENSORS_DTYPES[dtype] for dtype, _ in tensors if dtype in SAFETENSORS_DTYPES]
+    sizes = [shape.numel() for dtype, shape in tensors if dtype in SAFETENSORS_DTYPES]
     if dtypes:
         return most_common(dtypes, sizes)
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
@@ -105,15 +105,15 @@ def safetensors_header(path: Path) -> list[tuple[str, torch.Size]]:
         raise FlabError(f"weight file {str(path)!r} {damage(path, error)}") from error
 
 
-def lacking_tensors(files: ModelFiles, missing: list[str]) -> str:
+def missing_text(files: ModelFiles, missing: list[str]) -> str:
     """What to say of tensors that are missing or do not fit, and of files that may hold them."""
     message = f"the weights of {files.name!r} lack {len(missing)} tensors or have other shapes: {some_of(missing)}"
-    if unlisted := _unlisted(files.folder) if files.gguf is None else []:
+    if unlisted := _files_outside_index(files.folder) if files.gguf is None else []:
         message += f"; its index does not name {some_of(unlisted)}: download the index and these files again"
     return message
 
 
-def _unlisted(folder: Path) -> list[str]:
+def _files_outside_index(folder: Path) -> list[str]:
     """The files that the index of a folder does not name, although by their names they are parts of one whole with
     those that it does."""
     names = {path.name for path in listed_shards(folder, WEIGHTS)}

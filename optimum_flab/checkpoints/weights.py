@@ -12,12 +12,12 @@ import torch
 
 from ..compat import forget_quantisation
 from ..errors import FlabError, first_line
-from ..tensors.gguf_files import GgufTensor, GgufTensors, dequantised
+from ..tensors.gguf_files import GgufTensor, GgufTensors, dequantise_rows
 from ..tensors.lazy import ModelTensors, StoredTensors
 from ..vocabulary.rewrite import remap_config_ids
-from .faults import counted
+from .faults import tensors_text
 from .finding import ModelFiles
-from .weight_files import check_weight_files, lacking_tensors, shards
+from .weight_files import check_weight_files, missing_text, shards
 
 
 if TYPE_CHECKING:
@@ -43,19 +43,19 @@ def load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype
             **options,
         )
     except pickle.UnpicklingError as error:
-        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        match = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         raise FlabError(
             f"the weights of {files.name!r} are pickled with something else than tensors"
-            f" ({found[1] if found else first_line(error)}), which may run any code when it is loaded; name a"
+            f" ({match[1] if match else first_line(error)}), which may run any code when it is loaded; name a"
             " checkpoint with safetensors files, or convert this one where that can do no harm"
         ) from error
     except Exception as error:  # damaged files fail in many ways
         raise FlabError(f"the weights of {files.name!r} cannot be loaded ({first_line(error)})") from error
     if missing := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
-        raise FlabError(lacking_tensors(files, missing))
+        raise FlabError(missing_text(files, missing))
     if unknown := sorted(map(str, report["unexpected_keys"])) if files.gguf is None else []:
         raise FlabError(
-            f"the weights of {files.name!r} hold what {type(model).__name__} does not have ({counted(unknown)});"
+            f"the weights of {files.name!r} hold what {type(model).__name__} does not have ({tensors_text(unknown)});"
             " without that it would be a different model, so check its config.json, or name a checkpoint of the stock"
             " class"
         )
@@ -64,14 +64,14 @@ def load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype
     return model
 
 
-def stored_exactly(
+def lossless_tensors(
     files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype, embedding: GgufTensor | None
 ) -> ModelTensors | None:
     """The tensors of a model in its files, if a model in memory would have the same, or the same rounded to `dtype`;
     `None` if it would have others, or if they cannot be read one by one."""
     from transformers import GenerationConfig
 
-    stored = _stored(files, config, dtype, embedding)
+    stored = _read_stored_tensors(files, config, dtype, embedding)
     if stored is None or not stored.exact:
         return None
     if files.gguf is None:
@@ -82,7 +82,7 @@ def stored_exactly(
     return stored
 
 
-def _stored(
+def _read_stored_tensors(
     files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype, embedding: GgufTensor | None = None
 ) -> ModelTensors | None:
     """The tensors that the files of a local model hold for it, which is on the meta device; `None` where they cannot
@@ -153,7 +153,7 @@ def tie_again(model: PreTrainedModel, path: Path, tensor: GgufTensor) -> None:
     """Makes the output head of an untied model the embedding again, with the values of `tensor`."""
     embedding = model.get_input_embeddings()
     model.get_output_embeddings().weight = embedding.weight
-    for start, rows in dequantised(path, tensor):
+    for start, rows in dequantise_rows(path, tensor):
         embedding.weight[start : start + len(rows)] = torch.from_numpy(rows)
     model.config.tie_word_embeddings = True
     # transformers worked out at construction which weights are tied
@@ -173,16 +173,18 @@ def check_weights(files: ModelFiles, config: PreTrainedConfig) -> None:
         return
     if files.gguf is None:
         check_weight_files(files.folder)
-    stored = _stored(files, copy.deepcopy(config), torch.float32)  # building a model changes the dtype in it
+    stored = _read_stored_tensors(
+        files, copy.deepcopy(config), torch.float32
+    )  # building a model changes the dtype in it
     if stored is None:
         return
     if isinstance(stored.stored, GgufTensors) and stored.stored.unknown:
-        raise FlabError(_unknown_in_gguf(files, stored.stored.unknown))
+        raise FlabError(_unknown_text(files, stored.stored.unknown))
     if stored.lacking:
-        raise FlabError(lacking_tensors(files, sorted(stored.lacking)))
+        raise FlabError(missing_text(files, sorted(stored.lacking)))
 
 
-def _unknown_in_gguf(files: ModelFiles, unknown: list[str]) -> str:
+def _unknown_text(files: ModelFiles, unknown: list[str]) -> str:
     if "rope_freqs.weight" in unknown:
         return (
             f"the GGUF file {str(files.gguf)!r} scales its rotary embedding (rope_freqs.weight), which transformers"
@@ -190,6 +192,6 @@ def _unknown_in_gguf(files: ModelFiles, unknown: list[str]) -> str:
             " from"
         )
     return (
-        f"the GGUF file {str(files.gguf)!r} holds what the stock class does not have ({counted(unknown)}); without"
-        " that it would be a different model, so name the checkpoint that it was made from"
+        f"the GGUF file {str(files.gguf)!r} holds what the stock class lacks ({tensors_text(unknown)}); without that"
+        " it would be a different model, so name the checkpoint that it was made from"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from argparse import ArgumentParser
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
@@ -18,10 +18,6 @@ from .prune import PruneCommand
 from .push import PushCommand
 from .recipes import RecipesCommand
 from .recover import RecoverCommand
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser
 
 
 class FlabCommand(BaseOptimumCLICommand):

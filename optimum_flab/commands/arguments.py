@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace, _ArgumentGroup
+from ..compat import ArgumentGroup
 
 
 DTYPES = ("float32", "bfloat16", "float16")  # the dtypes of computation
 
 
-def groups(parser: ArgumentParser) -> tuple[_ArgumentGroup, _ArgumentGroup]:
-    """The two groups that every Optimum command shows."""
-    return parser.add_argument_group("Required arguments"), parser.add_argument_group("Optional arguments")
-
-
-def add_switch(group: _ArgumentGroup, flag: str, purpose: str, default: str = "no") -> None:
+def add_switch(group: ArgumentGroup, flag: str, purpose: str, default: str = "no") -> None:
     """Declare a flag without a value; `default` says what happens without it."""
     group.add_argument(flag, action="store_true", help=f"{purpose} (default: {default})")
 
 
 def add_model(
-    required: _ArgumentGroup, optional: _ArgumentGroup, role: str = "dense model", always: bool = True
+    required: ArgumentGroup, optional: ArgumentGroup, role: str = "dense model", always: bool = True
 ) -> None:
     """Declare the flags that say which model to read; `role` is what the help calls it.
 
@@ -43,14 +37,14 @@ def of_model(args: Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in ("revision", "trust_remote_code", "family")}
 
 
-def add_revision(optional: _ArgumentGroup, flag: str = "--revision", role: str = "model") -> None:
+def add_revision(optional: ArgumentGroup, flag: str = "--revision", role: str = "model") -> None:
     """Declare the flag that says which revision of a model to read."""
     optional.add_argument(
         flag, metavar="REVISION", help=f"branch, tag or commit of a {role} on the Hub (default: its main branch)"
     )
 
 
-def add_baseline(optional: _ArgumentGroup) -> None:
+def add_baseline(optional: ArgumentGroup) -> None:
     """Declare the flags that say which model to compare with."""
     optional.add_argument(
         "--baseline",
@@ -60,21 +54,21 @@ def add_baseline(optional: _ArgumentGroup) -> None:
     add_revision(optional, "--baseline-revision", "baseline")
 
 
-def add_device(optional: _ArgumentGroup) -> None:
+def add_device(optional: ArgumentGroup) -> None:
     """Declare the flag that says where to compute."""
     optional.add_argument(
         "--device", help="device to compute on, for example cpu or cuda:0 (default: chosen automatically)"
     )
 
 
-def add_dtype(optional: _ArgumentGroup, computed: str) -> None:
+def add_dtype(optional: ArgumentGroup, computed: str) -> None:
     """Declare the flag for the number format of what is `computed`."""
     optional.add_argument(
         "--dtype", choices=DTYPES, default="float32", help=f"number format of {computed} (default: float32)"
     )
 
 
-def add_family(optional: _ArgumentGroup) -> None:
+def add_family(optional: ArgumentGroup) -> None:
     """Declare the flag that names a family file."""
     optional.add_argument(
         "--family",
@@ -84,14 +78,14 @@ def add_family(optional: _ArgumentGroup) -> None:
     )
 
 
-def add_resume(optional: _ArgumentGroup) -> None:
+def add_resume(optional: ArgumentGroup) -> None:
     """Declare the flag that says that finished work is not used."""
     add_switch(
         optional, "--no-resume", "start over, whatever an interrupted run left", default="resume where it stopped"
     )
 
 
-def add_cache(optional: _ArgumentGroup, stage: str, kept: str = "finished work") -> None:
+def add_cache(optional: ArgumentGroup, stage: str, kept: str = "finished work") -> None:
     """Declare the flag that says where finished work is kept.
 
     Args:

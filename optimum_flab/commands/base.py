@@ -11,25 +11,23 @@ import sys
 import threading
 import time
 from abc import abstractmethod
-from argparse import ArgumentParser
-from collections.abc import Collection, Iterator, Mapping
+from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from optimum.commands.base import BaseOptimumCLICommand
 
-from ..compat import actions_of
+from ..compat import ArgumentGroup, actions_of
 from ..errors import FlabError, printable
-from ..places import user_path
 from ..progress import bars_as_lines, duration
+from ..settings.section import VerbSection
+from .flags import add_settings, section_from
 
 
-if TYPE_CHECKING:
-    from argparse import Action, Namespace
-
-
+PATHS = ("SOURCE", "MODEL", "FILE", "FOLDER")  # metavars of what may be on this machine
 # the arguments of a run that make no difference to its result
 DECIDE_NOTHING = ("overwrite", "prompt", "cache_dir", "no_resume", "memory_budget")
 
@@ -43,11 +41,12 @@ def _end(*_: object) -> None:
 
 
 @contextmanager
-def terminal(flags: Mapping[str, str] | None = None) -> Iterator[None]:
+def terminal(flags: Mapping[str, str] | None = None, hint: str = "") -> Iterator[None]:
     """Exit with a one-line message and an exit code for user errors, and clean up before any exit.
 
     Args:
         flags (`Mapping[str, str]`, *optional*): the flag of each setting and argument, for what errors name.
+        hint (`str`): what a user who interrupts the run is told.
     """
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _end) if main else None
@@ -60,7 +59,7 @@ def terminal(flags: Mapping[str, str] | None = None) -> Iterator[None]:
         raise SystemExit(error.exit_code) from error
     except KeyboardInterrupt as end:
         what, code = ("terminated", 143) if isinstance(end, Terminated) else ("interrupted", 130)
-        print(f"optimum-cli flab: {what}", file=sys.stderr)
+        print(f"optimum-cli flab: {what}{hint}", file=sys.stderr)
         raise SystemExit(code) from end
     except BrokenPipeError as error:
         # nobody reads the output any more; the rest is discarded, so that Python exits cleanly
@@ -106,10 +105,10 @@ class VerbParser(ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         self.given = list(sys.argv[1:] if args is None else args)
-        found, unknown = super().parse_known_args(args, namespace)
+        namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return found, unknown
+        return namespace, unknown
 
     def error(self, message: str) -> NoReturn:
         flags = [flag for action in actions_of(self) for flag in action.option_strings if flag.startswith("--")]
@@ -125,28 +124,52 @@ class VerbParser(ArgumentParser):
 
 
 class FlabVerb(BaseOptimumCLICommand):
-    """One verb of `optimum-cli flab`: `parse_args` declares its flags, `execute` does the work."""
+    """One verb of `optimum-cli flab`: `add_arguments` declares its flags, `execute` does the work."""
 
-    OWN_SECTION = ""  # of a settings file, whose fields the library names without it
+    SETTINGS: ClassVar[type[VerbSection] | None] = None  # its section of a settings file; each field is a flag
+    EPILOG = ""  # below all flags in the help
+
+    @classmethod
+    def parse_args(cls, parser: ArgumentParser) -> None:
+        parser.formatter_class, parser.epilog = RawDescriptionHelpFormatter, cls.EPILOG
+        # the two groups that every Optimum command shows
+        required = parser.add_argument_group("Required arguments")
+        optional = parser.add_argument_group("Optional arguments")
+        cls.add_arguments(required, optional)
+        if cls.SETTINGS is not None:
+            add_settings(optional, cls.SETTINGS)
+
+    @staticmethod
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
+        """Declare all arguments but those of the settings."""
+
+    @property
+    def settings(self) -> Any:
+        """What the settings file and the flags set in the section of this verb."""
+        assert self.SETTINGS is not None
+        return self.SETTINGS(**section_from(self.args, self.SETTINGS))
 
     def run(self) -> None:
         self.start = time.perf_counter()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # names that its encoding lacks must not cause a failure
                 stream.reconfigure(errors="backslashreplace")
-        with bars_as_lines(), terminal(self.flags):
+        again = "the same command without --no-resume" if vars(self.args).get("no_resume") else "the same command"
+        hint = f"; {again} resumes from the work that could be saved" if "cache_dir" in self.args else ""
+        with bars_as_lines(), terminal(self.flags, hint):
             self.execute()
 
     @property
     def flags(self) -> dict[str, str]:
         """The flag of each setting and argument of this verb."""
-        found = {
+        flags = {
             action.dest: max(action.option_strings, key=len)
             for action in actions_of(self.parser)
             if action.option_strings
         }
-        own = {name.removeprefix(f"{self.OWN_SECTION}."): flag for name, flag in found.items()}
-        return {**own, **found}
+        # the library names the fields of the verb's section without it
+        section = "" if self.SETTINGS is None else f"{self.SETTINGS.NAME}."
+        return {**{name.removeprefix(section): flag for name, flag in flags.items()}, **flags}
 
     def say(self, text: str) -> None:
         """Print what the library says, with the flags for what it names."""
@@ -161,17 +184,6 @@ class FlabVerb(BaseOptimumCLICommand):
         """Validate, call the library and print; imports of torch and transformers belong here."""
 
 
-@contextmanager
-def told_to_go_on(args: Namespace) -> Iterator[None]:
-    """Within this context a user who interrupts a run is told how to resume it."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        again = "the same command without --no-resume" if getattr(args, "no_resume", False) else "the same command"
-        print(f"\n{again} resumes from the finished work that could be saved", file=sys.stderr)
-        raise
-
-
 def run_alone(verb: type[FlabVerb], module: str, description: str) -> None:
     """Run a verb without `optimum-cli`, which launchers of several processes cannot start."""
     parser = VerbParser(prog=f"python -m {module}", description=description)
@@ -179,36 +191,20 @@ def run_alone(verb: type[FlabVerb], module: str, description: str) -> None:
     verb(None, parser.parse_args(), from_defaults_factory=True, parser=parser).run()
 
 
-def given_besides(parser: ArgumentParser, args: Namespace, names: Collection[str]) -> list[str]:
-    """The flags, apart from some names, that differ from their defaults."""
-    return [
-        max(action.option_strings, key=len)
-        for action in actions_of(parser)
-        if action.dest not in names and getattr(args, action.dest, action.default) != action.default
-    ]
-
-
 def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
     """The command that a run was started with, for its report: what decides the result, with names instead of this
     machine's paths.
 
     Args:
-        parser (`ArgumentParser`): of a verb; by its metavar an argument is a `SOURCE` of text, a `MODEL`, a `FILE` or
-            a `FOLDER`.
+        parser (`ArgumentParser`): of a verb; the metavar of an argument says whether it may be a path.
         args (`Namespace`): the parsed arguments; those equal to their defaults are left out.
     """
     from ..records.paths import last_name
-    from ..texts.sources import hub_datasets
 
-    def shown(action: Action, value: object) -> str:
-        text = str(value)
-        if action.metavar == "SOURCE":
-            is_local = not hub_datasets([text])
-        elif action.metavar == "MODEL":
-            is_local = user_path(text).exists()
-        else:
-            is_local = isinstance(value, Path) or action.metavar in ("FILE", "FOLDER")
-        return last_name(text) if is_local else text
+    def word(action: Action, value: object) -> str:
+        path = os.path.expanduser(str(value).partition("[")[0])  # without columns
+        is_local = isinstance(value, Path) or (action.metavar in PATHS and os.path.exists(path))
+        return last_name(str(value)) if is_local else str(value)
 
     words: list[str] = []
     for action in actions_of(parser):
@@ -220,5 +216,5 @@ def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
             words += flag
         else:
             for one in value if isinstance(value, list) else [value]:
-                words += [*flag, shown(action, one)]
+                words += [*flag, word(action, one)]
     return shlex.join(["optimum-cli", "flab", verb, *words])

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ..compat import ArgumentGroup
 from ..settings.efficiency import BenchSettings
 from . import arguments
 from .base import FlabVerb
-from .flags import add_settings, section_from
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser
 
 
 class BenchCommand(FlabVerb):
-    OWN_SECTION = BenchSettings.NAME
+    SETTINGS = BenchSettings
 
     @staticmethod
-    def parse_args(parser: ArgumentParser) -> None:
-        required, optional = arguments.groups(parser)
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         arguments.add_model(required, optional, "model to measure, usually a pruned one")
         arguments.add_baseline(optional)
         optional.add_argument(
@@ -32,12 +26,10 @@ class BenchCommand(FlabVerb):
             help="folder to write flab_efficiency.json to (default: %(default)s)",
         )
         arguments.add_switch(optional, "--overwrite", "replace that file where it exists", default="refuse")
-        add_settings(optional, BenchSettings)
         arguments.add_device(optional)
 
     def execute(self) -> None:
-        args = self.args
-        settings = BenchSettings(**section_from(args, BenchSettings))
+        args, settings = self.args, self.settings
 
         from ..evaluation.efficiency import check_output, measure_efficiency
 

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ..compat import ArgumentGroup
 from ..settings.hub import CardSettings
-from . import arguments
 from .base import FlabVerb, with_flags
-from .flags import add_settings, section_from
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser
 
 
 class CardCommand(FlabVerb):
-    OWN_SECTION = CardSettings.NAME
+    SETTINGS = CardSettings
 
     @staticmethod
-    def parse_args(parser: ArgumentParser) -> None:
-        required, optional = arguments.groups(parser)
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         required.add_argument("folder", help="folder that `optimum-cli flab prune` wrote; its README.md is written")
-        add_settings(optional, CardSettings)
 
     def execute(self) -> None:
-        folder = Path(self.args.folder)
-        settings = CardSettings(**section_from(self.args, CardSettings))
+        folder, settings = Path(self.args.folder), self.settings
 
-        from ..checkpoints.checked import check_complete
+        from ..checkpoints.stored_model import check_complete
         from ..hub.card import write_card
         from ..records.names import CARD_NAME
 

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..errors import ConfigurationError
-from ..places import user_path
+from ..compat import ArgumentGroup
 from . import arguments
-from .base import FlabVerb, told_to_go_on
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser
+from .base import FlabVerb
 
 
 class CountCommand(FlabVerb):
     @staticmethod
-    def parse_args(parser: ArgumentParser) -> None:
-        required, optional = arguments.groups(parser)
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         required.add_argument(
             "sources",
             metavar="SOURCE",
@@ -43,23 +36,19 @@ class CountCommand(FlabVerb):
         args = self.args
 
         from ..records.counts import check_path
-        from ..texts.sources import local_paths
 
         output = check_path(args.output, args.overwrite)
-        if output.resolve() in [user_path(path).resolve() for path in local_paths(args.sources)]:
-            raise ConfigurationError(f"output: {args.output} is one of the sources; name another file")
 
         from ..counting import count_sources
 
-        with told_to_go_on(args):
-            counts = count_sources(
-                args.model,
-                args.sources,
-                name=args.name,
-                **arguments.of_model(args),
-                resume=not args.no_resume,
-                cache_dir=args.cache_dir,
-            )
+        counts = count_sources(
+            args.model,
+            args.sources,
+            name=args.name,
+            **arguments.of_model(args),
+            resume=not args.no_resume,
+            cache_dir=args.cache_dir,
+        )
         counts.save(output, overwrite=args.overwrite)
         print(counts.to_text())
         print(self.ending(output))

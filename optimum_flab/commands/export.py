@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ..compat import ArgumentGroup
 from ..settings.export import ExportSettings
 from . import arguments
 from .base import FlabVerb
-from .flags import add_settings, section_from
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser
 
 
 class ExportCommand(FlabVerb):
-    OWN_SECTION = ExportSettings.NAME
+    SETTINGS = ExportSettings
 
     @staticmethod
-    def parse_args(parser: ArgumentParser) -> None:
-        required, optional = arguments.groups(parser)
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         required.add_argument("model", help="the checkpoint, pruned or dense: a local folder or a Hub id")
         required.add_argument("path", type=Path, help="the .gguf file to write")
-        add_settings(optional, ExportSettings)
         arguments.add_revision(optional)
         arguments.add_family(optional)
 
     def execute(self) -> None:
-        args = self.args
-        settings = ExportSettings(**section_from(args, ExportSettings))
+        args, settings = self.args, self.settings
 
         from ..checkpoints.loading import load_dense
         from ..export import check_path, export_gguf

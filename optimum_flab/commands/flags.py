@@ -3,22 +3,20 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from collections.abc import Sequence
 from textwrap import fill
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from ..compat import ArgumentGroup
 from ..criteria import CHOICES, Criterion
 from ..errors import ConfigurationError
 from ..settings.files import read_pruning, read_section
 from ..settings.pruning import PrunerSettings, merge_settings
 from ..settings.section import NO_FLAG, Flag, Section, VerbSection, sections_in
-
-
-if TYPE_CHECKING:
-    from argparse import Namespace, _ArgumentGroup
-    from collections.abc import Sequence
 
 
 COLUMNS = 80  # of the text below the flags, which argparse does not wrap
@@ -63,7 +61,7 @@ def flags_of(kind: type[Section], section: str = "") -> list[SettingFlag]:
 PRUNING = flags_of(PrunerSettings)
 
 
-def add_config(group: _ArgumentGroup, holds: str) -> None:
+def add_config(group: ArgumentGroup, holds: str) -> None:
     """Declare the flag that names a settings file, which `holds` what the verb reads."""
     group.add_argument(
         "-c",
@@ -74,14 +72,14 @@ def add_config(group: _ArgumentGroup, holds: str) -> None:
     )
 
 
-def add_settings(group: _ArgumentGroup, kind: type[VerbSection]) -> None:
+def add_settings(group: ArgumentGroup, kind: type[VerbSection]) -> None:
     """Declare the flag that names a settings file, and those for the fields of a section."""
     add_config(group, f"a section `{kind.NAME}`")
     for flag in flags_of(kind, kind.NAME):
         add_flag(group, flag)
 
 
-def add_flag(group: _ArgumentGroup, flag: SettingFlag) -> None:
+def add_flag(group: ArgumentGroup, flag: SettingFlag) -> None:
     """Declare the flag of a setting; its value is None unless given, so that it does not override a settings file."""
     field, marker, default = flag.field, flag.marker, flag.field.default
     kind, text = value_type(field.annotation), field.description or ""
@@ -120,11 +118,11 @@ def criteria_text() -> str:
         section, _, name = flag.setting.rpartition(".")
         if name == "criterion":
             parts.append(f"{flag.name}:")
-            parts += [_told(criterion, flag.field.default) for criterion in CHOICES[section].values()]
+            parts += [_criterion_text(criterion, flag.field.default) for criterion in CHOICES[section].values()]
     return "\n\n".join(parts)
 
 
-def _told(criterion: Criterion, default: str) -> str:
+def _criterion_text(criterion: Criterion, default: str) -> str:
     lines = [f"  {criterion.name}{' (default)' * (criterion.name == default)}"]
     steered = ", ".join(f"{name} ({meaning})" for name, meaning in criterion.parameters.items())
     labelled = {"score: ": criterion.formula, "source: ": criterion.source, "parameters: ": steered}
@@ -140,45 +138,45 @@ def _told(criterion: Criterion, default: str) -> str:
 def pruning_from(args: Namespace) -> dict[str, Any]:
     """The pruning that the command line requests: the settings file, overridden by the flags."""
     below = {} if args.config is None else read_pruning(args.config)
-    return merge_settings(below, given_by(args, PRUNING))
+    return merge_settings(below, settings_from(args, PRUNING))
 
 
 def section_from(args: Namespace, kind: type[VerbSection]) -> dict[str, Any]:
     """What the command line requests of a verb that has one section: that of the settings file, overridden by the
     flags."""
     below = {} if args.config is None else read_section(args.config, kind)
-    return {**below, **given_by(args, flags_of(kind, kind.NAME)).get(kind.NAME, {})}
+    return {**below, **settings_from(args, flags_of(kind, kind.NAME)).get(kind.NAME, {})}
 
 
-def given_by(args: Namespace, flags: Sequence[SettingFlag]) -> dict[str, Any]:
+def settings_from(args: Namespace, flags: Sequence[SettingFlag]) -> dict[str, Any]:
     """The settings set by flags; those not given are left out."""
-    given: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for flag in flags:
         value = getattr(args, flag.setting)
         if value is not None:
             section, _, name = flag.setting.rpartition(".")
-            value = mapping(flag, value) if get_origin(flag.field.annotation) is dict else value
-            (given.setdefault(section, {}) if section else given)[name] = value
-    return given
+            value = parse_mapping(flag, value) if get_origin(flag.field.annotation) is dict else value
+            (settings.setdefault(section, {}) if section else settings)[name] = value
+    return settings
 
 
-def mapping(flag: SettingFlag, given: Sequence[str]) -> dict[str, Any]:
+def parse_mapping(flag: SettingFlag, pairs: Sequence[str]) -> dict[str, Any]:
     """`KEY=VALUE` arguments as a mapping: to the last number, or to all sources.
 
     Raises:
         [`ConfigurationError`]: one does not have this form.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     is_number = value_type(get_args(flag.field.annotation)[1]) is float
-    for argument in given:
+    for argument in pairs:
         key, _, value = argument.partition("=")
         try:
             if not key.strip() or not value:
                 raise ValueError
-            found[key.strip()] = float(value) if is_number else [*found.get(key.strip(), []), value]
+            values[key.strip()] = float(value) if is_number else [*values.get(key.strip(), []), value]
         except ValueError as error:
             example = next("=".join(map(str, pair)) for pair in (flag.field.examples or [{}])[0].items())
             raise ConfigurationError(
                 f"{flag.name} {argument}: expected {flag.marker.metavar}, for example {example}"
             ) from error
-    return found
+    return values

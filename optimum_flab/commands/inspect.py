@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
+from ..compat import ArgumentGroup
 from ..settings.pruning import check_settings
 from . import arguments
 from .base import FlabVerb
-from .flags import PRUNING, add_flag, given_by
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser
+from .flags import PRUNING, add_flag, settings_from
 
 
 TARGET = next(flag for flag in PRUNING if flag.setting == "target_ratio")
@@ -20,14 +16,13 @@ TARGET = next(flag for flag in PRUNING if flag.setting == "target_ratio")
 
 class InspectCommand(FlabVerb):
     @staticmethod
-    def parse_args(parser: ArgumentParser) -> None:
-        required, optional = arguments.groups(parser)
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         arguments.add_model(required, optional)
         add_flag(optional, TARGET)
         arguments.add_switch(optional, "--json", "print JSON instead of a table", default="a table")
 
     def execute(self) -> None:
-        target = check_settings(given_by(self.args, [TARGET])).target_ratio
+        target = check_settings(settings_from(self.args, [TARGET])).target_ratio
 
         from ..inspection import inspect_model
 

@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
-from contextlib import ExitStack
+from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..compat import actions_of
+from ..compat import ArgumentGroup
 from ..errors import ConfigurationError
 from ..places import user_path
 from ..settings.pruning import check_settings
 from . import arguments
-from .apply import ApplyCommand, add_ending_arguments, apply_plan, check_completion, show_pruned
-from .base import FlabVerb, VerbParser, command_line, given_besides, told_to_go_on
+from .apply import PruningVerb
+from .base import command_line
 from .flags import PRUNING, add_config, add_flag, criteria_text, pruning_from
 
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
-
     from .. import FlabOptimizer, FlabPrunerConfig
     from ..pruning.result import PrunedModel
     from ..running.processes import Processes
 
 
-class PruneCommand(FlabVerb):
+class PruneCommand(PruningVerb):
+    EPILOG = criteria_text()
+
     @staticmethod
-    def parse_args(parser: ArgumentParser) -> None:
-        parser.formatter_class, parser.epilog = RawDescriptionHelpFormatter, criteria_text()
-        required, optional = arguments.groups(parser)
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         arguments.add_model(required, optional)
         required.add_argument("output", type=Path, help="folder to write the pruned model to")
         add_config(optional, "the settings")
-        optional.add_argument(
-            "--plan",
-            metavar="FILE",
-            help="flab_plan.json of an earlier run, to be applied without any search, as `flab apply` does (default:"
-            " search)",
-        )
         for flag in PRUNING:
             add_flag(optional, flag)
         arguments.add_device(optional)
@@ -74,17 +66,13 @@ class PruneCommand(FlabVerb):
         )
         arguments.add_resume(optional)
         arguments.add_cache(optional, "pruning")
-        add_ending_arguments(optional)
+        PruneCommand.add_ending(optional)
 
     def execute(self) -> None:
         args = self.args
-        if args.plan is not None:
-            _refuse_search(args, self.parser)
-            _refuse_several(args)
-            return apply_plan(self, "prune")
         # Faults of the command line are reported before torch is imported.
-        given = pruning_from(args)
-        check_settings(given)
+        fields = pruning_from(args)
+        check_settings(fields)
 
         from .. import FlabOptimizer, FlabPrunerConfig
         from ..checkpoints.computation import computation_device
@@ -94,7 +82,7 @@ class PruneCommand(FlabVerb):
         from ..texts.sources import check_sources, local_paths
 
         command = command_line("prune", self.parser, args)
-        config = FlabPrunerConfig(**given)
+        config = FlabPrunerConfig(**fields)
         if config.recovery.trains:
             _refuse_for_recovery(args, launched())
         read = local_paths([*config.data.sources, *config.recovery.sources])
@@ -103,10 +91,8 @@ class PruneCommand(FlabVerb):
         check_budget(args.time_budget)
         computation_device(args.device)  # an unknown one is refused before the processes meet
         device, processes = process_device(args.device), Processes.of_this_run(args.device)
-        with ExitStack() as stack:
-            output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
-            if processes.is_main:
-                stack.enter_context(output)
+        output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
+        with output if processes.is_main else nullcontext():
             processes.agree(True)  # that output may be written
             # what can be refused is refused before weights are downloaded or read; sizes are refused by
             # from_pretrained
@@ -126,25 +112,24 @@ class PruneCommand(FlabVerb):
                 config=config,
             )
             optimizer.check_space(args.output, config)
-            check_completion(self, optimizer)
-            pruned = self._pruned(optimizer, config, processes)
+            self.check_completion(optimizer)
+            pruned = self._prune(optimizer, config, processes)
             if processes.is_main:
                 optimizer.pruned = pruned.with_report(command=command)
                 optimizer.save_to(output)
         processes.agree(True)  # what each saved is needed until the output is written
         if processes.is_main:
-            show_pruned(self, optimizer)
+            self.show_pruned(optimizer)
         else:
             drop_kept(pruned)
 
-    def _pruned(self, optimizer: FlabOptimizer, config: FlabPrunerConfig, processes: Processes) -> PrunedModel:
+    def _prune(self, optimizer: FlabOptimizer, config: FlabPrunerConfig, processes: Processes) -> PrunedModel:
         args = self.args
-        kept: dict[str, Any] = {"resume": not args.no_resume, "cache_dir": args.cache_dir}
-        with told_to_go_on(args):
-            if config.recovery.trains:
-                consent = args.confirm_run_unsafe_code
-                return optimizer.prune_and_recover(config, confirm_run_unsafe_code=consent, **kept)
-            return optimizer.prune(config, time_budget=args.time_budget, processes=processes, **kept)
+        work: dict[str, Any] = {"resume": not args.no_resume, "cache_dir": args.cache_dir}
+        if config.recovery.trains:
+            consent = args.confirm_run_unsafe_code
+            return optimizer.prune_and_recover(config, confirm_run_unsafe_code=consent, **work)
+        return optimizer.prune(config, time_budget=args.time_budget, processes=processes, **work)
 
 
 def check_apart(output: Path, cache_dir: str | Path | None) -> None:
@@ -171,25 +156,4 @@ def _refuse_for_recovery(args: Namespace, launched: bool) -> None:
         raise ConfigurationError(
             "recovery.data: several processes can prune or recover, but not both in one run; leave it out, and pass"
             " the pruned model to `accelerate launch -m optimum_flab.recovery`"
-        )
-
-
-def _refuse_several(args: Namespace) -> None:
-    """Raises a [`ConfigurationError`] if several processes are to apply a plan, which is work for one."""
-    from ..running.processes import launched
-
-    if launched():
-        raise ConfigurationError(
-            f"--plan {args.plan}: one process applies a plan; run it without torchrun or accelerate launch"
-        )
-
-
-def _refuse_search(args: Namespace, parser: ArgumentParser) -> None:
-    """Raises a [`ConfigurationError`] if something was requested that `flab apply` does not take."""
-    applying = VerbParser()
-    ApplyCommand.parse_args(applying)
-    if given := given_besides(parser, args, {action.dest for action in actions_of(applying)}):
-        raise ConfigurationError(
-            f"--plan {args.plan}: a plan already says what is kept, so {', '.join(given)} would have no effect; "
-            "drop --plan to search again, or drop the rest to apply the plan as it is"
         )

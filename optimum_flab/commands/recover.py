@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..errors import ConfigurationError
+from ..compat import ArgumentGroup
 from ..settings.recovery import RecoveryConfig, check_recovery
 from . import arguments
-from .base import FlabVerb, command_line, told_to_go_on
-from .flags import add_settings, section_from
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser
+from .base import FlabVerb, command_line
 
 
 class RecoverCommand(FlabVerb):
-    OWN_SECTION = RecoveryConfig.NAME
+    SETTINGS = RecoveryConfig
 
     @staticmethod
-    def parse_args(parser: ArgumentParser) -> None:
-        required, optional = arguments.groups(parser)
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         required.add_argument("-m", "--model", metavar="FOLDER", type=Path, required=True, help="pruned checkpoint")
         required.add_argument("output", type=Path, help="folder to write the recovered model to")
         required.add_argument(
@@ -33,7 +26,6 @@ class RecoverCommand(FlabVerb):
         )
         arguments.add_family(optional)
         arguments.add_revision(optional, "--teacher-revision", "teacher")
-        add_settings(optional, RecoveryConfig)
         arguments.add_device(optional)
         arguments.add_dtype(optional, "the measurements on held-out text")
         arguments.add_switch(
@@ -47,34 +39,21 @@ class RecoverCommand(FlabVerb):
         )
 
     def execute(self) -> None:
-        args = self.args
-        settings = RecoveryConfig(**section_from(args, RecoveryConfig))
+        args, settings = self.args, self.settings
         check_recovery(settings)
 
         from .. import FlabOptimizer
-        from ..checkpoints.finding import find_model
-        from ..checkpoints.model_config import read_model_config
-        from ..checkpoints.weights import check_weights
-        from ..records.plan import PLAN_NAME, PruningPlan
+        from ..checkpoints.stored_model import check_complete
         from ..recovery.checks import check_inputs
         from ..running.processes import process_device, process_state
         from ..texts.sources import local_paths
 
-        if not (args.model / PLAN_NAME).is_file():
-            raise ConfigurationError(
-                f"{str(args.model)!r} is not a pruned model, since {PLAN_NAME} is missing; name a folder that"
-                " `optimum-cli flab prune` wrote"
-            )
         inputs = [args.model, args.teacher, args.config, *local_paths(settings.sources)]
         command = command_line("recover", self.parser, args)
         device = process_device(args.device)
-        with ExitStack() as stack:
-            output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
-            if process_state().is_main_process:
-                stack.enter_context(output)
-            PruningPlan.load(args.model)
-            files = find_model(args.model)
-            check_weights(files, read_model_config(files))
+        output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
+        with output if process_state().is_main_process else nullcontext():
+            check_complete(args.model)
             check_inputs(settings, args.confirm_run_unsafe_code)
             optimizer = FlabOptimizer.from_pretrained(
                 args.teacher,
@@ -84,13 +63,12 @@ class RecoverCommand(FlabVerb):
                 family=args.family,
             )
             optimizer.load_pruned(args.model)
-            with told_to_go_on(args):
-                recovered = optimizer.recover(
-                    settings,
-                    confirm_run_unsafe_code=args.confirm_run_unsafe_code,
-                    cache_dir=args.cache_dir,
-                    release_dense=True,
-                )
+            recovered = optimizer.recover(
+                settings,
+                confirm_run_unsafe_code=args.confirm_run_unsafe_code,
+                cache_dir=args.cache_dir,
+                release_dense=True,
+            )
             if process_state().is_main_process:
                 section = recovered.report.recovery
                 assert section is not None  # it was recovered just now

@@ -6,7 +6,6 @@ import ast
 import difflib
 import importlib.util
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,13 +20,12 @@ from lm_eval.tasks import TaskManager
 
 from ..compat import filters_of, kind_of_task, read_task_file, task_entry
 from ..errors import ConfigurationError, FlabError
-from ..places import user_path
+from ..places import HUB_ID, user_path
 from ..records.results import HubDataset
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings
 from ..texts.rows import ROW_SUFFIXES, row_suffix
 from .comparison import counts_of_k
 from .tasks.code import Judge
-from .tasks.text import Text, read_texts
 
 
 if TYPE_CHECKING:
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 TASKS_FOLDER = Path(__file__).parent / "tasks"
 DIVERGENCE_TEXT = "KL(dense ‖ pruned) and bits per byte of any text; needs a baseline, data from a source of text"
 DIVERGENCE_PROTOCOL = "over the remaining vocabulary, both models on the tokens of the pruned one's tokenizer"
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 EXECUTES = ("exec", "eval")  # calls that run their argument
 EXECUTES_TEXTS = ("code_eval",)  # a metric of the package `evaluate` that executes
 
@@ -64,11 +61,11 @@ class LoadedTask:
 
 def shipped_tasks() -> dict[str, tuple[str, str | None]]:
     """The names of our own tasks, each with one line on what it is and one on its protocol."""
-    found: dict[str, tuple[str, str | None]] = {DIVERGENCE: (DIVERGENCE_TEXT, DIVERGENCE_PROTOCOL)}
+    tasks: dict[str, tuple[str, str | None]] = {DIVERGENCE: (DIVERGENCE_TEXT, DIVERGENCE_PROTOCOL)}
     for path in sorted(TASKS_FOLDER.glob("[!_]*.yaml")):
         config = read_task_file(path, with_functions=False)
-        found[config["task"]] = (config["metadata"]["description"], _protocol(config))
-    return dict(sorted(found.items()))
+        tasks[config["task"]] = (config["metadata"]["description"], _protocol(config))
+    return dict(sorted(tasks.items()))
 
 
 def _protocol(config: Mapping[str, Any]) -> str | None:
@@ -97,7 +94,7 @@ def load_tasks(
     manager = _manager(names, settings.include_path)
     unknown = [name for name in names if name not in manager.task_index]
     if unknown:
-        raise ConfigurationError(_unknown(unknown[0], manager))
+        raise ConfigurationError(_unknown_task_text(unknown[0], manager))
     for name in names:
         for leaf, entry in _leaves(name, manager):
             _refuse_outside_sandbox(leaf, entry)
@@ -151,7 +148,7 @@ def _check_folder(folder: Path) -> None:
             )
 
 
-def _unknown(name: str, manager: TaskManager) -> str:
+def _unknown_task_text(name: str, manager: TaskManager) -> str:
     known = {*manager.all_tasks, *shipped_tasks()}
     near = difflib.get_close_matches(name, known, n=4, cutoff=0.6)
     hint = f"did you mean {', '.join(near)}?" if near else f"those of this package are {', '.join(shipped_tasks())}"
@@ -208,15 +205,15 @@ def _reference(value: Any, entry: Entry) -> str | None:
 
 def _allow(task: Task, packages: Sequence[str]) -> bool:
     """Lets the programs of a task import packages; false where it runs none."""
-    found = False
+    runs_programs = False
     for ensemble in filters_of(task):
         for place, step in enumerate(ensemble.filters):
             judge = getattr(step, "keywords", {}).get("filter_fn")
             if isinstance(judge, Judge):
                 # lm-eval builds a filter from its keywords each time it applies it
                 ensemble.filters[place] = partial(step, filter_fn=replace(judge, allow_packages=tuple(packages)))
-                found = True
-    return found
+                runs_programs = True
+    return runs_programs
 
 
 def _refuse_outside_sandbox(name: str, entry: Entry) -> None:
@@ -263,11 +260,11 @@ def _modules(value: Any, entry: Entry) -> Iterator[Path]:
             yield beside
         elif module.split(".")[0] != __package__.split(".")[0] and all(map(str.isidentifier, module.split("."))):
             try:
-                found = importlib.util.find_spec(module)
+                spec = importlib.util.find_spec(module)
             except (ImportError, ValueError):
                 return
-            if found is not None and found.origin and found.origin.endswith(".py"):
-                yield Path(found.origin)
+            if spec is not None and spec.origin and spec.origin.endswith(".py"):
+                yield Path(spec.origin)
 
 
 def executing_call(module: Path) -> str | None:
@@ -304,7 +301,7 @@ def _load(
             if single:
                 config = read_task_file(entry.yaml_path, with_functions=True)
                 own = _is_own_loader(config.get("custom_dataset"))
-                task = ConfigurableTask(config=_prepared(name, config, entry, settings))
+                task = ConfigurableTask(config=_task_config(name, config, entry, settings))
                 spec, tasks = [task], {name: task}
                 chat_template = bool((config.get("metadata") or {}).get("chat_template"))
                 protocol = _protocol({**config, "generation_kwargs": task.config.generation_kwargs})
@@ -329,7 +326,7 @@ def _is_own_loader(function: Any) -> bool:
     return callable(function) and function.__module__.startswith(f"{__package__}.")
 
 
-def _prepared(
+def _task_config(
     name: str,
     config: Mapping[str, Any],
     entry: Entry,
@@ -409,17 +406,12 @@ def hub_dataset(task: Task) -> HubDataset | None:
     if options.get("file") or options.get("data_files"):
         return None
     if config.custom_dataset is not None:
-        found = {"id": options.get("hub"), "config": options.get("name"), "split": options.get("split")}
+        source = {"id": options.get("hub"), "config": options.get("name"), "split": options.get("split")}
     else:
-        found = {"id": config.dataset_path, "config": config.dataset_name, "split": config.test_split}
-    if not isinstance(found["id"], str) or not HUB_ID.fullmatch(found["id"]) or Path(found["id"]).exists():
+        source = {"id": config.dataset_path, "config": config.dataset_name, "split": config.test_split}
+    if not isinstance(source["id"], str) or not HUB_ID.fullmatch(source["id"]) or Path(source["id"]).exists():
         return None
-    return HubDataset(**{name: value for name, value in found.items() if isinstance(value, str)})
-
-
-def divergence_texts(files: Sequence[str], limit: int | None) -> list[Text]:
-    """The texts that divergence is measured on."""
-    return read_texts(DIVERGENCE, list(files), limit)
+    return HubDataset(**{name: value for name, value in source.items() if isinstance(value, str)})
 
 
 @contextmanager

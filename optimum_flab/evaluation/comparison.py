@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..records.results import ScoreRow
-from ..records.scores import Score, metric_text, retained, retention_text, score_text
+from ..records.scores import Score, metric_text, retention_of, retention_text, score_text
 
 
 RESAMPLES = 10_000
@@ -116,8 +116,8 @@ def resampled_sums(rows: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     step = max(1, COUNTS_AT_ONCE // number)
     parts = []
     for start in range(0, resamples, step):
-        drawn = rng.multinomial(number, np.full(number, 1 / number), size=min(step, resamples - start))
-        parts.append(drawn @ rows)
+        sample = rng.multinomial(number, np.full(number, 1 / number), size=min(step, resamples - start))
+        parts.append(sample @ rows)
     return np.concatenate(parts)
 
 
@@ -133,7 +133,7 @@ def interval(values: np.ndarray) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def divided(pruned: np.ndarray | float, dense: np.ndarray | float) -> np.ndarray:
+def ratio_of(pruned: np.ndarray | float, dense: np.ndarray | float) -> np.ndarray:
     """pruned / dense; 0/0 is NaN, anything else over zero is infinite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.divide(np.asarray(pruned, dtype=np.float64), dense)
@@ -173,14 +173,14 @@ def compare(
         clusters (`Sequence`, *optional*): what each problem belongs to; whole clusters are then resampled.
     """
     both = pruned if dense is None else np.concatenate([dense, pruned], axis=1)
-    drawn = both if clusters is None else by_cluster(both, clusters)
-    sums = resampled_sums(drawn, resamples, seed)
-    groups = {} if clusters is None else {"clusters": len(drawn)}
+    units = both if clusters is None else by_cluster(both, clusters)
+    sums = resampled_sums(units, resamples, seed)
+    groups = {} if clusters is None else {"clusters": len(units)}
     row = row.model_copy(update={"problems": len(both), **groups})
-    return scored(row, statistic, both, sums, paired=dense is not None)
+    return score_row(row, statistic, both, sums, paired=dense is not None)
 
 
-def scored(row: ScoreRow, statistic: OfSums, both: np.ndarray, sums: np.ndarray, paired: bool) -> ScoreRow:
+def score_row(row: ScoreRow, statistic: OfSums, both: np.ndarray, sums: np.ndarray, paired: bool) -> ScoreRow:
     """A row with its scores.
 
     Args:
@@ -199,10 +199,10 @@ def scored(row: ScoreRow, statistic: OfSums, both: np.ndarray, sums: np.ndarray,
     if not paired:
         return row.model_copy(update={"score": own})
     base = score(slice(terms))
-    value = retained(own.value, base.value)
+    value = retention_of(own.value, base.value)
     around = None
     if not math.isnan(value):
-        around = interval(divided(statistic.score(sums[:, -terms:]), statistic.score(sums[:, :terms])))
+        around = interval(ratio_of(statistic.score(sums[:, -terms:]), statistic.score(sums[:, :terms])))
     return row.model_copy(update={"pruned": own, "dense": base, "retention": Score(value=value, interval_95=around)})
 
 
@@ -259,7 +259,7 @@ def together(sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLE
         of={one.task: len(one.pruned) for one in sets},
         **({} if len(clusters) == len(both) else {"clusters": len(clusters)}),
     )
-    return scored(row, MEAN, both, np.asarray(sums), paired)
+    return score_row(row, MEAN, both, np.asarray(sums), paired)
 
 
 # --- the table -----------------------------------------------------------------------------------------------------

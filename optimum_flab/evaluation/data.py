@@ -44,7 +44,7 @@ def rows_of(
         config_source (`str`, *optional*): the YAML.
     """
     if file is not None:
-        return read_file(located(file, config_source))
+        return read_file(find_data_file(file, config_source))
     if hub is None:
         raise ConfigurationError(f"task {task!r} has no data of its own; name a local file for it in `data`")
     try:
@@ -69,7 +69,7 @@ def read_file(path: Path) -> list[Row]:
     return rows
 
 
-def located(file: str | Path, config_source: str | None) -> Path:
+def find_data_file(file: str | Path, config_source: str | None) -> Path:
     """A data file that a task's YAML names: at the path as given, else beside the YAML."""
     path = user_path(file)
     if not path.is_absolute() and config_source:
@@ -79,7 +79,7 @@ def located(file: str | Path, config_source: str | None) -> Path:
     return path
 
 
-def checked(rows: Sequence[Row], kind: type[Problem], unique: bool = True) -> list[dict[str, Any]]:
+def check_rows(rows: Sequence[Row], kind: type[Problem], unique: bool = True) -> list[dict[str, Any]]:
     """The fields of a kind of problem in every row.
 
     Args:
@@ -93,7 +93,7 @@ def checked(rows: Sequence[Row], kind: type[Problem], unique: bool = True) -> li
     optional = {name for name, field in kind.model_fields.items() if not field.is_required()}
     for row in rows:
         if not isinstance(row.values, Mapping):
-            raise FlabError(f"{row.place}: expected an object with fields, found {_shown(row.values)}")
+            raise FlabError(f"{row.place}: expected an object with fields, found {_value_text(row.values)}")
         values = {name: value for name, value in row.values.items() if value is not None or name not in optional}
         try:
             document = kind.model_validate(values).model_dump()
@@ -117,11 +117,11 @@ def _fault(error: ValidationError, values: Mapping[str, Any]) -> str:
     if fault["type"] == "missing":
         message = f"is missing (fields found: {printable(', '.join(map(str, values))) or 'none'})"
     elif fault["type"] != "value_error":
-        message = f"{message.replace('Input', '', 1).strip()}, found {_shown(fault['input'])}"
+        message = f"{message.replace('Input', '', 1).strip()}, found {_value_text(fault['input'])}"
     return f"field {'.'.join(map(str, fault['loc']))!r} {message}"
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     text = "nothing" if value is None else f"{type(value).__name__} {value!r}"
     return printable(text if len(text) <= 60 else text[:57] + "...")
 
@@ -150,4 +150,4 @@ class Problems:
     rows: Callable[..., list[Row]] = rows_of
 
     def __call__(self, *, limit: int | None = None, **source: Any) -> dict[str, Dataset]:
-        return as_dataset(checked(self.rows(**source), self.kind), limit)
+        return as_dataset(check_rows(self.rows(**source), self.kind), limit)

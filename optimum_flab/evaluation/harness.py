@@ -14,7 +14,7 @@ from ..checkpoints.loading import LoadedModel
 from ..errors import FlabError
 from ..execution import best_isolation, check_packages, warn_of
 from ..execution.isolation import Isolation
-from ..execution.packages import named_packages
+from ..execution.packages import parse_packages
 from ..families.positions import most_positions
 from ..measuring.held_out import cut_texts, measure_held_out
 from ..places import cache_root, user_path
@@ -29,12 +29,12 @@ from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_evaluati
 from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
 from ..vocabulary.infilling import InfillingFormat
-from .catalog import DIVERGENCE_PROTOCOL, LoadedTask, divergence_texts, hub_dataset, load_tasks, quiet
-from .judged import Model, Source, ask_for_gaps, check_chat_template, load, source_of
+from .catalog import DIVERGENCE_PROTOCOL, LoadedTask, hub_dataset, load_tasks, quiet
 from .lm import FlabLM
+from .models import Model, Source, ask_for_gaps, check_chat_template, load, source_of
 from .results import EVALUATION, Evaluation, package_versions
 from .scoring import compare_task, compare_together, merge_results, run_task, without_interval
-from .tasks.text import Text
+from .tasks.text import Text, read_texts
 
 
 def evaluate(
@@ -58,8 +58,9 @@ def evaluate(
     are kept in the cache, so an interrupted run resumes where it stopped, with the same results.
 
     ```python
-    >>> found = evaluate("out", EvaluationSettings(tasks="mbpp"), baseline="org/dense", confirm_run_unsafe_code=True)
-    >>> print(found.to_text())
+    >>> settings = EvaluationSettings(tasks="mbpp")
+    >>> evaluation = evaluate("out", settings, baseline="org/dense", confirm_run_unsafe_code=True)
+    >>> print(evaluation.to_text())
     ```
 
     Args:
@@ -90,7 +91,7 @@ def evaluate(
     check_evaluation(settings, has_baseline=baseline is not None)
     if settings.fim_format is not None:
         InfillingFormat.parse(settings.fim_format)
-    packages = named_packages(settings.allow_packages) if settings.allow_packages else ()
+    packages = parse_packages(settings.allow_packages) if settings.allow_packages else ()
     if output is not None:
         OutputFolder(output, EVALUATION, overwrite=overwrite).check()
     device = computation_device(device)
@@ -101,12 +102,14 @@ def evaluate(
         isolation = best_isolation()  # refused now, not after hours of generation
         warn_of(isolation)
         check_packages(packages, isolation)
-    texts = divergence_texts(settings.data[DIVERGENCE], settings.limit) if DIVERGENCE in settings.tasks else None
+    texts = None
+    if DIVERGENCE in settings.tasks:
+        texts = read_texts(DIVERGENCE, settings.data[DIVERGENCE], settings.limit)
 
-    given = {"model": (model, revision)}
+    names = {"model": (model, revision)}
     if baseline is not None:
-        given = {"dense": (baseline, baseline_revision), "pruned": (model, revision)}
-    sources = {role: source_of(which, at, trust_remote_code, family) for role, (which, at) in given.items()}
+        names = {"dense": (baseline, baseline_revision), "pruned": (model, revision)}
+    sources = {role: source_of(which, at, trust_remote_code, family) for role, (which, at) in names.items()}
     for source in sources.values():
         check_chat_template(source, loaded)
     loaded, infilling = ask_for_gaps(sources, loaded, settings.fim_format)
@@ -118,11 +121,11 @@ def evaluate(
     runs: dict[str, list[dict[str, Any]]] = {}
     models: dict[str, EvaluatedModel] = {}
     for role, source in sources.items():
-        judged, models[role] = load(source, dtype, device)
+        loaded_model, models[role] = load(source, dtype, device)
         with quiet():
             lm = FlabLM(
-                judged.model,
-                judged.tokenizer,
+                loaded_model.model,
+                loaded_model.tokenizer,
                 weights_hash=models[role].weights_sha256,
                 cache=cache,
                 batch_size=settings.batch_size,
@@ -133,7 +136,7 @@ def evaluate(
         for task in loaded:
             lm.doing = f" ({role}, {task.name})"
             runs[role].append(run_task(lm, task, settings.seed, confirm_run_unsafe_code))
-        del lm, judged
+        del lm, loaded_model
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -151,7 +154,7 @@ def evaluate(
         del dense, pruned
         rows += measured
     merged = {role: merge_results(results) for role, results in runs.items()}
-    found = Evaluation(
+    evaluation = Evaluation(
         date=datetime.now(timezone.utc).date().isoformat(),
         models=models,
         scores=tuple(rows),
@@ -164,8 +167,8 @@ def evaluate(
         made=cache.made,
     )
     if output is not None:
-        found.save(output, overwrite=overwrite)
-    return found
+        evaluation.save(output, overwrite=overwrite)
+    return evaluation
 
 
 def conditions(
@@ -229,17 +232,17 @@ def measure_divergence(
 
 def _rows(metric: str, columns: Mapping[str, Sequence[HeldOut]]) -> Iterator[ScoreRow]:
     """The rows of a metric: for each name, what was measured on one kind of text, or on several."""
-    for name, found in columns.items():
-        number = sum(measured.texts for measured in found)
+    for name, kinds in columns.items():
+        number = sum(measured.texts for measured in kinds)
         row = ScoreRow(task=DIVERGENCE, metric=f"{metric}{name}", higher_is_better=False, problems=number)
         if metric == "bits_per_byte":
             bits = {
-                role: _mean([(getattr(measured, f"{role}_bits_per_byte"), measured.bytes) for measured in found])
+                role: _mean([(getattr(measured, f"{role}_bits_per_byte"), measured.bytes) for measured in kinds])
                 for role in ("dense", "pruned")
             }
             yield without_interval(row, bits)
         else:
-            value = _mean([(getattr(measured, metric), measured.positions) for measured in found])
+            value = _mean([(getattr(measured, metric), measured.positions) for measured in kinds])
             yield row.model_copy(update={"score": Score(value=value, interval_95=None)})
 
 

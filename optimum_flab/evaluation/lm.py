@@ -113,11 +113,11 @@ class FlabLM(HFLM):
             settings["until"] = [stop for stop in settings["until"] if stop]
             prompts = [encoded[requests[index].args[0]] for index in indices]
             for number, chosen in enumerate(batches_by_length(prompts, self.batch_size)):
-                rows = [self._shortened(prompts[place], settings) for place in chosen]
+                rows = [self._truncate(prompts[place], settings) for place in chosen]
                 batches.append(Batch([indices[place] for place in chosen], rows, settings, number))
         return batches
 
-    def _shortened(self, prompt: list[int], settings: Mapping[str, Any]) -> list[int]:
+    def _truncate(self, prompt: list[int], settings: Mapping[str, Any]) -> list[int]:
         """The end of a prompt, short enough to leave room for the completion but at least half of the model's length;
         of an infilling prompt, the text next to the gap."""
         room = max(self.max_length - settings["max_gen_toks"], self.max_length // 2)
@@ -149,10 +149,11 @@ class FlabLM(HFLM):
         settings.pop(INFILLING, None)
         most = max(1, min(settings.pop("max_gen_toks"), self.max_length - max(map(len, batch.prompts))))
         config = self._generation_config(settings, most, ends)
-        with _seeded(self.device, f"{self.seed},{batch.number}"):
-            found = new_tokens(self.model, self.tokenizer, batch.prompts, stops, config)
+        with _fixed_seed(self.device, f"{self.seed},{batch.number}"):
+            tokens = new_tokens(self.model, self.tokenizer, batch.prompts, stops, config)
         texts = [
-            text_behind(self.tokenizer, prompt, ids, ends)[0] for prompt, ids in zip(batch.prompts, found, strict=True)
+            text_behind(self.tokenizer, prompt, ids, ends)[0]
+            for prompt, ids in zip(batch.prompts, tokens, strict=True)
         ]
         return [cut(text, stops) for text in texts]
 
@@ -197,7 +198,7 @@ class FlabLM(HFLM):
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        found: list[Any] = [None] * len(requests)
+        likelihoods: list[Any] = [None] * len(requests)
         with progress(f"Scoring{self.doing}", len(requests), "request") as tick:
             for chosen in self._scoring_batches(requests):
                 rows = [requests[index] for index in chosen]
@@ -209,9 +210,9 @@ class FlabLM(HFLM):
                 }
                 values = self.cache.get(key, partial(self._score, rows))
                 for index, (value, greedy) in zip(chosen, values, strict=True):
-                    found[index] = (value, greedy)
+                    likelihoods[index] = (value, greedy)
                 tick(len(chosen))
-        return found
+        return likelihoods
 
     def _score(self, rows: list[Any]) -> list[list[Any]]:
         values = super()._loglikelihood_tokens(rows, disable_tqdm=True, override_bs=len(rows))
@@ -233,7 +234,7 @@ class FlabLM(HFLM):
 
 
 @contextmanager
-def _seeded(device: torch.device, name: str) -> Iterator[None]:
+def _fixed_seed(device: torch.device, name: str) -> Iterator[None]:
     """While the block runs, random numbers depend on `name` alone."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

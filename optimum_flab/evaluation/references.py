@@ -21,20 +21,20 @@ class References:
     """The results of running the reference solutions of a task.
 
     Args:
-        found (`int`): reference solutions that were run; one for each prompt where a problem has several prompts.
+        number (`int`): reference solutions that were run; one for each prompt where a problem has several prompts.
         without (`int`): problems without one.
         failures (`list[tuple[str, str]]`): name of a problem, and why its reference fails.
     """
 
     task: str
-    found: int
+    number: int
     without: int
     failures: list[tuple[str, str]]
 
     def to_text(self) -> str:
         """A line with the numbers, and one for each reference that fails."""
-        passes = self.found - len(self.failures)
-        line = f"{self.task}: {passes:,} of {self.found:,} reference solutions pass{'es' if passes == 1 else ''}"
+        passes = self.number - len(self.failures)
+        line = f"{self.task}: {passes:,} of {self.number:,} reference solutions pass{'es' if passes == 1 else ''}"
         if self.without:
             line += f"; {self.without:,} problem{' has' if self.without == 1 else 's have'} none"
         failures = [(printable(name), reason) for name, reason in self.failures]
@@ -86,12 +86,12 @@ def _run(task: str, programs: Sequence[tuple[str, Program | None]], packages: Se
 def _programs(name: str, task: Task, limit: int | None) -> list[tuple[str, Program | None]]:
     """Name and reference program of every problem of a task."""
     steps = [step for item in task.config.filter_list or () for step in item["filter"]]
-    found = [judge.solved for step in steps if isinstance(judge := step.get("filter_fn"), Judge)]
+    solutions = [judge.reference_program for step in steps if isinstance(judge := step.get("filter_fn"), Judge)]
     if task.config.process_results is output_prediction.score:
-        found.append(output_prediction.solved)
-    if not found:
+        solutions.append(output_prediction.reference_program)
+    if not solutions:
         raise _without_programs(name)
-    solved = found[0]
+    solved = solutions[0]
     documents = list(task.eval_docs)[:limit]
     programs = [(_problem(number, document), solved(document)) for number, document in enumerate(documents, start=1)]
     if all(program is None for _, program in programs):

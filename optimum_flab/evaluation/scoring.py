@@ -13,7 +13,7 @@ from lm_eval.api import metrics as lm_eval_metrics
 from lm_eval.tasks import TaskManager
 
 from ..records.results import ScoreRow
-from ..records.scores import Score, retained
+from ..records.scores import Score, retention_of
 from . import comparison
 from .catalog import LoadedTask, quiet
 from .comparison import MEAN, PASSES, OfSums, Passed
@@ -57,16 +57,16 @@ def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], see
     Args:
         results (`Mapping`): lm-eval's results under `"dense"` and `"pruned"`, or under `"model"`.
     """
-    judged = "pruned" if "dense" in results else "model"
+    subject = "pruned" if "dense" in results else "model"
     for leaf, loaded in task.tasks.items():
         values = {role: values_by_metric(result["samples"][leaf]) for role, result in results.items()}
-        higher, clusters = loaded.higher_is_better(), column(loaded, results[judged]["samples"][leaf], CLUSTER)
-        kinds = column(loaded, results[judged]["samples"][leaf], KIND)
-        for (metric, filter_name), found in values[judged].items():
-            several = sum(name == metric for name, _ in values[judged]) > 1
+        higher, clusters = loaded.higher_is_better(), column(loaded, results[subject]["samples"][leaf], CLUSTER)
+        kinds = column(loaded, results[subject]["samples"][leaf], KIND)
+        for (metric, filter_name), by_problem in values[subject].items():
+            several = sum(name == metric for name, _ in values[subject]) > 1
             label = f"{metric},{filter_name}" if several else metric
             dense = values["dense"].get((metric, filter_name)) if "dense" in values else None
-            shared = [number for number in found if dense is None or number in dense]
+            shared = [number for number in by_problem if dense is None or number in dense]
             statistic = statistic_of(loaded, metric)
             direction = bool(higher.get(metric, True))
             if statistic is None:
@@ -85,7 +85,7 @@ def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], see
                 yield comparison.compare(
                     ScoreRow(task=leaf, metric=name, higher_is_better=direction, problems=len(numbers)),
                     statistic,
-                    statistic.rows([found[number] for number in numbers]),
+                    statistic.rows([by_problem[number] for number in numbers]),
                     None if dense is None else statistic.rows([dense[number] for number in numbers]),
                     seed=seed,
                     clusters=[clusters[number] for number in numbers] if clusters else None,
@@ -104,7 +104,7 @@ def compare_together(
         passed
         for number, task in enumerate(tasks)
         for leaf in task.tasks
-        if (passed := passes_of(task, leaf, {role: found[number] for role, found in results.items()})) is not None
+        if (passed := passes_of(task, leaf, {role: by_task[number] for role, by_task in results.items()})) is not None
     ]
     if len(sets) > 1:
         yield comparison.together(sets, seed=seed)
@@ -112,21 +112,21 @@ def compare_together(
 
 def passes_of(task: LoadedTask, leaf: str, results: Mapping[str, Mapping[str, Any]]) -> Passed | None:
     """Which problems of a task were passed; `None` where they do not pass or fail."""
-    loaded, judged = task.tasks[leaf], "pruned" if "dense" in results else "model"
+    loaded, subject = task.tasks[leaf], "pruned" if "dense" in results else "model"
     if statistic_of(loaded, PASSES) is not MEAN:
         return None
     samples = {role: result["samples"][leaf] for role, result in results.items()}
-    values = {role: values_by_metric(found) for role, found in samples.items()}
-    keys = [key for key in values[judged] if key[0] == PASSES]
-    if len(keys) != 1 or not all(keys[0] in found for found in values.values()):
+    values = {role: values_by_metric(rows) for role, rows in samples.items()}
+    keys = [key for key in values[subject] if key[0] == PASSES]
+    if len(keys) != 1 or not all(keys[0] in by_metric for by_metric in values.values()):
         return None
-    of_role = {role: found[keys[0]] for role, found in values.items()}
-    shared = [number for number in of_role[judged] if all(number in found for found in of_role.values())]
-    names = names_of(leaf, loaded, samples[judged])
+    of_role = {role: values_of[keys[0]] for role, values_of in values.items()}
+    shared = [number for number in of_role[subject] if all(number in by_number for by_number in of_role.values())]
+    names = names_of(leaf, loaded, samples[subject])
     return Passed(
         leaf,
         [names[number] for number in shared],
-        [of_role[judged][number] for number in shared],
+        [of_role[subject][number] for number in shared],
         [of_role["dense"][number] for number in shared] if "dense" in of_role else None,
     )
 
@@ -151,11 +151,11 @@ def column(task: Any, samples: Sequence[Mapping[str, Any]], which: str) -> dict[
 
 def values_by_metric(samples: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[int, Any]]:
     """From lm-eval's samples: `(metric, filter) -> document number -> value`."""
-    found: dict[tuple[str, str], dict[int, Any]] = {}
+    values: dict[tuple[str, str], dict[int, Any]] = {}
     for sample in samples:
         for metric in sample["metrics"]:
-            found.setdefault((metric, sample["filter"]), {})[sample["doc_id"]] = sample[metric]
-    return found
+            values.setdefault((metric, sample["filter"]), {})[sample["doc_id"]] = sample[metric]
+    return values
 
 
 def statistic_of(task: Any, metric: str) -> OfSums | None:
@@ -182,7 +182,7 @@ def without_interval(row: ScoreRow, scores: Mapping[str, Any]) -> ScoreRow:
     }
     if "dense" not in numbers:
         return row.model_copy(update={"score": numbers["model"]})
-    retention = Score(value=retained(numbers["pruned"].value, numbers["dense"].value), interval_95=None)
+    retention = Score(value=retention_of(numbers["pruned"].value, numbers["dense"].value), interval_95=None)
     return row.model_copy(update={**numbers, "retention": retention})
 
 

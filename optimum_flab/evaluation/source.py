@@ -30,8 +30,8 @@ def function_start(code: str, name: str) -> int | None:
     Args:
         name (`str`): as Python has it, see [`function_name`].
     """
-    found = re.finditer(r"^(?:async +)?def +([^\s(]+)\s*\(", code, re.MULTILINE)
-    starts = [match.start() for match in found if function_name(match[1]) == name]
+    definitions = re.finditer(r"^(?:async +)?def +([^\s(]+)\s*\(", code, re.MULTILINE)
+    starts = [match.start() for match in definitions if function_name(match[1]) == name]
     return starts[-1] if starts else None
 
 

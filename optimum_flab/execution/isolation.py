@@ -202,8 +202,8 @@ def installed_packages() -> list[str]:
     """Package folders inside what a program sees: they may hold the solutions of a benchmark."""
     prefixes = {Path("/usr"), Path("/usr/local"), *(Path(os.path.realpath(p)) for p in (sys.base_prefix,))}
     patterns = [f"{lib}/python3*/{name}-packages" for lib in ("lib", "lib64") for name in ("site", "dist")]
-    found = {os.path.realpath(path) for prefix in prefixes for pattern in patterns for path in prefix.glob(pattern)}
-    return sorted(path for path in found if os.path.isdir(path))
+    folders = {os.path.realpath(path) for prefix in prefixes for pattern in patterns for path in prefix.glob(pattern)}
+    return sorted(path for path in folders if os.path.isdir(path))
 
 
 def _is_root() -> bool:

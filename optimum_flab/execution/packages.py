@@ -13,13 +13,13 @@ from pathlib import Path
 from ..errors import ConfigurationError
 
 
-def named_packages(given: str | Sequence[str]) -> tuple[str, ...]:
+def parse_packages(packages: str | Sequence[str]) -> tuple[str, ...]:
     """The packages in a list, or in a comma-separated text, each once.
 
     Raises:
         [`ConfigurationError`]: one is not a plain name, is part of Python, or is not installed here.
     """
-    texts = [given] if isinstance(given, str) else given
+    texts = [packages] if isinstance(packages, str) else packages
     names = dict.fromkeys(name.strip() for text in texts for name in text.split(","))
     for name in names:
         if not name.isidentifier() or name == "__main__":  # the latter is the running program, not a package
@@ -62,6 +62,6 @@ def _why_not(name: str) -> str:
     if importlib.util.find_spec(name) is not None:
         return "it is a name that several packages share, or one without files of its own; leave it out"
     tops = (top for top, names in packages_distributions().items() if plain(name) in map(plain, names))
-    found = sorted(top for top in tops if not top.startswith("_"))
-    what = f"{name} is imported as {' or '.join(found)}" if found else "install it, or leave it out"
+    imports = sorted(top for top in tops if not top.startswith("_"))
+    what = f"{name} is imported as {' or '.join(imports)}" if imports else "install it, or leave it out"
     return f"no package of that name is installed here; {what}"

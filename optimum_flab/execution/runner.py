@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ConfigurationError, FlabError
 from .isolation import Isolation, Limits, candidates
-from .packages import named_packages
+from .packages import parse_packages
 from .values import Program, Verdict
 from .worker import Worker
 
@@ -145,17 +145,17 @@ def works(isolation: Isolation) -> bool:
     return True
 
 
-def check_packages(given: str | Sequence[str], isolation: Isolation | None = None) -> tuple[str, ...]:
+def check_packages(names: str | Sequence[str], isolation: Isolation | None = None) -> tuple[str, ...]:
     """The packages that programs may import, checked to be importable.
 
     Args:
-        given (`str` or `Sequence[str]`): names as programs import them; a text may hold several, separated by commas.
+        names (`str` or `Sequence[str]`): names as programs import them; a text may hold several, separated by commas.
 
     Raises:
         [`ConfigurationError`]: one is not a plain name, is part of Python, is not installed, or cannot be imported in
             a sandbox.
     """
-    packages = named_packages(given) if given else ()
+    packages = parse_packages(names) if names else ()
     for package in packages:
         if reason := _unusable(package, packages, isolation or best_isolation()):
             raise ConfigurationError(f"`allow_packages` {','.join(packages)}: {reason}")

@@ -15,7 +15,7 @@ from typing import Any
 
 from .isolation import FIRST_USER, PACKAGES, PRIVATE, USERS, Isolation, Limits, environment
 from .packages import parts_of
-from .seccomp import refusing_filter
+from .seccomp import system_call_filter
 
 
 START_SECONDS, STOP_SECONDS = 60.0, 5.0  # for a sandbox to start, and to end a program
@@ -51,7 +51,7 @@ class Sandbox:
         self.isolation, self.packages = isolation, packages
         self.programs = 0
         user = FIRST_USER + secrets.randbelow(USERS)
-        steps = refusing_filter() if isolation.bubblewrap else None
+        steps = system_call_filter() if isolation.bubblewrap else None
         with ExitStack() as stack:
             self.folder = None if isolation.bubblewrap else tempfile.mkdtemp(prefix="flab-")
             if self.folder is not None:

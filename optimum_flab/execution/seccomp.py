@@ -112,7 +112,7 @@ ALLOW, ERROR, KILL = 0x7FFF0000, 0x00050000, 0x80000000
 Step = tuple[int, int, int, int]
 
 
-def refusing_filter() -> bytes | None:
+def system_call_filter() -> bytes | None:
     """The filter as an array of `struct sock_filter`, or `None` for an unknown architecture."""
     known = ARCHITECTURES.get(platform.machine())
     if known is None or struct.pack("=I", 1) != struct.pack("<I", 1):

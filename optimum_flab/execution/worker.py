@@ -85,16 +85,16 @@ class Worker:
                 job = {**vars(program), "packages": sandbox.packages, "secret": secret}
                 sandbox.start(job, written.fileno())
             deadline = start + self.limits.wall_seconds
-            found = _wait(report.fileno(), sandbox.process, self.limits, deadline, available, stop)
+            verdict = _wait(report.fileno(), sandbox.process, self.limits, deadline, available, stop)
         ending = sandbox.end()
         seconds = time.perf_counter() - start
         if not (ending.clean and self.isolation.is_lasting and sandbox.programs < MOST_PROGRAMS):
             self._close()
         if ending.files > self.limits.files:
-            found = {"status": "forbidden", "detail": f"{ending.files:,} files"}
-        elif isinstance(found, bytes):
-            found = _reported(found, secret) if found else _ending(ending.code, self.limits, seconds)
-        return Verdict(**{**found, "detail": printable(found["detail"])[:LONGEST_DETAIL]}, seconds=seconds)
+            verdict = {"status": "forbidden", "detail": f"{ending.files:,} files"}
+        elif isinstance(verdict, bytes):
+            verdict = _read_verdict(verdict, secret) if verdict else _exit_verdict(ending.code, self.limits, seconds)
+        return Verdict(**{**verdict, "detail": printable(verdict["detail"])[:LONGEST_DETAIL]}, seconds=seconds)
 
 
 def _wait(
@@ -137,7 +137,7 @@ def _excess(pid: int, limits: Limits, available: int) -> dict[str, Any] | None:
     return None
 
 
-def _reported(report: bytes, secret: str) -> dict[str, Any]:
+def _read_verdict(report: bytes, secret: str) -> dict[str, Any]:
     """The verdict by a report: that it passed only if it is the secret; it may be what the program wrote there."""
     text = report.decode(errors="replace")
     if text == secret:
@@ -148,7 +148,7 @@ def _reported(report: bytes, secret: str) -> dict[str, Any]:
     return {"status": status, "detail": rest[1], "package": printable(rest[0])[:LONGEST_PACKAGE] or None}
 
 
-def _ending(code: int | None, limits: Limits, seconds: float) -> dict[str, Any]:
+def _exit_verdict(code: int | None, limits: Limits, seconds: float) -> dict[str, Any]:
     """The verdict on a program whose process ended without a report, `seconds` after its start."""
     number = -code if code is not None and code < 0 else 0
     if number == signal.SIGXCPU or (number == signal.SIGKILL and seconds >= limits.cpu_seconds):

@@ -65,16 +65,16 @@ def model_fields(config: Any, family: Family) -> dict[str, Any]:
 def _check_expected(config: Any, family: Family) -> None:
     facts, heads = gguf_facts(family), getattr(config, family.sizes["head"])
     wanted = {**facts.expects, **{name: getattr(config, other) for name, other in facts.equal.items()}}
-    found = {name: getattr(config, name, value) for name, value in wanted.items()}
+    values = {name: getattr(config, name, value) for name, value in wanted.items()}
     size = _head_size(config, family)
     if facts.whole_heads:
-        wanted["head_dim"], found["head_dim"] = getattr(config, family.sizes["hidden"]) // heads, size
+        wanted["head_dim"], values["head_dim"] = getattr(config, family.sizes["hidden"]) // heads, size
     if not facts.partial_heads:
-        wanted["partial_rotary_factor"], found["partial_rotary_factor"] = 1.0, _rotated(config, family) / size
+        wanted["partial_rotary_factor"], values["partial_rotary_factor"] = 1.0, _rotary_channels(config, family) / size
     for name, value in wanted.items():
-        if found[name] != value:
+        if values[name] != value:
             raise FlabError(
-                f"{name} of this model is {found[name]!r}, but llama.cpp computes a {family.model_type} as if it were"
+                f"{name} of this model is {values[name]!r}, but llama.cpp computes a {family.model_type} as if it were"
                 f" {value!r}: the file would describe a different model"
             )
 
@@ -94,20 +94,18 @@ def rope_tensors(config: Any, family: Family) -> dict[str, torch.Tensor]:
         `dict[str, torch.Tensor]`: each of shape `(pairs,)`, float32.
     """
     rope = _rope(config)
-    kind, pairs = _kind(rope), _rotated(config, family) // 2
+    kind, pairs = _kind(rope), _rotary_channels(config, family) // 2
     if kind == "llama3":
         return {"rope_freqs.weight": _llama3_factors(rope, pairs)}
     if kind == "longrope":
         lengths = {"long": rope["long_factor"], "short": rope["short_factor"]}
-        for name, found in lengths.items():
-            if len(found) != pairs:
+        for name, row in lengths.items():
+            if len(row) != pairs:
                 raise FlabError(
-                    f"{name}_factor of this model's position encoding has {len(found):,} numbers, but its heads have"
+                    f"{name}_factor of this model's position encoding has {len(row):,} numbers, but its heads have"
                     f" {pairs:,} pairs of rotated channels; check its config.json"
                 )
-        return {
-            f"rope_factors_{name}.weight": torch.tensor(found, dtype=torch.float32) for name, found in lengths.items()
-        }
+        return {f"rope_factors_{name}.weight": torch.tensor(row, dtype=torch.float32) for name, row in lengths.items()}
     return {}
 
 
@@ -136,7 +134,7 @@ def _kind(rope: Mapping[str, Any]) -> str:
     return rope.get("rope_type", "default")
 
 
-def _rotated(config: Any, family: Family) -> int:
+def _rotary_channels(config: Any, family: Family) -> int:
     """The number of channels of a head that positions rotate."""
     share = _rope(config).get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
     return int(_head_size(config, family) * (1.0 if share is None else share))
@@ -145,7 +143,7 @@ def _rotated(config: Any, family: Family) -> int:
 def _rope_fields(config: Any, family: Family) -> dict[str, Any]:
     rope = _rope(config)
     fields: dict[str, Any] = {
-        "rope.dimension_count": _rotated(config, family),
+        "rope.dimension_count": _rotary_channels(config, family),
         "rope.freq_base": float(rope["rope_theta"]),
     }
     local = config.rope_parameters.get("sliding_attention")
@@ -181,8 +179,8 @@ def _yarn_fields(rope: Mapping[str, Any]) -> dict[str, Any]:
     """llama.cpp multiplies by `1 + 0.1 ln factor` itself, and uses the usual ends of the ramp for all models."""
     usual = {"beta_fast": 32, "beta_slow": 1, "truncate": True, "mscale": None, "mscale_all_dim": None}
     for name, value in usual.items():
-        if (found := rope.get(name)) is not None and found != value:
-            raise FlabError(f"{name} {found!r} of YaRN cannot be written for llama.cpp, which always uses {value!r}")
+        if (stated := rope.get(name)) is not None and stated != value:
+            raise FlabError(f"{name} {stated!r} of YaRN cannot be written for llama.cpp, which always uses {value!r}")
     factor = rope.get("attention_factor")
     return {} if factor is None else {"rope.scaling.attn_factor": factor / (1 + 0.1 * math.log(rope["factor"]))}
 

@@ -86,6 +86,8 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
             know the family, its position encoding or its tokenizer; a weight is too large for the type; the disk is
             full.
     """
+    import gguf
+
     settings = settings or ExportSettings()
     path = check_path(path, settings)
     config, family = model.model.config, model.family
@@ -108,10 +110,11 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
     needed = int(size) * (4 if own == "f32" else 2) * (1 if own == settings.type else 2)
     check_space(path.parent, needed, "the file takes, while it is made, about")
     about = {"general.name": _name_of(model), WEIGHTS_FIELD: dense_hash(model)}
-    with _written_beside(path) as folder:
+    with _temporary_folder(path) as folder:
         base = folder / path.name if own == settings.type else folder / f"base-{path.name}"
         split = (settings.split_megabytes or 0) * 1_000_000
-        _write(base, {**about, **fields, **tokenizer.fields}, pieces, tensors, more, own, architecture, split)
+        writer = gguf.GGUFWriter(base, architecture, split_max_size=split)
+        _write(writer, {**about, **fields, **tokenizer.fields}, pieces, tensors, more, own)
         if own != settings.type:
             quantise(base, folder / path.name, settings.type)
             base.unlink()
@@ -148,10 +151,10 @@ def check_path(path: str | Path, settings: ExportSettings) -> Path:
 
 def _there(path: Path) -> list[Path]:
     """The existing file of this name, and the parts of a split one."""
-    found = [path] if path.exists() else []
+    paths = [path] if path.exists() else []
     others = path.parent.iterdir() if path.parent.is_dir() else ()
     parts = [one for one in others if (part := PART.fullmatch(one.name)) and part["stem"] == path.stem]
-    return [*found, *sorted(parts)]
+    return [*paths, *sorted(parts)]
 
 
 def _name_of(model: LoadedModel) -> str:
@@ -164,7 +167,7 @@ def _name_of(model: LoadedModel) -> str:
 
 
 @contextmanager
-def _written_beside(path: Path) -> Iterator[Path]:
+def _temporary_folder(path: Path) -> Iterator[Path]:
     """A folder beside a file that is removed at the end, with those of runs that were killed."""
     for left in path.parent.glob(f".{escape(path.name)}.partial-[0-9]*"):
         number = int(left.name.rpartition("-")[2])
@@ -184,18 +187,15 @@ def _written_beside(path: Path) -> Iterator[Path]:
 
 
 def _write(
-    path: Path,
+    writer: gguf.GGUFWriter,
     fields: Mapping[str, Any],
     pieces: list[Piece],
     tensors: Mapping[str, torch.Tensor],
     more: Mapping[str, torch.Tensor],
     kind: str,
-    architecture: str,
-    split: int,
 ) -> None:
     import gguf
 
-    writer = gguf.GGUFWriter(path, architecture, split_max_size=split)
     file_type = "ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"
     writer.add_file_type(gguf.LlamaFileType[file_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -212,9 +212,9 @@ def _write(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        with progress(f"Writing {path.name}", len(pieces), "tensor") as tick:
+        with progress(f"Writing {writer.path.name}", len(pieces), "tensor") as tick:
             for piece, stored in zip(pieces, types, strict=True):
-                writer.write_tensor_data(_stored(piece, tensors, stored))
+                writer.write_tensor_data(_encode(piece, tensors, stored))
                 tick()
         for tensor in more.values():
             writer.write_tensor_data(tensor.numpy())
@@ -245,7 +245,7 @@ def _stored_type(piece: Piece, wanted: gguf.GGMLQuantizationType) -> gguf.GGMLQu
     return wanted if fits else gguf.GGMLQuantizationType.F16
 
 
-def _stored(piece: Piece, tensors: Mapping[str, torch.Tensor], kind: gguf.GGMLQuantizationType) -> np.ndarray:
+def _encode(piece: Piece, tensors: Mapping[str, torch.Tensor], kind: gguf.GGMLQuantizationType) -> np.ndarray:
     import gguf
 
     values = piece.values(tensors)

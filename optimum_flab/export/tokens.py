@@ -61,7 +61,7 @@ def tokenizer_fields(
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     in_bytes = byte_level(content)
-    model = _merging(content, in_bytes)
+    model = _read_merges(content, in_bytes)
     _check_normalizer(content, in_bytes)
     added = {token["id"]: token for token in content["added_tokens"]}
     known = {index: token for token, index in model.vocabulary.items()}
@@ -76,7 +76,7 @@ def tokenizer_fields(
     fields: dict[str, Any] = {"tokens": tokens, "token_type": kinds}
     notes = []
     if in_bytes:
-        name = pre_tokenizer or _known_name(content)
+        name = pre_tokenizer or _pre_tokenizer_name(content)
         fields |= {"model": "gpt2", "merges": [_merge(pair) for pair in content["model"]["merges"]]}
     else:
         if pre_tokenizer is not None:
@@ -114,7 +114,7 @@ def tokenizer_fields(
     return TokenizerFields(prefixed | _template_fields(tokenizer), tuple(notes))
 
 
-def _merging(content: Mapping[str, Any], in_bytes: bool) -> BytePairEncoding:
+def _read_merges(content: Mapping[str, Any], in_bytes: bool) -> BytePairEncoding:
     """The tokenizer's merges.
 
     Raises:
@@ -173,7 +173,7 @@ def _kind(index: int, token: str, known: bool, added: Mapping[int, Any], content
     return BYTE if falls_back and token in BYTE_TOKENS else NORMAL
 
 
-def _known_name(content: Mapping[str, Any]) -> str:
+def _pre_tokenizer_name(content: Mapping[str, Any]) -> str:
     name = name_of(content["pre_tokenizer"], bool(content["model"].get("ignore_merges")))
     if name is None:
         raise FlabError(
@@ -217,10 +217,10 @@ def _infilling_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     for text in ("{prefix}", "{suffix}"):
         template = template.replace(text, f"\0{text}\0")
     marks, names = [part for part in template.split("\0") if part], {"{prefix}": "fim_pre", "{suffix}": "fim_suf"}
-    found = {names[text]: mark for mark, text in pairwise(marks) if text in names}
+    marks_by_key = {names[text]: mark for mark, text in pairwise(marks) if text in names}
     if marks[-1] not in names:
-        found["fim_mid"] = marks[-1]
-    return {f"{key}_token_id": vocabulary[mark] for key, mark in found.items() if mark in vocabulary}
+        marks_by_key["fim_mid"] = marks[-1]
+    return {f"{key}_token_id": vocabulary[mark] for key, mark in marks_by_key.items() if mark in vocabulary}
 
 
 def _template_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

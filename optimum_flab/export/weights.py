@@ -99,7 +99,7 @@ def _pieces(
 
 
 def _name(name: str, names: gguf.TensorNameMap, source: str) -> str:
-    found = names.get_name(name, try_suffixes=SUFFIXES)
-    if found is None:
+    gguf_name = names.get_name(name, try_suffixes=SUFFIXES)
+    if gguf_name is None:
         raise FlabError(f"{source} has no place in llama.cpp's files of this architecture")
-    return found if found.endswith(SUFFIXES) else f"{found}.weight"
+    return gguf_name if gguf_name.endswith(SUFFIXES) else f"{gguf_name}.weight"

@@ -17,7 +17,7 @@ import yaml
 from ..errors import ConfigurationError, FlabError
 from ..records.atomic import write_files
 from ..records.base_card import METADATA, card_metadata
-from ..records.names import CARD_NAME, CURVE_NAME, FORMER, PAGE_NAME, is_result
+from ..records.names import CARD_NAME, CURVE_NAME, PAGE_NAME, is_result
 from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME
 from ..settings.hub import CardSettings, TermsSettings
 from . import provenance, tables
@@ -103,7 +103,7 @@ def render_card(
     for card in own:
         data = with_additions(data, additions_of(card, is_same_model=str(facts.report.weights_sha256) in card))
     mark = MARK.format("0" * 64, " ".join(fingerprint(*statement) for statement in statements(ours)))
-    text = rendered(
+    text = render(
         {
             "card_data": Whole(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).strip()),
             "facts": facts,
@@ -174,7 +174,6 @@ def write_card(
             contents |= dict(zip(copies, own, strict=False))
     contents |= {PAGE_NAME: card.page.encode(), CARD_NAME: card.text.encode()}
     stale = [path for path in folder.iterdir() if settings.results is not None and is_result(path.name)]
-    stale += [folder / name for name in FORMER]
     write_files(folder, contents, [path for path in stale if path.name not in contents])
     return card.notes
 
@@ -200,7 +199,7 @@ class Whole(str):
     """Text that may hold HTML comments: our marked lines, and what the user wrote."""
 
 
-def rendered(values: Mapping[str, Any]) -> str:
+def render(values: Mapping[str, Any]) -> str:
     """A card from its template. A value that looks like one of the marked lines is not mistaken for it.
 
     Args:
@@ -208,10 +207,10 @@ def rendered(values: Mapping[str, Any]) -> str:
     """
     import jinja2
 
-    def shown(value: Any) -> Any:
+    def escape(value: Any) -> Any:
         return value.replace("<!--", "&lt;!--") if isinstance(value, str) and not isinstance(value, Whole) else value
 
-    return jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), finalize=shown).render(**values)
+    return jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), finalize=escape).render(**values)
 
 
 def card_data(facts: Facts, terms: Terms, name: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def hub_client() -> HfApi:
 
 
 @contextmanager
-def attempting(failed: str, unanswered: str | None = None) -> Iterator[None]:
+def translate_errors(failed: str, unanswered: str | None = None) -> Iterator[None]:
     """Turns what the library raises within this context into a [`FlabError`].
 
     Args:
@@ -54,13 +54,13 @@ def attempting(failed: str, unanswered: str | None = None) -> Iterator[None]:
     except FlabError:
         raise
     except Exception as error:  # connection, Hub and file errors come from several libraries
-        failure = described(error)
+        failure = failure_of(error)
         state = failed if failure.refused or unanswered is None else unanswered
         raise FlabError(f"{state}: {failure.reason}; {failure.advice}") from None
 
 
 def _scrub(record: logging.LogRecord) -> bool:
-    record.msg, record.args = scrubbed(record.getMessage()), ()
+    record.msg, record.args = redact(record.getMessage()), ()
     return True
 
 
@@ -72,7 +72,7 @@ class Failure(NamedTuple):
     refused: bool = True
 
 
-def described(error: Exception) -> Failure:
+def failure_of(error: Exception) -> Failure:
     """What an error of the library means."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -88,16 +88,16 @@ def described(error: Exception) -> Failure:
         status = error.response.status_code
         said = error.server_message or error.response.headers.get("X-Error-Message") or first_line(error)
         advice = ADVICE.get(status, CORRECT if status < 500 else f"wait, and {AGAIN}")
-        return Failure(f"the Hub answered {status}: {scrubbed(said)}", advice, refused=status < 500)
+        return Failure(f"the Hub answered {status}: {redact(said)}", advice, refused=status < 500)
     if isinstance(error, (KeyError, TypeError, AttributeError)):
         advice = f"check that HF_ENDPOINT is the Hub that you mean, and {AGAIN}"
         return Failure(f"its answer was not understood ({error!r})", advice, refused=False)
     if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
-        return Failure(scrubbed(" ".join(str(error).split())), CORRECT, refused=False)
-    return Failure(scrubbed(first_line(error)), f"check the connection, and {AGAIN}", refused=False)
+        return Failure(redact(" ".join(str(error).split())), CORRECT, refused=False)
+    return Failure(redact(first_line(error)), f"check the connection, and {AGAIN}", refused=False)
 
 
-def scrubbed(text: str) -> str:
+def redact(text: str) -> str:
     """Text without tokens, and without passwords and queries in addresses: those of storage are signed."""
     from huggingface_hub import get_token
 
@@ -116,8 +116,8 @@ def hub_card(repo_id: str, revision: str | None = None) -> tuple[str | None, str
         path = hub_client().hf_hub_download(repo_id, CARD_NAME, revision=revision)
         return Path(path).read_text(encoding="utf-8"), ""
     except LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but from a client without a connection
-        return None, f"the Hub cannot be reached ({scrubbed(first_line(error))})"
+        return None, f"the Hub cannot be reached ({redact(first_line(error))})"
     except EntryNotFoundError:
         return None, "it has none"
     except Exception as error:  # connection errors come from several libraries
-        return None, described(error).reason
+        return None, failure_of(error).reason

@@ -11,11 +11,12 @@ from ..checkpoints.saving import needed_transformers
 from ..checkpoints.weight_files import shards
 from ..licenses import is_license_file
 from ..records.json_files import read_json
-from ..records.names import CONFIG_NAME, CURVE_NAME
+from ..records.names import CURVE_NAME
 from ..records.own_results import find_results, read_results
 from ..records.plan import PruningPlan
 from ..records.report import Report, read_report
 from ..records.results import EfficiencyRecord, EvaluationRecord
+from ..settings.files import CONFIG_NAME
 from ..tensors.gguf_files import own_gguf_files
 
 
@@ -80,6 +81,7 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
         paths, report, sum(path.stat().st_size for path in shards(folder))
     )
     tokenizer = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+    licenses = sorted(one.name for one in folder.glob("*") if is_license_file(one.name) and one.is_file())
     architectures = read_json(folder / "config.json").get("architectures") or [None]
     return Facts(
         folder=folder,
@@ -90,9 +92,7 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
         efficiency=next(iter(efficiency.values()), None),
         result_files=tuple(path for path in paths if path in evaluations or path in efficiency),
         left_out=tuple(left_out),
-        license_files=tuple(
-            sorted(one.name for one in folder.glob("*") if is_license_file(one.name) and one.is_file())
-        ),
+        license_files=tuple(licenses),
         gguf_files=own_gguf_files(folder, report.weights_sha256),
         architecture=architectures[0],
         chat_template=bool(tokenizer.get("chat_template")) or (folder / "chat_template.jinja").is_file(),

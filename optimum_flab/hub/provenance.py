@@ -16,7 +16,7 @@ from ..records.report import EarlierRound, Recovery, Report, TextCounts
 from ..records.results import EvaluationRecord
 from ..texts.sources import INSTALLED, STANDARD_LIBRARY
 from .facts import Facts
-from .tables import cell, change, code, count, joined, sentence
+from .tables import cell, change, code, count, join_words, sentence
 
 
 TASKS_FOLDER = Path(__file__).parent.parent / "evaluation" / "tasks"
@@ -126,7 +126,7 @@ def text_rows(facts: Facts) -> list[list[str]]:
     default = code((STANDARD_LIBRARY, INSTALLED) if facts.setting("data", "mix") else (STANDARD_LIBRARY,))
     corpus = sources_text(facts.setting("data", "corpus"), "", facts)
     besides = _beside_corpus(facts)
-    named = f"{corpus}{', and ' * bool(besides)}{joined(besides)}" if corpus else joined(besides)
+    named = f"{corpus}{', and ' * bool(besides)}{join_words(besides)}" if corpus else join_words(besides)
     label = "corpus" + ": decides the vocabulary" * ("vocabulary" in enabled) + by_plan
     number = "" if texts is None else f" ({texts.corpus:,} texts{' besides' * bool(texts.counts)})"
     rows = [[label, (named or f"{default}, the default") + others + number]]
@@ -135,9 +135,9 @@ def text_rows(facts: Facts) -> list[list[str]]:
     if any(share for kind, share in mix.items() if kind != "own"):
         implied = implied * bool(corpus and mix.get("own")) + ["text that comes with the software"]
     calibration = sources_text(facts.setting("data", "calibration"), "", facts)
-    label = "calibration" + f": decides {joined(decided)}" * bool(decided) + by_plan
+    label = "calibration" + f": decides {join_words(decided)}" * bool(decided) + by_plan
     number = "" if texts is None else f" ({texts.calibration:,} texts)"
-    rows.append([label, (calibration + others if calibration else joined(implied)) + number])
+    rows.append([label, (calibration + others if calibration else join_words(implied)) + number])
 
     # the last of several prunings started from a trained model, and measured nothing
     if texts is not None and not facts.report.earlier_rounds:

@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.checked import check_belongs_together, check_complete
+from ..checkpoints.stored_model import check_belongs_together, check_complete
 from ..checkpoints.weight_files import shards
 from ..errors import ConfigurationError, FlabError, printable
-from ..records.folders import listed
+from ..records.folders import first_of
 from ..records.names import CARD_NAME, PAGE_NAME, is_outdated, is_part, is_result, is_secret
 from ..records.paths import last_name
 from ..records.portable import portable
 from ..records.report import Report, read_report
 from ..settings.hub import PushSettings
 from .card import Rendered, additions_of, is_generated, metadata_of, read_card, render_card, text_of_user
-from .client import AGAIN, attempting, hub_card, hub_client, scrubbed
+from .client import AGAIN, hub_card, hub_client, redact, translate_errors
 
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Push:
         lines += [f"  - {printable(path)}" for path in self.delete]
         lines += [f"  = {printable(path)} (kept)" for path in self.keep]
         if self.left:
-            lines.append(f"not sent: {listed([*self.left], MOST_NAMED)}; `include` sends more")
+            lines.append(f"not sent: {first_of([*self.left], MOST_NAMED)}; `include` sends more")
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join([*lines, self.url or "nothing was sent (dry run)"])
 
@@ -122,7 +122,7 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, **options: Any) ->
         raise FlabError("there is no token for the Hub; run `hf auth login`, or set HF_TOKEN, and push again")
 
     api, notes = hub_client(), []
-    with attempting(f"the files in {folder} belong together, but {repo_id} could not be looked at"):
+    with translate_errors(f"the files in {folder} belong together, but {repo_id} could not be looked at"):
         target = look(api, repo_id, settings)
         if get_token() is None:
             notes.append(f"there is no token for the Hub, so whether you may push to {repo_id} was not checked")
@@ -139,7 +139,7 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, **options: Any) ->
     where += f", {'a pull request to ' * settings.create_pr}branch {settings.revision or 'main'}"
     sizes = {path: len(file) if isinstance(file, bytes) else file.stat().st_size for path, file in files.items()}
     push = Push(None, where, sizes, delete, kept, left, (*notes, *card.notes))
-    with attempting("the Hub does not accept the card's metadata"):
+    with translate_errors("the Hub does not accept the card's metadata"):
         ModelCard(card.text).validate()
     if settings.dry_run:
         return push
@@ -147,7 +147,7 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, **options: Any) ->
     commit = send(api, target, files, delete, settings, settings.commit_message or commit_title(report))
     if commit.oid == target.head:
         push = replace(push, notes=(*push.notes, "nothing has changed since the last commit, and nothing was sent"))
-    return replace(push, url=scrubbed(commit.pr_url or commit.commit_url))
+    return replace(push, url=redact(commit.pr_url or commit.commit_url))
 
 
 def send(
@@ -173,17 +173,17 @@ def send(
 
     repo_id, branch = target.repo_id, settings.revision or "main"
     if target.head is None:
-        with attempting(f"{repo_id} could not be created"):
+        with translate_errors(f"{repo_id} could not be created"):
             api.create_repo(repo_id, private=settings.private or None)
             target = look(api, repo_id, settings)
         if target.files - {".gitattributes"}:
             raise FlabError(f"somebody else filled {repo_id} meanwhile, so nothing was committed; {AGAIN}")
     if not target.has_branch:
-        with attempting(f"branch {branch} of {repo_id} could not be created"):
+        with translate_errors(f"branch {branch} of {repo_id} could not be created"):
             api.create_branch(repo_id, branch=branch, revision=target.head, exist_ok=True)
     title, _, text = message.strip().partition("\n")
     look_first = f": look at {repo_id} first, since that could open a second one" if settings.create_pr else ""
-    with attempting(f"{repo_id} is unchanged", f"it is not known whether the push arrived{look_first}"):
+    with translate_errors(f"{repo_id} is unchanged", f"it is not known whether the push arrived{look_first}"):
         return api.create_commit(
             repo_id,
             [

@@ -13,7 +13,7 @@ from ..hashing import file_sha256
 from ..records.held_out import HeldOut
 from ..records.report import Report
 from ..records.results import BASELINE, EfficiencyRecord, EvaluationRecord, ScoreRow, Spread
-from ..records.scores import Score, metric_text, retained, retention_text, score_text, together_text
+from ..records.scores import Score, metric_text, retention_of, retention_text, score_text, together_text
 from .facts import Facts
 
 
@@ -75,7 +75,7 @@ def change(before: float, after: float) -> str:
     """`after` against `before` in percent, signed, or that there is no change."""
     if before == after:
         return "unchanged"
-    return typeset(retention_text(Score(value=retained(after, before)), higher_is_better=False))
+    return typeset(retention_text(Score(value=retention_of(after, before)), higher_is_better=False))
 
 
 def removed_share(before: int, after: int) -> str:
@@ -83,7 +83,7 @@ def removed_share(before: int, after: int) -> str:
     return f"{1 - after / before:.1%}" if before else "–"
 
 
-def joined(words: list[str]) -> str:
+def join_words(words: list[str]) -> str:
     """Words joined as in a sentence."""
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
@@ -182,7 +182,7 @@ def evaluation_tables(facts: Facts) -> list[dict[str, Any]]:
 
 def _how(evaluation: EvaluationRecord, paired: bool) -> Iterable[str]:
     settings = evaluation.settings
-    said = [f"computed in {cell(evaluation.judged.dtype)}"] if evaluation.judged.dtype else []
+    said = [f"computed in {cell(evaluation.own_model.dtype)}"] if evaluation.own_model.dtype else []
     if settings.samples == 1:
         said.append("greedy")
     elif settings.samples is not None:
@@ -206,8 +206,8 @@ def _how(evaluation: EvaluationRecord, paired: bool) -> Iterable[str]:
             passes = {role: score.passes for role, score in shown.items() if score and score.passes is not None}
             yield sentence(f"{row.task}: {together_text(row.of, passes)}")
     if evaluation.protocols:
-        asked = "; ".join(f"{cell(task)}: {cell(protocol)}" for task, protocol in evaluation.protocols.items())
-        yield f"How the tasks ask: {asked}."
+        protocols = "; ".join(f"{cell(task)}: {cell(protocol)}" for task, protocol in evaluation.protocols.items())
+        yield f"How the tasks ask: {protocols}."
     if not paired:
         yield (
             "The baseline of this evaluation was not the model that was pruned, so no retention is given."

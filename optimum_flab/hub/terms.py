@@ -8,9 +8,10 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..places import HUB_ID
 from ..records.base_card import LICENSE_FIELDS, read_base_card
 from ..records.report import Base, BaseCard
-from ..settings.hub import TermsSettings, is_repository
+from ..settings.hub import TermsSettings
 from .client import hub_card
 
 
@@ -109,6 +110,6 @@ def repository_of(base: Base) -> str | None:
 
     Only models from the Hub have a revision: a folder `owner/name` is not mistaken for one.
     """
-    if base.revision is None or not is_repository(base.name) or Path(base.name).exists():
+    if base.revision is None or not HUB_ID.fullmatch(base.name) or Path(base.name).exists():
         return None
     return base.name

@@ -122,7 +122,7 @@ def check_disk(folder: Path, dense: LoadedModel, data: DataSettings) -> None:
     rows = (shape["layer"] + STREAMS) * dense.model.config.hidden_size + shape["neuron"]
     states = data.calibration_tokens * itemsize * rows
     tensors = own_tensors(dense.model)
-    converted = sum(tensors[name].nbytes for name in dense.converted())
+    converted = sum(tensors[name].nbytes for name in dense.converted_tensors())
     needed = total * itemsize + converted
     if dense.device.type == "cpu":  # another one has them itself
         needed += states + MATRICES * 4 * shape["neuron"] ** 2

@@ -41,7 +41,7 @@ def decided_plan(
         on = asked.calibrated(kept, pieces)
         return _plan(on, kept, chosen, dtype, decided_by["model"]["weights"], asked.corpus_hash)
 
-    plan, dense = work.made(STAGE, decided_by, decide), asked.dense
+    plan, dense = work.value(STAGE, decided_by, decide), asked.dense
     return replace(plan, base_model=dense.name, base_revision=dense.revision, settings=asked.config.to_dict())
 
 

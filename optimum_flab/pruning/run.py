@@ -115,7 +115,7 @@ def mapped(
     check_disk(work.root, dense, config.data)
     needs = memory_needs(dense.model.config, dense.family, config, dense.model.dtype, dense.storage_dtype)
     workspace = Workspace(work.root, spare=max(0, (memory or free_memory(torch.device("cpu")) or 0) - needs.in_files))
-    return dense.mapped(workspace), workspace
+    return dense.with_weights(workspace), workspace
 
 
 def prune(
@@ -197,7 +197,7 @@ def prune(
         )
         return measure_held_out(reading, model, cut, plan.kept_layers)
 
-    held_out = work.made(HELD_OUT, {**decided_by, "held_out": texts_hash([*kinds, *passages])}, measure)
+    held_out = work.value(HELD_OUT, {**decided_by, "held_out": texts_hash([*kinds, *passages])}, measure)
     report = build_report(
         dense,
         model,

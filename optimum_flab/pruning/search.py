@@ -67,7 +67,7 @@ def chosen_shape(
         with closing(LayerChoice(on)) as layers:
             return _chosen(asked, on, rows, layers, ExpertChoice(on))
 
-    return work.made(STAGE, decided_by, choose)
+    return work.value(STAGE, decided_by, choose)
 
 
 def _chosen(

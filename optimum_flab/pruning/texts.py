@@ -66,4 +66,4 @@ def divided_texts(tokenizer: PreTrainedTokenizerBase, data: DataSettings, seed: 
     def divide(_: Pieces) -> TextSets:
         return divided(read, data, count_tokens, seed, formats_of(tokenizer))
 
-    return work.made(texts_stage(read), inputs, divide)
+    return work.value(texts_stage(read), inputs, divide)

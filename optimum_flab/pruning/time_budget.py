@@ -90,7 +90,7 @@ def in_time(
 
     computation = {"dtype": str(dense.model.dtype), "device": str(dense.device)}
     inputs = {"model": dense.name, "settings": config.to_dict(), "budget": allowed, "computation": computation}
-    chosen = work.made(STAGE, inputs, choose)
+    chosen = work.value(STAGE, inputs, choose)
     timely = copy.deepcopy(config)
     timely.data = config.data.model_copy(update={"calibration_tokens": chosen.tokens})
     return timely, chosen.note

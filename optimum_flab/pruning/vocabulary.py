@@ -210,7 +210,7 @@ def token_choice(
     def count(pieces: Pieces) -> CountedTokens:
         return counted_tokens(tokenizer, spec, settings, required, texts.corpus, words, pieces, others)
 
-    return TokenChoice(tokenizer, model.config.model_type, rows, spec, work.made(STAGE, inputs, count), files)
+    return TokenChoice(tokenizer, model.config.model_type, rows, spec, work.value(STAGE, inputs, count), files)
 
 
 class TokenChoice:

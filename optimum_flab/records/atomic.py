@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from ..errors import FlabError
@@ -51,33 +52,30 @@ def write_files(folder: Path, contents: Mapping[str, bytes | Path], stale: Itera
         if left_over and left_over["name"] in contents:
             path.unlink(missing_ok=True)  # of a run that was killed
     try:
-        _write_together({folder / name: _writing(content) for name, content in contents.items()})
+        _write_together({folder / name: partial(_write_content, content) for name, content in contents.items()})
         for path in stale:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise FlabError(f"{str(folder)!r} could not be written ({error.strerror or error})") from error
 
 
-def _writing(content: bytes | Path) -> Callable[[Path], object]:
-    def write(path: Path) -> None:
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            shutil.copyfile(content, path)
-
-    return write
+def _write_content(content: bytes | Path, path: Path) -> None:
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        shutil.copyfile(content, path)
 
 
 def _write_together(writes: Mapping[Path, Callable[[Path], object]]) -> None:
     """Renames only once all are written."""
-    partial = {path: path.with_name(f".{path.name}.partial-{os.getpid()}") for path in writes}
+    temporary = {path: path.with_name(f".{path.name}.partial-{os.getpid()}") for path in writes}
     try:
         for path, write in writes.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write(partial[path])
-        for path, written in partial.items():
-            written.replace(path)
+            write(temporary[path])
+        for path, file in temporary.items():
+            file.replace(path)
     finally:
-        for written in partial.values():
+        for file in temporary.values():
             with suppress(OSError):
-                written.unlink(missing_ok=True)
+                file.unlink(missing_ok=True)

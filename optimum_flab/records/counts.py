@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..errors import ConfigurationError, FlabError
 from ..places import user_path
 from ..vocabulary.usage import TokenUsage
 from .atomic import write_files
-from .json_files import check_format, validated
+from .json_files import check_format, parse_record
 from .record import Record
 
 
@@ -176,17 +175,15 @@ class TokenCounts:
         if not path.is_file():
             raise FlabError(f"{str(path)!r} does not exist; name a file that `optimum-cli flab count` wrote")
         try:
-            with zipfile.ZipFile(path) as archive:
-                if (broken := archive.testzip()) is not None:
-                    raise ValueError(f"{broken} is not as it was written")
             with np.load(path, allow_pickle=False) as file:
                 values, counts = json.loads(str(file["about"])), file["counts"]
         except Exception as error:  # archives can be damaged in many ways
-            raise _damaged(path, str(error) or type(error).__name__) from error
+            reason = str(error) or type(error).__name__
+            raise FlabError(
+                f"{str(path)!r} is not a file of counts, or damaged ({reason}); {ADVICE}, or name another file"
+            ) from error
         check_format(values, FORMAT, path)
-        facts = validated(CountsFacts, values, path, ADVICE)
-        if counts.dtype != np.int64 or counts.ndim != 2 or counts.sum(1).tolist() != [s.tokens for s in facts.sources]:
-            raise _damaged(path, "the counts are not those of its sources")
+        facts = parse_record(CountsFacts, values, path, ADVICE)
         sources = {
             one.name: TokenUsage(row, one.texts, one.tokens, one.bytes)
             for one, row in zip(facts.sources, counts, strict=True)
@@ -198,8 +195,7 @@ def check_path(path: str | Path, overwrite: bool = False) -> Path:
     """Where a file of counts can be written; called before any long work.
 
     Raises:
-        [`ConfigurationError`]: the path does not end in `.npz`, is a folder, or names a file that may not be replaced
-            or is not a file of counts.
+        [`ConfigurationError`]: the path does not end in `.npz`, is a folder, or names a file that may not be replaced.
     """
     path = user_path(path)
     if path.suffix != SUFFIX:
@@ -208,15 +204,4 @@ def check_path(path: str | Path, overwrite: bool = False) -> Path:
         raise ConfigurationError(f"output: {str(path)!r} is a folder; name a file")
     if path.exists() and not overwrite:
         raise ConfigurationError(f"output: {str(path)!r} exists already; name another file, or set `overwrite`")
-    if path.exists():
-        try:
-            TokenCounts.load(path)
-        except FlabError as error:
-            raise ConfigurationError(
-                f"output: {str(path)!r} exists, and was not written by `flab count`; name another file"
-            ) from error
     return path
-
-
-def _damaged(path: Path, what: str) -> FlabError:
-    return FlabError(f"{str(path)!r} is not a file of counts, or damaged ({what}); {ADVICE}, or name another file")

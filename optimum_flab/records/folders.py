@@ -15,11 +15,11 @@ from filelock import FileLock
 from ..errors import ConfigurationError, FlabError
 from ..places import user_path
 from .atomic import LEFT_OVER, is_full
-from .locks import locked
+from .locks import take_lock
 
 
-# A run writes to this hidden folder, under these names. It is in the output folder if that exists already (a mount
-# point cannot be renamed, and its parent may not be writable), else beside it.
+# A run writes to this hidden folder of the output folder, under these names. A mount point cannot be renamed, and its
+# parent may not be writable.
 WORK = ".flab-output"
 NEW, READY, OLD = "new", "ready", "old"
 # what file systems and desktops put into folders: ignored, and not moved
@@ -50,12 +50,13 @@ class OutputFolder:
     ```python
     >>> with OutputFolder("out", KIND, overwrite=True, inputs=["model"]) as output:
     ...     result = hours_of_work()
-    ...     with output.written() as folder:
+    ...     with output.replacement() as folder:
     ...         result.save(folder)
     ```
 
-    What could be refused at the end is refused at the start. Until [`written`] ends, the folder is as it was; a folder
-    that existed before remains the same one, with its mode and owner. The next run cleans up what a killed one left.
+    What could be refused at the end is refused at the start. Until [`replacement`] ends, the folder is as it was; a
+    folder that existed before remains the same one, with its mode and owner. The next run cleans up what a killed one
+    left.
 
     Args:
         folder (`str` or `Path`): created if it does not exist, with its parents.
@@ -74,23 +75,19 @@ class OutputFolder:
         self, folder: str | Path, kind: Kind, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
     ):
         self.named = folder
-        with refused_where_unreadable(folder):
+        with access_errors(folder):
             self.folder = user_path(folder).resolve()
+        self._work = self.folder / WORK
         self.kind, self.overwrite = kind, overwrite
         self.inputs = [user_path(path) for path in inputs if path is not None]
 
     def __enter__(self) -> OutputFolder:
-        beside = self.folder.with_name(f".{self.folder.name}{WORK}")
-        with refused_where_unreadable(self.named):
-            self._inside = self.folder.is_dir()
-            if self._inside and beside.is_dir():
-                self._clear(beside)
-            self._work = self.folder / WORK if self._inside else beside
+        with access_errors(self.named):
             if not self._work.exists():
                 self.check()
         self._reserve()
         try:
-            with refused_where_unreadable(self.named):
+            with access_errors(self.named):
                 self._settle()
                 self.check()
         except BaseException:
@@ -102,7 +99,7 @@ class OutputFolder:
         self._release()
 
     @contextmanager
-    def written(self) -> Iterator[Path]:
+    def replacement(self) -> Iterator[Path]:
         """Yields an empty folder to write to, whose content replaces that of the output folder when the block ends,
         and is removed if it raises.
 
@@ -115,18 +112,13 @@ class OutputFolder:
             yield new
             as_new_files(new)
             self.check()  # somebody may have put something there meanwhile
-            if self._inside:
-                self._move_in()
-            else:
-                new.rename(self.folder)
+            self._move_in()
         except BaseException as error:
             with suppress(OSError):  # what is not settled stays where it is, for the next run
                 self._settle()
             if (full := is_full(error)) or isinstance(error, OSError):
                 reason = "the disk is full: free some space, or name another folder" if full else str(error)
-                left = f"the next run will complete the replacement from {self._work}"
-                left = "nothing was left behind" if self._is_settled() else left
-                raise FlabError(f"{self.folder} could not be written ({reason}); {left}") from error
+                raise FlabError(f"{self.folder} could not be written ({reason})") from error
             raise
 
     def check(self) -> None:
@@ -143,17 +135,17 @@ class OutputFolder:
         if names and self.kind.mark not in names:
             raise FlabError(
                 f"output folder {self.named} is not {self.kind.name}, since {self.kind.mark} is missing, and will not"
-                f" be replaced: it holds {listed(names)}; name another folder, or move what is there away"
+                f" be replaced: it holds {first_of(names)}; name another folder, or move what is there away"
             )
         if names and not self.overwrite:
             raise FlabError(
-                f"output folder {self.named} exists and is not empty (it holds {listed(names)}); name another, or set"
-                " `overwrite`"
+                f"output folder {self.named} exists and is not empty (it holds {first_of(names)}); name another, or"
+                " set `overwrite`"
             )
         if foreign := [name for name in names if not self._is_ours(self.folder / name)]:
             raise FlabError(
                 f"output folder {self.named} holds more than {self.kind.name}, and `overwrite` would delete"
-                f" {listed(foreign)}; move that away, or name another folder"
+                f" {first_of(foreign)}; move that away, or name another folder"
             )
 
     def _is_ours(self, path: Path) -> bool:
@@ -167,7 +159,7 @@ class OutputFolder:
     def _reserve(self) -> None:
         self._made = [parent for parent in self._work.parents if not parent.exists()]
         try:
-            self._lock = locked(self._work, self._refuse)
+            self._lock = take_lock(self._work, self._refuse)
         except OSError as error:
             self._remove_parents()
             where = self._work if self._work.exists() else self._work.parent
@@ -175,12 +167,6 @@ class OutputFolder:
                 f"output folder {self.named} cannot be written: {nearest_folder(where)} is not a writable folder"
                 f" ({error.strerror or error})"
             ) from error
-
-    def _clear(self, beside: Path) -> None:
-        """Removes what was left by a run that began before the folder existed; refuses if that is still at work."""
-        lock = locked(beside, self._refuse)
-        shutil.rmtree(beside, ignore_errors=True)
-        lock.release()
 
     def _refuse(self, lock: FileLock) -> None:
         raise FlabError(f"another run is writing to output folder {self.named}; wait until it ends, or name another")
@@ -219,7 +205,7 @@ class OutputFolder:
             there = set(os.listdir(self.folder)) - IGNORED
             if twice := sorted(there & set(os.listdir(left))):
                 raise FlabError(
-                    f"an earlier run was interrupted while it replaced {self.named}, and {listed(twice)} of it would"
+                    f"an earlier run was interrupted while it replaced {self.named}, and {first_of(twice)} of it would"
                     f" replace what was put there since; move that away, or what is in {left}"
                 )
             move_content(left, self.folder)
@@ -246,7 +232,7 @@ def move_content(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def refused_where_unreadable(folder: str | Path) -> Iterator[None]:
+def access_errors(folder: str | Path) -> Iterator[None]:
     """Within this context a folder that cannot be accessed is refused with a [`FlabError`]."""
     try:
         yield
@@ -257,7 +243,7 @@ def refused_where_unreadable(folder: str | Path) -> Iterator[None]:
 
 def check_writable(folder: str | Path) -> None:
     """Raises a [`FlabError`] if `folder` is a file, or cannot be created or written."""
-    with refused_where_unreadable(folder):
+    with access_errors(folder):
         if Path(folder).exists() and not Path(folder).is_dir():
             raise FlabError(f"output {folder} exists and is not a folder; name another")
         nearest = nearest_folder(folder)
@@ -289,7 +275,7 @@ def is_in(path: Path, folder: Path) -> bool:
     return path.exists() and folder.exists() and any(part.samefile(folder) for part in (path, *path.parents))
 
 
-def listed(names: list[str], most: int = MOST_NAMED) -> str:
+def first_of(names: list[str], most: int = MOST_NAMED) -> str:
     """The first of some names, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

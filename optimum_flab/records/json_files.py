@@ -46,7 +46,7 @@ def check_format(values: dict[str, Any], newest: int, path: Path) -> None:
         )
 
 
-def validated(form: type[Form], values: Any, path: Path, advice: str = ADVICE) -> Form:
+def parse_record(form: type[Form], values: Any, path: Path, advice: str = ADVICE) -> Form:
     """Values of a JSON file in their form.
 
     Args:
@@ -61,7 +61,7 @@ def validated(form: type[Form], values: Any, path: Path, advice: str = ADVICE) -
         return TypeAdapter(form).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         faults = [
-            ": ".join(filter(None, (".".join(map(str, found["loc"])), found["msg"]))) for found in error.errors()
+            ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"]))) for fault in error.errors()
         ]
         more = f" and {len(faults) - MOST_FAULTS} more faults" if len(faults) > MOST_FAULTS else ""
         raise FlabError(

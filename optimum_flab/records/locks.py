@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 LOCK = "lock"  # the lock file
 
 
-def locked(folder: Path, busy: Callable[[FileLock], None]) -> FileLock:
+def take_lock(folder: Path, busy: Callable[[FileLock], None]) -> FileLock:
     """Creates a folder if it does not exist, and takes its lock.
 
     Args:

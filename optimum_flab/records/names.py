@@ -8,13 +8,13 @@ from pathlib import Path
 
 from ..families.files import FAMILY_NAME
 from ..licenses import is_license_file
+from ..settings.files import CONFIG_NAME
 from .plan import PLAN_NAME, WEIGHTS_NAME
 from .report import REPORT_NAME
 from .results import EFFICIENCY_NAME, EVALUATION_NAME, EVALUATION_TABLE
 
 
 CARD_NAME, PAGE_NAME = "README.md", "flab_report.html"
-CONFIG_NAME = "flab_config.json"
 CURVE_NAME = "flab_recovery_loss.png"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_FOLDER = "adapter"  # of a recovery, beside the weights
@@ -33,9 +33,7 @@ OTHER_TOKENIZERS = (
     *("tokenizer.model", "tiktoken.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json"),
     *("vocab.json", "merges.txt", "vocab.txt"),
 )
-# written by earlier versions, for which nothing takes their place
-FORMER = ("flab_parameters.png", "flab_layers.png", "flab_efficiency.png")
-SHARD_OR_ENTRY = re.compile(r"model-\d{5}-of-\d{5}\.safetensors|\.eval_results/flab_[^/]+\.yaml")
+SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 # `flab_evaluation.json`, or the copies of several: `flab_evaluation-2.json`
 RESULT = re.compile("|".join(rf"{re.escape(name[:-5])}(-\d+)?\.json" for name in (EVALUATION_NAME, EFFICIENCY_NAME)))
 # what nobody means to publish
@@ -72,8 +70,8 @@ def is_part(name: str) -> bool:
 def is_outdated(name: str) -> bool:
     """Whether a file of this name, in a repository that holds a pruned model, was part of an earlier one, where the
     new one has no such file."""
-    former = name in (*FORMER, EVALUATION_TABLE) or SHARD_OR_ENTRY.fullmatch(name) is not None
-    return name in FILES or name in OTHER_TOKENIZERS or is_result(name) or former
+    own = name in FILES or is_result(name) or SHARD.fullmatch(name) is not None
+    return own or name in OTHER_TOKENIZERS or name == EVALUATION_TABLE
 
 
 def is_replaceable(path: Path) -> bool:

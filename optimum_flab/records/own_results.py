@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,24 +14,23 @@ from .results import EFFICIENCY_NAME, EVALUATION_NAME, EfficiencyRecord, Evaluat
 def find_results(folder: Path, places: Iterable[str | Path] | None = None) -> list[Path]:
     """Files with evaluations and efficiency: those at the top of a folder, or those in other places and below them."""
     if places is None:
-        return sorted((path for path in folder.glob("*") if is_result(path.name)), key=_in_order)
-    found: list[Path] = []
+        return _results_among(folder.glob("*"))
+    paths: list[Path] = []
     for place in map(Path, places):
-        files = [place] if place.is_file() else sorted(place.rglob("*"), key=_in_order)
-        own = [path for path in files if path.is_file() and is_result(path.name)]
-        if not own:
+        results = _results_among([place] if place.is_file() else place.rglob("*"))
+        if not results:
             raise ConfigurationError(
                 f"results {str(place)!r} hold neither {EVALUATION_NAME} nor {EFFICIENCY_NAME}; name what"
                 " `optimum-cli flab eval` or `flab bench` wrote"
             )
-        found += own
-    return list(dict.fromkeys(found))
+        paths += results
+    return list(dict.fromkeys(paths))
 
 
-def _in_order(path: Path) -> tuple[str, int, str]:
-    """Sorts `flab_evaluation.json` before its `-2`, and that before its `-10`."""
-    number = re.search(r"-(\d+)\.json$", path.name)
-    return str(path.parent), int(number[1]) if number else 0, path.name
+def _results_among(paths: Iterable[Path]) -> list[Path]:
+    """The files of results, those of a folder in the order of their numbers: the 2nd copy before the 10th."""
+    results = (path for path in paths if is_result(path.name) and path.is_file())
+    return sorted(results, key=lambda path: (str(path.parent), len(path.name), path.name))
 
 
 def read_results(
@@ -56,7 +54,7 @@ def read_results(
     for path in paths:
         if path.name.startswith(EVALUATION_NAME[:-5]):
             evaluation = read_result(EvaluationRecord, path)
-            weights = evaluation.judged.weights_sha256
+            weights = evaluation.own_model.weights_sha256
             if weights != report.weights_sha256:
                 sha256 = f"SHA-256 {weights[:12]}…"
                 left_out.append(f"{path.name} is an evaluation of other weights ({sha256}) and is left out")
@@ -70,7 +68,10 @@ def read_results(
             evaluations[path] = evaluation
         else:
             measured = read_result(EfficiencyRecord, path)
-            if (measured.judged.parameters, measured.judged.checkpoint_bytes) != (report.pruned.parameters, size):
+            if (measured.own_model.parameters, measured.own_model.checkpoint_bytes) != (
+                report.pruned.parameters,
+                size,
+            ):
                 left_out.append(f"{path.name} measures a checkpoint of another size and is left out")
                 continue
             if efficiency:

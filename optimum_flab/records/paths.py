@@ -67,12 +67,13 @@ def without_paths(value: Any, datasets: Collection[str] = (), holds: str = "") -
         return file_name(value)
     if isinstance(value, Mapping):
         return {
-            without_paths(key): without_paths(item, datasets, _held(value, key, holds)) for key, item in value.items()
+            without_paths(key): without_paths(item, datasets, _kind_of(value, key, holds))
+            for key, item in value.items()
         }
     return [without_paths(item, datasets, holds) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _held(values: Mapping[str, Any], key: str, above: str) -> str:
+def _kind_of(values: Mapping[str, Any], key: str, above: str) -> str:
     """What the item `key` of `values` holds, see [`without_paths`]; models from the Hub have a revision."""
     if key in SOURCE_KEYS and not (key == "text" and isinstance(values[key], str)):
         return "sources"

@@ -103,9 +103,9 @@ class Pieces:
         piece = self.read(name)
         if piece is not None:
             return piece.tensors
-        made = make()
-        self.write(name, made)
-        return made
+        tensors = make()
+        self.write(name, tensors)
+        return tensors
 
     def write(self, name: str, tensors: Mapping[str, torch.Tensor] | None = None, **facts: Any) -> None:
         """Saves a piece, replacing one of the same name."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field
 
 from ..errors import FlabError
-from .json_files import check_format, read_json, validated
+from .json_files import check_format, parse_record, read_json
 
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class PruningPlan:
         content = read_json(file, ADVICE)
         check_format(content, WITH_EXPERTS, file)
         written = {name: content.pop(name, None) for name in ("format", "compensated")}
-        return validated(cls, content, file, ADVICE), written["compensated"]
+        return parse_record(cls, content, file, ADVICE), written["compensated"]
 
 
 def plan_file(path: str | Path) -> Path:

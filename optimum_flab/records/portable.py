@@ -6,8 +6,9 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from ..settings.files import CONFIG_NAME
 from .json_files import read_json
-from .names import CONFIG_NAME, is_result
+from .names import is_result
 from .paths import without_paths
 from .plan import PLAN_NAME, plan_text
 from .report import REPORT_NAME

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ..errors import FlabError
 from .held_out import HeldOut
-from .json_files import check_format, read_json, validated
+from .json_files import check_format, parse_record, read_json
 from .record import Number, Record
 from .texts import PlainText, TextCounts
 
@@ -414,4 +414,4 @@ def as_report(values: dict[str, Any], path: Path) -> Report:
     check_format(values, FORMAT, path)
     if values.get("format") in (None, 1):  # what reports of format 1 left out is optional now; they do not state it
         values = {**values, "format": FORMAT}
-    return validated(Report, values, path, "restore the file, or prune again")
+    return parse_record(Report, values, path, "restore the file, or prune again")

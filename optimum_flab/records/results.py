@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, model_validator
 
-from .json_files import read_json, validated
+from .json_files import parse_record, read_json
 from .paths import without_paths
 from .record import Record
 from .scores import Score
@@ -64,7 +64,7 @@ class ScoreRow(ResultRecord):
         of (`dict[str, int]`, *optional*): where the row combines several tasks, the number of problems of each.
         dense ([`Score`], *optional*): of the baseline, on the same problems.
         pruned, score ([`Score`], *optional*): of the model that is judged, with a baseline and without.
-        retention ([`Score`], *optional*): pruned / dense, see [`~records.scores.retained`].
+        retention ([`Score`], *optional*): pruned / dense, see [`~records.scores.retention_of`].
     """
 
     task: str
@@ -156,7 +156,7 @@ class EvaluationRecord(ResultRecord):
         return self
 
     @property
-    def judged(self) -> EvaluatedModel:
+    def own_model(self) -> EvaluatedModel:
         """The model that the scores belong to."""
         return self.models.get("pruned") or self.models["model"]
 
@@ -181,7 +181,7 @@ class Spread(ResultRecord):
     upper_quartile: float
     repeats: int | None = None
 
-    def scaled(self, scale: float) -> Spread:
+    def in_unit(self, scale: float) -> Spread:
         """The same in another unit: everything divided by `scale`."""
         parts = {name: getattr(self, name) / scale for name in ("median", "lower_quartile", "upper_quartile")}
         return self.model_copy(update=parts)
@@ -319,7 +319,7 @@ class EfficiencyRecord(ResultRecord):
         return self
 
     @property
-    def judged(self) -> MeasuredModel:
+    def own_model(self) -> MeasuredModel:
         """The model that the figures belong to."""
         return self.models[MODEL]
 
@@ -338,4 +338,4 @@ def read_result(form: type[Result], path: Path) -> Result:
     Raises:
         [`FlabError`]: it is damaged, or does not say which model it belongs to.
     """
-    return validated(form, read_json(path), path, "evaluate or measure again")
+    return parse_record(form, read_json(path), path, "evaluate or measure again")

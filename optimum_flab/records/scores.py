@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from .record import Number, Record
 
 
+PERCENT = "{:.1%}".format
 # metrics between 0 and 1 that are shown in percent, besides every pass@k
 SHARES = ("exact_match", "robustness_drop", "acc", "acc_norm", "lost_mass")
 
@@ -28,7 +29,7 @@ class Score(Record):
     passes: float | None = None
 
 
-def retained(pruned: float, dense: float) -> float:
+def retention_of(pruned: float, dense: float) -> float:
     """Pruned score / dense score; NaN if the dense score is zero, or a score is negative or not finite: the ratio of
     such scores does not say which is better."""
     if not (math.isfinite(pruned) and math.isfinite(dense)) or dense <= 0 or pruned < 0:
@@ -48,17 +49,18 @@ def metric_text(metric: str, higher_is_better: bool) -> str:
 
 def score_text(score: Score | None, metric: str) -> str:
     """A score of a metric, with its interval where there is one."""
-    return _with_interval(score, _percent if is_share(metric) else "{:.4g}".format, "not a number")
+    return _with_interval(score, PERCENT if is_share(metric) else "{:.4g}".format, "not a number")
 
 
 def retention_text(retention: Score | None, higher_is_better: bool, under_heading: bool = True) -> str:
     """What a comparison of two scores says: the share that is retained where more is better, else the signed change.
 
     Args:
-        retention ([`Score`], *optional*): pruned score / dense score, see [`retained`].
+        retention ([`Score`], *optional*): pruned score / dense score, see [`retention`].
         under_heading (`bool`): whether a heading says that it is about retention; else the text does.
     """
-    text = _with_interval(retention, _percent if higher_is_better else _change, "not comparable")
+    show = PERCENT if higher_is_better else lambda ratio: f"{ratio - 1:+.1%}"
+    text = _with_interval(retention, show, "not comparable")
     is_share_of_dense = higher_is_better and retention is not None and math.isfinite(retention.value)
     return text + " retained" * (is_share_of_dense and not under_heading)
 
@@ -76,14 +78,6 @@ def together_text(of: Mapping[str, int], passes: Mapping[str, float]) -> str:
         f"{tasks}, each counted once: {counts} of {sum(of.values()):,} passed; the interval resamples problems within"
         " each task, and those of one name in several tasks together"
     )
-
-
-def _percent(value: float) -> str:
-    return f"{value:.1%}"
-
-
-def _change(ratio: float) -> str:
-    return f"{ratio - 1:+.1%}"
 
 
 def _with_interval(score: Score | None, show: Callable[[float], str], otherwise: str) -> str:

@@ -10,9 +10,11 @@ from .report import Recovery, Report
 def report_summary(report: Report) -> str:
     """The report as a table for the terminal."""
     dense, pruned, held_out = report.dense, report.pruned, report.held_out
+    removed = report.removed_body_ratio
+    of_body = "" if removed is None else f"; {removed:.1%} of all but the vocabulary"
     lines = [
         f"{report.base_model.name}: {dense.parameters:,} -> {pruned.parameters:,} parameters "
-        f"({report.removed_ratio:.1%} removed{_body_text(report)}), "
+        f"({report.removed_ratio:.1%} removed{of_body}), "
         f"{dense.bytes / 1e6:,.0f} -> {pruned.bytes / 1e6:,.0f} MB",
         "",
         f"{'':<27}{'dense':>16}{'pruned':>16}",
@@ -56,11 +58,6 @@ def report_summary(report: Report) -> str:
         lines.append(f"{texts.counted_whole:.3%} of the {texts.counted_tokens:,} tokens in files of counts stay whole")
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join(lines)
-
-
-def _body_text(report: Report) -> str:
-    removed = report.removed_body_ratio
-    return "" if removed is None else f"; {removed:.1%} of all but the vocabulary"
 
 
 def _kind_lines(held_out: HeldOut) -> list[str]:

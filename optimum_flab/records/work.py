@@ -23,8 +23,7 @@ from ..errors import FlabError
 from ..hashing import digest_of, file_sha256
 from ..progress import say
 from .atomic import write_atomically
-from .folders import listed
-from .locks import LOCK, locked
+from .locks import LOCK, take_lock
 from .pieces import Pieces
 
 
@@ -34,7 +33,6 @@ NAME = re.compile(rf".+-[0-9a-f]{{{KEY_LENGTH}}}")
 KEPT_DAYS = 30  # after the last run that used it
 INPUTS, SECONDS, CHECKSUM = "inputs.json", "seconds", "checksum"
 VALUE, UNFINISHED, PIECES = "value", "value.partial", "pieces"
-MOST_NAMED = 3
 T = TypeVar("T")
 
 
@@ -94,20 +92,21 @@ class WorkFolder:
         check: Callable[[], None] = lambda: None,
     ):
         self._say, self._resume, self._agree, self._is_main, self._check = say, resume, agree, is_main, check
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._used: dict[str, list[Path]] = {}
-        self.seconds: dict[str, float] = {}
+        self.root, self.seconds = root, dict[str, float]()
         try:
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root):
                 _forget_old(root)
         except OSError as error:
-            self._say(f"nothing can be saved in {root} ({error.strerror or error}): an interrupted run cannot resume")
-            self._temporary = tempfile.TemporaryDirectory()
-            root = Path(self._temporary.name)
-        self.root = root
+            self._save_until_the_end(error)
 
-    def made(self, stage: Stage[T], inputs: Mapping[str, Any], make: Callable[[Pieces], T]) -> T:
+    def _save_until_the_end(self, error: OSError) -> None:
+        self._say(f"nothing can be saved in {self.root} ({error.strerror or error}): an interrupted run cannot resume")
+        self._temporary = tempfile.TemporaryDirectory()
+        self.root = Path(self._temporary.name)
+
+    def value(self, stage: Stage[T], inputs: Mapping[str, Any], make: Callable[[Pieces], T]) -> T:
         """The value of a stage: what an earlier run saved for the same inputs, or else what `make` returns.
 
         Args:
@@ -116,51 +115,42 @@ class WorkFolder:
                 after an interruption, and is removed once the value is saved.
         """
         inputs = json.loads(json.dumps({"format": FORMAT, "code": code_hash(), **inputs}))
-        folder, start = self.root / f"{stage.name}-{digest_of(inputs)[:KEY_LENGTH]}", time.monotonic()
+        folder = self.root / f"{stage.name}-{digest_of(inputs)[:KEY_LENGTH]}"
 
-        with ExitStack() as held:
-            found: tuple[T] | None = None
-            unusable: OSError | None = None
+        with ExitStack() as lock:
             try:
-                self._lock_in_turn(stage, folder, held)
+                self._lock_in_turn(stage, folder, lock)
                 os.utime(folder)
                 if not self._resume and folder not in self._used.get(stage.name, ()):
                     _empty(folder)
-                found = self._kept(stage, folder)
             except OSError as error:
-                unusable = error
-            if not self._agree(found is not None) and found is not None:  # another process has to compute it
-                found = None
+                self._save_until_the_end(error)
+                folder = self.root / folder.name
+                folder.mkdir(exist_ok=True)
+            saved = self._read(stage, folder)
+            if not self._agree(saved is not None) and saved is not None:  # another process has to compute it
+                saved = None
                 _empty(folder)
-            if unusable is not None:
-                return self._unkept(stage, make, start, unusable)
             self._used.setdefault(stage.name, []).append(folder)
-            value = found[0] if found is not None else self._make(stage, folder, inputs, make)
+            value = saved[0] if saved is not None else self._make(stage, folder, inputs, make)
             self.seconds[stage.name] = _seconds(folder)
             return value
 
-    def _lock_in_turn(self, stage: Stage[T], folder: Path, held: ExitStack) -> None:
+    def _lock_in_turn(self, stage: Stage[T], folder: Path, lock: ExitStack) -> None:
         """Takes the lock of a folder; with several processes the first one goes before the others, so that of two
         equal runs one waits as a whole."""
 
-        def wait(lock: FileLock) -> None:
+        def wait(busy: FileLock) -> None:
             self._say(f"{stage.name}: another run is computing the same in {folder}; waiting for it")
-            lock.acquire()
+            busy.acquire()
 
         if not self._is_main:
             self._agree(True)
         try:
-            held.callback(locked(folder, wait).release)
+            lock.callback(take_lock(folder, wait).release)
         finally:
             if self._is_main:
                 self._agree(True)
-
-    def _unkept(self, stage: Stage[T], make: Callable[[Pieces], T], start: float, error: OSError) -> T:
-        """A value of which nothing is saved."""
-        self._say(f"{stage.name} cannot be saved ({error}); an interrupted run computes it again")
-        value = make(Pieces())
-        self.seconds[stage.name] = round(time.monotonic() - start, 3)
-        return value
 
     def drop(self, stages: Iterable[str]) -> None:
         """Removes the values of some stages that this run used, unless another run uses them now."""
@@ -168,20 +158,20 @@ class WorkFolder:
             for folder in self._used.pop(name, ()):
                 _remove(folder)
 
-    def _kept(self, stage: Stage[T], folder: Path) -> tuple[T] | None:
+    def _read(self, stage: Stage[T], folder: Path) -> tuple[T] | None:
         if not (folder / VALUE).is_dir():
             return None
         try:
             if (folder / CHECKSUM).read_text(encoding="utf-8") != _checksum(folder / VALUE):
                 raise ValueError("it is not as it was written")
-            found = (stage.load(folder / VALUE),)
+            value = stage.load(folder / VALUE)
         except Exception as error:  # libraries that read files raise errors of many kinds
             self._say(f"{stage.name}: what was saved in {folder} cannot be read ({error}); it is computed again")
             _empty(folder)
             return None
         self._say(f"{stage.name}: reused from {folder}")
         shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a run that was killed before it did this
-        return found
+        return (value,)
 
     def _make(self, stage: Stage[T], folder: Path, inputs: Mapping[str, Any], make: Callable[[Pieces], T]) -> T:
         spent, start = _seconds(folder), time.monotonic()
@@ -193,8 +183,6 @@ class WorkFolder:
         pieces.forget_unfinished()
         if finished := pieces.count():
             self._say(f"{stage.name}: resumes after the {finished} finished pieces in {folder}")
-        elif not (folder / INPUTS).exists() and (other := self._nearest(stage.name, inputs)):
-            self._say(f"{stage.name}: computed again, since {other}")
         with suppress(OSError):
             (folder / INPUTS).write_text(json.dumps(inputs, indent=2), encoding="utf-8")
         value = make(pieces)
@@ -216,19 +204,6 @@ class WorkFolder:
             return value
         pieces.clear()
         return value
-
-    def _nearest(self, name: str, inputs: Mapping[str, Any]) -> str | None:
-        """What the nearest saved value of this stage and model was computed with instead."""
-        nearest: list[str] | None = None
-        for path in sorted(self.root.glob(f"{name}-*/{INPUTS}")):
-            if not any((path.parent / there).exists() for there in (VALUE, PIECES)):
-                continue  # its run was refused
-            other = _inputs(path.parent)
-            if other is not None and other.get("model") == inputs.get("model"):
-                found = _differences(other, inputs)
-                if found and (nearest is None or len(found) < len(nearest)):
-                    nearest = found
-        return None if nearest is None else listed(nearest, MOST_NAMED)
 
 
 @cache
@@ -253,15 +228,6 @@ def _is_ours(folder: Path) -> bool:
     return NAME.fullmatch(folder.name) is not None and (folder / INPUTS).is_file() and not folder.is_symlink()
 
 
-def _inputs(folder: Path) -> dict[str, Any] | None:
-    """The inputs of a value; `None` if they cannot be read."""
-    try:
-        values = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return values if isinstance(values, dict) else None
-
-
 def _remove(folder: Path) -> None:
     """Removes a value with its folder, unless a run holds it."""
 
@@ -269,7 +235,7 @@ def _remove(folder: Path) -> None:
         raise Timeout(lock.lock_file)
 
     with suppress(OSError):  # a timeout is one too
-        lock = locked(folder, leave)
+        lock = take_lock(folder, leave)
         shutil.rmtree(folder, ignore_errors=True)
         lock.release()
 
@@ -296,17 +262,3 @@ def _seconds(folder: Path) -> float:
 def _write_seconds(folder: Path, seconds: float) -> None:
     with suppress(OSError):
         write_atomically(folder / SECONDS, lambda partial: partial.write_text(f"{seconds:.3f}"))
-
-
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Which fields differ, with both values if they are short."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            found
-            for key in sorted({*old, *new})
-            for found in _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
-        ]
-    if old == new:
-        return []
-    shown = f"{name} is {new!r}, and was {old!r} in an earlier run"
-    return [shown if len(shown) <= 100 else f"{name} differs from that of an earlier run"]

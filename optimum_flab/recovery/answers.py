@@ -19,7 +19,7 @@ from .strategy import STOP_STRINGS, Completion
 from .work import Work
 
 
-def _writing_model(work: Work) -> PreTrainedModel:
+def _generation_model(work: Work) -> PreTrainedModel:
     """The dense model in the dtype of the training, for generation."""
     dense = work.dense.model
     model = placed(dense, dense.device, work.dtype)
@@ -43,7 +43,7 @@ def dense_answers(
     Args:
         tick (`Callable`): called with the size of every finished batch.
     """
-    model, tokenizer, settings = _writing_model(work), work.dense.tokenizer, work.settings
+    model, tokenizer, settings = _generation_model(work), work.dense.tokenizer, work.settings
     most = settings.max_new_tokens
     chat, ends = uses_chat(tokenizer, settings.template), end_ids(model, tokenizer)
     if chat and len(end := tokenizer(turn_end(tokenizer), add_special_tokens=False)["input_ids"]) == 1:
@@ -54,12 +54,12 @@ def dense_answers(
 
     def answers(prompts: list[list[int]], stops: list[str]) -> list[list[Any]]:
         """The text before its end, and whether it reached one."""
-        found = []
+        texts = []
         for prompt, ids in zip(prompts, new_tokens(model, tokenizer, prompts, stops, config), strict=True):
             text, ended = text_behind(tokenizer, prompt, ids, ends)
             shortened = cut(text, stops)
-            found.append([shortened + "\n", True] if shortened != text else [text, ended])
-        return found
+            texts.append([shortened + "\n", True] if shortened != text else [text, ended])
+        return texts
 
     completions = [Completion("", False)] * len(examples)
     for continues in (True, False):
@@ -73,8 +73,8 @@ def dense_answers(
         stops = list(STOP_STRINGS) if continues else []
         for batch in batches_by_length(prompts, settings.generation_batch_size):
             rows = [prompts[place] for place in batch]
-            found = work.cache.get({**identity, "stops": stops, "rows": rows}, partial(answers, rows, stops))
-            for place, (text, ended) in zip(batch, found, strict=True):
+            results = work.cache.get({**identity, "stops": stops, "rows": rows}, partial(answers, rows, stops))
+            for place, (text, ended) in zip(batch, results, strict=True):
                 completions[chosen[place]] = Completion(text, ended)
             tick(len(batch))
     return completions
@@ -92,11 +92,11 @@ def dense_continuations(
     Args:
         tick (`Callable`): called with the number of tokens of every batch.
     """
-    model, tokenizer, settings = _writing_model(work), work.dense.tokenizer, work.settings
+    model, tokenizer, settings = _generation_model(work), work.dense.tokenizer, work.settings
     most, temperature = settings.max_new_tokens, settings.continuation_temperature
     ends = end_ids(model, tokenizer)
-    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    config = _generation(tokenizer, ends, max_new_tokens=most, **(drawn if temperature else {"do_sample": False}))
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    config = _generation(tokenizer, ends, max_new_tokens=most, **(sampling if temperature else {"do_sample": False}))
     identity = model_identity(model, tokenizer, work.plan.base_hash)
     identity |= {"kind": "recovery continuations", "most_tokens": most, "ends": ends}
     identity |= {"temperature": temperature, "seed": settings.seed}
@@ -104,9 +104,9 @@ def dense_continuations(
     def continuations(rows: list[list[int]], seed: int) -> list[list[Any]]:
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            found = new_tokens(model, tokenizer, rows, [], config)
-        numbers = [min((ids.index(end) for end in ends if end in ids), default=len(ids)) for ids in found]
-        texts = [text_behind(tokenizer, row, ids, ends)[0] for row, ids in zip(rows, found, strict=True)]
+            generated = new_tokens(model, tokenizer, rows, [], config)
+        numbers = [min((ids.index(end) for end in ends if end in ids), default=len(ids)) for ids in generated]
+        texts = [text_behind(tokenizer, row, ids, ends)[0] for row, ids in zip(rows, generated, strict=True)]
         return [list(pair) for pair in zip(texts, numbers, strict=True)]
 
     before = list(special_ids(tokenizer)[0])
@@ -117,8 +117,8 @@ def dense_continuations(
         start += len(part)
         rows = [[*before, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in part]
         key = {**identity, "rows": rows}
-        found = work.cache.get(key, partial(continuations, rows, int(digest_of(key)[:15], 16)))
-        whole = [(text + more, number) for text, (more, number) in zip(part, found, strict=True)]
+        results = work.cache.get(key, partial(continuations, rows, int(digest_of(key)[:15], 16)))
+        whole = [(text + more, number) for text, (more, number) in zip(part, results, strict=True)]
         kept = [(text, number) for text, number in whole if keep(text, number)]
         written = sum(number for _, number in kept)
         tokens -= written

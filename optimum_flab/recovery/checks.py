@@ -21,10 +21,10 @@ from .work import Work
 def check_teacher(work: Work) -> None:
     """Raises a [`FlabError`] unless the plan was made for this dense model and this pruned one."""
     plan, name = work.plan, work.dense.name
-    found = dense_hash(work.dense)
-    if found != plan.base_hash:
+    sha256 = dense_hash(work.dense)
+    if sha256 != plan.base_hash:
         raise FlabError(
-            f"teacher {name!r} has weights {found[:12]}…, the model was pruned from {plan.base_model!r} with weights "
+            f"teacher {name!r} has weights {sha256[:12]}…, the model was pruned from {plan.base_model!r} with weights "
             f"{plan.base_hash[:12]}…; name the model that it was pruned from"
             + ("" if work.dense.model.dtype == torch.float32 else ", without a `dtype` that rounds its weights")
         )

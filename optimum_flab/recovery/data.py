@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from ..errors import FlabError
 from ..execution import Program, run_programs
-from ..execution.packages import named_packages
+from ..execution.packages import parse_packages
 from ..records.plan import PruningPlan
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings
@@ -21,8 +21,17 @@ from ..texts.sources import read_sources
 from .answers import dense_answers, dense_continuations
 from .encoding import Encoded, Sequences, encode, encode_text, pack_examples, split_rows, uses_chat
 from .instructions import Example
-from .overlap import overlapped, source_texts, unchecked_benchmarks
-from .plain import PlainSource, chosen_beginnings, divided_text, drawn, passages_in, rank, read_plain, text_budget
+from .overlap import overlapping_text, source_texts, unchecked_benchmarks
+from .plain import (
+    PlainSource,
+    passages_in,
+    rank,
+    read_plain,
+    sample_passages,
+    select_beginnings,
+    split_text,
+    text_budget,
+)
 from .strategy import (
     MOST_REPEATED,
     Counts,
@@ -144,7 +153,7 @@ def select(work: Work, examples: list[Example], held_out: list[str]) -> Selected
     chat = uses_chat(work.tokenizer, settings.template)
     budget = text_budget(settings, sum(len(one.ids) for one in encode(examples, work.tokenizer, chat)))
     rows = _plain_rows(work, plain, budget, never, counts)
-    return Selected(examples, held_out, never, counts, rows, chosen_beginnings(plain, settings))
+    return Selected(examples, held_out, never, counts, rows, select_beginnings(plain, settings))
 
 
 def _select_text(
@@ -152,7 +161,7 @@ def _select_text(
 ) -> Selected:
     """Divides plain text if there are no instructions."""
     settings = work.settings
-    parts = divided_text(plain, settings, partial(_tokens, work), bool(held_out))
+    parts = split_text(plain, settings, partial(_tokens, work), bool(held_out))
     if not held_out:
         held_out, forbidden = parts.held_out, {**forbidden, "text set aside": Forbidden(parts.held_out)}
         counts.drop("set aside to measure on", len(held_out))
@@ -164,7 +173,7 @@ def _select_text(
     forbidden = {**forbidden, "validation text": Forbidden(set_aside)}
     budget = text_budget(settings, 0)
     rows = _plain_rows(work, parts.training, budget, forbidden, counts)
-    beginnings = chosen_beginnings(parts.training, settings)
+    beginnings = select_beginnings(parts.training, settings)
     if not held_out or validation is None or (rows is None and not beginnings):
         overlap = counts.passages_dropped or choosing.passages_dropped
         other = ", which overlaps neither excluded nor held-out text" if overlap else ""
@@ -180,15 +189,15 @@ def _plain_rows(
     work: Work, sources: Sequence[PlainSource], most: int, forbidden: dict[str, Forbidden], counts: Counts
 ) -> Sequences | None:
     """Passages of several sources as rows; `None` if none may be read."""
-    return _text_rows(work, drawn(sources, work.tokenizer, work.settings, most, forbidden, counts), counts)
+    return _text_rows(work, sample_passages(sources, work.tokenizer, work.settings, most, forbidden, counts), counts)
 
 
 def _text_rows(work: Work, pieces: Sequence[Encoded], counts: Counts) -> Sequences | None:
     counts.plain_tokens += sum(len(one.ids) for one in pieces)
-    return _packed(work, pieces)[0]
+    return _pack(work, pieces)[0]
 
 
-def _packed(work: Work, encoded: Sequence[Encoded]) -> tuple[Sequences | None, int]:
+def _pack(work: Work, encoded: Sequence[Encoded]) -> tuple[Sequences | None, int]:
     return pack_examples(encoded, work.settings.sequence_length, not work.family.separates_documents)
 
 
@@ -203,10 +212,10 @@ def expected_rows(work: Work, selected: Selected) -> Sequences:
     if settings.answers == "dense":
         uses_chat(work.dense.tokenizer, settings.template)
     encoded = encode(selected.examples, work.tokenizer, chat)
-    packed, too_long = _packed(work, encoded)
+    packed, too_long = _pack(work, encoded)
     if packed is None and settings.answers == "dense" and any(e.answers.count(False) < length for e in encoded):
         # the references are too long, but the dense model may give shorter answers
-        packed, too_long = _packed(work, [e.cut(length) for e in encoded])
+        packed, too_long = _pack(work, [e.head(length) for e in encoded])
     if packed is None:
         selected.counts.drop(f"longer than {length} tokens", too_long)
         refuse_empty([], selected.counts, LONGER)
@@ -235,7 +244,7 @@ def _refuse_one_row(length: int) -> NoReturn:
 def prepare(work: Work, selected: Selected) -> Data:
     """Chooses the answers of the examples and packs them into rows."""
     settings, examples, counts = work.settings, selected.examples, selected.counts
-    continued = _continued(work, selected) if settings.continuation_tokens else None
+    continued = _continuation_rows(work, selected) if settings.continuation_tokens else None
     plain = [rows for rows in (selected.plain, continued) if rows is not None]
     if selected.validation is not None:
         if not plain:
@@ -245,14 +254,14 @@ def prepare(work: Work, selected: Selected) -> Data:
             )
         return Data(reduce(Sequences.with_rows, plain), selected.validation, selected.held_out, counts)
     if settings.answers == "dense":
-        examples = _answered(work, examples, counts)
+        examples = _choose_answers(work, examples, counts)
         # an answer of the dense model may recite what no reference contained
         forbidden = {name: texts for name, texts in selected.forbidden.items() if name != INSTRUCTIONS}
         examples = without_overlap(examples, forbidden, counts)
     else:
         counts.answers["reference"] = len(examples)
     chat = uses_chat(work.tokenizer, settings.template)
-    packed, too_long = _packed(work, encode(examples, work.tokenizer, chat))
+    packed, too_long = _pack(work, encode(examples, work.tokenizer, chat))
     counts.drop(f"longer than {settings.sequence_length} tokens", too_long)
     refuse_empty([] if packed is None else examples, counts, LONGER)
     assert packed is not None  # else it was refused
@@ -264,36 +273,36 @@ def prepare(work: Work, selected: Selected) -> Data:
     return Data(reduce(Sequences.with_rows, plain, packed.rows(rows)), packed.rows(aside), selected.held_out, counts)
 
 
-def _continued(work: Work, selected: Selected) -> Sequences | None:
+def _continuation_rows(work: Work, selected: Selected) -> Sequences | None:
     """Rows of the dense model's continuations of beginnings of files; `None` if none may be trained on."""
-    counts, asked = selected.counts, work.settings.continuation_tokens
+    counts, most = selected.counts, work.settings.continuation_tokens
 
     def keep(text: str, number: int) -> bool:
         fault = "empty" if not number else "repeats itself" if repetition(text) > MOST_REPEATED else None
-        if fault is None and (name := overlapped(text, selected.forbidden)):
+        if fault is None and (name := overlapping_text(text, selected.forbidden)):
             fault = f"overlapping {name}"
         if fault is not None:
             counts.continuations_dropped[fault] += 1
         return fault is None
 
-    with work.steps.bar("Continuations of the dense model", asked, "token") as tick:
-        found = list(dense_continuations(work, selected.beginnings, keep, tick))
-    counts.continuations += len(found)
-    if (written := sum(number for _, number in found)) < asked:
+    with work.steps.bar("Continuations of the dense model", most, "token") as tick:
+        texts = list(dense_continuations(work, selected.beginnings, keep, tick))
+    counts.continuations += len(texts)
+    if (written := sum(number for _, number in texts)) < most:
         work.steps.say(
-            f"note: of the {asked:,} tokens of continuations requested, {written:,} could be generated; name more text"
+            f"note: of the {most:,} tokens of continuations requested, {written:,} could be generated; name more text"
             " in `recovery.text` for more files to continue"
         )
     length = work.settings.sequence_length
-    return _text_rows(work, [one for text, _ in found for one in encode_text(text, work.tokenizer, length)], counts)
+    return _text_rows(work, [one for text, _ in texts for one in encode_text(text, work.tokenizer, length)], counts)
 
 
-def _answered(work: Work, examples: list[Example], counts: Counts) -> list[Example]:
+def _choose_answers(work: Work, examples: list[Example], counts: Counts) -> list[Example]:
     settings, steps = work.settings, work.steps
     chosen = to_answer(examples, settings.dense_share, settings.seed)
     with steps.bar("Answers of the dense model", len(chosen), "answer") as tick:
         answers = dense_answers(work, [examples[index] for index in chosen], tick)
-    packages = named_packages(settings.allow_packages) if settings.allow_packages else ()
+    packages = parse_packages(settings.allow_packages) if settings.allow_packages else ()
 
     def run(programs: list[Program]) -> list[str | None]:
         with steps.bar("Running programs", len(programs), "program") as tick:
@@ -308,15 +317,15 @@ def faults(
     """Why each program is not learned from, `None` if it passes its test. Saved on disk: a program near its time limit
     is judged once, not once per process, and not again after an interruption."""
 
-    def judged(part: Sequence[Program]) -> list[str | None]:
+    def faults_in(part: Sequence[Program]) -> list[str | None]:
         verdicts = run_programs(part, confirm_run_unsafe_code=True, allow_packages=packages)
         return [fault_of_program(verdict) for verdict in verdicts]
 
-    found: list[str | None] = []
+    faults_by_program: list[str | None] = []
     for start in range(0, len(programs), PROGRAMS_AT_ONCE):
         part = programs[start : start + PROGRAMS_AT_ONCE]
         named = [list(vars(program).values()) for program in part]
         key = {"kind": "recovery faults", "programs": named, "packages": packages}
-        found += cache.get(key, partial(judged, part))
+        faults_by_program += cache.get(key, partial(faults_in, part))
         tick(len(part))
-    return found
+    return faults_by_program

@@ -29,7 +29,7 @@ class Encoded:
     ids: list[int]
     answers: list[bool]
 
-    def cut(self, length: int) -> Encoded:
+    def head(self, length: int) -> Encoded:
         """Its first tokens."""
         return Encoded(self.ids[:length], self.answers[:length])
 
@@ -109,8 +109,8 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
     mark = "\ufdd0answer\ufdd0"
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
     try:
-        _, found, end = chat_text(tokenizer, messages).rpartition(mark)
-        return end.rstrip() if found else ""
+        _, separator, end = chat_text(tokenizer, messages).rpartition(mark)
+        return end.rstrip() if separator else ""
     except Exception:  # a template that knows no such turns; formatting its examples reports that
         return ""
 
@@ -134,9 +134,9 @@ def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, chat
     encoded = []
     for start in range(0, len(texts), TOKENIZED_AT_ONCE):
         part = slice(start, start + TOKENIZED_AT_ONCE)
-        found = tokenizer(texts[part], add_special_tokens=False, return_offsets_mapping=True)
+        encoding = tokenizer(texts[part], add_special_tokens=False, return_offsets_mapping=True)
         for ids, offsets, prompt, example in zip(
-            found["input_ids"], found["offset_mapping"], prompts[part], examples[part], strict=True
+            encoding["input_ids"], encoding["offset_mapping"], prompts[part], examples[part], strict=True
         ):
             # a chat template writes the beginning-of-sequence token itself
             first = before if example.continues or not chat else []

@@ -10,6 +10,7 @@ import torch
 
 from ..progress import duration
 from ..records.report import RecoveryEstimate
+from ..settings.recovery import RecoverySettings
 from ..texts.packing import PackedTokens
 from .sizes import TrainingSizes
 
@@ -30,7 +31,7 @@ BACKWARD_COST = 3.0  # a training step relative to the forward pass of the same 
 CHECKPOINTS = 3  # on disk at once: two and the one being written
 
 
-def described(estimate: RecoveryEstimate) -> str:
+def estimate_text(estimate: RecoveryEstimate) -> str:
     """An estimate in a sentence."""
     memory, disk = estimate.memory_bytes / 1e9, estimate.disk_bytes / 1e9
     training = (
@@ -42,15 +43,7 @@ def described(estimate: RecoveryEstimate) -> str:
 
 
 def training_memory(
-    config: Any,
-    width: int,
-    parameters: int,
-    trained: int,
-    sizes: TrainingSizes,
-    length: int,
-    itemsize: int,
-    checkpointing: bool,
-    held: int | None = None,
+    config: Any, width: int, parameters: int, trained: int, sizes: TrainingSizes, settings: RecoverySettings
 ) -> int:
     """Bytes of one process while it trains.
 
@@ -58,21 +51,22 @@ def training_memory(
         config (`PreTrainedConfig`): of the pruned model.
         width (`int`): neurons per layer that a token is multiplied with.
         parameters, trained (`int`): weights of the pruned model, and those that are trained.
-        length (`int`): tokens per sequence.
-        itemsize (`int`): bytes of a number in the dtype of the training.
-        held (`int`, *optional*): weights of the pruned model that are trained themselves, in float32 like the others.
-            Defaults to none: they are frozen, in the dtype of the training.
+        settings ([`RecoverySettings`]): with the dtype of the training. By the method `full` the weights of the pruned
+            model are trained themselves, in float32 like all that is trained; else they are frozen, in that dtype.
     """
-    tokens = sizes.micro_batch_size * length
+    itemsize = getattr(torch, settings.dtype).itemsize
+    tokens = sizes.micro_batch_size * settings.sequence_length
     layer = (ACTIVATIONS_PER_LAYER * config.hidden_size + WIDE_ACTIVATIONS_PER_LAYER * width) * (tokens * itemsize)
     layers = config.num_hidden_layers
-    kept = layer + layers * tokens * config.hidden_size * itemsize if checkpointing else layer * layers
+    kept = layer * layers
+    if settings.gradient_checkpointing:
+        kept = layer + layers * tokens * config.hidden_size * itemsize
     logits = LOGIT_COPIES * tokens * config.vocab_size * torch.float32.itemsize
     # the pruned model stays beside the copy that is trained
     copy = parameters * itemsize
-    if held is not None:
-        casts = TRAINED_CASTS * held if itemsize < torch.float32.itemsize else 0
-        copy = (parameters - held) * torch.float32.itemsize + casts
+    if settings.method == "full":
+        casts = TRAINED_CASTS * trained if itemsize < torch.float32.itemsize else 0
+        copy = (parameters - trained) * torch.float32.itemsize + casts
     return RUNTIME_BYTES + parameters * itemsize + copy + trained * TRAINED_BYTES + kept + logits
 
 

@@ -140,21 +140,21 @@ def column_mapping(source: Source) -> dict[str, str]:
 
 def recognise(columns: Sequence[str], mapping: Mapping[str, str]) -> Columns | None:
     """What the columns of a row are for, as the user said or else by their names; `None` if that cannot be told."""
-    found = set(columns)
+    names = set(columns)
     if mapping:
-        if not set(mapping.values()) <= found:
+        if not set(mapping.values()) <= names:
             return None
         return Columns(**mapping, continues=mapping["answer"] in CONTINUATIONS)
     tests: dict[str, Any] = {
-        "test": next((name for name in TESTS if name in found), None),
-        "entry_point": "entry_point" if "entry_point" in found else None,
+        "test": next((name for name in TESTS if name in names), None),
+        "entry_point": "entry_point" if "entry_point" in names else None,
     }
     for name in CHAT_COLUMNS:
-        if name in found:
+        if name in names:
             return Columns("", "", chat=name, **tests)
     for prompt, answer in PAIRS:
-        if {prompt, answer} <= found:
-            extra = "input" if prompt == "instruction" and "input" in found else None
+        if {prompt, answer} <= names:
+            extra = "input" if prompt == "instruction" and "input" in names else None
             return Columns(prompt, answer, input=extra, continues=answer in CONTINUATIONS, **tests)
     return None
 

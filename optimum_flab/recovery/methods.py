@@ -59,8 +59,8 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """What a training changed, on the CPU: the matrices of LoRA, or the weights themselves."""
-    found = get_peft_model_state_dict(model) if isinstance(model, PeftModel) else trained_parameters(model)
-    return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
+    weights = get_peft_model_state_dict(model) if isinstance(model, PeftModel) else trained_parameters(model)
+    return {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from ..texts.rows import row_suffix
 from ..texts.sources import parse_source, read_source, source_rows
 
 
-def overlapped(text: str, forbidden: Mapping[str, Forbidden]) -> str | None:
+def overlapping_text(text: str, forbidden: Mapping[str, Forbidden]) -> str | None:
     """The name of the first forbidden text with which a text shares a run of words; `None` if there is none."""
     return next((name for name, texts in forbidden.items() if texts.overlaps(text)), None)
 

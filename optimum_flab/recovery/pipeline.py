@@ -22,7 +22,7 @@ from .checks import check_consent, check_method, check_teacher
 from .instructions import read_instructions
 from .preparation import Ready, prepare_training
 from .results import report_section, written_files
-from .trained import Training, load_training, merged, save_training
+from .trained import Training, load_training, merge_training, save_training
 from .training import last_checkpoint, number_format, train
 from .work import Steps, Work
 
@@ -90,13 +90,13 @@ def recover(
     Processes(state).check_same(ready.folder.name, "the prepared data")
     give_back_memory()
     with steps.step("training"):
-        training = _trained(ready, settings, device, steps)
+        training = _train(ready, settings, device, steps)
     state.wait_for_everyone()  # the others may still read the best checkpoint
     if state.is_main_process:
         save_training(training, ready.folder)
     give_back_memory()
     with steps.step("merge"):
-        model = merged(ready.start, training, work.model.dtype)
+        model = merge_training(ready.start, training, work.model.dtype)
     changes: dict[str, Any] = {"held_out": None, "recovery": None}
     if ready.side is not None:
         with steps.step("held-out measurement"):
@@ -111,7 +111,7 @@ def recover(
     return replace(pruned, model=model).with_report(weights_sha256=weights_hash(model), **changes)
 
 
-def _trained(ready: Ready, settings: RecoverySettings, device: torch.device, steps: Steps) -> Training:
+def _train(ready: Ready, settings: RecoverySettings, device: torch.device, steps: Steps) -> Training:
     done = load_training(ready.folder, ready.start, settings)
     if done is not None:
         steps.say(f"this training was finished before; its result is taken from {ready.folder}")
@@ -119,7 +119,4 @@ def _trained(ready: Ready, settings: RecoverySettings, device: torch.device, ste
     folder = ready.folder / CHECKPOINTS
     if (checkpoint := last_checkpoint(folder)) is not None:
         steps.say(f"the training resumes after step {checkpoint.rsplit('-', 1)[-1]}")
-    data = ready.data
-    return train(
-        ready.start, data.rows, data.validation, ready.teachers, ready.dense, settings, ready.sizes, folder, device
-    )
+    return train(ready, settings, folder, device)

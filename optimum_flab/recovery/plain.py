@@ -22,7 +22,7 @@ from ..texts.problems import problems_to_train_on
 from ..texts.sampling import PASSAGE_CHARACTERS_PER_TOKEN, split_passages
 from ..texts.sources import Document, read_source
 from .encoding import Encoded, encode_text
-from .overlap import overlapped
+from .overlap import overlapping_text
 from .strategy import Counts
 
 
@@ -58,7 +58,7 @@ class PlainSource:
 
 def beginnings(sources: Sequence[PlainSource]) -> Iterator[str]:
     """First lines of documents, of each source in turn."""
-    for texts in zip_longest(*(map(beginning, source.documents) for source in sources if not source.whole)):
+    for texts in zip_longest(*(map(first_lines, source.documents) for source in sources if not source.whole)):
         yield from filter(None, texts)
 
 
@@ -136,7 +136,7 @@ class DividedText:
     training: list[PlainSource]
 
 
-def divided_text(
+def split_text(
     sources: Sequence[PlainSource],
     settings: RecoverySettings,
     count_tokens: Callable[[str], int],
@@ -159,7 +159,7 @@ def divided_text(
     validation = _set_aside(rest, max(1, budget), settings.seed, count_tokens)
 
     def of_each(documents: list[list[list[str]]]) -> list[PlainSource]:
-        return [replace(source, documents=found) for source, found in zip(sources, documents, strict=True)]
+        return [replace(source, documents=group) for source, group in zip(sources, documents, strict=True)]
 
     return DividedText(
         [text for source in held_out for text in source],
@@ -187,7 +187,7 @@ def _set_aside(
     return taken
 
 
-def drawn(
+def sample_passages(
     sources: Sequence[PlainSource],
     tokenizer: PreTrainedTokenizerBase,
     settings: RecoverySettings,
@@ -198,28 +198,28 @@ def drawn(
     """Passages as tokens, always the next from the source that lacks most of its share, until there are as many as
     requested; what one source lacks is taken from the others."""
     rest = [(iter(source.passages(settings.seed)), source) for source in sources]
-    given, left = [0] * len(rest), most
+    tokens, left = [0] * len(rest), most
     taken: list[Encoded] = []
     while left > 0 and rest:
-        number = min(range(len(rest)), key=lambda number: given[number] / rest[number][1].share)
+        number = min(range(len(rest)), key=lambda number: tokens[number] / rest[number][1].share)
         passages, source = rest[number]
         passage = next(passages, None)
         if passage is None:
-            del rest[number], given[number]
+            del rest[number], tokens[number]
             continue
-        if name := overlapped(passage, forbidden):
+        if name := overlapping_text(passage, forbidden):
             counts.passages_dropped[name] += 1
             continue
         pieces = encode_text(passage, tokenizer, settings.sequence_length)
         if source.whole and (len(pieces) > 1 or len(pieces[0].ids) > left):
             # the last rows are filled from sources that can be split
-            given[number] += len(pieces[0].ids) if len(pieces) == 1 else 0
+            tokens[number] += len(pieces[0].ids) if len(pieces) == 1 else 0
             continue
         for piece in pieces:
             if left > 0:
-                taken.append(piece.cut(left))
+                taken.append(piece.head(left))
                 left -= len(piece.ids)
-                given[number] += len(piece.ids)
+                tokens[number] += len(piece.ids)
         counts.passages += 1
     return taken
 
@@ -235,19 +235,19 @@ def text_budget(settings: RecoverySettings, instruction_tokens: int) -> int:
     return min(settings.text_tokens, round(share * instruction_tokens)) if settings.data else settings.text_tokens
 
 
-def beginning(document: Sequence[str]) -> str:
+def first_lines(document: Sequence[str]) -> str:
     """The first lines of a document after its leading comments; empty if there are none."""
-    found = ""
+    text = ""
     for line in document[0].splitlines(keepends=True) if document else []:
-        if not found and (not line.strip() or line.lstrip().startswith(COMMENTS)):
+        if not text and (not line.strip() or line.lstrip().startswith(COMMENTS)):
             continue
-        found += line
-        if len(found) >= BEGINNING_CHARACTERS:
+        text += line
+        if len(text) >= BEGINNING_CHARACTERS:
             break
-    return found[:LONGEST_BEGINNING]
+    return text[:LONGEST_BEGINNING]
 
 
-def chosen_beginnings(sources: Sequence[PlainSource], settings: RecoverySettings) -> list[str]:
+def select_beginnings(sources: Sequence[PlainSource], settings: RecoverySettings) -> list[str]:
     """Enough first lines for the continuations that are requested."""
     needed = -(-settings.continuation_tokens // settings.max_new_tokens)
     return list(islice(dict.fromkeys(beginnings(sources)), SPARE_BEGINNINGS * needed))

@@ -26,7 +26,14 @@ from ..sizes import shape_of
 from .closed_form_step import closed_form_step
 from .data import Data, Selected, expected_rows, held_out_texts, prepare, select, within_tokens
 from .encoding import Sequences
-from .estimates import described, disk_needed, seconds_per_row, seconds_per_token, training_memory, training_seconds
+from .estimates import (
+    disk_needed,
+    estimate_text,
+    seconds_per_row,
+    seconds_per_token,
+    training_memory,
+    training_seconds,
+)
 from .instructions import Example
 from .lora import with_lora
 from .methods import all_weights, trained_parameters
@@ -95,7 +102,7 @@ def prepare_training(
         expected = expected_rows(work, selected)
         sizes = training_sizes(settings, len(expected), processes)
         estimate = _estimate(work, selected, expected, sizes, cached, processes)
-    steps.say(described(estimate))
+    steps.say(estimate_text(estimate))
     there = sum(path.stat().st_size for name in ("runs", "teacher") for path in (root / name).rglob("*.safetensors"))
     check_space(root, estimate.disk_bytes - there, "checkpoints and the dense model's predictions take another")
     if settings.method == "full":
@@ -126,16 +133,16 @@ def prepare_training(
     teachers: tuple[CachedTeacher | None, CachedTeacher | None] = (None, None)
     if cached:
         with steps.step("dense predictions"):
-            teachers = _cached(work, computing, data, root / "teacher")
+            teachers = _cache_teachers(work, computing, data, root / "teacher")
     start, closed = work.model, None
     if settings.closed_form:
         with steps.step("closed form"):
             start, closed = closed_form_step(work, computing, data, folder, give_up_dense)
     give_up_dense()
-    asked = None
+    teacher = None
     if resident:
-        asked = DenseTeacher(computing, work.family, work.plan.kept_tokens)
-    return Ready(data, sizes, estimate, folder, start, closed, teachers, asked, side, before, pruned_hash)
+        teacher = DenseTeacher(computing, work.family, work.plan.kept_tokens)
+    return Ready(data, sizes, estimate, folder, start, closed, teachers, teacher, side, before, pruned_hash)
 
 
 def run_key(work: Work, pruned_hash: str, data: Data, sizes: TrainingSizes) -> str:
@@ -175,18 +182,9 @@ def _estimate(
     refitted = parameters * itemsize if settings.closed_form else 0
     experts, config = work.family.experts, work.model.config
     at_once = 1 if experts is None else getattr(config, experts.per_token)
+    width = at_once * shape_of(work.model, work.family)["neuron"]
     return RecoveryEstimate(
-        memory_bytes=training_memory(
-            config,
-            at_once * shape_of(work.model, work.family)["neuron"],
-            parameters,
-            trained,
-            sizes,
-            settings.sequence_length,
-            dtype.itemsize,
-            settings.gradient_checkpointing,
-            trained if full else None,
-        ),
+        memory_bytes=training_memory(config, width, parameters, trained, sizes, settings),
         disk_bytes=disk_needed(trained, parameters, itemsize, cache + refitted, parameters if full else None),
         seconds=training_seconds(per_row, sizes, max(1, round(len(expected) * settings.validation_share)), processes),
         answer_seconds=answers,
@@ -217,7 +215,9 @@ def _dense_side(work: Work, texts: Sequence[str]) -> DenseSide:
     return DenseSide(LayerPass(work.dense.model, work.family, cut.shared, MEASURED_AT_ONCE), cut, plan.kept_layers)
 
 
-def _cached(work: Work, dense: PreTrainedModel, data: Data, folder: Path) -> tuple[CachedTeacher, CachedTeacher]:
+def _cache_teachers(
+    work: Work, dense: PreTrainedModel, data: Data, folder: Path
+) -> tuple[CachedTeacher, CachedTeacher]:
     teacher = DenseTeacher(dense, work.family, work.plan.kept_tokens)
     k = min(work.settings.top_k, teacher.head.weight.shape[0])
     vocabulary = digest_of(work.plan.kept_tokens)

@@ -16,7 +16,7 @@ from ..settings.recovery import RecoverySettings
 from ..texts.sources import hub_datasets
 from .curve import draw_curve
 from .preparation import Ready
-from .trained import Training, adapted
+from .trained import Training, with_adapter
 from .work import Steps
 
 
@@ -80,7 +80,7 @@ def written_files(ready: Ready, settings: RecoverySettings, training: Training) 
         adapter = folder / ADAPTER_FOLDER
         base = copy_in(start, torch.device("cpu"), start.dtype)
         forget_origin(base)  # its base is the pruned checkpoint, wherever that will be
-        model = adapted(base, training.weights, replace(training.config, base_model_name_or_path=None))
+        model = with_adapter(base, training.weights, replace(training.config, base_model_name_or_path=None))
         model.save_pretrained(adapter)
         (adapter / "README.md").unlink(missing_ok=True)  # an empty template
         files[ADAPTER_FOLDER] = adapter

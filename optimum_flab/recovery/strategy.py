@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 
 from ..errors import FlabError
 from ..evaluation.tasks.answers import code_blocks, fenced_code
-from ..evaluation.tasks.code import answered
+from ..evaluation.tasks.code import answer_program
 from ..execution import Program, Verdict
 from ..texts.overlap import Forbidden, words
 from .instructions import Example
-from .overlap import overlapped
+from .overlap import overlapping_text
 
 
 MOST_REPEATED = 0.5  # at most this share of an answer's 4-word runs may repeat an earlier one
@@ -85,7 +85,7 @@ def without_overlap(examples: Sequence[Example], forbidden: dict[str, Forbidden]
             counts.drop("duplicates")
             continue
         seen.add(key)
-        if name := overlapped(example.text, forbidden):
+        if name := overlapping_text(example.text, forbidden):
             counts.drop(f"overlapping {name}")
             continue
         kept.append(example)
@@ -117,7 +117,7 @@ def program_for(example: Example, answer: str) -> Program:
     if entry_point is None:
         return Program(fenced_code(answer), test)
     prompt = "" if "```" in example.prompt else example.prompt
-    return answered({"prompt": prompt, "test": test, "entry_point": entry_point}, answer)
+    return answer_program({"prompt": prompt, "test": test, "entry_point": entry_point}, answer)
 
 
 def fault_of_program(verdict: Verdict) -> str | None:
@@ -162,10 +162,10 @@ def parses(code: str) -> bool:
 
 def repetition(text: str) -> float:
     """Share of the runs of 4 words that occurred before; 0 for short texts."""
-    found = words(text)
-    if len(found) < LEAST_WORDS_TO_REPEAT:
+    tokens = words(text)
+    if len(tokens) < LEAST_WORDS_TO_REPEAT:
         return 0.0
-    runs = Counter(tuple(found[start : start + 4]) for start in range(len(found) - 3))
+    runs = Counter(tuple(tokens[start : start + 4]) for start in range(len(tokens) - 3))
     return 1 - len(runs) / sum(runs.values())
 
 
@@ -183,14 +183,14 @@ def choose(
     """
     tested = [index for index in completions if examples[index].test is not None]
     faults = run([program_for(examples[i], completions[i].text) for i in tested]) if tested else []
-    found = dict(zip(tested, faults, strict=True))
+    fault_by_index = dict(zip(tested, faults, strict=True))
     chosen = []
     for index, example in enumerate(examples):
         completion = completions.get(index)
         fault = None
-        if completion is not None and index in found:
+        if completion is not None and index in fault_by_index:
             # truncation would be learned as an end, even if the code before it passes
-            fault = found[index] if completion.ended else "too long"
+            fault = fault_by_index[index] if completion.ended else "too long"
         elif completion is not None:
             fault = fault_of(example, completion)
         if fault is not None:
@@ -199,7 +199,7 @@ def choose(
             counts.answers["reference"] += 1
             chosen.append(example)
         else:
-            counts.answers["dense, tests passed" if index in found else "dense, checked"] += 1
+            counts.answers["dense, tests passed" if index in fault_by_index else "dense, checked"] += 1
             chosen.append(replace(example, answer=completion.text))
     return chosen
 

@@ -71,22 +71,22 @@ def load_training(folder: Path, start: PreTrainedModel, settings: RecoverySettin
         return None
 
 
-def adapted(model: PreTrainedModel, weights: dict[str, torch.Tensor], config: LoraConfig) -> PeftModel:
+def with_adapter(model: PreTrainedModel, weights: dict[str, torch.Tensor], config: LoraConfig) -> PeftModel:
     """A model with trained matrices beside its weights."""
-    found = get_peft_model(model, config)
-    set_peft_model_state_dict(found, weights)
-    return found
+    peft_model = get_peft_model(model, config)
+    set_peft_model_state_dict(peft_model, weights)
+    return peft_model
 
 
 @torch.no_grad()
-def merged(start: PreTrainedModel, training: Training, dtype: torch.dtype) -> PreTrainedModel:
+def merge_training(start: PreTrainedModel, training: Training, dtype: torch.dtype) -> PreTrainedModel:
     """The pruned model with the result of training in its weights, a stock model on the CPU.
 
     The sum is computed in float32 and rounded once.
     """
     model = copy_in(start, torch.device("cpu"), torch.float32)
     if training.weights is not None and training.config is not None:
-        model = adapted(model, training.weights, training.config).merge_and_unload(safe_merge=True)
+        model = with_adapter(model, training.weights, training.config).merge_and_unload(safe_merge=True)
     elif training.weights is not None:
         model.load_state_dict(training.weights, strict=False)
         model.tie_weights()

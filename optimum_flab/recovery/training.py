@@ -21,16 +21,16 @@ from ..errors import FlabError
 from ..records.atomic import is_full
 from ..running.casting import multiplies_bfloat16
 from ..settings.recovery import RecoverySettings
-from .encoding import Sequences, schedule
+from .encoding import schedule
 from .methods import NamesInCheckpoints, load_checkpoint, trainable, trained_weights
+from .preparation import Ready
 from .sizes import TrainingSizes, distillation_share
-from .teacher import CachedTeacher, DenseTeacher
 from .trained import Training
 from .trainer import NotFinite, Progress, RecoveryTrainer, Rows, predictions
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 
 STATE = "trainer_state.json"  # written last into a checkpoint
@@ -82,31 +82,18 @@ def training_arguments(
     return arguments
 
 
-def number_format(asked: str, device: torch.device) -> str:
+def number_format(name: str, device: torch.device) -> str:
     """The name of a number format, `"auto"` being bfloat16 if the device supports it natively, else float32."""
-    if asked != "auto":
-        return asked
+    if name != "auto":
+        return name
     return "bfloat16" if multiplies_bfloat16(device) else "float32"
 
 
-def train(
-    start: PreTrainedModel,
-    rows: Sequences,
-    validation: Sequences,
-    teachers: tuple[CachedTeacher | None, CachedTeacher | None],
-    dense: DenseTeacher | None,
-    settings: RecoverySettings,
-    sizes: TrainingSizes,
-    folder: Path,
-    device: torch.device,
-) -> Training:
+def train(ready: Ready, settings: RecoverySettings, folder: Path, device: torch.device) -> Training:
     """Trains LoRA matrices on a pruned model, or its weights; resumes from the last complete checkpoint in `folder`.
 
     Args:
-        start (`PreTrainedModel`): the pruned model; left as it is.
-        rows, validation ([`Sequences`]): to train on, and to choose the checkpoint on.
-        teachers (`tuple`): the cached predictions for both, or `None`.
-        dense ([`DenseTeacher`], *optional*): if predictions are computed as needed.
+        ready ([`Ready`]): the pruned model, which is left as it is, the rows, and what they are learned from.
         folder (`Path`): for checkpoints.
 
     Raises:
@@ -115,19 +102,18 @@ def train(
     dtype = getattr(torch, settings.dtype)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # the Trainer asks for "cuda", whichever that is
-    model = trainable(start, settings, device, dtype)
-    train_set = Rows(
-        rows, schedule(len(rows), sizes.steps, sizes.batch_size, settings.seed), teachers[0], settings.distill_on
-    )
+    model = trainable(ready.start, settings, device, dtype)
+    rows, sizes = ready.data.rows, ready.sizes
+    order = schedule(len(rows), sizes.steps, sizes.batch_size, settings.seed)
     trainer = RecoveryTrainer(
         model=model,
         args=training_arguments(settings, sizes, folder, device),
-        train_dataset=train_set,
-        eval_dataset=Rows(validation, teacher=teachers[1], distill_on=settings.distill_on),
+        train_dataset=Rows(rows, order, ready.teachers[0], settings.distill_on),
+        eval_dataset=Rows(ready.data.validation, teacher=ready.teachers[1], distill_on=settings.distill_on),
         data_collator=default_collate,
         callbacks=[EarlyStoppingCallback(settings.patience), Progress(), NamesInCheckpoints()],
         distillation=distillation_share(settings),
-        dense=dense,
+        dense=ready.dense,
     )
     trainer.remove_callback(PrinterCallback)
     start_loss = loss_of(trainer, trainer.eval_dataset)

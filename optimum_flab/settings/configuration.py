@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from .. import __version__
 from ..errors import ConfigurationError
-from .files import read_pruning, read_settings_file
+from .files import CONFIG_NAME, read_pruning, read_settings_file
 from .pruning import PrunerSettings, check_settings, merge_settings
 from .section import Section
 
@@ -71,16 +71,16 @@ class FlabPrunerConfig(BaseConfig):
     ```
     """
 
-    CONFIG_NAME: ClassVar[str] = "flab_config.json"
-    FULL_CONFIGURATION_FILE: ClassVar[str] = "flab_config.json"
+    CONFIG_NAME: ClassVar[str] = CONFIG_NAME
+    FULL_CONFIGURATION_FILE: ClassVar[str] = CONFIG_NAME
 
     __signature__ = SIGNATURE
 
     def __init__(self, *args: Any, **kwargs: Any):
-        given = SIGNATURE.bind(*args, **kwargs)
-        unknown = given.arguments.pop("kwargs", {})  # refused, but for what saving adds
+        bound = SIGNATURE.bind(*args, **kwargs)
+        unknown = bound.arguments.pop("kwargs", {})  # refused, but for what saving adds
         super().__init__()
-        for name, value in check_settings({**given.arguments, **unknown}):
+        for name, value in check_settings({**bound.arguments, **unknown}):
             setattr(self, name, value)
 
     def validate(self) -> None:  # type: ignore[override]  # pydantic's is for classes

@@ -79,8 +79,8 @@ class EvaluationSettings(VerbSection):
 
     @field_validator("tasks", "allow_packages")
     @classmethod
-    def _divided_at_commas(cls, value: list[str]) -> list[str]:
-        return list(dict.fromkeys(name for given in value for name in map(str.strip, given.split(",")) if name))
+    def _split_at_commas(cls, value: list[str]) -> list[str]:
+        return list(dict.fromkeys(name for text in value for name in map(str.strip, text.split(",")) if name))
 
     @field_validator("data")
     @classmethod

@@ -19,9 +19,10 @@ from .export import ExportSettings
 from .hub import CardSettings, PushSettings
 from .pruning import BOOKKEEPING, SECTIONS, PrunerSettings
 from .recipes import recipe_files, settings_path
-from .section import Section, VerbSection, faults_in, nearest, shown
+from .section import Section, VerbSection, faults_in, nearest, value_text
 
 
+CONFIG_NAME = "flab_config.json"  # beside a pruned model
 OTHERS = {kind.NAME: kind for kind in (EvaluationSettings, BenchSettings, CardSettings, ExportSettings, PushSettings)}
 ALL_SECTIONS: dict[str, type[Section]] = {**SECTIONS, **OTHERS}
 NAMES = (*PrunerSettings.model_fields, *OTHERS)  # the names that a file may hold
@@ -36,7 +37,7 @@ def read_pruning(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         [`ConfigurationError`]: the file cannot be read, or holds an unknown name.
     """
-    return {name: value for name, value in _known_settings(path).items() if name not in OTHERS}
+    return {name: value for name, value in _read_known_settings(path).items() if name not in OTHERS}
 
 
 def read_section(path: str | os.PathLike[str], kind: type[VerbSection]) -> dict[str, Any]:
@@ -49,16 +50,16 @@ def read_section(path: str | os.PathLike[str], kind: type[VerbSection]) -> dict[
     Raises:
         [`ConfigurationError`]: the file cannot be read, holds an unknown name, or the section is not a mapping.
     """
-    fields = _known_settings(path).get(kind.NAME)
+    fields = _read_known_settings(path).get(kind.NAME)
     if fields is None:
         return {}
     if not isinstance(fields, Mapping):
         known = ", ".join(kind.model_fields)
-        raise ConfigurationError(f"{kind.NAME}: {shown(fields)} is not a section; set its fields: {known}")
+        raise ConfigurationError(f"{kind.NAME}: {value_text(fields)} is not a section; set its fields: {known}")
     return {str(name): value for name, value in fields.items()}
 
 
-def _known_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+def _read_known_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     values = {str(name): value for name, value in read_settings_file(path).items() if name not in BOOKKEEPING}
     faults = [f"{name}: unknown field; {nearest(name, NAMES, ALL_SECTIONS)}" for name in values if name not in NAMES]
     if faults:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
+from ..places import HUB_ID
 from .section import Flag, Sources, VerbSection
 
 
@@ -15,17 +16,6 @@ BRANCH = re.compile(
     r"(?![-/.])(?!refs/|HEAD$|[0-9a-f]{40}$)(?!.*(\.\.|//|@\{|\.lock$|/$|\.$))[^\s~^:?*\[\\\x00-\x1f\x7f]+"
 )
 LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
-
-
-def is_repository(name: str) -> bool:
-    """Whether a name has the form of a repository on the Hub with its owner."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return name.count("/") == 1
 
 
 class TermsSettings(VerbSection):
@@ -52,7 +42,7 @@ class TermsSettings(VerbSection):
     @field_validator("base_model")
     @classmethod
     def _refuse_no_repository(cls, value: str | None) -> str | None:
-        if value is not None and not is_repository(value):
+        if value is not None and not HUB_ID.fullmatch(value):
             raise ValueError("is not the id of a model on the Hub; write it as owner/name")
         return value
 

@@ -46,7 +46,7 @@ def settings_path(path: str | os.PathLike[str]) -> Path:
     """
     file = user_path(path)
     try:
-        found = file.is_file()
+        is_file = file.is_file()
     except OSError:  # a name longer than the system allows
-        found = False
-    return file if found else recipe_files().get(os.fspath(path), file)
+        is_file = False
+    return file if is_file else recipe_files().get(os.fspath(path), file)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from ..errors import ConfigurationError
 
@@ -67,15 +67,6 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _refuse_yes_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic reads True as 1, and YAML reads "yes" and "on" as True
-        name = str(info.field_name)
-        if isinstance(value, bool) and cls.model_fields[name].annotation is not bool and name not in sections_in(cls):
-            raise ValueError("is a yes or no; set a value of the field's own type")
-        return value
-
 
 def sections_in(kind: type[Section]) -> dict[str, type[Section]]:
     """The fields of a section that are sections themselves."""
@@ -129,7 +120,7 @@ def descriptions(error: ValidationError, kind: type[Section]) -> list[str]:
     for fault in error.errors(include_url=False):
         path = [str(part) for part in fault["loc"] if part != "[key]"]
         fields = (inner.get(path[0], kind) if path[1:] else kind).model_fields
-        value = shown(fault["input"])
+        value = value_text(fault["input"])
         message = f"{value} {fault['msg'].removeprefix('Value error, ').replace('Input should', 'should', 1)}"
         if fault["type"] == "extra_forbidden":
             message = f"unknown field; {nearest(path[-1], fields, inner)}"
@@ -143,7 +134,7 @@ def descriptions(error: ValidationError, kind: type[Section]) -> list[str]:
     return lines
 
 
-def shown(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A value for a message, of which the middle is left out where it is long."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]} … {text[-LONGEST_SHOWN // 4 :]}"

@@ -118,7 +118,7 @@ def _header(path: Path, state: tuple[int, int]) -> GgufHeader:
     return GgufHeader(fields, tensors)
 
 
-def dequantised(path: Path, tensor: GgufTensor) -> Iterator[tuple[int, np.ndarray]]:
+def dequantise_rows(path: Path, tensor: GgufTensor) -> Iterator[tuple[int, np.ndarray]]:
     """Float32 rows of a tensor, a few thousand at a time, each time with the index of the first; in a tensor with more
     than two dimensions all but the last count as rows."""
     import gguf
@@ -149,7 +149,7 @@ def near_equal_copies(path: Path) -> tuple[GgufTensor | None, float]:
     finer = max(output, embedding, key=lambda tensor: tensor.bits_per_weight)
     coarser = embedding if finer is output else output
     difference = norm = 0.0
-    for (_, rows), (_, others) in zip(dequantised(path, finer), dequantised(path, coarser), strict=True):
+    for (_, rows), (_, others) in zip(dequantise_rows(path, finer), dequantise_rows(path, coarser), strict=True):
         difference += float(((rows - others) ** 2).sum())
         norm += float((rows**2).sum())
     relative = (difference / norm) ** 0.5 if norm else float("inf")
@@ -201,15 +201,15 @@ class GgufTensors(LazyTensors):
     def __getitem__(self, name: str) -> torch.Tensor:
         if file_state(self.path) != self._state:
             raise FlabError(f"GGUF file {str(self.path)!r} was changed while it was read; run the same command again")
-        made: dict[str, torch.Tensor] = {}
+        tensors: dict[str, torch.Tensor] = {}
         for piece in self._pieces[name]:
             values = self._values(self.embedding if self.embedding and piece.name == EMBEDDING else piece)
             done = self._processor.process(
-                values, piece.name, tensor_key_mapping=self._names, parsed_parameters={"tensors": made}
+                values, piece.name, tensor_key_mapping=self._names, parsed_parameters={"tensors": tensors}
             )
             if done.name in self._names:  # else it was put where it belongs
-                made[name] = torch.from_numpy(np.ascontiguousarray(done.weights))
-        tensor, outline = made[name].to(self.dtype), self.outlines[name]
+                tensors[name] = torch.from_numpy(np.ascontiguousarray(done.weights))
+        tensor, outline = tensors[name].to(self.dtype), self.outlines[name]
         if tensor.shape != outline.shape:
             raise FlabError(
                 f"{self._pieces[name][0].name} in the GGUF file {str(self.path)!r} is {tuple(tensor.shape)}, but the"
@@ -219,7 +219,7 @@ class GgufTensors(LazyTensors):
 
     def _values(self, tensor: GgufTensor) -> np.ndarray:
         values = np.empty((prod(tensor.shape[:-1]), tensor.shape[-1]), dtype=np.float32)
-        for start, rows in dequantised(self.path, tensor):
+        for start, rows in dequantise_rows(self.path, tensor):
             values[start : start + len(rows)] = rows
         return values.reshape(tensor.shape)
 
@@ -241,15 +241,15 @@ def _processor(header: GgufHeader, model: PreTrainedModel) -> TensorProcessor:
     if is_read_anew(header.architecture):
         raise ValueError(f"files of {header.architecture} are read by their own conversions")
     names = GGUF_CONFIG_MAPPING.get(model.config.model_type) or GGUF_CONFIG_MAPPING.get(header.architecture, {})
-    found = {name: header.fields.get(f"{header.architecture}.{key}") for key, name in names.items()}
-    return TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)(config=found)
+    config = {name: header.fields.get(f"{header.architecture}.{key}") for key, name in names.items()}
+    return TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)(config=config)
 
 
 def _shape(pieces: Iterable[GgufTensor], wanted: torch.Size) -> tuple[int, ...]:
     """The shape that pieces will have, if they belong to a tensor of the `wanted` shape: transformers transposes
     some."""
-    found = list(pieces)
-    return tuple(wanted) if sum(prod(piece.shape) for piece in found) == wanted.numel() else found[0].shape
+    parts = list(pieces)
+    return tuple(wanted) if sum(prod(piece.shape) for piece in parts) == wanted.numel() else parts[0].shape
 
 
 def own_gguf_files(folder: Path, weights: str | None) -> dict[str, str]:

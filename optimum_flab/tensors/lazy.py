@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..compat import not_missed, not_unexpected, set_conversions
+from ..compat import ignored_tensors, optional_tensors, set_conversions
 from ..errors import FlabError
 
 
@@ -107,8 +107,8 @@ class StoredTensors(LazyTensors):
 
 def file_state(path: Path) -> tuple[int, int]:
     """What shows whether a file was modified: its size and when it was last written."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 class ModelTensors(LazyTensors):
@@ -141,17 +141,17 @@ class ModelTensors(LazyTensors):
         self.outlines: dict[str, torch.Tensor] = {}
         for group in self._pieces:
             try:
-                made = self._made(group, stored.outlines)
+                outlines = self._convert_group(group, stored.outlines)
             except (AssertionError, AttributeError, LookupError, RuntimeError):  # pieces are missing, or do not fit
                 continue
-            self._groups |= dict.fromkeys(made, group)
-            self.outlines |= made
-        self.lacking = _lacking(model, self.outlines)
+            self._groups |= dict.fromkeys(outlines, group)
+            self.outlines |= outlines
+        self.lacking = _missing_tensors(model, self.outlines)
         self.exact = not (self.lacking or self.unknown) and self._groups.keys() == own_tensors(model).keys()
         used = [conversion.was_used() for conversion in conversions]
         set_conversions(model, list(itertools.compress(conversions, used)))
 
-    def _made(self, group: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _convert_group(self, group: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors that the pieces of a group make, or the outlines of both."""
         pieces = self._pieces[group]
         pattern = next(iter(pieces.values()))
@@ -160,15 +160,15 @@ class ModelTensors(LazyTensors):
         converter = copy.deepcopy(self._converters[pattern])
         for name, pattern in pieces.items():
             converter.add_tensor(group, name, pattern, tensors[name])
-        made = converter.convert(group, model=self.model, config=self.model.config)
-        return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in made.items()}
+        by_name = converter.convert(group, model=self.model, config=self.model.config)
+        return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in by_name.items()}
 
     def is_in_file(self, name: str) -> bool:
         """Whether a tensor is an unchanged piece of a file, which takes no memory before it is read."""
         pieces = self._pieces[self._groups[name]]
         return isinstance(self.stored, StoredTensors) and set(pieces.values()) == {None}
 
-    def written(self) -> Mapping[str, torch.Tensor]:
+    def as_saved(self) -> Mapping[str, torch.Tensor]:
         """The tensors as transformers writes them, see [`WrittenTensors`]: where they are stored in this form,
         unchanged."""
         written = WrittenTensors(self.model, self)
@@ -177,7 +177,7 @@ class ModelTensors(LazyTensors):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """As it is stored, unless the model holds it in a coarser type."""
-        tensor = self._made(self._groups[name], self.stored)[name]
+        tensor = self._convert_group(self._groups[name], self.stored)[name]
         exact = torch.promote_types(tensor.dtype, self._dtypes[name]) == self._dtypes[name]
         return tensor if exact else tensor.to(self._dtypes[name])
 
@@ -200,7 +200,7 @@ def _pieces(
     known, prefix = model.state_dict(), model.base_model_prefix
     # what older versions stored, and this one does not
     kept = {name.rpartition(".")[2] for name, _ in model.named_buffers()} & {"inv_freq", "position_ids"}
-    ignored = [*not_unexpected(model), *(rf"(^|\.){name}$" for name in kept)]
+    ignored = [*ignored_tensors(model), *(rf"(^|\.){name}$" for name in kept)]
     pieces: dict[str, dict[str, str | None]] = {}
     unknown = []
     for name in sorted(stored, key=dot_natural_key):
@@ -214,9 +214,9 @@ def _pieces(
     return pieces, unknown
 
 
-def _lacking(model: PreTrainedModel, outlines: Mapping[str, torch.Tensor]) -> list[str]:
+def _missing_tensors(model: PreTrainedModel, outlines: Mapping[str, torch.Tensor]) -> list[str]:
     """The tensors of a model, tied ones once, that are not among `outlines`, or are there in another shape."""
-    ignored, needed = not_missed(model), model.state_dict()
+    ignored, needed = optional_tensors(model), model.state_dict()
     lacking = []
     for names in _names(model):
         shapes = {outlines[name].shape for name in names if name in outlines}

@@ -10,7 +10,7 @@ from functools import reduce
 
 import torch
 
-from .matrices import HalfMatrix, cholesky_, full_sum, selected
+from .matrices import HalfMatrix, cholesky_, full_sum, submatrix
 from .workspace import Workspace
 
 
@@ -86,7 +86,7 @@ class LeastSquares:
         dense = self.weight @ gram
         return RestrictedLeastSquares(
             weight=self.weight[:, kept],
-            gram=selected(gram, kept, self.workspace),
+            gram=submatrix(gram, kept, self.workspace),
             cross=self.cross[:, kept],
             dense=dense[:, kept],
             power=(dense * self.weight).sum(dim=1),
@@ -197,7 +197,7 @@ def best_fit(folds: Sequence[RestrictedLeastSquares], start: float) -> Fit:
         return Fit(start)
     rows = slice(None, None, max(1, len(folds[0].weight) // ROWS_TRIED))
     weight, grams = folds[0].weight[rows], [fold.gram for fold in folds]
-    trial = folds[0].workspace.worked_on(grams[0].shape, device=weight.device)
+    trial = folds[0].workspace.scratch(grams[0].shape, device=weight.device)
     crosses, local = [fold.cross[rows] for fold in folds], [fold.dense[rows] for fold in folds]
     # the errors of the folds are summed as shares of their targets
     scales = [float(fold.power[rows].sum().clamp_min(1e-30)) for fold in folds]
@@ -271,7 +271,7 @@ def solve(
     for inputs in nested:
         kept[inputs] += 1
     order = torch.argsort(kept, descending=True, stable=True)[: max(map(len, nested))]
-    factor = selected(gram, order, workspace, dtype)
+    factor = submatrix(gram, order, workspace, dtype)
     if not cholesky_(factor):
         raise torch.linalg.LinAlgError(f"the matrix is not positive definite in {dtype}")
     places = [torch.argsort(order[: len(inputs)]) for inputs in nested]

@@ -60,18 +60,18 @@ def full_sum(halves: Sequence[HalfMatrix], workspace: Workspace) -> torch.Tensor
     """The sum of symmetric matrices, a new one in a workspace with all its rows and columns."""
     halves = sorted(halves, key=lambda half: half.below)  # a block is added to once it was copied
     place = halves[0].place
-    found = workspace.worked_on(place.shape, place.dtype, place.device)
-    for block in column_blocks(len(found)):  # files are read from the beginning to the end
+    full = workspace.scratch(place.shape, place.dtype, place.device)
+    for block in column_blocks(len(full)):  # files are read from the beginning to the end
         for half in halves:
             columns = half.columns(block)
             stored = half.place[block, columns]
-            above, values = (found[columns, block], stored.T) if half.below else (found[block, columns], stored)
+            above, values = (full[columns, block], stored.T) if half.below else (full[block, columns], stored)
             if half is halves[0]:
                 above.copy_(values)
             else:
                 above.add_(values)
-    mirror_upper_(found)
-    return found
+    mirror_upper_(full)
+    return full
 
 
 def cholesky_(matrix: torch.Tensor) -> bool:
@@ -123,7 +123,7 @@ def inverse_(matrix: torch.Tensor, workspace: Workspace | None = None) -> torch.
     return matrix
 
 
-def selected(
+def submatrix(
     matrix: torch.Tensor, indices: torch.Tensor, workspace: Workspace | None = None, dtype: torch.dtype | None = None
 ) -> torch.Tensor:
     """Rows and columns of a square matrix, in another dtype if one is named.
@@ -131,11 +131,11 @@ def selected(
     Args:
         indices (`torch.Tensor` of shape `(size,)`): the indices, in this order.
     """
-    found = (workspace or Workspace()).empty((len(indices), len(indices)), dtype or matrix.dtype, matrix.device)
+    selection = (workspace or Workspace()).empty((len(indices), len(indices)), dtype or matrix.dtype, matrix.device)
     for start in range(0, len(indices), ROWS):
         rows = indices[start : start + ROWS]
-        found[start : start + ROWS] = matrix[rows][:, indices]
-    return found
+        selection[start : start + ROWS] = matrix[rows][:, indices]
+    return selection
 
 
 def mirror_upper_(matrix: torch.Tensor) -> None:

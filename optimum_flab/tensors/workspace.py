@@ -45,7 +45,7 @@ class Workspace:
         size = math.prod(shape)
         if self.folder is None or size == 0 or torch.device(device).type != "cpu":
             return torch.empty(tuple(shape), dtype=dtype, device=device)
-        with _unnamed(self.folder) as (file, name):
+        with _anonymous_file(self.folder) as (file, name):
             try:
                 _reserve(file.fileno(), size * dtype.itemsize)
             except OSError as error:
@@ -55,7 +55,7 @@ class Workspace:
                 ) from error
             return torch.from_file(name, shared=True, size=size, dtype=dtype).view(tuple(shape))
 
-    def worked_on(
+    def scratch(
         self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> torch.Tensor:
         """[`empty`] for what is read and written over and over: in spare memory if it fits. The one before must be
@@ -79,7 +79,7 @@ class Workspace:
 
 
 @contextmanager
-def _unnamed(folder: Path) -> Iterator[tuple[IO[bytes], str]]:
+def _anonymous_file(folder: Path) -> Iterator[tuple[IO[bytes], str]]:
     """A new file, and a name to open it by within this context; where Linux provides that name, the file has none in
     its folder."""
     if OPEN_FILES.is_dir():

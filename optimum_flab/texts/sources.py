@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import FlabError
 from ..memory import available_memory
+from ..places import HUB_ID
 from ..settings.pruning import DataSettings
 from .installed import drawn_files, package_files, written_code
 from .problems import packaged_problems, problems_to_train_on
@@ -27,9 +28,7 @@ INSTALLED_FILES = 2000  # in that sample: some 20 MB
 PACKAGED = "packaged-problems"  # short programs written for this package
 # a missing "a/b.jsonl" is a missing file, although it has the form of a Hub id
 FILE_SUFFIXES = (*ROW_SUFFIXES, ".txt", ".md", ".rst", ".py", ".gz", ".zip", ".tsv", ".yaml", ".yml")
-HUB_DATASET = re.compile(
-    r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<config>[^:/\s]+)(?=:))?(?::(?P<split>[^:/\s]+))?"
-)
+HUB_DATASET = re.compile(rf"(?P<name>{HUB_ID.pattern})(?::(?P<config>[^:/\s]+)(?=:))?(?::(?P<split>[^:/\s]+))?")
 BRACKETS = re.compile(r"(?P<base>.+?)\[(?P<columns>[^\[\]]*)\]", re.DOTALL)
 STDLIB_EXCLUDED = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
 # parts of the standard library: written as no program is written today

@@ -42,7 +42,7 @@ def project(made, tmp_path) -> Path:
         ("prune -m project/model project", 2, "output folder project holds project/model, which this run"),
         ("prune -m project/model project/model", 2, "project/model is project/model, which this run"),
         ("prune -m org/name --corpus project/texts/0.py[text] project", 2, "holds project/texts"),
-        ("prune -m org/name --plan project/small.yaml project", 2, "holds project/small.yaml"),
+        ("apply -m org/name --plan project/small.yaml project", 2, "holds project/small.yaml"),
         ("prune -m org/name -c project/small.yaml --corpus python-stdlib project", 2, "holds project/small.yaml"),
         ("prune -m org/name project", 1, "is not a pruned model, since flab_plan.json is missing"),
         ("eval -m project/model -o project --tasks perplexity", 2, "holds project/model"),
@@ -130,15 +130,13 @@ def test_two_runs_differ_in_nothing_but_their_times(project):
 # --- plans
 
 
-def test_a_plan_is_applied_by_its_own_verb_and_by_the_alias_in_the_same_way(project):
+def test_a_plan_is_applied_by_its_own_verb(project):
     for arguments in (
         [*PRUNE, "out", "--intermediate-size", 48],
         ["apply", "-m", "model", "again", "--plan", "out/flab_plan.json"],
-        ["prune", "-m", "model", "alias", "--plan", "out"],
     ):
         assert flab(*arguments, cwd=project).code == 0
-    out, again, alias = (files(project / name) for name in ("out", "again", "alias"))
-    assert again["model.safetensors"] == alias["model.safetensors"] == out["model.safetensors"]
-    reports = [json.loads(folder["flab_report.json"]) for folder in (again, alias)]
-    assert reports[0]["command"] == "optimum-cli flab apply -m model --plan flab_plan.json again"
-    assert reports[0] | {"command": None, "seconds": None} == reports[1] | {"command": None, "seconds": None}
+    out, again = (files(project / name) for name in ("out", "again"))
+    assert again["model.safetensors"] == out["model.safetensors"]
+    command = json.loads(again["flab_report.json"])["command"]
+    assert command == "optimum-cli flab apply -m model --plan flab_plan.json again"

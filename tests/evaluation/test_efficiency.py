@@ -16,8 +16,8 @@ from families.zoo import MIXTURES, member
 from rope import rope_of
 from torch.utils.flop_counter import FlopCounterMode
 
-from optimum_flab.checkpoints.checked import CheckedModel
 from optimum_flab.checkpoints.finding import ModelFiles
+from optimum_flab.checkpoints.stored_model import StoredModel
 from optimum_flab.commands.bench import BenchCommand
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation.efficiency import (
@@ -29,7 +29,7 @@ from optimum_flab.evaluation.efficiency import (
 )
 from optimum_flab.evaluation.efficiency.energy import check_country, describe_method
 from optimum_flab.evaluation.efficiency.memory import Request, measure_apart, peak_rss
-from optimum_flab.evaluation.efficiency.report import divided, notes, spread, table
+from optimum_flab.evaluation.efficiency.report import notes, ratio_of, spread, table
 from optimum_flab.evaluation.efficiency.running import (
     decode_speed,
     enough_memory,
@@ -142,8 +142,8 @@ def test_the_first_token_does_not_count_for_the_speed_of_decoding():
 
 
 def test_ratios_are_of_the_model_to_the_baseline():
-    assert divided(1.0, 4.0) == 0.25
-    assert divided(None, 4.0) is divided(1.0, None) is divided(1.0, 0) is None
+    assert ratio_of(1.0, 4.0) == 0.25
+    assert ratio_of(None, 4.0) is ratio_of(1.0, None) is ratio_of(1.0, 0) is None
 
 
 # --- FLOPs ---------------------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_a_batch_of_one_is_timed_once():
 def test_prompts_hold_ordinary_tokens_of_every_vocabulary_and_are_the_same_each_time():
     def known(size, special, rows):
         tokenizer = type("Tokenizer", (), {"all_special_ids": special, "__len__": lambda self: size})()
-        return CheckedModel(None, SimpleNamespace(vocab_size=rows), tokenizer)
+        return StoredModel(None, SimpleNamespace(vocab_size=rows), tokenizer)
 
     models = [known(10, [0, 3], 12), known(8, [5], 6)]
     prompt = prompt_ids(models, 4, 200)

@@ -70,10 +70,10 @@ def test_the_table_is_printed_and_the_results_are_written(folder):
     ]
 
 
-def test_the_tasks_are_listed_without_a_model(here):
-    code, printed, _ = here("--list-tasks")
-    assert code == 0
-    names = [line.split()[0] for line in printed.splitlines() if line]
+def test_the_tasks_are_listed_without_a_model():
+    result = cli("--list-tasks")
+    assert result.returncode == 0
+    names = [line.split()[0] for line in result.stdout.splitlines() if line]
     assert {"humaneval", "humaneval_instruct", "mbpp", "cruxeval_output", "cot_bleu", "recode", "divergence"} <= set(
         names
     )

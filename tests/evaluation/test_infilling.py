@@ -101,7 +101,7 @@ def test_a_gap_with_its_line_is_the_solution(solution):
     assert len(found) == sum(bool(line.strip()) for line in solution.split("\n"))
     for gap in found:
         assert gap["prefix"] + gap["middle"] + gap["suffix"] == PROBLEM["prompt"] + solution
-        assert infilling.run_single_line.solved(gap).code == PROBLEM["prompt"] + solution
+        assert infilling.run_single_line.reference_program(gap).code == PROBLEM["prompt"] + solution
 
 
 def test_humaneval_has_1033_lines_of_164_problems():
@@ -200,7 +200,7 @@ def test_gaps_of_humaneval_are_read_as_they_were_published(tmp_path):
         judge = infilling.run_multi_line if task == MULTI_LINE else infilling.run_random_span
         for doc in docs:
             assert infilling.question(doc) == QWEN.format(prefix=doc["prompt"], suffix=doc["suffix"])
-            assert judge.solved(doc).code == whole[doc["problem"]]
+            assert judge.reference_program(doc).code == whole[doc["problem"]]
     assert len(docs_of(RANDOM_SPAN, str(tmp_path / f"{RANDOM_SPAN}.jsonl.gz"), limit=5)) == 15
 
 
@@ -218,13 +218,13 @@ def test_references_of_gaps_pass(tmp_path):
         RANDOM_SPAN: jsonl(tmp_path / "spans.jsonl", [row for one in problems for row in random_spans(one, 3)]),
     }
     for found in check_references(EvaluationSettings(tasks=list(data), data=data), confirm_run_unsafe_code=True):
-        assert found.failures == [] and found.found >= 9 and not found.without
+        assert found.failures == [] and found.number >= 9 and not found.without
     empty = {**row_of(OTHER, "RandomSpanInfilling/Test/1/1", 4, 4)}
     without = {**empty, "task_id": "RandomSpanInfilling/Test/1/2"}
     del without["canonical_solution"]
     data = {RANDOM_SPAN: jsonl(tmp_path / "empty.jsonl", [empty, without])}
     (found,) = check_references(EvaluationSettings(tasks=RANDOM_SPAN, data=data), confirm_run_unsafe_code=True)
-    assert (found.found, found.without, found.failures) == (1, 1, [])
+    assert (found.number, found.without, found.failures) == (1, 1, [])
 
 
 def test_what_a_model_wrote_counts_up_to_its_end_or_the_lines_behind_the_gap():
@@ -235,7 +235,7 @@ def test_what_a_model_wrote_counts_up_to_its_end_or_the_lines_behind_the_gap():
         "test": "def check(candidate):\n    assert candidate(4) == 6\n",
     }
     first = row_of(problem, "MultiLineInfilling/Test/1/L0_L0", 0, len("    found = 0\n"))
-    (gap,) = infilling.given_gaps([first])
+    (gap,) = infilling.read_gaps([first])
     line = "    found = 0\n"
     others = ["    found = 0", "    found = 1\n", line + "    return 0\n"]
     written = [line, solution, solution + "\n\n)", line + "\n    for y in range(x):\n\n        found += y\n(", *others]
@@ -384,23 +384,23 @@ def test_a_format_is_refused_where_it_is_malformed_or_nothing_asks_for_it(file, 
 
 def test_a_completion_ends_with_the_tokens_of_the_format_and_special_ones(tmp_path):
     model, tokenizer = model_with(QWEN, special=False)
-    end = tokenizer.convert_tokens_to_ids("<|fim_suffix|>")
     prompt = QWEN.format(prefix="def f(x):\n", suffix="\n")
     head = model.get_output_embeddings().weight
     with torch.no_grad():
         hidden = model.model(torch.tensor([tokenizer.encode(prompt)])).last_hidden_state[0, -1]
-        head.zero_()
-        head[end] = hidden
-    lm = FlabLM(model, tokenizer, weights_hash="w", cache=BatchCache(tmp_path))
-    settings = {"until": ["\n"], "do_sample": False, "max_gen_toks": 6}
 
-    def written(**more):
-        return lm.generate_until([Instance("generate_until", {}, (prompt, {**settings, **more}), 0, ("t", 0, 1))])
+    def written(token, **more):
+        """What the model writes whose most likely token is always this one."""
+        with torch.no_grad():
+            head.zero_()
+            head[token] = hidden
+        settings = {"until": ["\n"], "do_sample": False, "max_gen_toks": 6, **more}
+        lm = FlabLM(model, tokenizer, weights_hash=f"{token}", cache=BatchCache(tmp_path))
+        return lm.generate_until([Instance("generate_until", {}, (prompt, settings), 0, ("t", 0, 1))])[0]
 
-    assert written(infilling=QWEN) == [""]
-    assert written()[0].startswith("<|fim_suffix|>")
-    (first,) = lm.generation_batches([Instance("generate_until", {}, (prompt, {**settings, "infilling": QWEN}), 0)])
-    assert (lm._generation_key(first)["ends"], lm.end_ids) == (sorted({*lm.end_ids, 1, *range(600, 603)}), [0])
+    for token in (0, 1, *tokenizer.convert_tokens_to_ids(["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"])):
+        assert written(token, infilling=QWEN) == "", token
+    assert written(tokenizer.convert_tokens_to_ids("<|fim_suffix|>")).startswith("<|fim_suffix|>")
 
 
 def test_a_prompt_that_is_too_long_keeps_its_tokens(tmp_path):

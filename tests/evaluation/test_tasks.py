@@ -14,18 +14,20 @@ import lm_eval.tasks
 import pytest
 from lm_eval.api.task import ConfigurableTask, TaskConfig
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.evaluation import catalog
 from optimum_flab.evaluation.catalog import TASKS_FOLDER, executing_call, hub_dataset, load_tasks, shipped_tasks
-from optimum_flab.evaluation.data import checked, read_file
+from optimum_flab.evaluation.data import check_rows, read_file
 from optimum_flab.evaluation.problems import CodeProblem
 from optimum_flab.evaluation.tasks import code, mbpp, output_prediction, plans, recode
 from optimum_flab.evaluation.tasks.perturbations import (
     docstring_as_comments,
     docstring_quotes,
-    renamed,
-    renamed_function,
+    rename,
+    rename_function,
 )
 from optimum_flab.evaluation.tasks.text import kinds_of, read_texts
 from optimum_flab.records.results import HubDataset
@@ -349,10 +351,10 @@ def test_perturbations_made_on_the_fly_keep_the_meaning():
     )
     prompt, _ = docstring_quotes(PROMPT, "twice")
     assert prompt == PROMPT.replace('"""', "'''")
-    prompt, name = renamed_function(PROMPT, "twice")
+    prompt, name = rename_function(PROMPT, "twice")
     assert name == "do_twice"
     assert prompt == PROMPT.replace("twice", "do_twice")
-    assert renamed_function(OTHER["prompt"], "add_one")[1] == "addOne"
+    assert rename_function(OTHER["prompt"], "add_one")[1] == "addOne"
     assert docstring_as_comments("def f(x):\n", "f") is None
     assert docstring_quotes("def f(x):\n    return 1\n", "f") is None
 
@@ -420,7 +422,7 @@ def test_files_of_every_format_give_the_same_problems(tmp_path):
         writer.writeheader()
         writer.writerows(rows)
     for name in ("a.jsonl", "a.jsonl.gz", "a.json", "a.csv"):
-        assert checked(read_file(tmp_path / name), CodeProblem) == rows, name
+        assert check_rows(read_file(tmp_path / name), CodeProblem) == rows, name
 
 
 def without(field):
@@ -569,7 +571,7 @@ def test_the_solutions_of_humaneval_are_robust_to_what_is_made_on_the_fly():
     docs = [doc for doc in docs if doc["variant"] == "function_name"]
     assert len(docs) > 150
     # some call themselves
-    solutions = [renamed(doc["canonical_solution"], names[doc["task_id"]], doc["entry_point"]) for doc in docs]
+    solutions = [rename(doc["canonical_solution"], names[doc["task_id"]], doc["entry_point"]) for doc in docs]
     verdicts = code.run_completions([[solution] for solution in solutions], docs)
     failed = [doc["task_id"] for doc, (verdict,) in zip(docs, verdicts, strict=True) if not verdict["passed"]]
     assert failed == []
@@ -773,25 +775,22 @@ def test_a_broken_task_file_is_named(tmp_path):
 
 
 @pytest.mark.thorough
-def test_tasks_of_lm_eval_are_found_ours_win_and_those_that_run_code_are_refused(tmp_path):
-    # one test for the index of lm-eval's own tasks, which takes seconds to read
-    from optimum_flab.evaluation import catalog
-
-    manager = catalog._manager(["gsm8k"], None)
+def test_tasks_of_lm_eval_are_found_ours_win_and_those_that_run_code_are_refused(tmp_path, monkeypatch):
+    manager = TaskManager(include_path=[TASKS_FOLDER])  # the index of lm-eval's own tasks takes seconds to read
+    monkeypatch.setattr(catalog, "TaskManager", lambda **options: manager)
     assert manager.task_index["humaneval"].yaml_path.parent == TASKS_FOLDER
     assert manager.task_index["gsm8k"].yaml_path.parent != TASKS_FOLDER
     for name, hint in (("humaneval_64", "use humaneval, or"), ("cruxeval_input", "use cruxeval_output, or")):
         with pytest.raises(FlabError, match=f"task '{name}' is marked as running code.*{hint}"):
-            catalog._refuse_outside_sandbox(name, manager.task_index[name])
-    assert "did you mean humaneval" in catalog._unknown("humanevall", manager)
-    assert "those of this package are codeharmony, " in catalog._unknown("qqqqqqqq", manager)
+            load(name)
+    with pytest.raises(FlabError, match="is marked as running code"):
+        load("longproc")  # a group with such tasks
+    with pytest.raises(ConfigurationError, match="did you mean humaneval"):
+        load("humanevall")
+    with pytest.raises(ConfigurationError, match="those of this package are codeharmony, "):
+        load("qqqqqqqq")
     path = jsonl(tmp_path / "lambada.jsonl", [{"text": "The quick brown fox."}, {"text": "A lazy dog sleeps."}])
-    loaded = catalog._load(
-        "lambada_openai", manager, EvaluationSettings(tasks="lambada_openai", data={"lambada_openai": path})
-    )
-    assert len(loaded.tasks["lambada_openai"].eval_docs) == 2
-    leaves = dict(catalog._leaves("longproc", manager))
-    assert any(catalog._is_unsafe(entry) for entry in leaves.values())
+    assert len(only_task("lambada_openai", path).eval_docs) == 2
 
 
 # --- which dataset the problems are those of

@@ -27,7 +27,7 @@ from optimum_flab.execution import (
     run_programs,
     works,
 )
-from optimum_flab.execution.seccomp import refusing_filter
+from optimum_flab.execution.seccomp import system_call_filter
 from optimum_flab.execution.worker import Worker, _excess
 
 
@@ -228,7 +228,7 @@ def test_packages_that_cannot_be_allowed_are_refused(names, message):
 
 
 def test_locks_of_programs_do_not_reach_the_host(bubblewrap):
-    if refusing_filter() is None:
+    if system_call_filter() is None:
         pytest.skip("the processor is unknown")
     code = """
         import fcntl, os
@@ -325,7 +325,7 @@ REFUSED_FAMILIES = ("socket(40, 1)", "socket(16, 3)", "socket(38, 5)", "socket(1
 
 
 def test_system_calls_that_programs_never_need_are_refused(bubblewrap):
-    if refusing_filter() is None:
+    if system_call_filter() is None:
         pytest.skip("the processor is unknown")
     calls = dict.fromkeys(REFUSED_CALLS.values(), "[Errno 1]")
     calls |= {f"socket.{call}": "[Errno 97]" for call in REFUSED_FAMILIES}
@@ -343,7 +343,7 @@ def test_system_calls_that_programs_never_need_are_refused(bubblewrap):
 
 
 def test_the_filter_is_whole_steps():
-    steps = refusing_filter() or b""
+    steps = system_call_filter() or b""
     assert len(steps) % 8 == 0 and len(steps) // 8 < 4096
 
 

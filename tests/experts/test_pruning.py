@@ -8,16 +8,16 @@ from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from optimum_flab import FlabOptimizer, PruningPlan
-from optimum_flab.checkpoints.checked import check_belongs_together
 from optimum_flab.checkpoints.hashes import dense_hash
 from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
+from optimum_flab.checkpoints.stored_model import check_belongs_together
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.criteria import LAYERS
 from optimum_flab.errors import ConfigurationError
 from optimum_flab.measuring.divergence import OutputHead
 from optimum_flab.pruning.depth.search import ranked_layers
 from optimum_flab.records.report import read_report
-from optimum_flab.recovery.trained import Training, merged
+from optimum_flab.recovery.trained import Training, merge_training
 from optimum_flab.settings.recovery import RecoverySettings
 
 from ..conftest import TEXTS, byte_level_tokenizer, plan_of, random_tokens, reading, saved, small_config, thorough_but
@@ -130,7 +130,7 @@ def test_in_bfloat16_it_runs_and_is_known_again(dense, tmp_path):
         assert torch.isfinite(loaded(torch.arange(20)[None]).logits).all()
     again = FlabOptimizer.from_pretrained(tmp_path / "out", device="cpu")
     assert dense_hash(again.dense) == optimizer.pruned.report.weights_sha256
-    for name, tensor in merged(optimizer.pruned.model, NOTHING_LEARNED, torch.bfloat16).state_dict().items():
+    for name, tensor in merge_training(optimizer.pruned.model, NOTHING_LEARNED, torch.bfloat16).state_dict().items():
         assert tensor.equal(optimizer.pruned.model.state_dict()[name]), name
 
 

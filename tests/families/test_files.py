@@ -10,8 +10,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab import FlabOptimizer
-from optimum_flab.checkpoints.checked import check_belongs_together
 from optimum_flab.checkpoints.self_check import check_family
+from optimum_flab.checkpoints.stored_model import check_belongs_together
 from optimum_flab.criteria import NEURONS
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import FAMILY_NAME, family_for, files, known_families, read_family

@@ -17,7 +17,7 @@ import pytest
 from huggingface_hub import constants
 
 from optimum_flab.errors import FlabError
-from optimum_flab.hub.client import attempting, hub_client
+from optimum_flab.hub.client import hub_client, translate_errors
 from optimum_flab.hub.push import look, send
 from optimum_flab.records.names import is_outdated
 from optimum_flab.settings.hub import PushSettings
@@ -83,7 +83,7 @@ class Scenario:
     def push(self) -> str:
         """The requests of a push, without the checks of a checkpoint."""
         settings, api = PushSettings(**self.options), hub_client()
-        with attempting("the repository could not be looked at"):
+        with translate_errors("the repository could not be looked at"):
             target = look(api, REPOSITORY, settings)
         delete = sorted(path for path in target.files - FILES.keys() if is_outdated(path))
         return send(api, target, FILES, delete, settings, "a push").commit_url

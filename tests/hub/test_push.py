@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from optimum_flab import FlabOptimizer, PruningPlan
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.hub.card import BEGIN, END, metadata_of, text_of_user
-from optimum_flab.hub.client import hub_card, scrubbed
+from optimum_flab.hub.client import hub_card, redact
 from optimum_flab.hub.push import push_to_hub
 from optimum_flab.records.names import ADAPTER_FOLDER
 
@@ -84,8 +84,7 @@ def test_a_second_push_of_the_same_changes_nothing(pruned, hub):
 
 def test_an_update_removes_the_old_checkpoint_and_keeps_what_the_user_put_there(pruned, hub):
     outdated = {
-        *("model-00001-of-00002.safetensors", "model.safetensors.index.json", "vocab.json", "flab_layers.png"),
-        *("flab_evaluation-2.json", ".eval_results/flab_humaneval.yaml"),
+        *("model-00001-of-00002.safetensors", "model.safetensors.index.json", "vocab.json", "flab_evaluation-2.json"),
     }
     kept = {
         *("flab_training_curve.png", "flab_notes/mine.json", "model-a/b-of-c.safetensors", "notes.md"),
@@ -463,7 +462,7 @@ def test_neither_tokens_nor_signed_addresses_show_in_any_output(hub, capfd, capl
     assert "planted" not in output and RIGHT not in output
     assert f"{hub.url}/lfs/" in caplog.text  # what the library tells of its attempts is told all the same
     text = "PUT https://user:pw@s3.example/x?X-Amz-Signature=abc failed with hf_abcdefgh"
-    assert scrubbed(text) == "PUT https://***@s3.example/x failed with ***"
+    assert redact(text) == "PUT https://***@s3.example/x failed with ***"
 
 
 # --- the command line and the front door

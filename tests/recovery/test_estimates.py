@@ -11,8 +11,8 @@ from optimum_flab import RecoveryConfig
 from optimum_flab.records.report import RecoveryEstimate
 from optimum_flab.recovery.curve import draw_curve
 from optimum_flab.recovery.estimates import (
-    described,
     disk_needed,
+    estimate_text,
     seconds_per_token,
     training_memory,
     training_seconds,
@@ -26,21 +26,14 @@ from ..conftest import tiny_model
 QWEN = SimpleNamespace(hidden_size=896, num_hidden_layers=24, vocab_size=28_672)
 
 
-def memory(length: int = 256, micro: int = 4, checkpointing: bool = False, itemsize: int = 2) -> int:
-    return training_memory(
-        QWEN,
-        3136,
-        272_000_000,
-        13_600_000,
-        TrainingSizes(10, 8, micro, 8 // micro, 5),
-        length,
-        itemsize,
-        checkpointing,
-    )
+def memory(length: int = 256, micro: int = 4, checkpointing: bool = False, dtype: str = "bfloat16") -> int:
+    config = RecoveryConfig(sequence_length=length, gradient_checkpointing=checkpointing, dtype=dtype)
+    sizes = TrainingSizes(10, 8, micro, 8 // micro, 5)
+    return training_memory(QWEN, 3136, 272_000_000, 13_600_000, sizes, config)
 
 
 def test_memory_grows_with_the_batch_and_shrinks_with_checkpointing():
-    assert memory() < memory(length=512) < memory(length=512, itemsize=4)
+    assert memory() < memory(length=512) < memory(length=512, dtype="float32")
     assert memory(micro=4) < memory(micro=8)
     assert memory(checkpointing=True) < memory()
     assert 2e9 < memory() < 6e9  # the weights alone are 0.5e9, and all of it fits a laptop
@@ -96,6 +89,6 @@ def test_answers_are_timed_only_where_there_are_any():
     model = tiny_model("qwen2")
     assert seconds_per_token(model, 2) > 0
     estimate = RecoveryEstimate(memory_bytes=1, disk_bytes=1, seconds=60.0)
-    assert "answers" not in described(estimate)
+    assert "answers" not in estimate_text(estimate)
     estimate = estimate.model_copy(update={"answer_seconds": 600.0})
-    assert "the dense model's answers take about 10 min 0 s; training" in described(estimate)
+    assert "the dense model's answers take about 10 min 0 s; training" in estimate_text(estimate)

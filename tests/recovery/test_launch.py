@@ -89,7 +89,7 @@ def test_bad_usage_is_one_line_before_any_model_is_read(made, words, code, messa
 def test_a_folder_without_a_plan_is_refused(made):
     (made / "pruned" / "flab_plan.json").unlink()
     ended = flab("recover", *command(made, "out"))
-    assert ended.code == 2 and "is not a pruned model, since flab_plan.json is missing" in ended.err
+    assert ended.code == 2 and "is not a complete pruned model, since it lacks flab_plan.json" in ended.err
 
 
 def test_the_pruned_model_itself_is_never_overwritten(made):

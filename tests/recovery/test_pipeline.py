@@ -408,7 +408,7 @@ def test_what_would_fail_later_is_said_before_the_dense_model_answers(loaded, ma
     def never(*args, **kwargs):
         raise AssertionError("the dense model was asked")
 
-    monkeypatch.setattr(data_room, "_answered", never)
+    monkeypatch.setattr(data_room, "_choose_answers", never)
     dense, pruned = loaded
     tokenizer = copy.deepcopy(pruned.tokenizer)
     tokenizer.chat_template = "{{ raise_exception('unknown') }}"

@@ -19,13 +19,13 @@ from optimum_flab.recovery.instructions import read_instructions
 from optimum_flab.recovery.overlap import source_texts
 from optimum_flab.recovery.plain import (
     PlainSource,
-    beginning,
     beginnings,
-    chosen_beginnings,
-    divided_text,
-    drawn,
+    first_lines,
     passages_in,
     read_plain,
+    sample_passages,
+    select_beginnings,
+    split_text,
     text_budget,
 )
 from optimum_flab.recovery.strategy import Counts
@@ -65,7 +65,7 @@ def test_sources_count_by_equal_shares_and_what_one_lacks_the_others_give(tmp_pa
     plain, counts = read_plain(asked), Counts()
 
     def shares(budget):
-        taken = drawn(plain, tokenizer, asked, budget, {}, counts)
+        taken = sample_passages(plain, tokenizer, asked, budget, {}, counts)
         texts = [tokenizer.decode(one.ids) for one in taken]
         assert sum(len(one.ids) for one in taken) == budget
         return [
@@ -77,7 +77,9 @@ def test_sources_count_by_equal_shares_and_what_one_lacks_the_others_give(tmp_pa
     assert abs(many - few) < 500 and least < 200  # a piece at the end of a passage need not hold its name
     many, few, least = shares(30_000)
     assert many > 1.5 * few  # which is all that there is of it
-    assert drawn(plain, tokenizer, asked, 6000, {}, counts) == drawn(plain, tokenizer, asked, 6000, {}, counts)
+    assert sample_passages(plain, tokenizer, asked, 6000, {}, counts) == sample_passages(
+        plain, tokenizer, asked, 6000, {}, counts
+    )
 
 
 @pytest.mark.thorough
@@ -92,7 +94,7 @@ def test_text_that_nobody_named_is_of_the_kinds_and_shares_of_calibration_and_of
     assert set(problems) <= programs and programs.isdisjoint(one.program for one in packaged_problems())
     assert all(text.startswith("<chat><user>") for text in chat) and all(text.startswith("<gap>") for text in gaps)
     assert library and not any(program in text for program in problems for text in [*chat, *gaps])
-    rows = drawn(sources, tokenizer, asked, 40_000, {}, Counts())
+    rows = sample_passages(sources, tokenizer, asked, 40_000, {}, Counts())
     texts = [tokenizer.decode(one.ids) for one in rows]
     tokens = {
         "chat": sum(len(one.ids) for one, text in zip(rows, texts, strict=True) if text.startswith("<chat>")),
@@ -152,7 +154,7 @@ def test_packaged_text_is_read_unless_it_is_switched_off_or_cannot_be_learned_fr
 def test_no_document_is_in_two_parts_and_every_source_is_measured(sizes, named):
     sources = [[[f"{s}/{n}/{p}" for p in range(1 + n % 3)] for n in range(size)] for s, size in enumerate(sizes)]
     asked = RecoveryConfig(held_out_tokens=5, validation_share=0.1, text_tokens=40, sequence_length=8)
-    parts = divided_text([PlainSource(source) for source in sources], asked, lambda text: 1, named)
+    parts = split_text([PlainSource(source) for source in sources], asked, lambda text: 1, named)
     found = [parts.held_out, *(texts_of(part) for part in (parts.validation, parts.training))]
     documents = [{text.rpartition("/")[0] for text in part} for part in found]
     assert not (documents[0] & documents[1] or documents[0] & documents[2] or documents[1] & documents[2])
@@ -167,7 +169,7 @@ def test_no_document_is_in_two_parts_and_every_source_is_measured(sizes, named):
 def test_a_source_of_one_document_is_trained_on_too_and_chooses_and_measures(tmp_path, lines):
     sources = [written(tmp_path, "many", 100), written(tmp_path, "single", 1, lines)]
     asked = RecoveryConfig(text=sources, held_out_tokens=400)
-    parts = divided_text(read_plain(asked), asked, lambda text: len(text) // 4, False)
+    parts = split_text(read_plain(asked), asked, lambda text: len(text) // 4, False)
     held_out, training = "".join(parts.held_out), [source.passages(0) for source in parts.training]
     for part in (held_out, "".join(parts.validation[1].passages(0)), "".join(training[1])):
         assert "single_0_" in part
@@ -176,17 +178,17 @@ def test_a_source_of_one_document_is_trained_on_too_and_chooses_and_measures(tmp
 
 def test_beginnings_are_first_lines_behind_comments_of_each_source_in_turn():
     licensed = "# Copyright\n#\n\n// more\nimport os\n" + "x = 1\n" * 100
-    assert beginning([licensed]).startswith("import os\nx = 1\n") and len(beginning([licensed])) < 200
-    assert beginning(["# only\n# comments\n"]) == beginning([]) == ""
-    assert len(beginning(["y" * 10_000])) == 400
+    assert first_lines([licensed]).startswith("import os\nx = 1\n") and len(first_lines([licensed])) < 200
+    assert first_lines(["# only\n# comments\n"]) == first_lines([]) == ""
+    assert len(first_lines(["y" * 10_000])) == 400
     plain = [
         PlainSource([["a1\n"], ["a2\n"], ["#\n"]]),
         PlainSource([["b1\n"]]),
         PlainSource([["<chat>"]], whole=True),
     ]
     assert list(beginnings(plain)) == ["a1\n", "b1\n", "a2\n"]
-    assert chosen_beginnings(plain, RecoveryConfig(continuation_tokens=0)) == []
-    assert len(chosen_beginnings(plain, RecoveryConfig(continuation_tokens=1, max_new_tokens=8))) == 3
+    assert select_beginnings(plain, RecoveryConfig(continuation_tokens=0)) == []
+    assert len(select_beginnings(plain, RecoveryConfig(continuation_tokens=1, max_new_tokens=8))) == 3
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -250,7 +252,7 @@ def test_what_makes_sense_only_as_a_whole_is_measured_as_a_whole_or_not_at_all(l
     count = partial(data_room._tokens, work)
     assert count(long) > 32 >= count(short) and len(passages_in(short, asked)) > 1
     sources = [PlainSource([[f"{short}{n}"] if n % 2 else [f"{long}{n}"] for n in range(40)], whole=True)]
-    parts = divided_text(sources, asked, count, held_out_named=False)
+    parts = split_text(sources, asked, count, held_out_named=False)
     assert parts.held_out and all(text.startswith(short) for text in parts.held_out)
     assert set(data_room.within_tokens(work, parts.held_out)) == set(parts.held_out)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from ...checkpoints.checked import CheckedModel, check_model
 from ...checkpoints.computation import computation_device
+from ...checkpoints.stored_model import StoredModel, check_model
 from ...errors import ConfigurationError
 from ...progress import progress_bar
 from ...records.results import BASELINE, MODEL, MeasuredModel, Run
@@ -75,17 +75,17 @@ def measure_efficiency(
     """
     settings = settings or BenchSettings()
     country, device = check_country(settings.country), computation_device(device)
-    asked = {BASELINE: (baseline, baseline_revision)} if baseline is not None else {}
-    asked[MODEL] = (model_name_or_path, revision)
-    checked, dtypes = dict[str, CheckedModel](), dict[str, str]()
-    for name, (path, of_revision) in asked.items():
-        checked[name] = check_model(path, revision=of_revision, trust_remote_code=trust_remote_code, family=family)
-        check_length(checked[name], settings)
-        dtypes[name] = settings.dtype or str(checked[name].storage_dtype).removeprefix("torch.")
-    prompt = prompt_ids(list(checked.values()), settings.batch_size, settings.prompt_tokens)
+    named_models = {BASELINE: (baseline, baseline_revision)} if baseline is not None else {}
+    named_models[MODEL] = (model_name_or_path, revision)
+    stored, dtypes = dict[str, StoredModel](), dict[str, str]()
+    for name, (path, of_revision) in named_models.items():
+        stored[name] = check_model(path, revision=of_revision, trust_remote_code=trust_remote_code, family=family)
+        check_length(stored[name], settings)
+        dtypes[name] = settings.dtype or str(stored[name].storage_dtype).removeprefix("torch.")
+    prompt = prompt_ids(list(stored.values()), settings.batch_size, settings.prompt_tokens)
     apart, flops = {}, {}
-    for name in progress_bar("Memory and energy", len(asked), "model", iterable=asked):
-        path, of_revision = asked[name]
+    for name in progress_bar("Memory and energy", len(named_models), "model", iterable=named_models):
+        path, of_revision = named_models[name]
         apart[name] = measure_apart(
             Request(
                 model=str(path),
@@ -100,9 +100,9 @@ def measure_efficiency(
                 country=country,
             )
         )
-        flops[name] = count_flops(checked[name].config, settings.prompt_tokens)
+        flops[name] = count_flops(stored[name].config, settings.prompt_tokens)
     loaded = {}
-    for name, model in checked.items():
+    for name, model in stored.items():
         with enough_memory(model.name):
             loaded[name] = model.load(dtypes[name], device)
     rounds = (settings.warmup + settings.repeats) * len(settings.batches)
@@ -113,9 +113,9 @@ def measure_efficiency(
             with enough_memory(loaded[name].name):
                 return generate(loaded[name].model, prompt[:batch], settings.new_tokens)
 
-        times = time_interleaved(run, list(asked), settings, bar.update)
+        times = time_interleaved(run, list(named_models), settings, bar.update)
     models = {}
-    for name, model in checked.items():
+    for name, model in stored.items():
         runs = times[name]
         models[name] = MeasuredModel(
             name=loaded[name].name,
@@ -145,13 +145,13 @@ def measure_efficiency(
     )
 
 
-def check_length(model: CheckedModel, settings: BenchSettings) -> None:
+def check_length(model: StoredModel, settings: BenchSettings) -> None:
     """Raises a [`ConfigurationError`] if a model is not made for that many tokens."""
-    asked = settings.prompt_tokens + settings.new_tokens
+    positions = settings.prompt_tokens + settings.new_tokens
     longest = getattr(model.config, "max_position_embeddings", None)
-    if longest is not None and asked > longest:
+    if longest is not None and positions > longest:
         raise ConfigurationError(
-            f"prompt_tokens + new_tokens: {asked} is more than the {longest} positions of {model.files.name!r}"
+            f"prompt_tokens + new_tokens: {positions} is more than the {longest} positions of {model.files.name!r}"
         )
 
 
@@ -160,7 +160,7 @@ def _machine(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
     with suppress(OSError):
-        if found := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
-            name = found[1]
+        if match := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            name = match[1]
     threads = torch.get_num_threads()
     return f"{name}, {threads} {'thread' if threads == 1 else 'threads'}"

@@ -50,17 +50,17 @@ def measure_apart(request: Request) -> Footprint:
         [`FlabError`]: the process failed; with its own message where that is one of ours.
     """
     with TemporaryDirectory() as folder:
-        asked, answered = Path(folder, "request.json"), Path(folder, "answer.json")
-        asked.write_text(json.dumps(asdict(request)), encoding="utf-8")
+        request_file, answer_file = Path(folder, "request.json"), Path(folder, "answer.json")
+        request_file.write_text(json.dumps(asdict(request)), encoding="utf-8")
         process = subprocess.run(
-            [sys.executable, "-c", WORKER, str(asked), str(answered)],
+            [sys.executable, "-c", WORKER, str(request_file), str(answer_file)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
         )
-        answer = json.loads(answered.read_text(encoding="utf-8")) if answered.is_file() else {}
+        answer = json.loads(answer_file.read_text(encoding="utf-8")) if answer_file.is_file() else {}
     if "error" in answer:
         raise FlabError(answer["error"])
     if process.returncode or not answer:
@@ -74,13 +74,13 @@ def measure_apart(request: Request) -> Footprint:
 
 def answer_request() -> None:
     """The other side of [`measure_apart`]: reads the request that the command line names and writes the answer."""
-    asked, answered = map(Path, sys.argv[1:3])
-    request = Request(**json.loads(asked.read_text(encoding="utf-8")))
+    request_file, answer_file = map(Path, sys.argv[1:3])
+    request = Request(**json.loads(request_file.read_text(encoding="utf-8")))
     try:
         answer = _measure_here(request).model_dump()
     except FlabError as error:
         answer = {"error": str(error)}
-    answered.write_text(json.dumps(answer), encoding="utf-8")
+    answer_file.write_text(json.dumps(answer), encoding="utf-8")
 
 
 def _measure_here(request: Request) -> Footprint:
@@ -104,11 +104,11 @@ def _measure_here(request: Request) -> Footprint:
         energy = None
         if request.energy_seconds:
 
-            def generated() -> int:
+            def generate_tokens() -> int:
                 generate(model, prompt, request.new_tokens)
                 return len(request.prompt) * request.new_tokens
 
-            energy = estimate_energy(generated, request.energy_seconds, request.country, device)
+            energy = estimate_energy(generate_tokens, request.energy_seconds, request.country, device)
     return Footprint(peak_rss_bytes=peak, rss_before_loading_bytes=before, peak_cuda_bytes=on_cuda, energy=energy)
 
 
@@ -116,8 +116,8 @@ def peak_rss() -> int:
     """Peak resident memory of this process so far, in bytes."""
     # getrusage on Linux starts from what the parent held when it forked, /proc does not
     with suppress(OSError):
-        if found := re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE):
-            return int(found[1]) * 1024
+        if match := re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE):
+            return int(match[1]) * 1024
     import psutil
 
     memory = psutil.Process().memory_info()

@@ -128,23 +128,23 @@ def table(models: Mapping[str, MeasuredModel], batches: Sequence[int]) -> tuple[
     """The table that the JSON file and the terminal show."""
     rows = []
     for metric in metrics(batches):
-        values = {name: scaled(metric.read(model), metric.scale) for name, model in models.items()}
+        values = {name: in_unit(metric.read(model), metric.scale) for name, model in models.items()}
         if any(value is not None for value in values.values()):
-            ratio = divided(values[MODEL], values.get(BASELINE))
+            ratio = ratio_of(values[MODEL], values.get(BASELINE))
             rows.append(
                 EfficiencyRow(metric=metric.label, unit=metric.unit, better=metric.better, ratio=ratio, **values)
             )
     return tuple(rows)
 
 
-def scaled(value: Value, scale: float) -> Value:
+def in_unit(value: Value, scale: float) -> Value:
     """A value in another unit: divided by `scale`."""
     if isinstance(value, Spread):
-        return value.scaled(scale)
+        return value.in_unit(scale)
     return value if value is None or scale == 1 else value / scale
 
 
-def divided(value: Value, baseline: Value) -> float | None:
+def ratio_of(value: Value, baseline: Value) -> float | None:
     """`value / baseline`, of medians; `None` where one is missing or the baseline is zero."""
     above, below = (one.median if isinstance(one, Spread) else one for one in (value, baseline))
     return None if above is None or not below else above / below
@@ -160,12 +160,12 @@ def _cell(value: Value) -> str:
     if value is None:
         return "-"
     if isinstance(value, Spread):
-        middle, lower, upper = map(shown_number, (value.median, value.lower_quartile, value.upper_quartile))
+        middle, lower, upper = map(number_text, (value.median, value.lower_quartile, value.upper_quartile))
         return f"{middle} [{lower}, {upper}]"
-    return shown_number(value)
+    return number_text(value)
 
 
-def shown_number(value: float) -> str:
+def number_text(value: float) -> str:
     """Three significant digits, and every digit before the point."""
     if isinstance(value, int) or abs(value) >= 100:
         return f"{value:,.0f}"

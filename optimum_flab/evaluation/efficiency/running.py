@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...checkpoints.checked import CheckedModel
+from ...checkpoints.stored_model import StoredModel
 from ...errors import FlabError
 from ...records.results import Run
 from ...settings.efficiency import BenchSettings
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def prompt_ids(models: Sequence[CheckedModel], batch_size: int, length: int) -> torch.Tensor:
+def prompt_ids(models: Sequence[StoredModel], batch_size: int, length: int) -> torch.Tensor:
     """Token ids that stand for an ordinary token in the vocabulary of every model, the same at every call.
 
     Args:
-        models (`Sequence[CheckedModel]`): the models that are to read them.
+        models (`Sequence[StoredModel]`): the models that are to read them.
 
     Returns:
         `torch.Tensor`: int64 of shape `(batch_size, length)`.

@@ -62,12 +62,12 @@ def fenced_code(answer: str, wanted: str | None = None) -> str:
         tests.insert(0, lambda code: defines(code, wanted))
     for test in tests:
         for group in (whole, cut):
-            if found := list(filter(test, group)):
-                return _quoted(found)
+            if matching := list(filter(test, group)):
+                return _choose_block(matching)
     return (whole or cut)[-1]
 
 
-def _quoted(blocks: Sequence[str]) -> str:
+def _choose_block(blocks: Sequence[str]) -> str:
     """The last block, or the one that it quotes."""
     lines = f"\n{blocks[-1].strip()}\n"
     return max((block for block in blocks if lines in f"\n{block.strip()}\n"), key=len)
@@ -91,11 +91,11 @@ def final_answer(text: str) -> str:
         ends = [*re.finditer(r"^[ \t]*</think>", text, re.MULTILINE)]
     answer = text[ends[-1].end() :] if ends else text
     blocks = code_blocks(answer)
-    found = [
+    marks = [
         *_outside(blocks, THOUGHT_START.finditer(answer), cut=True),
         *_outside(blocks, TURN_END.finditer(answer), cut=False),
     ]
-    return answer[: min((mark.start() for mark in found), default=len(answer))]
+    return answer[: min((mark.start() for mark in marks), default=len(answer))]
 
 
 def _outside(blocks: Sequence[Block], marks: Iterable[re.Match], cut: bool) -> list[re.Match]:
@@ -116,8 +116,8 @@ def code_blocks(text: str) -> list[Block]:
     start = place = 0  # of the block, and of the line
     text = text.replace("\r\n", "\n")
 
-    def ended(begin: re.Match[str], whole: bool) -> Block:
-        return Block(_unindented(lines, begin), whole, start, place)
+    def block(begin: re.Match[str], whole: bool) -> Block:
+        return Block(_dedent(lines, begin), whole, start, place)
 
     for line in text.split("\n"):
         fence = FENCE.match(line)
@@ -131,20 +131,20 @@ def code_blocks(text: str) -> list[Block]:
         elif fence is None or len(fence["before"]) > len(begin["before"]) + MOST_INDENT_OF_END:
             lines.append(line)
         elif re.match(r"\w", fence["info"]):
-            blocks.append(ended(begin, False))
+            blocks.append(block(begin, False))
             begin, lines, start = fence, [], after
         elif fence["marks"].startswith(begin["marks"]):
-            blocks.append(ended(begin, True))
+            blocks.append(block(begin, True))
             begin = None
         else:
             lines.append(line)
         place = after
     if begin is not None:
-        blocks.append(ended(begin, False))
+        blocks.append(block(begin, False))
     return blocks
 
 
-def _unindented(lines: Sequence[str], begin: re.Match) -> str:
+def _dedent(lines: Sequence[str], begin: re.Match) -> str:
     """The lines of a block without the indentation of its fence, and without any that all of them share."""
     indent = re.compile(rf"[ \t]{{0,{len(begin['before'])}}}")
     return textwrap.dedent("".join(f"{indent.sub('', line, count=1)}\n" for line in lines))

@@ -58,21 +58,21 @@ def head(doc: Mapping[str, Any]) -> str:
     return doc["prompt"][: function_start(doc["prompt"], doc["entry_point"]) or 0]
 
 
-def completed(doc: Mapping[str, Any], completion: str) -> Program:
+def completion_program(doc: Mapping[str, Any], completion: str) -> Program:
     """The program of a completion, with the prompt before it."""
     return Program(doc["prompt"] + completion, doc["test"], doc["entry_point"])
 
 
-def answered(doc: Mapping[str, Any], answer: str) -> Program:
+def answer_program(doc: Mapping[str, Any], answer: str) -> Program:
     """The program of a chat answer, after the imports and helpers of the prompt."""
     code = behind(head(doc), fenced_code(answer, doc["entry_point"]))
     return Program(code, doc["test"], doc["entry_point"])
 
 
-def solved(doc: Mapping[str, Any]) -> Program | None:
+def reference_program(doc: Mapping[str, Any]) -> Program | None:
     """The program of the reference solution, where there is one."""
     solution = doc.get("canonical_solution") or ""
-    return completed(doc, solution) if solution.strip() else None
+    return completion_program(doc, solution) if solution.strip() else None
 
 
 def behind(before: str, code: str) -> str:
@@ -93,28 +93,29 @@ class Judge:
 
     Args:
         program (`Callable`): from a problem and a response to a program.
-        solved (`Callable`): from a problem to the program of its reference solution, or `None` where it has none.
+        reference_program (`Callable`): from a problem to the program of its reference solution, or `None` where it has
+            none.
         allow_packages (`tuple[str, ...]`): packages that programs may import.
     """
 
     program: Callable[[Mapping[str, Any], str], Program]
-    solved: Callable[[Mapping[str, Any]], Program | None]
+    reference_program: Callable[[Mapping[str, Any]], Program | None]
     allow_packages: tuple[str, ...] = ()
 
     def __call__(
         self, resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]
     ) -> list[list[dict[str, Any]]]:
         programs = [self.program(doc, text) for texts, doc in zip(resps, docs, strict=True) for text in texts]
-        found = run_with_progress(programs, self.allow_packages)
+        results = run_with_progress(programs, self.allow_packages)
         verdicts = iter(
             {
                 "passed": verdict.passed,
                 "status": verdict.status,
                 "detail": verdict.detail,
                 "package": verdict.package,
-                "program": asked.code,
+                "program": program.code,
             }
-            for asked, verdict in zip(programs, found, strict=True)
+            for program, verdict in zip(programs, results, strict=True)
         )
         return [[next(verdicts) for _ in texts] for texts in resps]
 
@@ -125,8 +126,8 @@ def run_with_progress(programs: Sequence[Program], allow_packages: Sequence[str]
         return run_programs(programs, confirm_run_unsafe_code=True, allow_packages=allow_packages, progress=tick)
 
 
-run_completions = Judge(completed, solved)
-run_answers = Judge(answered, solved)
+run_completions = Judge(completion_program, reference_program)
+run_answers = Judge(answer_program, reference_program)
 
 
 def score(doc: Mapping[str, Any], results: Sequence[list[dict[str, Any]]]) -> dict[str, float]:

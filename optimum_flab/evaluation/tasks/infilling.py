@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import FlabError
 from ...execution import Program
 from ...vocabulary.infilling import EXAMPLE, InfillingFormat
-from ..data import as_dataset, checked, rows_of
+from ..data import as_dataset, check_rows, rows_of
 from ..problems import CodeProblem, Gap, GapOfLines
 from .code import Judge, humaneval_rows
 
@@ -57,16 +57,16 @@ def problems(*, task: str, limit: int | None = None, **source: Any) -> dict[str,
     """
     rows = humaneval_rows(task=task, **source)
     if any(isinstance(row.values, Mapping) and "suffix" in row.values for row in rows):
-        gaps_of_lines = given_gaps(checked(rows, GapOfLines), limit)
+        gaps_of_lines = read_gaps(check_rows(rows, GapOfLines), limit)
         return as_dataset([_with_line_end_behind(gap) for gap in gaps_of_lines], None)
-    documents = checked(rows, CodeProblem)
-    found = [gap for document in documents[:limit] for gap in gaps(document)]
-    if not found:
+    documents = check_rows(rows, CodeProblem)
+    all_gaps = [gap for document in documents[:limit] for gap in gaps(document)]
+    if not all_gaps:
         raise FlabError(
             f"task {task!r}: none of the {len(documents):,} problems has a reference solution whose lines could be"
             " left out; name a file with the field canonical_solution in `data`"
         )
-    return as_dataset(found, None)
+    return as_dataset(all_gaps, None)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class GivenGaps:
     kind: type[Gap]
 
     def __call__(self, *, limit: int | None = None, **source: Any) -> dict[str, Dataset]:
-        return as_dataset(given_gaps(checked(rows_of(**source), self.kind), limit), None)
+        return as_dataset(read_gaps(check_rows(rows_of(**source), self.kind), limit), None)
 
 
 multi_line_problems, random_span_problems = GivenGaps(GapOfLines), GivenGaps(Gap)
@@ -100,7 +100,7 @@ def gaps(document: Mapping[str, Any]) -> Iterator[dict[str, str]]:
             }
 
 
-def given_gaps(documents: Sequence[Mapping[str, Any]], limit: int | None = None) -> list[dict[str, str]]:
+def read_gaps(documents: Sequence[Mapping[str, Any]], limit: int | None = None) -> list[dict[str, str]]:
     """The gaps of a file as problems, like those of [`gaps`].
 
     Args:
@@ -108,7 +108,7 @@ def given_gaps(documents: Sequence[Mapping[str, Any]], limit: int | None = None)
             `RandomSpanInfilling/HumanEval/0/1`, with that of the problem between the first slash and the last.
         limit (`int`, *optional*): number of problems whose gaps are taken, from the first.
     """
-    found = [
+    rows = [
         {
             "task_id": document["task_id"],
             "problem": document["task_id"].split("/", 1)[1].rsplit("/", 1)[0],
@@ -118,8 +118,8 @@ def given_gaps(documents: Sequence[Mapping[str, Any]], limit: int | None = None)
         }
         for document in documents
     ]
-    taken = set(list(dict.fromkeys(gap["problem"] for gap in found))[:limit])
-    return [gap for gap in found if gap["problem"] in taken]
+    taken = set(list(dict.fromkeys(gap["problem"] for gap in rows))[:limit])
+    return [gap for gap in rows if gap["problem"] in taken]
 
 
 def _with_line_end_behind(gap: Mapping[str, str]) -> dict[str, str]:

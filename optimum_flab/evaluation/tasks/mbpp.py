@@ -16,7 +16,7 @@ from lm_eval.utils import apply_template
 from ...compat import read_task_file
 from ...errors import FlabError
 from ...execution import Program
-from ..data import Problems, as_dataset, checked, rows_of
+from ..data import Problems, as_dataset, check_rows, rows_of
 from ..problems import SHOWN_TESTS, MbppProblem, ShownMbppProblem
 from .answers import fenced_code
 from .code import Judge
@@ -47,17 +47,17 @@ def three_shot_problems(*, limit: int | None = None, **source: Any) -> dict[str,
 
     rows = rows_of(**source)
     examples = lm_evals_own()["examples"]
-    found = _judged_by_lm_eval(checked(rows, ShownMbppProblem), examples)
-    if not found:
+    kept_rows = _test_problems(check_rows(rows, ShownMbppProblem), examples)
+    if not kept_rows:
         raise FlabError(
             f"{rows[0].place}: task {source['task']!r} judges problems {TEST_SPLIT.start} to {TEST_SPLIT.stop - 1} of"
             " MBPP, but its data holds none of them; name a file that does, or use mbpp_zero_shot"
         )
-    documents = [{**document, "test_list": document["test_list"][:SHOWN_TESTS]} for document in found]
+    documents = [{**document, "test_list": document["test_list"][:SHOWN_TESTS]} for document in kept_rows]
     return {**as_dataset(documents, limit), "examples": datasets.Dataset.from_list(examples)}
 
 
-def _judged_by_lm_eval(
+def _test_problems(
     documents: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
     """Documents that are in MBPP's test split, or not in MBPP at all: they must not hold what a prompt shows."""
@@ -83,8 +83,8 @@ def lm_evals_own() -> dict[str, Any]:
         config = read_task_file(folder / "mbpp.yaml", with_functions=False)
         module, _, function = Path(config["fewshot_config"]["samples"]).name.rpartition(".")
         body = ast.parse((folder / f"{module}.py").read_text(encoding="utf-8")).body
-        (found,) = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == function]
-        returned: Any = found.body[-1]
+        (definition,) = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == function]
+        returned: Any = definition.body[-1]
         examples = ast.literal_eval(returned.value)
         return {"prompt": config["doc_to_text"], "target": config["doc_to_target"], "examples": examples}
     except (ImportError, OSError, KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
@@ -125,19 +125,19 @@ def instruct_prompt(doc: Mapping[str, Any]) -> str:
 # --- programs ------------------------------------------------------------------------------------------------------
 
 
-def completed(doc: Mapping[str, Any], completion: str) -> Program:
+def completion_program(doc: Mapping[str, Any], completion: str) -> Program:
     """The program of a completion; its test is what the problem imports and sets up, and its assertions."""
     return Program(completion, "\n".join([*doc["test_imports"], doc["test_setup_code"], *doc["test_list"]]))
 
 
-def answered(doc: Mapping[str, Any], answer: str) -> Program:
+def answer_program(doc: Mapping[str, Any], answer: str) -> Program:
     """The program of a chat answer."""
-    return completed(doc, fenced_code(answer, tested_function(doc["code"], doc["test_list"])))
+    return completion_program(doc, fenced_code(answer, tested_function(doc["code"], doc["test_list"])))
 
 
-def solved(doc: Mapping[str, Any]) -> Program | None:
+def reference_program(doc: Mapping[str, Any]) -> Program | None:
     """The program of the reference solution, where there is one."""
-    return completed(doc, doc["code"]) if doc["code"].strip() else None
+    return completion_program(doc, doc["code"]) if doc["code"].strip() else None
 
 
 def tested_function(reference: str, tests: Sequence[str]) -> str | None:
@@ -150,5 +150,5 @@ def _calls(tests: Sequence[str], name: str | None) -> bool:
     return name is not None and re.search(rf"\b{name}\s*\(", "\n".join(tests)) is not None
 
 
-run_completions = Judge(completed, solved)
-run_answers = Judge(answered, solved)
+run_completions = Judge(completion_program, reference_program)
+run_answers = Judge(answer_program, reference_program)

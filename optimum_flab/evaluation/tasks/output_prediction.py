@@ -36,7 +36,7 @@ def prompt(doc: Mapping[str, Any]) -> str:
     return f"{EXAMPLES}{doc['code'].strip()}\nassert f({doc['input']}) =="
 
 
-def solved(doc: Mapping[str, Any]) -> Program:
+def reference_program(doc: Mapping[str, Any]) -> Program:
     """A program that passes if the function returns the output stated for it."""
     return Program(doc["code"], f"assert f({doc['input']}) == {doc['output']}")
 

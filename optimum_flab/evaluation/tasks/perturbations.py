@@ -37,16 +37,16 @@ def docstring_quotes(prompt: str, entry_point: str) -> tuple[str, str] | None:
     return None
 
 
-def renamed_function(prompt: str, entry_point: str) -> tuple[str, str] | None:
+def rename_function(prompt: str, entry_point: str) -> tuple[str, str] | None:
     """The function under another name: `has_close_elements` becomes `hasCloseElements`, `solve` becomes `do_solve`."""
     first, *others = [word for word in entry_point.split("_") if word] or [entry_point]
     name = first + "".join(word.capitalize() for word in others) if others else f"do_{entry_point}"
     if re.search(rf"\b{re.escape(name)}\b", prompt):
         return None
-    return renamed(prompt, entry_point, name), name
+    return rename(prompt, entry_point, name), name
 
 
-def renamed(source: str, name: str, new: str) -> str:
+def rename(source: str, name: str, new: str) -> str:
     """Source with a function under another name: where it is called or defined, and in prose if it is not a word."""
     word = rf"\b{re.escape(name)}\b"
     return re.sub(word if "_" in name else rf"{word}(?=\s*\()", new, source)
@@ -56,7 +56,7 @@ def renamed(source: str, name: str, new: str) -> str:
 ON_THE_FLY: dict[str, Callable[[str, str], tuple[str, str] | None]] = {
     "docstring_comments": docstring_as_comments,
     "docstring_quotes": docstring_quotes,
-    "function_name": renamed_function,
+    "function_name": rename_function,
 }
 
 
@@ -65,5 +65,5 @@ def _function(prompt: str, name: str) -> ast.FunctionDef | None:
         module = ast.parse(prompt)
     except (SyntaxError, ValueError):
         return None
-    found = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name]
-    return found[-1] if found and found[-1].body else None
+    definitions = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    return definitions[-1] if definitions and definitions[-1].body else None

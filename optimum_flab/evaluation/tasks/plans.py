@@ -49,8 +49,8 @@ def plan_only(plan: str) -> str:
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:
     """What corpus BLEU sums over: `[length, reference length, 4 counts of matching n-grams, 4 counts of n-grams]`."""
-    found = BLEU(effective_order=True).sentence_score(plan_only(results[0]), [plan_only(doc["cot"])])
-    return {"bleu": [found.sys_len, found.ref_len, *found.counts, *found.totals]}
+    bleu = BLEU(effective_order=True).sentence_score(plan_only(results[0]), [plan_only(doc["cot"])])
+    return {"bleu": [bleu.sys_len, bleu.ref_len, *bleu.counts, *bleu.totals]}
 
 
 def _bleu_of_sums(sums: np.ndarray) -> np.ndarray:

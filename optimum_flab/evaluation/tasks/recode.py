@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FlabError
-from ..data import as_dataset, checked, located, read_file
+from ..data import as_dataset, check_rows, find_data_file, read_file
 from ..problems import CodeProblem, PerturbedProblem
 from ..source import behind_docstring
 from .code import humaneval_rows
-from .perturbations import ON_THE_FLY, renamed
+from .perturbations import ON_THE_FLY, rename
 
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ def problems(
         limit (`int`, *optional*): how many problems are taken, from the first.
     """
     named = [file] if isinstance(file, str) else list(file or [])
-    files = [located(path, config_source) for path in named]
+    files = [find_data_file(path, config_source) for path in named]
     clean_file = next((path for path in files if variant_name(path) == CLEAN), None)
     rows = read_file(clean_file) if clean_file else humaneval_rows(task=task)
-    clean = {row["task_id"]: row for row in checked(rows, CodeProblem)}
+    clean = {row["task_id"]: row for row in check_rows(rows, CodeProblem)}
     perturbed = [path for path in files if path is not clean_file]
-    variants = [read_variant(path, clean) for path in perturbed] if perturbed else [made_variants(clean)]
+    variants = [read_variant(path, clean) for path in perturbed] if perturbed else [make_variants(clean)]
     together = {}
     for problem in clean:
         if all(problem in variant for variant in variants):
@@ -72,26 +72,26 @@ def variant_name(path: Path) -> str:
 def read_variant(path: Path, clean: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The perturbed prompts of a file by problem; there may be several for one problem.
 
-    Each has under `given` the part of the clean solution that it gives away, see [`given_part`].
+    Each has under `given` the part of the clean solution that it gives away, see [`solution_prefix`].
 
     Raises:
         [`FlabError`]: a row is malformed, or gives away more or less than any clean prompt would.
     """
     rows = read_file(path)
-    found: dict[str, list[dict[str, Any]]] = {}
+    variants: dict[str, list[dict[str, Any]]] = {}
     unequal = []
-    for row, document in zip(rows, checked(rows, PerturbedProblem, unique=False), strict=True):
+    for row, document in zip(rows, check_rows(rows, PerturbedProblem, unique=False), strict=True):
         problem = document["task_id"]
         if problem not in clean:
             raise FlabError(
                 f"{row.place}: field 'task_id' is malformed: there is no clean problem {problem!r};"
                 f" name the file of the clean prompts {CLEAN}.jsonl and pass it too"
             )
-        given = given_part(clean[problem], document)
-        if given is None:
+        beginning = solution_prefix(clean[problem], document)
+        if beginning is None:
             unequal.append(f"{problem} in {row.place.removeprefix(f'{path}, ')}")
         del document["partial"]
-        found.setdefault(problem, []).append({**document, "variant": variant_name(path), "given": given})
+        variants.setdefault(problem, []).append({**document, "variant": variant_name(path), "given": beginning})
     if unequal:
         raise FlabError(
             f"data file {str(path)!r}: {len(unequal)} of {len(rows)} prompts give more or less of the solution away"
@@ -99,28 +99,28 @@ def read_variant(path: Path, clean: Mapping[str, Mapping[str, Any]]) -> dict[str
             " favour one of the two; keep ReCode's field 'partial' in the rows, pass the matching clean prompts as"
             f" {CLEAN}.jsonl, or leave these problems out of the file"
         )
-    return found
+    return variants
 
 
-def made_variants(clean: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def make_variants(clean: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Perturbed prompts by problem, made on the fly from the clean ones; they give none of the solution away."""
-    made: dict[str, list[dict[str, Any]]] = {}
+    variants: dict[str, list[dict[str, Any]]] = {}
     for problem, row in clean.items():
         for name, change in ON_THE_FLY.items():
             if changed := change(row["prompt"], row["entry_point"]):
                 prompt, entry_point = changed
                 # a test may also call the function by name
-                test = renamed(row["test"], row["entry_point"], entry_point)
+                test = rename(row["test"], row["entry_point"], entry_point)
                 changes = {"prompt": prompt, "entry_point": entry_point, "test": test, "variant": name, "given": ""}
-                made.setdefault(problem, []).append({**row, **changes})
-    return made
+                variants.setdefault(problem, []).append({**row, **changes})
+    return variants
 
 
 def with_clean(clean: Mapping[str, Any], perturbed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The clean counterparts of the perturbed prompts of a problem, each once, followed by the perturbed ones."""
     documents = []
-    for given in dict.fromkeys(document["given"] for document in perturbed):
-        prompt, rest = clean["prompt"] + given, clean["canonical_solution"][len(given) :]
+    for beginning in dict.fromkeys(document["given"] for document in perturbed):
+        prompt, rest = clean["prompt"] + beginning, clean["canonical_solution"][len(beginning) :]
         documents.append({**clean, "prompt": prompt, "canonical_solution": rest, "variant": CLEAN, "perturbed": False})
     for document in perturbed:
         documents.append({name: value for name, value in document.items() if name != "given"} | {"perturbed": True})
@@ -130,7 +130,7 @@ def with_clean(clean: Mapping[str, Any], perturbed: Sequence[Mapping[str, Any]])
 # --- what a prompt gives away --------------------------------------------------------------------------------------
 
 
-def given_part(clean: Mapping[str, Any], perturbed: Mapping[str, Any]) -> str | None:
+def solution_prefix(clean: Mapping[str, Any], perturbed: Mapping[str, Any]) -> str | None:
     """The first lines of the clean solution that give away as much as the code in a perturbed prompt.
 
     Args:

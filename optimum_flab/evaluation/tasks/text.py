@@ -35,13 +35,13 @@ def read_texts(task: str, sources: str | list[str] | None, limit: int | None = N
         raise ConfigurationError(f"task {task!r} measures on text that you name; name a source of text in `data`")
     named = [sources] if isinstance(sources, str) else [str(source) for source in sources]
     kinds = kinds_of(named)
-    found = [Text(document.text, kinds[document.source]) for document in read_sources(list(kinds)).documents]
+    texts = [Text(document.text, kinds[document.source]) for document in read_sources(list(kinds)).documents]
     before = Counter[str]()
     turns = []
-    for number, text in enumerate(found):
+    for number, text in enumerate(texts):
         turns.append((before[text.kind], number))
         before[text.kind] += 1
-    return [found[number] for number in sorted(number for _, number in sorted(turns)[:limit])]
+    return [texts[number] for number in sorted(number for _, number in sorted(turns)[:limit])]
 
 
 def kinds_of(sources: Sequence[str]) -> dict[str, str]:
@@ -65,5 +65,5 @@ def documents(
     *, task: str = "perplexity", file: str | list[str] | None = None, limit: int | None = None, **_: Any
 ) -> dict[str, Dataset]:
     """The texts of the sources that a user named, one per row, each with its kind."""
-    found = read_texts(task, file, limit)
-    return as_dataset([{"text": text.text, "kind": text.kind} for text in found], None)
+    texts = read_texts(task, file, limit)
+    return as_dataset([{"text": text.text, "kind": text.kind} for text in texts], None)

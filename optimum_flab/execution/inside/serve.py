@@ -43,8 +43,8 @@ def main() -> None:
     control.sendall(b".")  # ready
     state = own_state(settings["folder"])
     for number in itertools.count(1):
-        asked, descriptors, _, _ = socket.recv_fds(control, 1, 2)
-        if not asked:
+        request, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+        if not request:
             return
         folder, before = f"{settings['folder']}/{number}", count_files(settings)
         child = os.fork()
@@ -65,13 +65,13 @@ def main() -> None:
             if count_files(settings) - before > most:
                 code = end(child, settings["user"])
                 break
-        told = control.recv(1)  # the host has its verdict, no longer wants one, or is gone
+        answer = control.recv(1)  # the host has its verdict, no longer wants one, or is gone
         code = end(child, settings["user"]) if code is None else code
         files = count_files(settings) - before
         # very many are not removed one by one: they go with the sandbox
         clean = not (most and files > most) and remove(folder) and count_files(settings) <= before
         clean = clean and own_state(settings["folder"]) == state
-        if not told:
+        if not answer:
             return
         control.sendall(json.dumps({"code": code, "clean": clean, "files": files}).ljust(ENDING_BYTES).encode())
 
@@ -108,8 +108,8 @@ def count_files(settings: dict[str, Any]) -> int:
     """Files and folders on the file system of the programs' folders, if it is theirs alone; otherwise 0."""
     if settings["files"] is None:
         return 0
-    found = os.statvfs(settings["folder"])
-    return found.f_files - found.f_ffree
+    usage = os.statvfs(settings["folder"])
+    return usage.f_files - usage.f_ffree
 
 
 def confine(settings: dict[str, Any], folder: str) -> None:
@@ -169,7 +169,7 @@ def end(child: int, user: int | None) -> int:
 
 def children() -> list[int]:
     """The child processes of this one."""
-    me, found = os.getpid(), []
+    me, numbers = os.getpid(), []
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
@@ -178,8 +178,8 @@ def children() -> list[int]:
             except (OSError, IndexError, ValueError):
                 continue
             if parent == me:
-                found.append(int(name))
-    return found
+                numbers.append(int(name))
+    return numbers
 
 
 def remove(folder: str) -> bool:

@@ -10,9 +10,9 @@ import torch
 from lm_eval.api.task import Task
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoints.checked import CheckedModel, check_model
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel, dense_from_memory
+from ..checkpoints.stored_model import StoredModel, check_model
 from ..errors import ConfigurationError, FlabError
 from ..records.results import EvaluatedModel
 from ..running.casting import copy_in
@@ -25,7 +25,7 @@ from .tasks.infilling import Question
 
 
 Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedModel
-Source = CheckedModel | LoadedModel  # a model that is not loaded yet, or was in memory already
+Source = StoredModel | LoadedModel  # a model that is not loaded yet, or was in memory already
 
 
 def source_of(model: Model, revision: str | None, trust_remote_code: bool, family: str | Path | None = None) -> Source:
@@ -47,7 +47,7 @@ def load(source: Source, dtype: torch.dtype | None, device: torch.device) -> tup
     Args:
         dtype (`torch.dtype`, *optional*): to compute in; by default that of the weights.
     """
-    loaded = source.load(source.storage_dtype, "cpu") if isinstance(source, CheckedModel) else source
+    loaded = source.load(source.storage_dtype, "cpu") if isinstance(source, StoredModel) else source
     digest = dense_hash(loaded)  # of the checkpoint, whatever dtype is computed in
     if source is not loaded:
         if dtype in (None, loaded.storage_dtype):
@@ -106,30 +106,30 @@ def ask_for_gaps(
             )
         return list(tasks), None
     first = next(iter(sources.values()))
-    found = named or infilling_format(first.tokenizer)
-    if found is None:
+    fim_format = named or infilling_format(first.tokenizer)
+    if fim_format is None:
         raise FlabError(
             f"task {asking[0].name!r}: it is not known how to ask {first.name!r} to fill a gap: its tokenizer lacks"
             f" the special tokens of every known format; set `fim_format` to the one that it was trained with, such"
             f" as {EXAMPLE!r}, or leave the task out"
         )
     for source in sources.values():
-        if missing := missing_tokens(source.tokenizer, found.marks):
+        if missing := missing_tokens(source.tokenizer, fim_format.marks):
             whence = "fim_format" if named else f"the format of {first.name!r}"
             raise FlabError(
-                f"task {asking[0].name!r}: {missing[0]!r} (of {whence}: {found.template!r}) is not a special token of"
-                f" the tokenizer of {source.name!r}; set `fim_format` to a format whose tokens it has, or leave the"
-                " task out"
+                f"task {asking[0].name!r}: {missing[0]!r} (of {whence}: {fim_format.template!r}) is not a special"
+                f" token of the tokenizer of {source.name!r}; set `fim_format` to a format whose tokens it has, or"
+                " leave the task out"
             )
     for task in asking:
         for leaf in filter(_leaves_a_gap, task.tasks.values()):
-            leaf.config.doc_to_text = Question(found.template)
-            leaf.config.generation_kwargs = {**leaf.config.generation_kwargs, INFILLING: found.template}
-    told = {
-        task.name: replace(task, protocol=f"{task.protocol or 'infilling'}; asked as {found.template}")
+            leaf.config.doc_to_text = Question(fim_format.template)
+            leaf.config.generation_kwargs = {**leaf.config.generation_kwargs, INFILLING: fim_format.template}
+    asked_tasks = {
+        task.name: replace(task, protocol=f"{task.protocol or 'infilling'}; asked as {fim_format.template}")
         for task in asking
     }
-    return [told.get(task.name, task) for task in tasks], found
+    return [asked_tasks.get(task.name, task) for task in tasks], fim_format
 
 
 def _leaves_a_gap(task: Task) -> bool:

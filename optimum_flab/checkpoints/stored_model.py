@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CheckedModel:
+class StoredModel:
     """A model on disk or on the Hub that is not loaded yet.
 
     Args:
@@ -78,7 +78,7 @@ def check_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     family: str | Path | None = None,
-) -> CheckedModel:
+) -> StoredModel:
     """Finds a model, reads all but its weights, and checks those by their headers.
 
     Raises:
@@ -90,7 +90,7 @@ def check_model(
     tokenizer, _ = load_tokenizer(files, config, trust_remote_code)
     check_vocabulary(tokenizer, config, files.name)
     check_weights(files, config)
-    return CheckedModel(files, config, tokenizer, trust_remote_code)
+    return StoredModel(files, config, tokenizer, trust_remote_code)
 
 
 def check_complete(folder: Path) -> None:
