@@ -15,7 +15,7 @@ from optimum_flab.records.paths import without_paths
 from optimum_flab.records.report import read_report
 from optimum_flab.records.summary import report_summary
 from optimum_flab.settings.pruning import DataSettings
-from optimum_flab.texts.sets import read_texts
+from optimum_flab.texts.reading import read_texts
 from optimum_flab.vocabulary.usage import TokenUsage
 
 from .conftest import TEXTS, byte_level_tokenizer, tiny_model

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import TEXTS, byte_level_tokenizer
+from conftest import TEXTS, byte_level_tokenizer, text_sets
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -25,9 +25,11 @@ from optimum_flab.texts.formats import DATE_PARTS, DAY, Formats, formats_of
 from optimum_flab.texts.installed import LEFT_OUT, drawn_files, package_files, required_packages
 from optimum_flab.texts.kinds import dealt
 from optimum_flab.texts.overlap import Forbidden, benchmark_texts, benchmarks
+from optimum_flab.texts.passages import Pool, plain_candidate
 from optimum_flab.texts.problems import packaged_problems, problems_to_train_on
-from optimum_flab.texts.sampling import Draw, SharedDraw, plain_candidate
-from optimum_flab.texts.sets import build_text_sets, divided, read_texts
+from optimum_flab.texts.reading import read_texts
+from optimum_flab.texts.sampling import Draw, SharedDraw
+from optimum_flab.texts.sets import divide_texts
 from optimum_flab.texts.sources import Document, SourceTexts, installed_sources, read_source
 from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec
 from optimum_flab.vocabulary.usage import special_ids, token_lists
@@ -281,16 +283,16 @@ def test_what_a_template_refuses_is_left_out():
         "{{ m.content }}{% endfor %}"
     )
     data = DataSettings(mix={"chat": 1.0}, calibration_tokens=1000, validation_tokens=200, held_out_tokens=200)
-    sets = build_text_sets(data, count, 0, formats_of(tokenizer))
+    sets = text_sets(data, count, 0, formats_of(tokenizer))
     assert sets.calibration and not [one for one in sets.calibration if "list" in one.text]
 
 
 def test_a_kind_that_is_not_here_is_refused_where_it_is_all_that_is_asked_for(mine):
     data = DataSettings(corpus=[str(mine / "large.jsonl")], mix={"chat": 1.0})
     with pytest.raises(FlabError, match=r"data.mix: there is no text for 'chat' here"):
-        build_text_sets(data, count, 0)
+        text_sets(data, count, 0)
     huge = DataSettings(mix={"problems": 1.0, "library": 1e306}, calibration_tokens=1000, sequence_length=400)
-    assert build_text_sets(huge, count, 0).calibration
+    assert text_sets(huge, count, 0).calibration
 
 
 @pytest.mark.parametrize("length", [16, 48, 64, 80, 96])
@@ -303,7 +305,7 @@ def test_conversations_that_do_not_fit_are_refused_with_the_right_advice(length)
         held_out_tokens=50,
     )
     try:
-        sets = build_text_sets(data, count, 0, FORMATS)
+        sets = text_sets(data, count, 0, FORMATS)
     except FlabError as error:
         assert "lengthen the sequences with `data.sequence_length`" in str(error)
     else:
@@ -344,14 +346,18 @@ def test_what_a_draw_cannot_give_the_others_do(pools, tokens):
     def drawn():
         parts = {
             number: Draw(
-                [plain_candidate(Document("x" * 40 + f"{number} {i}", "n"), 1000) for i in range(size)],
+                Pool(
+                    "own",
+                    share,
+                    [plain_candidate(Document("x" * 40 + f"{number} {i}", "n"), 1000) for i in range(size)],
+                ),
                 lambda batch: [10] * len(batch),
                 np.random.default_rng(0),
                 set(),
             )
-            for number, (_, size) in enumerate(pools)
+            for number, (share, size) in enumerate(pools)
         }
-        shared = SharedDraw(parts, {number: share for number, (share, _) in enumerate(pools)})
+        shared = SharedDraw(list(parts.values()))
         shared.until(tokens)
         return parts, shared
 
@@ -396,8 +402,8 @@ def test_every_set_has_the_shares_and_no_document_of_another(mine, mix, seed, na
     read = (
         replace(read_texts(data.model_copy(update={"mix": {"own": 1}})), library=library()) if named else some_files()
     )
-    sets = divided(read, data, count, seed, FORMATS)
-    assert sets == divided(read, data, count, seed, FORMATS)
+    sets = divide_texts(read, data, count, seed, FORMATS)
+    assert sets == divide_texts(read, data, count, seed, FORMATS)
 
     texts = {name: {document.text for document in getattr(sets, name)} for name in MEASURED}
     assert all(len(texts[name]) == len(getattr(sets, name)) for name in MEASURED)
@@ -439,13 +445,13 @@ def test_sources_count_by_tokens_and_a_small_one_leaves_its_rest_to_the_other(mi
         held_out_tokens=20,
         sequence_length=64,
     )
-    sets = build_text_sets(data, count, 0)
+    sets = text_sets(data, count, 0)
     tokens = Counter()
     for document in sets.calibration:
         tokens[document.source.rsplit("/", 1)[1]] += count([document.text])[0]
     assert 500 <= sum(tokens.values()) < 550
     assert 40 < tokens["small.jsonl"] < 250  # all that is left of it
-    sets = build_text_sets(data.model_copy(update={"calibration_tokens": 80}), count, 0)
+    sets = text_sets(data.model_copy(update={"calibration_tokens": 80}), count, 0)
     tokens = Counter(document.source.rsplit("/", 1)[1] for document in sets.calibration)
     assert set(tokens) == {"large.jsonl", "small.jsonl"}
 
@@ -455,7 +461,9 @@ def test_kinds_that_are_not_there_leave_their_tokens_to_the_others(mine):
         corpus=[str(mine / "large.jsonl")], calibration_tokens=1000, sequence_length=400, validation_tokens=200
     )
     read = read_texts(data)
-    tokens, most = counted(divided(read, data, count, 0).calibration)  # without a chat template and infilling tokens
+    tokens, most = counted(
+        divide_texts(read, data, count, 0).calibration
+    )  # without a chat template and infilling tokens
     assert set(tokens) == {"own", "problems", "library"}
     for kind, share in {"own": 0.3, "problems": 0.2, "library": 0.15}.items():
         assert abs(tokens[kind] - 1000 * share / 0.65) <= most[kind]
@@ -482,7 +490,7 @@ def test_named_held_out_text_is_measured_beside_the_kinds(mine, tmp_path):
         held_out_tokens=400,
         sequence_length=400,
     )
-    sets = build_text_sets(data, count, 0, FORMATS)
+    sets = text_sets(data, count, 0, FORMATS)
     tokens, most = counted(sets.held_out)
     assert set(tokens) == {NAMED_HELD_OUT, *KINDS}
     assert tokens[NAMED_HELD_OUT] >= 400 and sum(tokens.values()) < 800 + sum(most.values())

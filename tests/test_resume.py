@@ -27,7 +27,7 @@ from optimum_flab.records import work as work_module
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.records.work import Stage, WorkFolder
 from optimum_flab.running.layer_pass import STREAMS, layer_piece
-from optimum_flab.texts.sets import read_texts
+from optimum_flab.texts.reading import read_texts
 
 from .conftest import TEXTS, byte_level_tokenizer, thorough_but, tiny_model
 from .families.zoo import member

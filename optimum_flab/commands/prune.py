@@ -91,7 +91,7 @@ class PruneCommand(FlabVerb):
         from ..pruned import drop_kept
         from ..pruning.time_budget import check_budget
         from ..running.processes import Processes, launched, process_device
-        from ..texts.sources import check_sources, local_paths
+        from ..texts.sources import local_paths, read_sources
 
         command = command_line("prune", self.parser, args)
         config = FlabPrunerConfig(**given)
@@ -110,7 +110,7 @@ class PruneCommand(FlabVerb):
             processes.agree(True)  # that output may be written
             # what can be refused is refused before weights are downloaded or read; sizes are refused by
             # from_pretrained
-            check_sources(config.data)
+            read_sources(config.data.sources)
             if config.recovery.trains:
                 from ..recovery.checks import check_inputs
 

@@ -15,7 +15,8 @@ from ..settings.pruning import DataSettings
 from ..texts.formats import formats_of
 from ..texts.overlap import benchmark_texts
 from ..texts.problems import FILE as PROBLEMS
-from ..texts.sets import ReadTexts, TextSets, divided, read_texts
+from ..texts.reading import ReadTexts, read_texts
+from ..texts.sets import TextSets, divide_texts
 from ..texts.sources import Document
 from ..vocabulary.usage import token_lists, tokenizer_hash
 
@@ -64,6 +65,6 @@ def divided_texts(tokenizer: PreTrainedTokenizerBase, data: DataSettings, seed: 
         return [len(ids) for ids in token_lists(tokenizer, texts)]
 
     def divide(_: Pieces) -> TextSets:
-        return divided(read, data, count_tokens, seed, formats_of(tokenizer))
+        return divide_texts(read, data, count_tokens, seed, formats_of(tokenizer))
 
     return work.made(texts_stage(read), inputs, divide)

@@ -7,7 +7,7 @@ plain text and gaps, so that what one kind is measured on is never what another 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import TypeVar
 
@@ -16,8 +16,8 @@ import numpy as np
 from .code import code_parts, with_gap
 from .formats import Formats
 from .overlap import benchmarks
+from .passages import Candidate, Pool, plain_candidate
 from .problems import Problem
-from .sampling import Candidate, plain_candidate
 from .sources import Document
 
 
@@ -27,25 +27,7 @@ SHARE_OF_PROBLEMS_IN_INFILLING = 0.5
 SHARE_OF_QUESTIONS_WITH_CODE = 0.5
 # what is shown around a gap takes tokens too, and dense code has fewer than four characters per token
 SHARE_OF_ROW_FOR_GAPS = 0.75
-TOKENS_PER_FILE = 48  # a file usually yields at least one passage, of about a hundred tokens; some yield none
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The documents of a kind, or of a part of one.
-
-    Args:
-        kind (`str`): of all passages.
-        share (`float`): of the tokens, relative to the shares of other pools.
-        candidates (`list[Candidate]`): the documents, in random order.
-        whole (`bool`): whether a passage makes sense only as a whole.
-    """
-
-    kind: str
-    share: float
-    candidates: list[Candidate]
-    whole: bool = False
 
 
 def own_pools(
@@ -59,17 +41,13 @@ def own_pools(
     sources: dict[str, list[Document]] = {}
     for document in documents:
         sources.setdefault(document.source, []).append(document)
-    if min(map(len, sources.values()), default=0) < fewest:
-        together = [source for source, found in sources.items() if len(found) < fewest]
-        joined = [document for source in together for document in sources.pop(source)]
-        groups = [(len(together), joined), *((1, found) for found in sources.values())]
-    else:
-        groups = [(1, found) for found in sources.values()]
-    whole = sum(number for number, _ in groups)
+    small = [found for found in sources.values() if len(found) < fewest]
+    groups = [(len(small), [document for found in small for document in found])] if small else []
+    groups += [(1, found) for found in sources.values() if len(found) >= fewest]
     return [
         Pool(
             OWN,
-            share * number / whole,
+            share * number / len(sources),
             [plain_candidate(document, most_characters) for document in _shuffled(found, rng)],
         )
         for number, found in groups
@@ -131,11 +109,6 @@ def kinds_without_format(mix: Mapping[str, float], formats: Formats) -> list[str
         for kind, (what, has) in lacking.items()
         if mix.get(kind) and has is None
     ]
-
-
-def library_files(mix: Mapping[str, float], tokens: int) -> int:
-    """How many library files are enough for a number of tokens of all kinds, in case no other kind yields any."""
-    return -(-tokens // TOKENS_PER_FILE) if mix.get(LIBRARY) or mix.get(INFILLING) else 0
 
 
 def dealt(items: Sequence[T], shares: Sequence[float]) -> list[list[T]]:

@@ -14,7 +14,6 @@ from typing import Any
 
 from ..errors import FlabError
 from ..memory import available_memory
-from ..settings.pruning import DataSettings
 from .installed import drawn_files, package_files, written_code
 from .problems import packaged_problems, problems_to_train_on
 from .rows import COPIES, ROW_SUFFIXES, HubRows, file_rows, hub_rows, read_text, row_suffix, row_texts
@@ -229,13 +228,6 @@ def read_sources(specs: Sequence[str], for_training: bool = False) -> SourceText
         ],
         sum(part.skipped for part in texts),
     )
-
-
-def check_sources(data: DataSettings) -> None:
-    """Raises a [`FlabError`] if a source of the settings cannot be read or holds no text, or if all together do not
-    fit in memory."""
-    for source in _that_fit([*data.corpus, *data.calibration, *data.held_out]):
-        read_source(source)
 
 
 def _that_fit(specs: Iterable[str]) -> list[Source]:
