@@ -12,7 +12,8 @@ from ..hashing import file_sha256
 from ..records.pieces import Pieces
 from ..records.work import Stage, WorkFolder
 from ..settings.pruning import DataSettings
-from ..texts.formats import formats_of
+from ..texts.formats import Formats, formats_of
+from ..texts.kinds import CHAT, INFILLING
 from ..texts.overlap import benchmark_texts
 from ..texts.problems import FILE as PROBLEMS
 from ..texts.reading import ReadTexts, read_texts
@@ -22,6 +23,11 @@ from ..vocabulary.usage import token_lists, tokenizer_hash
 
 
 FILE = "texts.json"
+# A note for the report.
+COUNTED = (
+    "text that was only counted may overlap with the text measured on, since counts do not reveal it; name held-out"
+    " text that was not counted to be sure"
+)
 PASSAGES = ("calibration", "validation", "held_out")
 
 
@@ -60,6 +66,7 @@ def divided_texts(tokenizer: PreTrainedTokenizerBase, data: DataSettings, seed: 
         "problems": file_sha256(PROBLEMS),
         "benchmarks": list(benchmark_texts()),
     }
+    stage = texts_stage(read)
 
     def count_tokens(texts: list[str]) -> list[int]:
         return [len(ids) for ids in token_lists(tokenizer, texts)]
@@ -67,4 +74,21 @@ def divided_texts(tokenizer: PreTrainedTokenizerBase, data: DataSettings, seed: 
     def divide(_: Pieces) -> TextSets:
         return divide_texts(read, data, count_tokens, seed, formats_of(tokenizer))
 
-    return work.made(texts_stage(read), inputs, divide)
+    return work.made(stage, inputs, divide)
+
+
+def text_notes(data: DataSettings, formats: Formats) -> list[str]:
+    """Notes on the kinds of text that are left out because a tokenizer cannot show them, and on what counts cannot
+    tell."""
+    lacking = {}
+    if formats.chat is None:
+        lacking[CHAT] = "chat template that shows a conversation"
+    if formats.infilling is None:
+        lacking[INFILLING] = "known tokens for infilling"
+    notes = [
+        f"the tokenizer has no {what}: calibration text of the kind {kind!r} is left out, and its share goes to the"
+        " others"
+        for kind, what in lacking.items()
+        if data.mix.get(kind)
+    ]
+    return [*notes, COUNTED] if data.counts else notes

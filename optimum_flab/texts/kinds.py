@@ -7,16 +7,13 @@ plain text and gaps, so that what one kind is measured on is never what another 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 
-from .code import code_parts, with_gap
 from .formats import Formats
-from .overlap import benchmarks
-from .passages import Candidate, Pool, plain_candidate
+from .passages import Pool, chat_candidate, code_candidate, infilling_candidate, plain_candidate, program_of
 from .problems import Problem
 from .sources import Document
 
@@ -24,7 +21,6 @@ from .sources import Document
 OWN, PROBLEMS, LIBRARY, CHAT, INFILLING = "own", "problems", "library", "chat", "infilling"
 # gaps are made in both; the rest of a kind's share of a token budget is what it takes from them
 SHARE_OF_PROBLEMS_IN_INFILLING = 0.5
-SHARE_OF_QUESTIONS_WITH_CODE = 0.5
 # what is shown around a gap takes tokens too, and dense code has fewer than four characters per token
 SHARE_OF_ROW_FOR_GAPS = 0.75
 T = TypeVar("T")
@@ -78,7 +74,6 @@ def other_pools(
     shares = {kind: mix.get(kind, 0.0) for kind in (PROBLEMS, LIBRARY, CHAT, INFILLING)}
     shares[CHAT] *= formats.chat is not None
     shares[INFILLING] *= formats.infilling is not None
-    gaps = most_characters * SHARE_OF_ROW_FOR_GAPS
     of_problems, of_library = (
         shares[INFILLING] * part for part in (SHARE_OF_PROBLEMS_IN_INFILLING, 1 - SHARE_OF_PROBLEMS_IN_INFILLING)
     )
@@ -86,29 +81,21 @@ def other_pools(
     plain, chat, problem_gaps = dealt(_shuffled(free, rng), [shares[PROBLEMS], shares[CHAT], of_problems])
     files = [document for document in library if document.text not in never]
     parts, file_gaps = dealt(files, [shares[LIBRARY], of_library])
-    infilling = [_with_gaps(_parts_of_problem(one, int(gaps)), formats) for one in problem_gaps]
-    infilling += [_with_gaps(_parts(document, int(gaps)), formats) for document in file_gaps]
+    longest = int(most_characters * SHARE_OF_ROW_FOR_GAPS)
+    with_gaps = [
+        # other languages are not parsed
+        (code_candidate if one.language == "python" else plain_candidate)(program_of(one), longest)
+        for one in problem_gaps
+    ]
+    with_gaps += [code_candidate(document, longest) for document in file_gaps]
+    infilling = [infilling_candidate(one, formats) for one in with_gaps]
     pools = [
-        Pool(PROBLEMS, shares[PROBLEMS], [plain_candidate(_program(one), most_characters) for one in plain]),
-        Pool(LIBRARY, shares[LIBRARY], [_parts(document, most_characters) for document in parts]),
-        Pool(CHAT, shares[CHAT], [_chat(one, formats) for one in chat], whole=True),
+        Pool(PROBLEMS, shares[PROBLEMS], [plain_candidate(program_of(one), most_characters) for one in plain]),
+        Pool(LIBRARY, shares[LIBRARY], [code_candidate(document, most_characters) for document in parts]),
+        Pool(CHAT, shares[CHAT], [chat_candidate(one, formats) for one in chat], whole=True),
         Pool(INFILLING, shares[INFILLING], _shuffled(infilling, rng), whole=True),
     ]
     return [pool for pool in pools if pool.share]
-
-
-def kinds_without_format(mix: Mapping[str, float], formats: Formats) -> list[str]:
-    """Notes on kinds that are requested but that a tokenizer cannot show."""
-    lacking = {
-        CHAT: ("chat template that shows a conversation", formats.chat),
-        INFILLING: ("known tokens for infilling", formats.infilling),
-    }
-    return [
-        f"the tokenizer has no {what}: calibration text of the kind {kind!r} is left out, and its share goes to the"
-        " others"
-        for kind, (what, has) in lacking.items()
-        if mix.get(kind) and has is None
-    ]
 
 
 def dealt(items: Sequence[T], shares: Sequence[float]) -> list[list[T]]:
@@ -120,53 +107,3 @@ def dealt(items: Sequence[T], shares: Sequence[float]) -> list[list[T]]:
 
 def _shuffled(items: Sequence[T], rng: np.random.Generator) -> list[T]:
     return [items[index] for index in rng.permutation(len(items))]
-
-
-def _program(problem: Problem) -> Document:
-    return Document(problem.program, problem.name)
-
-
-def _parts(document: Document, most_characters: int) -> Candidate:
-    def passages(rng: np.random.Generator) -> list[Document]:
-        found = code_parts(document.text, most_characters, rng)
-        return [
-            replace(document, text=text, name=f"{document.name}:{line}")
-            for line, text in found
-            if not benchmarks().overlaps(text)
-        ]
-
-    return Candidate(document, passages)
-
-
-def _chat(problem: Problem, formats: Formats) -> Candidate:
-    def passages(rng: np.random.Generator) -> list[Document]:
-        assert formats.chat is not None
-        question = problem.instruction
-        if problem.prompt and rng.random() < SHARE_OF_QUESTIONS_WITH_CODE:
-            question += f"\n\n{_fenced(problem.language, problem.prompt)}"
-        answer = _fenced(problem.language, problem.program)
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        text = formats.chat(turns)
-        return [] if text is None else [Document(text, problem.name)]
-
-    return Candidate(_program(problem), passages)
-
-
-def _fenced(language: str, code: str) -> str:
-    return f"```{language}\n{code.rstrip()}\n```"
-
-
-def _parts_of_problem(problem: Problem, most_characters: int) -> Candidate:
-    program = _program(problem)
-    if problem.language == "python":
-        return _parts(program, most_characters)
-    return plain_candidate(program, most_characters)  # other languages are not parsed here
-
-
-def _with_gaps(parts: Candidate, formats: Formats) -> Candidate:
-    def passages(rng: np.random.Generator) -> list[Document]:
-        assert formats.infilling is not None
-        gaps = ((part, with_gap(part.text, rng)) for part in parts.passages(rng))
-        return [replace(part, text=formats.infilling(*gap)) for part, gap in gaps if gap is not None]
-
-    return Candidate(parts.origin, passages)

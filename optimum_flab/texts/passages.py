@@ -8,11 +8,16 @@ from functools import partial
 
 import numpy as np
 
+from .code import code_parts, with_gap
+from .formats import Formats
+from .overlap import benchmarks
+from .problems import Problem
 from .sources import Document
 
 
 # a passage of this many characters per token of a row is about one row of source code
 PASSAGE_CHARACTERS_PER_TOKEN = 4
+SHARE_OF_QUESTIONS_WITH_CODE = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,56 @@ class Pool:
 def plain_candidate(document: Document, most_characters: int) -> Candidate:
     """A document that contributes runs of its lines."""
     return Candidate(document, partial(plain_passages, document, most_characters))
+
+
+def code_candidate(document: Document, most_characters: int) -> Candidate:
+    """A Python file that contributes its beginning, functions and classes."""
+
+    def passages(rng: np.random.Generator) -> list[Document]:
+        parts = code_parts(document.text, most_characters, rng)
+        return [
+            replace(document, text=text, name=f"{document.name}:{line}")
+            for line, text in parts
+            if not benchmarks().overlaps(text)
+        ]
+
+    return Candidate(document, passages)
+
+
+def program_of(problem: Problem) -> Document:
+    """The whole program of a problem as a document."""
+    return Document(problem.program, problem.name)
+
+
+def chat_candidate(problem: Problem, formats: Formats) -> Candidate:
+    """A problem that contributes the conversation in which it is solved."""
+
+    def passages(rng: np.random.Generator) -> list[Document]:
+        assert formats.chat is not None
+        question = problem.instruction
+        if problem.prompt and rng.random() < SHARE_OF_QUESTIONS_WITH_CODE:
+            question += f"\n\n{_fenced(problem.language, problem.prompt)}"
+        answer = _fenced(problem.language, problem.program)
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        text = formats.chat(turns)
+        return [] if text is None else [Document(text, problem.name)]
+
+    return Candidate(program_of(problem), passages)
+
+
+def _fenced(language: str, code: str) -> str:
+    return f"```{language}\n{code.rstrip()}\n```"
+
+
+def infilling_candidate(candidate: Candidate, formats: Formats) -> Candidate:
+    """A document that contributes its passages with a gap in each, and what fills the gap."""
+
+    def passages(rng: np.random.Generator) -> list[Document]:
+        assert formats.infilling is not None
+        gaps = ((part, with_gap(part.text, rng)) for part in candidate.passages(rng))
+        return [replace(part, text=formats.infilling(*gap)) for part, gap in gaps if gap is not None]
+
+    return Candidate(candidate.origin, passages)
 
 
 def plain_passages(document: Document, most_characters: int, rng: np.random.Generator) -> list[Document]:

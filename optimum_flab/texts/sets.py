@@ -113,8 +113,8 @@ def divide_texts(
     never = {document.text for document in named}
     rng = np.random.default_rng(seed)
     pools = _pools(texts, data, never, formats, seed, rng)
-    sampler = Sampler(pools, count_tokens, data.sequence_length - formats.around, seed)
     of_validation, of_held_out = _most_set_aside(pools, data)
+    sampler = Sampler(pools, count_tokens, data.sequence_length - formats.around, seed)
     validation = sampler.draw(0, data.validation_tokens, of_validation)
     held_out = sampler.draw(1, data.held_out_tokens, of_held_out)
     calibration = sampler.draw(2, data.calibration_tokens)
