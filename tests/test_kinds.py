@@ -18,8 +18,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from optimum_flab import FlabError
+from optimum_flab.pruning.texts import text_notes
 from optimum_flab.settings.pruning import KINDS, NAMED_HELD_OUT, DataSettings
-from optimum_flab.texts import kinds
+from optimum_flab.texts import kinds, passages
 from optimum_flab.texts.code import code_parts, with_gap
 from optimum_flab.texts.formats import DATE_PARTS, DAY, Formats, formats_of
 from optimum_flab.texts.installed import LEFT_OUT, drawn_files, package_files, required_packages
@@ -164,7 +165,7 @@ def test_source_that_shares_text_with_a_benchmark_has_no_gaps_either(monkeypatch
     formats = Formats(chat=None, infilling=lambda before, gap, after: before + after + gap, around=3)
 
     def gaps(forbidden: list[str]) -> list[Document]:
-        monkeypatch.setattr(kinds, "benchmarks", lambda: Forbidden(forbidden))
+        monkeypatch.setattr(passages, "benchmarks", lambda: Forbidden(forbidden))
         pools = kinds.other_pools({"infilling": 1.0}, [Document(program, "a.py")], formats, 2000, set(), 0, [])
         candidates = [one for pool in pools for one in pool.candidates if one.origin.name == "a.py"]
         return [text for one in candidates for text in one.passages(np.random.default_rng(0))]
@@ -473,11 +474,15 @@ def test_kinds_that_a_tokenizer_cannot_show_are_named():
     mix = {"own": 0.5, "chat": 0.2, "infilling": 0.3}
     tokenizer = byte_level_tokenizer()
     tokenizer.chat_template = None
-    chat, infilling = kinds.kinds_without_format(mix, formats_of(tokenizer))
+
+    def notes(mix, tokenizer):
+        return text_notes(DataSettings(mix=mix), formats_of(tokenizer))
+
+    chat, infilling = notes(mix, tokenizer)
     assert "'chat' is left out, and its share goes" in chat and "no chat template" in chat
     assert "'infilling' is left out, and its share goes" in infilling and "no known tokens for infilling" in infilling
-    assert kinds.kinds_without_format({**mix, "infilling": 0}, formats_of(tokenizer)) == [chat]
-    assert kinds.kinds_without_format({"infilling": 1}, formats_of(with_infilling_tokens())) == []
+    assert notes({**mix, "infilling": 0}, tokenizer) == [chat]
+    assert notes({"infilling": 1}, with_infilling_tokens()) == []
 
 
 def test_named_held_out_text_is_measured_beside_the_kinds(mine, tmp_path):

@@ -89,7 +89,7 @@ class PruneCommand(FlabVerb):
         from .. import FlabOptimizer, FlabPrunerConfig
         from ..checkpoints.computation import computation_device
         from ..pruned import drop_kept
-        from ..pruning.time_budget import check_budget
+        from ..pruning.time_budget import seconds_of
         from ..running.processes import Processes, launched, process_device
         from ..texts.sources import local_paths, read_sources
 
@@ -100,7 +100,7 @@ class PruneCommand(FlabVerb):
         read = local_paths([*config.data.sources, *config.recovery.sources])
         inputs = [args.model, args.config, *read, *config.data.counts]
         check_apart(args.output, args.cache_dir)
-        check_budget(args.time_budget)
+        seconds_of(args.time_budget)
         computation_device(args.device)  # an unknown one is refused before the processes meet
         device, processes = process_device(args.device), Processes.of_this_run(args.device)
         with ExitStack() as stack:

@@ -14,7 +14,7 @@ from ..places import user_path
 from ..records.counts import TokenCounts
 from ..records.texts import CountedText
 from ..vocabulary.closure import TokenizerSpec, counts_among
-from ..vocabulary.usage import TokenUsage, no_usage, pieces_hash
+from ..vocabulary.usage import no_usage, pieces_hash
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def read_counts(files: Iterable[str], tokenizer: PreTrainedTokenizerBase, model:
             other = found[one.sha256].name
             raise ConfigurationError(f"data.counts: {str(path)!r} has the same content as {other!r}; name one of them")
         found[one.sha256] = one
-    if found and not any(usage.tokens for usage in source_usages(found.values()).values()):
+    if found and not any(usage.tokens for file in found.values() for usage in file.counts.sources.values()):
         raise FlabError("data.counts: no token was counted in any of the files; name others, or leave them out")
     return tuple(found.values())
 
@@ -72,23 +72,8 @@ def _check(path: str, counts: TokenCounts, model: str, tokenizer: str, size: int
         )
 
 
-def source_usages(files: Iterable[CountsFile]) -> dict[str, TokenUsage]:
-    """The token usage of the sources of all files together, by name."""
-    parts = [file.counts for file in files]
-    return dict(TokenCounts.merged(parts).sources) if parts else {}
-
-
-def counted_datasets(files: Iterable[CountsFile]) -> tuple[str, ...]:
-    """The ids of the Hub datasets that were counted."""
-    return tuple(sorted({name for file in files for name in file.counts.datasets}))
-
-
-def counted_texts(files: Iterable[CountsFile], kept: Sequence[int] | None) -> tuple[CountedText, ...]:
-    """What the report says of files of counts, given the tokens that stay."""
-    return tuple(_counted_text(file, kept) for file in files)
-
-
-def _counted_text(file: CountsFile, kept: Sequence[int] | None) -> CountedText:
+def counted_text(file: CountsFile, kept: Sequence[int] | None) -> CountedText:
+    """What the report says of a file of counts, given the tokens that stay."""
     total = file.counts.total()
     whole = total.tokens if kept is None else int(total.counts[np.asarray(kept)].sum())
     return CountedText(

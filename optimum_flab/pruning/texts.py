@@ -1,8 +1,10 @@
-"""The texts of a pruning, saved under the content of the sources."""
+"""The texts of a pruning, saved under the content of the sources, and what the report says of them."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,16 +12,20 @@ from transformers import PreTrainedTokenizerBase
 
 from ..hashing import file_sha256
 from ..records.pieces import Pieces
+from ..records.texts import TextCounts
 from ..records.work import Stage, WorkFolder
 from ..settings.pruning import DataSettings
 from ..texts.formats import Formats, formats_of
 from ..texts.kinds import CHAT, INFILLING
 from ..texts.overlap import benchmark_texts
+from ..texts.presets import preset_words
 from ..texts.problems import FILE as PROBLEMS
 from ..texts.reading import ReadTexts, read_texts
 from ..texts.sets import TextSets, divide_texts
 from ..texts.sources import Document
 from ..vocabulary.usage import token_lists, tokenizer_hash
+from .counts import CountsFile, counted_text
+from .vocabulary import TokenChoice
 
 
 FILE = "texts.json"
@@ -92,3 +98,28 @@ def text_notes(data: DataSettings, formats: Formats) -> list[str]:
         if data.mix.get(kind)
     ]
     return [*notes, COUNTED] if data.counts else notes
+
+
+def text_counts(
+    texts: TextSets, tokens: TokenChoice, counts: Sequence[CountsFile], kept: Sequence[int] | None
+) -> TextCounts:
+    """The texts of a pruning, and how many a plan's tokens tokenise differently, for the report.
+
+    Args:
+        counts (`Sequence[CountsFile]`): of other text.
+        kept (`Sequence[int]`, *optional*): the plan's tokens; `None`: all of them.
+    """
+    words = [word for part in (preset_words(texts.preset) if texts.preset else ()) for word in part.words]
+    return TextCounts(
+        corpus=len(texts.corpus),
+        calibration=len(texts.calibration),
+        validation=len(texts.validation),
+        held_out=len(texts.held_out),
+        set_aside=texts.set_aside,
+        skipped_files=texts.skipped_files,
+        corpus_cut_differently=tokens.changed([document.text for document in texts.corpus], kept),
+        preset_words=len(words),
+        preset_words_cut_differently=tokens.changed(words, kept),
+        calibration_by_kind=dict(sorted(Counter(document.kind for document in texts.calibration).items())),
+        counts=tuple(counted_text(file, kept) for file in counts),
+    )

@@ -12,13 +12,25 @@ from typing import TypeVar
 
 import numpy as np
 
+from ..errors import FlabError
+from ..settings.pruning import DataSettings
 from .formats import Formats
-from .passages import Pool, chat_candidate, code_candidate, infilling_candidate, plain_candidate, program_of
-from .problems import Problem
+from .passages import (
+    PASSAGE_CHARACTERS_PER_TOKEN,
+    Pool,
+    chat_candidate,
+    code_candidate,
+    infilling_candidate,
+    plain_candidate,
+    program_of,
+)
+from .problems import Problem, packaged_problems
 from .sources import Document
 
 
 OWN, PROBLEMS, LIBRARY, CHAT, INFILLING = "own", "problems", "library", "chat", "infilling"
+FEWEST_DOCUMENTS = 5  # of a pool
+LARGEST_SHARE_SET_ASIDE = 0.2
 # gaps are made in both; the rest of a kind's share of a token budget is what it takes from them
 SHARE_OF_PROBLEMS_IN_INFILLING = 0.5
 # what is shown around a gap takes tokens too, and dense code has fewer than four characters per token
@@ -26,20 +38,62 @@ SHARE_OF_ROW_FOR_GAPS = 0.75
 T = TypeVar("T")
 
 
-def own_pools(
-    documents: Sequence[Document], share: float, most_characters: int, fewest: int, rng: np.random.Generator
+def all_pools(
+    documents: Sequence[Document],
+    library: Sequence[Document],
+    data: DataSettings,
+    never: Collection[str],
+    formats: Formats,
+    seed: int,
+    rng: np.random.Generator,
 ) -> list[Pool]:
-    """The user's own text: one pool per source, with equal shares; sources with few documents form one pool together.
+    """The pools of all kinds that have a share and enough documents; the user's own text also where no other has any.
 
     Args:
-        fewest (`int`): the number of documents from which a source forms its own pool.
+        documents (`Sequence[Document]`): the user's own text.
+        library (`Sequence[Document]`): library files.
+        data (`DataSettings`): which sources are named, and the shares of the kinds.
+        never (`Collection[str]`): texts that must not be in any pool.
+        formats ([`Formats`]): those of the tokenizer.
+        seed (`int`): decides which kind gets which document.
+        rng (`np.random.Generator`): decides the order of the user's own documents.
+
+    Raises:
+        [`FlabError`]: there are no documents, or too few.
     """
+    most_characters = PASSAGE_CHARACTERS_PER_TOKEN * data.sequence_length
+    has_share = bool(data.mix.get(OWN))
+    is_own = bool(data.calibration or data.corpus) and has_share
+    unread = {*never, *(document.text for document in documents)} if is_own else never
+    others = other_pools(data.mix, library, formats, most_characters, unread, seed, packaged_problems())
+    others = [pool for pool in others if len(pool.candidates) >= FEWEST_DOCUMENTS]
+    if not others and not has_share:
+        lacking = ", ".join(repr(kind) for kind, share in data.mix.items() if share)
+        raise FlabError(
+            f"data.mix: there is no text for {lacking} here, since the tokenizer has no chat template for"
+            " conversations or no known tokens for gaps, or no library source is installed; name another kind,"
+            " such as 'problems'"
+        )
+    if others and not is_own:
+        return others
+    if len(documents) < FEWEST_DOCUMENTS:
+        raise FlabError(
+            f"{len(documents)} different documents to calibrate on, but at least {FEWEST_DOCUMENTS} are needed (some"
+            " are set aside to measure on); name more or larger sources in `data.calibration` or `data.corpus`"
+        )
+    return [*_own_pools(documents, data.mix[OWN], most_characters, rng), *others]
+
+
+def _own_pools(
+    documents: Sequence[Document], share: float, most_characters: int, rng: np.random.Generator
+) -> list[Pool]:
+    """One pool per source, with equal shares; sources with few documents form one pool together."""
     sources: dict[str, list[Document]] = {}
     for document in documents:
         sources.setdefault(document.source, []).append(document)
-    small = [found for found in sources.values() if len(found) < fewest]
+    small = [found for found in sources.values() if len(found) < FEWEST_DOCUMENTS]
     groups = [(len(small), [document for found in small for document in found])] if small else []
-    groups += [(1, found) for found in sources.values() if len(found) >= fewest]
+    groups += [(1, found) for found in sources.values() if len(found) >= FEWEST_DOCUMENTS]
     return [
         Pool(
             OWN,
@@ -107,3 +161,22 @@ def dealt(items: Sequence[T], shares: Sequence[float]) -> list[list[T]]:
 
 def _shuffled(items: Sequence[T], rng: np.random.Generator) -> list[T]:
     return [items[index] for index in rng.permutation(len(items))]
+
+
+def most_set_aside(pools: Sequence[Pool], data: DataSettings) -> tuple[list[int], list[int]]:
+    """The maximum numbers of documents of each pool for validation and held-out, shared like their token budgets."""
+    aside = data.validation_tokens + data.held_out_tokens
+    named_only = bool(data.held_out) and all(pool.kind == OWN for pool in pools)
+    numbers = []
+    for pool in pools:
+        number = len(pool.candidates)
+        share = LARGEST_SHARE_SET_ASIDE if pool.kind == OWN else aside / (aside + data.calibration_tokens)
+        most = int(number * share)
+        first = min(max(1, round(most * data.validation_tokens / aside)), max(1, most - 1))
+        if number < FEWEST_DOCUMENTS:  # a small source of the user's beside larger ones
+            numbers.append((0, 0))
+        elif named_only:
+            numbers.append((max(1, most), 0))
+        else:
+            numbers.append((first, max(1, most - first)))
+    return [first for first, _ in numbers], [second for _, second in numbers]

@@ -14,17 +14,14 @@ from ..errors import FlabError
 from ..hashing import texts_hash
 from ..settings.pruning import NAMED_HELD_OUT, DataSettings
 from .formats import NO_FORMATS, Formats
-from .kinds import OWN, other_pools, own_pools
+from .kinds import OWN, all_pools, most_set_aside
 from .passages import PASSAGE_CHARACTERS_PER_TOKEN, Pool, plain_candidate
 from .presets import preset_texts
-from .problems import packaged_problems
 from .reading import ReadTexts
 from .sampling import CountTokens, Draw, Sampler
 from .sources import Document
 
 
-LARGEST_SHARE_SET_ASIDE = 0.2
-FEWEST_DOCUMENTS = 5
 # the source in the corpus of passages of kinds other than the user's own text
 OF_OTHER_KINDS = "calibration"
 
@@ -112,8 +109,9 @@ def divide_texts(
     named = _unique(texts.held_out.documents) if texts.held_out is not None else []
     never = {document.text for document in named}
     rng = np.random.default_rng(seed)
-    pools = _pools(texts, data, never, formats, seed, rng)
-    of_validation, of_held_out = _most_set_aside(pools, data)
+    documents = _unique((texts.calibration or texts.spare or texts.corpus).documents, never)
+    pools = all_pools(documents, texts.library, data, never, formats, seed, rng)
+    of_validation, of_held_out = most_set_aside(pools, data)
     sampler = Sampler(pools, count_tokens, data.sequence_length - formats.around, seed)
     validation = sampler.draw(0, data.validation_tokens, of_validation)
     held_out = sampler.draw(1, data.held_out_tokens, of_held_out)
@@ -154,56 +152,6 @@ def _unique(documents: Iterable[Document], without: Collection[str] = ()) -> lis
     for document in documents:
         first.setdefault(document.text, document)
     return [document for text, document in first.items() if text not in without]
-
-
-def _pools(
-    texts: ReadTexts, data: DataSettings, never: set[str], formats: Formats, seed: int, rng: np.random.Generator
-) -> list[Pool]:
-    """The pools of all kinds, without texts that must `never` be in any.
-
-    Raises:
-        [`FlabError`]: there are no documents, or too few.
-    """
-    most_characters = PASSAGE_CHARACTERS_PER_TOKEN * data.sequence_length
-    documents = _unique((texts.calibration or texts.spare or texts.corpus).documents, never)
-    is_own = bool(data.calibration or data.corpus) and bool(data.mix.get(OWN))
-    unread = never | {document.text for document in documents} if is_own else never
-    others = other_pools(data.mix, texts.library, formats, most_characters, unread, seed, packaged_problems())
-    others = [pool for pool in others if len(pool.candidates) >= FEWEST_DOCUMENTS]
-    if not others and not data.mix.get(OWN):
-        lacking = ", ".join(repr(kind) for kind, share in data.mix.items() if share)
-        raise FlabError(
-            f"data.mix: there is no text for {lacking} here, since the tokenizer has no chat template for"
-            " conversations or no known tokens for gaps, or no library source is installed; name another kind,"
-            " such as 'problems'"
-        )
-    if others and not is_own:
-        return others
-    if len(documents) < FEWEST_DOCUMENTS:
-        raise FlabError(
-            f"{len(documents)} different documents to calibrate on, but at least {FEWEST_DOCUMENTS} are needed (some"
-            " are set aside to measure on); name more or larger sources in `data.calibration` or `data.corpus`"
-        )
-    return [*own_pools(documents, data.mix[OWN], most_characters, FEWEST_DOCUMENTS, rng), *others]
-
-
-def _most_set_aside(pools: Sequence[Pool], data: DataSettings) -> tuple[list[int], list[int]]:
-    """The maximum numbers of documents of each pool for validation and held-out, shared like their token budgets."""
-    aside = data.validation_tokens + data.held_out_tokens
-    named_only = bool(data.held_out) and all(pool.kind == OWN for pool in pools)
-    numbers = []
-    for pool in pools:
-        number = len(pool.candidates)
-        share = LARGEST_SHARE_SET_ASIDE if pool.kind == OWN else aside / (aside + data.calibration_tokens)
-        most = int(number * share)
-        first = min(max(1, round(most * data.validation_tokens / aside)), max(1, most - 1))
-        if number < FEWEST_DOCUMENTS:  # a small source of the user's beside larger ones
-            numbers.append((0, 0))
-        elif named_only:
-            numbers.append((max(1, most), 0))
-        else:
-            numbers.append((first, max(1, most - first)))
-    return [first for first, _ in numbers], [second for _, second in numbers]
 
 
 def _check_enough(

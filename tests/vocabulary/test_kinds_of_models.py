@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 import optimum_flab
 from optimum_flab.errors import FlabError
-from optimum_flab.pruning.vocabulary import TokenChoice, counted_tokens
+from optimum_flab.pruning.vocabulary import TokenChoice, counted_tokens, source_counts
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.settings.pruning import VocabularySettings
 from optimum_flab.texts.sources import Document
@@ -55,7 +55,7 @@ def test_a_word_that_pruning_makes_known_is_counted():
         spec = read_spec(tokenizer)
         corpus = [Document("abcd", "corpus"), Document("a", "corpus")]
         settings = VocabularySettings(keep_merges=0)
-        counted = counted_tokens(tokenizer, spec, settings, (), corpus, (), Pieces())
+        counted = counted_tokens(spec, settings, (), source_counts(tokenizer, corpus, (), Pieces()))
         choice = TokenChoice(tokenizer, "llama", len(vocabulary), spec, counted)
         assert spec.kind.exact == (not changed)
         assert choice.changed([document.text for document in corpus], choice.natural.tolist()) == changed
