@@ -26,7 +26,7 @@ from .pruning.counts import CountsFile, counts_after, read_counts
 from .pruning.reporting import build_report
 from .pruning.result import PrunedModel
 from .pruning.run import prune, work_folder
-from .pruning.texts import divided_texts, text_counts, text_notes
+from .pruning.texts import read_text_sets, text_counts, text_notes
 from .pruning.vocabulary import token_choice
 from .records.plan import PruningPlan, is_by_expert
 from .records.report import EarlierRound, Search
@@ -166,7 +166,7 @@ def rebased(
         counts (`Sequence[CountsFile]`): of `config.data.counts`, in the ids of the dense model.
     """
     plan = composed(before.plan, again.plan)
-    texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
+    texts = read_text_sets(dense.tokenizer, config.data, config.seed)
     said = text_counts(texts, token_choice(dense, config.vocabulary, texts, counts, work), counts, plan.kept_tokens)
     weights = changed_weights(dense.model, dense.family, plan, again.model)
     plan = replace(plan, weights=weights)

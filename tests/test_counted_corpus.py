@@ -106,12 +106,12 @@ def test_what_was_kept_is_used_again_for_the_same_counts_wherever_they_lie(optim
     capsys.readouterr()
     again = pruned(optimizer, made, tmp_path, {"counts": [str(tmp_path / "moved.npz")]})
     said = capsys.readouterr().err
-    assert "vocabulary: reused" in said and "texts: reused" in said
+    assert "vocabulary: reused" in said
     assert again.plan.kept_tokens == first.plan.kept_tokens and again.plan.corpus_hash == first.plan.corpus_hash
     other = pruned(optimizer, made, tmp_path, {"counts": ["a.npz", "b.npz"]})
     said = capsys.readouterr().err
     assert "vocabulary: computed again, since counts differs from that of an earlier run" in said
-    assert "texts: reused" in said and other.plan.corpus_hash != first.plan.corpus_hash
+    assert other.plan.corpus_hash != first.plan.corpus_hash
 
 
 # --- what is said of them

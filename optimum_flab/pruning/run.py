@@ -42,7 +42,7 @@ from .planning import decided_plan
 from .reporting import build_report
 from .result import PrunedModel
 from .search import ChosenShape, chosen_shape
-from .texts import divided_texts, text_counts, text_notes
+from .texts import read_text_sets, text_counts, text_notes
 from .time_budget import tokens_in_time
 from .vocabulary import token_choice, tokenizer_of
 
@@ -133,7 +133,8 @@ def prune(
     dense, workspace = open_weights(loaded, TokensHeld.of(config), work.root, resources.memory)
     weights = dense_hash(dense)
     notes += text_notes(config.data, formats_of(dense.tokenizer))
-    texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
+    with watch.step("texts"):
+        texts = read_text_sets(dense.tokenizer, config.data, config.seed)
     tokens = token_choice(dense, config.vocabulary, texts, counts, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)
     computing = dense.on_its_device()

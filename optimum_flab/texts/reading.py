@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..hashing import texts_hash
 from ..settings.pruning import DataSettings
 from .kinds import INFILLING, LIBRARY, OWN
 from .sources import Document, SourceTexts, default_corpus, hub_datasets, installed_sources, read_sources
@@ -38,20 +37,6 @@ class ReadTexts:
     def skipped(self) -> int:
         """The number of files of all sources that are not text."""
         return sum(part.skipped for part in (self.corpus, self.calibration, self.held_out) if part is not None)
-
-    @property
-    def documents(self) -> list[Document]:
-        """The documents that tokens may be counted in: of the corpus, then of the calibration sources."""
-        return [*self.corpus.documents, *(self.calibration.documents if self.calibration is not None else [])]
-
-    @property
-    def hash(self) -> str:
-        """Hex SHA-256 over names, sources and texts of all documents."""
-        parts = [part or SourceTexts([], -1) for part in (self.corpus, self.calibration, self.held_out, self.spare)]
-        parts.append(SourceTexts(self.library))
-        heads = [f"{len(part.documents)} {part.skipped}" for part in parts]
-        fields = (value for part in parts for one in part.documents for value in (one.name, one.source, one.text))
-        return texts_hash(text for group in (heads, fields) for text in group)
 
 
 def read_texts(data: DataSettings, seed: int = 0) -> ReadTexts:
