@@ -26,7 +26,7 @@ from .pruning.inputs import Resources
 from .pruning.limits import TOLERANCE
 from .pruning.memory_budget import TokensHeld, bytes_of, weights_fit
 from .pruning.result import PrunedModel
-from .pruning.run import apply_plan, check_asked, prune, work_folder
+from .pruning.run import apply_plan, check_request, prune, work_folder
 from .pruning.time_budget import seconds_of
 from .records.folders import OutputFolder, check_space
 from .records.plan import PLAN_NAME, PruningPlan
@@ -113,7 +113,7 @@ class FlabOptimizer:
             dtype=dtype,
             family=family,
             in_memory=fits if in_memory is None or (in_memory and memory is not None) else in_memory,
-            check=lambda *model: None if config is None else check_asked(config, str(model_name_or_path), *model),
+            check=lambda *model: None if config is None else check_request(config, str(model_name_or_path), *model),
         )
         optimizer._set_up(dense, output_dtype, memory)
         return optimizer

@@ -23,7 +23,7 @@ from optimum_flab.settings.pruning import KINDS, NAMED_HELD_OUT, DataSettings
 from optimum_flab.texts import kinds, passages
 from optimum_flab.texts.code import code_parts, with_gap
 from optimum_flab.texts.formats import DATE_PARTS, DAY, Formats, formats_of
-from optimum_flab.texts.installed import LEFT_OUT, drawn_files, package_files, required_packages
+from optimum_flab.texts.installed import LEFT_OUT, package_files, required_packages, sample_files
 from optimum_flab.texts.kinds import dealt
 from optimum_flab.texts.overlap import Forbidden, benchmark_texts, benchmarks
 from optimum_flab.texts.passages import Pool, plain_candidate
@@ -137,8 +137,8 @@ def test_libraries_are_those_that_every_installation_has():
 
 def test_a_draw_of_files_is_repeated_and_holds_many_packages():
     files = package_files()
-    first = drawn_files(files, "", 200, seed=3)
-    assert first == drawn_files(files, "", 200, seed=3) != drawn_files(files, "", 200, seed=4)
+    first = sample_files(files, "", 200, seed=3)
+    assert first == sample_files(files, "", 200, seed=3) != sample_files(files, "", 200, seed=4)
     assert len(set(first)) == 200
     of = Counter(path.split("/")[0] for path, _ in first)
     assert len(of) > 30 and of["transformers"] < 40
@@ -153,8 +153,8 @@ def test_what_is_trained_on_is_read_by_no_pruning():
 
 
 def test_installed_source_is_a_source_beside_others():
-    found = installed_sources(40, 0, standard_library=True).documents
-    assert 10 < len(found) <= 40 and found == installed_sources(40, 0, standard_library=True).documents
+    found = installed_sources(40, 0, standard_library=True)
+    assert 10 < len(found) <= 40 and found == installed_sources(40, 0, standard_library=True)
     assert read_source("python-packages").documents[0].name.endswith(".py")
 
 

@@ -17,7 +17,7 @@ from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.records.summary import report_summary
 from optimum_flab.settings.pruning import PRESETS, DataSettings
 from optimum_flab.texts.presets import ALL, FOLDER, preset_file, preset_texts, preset_words, sources_file
-from optimum_flab.texts.reading import ReadTexts, read_texts
+from optimum_flab.texts.reading import read_texts
 from optimum_flab.texts.sets import divide_texts
 from optimum_flab.texts.sources import SourceTexts, default_corpus
 
@@ -167,12 +167,6 @@ def test_the_default_corpus_is_not_read_where_there_is_text_of_ones_own(tmp_path
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     for named in ({"corpus": [f"{file}[text]"]}, {"calibration": [f"{file}[text]"]}, {"mix": {"problems": 1}}):
         assert read_texts(DataSettings(**DATA, preset="web", **{"mix": {"own": 1}, **named})).spare is None
-
-
-def test_what_may_be_calibrated_on_beside_a_preset_is_part_of_what_decides(few_default_files):
-    read = ReadTexts(SourceTexts([]), None, None, (), [], few_default_files)
-    fewer = replace(read, spare=SourceTexts(few_default_files.documents[1:]))
-    assert len({one.hash for one in (read, fewer, replace(read, spare=None))}) == 3
 
 
 def pruned_with(tokenizer, tmp_path, family="qwen2", **settings):

@@ -43,20 +43,20 @@ def read_counts(files: Iterable[str], tokenizer: PreTrainedTokenizerBase, model:
         [`FlabError`]: one cannot be read, is of another tokenizer, or does not fit it, or they count no tokens.
         [`ConfigurationError`]: two are the same.
     """
-    found: dict[str, CountsFile] = {}
+    by_hash: dict[str, CountsFile] = {}
     paths = [user_path(file) for file in files]
     expected = (pieces_hash(tokenizer), len(no_usage(tokenizer).counts)) if paths else ("", 0)
     for path in paths:
         counts = TokenCounts.load(path)
         _check(str(path), counts, model, *expected)
         one = CountsFile(path.name, file_sha256(path), counts)
-        if one.sha256 in found:
-            other = found[one.sha256].name
+        if one.sha256 in by_hash:
+            other = by_hash[one.sha256].name
             raise ConfigurationError(f"data.counts: {str(path)!r} has the same content as {other!r}; name one of them")
-        found[one.sha256] = one
-    if found and not any(usage.tokens for file in found.values() for usage in file.counts.sources.values()):
+        by_hash[one.sha256] = one
+    if by_hash and not any(usage.tokens for file in by_hash.values() for usage in file.counts.sources.values()):
         raise FlabError("data.counts: no token was counted in any of the files; name others, or leave them out")
-    return tuple(found.values())
+    return tuple(by_hash.values())
 
 
 def _check(path: str, counts: TokenCounts, model: str, tokenizer: str, size: int) -> None:
@@ -102,6 +102,6 @@ def counts_after(files: Iterable[CountsFile], spec: TokenizerSpec, kept: Sequenc
 def _counts_after(counts: TokenCounts, spec: TokenizerSpec, kept: np.ndarray) -> TokenCounts:
     sources = {}
     for name, usage in counts.sources.items():
-        found = counts_among(spec, usage.counts, kept)
-        sources[name] = replace(usage, counts=found, tokens=int(found.sum()))
+        left = counts_among(spec, usage.counts, kept)
+        sources[name] = replace(usage, counts=left, tokens=int(left.sum()))
     return replace(counts, sources=sources)

@@ -197,12 +197,12 @@ def bytes_of(size: str | float) -> int:
 
     try:
         # in capitals: a lower-case b would mean bits
-        found = convert_file_size_to_int(size.strip().upper()) if isinstance(size, str) else int(size)
+        number = convert_file_size_to_int(size.strip().upper()) if isinstance(size, str) else int(size)
     except (ValueError, OverflowError, TypeError):
-        found = 0
-    if found <= 0:
+        number = 0
+    if number <= 0:
         raise ConfigurationError(f"memory_budget: {size!r} is not a size in bytes; write it as 6GB, 512MB or 8GiB")
-    return found
+    return number
 
 
 def free_memory(device: torch.device) -> int | None:

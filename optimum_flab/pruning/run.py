@@ -50,7 +50,7 @@ from .vocabulary import token_choice, tokenizer_of
 HELD_OUT = json_stage("held-out", HeldOut)
 
 
-def check_asked(
+def check_request(
     config: FlabPrunerConfig,
     name: str,
     model_config: PreTrainedConfig,
@@ -125,10 +125,10 @@ def prune(
     notes = [f"{processes.number} processes shared the text"] if processes.number > 1 else []
     notes += note_of_ids(dense.model, sizes.shape["vocab"])
     if resources.seconds is not None:
-        timely = tokens_in_time(dense, config, resources.seconds, work, processes)
-        config.data = config.data.model_copy(update={"calibration_tokens": timely.tokens})
-        say(timely.note)
-        notes.append(timely.note)
+        affordable = tokens_in_time(dense, config, resources.seconds, work, processes)
+        config.data = config.data.model_copy(update={"calibration_tokens": affordable.tokens})
+        say(affordable.note)
+        notes.append(affordable.note)
     loaded = dense
     dense, workspace = open_weights(loaded, TokensHeld.of(config), work.root, resources.memory)
     weights = dense_hash(dense)
@@ -198,12 +198,12 @@ def apply_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
     watch, tokenizer = Stopwatch(), dense.tokenizer
     with watch.step("surgery"):
         check_plan(dense.model, dense.family, plan)
-        found = dense_hash(dense)
-        if plan.base_hash != found:
+        base_hash = dense_hash(dense)
+        if plan.base_hash != base_hash:
             raise FlabError(
                 f"the plan was made for {plan.base_model!r} with weights {plan.base_hash[:12]}…, this model's are"
-                f" {found[:12]}…; use the model that the plan names and the `dtype` that it was made with, or prune"
-                " this one again"
+                f" {base_hash[:12]}…; use the model that the plan names and the `dtype` that it was made with, or"
+                " prune this one again"
             )
         if plan.kept_tokens is not None:
             tokenizer = tokenizer_of(tokenizer, np.array(plan.kept_tokens), dense.model.config.model_type)

@@ -124,17 +124,17 @@ def seconds_of(duration: str | float | None) -> float | None:
     if duration is None:
         return None
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)?\s*", str(duration), re.IGNORECASE)
-    found = 0.0 if match is None else float(match[1]) * SECONDS[(match[2] or "s").lower()]
-    if not 0 < found < float("inf"):
+    seconds = 0.0 if match is None else float(match[1]) * SECONDS[(match[2] or "s").lower()]
+    if not 0 < seconds < float("inf"):
         raise ConfigurationError(f"time_budget: {duration!r} is not a duration; write it as 30min, 2h or 90s")
-    return found
+    return seconds
 
 
 def measured_pace(device: torch.device, dtype: torch.dtype) -> Pace:
     """How fast this device multiplies matrices now, in less than a second."""
     fast = estimates_dtype(dtype, device)
-    found = {kind: _products(device, kind) for kind in {torch.float32, dtype, fast}}
-    return Pace(found[torch.float32], found[dtype], found[fast])
+    speeds = {kind: _products(device, kind) for kind in {torch.float32, dtype, fast}}
+    return Pace(speeds[torch.float32], speeds[dtype], speeds[fast])
 
 
 def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:

@@ -91,16 +91,16 @@ def _own_pools(
     sources: dict[str, list[Document]] = {}
     for document in documents:
         sources.setdefault(document.source, []).append(document)
-    small = [found for found in sources.values() if len(found) < FEWEST_DOCUMENTS]
-    groups = [(len(small), [document for found in small for document in found])] if small else []
-    groups += [(1, found) for found in sources.values() if len(found) >= FEWEST_DOCUMENTS]
+    small = [group for group in sources.values() if len(group) < FEWEST_DOCUMENTS]
+    groups = [(len(small), [document for group in small for document in group])] if small else []
+    groups += [(1, group) for group in sources.values() if len(group) >= FEWEST_DOCUMENTS]
     return [
         Pool(
             OWN,
             share * number / len(sources),
-            [plain_candidate(document, most_characters) for document in _shuffled(found, rng)],
+            [plain_candidate(document, most_characters) for document in _shuffled(group, rng)],
         )
-        for number, found in groups
+        for number, group in groups
     ]
 
 

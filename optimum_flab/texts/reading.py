@@ -60,6 +60,6 @@ def read_texts(data: DataSettings, seed: int = 0) -> ReadTexts:
         calibration=read_sources(data.calibration) if data.calibration else None,
         corpus=default_corpus() if data.uses_default_corpus else read_sources(data.corpus),
         datasets=tuple(hub_datasets(data.sources)),
-        library=installed_sources(files, seed, standard_library=True).documents if files else [],
+        library=installed_sources(files, seed, standard_library=True) if files else [],
         spare=default_corpus() if needs_spare else None,
     )

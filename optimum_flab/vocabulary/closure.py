@@ -144,14 +144,14 @@ def with_ancestors(spec: TokenizerSpec, tokens: Iterable[int], known: Iterable[i
     Returns:
         `set[int]`: ids closed under ancestors, less `known`.
     """
-    found: set[int] = set()
+    ids: set[int] = set()
     queue = list(tokens)
     while queue:
         token = queue.pop()
-        if token not in found and token not in known:
-            found.add(token)
+        if token not in ids and token not in known:
+            ids.add(token)
             queue.extend(spec.kind.ancestors(token))
-    return found
+    return ids
 
 
 # --- what stays ----------------------------------------------------------------------------------------------------
@@ -367,13 +367,13 @@ def counts_among(spec: TokenizerSpec, counts: np.ndarray, kept: np.ndarray) -> n
         `np.ndarray`: int64 by new id.
     """
     places = {token: place for place, token in enumerate(kept.tolist())}
-    found = np.zeros(len(kept), dtype=np.int64)
+    moved = np.zeros(len(kept), dtype=np.int64)
     for token in np.flatnonzero(counts).tolist():
         pieces = [token]
         while pieces:
             piece = pieces.pop()
             if piece in places:
-                found[places[piece]] += counts[token]
+                moved[places[piece]] += counts[token]
             else:
                 pieces.extend(spec.kind.pieces(piece, places))
-    return found
+    return moved

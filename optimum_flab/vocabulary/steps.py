@@ -123,7 +123,7 @@ def bound_tokens(
         vocabulary (`Mapping[str, int]`): ids of the model's tokens.
         symbols (`Callable`): the characters of a token as the vocabulary spells each of them alone.
     """
-    each, found = _reads_each_token(content), set()
+    each, bound = _reads_each_token(content), set()
     for token, index in vocabulary.items():
         parts = symbols(token)
         if not each and "".join(parts) == token:
@@ -132,8 +132,8 @@ def bound_tokens(
             decoder.decode([*before, token, *after]) != decoder.decode([*before, *parts, *after])
             for before, after in (([], []), (["a"], ["a"]))
         ):
-            found.add(index)
-    return found
+            bound.add(index)
+    return bound
 
 
 def _reads_each_token(content: Mapping[str, Any]) -> bool:
