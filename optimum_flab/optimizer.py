@@ -16,7 +16,7 @@ from .pruned import (
     COMPLETION_TOKENS,
     check_as_written,
     completions,
-    evaluated,
+    evaluate_pruned,
     output_folder,
     read_pruned,
     to_export,
@@ -309,7 +309,7 @@ class FlabOptimizer:
                 models are computed on the dense one's device and in its dtype (the command line: in that of the
                 weights).
         """
-        return evaluated(self.dense, self.pruned, settings, options)
+        return evaluate_pruned(self.dense, self.pruned, settings, options)
 
     def _result(self) -> PrunedModel:
         if self.pruned is None:

@@ -24,7 +24,7 @@ from optimum_flab.texts import kinds, passages
 from optimum_flab.texts.code import code_parts, with_gap
 from optimum_flab.texts.formats import DATE_PARTS, DAY, Formats, formats_of
 from optimum_flab.texts.installed import LEFT_OUT, package_files, required_packages, sample_files
-from optimum_flab.texts.kinds import dealt
+from optimum_flab.texts.kinds import split_by_shares
 from optimum_flab.texts.overlap import Forbidden, benchmark_texts, benchmarks
 from optimum_flab.texts.passages import Pool, plain_candidate
 from optimum_flab.texts.problems import packaged_problems, problems_to_train_on
@@ -381,7 +381,7 @@ def test_what_a_draw_cannot_give_the_others_do(pools, tokens):
 
 @given(st.lists(st.integers(), max_size=40), st.lists(st.floats(0, 9), min_size=1, max_size=4))
 def test_items_are_dealt_out_once(items, shares):
-    dealt_out = dealt(items, shares)
+    dealt_out = split_by_shares(items, shares)
     assert len(dealt_out) == len(shares)
     assert [one for part in dealt_out for one in part] == (items if sum(shares) else [])
 

@@ -72,7 +72,7 @@ def _check(path: str, counts: TokenCounts, model: str, tokenizer: str, size: int
         )
 
 
-def counted_text(file: CountsFile, kept: Sequence[int] | None) -> CountedText:
+def counts_report(file: CountsFile, kept: Sequence[int] | None) -> CountedText:
     """What the report says of a file of counts, given the tokens that stay."""
     total = file.counts.total()
     whole = total.tokens if kept is None else int(total.counts[np.asarray(kept)].sum())

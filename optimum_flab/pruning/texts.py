@@ -15,7 +15,7 @@ from ..texts.presets import preset_words
 from ..texts.reading import read_texts
 from ..texts.sets import TextSets, divide_texts
 from ..vocabulary.usage import token_lists
-from .counts import CountsFile, counted_text
+from .counts import CountsFile, counts_report
 from .vocabulary import TokenChoice
 
 
@@ -77,5 +77,5 @@ def text_counts(
         preset_words=len(words),
         preset_words_cut_differently=tokens.changed(words, kept),
         calibration_by_kind=dict(sorted(Counter(document.kind for document in texts.calibration).items())),
-        counts=tuple(counted_text(file, kept) for file in counts),
+        counts=tuple(counts_report(file, kept) for file in counts),
     )

@@ -35,7 +35,7 @@ from ..vocabulary.closure import (
     with_prior_uses,
 )
 from ..vocabulary.coverage import covering
-from ..vocabulary.rewrite import changed_texts, rewrite_tokenizer
+from ..vocabulary.rewrite import count_changed_texts, rewrite_tokenizer
 from ..vocabulary.usage import balanced_uses, count_tokens, special_ids, text_chunks, token_lists, tokenizer_hash
 from .counts import CountsFile
 
@@ -284,7 +284,7 @@ class TokenChoice:
             return 0  # by construction, see vocabulary.closure
         ids = np.array(kept)
         with progress("Comparing the tokenisation of the corpus", len(texts), "text") as tick:
-            return changed_texts(self._dense, self.tokenizer(ids), ids, texts, tick)
+            return count_changed_texts(self._dense, self.tokenizer(ids), ids, texts, tick)
 
     def packed(
         self, kept: np.ndarray, documents: Sequence[Document], length: int, most_tokens: int | None = None

@@ -98,7 +98,7 @@ def _own_pools(
         Pool(
             OWN,
             share * number / len(sources),
-            [plain_candidate(document, most_characters) for document in _shuffled(group, rng)],
+            [plain_candidate(document, most_characters) for document in _shuffle(group, rng)],
         )
         for number, group in groups
     ]
@@ -132,9 +132,9 @@ def other_pools(
         shares[INFILLING] * part for part in (SHARE_OF_PROBLEMS_IN_INFILLING, 1 - SHARE_OF_PROBLEMS_IN_INFILLING)
     )
     free = [one for one in problems if one.program not in never]
-    plain, chat, problem_gaps = dealt(_shuffled(free, rng), [shares[PROBLEMS], shares[CHAT], of_problems])
+    plain, chat, problem_gaps = split_by_shares(_shuffle(free, rng), [shares[PROBLEMS], shares[CHAT], of_problems])
     files = [document for document in library if document.text not in never]
-    parts, file_gaps = dealt(files, [shares[LIBRARY], of_library])
+    parts, file_gaps = split_by_shares(files, [shares[LIBRARY], of_library])
     longest = int(most_characters * SHARE_OF_ROW_FOR_GAPS)
     with_gaps = [
         # other languages are not parsed
@@ -147,19 +147,19 @@ def other_pools(
         Pool(PROBLEMS, shares[PROBLEMS], [plain_candidate(program_of(one), most_characters) for one in plain]),
         Pool(LIBRARY, shares[LIBRARY], [code_candidate(document, most_characters) for document in parts]),
         Pool(CHAT, shares[CHAT], [chat_candidate(one, formats) for one in chat], whole=True),
-        Pool(INFILLING, shares[INFILLING], _shuffled(infilling, rng), whole=True),
+        Pool(INFILLING, shares[INFILLING], _shuffle(infilling, rng), whole=True),
     ]
     return [pool for pool in pools if pool.share]
 
 
-def dealt(items: Sequence[T], shares: Sequence[float]) -> list[list[T]]:
+def split_by_shares(items: Sequence[T], shares: Sequence[float]) -> list[list[T]]:
     """Items in runs whose lengths are proportional to some shares."""
     whole = sum(shares)
     borders = [round(len(items) * (sum(shares[:number]) / whole)) if whole else 0 for number in range(len(shares) + 1)]
     return [list(items[start:stop]) for start, stop in pairwise(borders)]
 
 
-def _shuffled(items: Sequence[T], rng: np.random.Generator) -> list[T]:
+def _shuffle(items: Sequence[T], rng: np.random.Generator) -> list[T]:
     return [items[index] for index in rng.permutation(len(items))]
 
 

@@ -163,10 +163,10 @@ def processor_ids(content: Mapping[str, Any]) -> Iterator[int]:
         yield content["padding"]["pad_id"]
 
 
-def renumbered_processor(value: Any, mapping: Mapping[int, int]) -> Any:
+def renumber_processor(value: Any, mapping: Mapping[int, int]) -> Any:
     """A post-processor with the ids that [`processor_ids`] finds renumbered."""
     if isinstance(value, list):
-        return [renumbered_processor(item, mapping) for item in value]
+        return [renumber_processor(item, mapping) for item in value]
     if not isinstance(value, dict):
         return value
     if value.get("type") == "TemplateProcessing":
@@ -177,4 +177,4 @@ def renumbered_processor(value: Any, mapping: Mapping[int, int]) -> Any:
         return {**value, "special_tokens": tokens}
     if value.get("type") in ("BertProcessing", "RobertaProcessing"):
         return {**value, **{name: [value[name][0], mapping[value[name][1]]] for name in ("sep", "cls")}}
-    return {name: renumbered_processor(item, mapping) for name, item in value.items()}
+    return {name: renumber_processor(item, mapping) for name, item in value.items()}

@@ -18,7 +18,7 @@ from optimum_flab.records.report import read_report
 from optimum_flab.records.summary import report_summary
 from optimum_flab.rounds import composed, one_round
 from optimum_flab.settings.pruning import LEAST_OF_A_ROUND
-from optimum_flab.vocabulary.rewrite import changed_texts
+from optimum_flab.vocabulary.rewrite import count_changed_texts
 from optimum_flab.vocabulary.usage import tokenizer_hash
 
 from ..conftest import plan_of
@@ -78,7 +78,7 @@ def test_texts_and_notes_of_two_rounds_are_about_the_dense_tokenizer(in_rounds, 
     report, dense, config = read_report(folder / "out"), optimizer.dense.tokenizer, config_of(_made)
     corpus = read_text_sets(dense, config.data, config.seed).corpus
     kept = np.array(PruningPlan.load(folder / "out").kept_tokens)
-    changed = changed_texts(dense, optimizer.pruned.tokenizer, kept, [document.text for document in corpus])
+    changed = count_changed_texts(dense, optimizer.pruned.tokenizer, kept, [document.text for document in corpus])
     assert (report.texts.corpus, report.texts.corpus_cut_differently) == (len(corpus), changed)
     assert any("'infilling' is left out" in note for note in report.notes)
     (counted,) = report.texts.counts
