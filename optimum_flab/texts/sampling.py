@@ -43,22 +43,17 @@ class Draw:
         self.kind, self.share = pool.kind, pool.share
         self.taken: list[tuple[Document, int]] = []
         self.tokens, self.used, self.exhausted = 0, 0, False
-        self._count, self._seen = count_tokens, seen
-        self._most = most_tokens if pool.whole else None
-        self._passages = _rounds(pool.candidates, rng)
-        self._counted: list[tuple[int, Document, int]] = []
+        self._seen, self._most = seen, most_tokens if pool.whole else None
+        self._passages = _counted(_rounds(pool.candidates, rng), count_tokens)
 
     def until(self, tokens: float) -> None:
         """Takes passages until there are that many tokens, or no further passage."""
         while self.tokens < tokens and not self.exhausted:
-            if not self._counted:
-                block = list(islice(self._passages, COUNTED_AT_ONCE))
-                counts = self._count([passage.text for _, passage in block]) if block else []
-                self._counted = [(*one, count) for one, count in zip(block, counts, strict=True)][::-1]
-            if not self._counted:
+            following = next(self._passages, None)
+            if following is None:
                 self.exhausted = True
                 return
-            index, passage, count = self._counted.pop()
+            index, passage, count = following
             if passage.text not in self._seen and (self._most is None or count <= self._most):
                 self._seen.add(passage.text)
                 self.taken.append((replace(passage, kind=self.kind), count))
@@ -125,6 +120,15 @@ def _rounds(candidates: Sequence[Candidate], rng: np.random.Generator) -> Iterat
         for index, passages in remaining:
             yield index, passages.pop(0)
         remaining = [(index, passages) for index, passages in remaining if passages]
+
+
+def _counted(
+    passages: Iterator[tuple[int, Document]], count_tokens: CountTokens
+) -> Iterator[tuple[int, Document, int]]:
+    """Passages with their numbers of tokens, a few at a time."""
+    while block := list(islice(passages, COUNTED_AT_ONCE)):
+        counts = count_tokens([passage.text for _, passage in block])
+        yield from ((index, passage, count) for (index, passage), count in zip(block, counts, strict=True))
 
 
 @dataclass(frozen=True)

@@ -259,7 +259,12 @@ def _is_text(path: Path) -> bool:
 
 def folder_files(folder: Path) -> Iterator[Path]:
     """The files of a folder that is read as a source, text or not; see [`read_source`] for what is ignored."""
-    return _walk(folder, lambda relative: not _is_hidden_or_cache(relative))
+
+    def wanted(relative: str) -> bool:
+        name = relative.rsplit("/", 1)[-1]
+        return not name.startswith(".") and name != "__pycache__"
+
+    return _walk(folder, wanted)
 
 
 def default_corpus() -> SourceTexts:
@@ -332,11 +337,6 @@ def _exists(path: str) -> bool:
         return Path(path).expanduser().exists()
     except (OSError, RuntimeError, ValueError):  # too long, no such user, a NUL inside
         return False
-
-
-def _is_hidden_or_cache(relative: str) -> bool:
-    name = relative.rsplit("/", 1)[-1]
-    return name.startswith(".") or name == "__pycache__"
 
 
 def _walk(folder: Path, enter: Callable[[str], bool]) -> Iterator[Path]:
