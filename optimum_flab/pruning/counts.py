@@ -13,7 +13,7 @@ from ..hashing import file_sha256
 from ..places import user_path
 from ..records.counts import TokenCounts
 from ..records.texts import CountedText
-from ..vocabulary.closure import TokenizerSpec, counts_among
+from ..vocabulary.closure import TokenizerSpec
 from ..vocabulary.usage import no_usage, pieces_hash
 
 
@@ -105,3 +105,29 @@ def _counts_after(counts: TokenCounts, spec: TokenizerSpec, kept: np.ndarray) ->
         left = counts_among(spec, usage.counts, kept)
         sources[name] = replace(usage, counts=left, tokens=int(left.sum()))
     return replace(counts, sources=sources)
+
+
+def counts_among(spec: TokenizerSpec, counts: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Counts in the ids of a pruned vocabulary.
+
+    Those of a dropped token go to the kept tokens that its own text is split into, which is nearly what counting with
+    the pruned tokenizer would yield.
+
+    Args:
+        counts (`np.ndarray`): int64 by id.
+        kept (`np.ndarray`): int64 ids, ascending; the position is the new id.
+
+    Returns:
+        `np.ndarray`: int64 by new id.
+    """
+    places = {token: place for place, token in enumerate(kept.tolist())}
+    moved = np.zeros(len(kept), dtype=np.int64)
+    for token in np.flatnonzero(counts).tolist():
+        pieces = [token]
+        while pieces:
+            piece = pieces.pop()
+            if piece in places:
+                moved[places[piece]] += counts[token]
+            else:
+                pieces.extend(spec.kind.pieces(piece, places))
+    return moved

@@ -29,12 +29,12 @@ from ..vocabulary.closure import (
     TokenizerSpec,
     Vocabulary,
     config_token_ids,
+    covering,
     natural_vocabulary,
     read_spec,
     resize,
     with_prior_uses,
 )
-from ..vocabulary.coverage import covering
 from ..vocabulary.rewrite import count_changed_texts, rewrite_tokenizer
 from ..vocabulary.usage import balanced_uses, count_tokens, special_ids, text_chunks, token_lists, tokenizer_hash
 from .counts import CountsFile

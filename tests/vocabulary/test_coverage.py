@@ -14,13 +14,13 @@ from optimum_flab.records.pieces import Pieces
 from optimum_flab.settings.pruning import VocabularySettings
 from optimum_flab.texts.sources import Document
 from optimum_flab.vocabulary.closure import (
+    covering,
     natural_vocabulary,
     read_spec,
     shrink,
     with_ancestors,
     with_prior_uses,
 )
-from optimum_flab.vocabulary.coverage import covering
 from optimum_flab.vocabulary.usage import count_tokens
 
 from .tiny_tokenizers import CORPUS, TRAINING_TEXTS
