@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,7 @@ class FlabOptimizer:
         """
         output_dtype = None if output_dtype is None else computation_dtype(output_dtype)
         memory = None if memory_budget is None else bytes_of(memory_budget)
-        fits = weights_fit(memory, TokensHeld.of(config or FlabPrunerConfig()), output_dtype)
+        fits = partial(weights_fit, TokensHeld.of(config or FlabPrunerConfig()), memory, output_dtype)
         optimizer = cls.__new__(cls)
         dense = load_dense(
             model_name_or_path,

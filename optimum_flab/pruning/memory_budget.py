@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -175,16 +174,20 @@ def check_disk(folder: Path, dense: LoadedModel, tokens: int) -> None:
 
 
 def weights_fit(
-    budget: int | None, tokens: TokensHeld, output_dtype: torch.dtype | None
-) -> Callable[[PreTrainedConfig, Family, torch.dtype, torch.device], bool]:
-    """Returns a function that tells from a model's configuration and family, and the dtype and device of the
-    computation, whether its weights can be in the memory of that device; see [`MemoryNeeds.fits`] and
-    [`memory_needs`]."""
+    tokens: TokensHeld,
+    budget: int | None,
+    output_dtype: torch.dtype | None,
+    model: PreTrainedConfig,
+    family: Family,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> bool:
+    """Whether a model's weights can be in the memory of a device, see [`MemoryNeeds.fits`] and [`memory_needs`].
 
-    def fits(model: PreTrainedConfig, family: Family, dtype: torch.dtype, device: torch.device) -> bool:
-        return memory_needs(model, family, tokens, dtype, output_dtype or dtype).fits(budget, device)
-
-    return fits
+    Args:
+        output_dtype (`torch.dtype`, *optional*): of the pruned weights. Defaults to that of the computation.
+    """
+    return memory_needs(model, family, tokens, dtype, output_dtype or dtype).fits(budget, device)
 
 
 def bytes_of(size: str | float) -> int:

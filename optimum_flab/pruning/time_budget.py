@@ -8,11 +8,9 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
 import torch
-from transformers import PreTrainedConfig
 
 from ..checkpoints.loading import LoadedModel
 from ..errors import ConfigurationError
-from ..families import Family
 from ..records.pieces import Pieces
 from ..records.work import WorkFolder, json_stage
 from ..running.casting import estimates_dtype
@@ -99,8 +97,8 @@ def tokens_in_time(
 
     def choose(_: Pieces) -> ChosenTokens:
         pace = Pace.slowest(processes.of_each(measured_pace(dense.device, dense.model.dtype)))
-        sizes, data = sizes_of(dense.model, dense.family), config.data
-        share = active_share(dense.model.config, dense.family, sizes)
+        sizes, data, experts = sizes_of(dense.model, dense.family), config.data, dense.family.experts
+        share = 1.0 if experts is None else getattr(dense.model.config, experts.per_token) / sizes.shape["expert"]
         expected = estimate(config, sizes, pace, share, processes.number)
         least = max(LEAST_TOKENS, data.sequence_length)
         return chosen_tokens(expected, data.calibration_tokens, least, allowed)
@@ -108,11 +106,6 @@ def tokens_in_time(
     computation = {"dtype": str(dense.model.dtype), "device": str(dense.device)}
     inputs = {"model": dense.name, "settings": config.to_dict(), "budget": allowed, "computation": computation}
     return work.made(STAGE, inputs, choose)
-
-
-def active_share(config: PreTrainedConfig, family: Family, sizes: ModelSizes) -> float:
-    """The share of the experts that a token is routed to, 1 without any."""
-    return 1.0 if family.experts is None else getattr(config, family.experts.per_token) / sizes.shape["expert"]
 
 
 def seconds_of(duration: str | float | None) -> float | None:
