@@ -311,16 +311,15 @@ def read_calibration(read: Calibration) -> tuple:
     import numpy as np
 
     from optimum_flab import FlabOptimizer, FlabPrunerConfig
-    from optimum_flab.pruning.texts import divided_texts
+    from optimum_flab.pruning.texts import read_text_sets
     from optimum_flab.pruning.vocabulary import token_choice
     from optimum_flab.records.work import WorkFolder
 
     config = FlabPrunerConfig(target_ratio=read.share, data={"calibration_tokens": read.tokens})
     dense = FlabOptimizer.from_pretrained(read.model).dense
-    work = WorkFolder(read.cache)
-    texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
+    texts = read_text_sets(dense.tokenizer, config.data, config.seed)
     rows = np.arange(dense.model.get_input_embeddings().num_embeddings)
-    choice = token_choice(dense, config.vocabulary, texts, (), work)
+    choice = token_choice(dense, config.vocabulary, texts, (), WorkFolder(read.cache))
     return config, dense, choice.packed(rows, texts.calibration, config.data.sequence_length, read.tokens)
 
 

@@ -19,7 +19,8 @@ from common import kept_tokens, load_model, load_tokenizer, positive, print_resu
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.texts.formats import formats_of
-from optimum_flab.texts.sets import build_text_sets
+from optimum_flab.texts.reading import read_texts as read_sets
+from optimum_flab.texts.sets import divide_texts
 from optimum_flab.vocabulary.usage import token_lists
 
 
@@ -33,7 +34,8 @@ def calibration_texts(pruned: str, dense: str, limit: int | None) -> list[str]:
     def count(texts: list[str]) -> list[int]:
         return [len(ids) for ids in token_lists(tokenizer, texts)]
 
-    sets = build_text_sets(DataSettings(**settings["data"]), count, settings["seed"], formats_of(tokenizer))
+    data, seed = DataSettings(**settings["data"]), settings["seed"]
+    sets = divide_texts(read_sets(data, seed), data, count, seed, formats_of(tokenizer))
     return [document.text for document in sets.calibration[:limit]]
 
 

@@ -17,7 +17,8 @@ from common import count_parameters, load_model, load_tokenizer, positive, print
 from humaneval_text import load_checkpoint, measure, summary
 
 from optimum_flab import FlabPrunerConfig
-from optimum_flab.texts.sets import build_text_sets
+from optimum_flab.texts.reading import read_texts as read_sets
+from optimum_flab.texts.sets import divide_texts
 from optimum_flab.texts.sources import default_corpus, read_sources
 
 
@@ -82,7 +83,8 @@ def main() -> None:
     checkpoint = load_checkpoint(args.pruned, tokenizer, args.dtype, args.device)
 
     seed = config.seed if args.seed is None else args.seed
-    sets = build_text_sets(config.data, lambda texts: count_tokens(tokenizer, texts), seed)
+    read = read_sets(config.data, seed)
+    sets = divide_texts(read, config.data, lambda texts: count_tokens(tokenizer, texts), seed)
     plan = Path(args.pruned) / "flab_plan.json"
     corpus = [document.text for document in sets.corpus]
     known = set(corpus)

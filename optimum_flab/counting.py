@@ -115,10 +115,10 @@ def count_sources(
     for stream in streams:
         source = stream.source
         inputs = {"model": {"tokenizer": by, "source": source.spec}, "state": stream.state()}
-        found = work.value(STAGE, inputs, partial(_counted, tokenizer, stream))
-        if found.skipped:
-            say(f"{source.spec}: {found.skipped:,} files that are not UTF-8 text were skipped")
-        part = TokenCounts(model, by, {_named(name or source.spec): found.usage}, _ids(source.dataset))
+        counted = work.value(STAGE, inputs, partial(_counted, tokenizer, stream))
+        if counted.skipped:
+            say(f"{source.spec}: {counted.skipped:,} files that are not UTF-8 text were skipped")
+        part = TokenCounts(model, by, {_named(name or source.spec): counted.usage}, _ids(source.dataset))
         counts = part if counts is None else TokenCounts.merged([counts, part])
     assert counts is not None  # there is a source
     return counts
@@ -150,12 +150,12 @@ def count_texts(
 
 
 def _checked(sources: str | Path | Sequence[str | Path]) -> list[str]:
-    found = [os.fspath(one) for one in ([sources] if isinstance(sources, (str, Path)) else sources)]
-    if not found:
+    specs = [os.fspath(one) for one in ([sources] if isinstance(sources, (str, Path)) else sources)]
+    if not specs:
         raise ConfigurationError("sources: none is named; name a file, a folder or a Hub dataset")
-    if repeated := [spec for place, spec in enumerate(found) if spec in found[:place]]:
+    if repeated := [spec for place, spec in enumerate(specs) if spec in specs[:place]]:
         raise ConfigurationError(f"sources: {repeated[0]!r} is named twice; name it once")
-    return found
+    return specs
 
 
 def _tokenizer_of(
@@ -184,17 +184,17 @@ def _named(name: str) -> str:
 def _counted(tokenizer: PreTrainedTokenizerBase, stream: TextStream, pieces: Pieces) -> CountedSource:
     """Counts a source from where counting stopped."""
     kept = pieces.read(SO_FAR)
-    found = no_usage(tokenizer) if kept is None else _usage_of(kept)
+    total = no_usage(tokenizer) if kept is None else _usage_of(kept)
     texts = stream.texts(None if kept is None else kept.facts["place"])
-    done = found.bytes  # of what is kept
+    done = total.bytes  # of what is kept
     with progress_bar(f"Counting {stream.source.spec}", None, "B", unit_scale=True, initial=done) as bar:
-        for usage in usage_so_far(tokenizer, texts, found):
-            bar.update(usage.bytes - found.bytes)
-            found = usage
+        for usage in usage_so_far(tokenizer, texts, total):
+            bar.update(usage.bytes - total.bytes)
+            total = usage
             if usage.bytes - done >= KEPT_EVERY:
                 _write(pieces, usage, place=stream.place())
                 done = usage.bytes
-    return CountedSource(found, stream.skipped)
+    return CountedSource(total, stream.skipped)
 
 
 def _write(pieces: Pieces, usage: TokenUsage, **facts: Any) -> None:

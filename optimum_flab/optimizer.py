@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -16,17 +17,18 @@ from .pruned import (
     COMPLETION_TOKENS,
     check_as_written,
     completions,
-    evaluated,
+    evaluate_pruned,
     output_folder,
     read_pruned,
     to_export,
     write_pruned,
 )
+from .pruning.inputs import Resources
 from .pruning.limits import TOLERANCE
-from .pruning.memory_budget import bytes_of, weights_fit
+from .pruning.memory_budget import TokensHeld, bytes_of, weights_fit
 from .pruning.result import PrunedModel
-from .pruning.run import apply_plan, check_asked, prune, work_folder
-from .pruning.time_budget import check_budget
+from .pruning.run import apply_plan, check_request, prune, work_folder
+from .pruning.time_budget import seconds_of
 from .records.folders import OutputFolder, check_space
 from .records.plan import PLAN_NAME, PruningPlan
 from .records.summary import report_summary
@@ -101,7 +103,8 @@ class FlabOptimizer:
                 cannot meet, and counts of another, are refused before its weights are downloaded or read.
         """
         output_dtype = None if output_dtype is None else computation_dtype(output_dtype)
-        fits = weights_fit(memory_budget, config or FlabPrunerConfig(), output_dtype)
+        memory = None if memory_budget is None else bytes_of(memory_budget)
+        fits = partial(weights_fit, TokensHeld.of(config or FlabPrunerConfig()), memory, output_dtype)
         optimizer = cls.__new__(cls)
         dense = load_dense(
             model_name_or_path,
@@ -110,10 +113,10 @@ class FlabOptimizer:
             device=device,
             dtype=dtype,
             family=family,
-            in_memory=fits if in_memory is None or (in_memory and memory_budget is not None) else in_memory,
-            check=lambda *model: None if config is None else check_asked(config, str(model_name_or_path), *model),
+            in_memory=fits if in_memory is None or (in_memory and memory is not None) else in_memory,
+            check=lambda *model: None if config is None else check_request(config, str(model_name_or_path), *model),
         )
-        optimizer._set_up(dense, output_dtype, None if memory_budget is None else bytes_of(memory_budget))
+        optimizer._set_up(dense, output_dtype, memory)
         return optimizer
 
     def _set_up(self, dense: LoadedModel, output_dtype: str | torch.dtype | None, memory: int | None = None) -> None:
@@ -152,9 +155,9 @@ class FlabOptimizer:
             [`FlabError`]: there is too little text, the target is out of reach, or the model produces NaN.
         """
         config.validate()
-        check_budget(time_budget)
-        work = work_folder(self.dense, cache_dir, resume, processes)
-        self.pruned = prune(self.dense, config, self.output_dtype, work, processes, time_budget, self._memory)
+        resources = Resources(processes or Processes(), seconds_of(time_budget), self._memory)
+        work = work_folder(self.dense, cache_dir, resume, resources.processes)
+        self.pruned = prune(self.dense, config, self.output_dtype, work, resources)
         return self.pruned
 
     def prune_and_recover(self, config: FlabPrunerConfig, **options: Any) -> PrunedModel:
@@ -307,7 +310,7 @@ class FlabOptimizer:
                 models are computed on the dense one's device and in its dtype (the command line: in that of the
                 weights).
         """
-        return evaluated(self.dense, self.pruned, settings, options)
+        return evaluate_pruned(self.dense, self.pruned, settings, options)
 
     def _result(self) -> PrunedModel:
         if self.pruned is None:

@@ -149,7 +149,7 @@ def completions(dense: LoadedModel, pruned: PrunedModel, prompt: str, max_new_to
     return {name: completion(*side, prompt, max_new_tokens) for name, side in sides.items()}
 
 
-def evaluated(
+def evaluate_pruned(
     dense: LoadedModel, pruned: PrunedModel | None, settings: EvaluationSettings, options: dict[str, Any]
 ) -> Evaluation:
     """Evaluates the dense model and, if there is one, the pruned model against it.

@@ -25,8 +25,8 @@ from .pruned import as_loaded
 from .pruning.counts import CountsFile, counts_after, read_counts
 from .pruning.reporting import build_report
 from .pruning.result import PrunedModel
-from .pruning.run import notes_on_text, prune, text_counts, work_folder
-from .pruning.texts import divided_texts
+from .pruning.run import prune, work_folder
+from .pruning.texts import read_text_sets, text_counts, text_notes
 from .pruning.vocabulary import token_choice
 from .records.plan import PruningPlan, is_by_expert
 from .records.report import EarlierRound, Search
@@ -36,6 +36,7 @@ from .recovery.instructions import read_instructions
 from .recovery.pipeline import recover
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings, check_recovery
+from .texts.formats import formats_of
 from .vocabulary.closure import read_spec
 
 
@@ -165,8 +166,8 @@ def rebased(
         counts (`Sequence[CountsFile]`): of `config.data.counts`, in the ids of the dense model.
     """
     plan = composed(before.plan, again.plan)
-    texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
-    said = text_counts(texts, token_choice(dense, config.vocabulary, texts, counts, work), plan.kept_tokens)
+    texts = read_text_sets(dense.tokenizer, config.data, config.seed)
+    said = text_counts(texts, token_choice(dense, config.vocabulary, texts, counts, work), counts, plan.kept_tokens)
     weights = changed_weights(dense.model, dense.family, plan, again.model)
     plan = replace(plan, weights=weights)
     search = again.report.search
@@ -180,7 +181,7 @@ def rebased(
         texts=said,
         datasets=again.report.datasets,
         weights_sha256=again.report.weights_sha256,
-        notes=notes_on_text(dense, config),
+        notes=text_notes(config.data, formats_of(dense.tokenizer)),
     )
     return replace(again, plan=plan, report=report)
 

@@ -50,8 +50,13 @@ from optimum_flab.records.plan import PruningPlan
 from optimum_flab.running.casting import replaced_step
 from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.running.layerwise import LayerStep
+from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.sizes import ParameterCounts, Shape
+from optimum_flab.texts.formats import NO_FORMATS, Formats
 from optimum_flab.texts.packing import PackedTokens, pack
+from optimum_flab.texts.reading import read_texts
+from optimum_flab.texts.sampling import CountTokens
+from optimum_flab.texts.sets import TextSets, divide_texts
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -273,6 +278,11 @@ def write_project(folder: Path, model: str, texts: str) -> None:
     for number, text in enumerate(TEXTS):
         (folder / texts / f"{number}.py").write_text(text, encoding="utf-8")
     (folder / "small.yaml").write_text(SMALL.format(texts=texts), encoding="utf-8")
+
+
+def text_sets(data: DataSettings, count_tokens: CountTokens, seed: int, formats: Formats = NO_FORMATS) -> TextSets:
+    """The sets of the texts that settings name."""
+    return divide_texts(read_texts(data, seed), data, count_tokens, seed, formats)
 
 
 def plan_of(

@@ -18,9 +18,8 @@ from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.texts import rows as rows_room
 from optimum_flab.texts import sources as sources_room
 from optimum_flab.texts.packing import pack
+from optimum_flab.texts.passages import split_passages
 from optimum_flab.texts.rows import HubRows
-from optimum_flab.texts.sampling import split_passages
-from optimum_flab.texts.sets import build_text_sets
 from optimum_flab.texts.sources import (
     Document,
     default_corpus,
@@ -31,7 +30,7 @@ from optimum_flab.texts.sources import (
     row_documents,
 )
 
-from .conftest import tiny_model
+from .conftest import text_sets, tiny_model
 
 
 ROWS = [
@@ -259,7 +258,7 @@ def all_texts(documents):
 
 def test_sets_share_no_document_and_keep_to_their_shares(tmp_path):
     source = write_rows(tmp_path / "a.jsonl", [f"w{i} b c d" for i in range(100)] + ["w0 b c d"])
-    sets = build_text_sets(small(corpus=[source]), count_words, seed=1)
+    sets = text_sets(small(corpus=[source]), count_words, seed=1)
     assert [len(part) for part in (sets.validation, sets.held_out, sets.calibration)] == [5, 5, 15]
     assert sets.set_aside == 10
     aside = set(all_texts(sets.validation)) | set(all_texts(sets.held_out))
@@ -272,24 +271,24 @@ def test_sets_share_no_document_and_keep_to_their_shares(tmp_path):
 
 def test_seed_decides_the_sets(tmp_path):
     source = write_rows(tmp_path / "a.jsonl", [f"w{i} b c d" for i in range(50)])
-    first, again, other = (build_text_sets(small(corpus=[source]), count_words, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (text_sets(small(corpus=[source]), count_words, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first.calibration != other.calibration
 
 
 def test_at_most_a_fifth_is_set_aside(tmp_path):
     source = write_rows(tmp_path / "a.jsonl", [f"w{i}" for i in range(40)])
-    sets = build_text_sets(small(corpus=[source], held_out_tokens=60), count_words, seed=0)
+    sets = text_sets(small(corpus=[source], held_out_tokens=60), count_words, seed=0)
     assert (len(sets.validation), len(sets.held_out), len(sets.calibration)) == (2, 6, 32)
     few = write_rows(tmp_path / "few.jsonl", [f"w{i} b c d e f g h" for i in range(5)])
-    sets = build_text_sets(small(corpus=[few]), count_words, seed=0)
+    sets = text_sets(small(corpus=[few]), count_words, seed=0)
     assert (len(sets.validation), len(sets.held_out), len(sets.calibration)) == (1, 1, 3)
 
 
 def test_named_calibration_counts_as_corpus(tmp_path):
     corpus = write_rows(tmp_path / "corpus.jsonl", [f"c{i} b c d" for i in range(30)] + ["p0 b c d", "p1 b c d"])
     pool = write_rows(tmp_path / "pool.jsonl", [f"p{i} b c d" for i in range(20)])
-    sets = build_text_sets(small(corpus=[corpus], calibration=[pool]), count_words, seed=0)
+    sets = text_sets(small(corpus=[corpus], calibration=[pool]), count_words, seed=0)
     aside = set(all_texts(sets.validation)) | set(all_texts(sets.held_out))
     assert len(aside) == sets.set_aside == 4
     everything = {f"c{i} b c d" for i in range(30)} | {f"p{i} b c d" for i in range(20)}
@@ -297,7 +296,7 @@ def test_named_calibration_counts_as_corpus(tmp_path):
     assert len(sets.corpus) == len(everything) - 4
     # whichever of the two texts that stand in both sources is set aside under some seed, is in no other set then
     for seed in range(30):
-        sets = build_text_sets(small(corpus=[corpus], calibration=[pool]), count_words, seed=seed)
+        sets = text_sets(small(corpus=[corpus], calibration=[pool]), count_words, seed=seed)
         aside = set(all_texts(sets.validation)) | set(all_texts(sets.held_out))
         assert not aside & set(all_texts(sets.corpus)) and not aside & set(all_texts(sets.calibration))
 
@@ -305,7 +304,7 @@ def test_named_calibration_counts_as_corpus(tmp_path):
 def test_named_held_out_texts_are_nowhere_else(tmp_path):
     source = write_rows(tmp_path / "a.jsonl", [f"w{i} b c d" for i in range(50)])
     held = write_rows(tmp_path / "h.jsonl", [f"w{i} b c d" for i in range(10)] + ["new b c d"])
-    sets = build_text_sets(small(corpus=[source], held_out=[held], held_out_tokens=1000), count_words, seed=0)
+    sets = text_sets(small(corpus=[source], held_out=[held], held_out_tokens=1000), count_words, seed=0)
     assert set(all_texts(sets.held_out)) == {f"w{i} b c d" for i in range(10)} | {"new b c d"}
     rest = {*all_texts(sets.corpus), *all_texts(sets.calibration), *all_texts(sets.validation)}
     assert rest == {f"w{i} b c d" for i in range(10, 50)}
@@ -315,17 +314,17 @@ def test_named_held_out_texts_are_nowhere_else(tmp_path):
 def test_too_little_text_is_an_error(tmp_path):
     four = write_rows(tmp_path / "four.jsonl", ["a", "b", "c", "d", "a"])
     with pytest.raises(FlabError, match="^4 different documents.*name more"):
-        build_text_sets(small(corpus=[four]), count_words, seed=0)
+        text_sets(small(corpus=[four]), count_words, seed=0)
     short = write_rows(tmp_path / "short.jsonl", ["a", "b", "c", "d", "e"])
     with pytest.raises(FlabError, match="have 3 tokens, fewer than one sequence of 8"):
-        build_text_sets(small(corpus=[short]), count_words, seed=0)
-    build_text_sets(small(corpus=[short], calibration_tokens=3), count_words, seed=0)
+        text_sets(small(corpus=[short]), count_words, seed=0)
+    text_sets(small(corpus=[short], calibration_tokens=3), count_words, seed=0)
 
 
 def test_long_documents_give_one_passage_each_before_a_second(tmp_path):
     for index in range(10):
         (tmp_path / f"{index}.py").write_text("".join(f"f{index} line {line}\n" for line in range(100)))
-    sets = build_text_sets(small(corpus=[str(tmp_path)], calibration_tokens=30), count_words, seed=0)
+    sets = text_sets(small(corpus=[str(tmp_path)], calibration_tokens=30), count_words, seed=0)
     assert len(sets.calibration) > 3
     assert len({text.split()[0] for text in all_texts(sets.calibration[:8])}) == min(8, len(sets.calibration))
     whole = {document.name: document.text for document in sets.corpus}
@@ -334,7 +333,7 @@ def test_long_documents_give_one_passage_each_before_a_second(tmp_path):
         assert len(passage.text) <= 4 * 8
         assert whole[name].split("\n", int(line) - 1)[-1].startswith(passage.text)
     # a budget beyond one round is still filled, by passages that differ
-    sets = build_text_sets(small(corpus=[str(tmp_path)], calibration_tokens=1000), count_words, seed=0)
+    sets = text_sets(small(corpus=[str(tmp_path)], calibration_tokens=1000), count_words, seed=0)
     assert 1000 <= sum(count_words(all_texts(sets.calibration))) < 1020
     assert len(set(all_texts(sets.calibration))) == len(sets.calibration)
     aside = {passage.name.rsplit(":", 1)[0] for passage in [*sets.validation, *sets.held_out]}
@@ -343,7 +342,7 @@ def test_long_documents_give_one_passage_each_before_a_second(tmp_path):
 
 
 def test_default_texts_calibrate_on_written_code():
-    sets = build_text_sets(DataSettings(calibration_tokens=2000, mix={"own": 1}), count_words, seed=0)
+    sets = text_sets(DataSettings(calibration_tokens=2000, mix={"own": 1}), count_words, seed=0)
     names = {document.name for document in sets.corpus}
     assert not any(name.startswith(("encodings/", "pydoc_data/")) for name in names)
     assert len({document.name.split(":")[0] for document in sets.calibration}) == len(sets.calibration)

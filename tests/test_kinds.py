@@ -13,21 +13,24 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import TEXTS, byte_level_tokenizer
+from conftest import TEXTS, byte_level_tokenizer, text_sets
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from optimum_flab import FlabError
+from optimum_flab.pruning.texts import text_notes
 from optimum_flab.settings.pruning import KINDS, NAMED_HELD_OUT, DataSettings
-from optimum_flab.texts import kinds
+from optimum_flab.texts import kinds, passages
 from optimum_flab.texts.code import code_parts, with_gap
 from optimum_flab.texts.formats import DATE_PARTS, DAY, Formats, formats_of
-from optimum_flab.texts.installed import LEFT_OUT, drawn_files, package_files, required_packages
-from optimum_flab.texts.kinds import dealt
+from optimum_flab.texts.installed import LEFT_OUT, package_files, required_packages, sample_files
+from optimum_flab.texts.kinds import split_by_shares
 from optimum_flab.texts.overlap import Forbidden, benchmark_texts, benchmarks
+from optimum_flab.texts.passages import Pool, plain_candidate
 from optimum_flab.texts.problems import packaged_problems, problems_to_train_on
-from optimum_flab.texts.sampling import Draw, SharedDraw, plain_candidate
-from optimum_flab.texts.sets import build_text_sets, divided, read_texts
+from optimum_flab.texts.reading import read_texts
+from optimum_flab.texts.sampling import Draw, SharedDraw
+from optimum_flab.texts.sets import divide_texts
 from optimum_flab.texts.sources import Document, SourceTexts, installed_sources, read_source
 from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec
 from optimum_flab.vocabulary.usage import special_ids, token_lists
@@ -134,8 +137,8 @@ def test_libraries_are_those_that_every_installation_has():
 
 def test_a_draw_of_files_is_repeated_and_holds_many_packages():
     files = package_files()
-    first = drawn_files(files, "", 200, seed=3)
-    assert first == drawn_files(files, "", 200, seed=3) != drawn_files(files, "", 200, seed=4)
+    first = sample_files(files, "", 200, seed=3)
+    assert first == sample_files(files, "", 200, seed=3) != sample_files(files, "", 200, seed=4)
     assert len(set(first)) == 200
     of = Counter(path.split("/")[0] for path, _ in first)
     assert len(of) > 30 and of["transformers"] < 40
@@ -150,8 +153,8 @@ def test_what_is_trained_on_is_read_by_no_pruning():
 
 
 def test_installed_source_is_a_source_beside_others():
-    found = installed_sources(40, 0, standard_library=True).documents
-    assert 10 < len(found) <= 40 and found == installed_sources(40, 0, standard_library=True).documents
+    found = installed_sources(40, 0, standard_library=True)
+    assert 10 < len(found) <= 40 and found == installed_sources(40, 0, standard_library=True)
     assert read_source("python-packages").documents[0].name.endswith(".py")
 
 
@@ -162,7 +165,7 @@ def test_source_that_shares_text_with_a_benchmark_has_no_gaps_either(monkeypatch
     formats = Formats(chat=None, infilling=lambda before, gap, after: before + after + gap, around=3)
 
     def gaps(forbidden: list[str]) -> list[Document]:
-        monkeypatch.setattr(kinds, "benchmarks", lambda: Forbidden(forbidden))
+        monkeypatch.setattr(passages, "benchmarks", lambda: Forbidden(forbidden))
         pools = kinds.other_pools({"infilling": 1.0}, [Document(program, "a.py")], formats, 2000, set(), 0, [])
         candidates = [one for pool in pools for one in pool.candidates if one.origin.name == "a.py"]
         return [text for one in candidates for text in one.passages(np.random.default_rng(0))]
@@ -281,16 +284,16 @@ def test_what_a_template_refuses_is_left_out():
         "{{ m.content }}{% endfor %}"
     )
     data = DataSettings(mix={"chat": 1.0}, calibration_tokens=1000, validation_tokens=200, held_out_tokens=200)
-    sets = build_text_sets(data, count, 0, formats_of(tokenizer))
+    sets = text_sets(data, count, 0, formats_of(tokenizer))
     assert sets.calibration and not [one for one in sets.calibration if "list" in one.text]
 
 
 def test_a_kind_that_is_not_here_is_refused_where_it_is_all_that_is_asked_for(mine):
     data = DataSettings(corpus=[str(mine / "large.jsonl")], mix={"chat": 1.0})
     with pytest.raises(FlabError, match=r"data.mix: there is no text for 'chat' here"):
-        build_text_sets(data, count, 0)
+        text_sets(data, count, 0)
     huge = DataSettings(mix={"problems": 1.0, "library": 1e306}, calibration_tokens=1000, sequence_length=400)
-    assert build_text_sets(huge, count, 0).calibration
+    assert text_sets(huge, count, 0).calibration
 
 
 @pytest.mark.parametrize("length", [16, 48, 64, 80, 96])
@@ -303,7 +306,7 @@ def test_conversations_that_do_not_fit_are_refused_with_the_right_advice(length)
         held_out_tokens=50,
     )
     try:
-        sets = build_text_sets(data, count, 0, FORMATS)
+        sets = text_sets(data, count, 0, FORMATS)
     except FlabError as error:
         assert "lengthen the sequences with `data.sequence_length`" in str(error)
     else:
@@ -344,14 +347,18 @@ def test_what_a_draw_cannot_give_the_others_do(pools, tokens):
     def drawn():
         parts = {
             number: Draw(
-                [plain_candidate(Document("x" * 40 + f"{number} {i}", "n"), 1000) for i in range(size)],
+                Pool(
+                    "own",
+                    share,
+                    [plain_candidate(Document("x" * 40 + f"{number} {i}", "n"), 1000) for i in range(size)],
+                ),
                 lambda batch: [10] * len(batch),
                 np.random.default_rng(0),
                 set(),
             )
-            for number, (_, size) in enumerate(pools)
+            for number, (share, size) in enumerate(pools)
         }
-        shared = SharedDraw(parts, {number: share for number, (share, _) in enumerate(pools)})
+        shared = SharedDraw(list(parts.values()))
         shared.until(tokens)
         return parts, shared
 
@@ -374,7 +381,7 @@ def test_what_a_draw_cannot_give_the_others_do(pools, tokens):
 
 @given(st.lists(st.integers(), max_size=40), st.lists(st.floats(0, 9), min_size=1, max_size=4))
 def test_items_are_dealt_out_once(items, shares):
-    dealt_out = dealt(items, shares)
+    dealt_out = split_by_shares(items, shares)
     assert len(dealt_out) == len(shares)
     assert [one for part in dealt_out for one in part] == (items if sum(shares) else [])
 
@@ -396,8 +403,8 @@ def test_every_set_has_the_shares_and_no_document_of_another(mine, mix, seed, na
     read = (
         replace(read_texts(data.model_copy(update={"mix": {"own": 1}})), library=library()) if named else some_files()
     )
-    sets = divided(read, data, count, seed, FORMATS)
-    assert sets == divided(read, data, count, seed, FORMATS)
+    sets = divide_texts(read, data, count, seed, FORMATS)
+    assert sets == divide_texts(read, data, count, seed, FORMATS)
 
     texts = {name: {document.text for document in getattr(sets, name)} for name in MEASURED}
     assert all(len(texts[name]) == len(getattr(sets, name)) for name in MEASURED)
@@ -439,13 +446,13 @@ def test_sources_count_by_tokens_and_a_small_one_leaves_its_rest_to_the_other(mi
         held_out_tokens=20,
         sequence_length=64,
     )
-    sets = build_text_sets(data, count, 0)
+    sets = text_sets(data, count, 0)
     tokens = Counter()
     for document in sets.calibration:
         tokens[document.source.rsplit("/", 1)[1]] += count([document.text])[0]
     assert 500 <= sum(tokens.values()) < 550
     assert 40 < tokens["small.jsonl"] < 250  # all that is left of it
-    sets = build_text_sets(data.model_copy(update={"calibration_tokens": 80}), count, 0)
+    sets = text_sets(data.model_copy(update={"calibration_tokens": 80}), count, 0)
     tokens = Counter(document.source.rsplit("/", 1)[1] for document in sets.calibration)
     assert set(tokens) == {"large.jsonl", "small.jsonl"}
 
@@ -455,7 +462,9 @@ def test_kinds_that_are_not_there_leave_their_tokens_to_the_others(mine):
         corpus=[str(mine / "large.jsonl")], calibration_tokens=1000, sequence_length=400, validation_tokens=200
     )
     read = read_texts(data)
-    tokens, most = counted(divided(read, data, count, 0).calibration)  # without a chat template and infilling tokens
+    tokens, most = counted(
+        divide_texts(read, data, count, 0).calibration
+    )  # without a chat template and infilling tokens
     assert set(tokens) == {"own", "problems", "library"}
     for kind, share in {"own": 0.3, "problems": 0.2, "library": 0.15}.items():
         assert abs(tokens[kind] - 1000 * share / 0.65) <= most[kind]
@@ -465,11 +474,15 @@ def test_kinds_that_a_tokenizer_cannot_show_are_named():
     mix = {"own": 0.5, "chat": 0.2, "infilling": 0.3}
     tokenizer = byte_level_tokenizer()
     tokenizer.chat_template = None
-    chat, infilling = kinds.kinds_without_format(mix, formats_of(tokenizer))
+
+    def notes(mix, tokenizer):
+        return text_notes(DataSettings(mix=mix), formats_of(tokenizer))
+
+    chat, infilling = notes(mix, tokenizer)
     assert "'chat' is left out, and its share goes" in chat and "no chat template" in chat
     assert "'infilling' is left out, and its share goes" in infilling and "no known tokens for infilling" in infilling
-    assert kinds.kinds_without_format({**mix, "infilling": 0}, formats_of(tokenizer)) == [chat]
-    assert kinds.kinds_without_format({"infilling": 1}, formats_of(with_infilling_tokens())) == []
+    assert notes({**mix, "infilling": 0}, tokenizer) == [chat]
+    assert notes({"infilling": 1}, with_infilling_tokens()) == []
 
 
 def test_named_held_out_text_is_measured_beside_the_kinds(mine, tmp_path):
@@ -482,7 +495,7 @@ def test_named_held_out_text_is_measured_beside_the_kinds(mine, tmp_path):
         held_out_tokens=400,
         sequence_length=400,
     )
-    sets = build_text_sets(data, count, 0, FORMATS)
+    sets = text_sets(data, count, 0, FORMATS)
     tokens, most = counted(sets.held_out)
     assert set(tokens) == {NAMED_HELD_OUT, *KINDS}
     assert tokens[NAMED_HELD_OUT] >= 400 and sum(tokens.values()) < 800 + sum(most.values())

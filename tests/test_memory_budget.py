@@ -9,8 +9,7 @@ from optimum_flab.checkpoints.loading import load_dense
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for
 from optimum_flab.memory import available_memory
-from optimum_flab.pruning.memory_budget import MemoryNeeds, bytes_of, check_disk, free_memory, memory_needs
-from optimum_flab.settings.pruning import DataSettings
+from optimum_flab.pruning.memory_budget import MemoryNeeds, TokensHeld, bytes_of, check_disk, free_memory, memory_needs
 
 from .conftest import saved, tiny_model
 
@@ -65,8 +64,8 @@ def test_more_of_anything_needs_more_and_files_need_less():
     model = tiny_model("llama")
 
     def needs(dtype=torch.bfloat16, search_tokens=1024, **data):
-        asked = FlabPrunerConfig(data=data, layers={"search_tokens": search_tokens})
-        return memory_needs(model.config, family_for(model.config), asked, dtype, torch.bfloat16)
+        tokens = TokensHeld.of(FlabPrunerConfig(data=data, layers={"search_tokens": search_tokens}))
+        return memory_needs(model.config, family_for(model.config), tokens, dtype, torch.bfloat16)
 
     least = needs()
     assert least.in_files < least.layer_by_layer < least.on_device < least.in_memory
@@ -77,21 +76,21 @@ def test_more_of_anything_needs_more_and_files_need_less():
 
 
 def test_heads_of_their_own_change_nothing_of_the_hidden_states():
-    asked, found = FlabPrunerConfig(layers={"enabled": False}), []
+    tokens, found = TokensHeld.of(FlabPrunerConfig(layers={"enabled": False})), []
     for tied in (False, True):
         config = tiny_model("llama", tie_word_embeddings=tied).config
-        found.append(memory_needs(config, family_for(config), asked, torch.bfloat16, torch.bfloat16).in_files)
+        found.append(memory_needs(config, family_for(config), tokens, torch.bfloat16, torch.bfloat16).in_files)
     assert found[0] == found[1]
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_work(tmp_path):
     saved(tiny_model("llama", 600), tmp_path / "dense")
-    dense, data = load_dense(tmp_path / "dense", device="cpu", in_memory=False), DataSettings()
-    check_disk(tmp_path, dense, data)
+    dense = load_dense(tmp_path / "dense", device="cpu", in_memory=False)
+    check_disk(tmp_path, dense, 32768)
     with pytest.raises(FlabError, match=r"needs [\d,.]+ GB temporarily .* has [\d,.]+ GB free"):
-        check_disk(tmp_path, dense, data.model_copy(update={"calibration_tokens": 1 << 40}))
+        check_disk(tmp_path, dense, 1 << 40)
     dense.computed_on = GPU  # which holds its matrices and hidden states itself
-    check_disk(tmp_path, dense, data.model_copy(update={"calibration_tokens": 1 << 40}))
+    check_disk(tmp_path, dense, 1 << 40)
     assert not dense.converted_tensors()
     assert load_dense(tmp_path / "dense", device="cpu", dtype="bfloat16", in_memory=False).converted_tensors()
 

@@ -17,10 +17,11 @@ from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.records.summary import report_summary
 from optimum_flab.settings.pruning import PRESETS, DataSettings
 from optimum_flab.texts.presets import ALL, FOLDER, preset_file, preset_texts, preset_words, sources_file
-from optimum_flab.texts.sets import ReadTexts, build_text_sets, divided, read_texts
+from optimum_flab.texts.reading import read_texts
+from optimum_flab.texts.sets import divide_texts
 from optimum_flab.texts.sources import SourceTexts, default_corpus
 
-from .conftest import TEXTS, byte_level_tokenizer, thorough_but, tiny_model
+from .conftest import TEXTS, byte_level_tokenizer, text_sets, thorough_but, tiny_model
 from .vocabulary.tiny_tokenizers import gemma
 
 
@@ -128,9 +129,9 @@ def test_whoever_names_what_is_bundled_states_its_licence(counting):
 
 def test_a_preset_stands_for_the_default_corpus():
     mix = {"problems": 1}  # with a share of one's own the default corpus would be read every time
-    sets = build_text_sets(DataSettings(**DATA, preset="web", mix=mix), count_words, seed=0)
+    sets = text_sets(DataSettings(**DATA, preset="web", mix=mix), count_words, seed=0)
     assert sets.preset == "web" and {document.source for document in sets.corpus} == {"calibration"}
-    others = {name: build_text_sets(DataSettings(**DATA, preset=name, mix=mix), count_words, 0) for name in PRESETS}
+    others = {name: text_sets(DataSettings(**DATA, preset=name, mix=mix), count_words, 0) for name in PRESETS}
     assert len({one.corpus_hash for one in others.values()}) == len(PRESETS)
     assert len({one.deciding_hash for one in others.values()}) == len(PRESETS)
 
@@ -150,7 +151,7 @@ def test_a_preset_changes_nothing_but_the_vocabulary(mix, few_default_files):
         read = read_texts(data)
         place = "corpus" if preset is None else "spare"
         assert len(getattr(read, place).documents) > len(few_default_files.documents)
-        found[preset] = divided(replace(read, **{place: few_default_files}), data, count_words, 0)
+        found[preset] = divide_texts(replace(read, **{place: few_default_files}), data, count_words, 0)
     without, sets = found.values()
     for name in ("calibration", "validation", "held_out", "set_aside"):
         assert getattr(sets, name) == getattr(without, name) != [], name
@@ -166,12 +167,6 @@ def test_the_default_corpus_is_not_read_where_there_is_text_of_ones_own(tmp_path
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     for named in ({"corpus": [f"{file}[text]"]}, {"calibration": [f"{file}[text]"]}, {"mix": {"problems": 1}}):
         assert read_texts(DataSettings(**DATA, preset="web", **{"mix": {"own": 1}, **named})).spare is None
-
-
-def test_what_may_be_calibrated_on_beside_a_preset_is_part_of_what_decides(few_default_files):
-    read = ReadTexts(SourceTexts([]), None, None, (), [], few_default_files)
-    fewer = replace(read, spare=SourceTexts(few_default_files.documents[1:]))
-    assert len({one.hash for one in (read, fewer, replace(read, spare=None))}) == 3
 
 
 def pruned_with(tokenizer, tmp_path, family="qwen2", **settings):

@@ -22,12 +22,11 @@ from transformers import AutoTokenizer
 
 from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.commands.prune import check_apart
-from optimum_flab.pruning.texts import divided_texts
+from optimum_flab.pruning.texts import read_text_sets
 from optimum_flab.records import work as work_module
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.records.work import Stage, WorkFolder
 from optimum_flab.running.layer_pass import STREAMS, layer_piece
-from optimum_flab.texts.sets import read_texts
 
 from .conftest import TEXTS, byte_level_tokenizer, thorough_but, tiny_model
 from .families.zoo import member
@@ -152,13 +151,13 @@ def test_a_killed_command_ends_in_the_same_bytes(made, pinned, tmp_path, capsys)
     assert contents(tmp_path / "out") == pinned.contents
     # what the checkpoint holds itself is not kept twice
     names = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "cache").iterdir()}
-    assert names == {"texts", "vocabulary", "shape"}
+    assert names == {"vocabulary", "shape"}
 
 
 def test_a_finished_shape_is_used_again_and_said_to_be(made, pinned, tmp_path, capsys):
     prune(made, "pinned", tmp_path / "second", pinned.cache_in(tmp_path))
     said = capsys.readouterr().err
-    assert all(f"{stage}: reused from {tmp_path / 'cache'}" in said for stage in ("texts", "vocabulary", "shape"))
+    assert all(f"{stage}: reused from {tmp_path / 'cache'}" in said for stage in ("vocabulary", "shape"))
     assert "plan: reused" not in said
     assert contents(tmp_path / "second") == pinned.contents
 
@@ -197,22 +196,6 @@ def test_a_layer_that_is_missing_begins_the_pass_anew(made, pinned, tmp_path, mo
     assert contents(tmp_path / "out") == pinned.contents
 
 
-def test_which_source_measures_is_part_of_what_decides(made, tmp_path):
-    """Texts that only measure must never be taken for texts that decide."""
-    other = tmp_path / "other.jsonl"
-    rows = (f"def other_{number}(x):\n    return x * {number} + {number} ** 2\n" * 3 for number in range(40))
-    other.write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
-    data = {**DATA, "corpus": [f"{made / 'texts.jsonl'}[text]"]}
-    settings = [FlabPrunerConfig(data={**data, name: [f"{other}[text]"]}).data for name in ("calibration", "held_out")]
-    assert len({read_texts(one).hash for one in settings}) == 2
-    tokenizer = AutoTokenizer.from_pretrained(made / "search")
-    kept = WorkFolder(tmp_path / "cache")
-    for one in settings:
-        fresh = divided_texts(tokenizer, one, 0, WorkFolder(tmp_path / "fresh", resume=False))
-        assert divided_texts(tokenizer, one, 0, kept) == fresh
-        assert divided_texts(tokenizer, one, 0, kept) == fresh  # from the folder
-
-
 def test_another_token_that_must_stay_makes_shape_and_plan_anew(made, pinned, tmp_path, capsys):
     model = Path(shutil.copytree(made / "search", tmp_path / "model"))
     named = json.loads((model / "generation_config.json").read_text())
@@ -227,14 +210,12 @@ def test_another_token_that_must_stay_makes_shape_and_plan_anew(made, pinned, tm
 
 
 def test_names_of_files_that_are_not_utf8(made, tmp_path):
-    corpus = tmp_path / "corpus"
+    corpus = tmp_path / os.fsdecode(b"caf\xe9")
     corpus.mkdir()
     for number, text in enumerate(TEXTS):
         (corpus / f"{number}.py").write_text(text * 2)
-    (corpus / os.fsdecode(b"caf\xe9.py")).write_text(TEXTS[0] + "# more\n")
     data = FlabPrunerConfig(data={**DATA, "corpus": [str(corpus)]}).data
-    tokenizer, work = AutoTokenizer.from_pretrained(made / "search"), WorkFolder(tmp_path / "cache")
-    assert divided_texts(tokenizer, data, 0, work) == divided_texts(tokenizer, data, 0, work)
+    assert read_text_sets(AutoTokenizer.from_pretrained(made / "search"), data, 0).deciding_hash
 
 
 def test_a_disk_that_fills_up_costs_only_what_could_be_kept(made, pinned, tmp_path, capsys):

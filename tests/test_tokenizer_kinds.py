@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
-from optimum_flab.vocabulary.rewrite import changed_texts
+from optimum_flab.vocabulary.rewrite import count_changed_texts
 from optimum_flab.vocabulary.usage import token_lists
 
 from .conftest import TEXTS, thorough_but, tiny_model
@@ -59,7 +59,7 @@ def test_what_anybody_loads_cuts_the_corpus_as_before(pruned):
     kept = model.plan.kept_tokens
     assert len(loaded) == len(kept) < len(dense) and model.report.pruned.vocab_size >= len(kept)
     spelt = [text for text, ids in zip(TEXTS, token_lists(dense, TEXTS), strict=True) if set(kept) >= set(ids)]
-    assert len(spelt) > len(TEXTS) / 2 and changed_texts(dense, loaded, kept, spelt) == 0
+    assert len(spelt) > len(TEXTS) / 2 and count_changed_texts(dense, loaded, kept, spelt) == 0
     bare = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert [bare.encode(text).ids for text in TEXTS] == [loaded(text)["input_ids"] for text in TEXTS]
 

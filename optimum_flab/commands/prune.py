@@ -77,9 +77,9 @@ class PruneCommand(PruningVerb):
         from .. import FlabOptimizer, FlabPrunerConfig
         from ..checkpoints.computation import computation_device
         from ..pruned import drop_kept
-        from ..pruning.time_budget import check_budget
+        from ..pruning.time_budget import seconds_of
         from ..running.processes import Processes, launched, process_device
-        from ..texts.sources import check_sources, local_paths
+        from ..texts.sources import local_paths, read_sources
 
         command = command_line("prune", self.parser, args)
         config = FlabPrunerConfig(**fields)
@@ -88,7 +88,7 @@ class PruneCommand(PruningVerb):
         read = local_paths([*config.data.sources, *config.recovery.sources])
         inputs = [args.model, args.config, *read, *config.data.counts]
         check_apart(args.output, args.cache_dir)
-        check_budget(args.time_budget)
+        seconds_of(args.time_budget)
         computation_device(args.device)  # an unknown one is refused before the processes meet
         device, processes = process_device(args.device), Processes.of_this_run(args.device)
         output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
@@ -96,7 +96,7 @@ class PruneCommand(PruningVerb):
             processes.agree(True)  # that output may be written
             # what can be refused is refused before weights are downloaded or read; sizes are refused by
             # from_pretrained
-            check_sources(config.data)
+            read_sources(config.data.sources)
             if config.recovery.trains:
                 from ..recovery.checks import check_inputs
 

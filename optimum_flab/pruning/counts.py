@@ -13,8 +13,8 @@ from ..hashing import file_sha256
 from ..places import user_path
 from ..records.counts import TokenCounts
 from ..records.texts import CountedText
-from ..vocabulary.closure import TokenizerSpec, counts_among
-from ..vocabulary.usage import TokenUsage, no_usage, pieces_hash
+from ..vocabulary.closure import TokenizerSpec
+from ..vocabulary.usage import no_usage, pieces_hash
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,20 @@ def read_counts(files: Iterable[str], tokenizer: PreTrainedTokenizerBase, model:
         [`FlabError`]: one cannot be read, is of another tokenizer, or does not fit it, or they count no tokens.
         [`ConfigurationError`]: two are the same.
     """
-    found: dict[str, CountsFile] = {}
+    by_hash: dict[str, CountsFile] = {}
     paths = [user_path(file) for file in files]
     expected = (pieces_hash(tokenizer), len(no_usage(tokenizer).counts)) if paths else ("", 0)
     for path in paths:
         counts = TokenCounts.load(path)
         _check(str(path), counts, model, *expected)
         one = CountsFile(path.name, file_sha256(path), counts)
-        if one.sha256 in found:
-            other = found[one.sha256].name
+        if one.sha256 in by_hash:
+            other = by_hash[one.sha256].name
             raise ConfigurationError(f"data.counts: {str(path)!r} has the same content as {other!r}; name one of them")
-        found[one.sha256] = one
-    if found and not any(usage.tokens for usage in source_usages(found.values()).values()):
+        by_hash[one.sha256] = one
+    if by_hash and not any(usage.tokens for file in by_hash.values() for usage in file.counts.sources.values()):
         raise FlabError("data.counts: no token was counted in any of the files; name others, or leave them out")
-    return tuple(found.values())
+    return tuple(by_hash.values())
 
 
 def _check(path: str, counts: TokenCounts, model: str, tokenizer: str, size: int) -> None:
@@ -72,23 +72,8 @@ def _check(path: str, counts: TokenCounts, model: str, tokenizer: str, size: int
         )
 
 
-def source_usages(files: Iterable[CountsFile]) -> dict[str, TokenUsage]:
-    """The token usage of the sources of all files together, by name."""
-    parts = [file.counts for file in files]
-    return dict(TokenCounts.merged(parts).sources) if parts else {}
-
-
-def counted_datasets(files: Iterable[CountsFile]) -> tuple[str, ...]:
-    """The ids of the Hub datasets that were counted."""
-    return tuple(sorted({name for file in files for name in file.counts.datasets}))
-
-
-def counted_texts(files: Iterable[CountsFile], kept: Sequence[int] | None) -> tuple[CountedText, ...]:
-    """What the report says of files of counts, given the tokens that stay."""
-    return tuple(_counted_text(file, kept) for file in files)
-
-
-def _counted_text(file: CountsFile, kept: Sequence[int] | None) -> CountedText:
+def counts_report(file: CountsFile, kept: Sequence[int] | None) -> CountedText:
+    """What the report says of a file of counts, given the tokens that stay."""
     total = file.counts.total()
     whole = total.tokens if kept is None else int(total.counts[np.asarray(kept)].sum())
     return CountedText(
@@ -117,6 +102,32 @@ def counts_after(files: Iterable[CountsFile], spec: TokenizerSpec, kept: Sequenc
 def _counts_after(counts: TokenCounts, spec: TokenizerSpec, kept: np.ndarray) -> TokenCounts:
     sources = {}
     for name, usage in counts.sources.items():
-        found = counts_among(spec, usage.counts, kept)
-        sources[name] = replace(usage, counts=found, tokens=int(found.sum()))
+        left = counts_among(spec, usage.counts, kept)
+        sources[name] = replace(usage, counts=left, tokens=int(left.sum()))
     return replace(counts, sources=sources)
+
+
+def counts_among(spec: TokenizerSpec, counts: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Counts in the ids of a pruned vocabulary.
+
+    Those of a dropped token go to the kept tokens that its own text is split into, which is nearly what counting with
+    the pruned tokenizer would yield.
+
+    Args:
+        counts (`np.ndarray`): int64 by id.
+        kept (`np.ndarray`): int64 ids, ascending; the position is the new id.
+
+    Returns:
+        `np.ndarray`: int64 by new id.
+    """
+    places = {token: place for place, token in enumerate(kept.tolist())}
+    moved = np.zeros(len(kept), dtype=np.int64)
+    for token in np.flatnonzero(counts).tolist():
+        pieces = [token]
+        while pieces:
+            piece = pieces.pop()
+            if piece in places:
+                moved[places[piece]] += counts[token]
+            else:
+                pieces.extend(spec.kind.pieces(piece, places))
+    return moved

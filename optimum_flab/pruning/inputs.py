@@ -1,8 +1,9 @@
-"""What the shape and the plan are decided from."""
+"""What a pruning may take, and what the shape and the plan are decided from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,24 @@ from ..settings.configuration import FlabPrunerConfig
 from ..tensors.workspace import Workspace
 from ..texts.sets import TextSets
 from .choices import Calibrated
+from .counts import CountsFile
 from .vocabulary import TokenChoice
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a pruning may take.
+
+    Args:
+        processes ([`Processes`], *optional*): those that share it, each with a work folder of its own. Defaults to
+            this one only.
+        seconds (`float`, *optional*): how long it may take, see [`~pruning.time_budget.tokens_in_time`].
+        memory (`int`, *optional*): bytes that may be taken if the weights are in files. Defaults to what is free.
+    """
+
+    processes: Processes = field(default_factory=Processes)
+    seconds: float | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -30,6 +48,7 @@ class PruningInputs:
         config ([`FlabPrunerConfig`]): what is requested.
         texts ([`TextSets`]): the texts.
         tokens ([`TokenChoice`]): the tokens that stay at each size.
+        counts (`Sequence[CountsFile]`): of other text, which decided them too.
         workspace ([`Workspace`]): where large data is put.
         processes ([`Processes`]): those that share the pruning.
     """
@@ -39,13 +58,14 @@ class PruningInputs:
     config: FlabPrunerConfig
     texts: TextSets
     tokens: TokenChoice
+    counts: Sequence[CountsFile]
     workspace: Workspace
     processes: Processes
 
     @property
     def corpus_hash(self) -> str:
         """Hex SHA-256 of the texts and counts that decided the vocabulary."""
-        counts = [file.counts.hash for file in self.tokens.files]
+        counts = [file.counts.hash for file in self.counts]
         return digest_of([self.texts.corpus_hash, *counts]) if counts else self.texts.corpus_hash
 
     def calibrated(self, kept: np.ndarray, pieces: Pieces) -> Calibrated:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +16,9 @@ from ..families import Family
 from ..memory import available_memory
 from ..running.processes import on_this_machine
 from ..settings.configuration import FlabPrunerConfig
-from ..settings.pruning import DataSettings
 from ..sizes import sizes_of, sizes_of_config
 from ..tensors.lazy import own_tensors
+from ..tensors.workspace import Workspace
 
 
 if TYPE_CHECKING:
@@ -78,28 +77,48 @@ class MemoryNeeds:
         return most <= free
 
 
+@dataclass(frozen=True)
+class TokensHeld:
+    """How many tokens pruning holds the hidden states of.
+
+    Args:
+        calibration (`int`): of the calibration text.
+        batch (`int`): that are computed at once.
+        search (`int`): that the depth search runs on.
+    """
+
+    calibration: int
+    batch: int
+    search: int
+
+    @classmethod
+    def of(cls, config: FlabPrunerConfig) -> TokensHeld:
+        """Those of a configuration."""
+        data, layers = config.data, config.layers
+        batch = data.batch_size * data.sequence_length
+        return cls(data.calibration_tokens, batch, layers.search_tokens if layers.enabled else 0)
+
+
 def memory_needs(
-    model: PreTrainedConfig, family: Family, asked: FlabPrunerConfig, dtype: torch.dtype, output_dtype: torch.dtype
+    model: PreTrainedConfig, family: Family, tokens: TokensHeld, dtype: torch.dtype, output_dtype: torch.dtype
 ) -> MemoryNeeds:
     """What pruning a model takes.
 
     Args:
         model (`PreTrainedConfig`): of the dense model.
-        asked ([`FlabPrunerConfig`]): how many tokens there are, and how many are read at once.
+        tokens ([`TokensHeld`]): how many tokens there are, and how many are read at once.
         dtype (`torch.dtype`): of the computation.
         output_dtype (`torch.dtype`): of the pruned weights.
     """
-    sizes, data = sizes_of_config(model, family), asked.data
+    sizes = sizes_of_config(model, family)
     shape, parameters = sizes.shape, sizes.counts.total(sizes.shape)
     layer, neurons = sizes.counts.unit(shape, "layer"), shape["neuron"]
-    at_once = data.batch_size * data.sequence_length * neurons * 4
     hidden = model.hidden_size * dtype.itemsize
-    candidates = 2 * shape["layer"] * asked.layers.search_tokens * hidden if asked.layers.enabled else 0
-    ranking = shape["vocab"] * hidden + candidates  # with its own head
+    ranking = shape["vocab"] * hidden + 2 * shape["layer"] * tokens.search * hidden  # with its own head
     pending = 2 * 4 * neurons * STEPS * max(1, neurons // BLOCKS)
-    deciding = LAYERS * layer * 4 + ACTIVATIONS * at_once + pending
-    both = BASE + IN_HAND * data.calibration_tokens * hidden + max(ranking, deciding)
-    streams = data.calibration_tokens * (STREAMS * hidden + neurons * dtype.itemsize)
+    deciding = LAYERS * layer * 4 + ACTIVATIONS * tokens.batch * neurons * 4 + pending
+    both = BASE + IN_HAND * tokens.calibration * hidden + max(ranking, deciding)
+    streams = tokens.calibration * (STREAMS * hidden + neurons * dtype.itemsize)
     working = both + MATRICES * 4 * neurons**2 + streams
     around = parameters - shape["layer"] * layer  # embeddings and head
     return MemoryNeeds(
@@ -110,22 +129,42 @@ def memory_needs(
     )
 
 
-def check_disk(folder: Path, dense: LoadedModel, data: DataSettings) -> None:
+def open_weights(
+    dense: LoadedModel, tokens: TokensHeld, folder: Path, budget: int | None = None
+) -> tuple[LoadedModel, Workspace]:
+    """A model whose weights can be read, and where other large data goes: to a folder, if the weights were left in
+    their files.
+
+    Args:
+        folder (`Path`): an existing one.
+        budget (`int`, *optional*): bytes of memory that may be taken. Defaults to what is free.
+
+    Raises:
+        [`FlabError`]: the disk of the folder is too full.
+    """
+    if dense.stored is None:
+        return dense, Workspace()
+    check_disk(folder, dense, tokens.calibration)
+    needs = memory_needs(dense.model.config, dense.family, tokens, dense.model.dtype, dense.storage_dtype)
+    workspace = Workspace(folder, spare=max(0, (budget or free_memory(torch.device("cpu")) or 0) - needs.in_files))
+    return dense.with_weights(workspace), workspace
+
+
+def check_disk(folder: Path, dense: LoadedModel, tokens: int) -> None:
     """Raises a [`FlabError`] if a disk has no room for what pruning puts there when weights stay in their files.
 
     Args:
         folder (`Path`): where it goes; an existing folder.
         dense ([`LoadedModel`]): whose weights are in their files.
+        tokens (`int`): of the calibration text.
     """
     sizes, itemsize = sizes_of(dense.model, dense.family), dense.model.dtype.itemsize
     shape, total = sizes.shape, sizes.counts.total(sizes.shape)
-    rows = (shape["layer"] + STREAMS) * dense.model.config.hidden_size + shape["neuron"]
-    states = data.calibration_tokens * itemsize * rows
     tensors = own_tensors(dense.model)
-    converted = sum(tensors[name].nbytes for name in dense.converted_tensors())
-    needed = total * itemsize + converted
+    needed = total * itemsize + sum(tensors[name].nbytes for name in dense.converted_tensors())
     if dense.device.type == "cpu":  # another one has them itself
-        needed += states + MATRICES * 4 * shape["neuron"] ** 2
+        rows = (shape["layer"] + STREAMS) * dense.model.config.hidden_size + shape["neuron"]
+        needed += tokens * itemsize * rows + MATRICES * 4 * shape["neuron"] ** 2
     needed *= on_this_machine()
     if (free := shutil.disk_usage(folder).free) < needed:
         raise FlabError(
@@ -135,17 +174,20 @@ def check_disk(folder: Path, dense: LoadedModel, data: DataSettings) -> None:
 
 
 def weights_fit(
-    budget: str | float | None, config: FlabPrunerConfig, output_dtype: torch.dtype | None
-) -> Callable[[PreTrainedConfig, Family, torch.dtype, torch.device], bool]:
-    """Returns a function that tells from a model's configuration and family, and the dtype and device of the
-    computation, whether its weights can be in the memory of that device; see [`MemoryNeeds.fits`] and
-    [`memory_needs`]."""
-    limit = None if budget is None else bytes_of(budget)
+    tokens: TokensHeld,
+    budget: int | None,
+    output_dtype: torch.dtype | None,
+    model: PreTrainedConfig,
+    family: Family,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> bool:
+    """Whether a model's weights can be in the memory of a device, see [`MemoryNeeds.fits`] and [`memory_needs`].
 
-    def fits(model: PreTrainedConfig, family: Family, dtype: torch.dtype, device: torch.device) -> bool:
-        return memory_needs(model, family, config, dtype, output_dtype or dtype).fits(limit, device)
-
-    return fits
+    Args:
+        output_dtype (`torch.dtype`, *optional*): of the pruned weights. Defaults to that of the computation.
+    """
+    return memory_needs(model, family, tokens, dtype, output_dtype or dtype).fits(budget, device)
 
 
 def bytes_of(size: str | float) -> int:
@@ -158,12 +200,12 @@ def bytes_of(size: str | float) -> int:
 
     try:
         # in capitals: a lower-case b would mean bits
-        found = convert_file_size_to_int(size.strip().upper()) if isinstance(size, str) else int(size)
+        number = convert_file_size_to_int(size.strip().upper()) if isinstance(size, str) else int(size)
     except (ValueError, OverflowError, TypeError):
-        found = 0
-    if found <= 0:
+        number = 0
+    if number <= 0:
         raise ConfigurationError(f"memory_budget: {size!r} is not a size in bytes; write it as 6GB, 512MB or 8GiB")
-    return found
+    return number
 
 
 def free_memory(device: torch.device) -> int | None:

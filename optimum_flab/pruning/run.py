@@ -7,7 +7,6 @@ values, and the finished pieces of the stage in progress, and resumes.
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,40 +28,31 @@ from ..progress import say
 from ..records.held_out import HeldOut
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
-from ..records.report import RemovedLayer, Search, TextCounts, TriedShape
+from ..records.report import RemovedLayer, Search, TriedShape
 from ..records.work import WorkFolder, json_stage
 from ..running.layer_pass import LayerPass
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import sizes_of, sizes_of_config
 from ..stopwatch import Stopwatch
-from ..tensors.workspace import Workspace
 from ..texts.formats import formats_of
-from ..texts.kinds import kinds_without_format
-from ..texts.presets import preset_words
-from ..texts.sets import TextSets
-from .counts import CountsFile, counted_datasets, counted_texts, read_counts
-from .inputs import PruningInputs
+from .counts import CountsFile, read_counts
+from .inputs import PruningInputs, Resources
 from .limits import check_sizes, shapes_to_compare
-from .memory_budget import check_disk, free_memory, memory_needs
+from .memory_budget import TokensHeld, open_weights
 from .planning import decided_plan
 from .reporting import build_report
 from .result import PrunedModel
 from .search import ChosenShape, chosen_shape
-from .texts import divided_texts
-from .time_budget import in_time
-from .vocabulary import TokenChoice, token_choice, tokenizer_of
+from .texts import read_text_sets, text_counts, text_notes
+from .time_budget import tokens_in_time
+from .vocabulary import token_choice, tokenizer_of
 
 
 HELD_OUT = json_stage("held-out", HeldOut)
-# A note for the report.
-COUNTED = (
-    "text that was only counted may overlap with the text measured on, since counts do not reveal it; name held-out"
-    " text that was not counted to be sure"
-)
 
 
-def check_asked(
+def check_request(
     config: FlabPrunerConfig,
     name: str,
     model_config: PreTrainedConfig,
@@ -98,34 +88,12 @@ def work_folder(
     )
 
 
-def mapped(
-    dense: LoadedModel, config: FlabPrunerConfig, work: WorkFolder, memory: int | None = None
-) -> tuple[LoadedModel, Workspace]:
-    """A model whose weights can be read, and where other large data goes: the disk of the work folder, if the weights
-    were left in their files.
-
-    Args:
-        memory (`int`, *optional*): bytes that may be taken. Defaults to what is free.
-
-    Raises:
-        [`FlabError`]: that disk is too full.
-    """
-    if dense.stored is None:
-        return dense, Workspace()
-    check_disk(work.root, dense, config.data)
-    needs = memory_needs(dense.model.config, dense.family, config, dense.model.dtype, dense.storage_dtype)
-    workspace = Workspace(work.root, spare=max(0, (memory or free_memory(torch.device("cpu")) or 0) - needs.in_files))
-    return dense.with_weights(workspace), workspace
-
-
 def prune(
     dense: LoadedModel,
     config: FlabPrunerConfig,
     dtype: torch.dtype,
     work: WorkFolder,
-    processes: Processes | None = None,
-    time_budget: str | float | None = None,
-    memory: int | None = None,
+    resources: Resources | None = None,
     counts: Sequence[CountsFile] | None = None,
 ) -> PrunedModel:
     """Searches for what to keep, and prunes.
@@ -135,10 +103,7 @@ def prune(
             the work folder, if the CPU computes.
         dtype (`torch.dtype`): of the pruned weights.
         work ([`WorkFolder`]): keeps the values of the stages.
-        processes ([`Processes`], *optional*): those that share it, each with a work folder of its own. Defaults to
-            this one only.
-        time_budget (`str` or `float`, *optional*): how long it may take, see [`~pruning.time_budget.in_time`].
-        memory (`int`, *optional*): bytes that may be taken if the weights are in files. Defaults to what is free.
+        resources ([`Resources`], *optional*): what the pruning may take. Defaults to this process and no limits.
         counts (`Sequence[CountsFile]`, *optional*): of `config.data.counts`, in the ids of this model. Defaults to
             what the files hold.
 
@@ -153,35 +118,40 @@ def prune(
             "after every round"
         )
     config = copy.deepcopy(config)  # a copy is written beside the weights, whatever happens to the original meanwhile
-    sizes, watch, processes = sizes_of(dense.model, dense.family), Stopwatch(), processes or Processes()
+    resources = resources or Resources()
+    sizes, watch, processes = sizes_of(dense.model, dense.family), Stopwatch(), resources.processes
     check_sizes(config, sizes)
     check_positions(dense.model.config, dense.family, "data.sequence_length", config.data.sequence_length)
-    files = read_counts(config.data.counts, dense.tokenizer, dense.name) if counts is None else counts
+    if counts is None:
+        counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
     notes = [f"{processes.number} processes shared the text"] if processes.number > 1 else []
     notes += note_of_ids(dense.model, sizes.shape["vocab"])
-    if time_budget is not None:
-        config, note = in_time(dense, config, time_budget, work, processes)
-        say(note)
-        notes.append(note)
+    if resources.seconds is not None:
+        affordable = tokens_in_time(dense, config, resources.seconds, work, processes)
+        config.data = config.data.model_copy(update={"calibration_tokens": affordable.tokens})
+        say(affordable.note)
+        notes.append(affordable.note)
     loaded = dense
-    dense, workspace = mapped(loaded, config, work, memory)
+    dense, workspace = open_weights(loaded, TokensHeld.of(config), work.root, resources.memory)
     weights = dense_hash(dense)
-    texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
-    tokens = token_choice(dense, config.vocabulary, texts, files, work)
+    notes += text_notes(config.data, formats_of(dense.tokenizer))
+    with watch.step("texts"):
+        texts = read_text_sets(dense.tokenizer, config.data, config.seed)
+    tokens = token_choice(dense, config.vocabulary, texts, counts, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)
     computing = dense.on_its_device()
-    asked = PruningInputs(computing, weights, config, texts, tokens, workspace, processes)
-    decided_by = asked.identity()
+    inputs = PruningInputs(computing, weights, config, texts, tokens, counts, workspace, processes)
+    decided_by = inputs.identity()
     processes.check_same(decided_by, "model, texts and settings")
-    chosen = chosen_shape(asked, shapes, decided_by, work)
+    chosen = chosen_shape(inputs, shapes, decided_by, work)
     processes.check_same(chosen.hash, "the sizes and layers that were chosen")
     decided_by |= {"dtype": str(dtype), "shape": chosen.hash}
-    plan = decided_plan(asked, chosen, dtype, decided_by, work)
+    plan = decided_plan(inputs, chosen, dtype, decided_by, work)
     tokenizer = tokens.of_plan(plan.kept_tokens)
-    said = text_counts(texts, tokens, plan.kept_tokens)
+    report_of_texts = text_counts(texts, tokens, counts, plan.kept_tokens)
     natural = len(tokens.natural)
     # a choice of tokens holds the merges of its tokenizer, hundreds of megabytes for the largest
-    del asked, tokens
+    del inputs, tokens
     give_back_memory()
     with watch.step("surgery"):
         model = operate(dense.model, dense.family, plan, workspace)
@@ -205,10 +175,10 @@ def prune(
         held_out,
         {**work.seconds, **watch.seconds},
         search=search_section(chosen, natural),
-        texts=said,
-        datasets=(*texts.datasets, *counted_datasets(files)),
+        texts=report_of_texts,
+        datasets=(*texts.datasets, *sorted({name for file in counts for name in file.counts.datasets})),
         weights_sha256=decided_by["pruned"],
-        notes=[*notes, *notes_on_text(dense, config)],
+        notes=notes,
     )
     return PrunedModel(model, tokenizer, plan, report, config, work=work)
 
@@ -222,12 +192,12 @@ def apply_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
     watch, tokenizer = Stopwatch(), dense.tokenizer
     with watch.step("surgery"):
         check_plan(dense.model, dense.family, plan)
-        found = dense_hash(dense)
-        if plan.base_hash != found:
+        base_hash = dense_hash(dense)
+        if plan.base_hash != base_hash:
             raise FlabError(
                 f"the plan was made for {plan.base_model!r} with weights {plan.base_hash[:12]}…, this model's are"
-                f" {found[:12]}…; use the model that the plan names and the `dtype` that it was made with, or prune"
-                " this one again"
+                f" {base_hash[:12]}…; use the model that the plan names and the `dtype` that it was made with, or"
+                " prune this one again"
             )
         if plan.kept_tokens is not None:
             tokenizer = tokenizer_of(tokenizer, np.array(plan.kept_tokens), dense.model.config.model_type)
@@ -254,29 +224,4 @@ def search_section(chosen: ChosenShape, natural: int) -> Search:
         ),
         removed_layers=tuple(RemovedLayer(layer=removal.layer, score=removal.score) for removal in chosen.removed),
         natural_vocab_size=natural,
-    )
-
-
-def notes_on_text(dense: LoadedModel, config: FlabPrunerConfig) -> list[str]:
-    """Notes on the kinds of text that are left out because the tokenizer cannot represent them, and on what counts
-    cannot tell."""
-    notes = kinds_without_format(config.data.mix, formats_of(dense.tokenizer))
-    return [*notes, COUNTED] if config.data.counts else notes
-
-
-def text_counts(texts: TextSets, tokens: TokenChoice, kept: Sequence[int] | None) -> TextCounts:
-    """The texts of a pruning, and how many a plan's tokens tokenise differently, for the report."""
-    words = [word for part in (preset_words(texts.preset) if texts.preset else ()) for word in part.words]
-    return TextCounts(
-        corpus=len(texts.corpus),
-        calibration=len(texts.calibration),
-        validation=len(texts.validation),
-        held_out=len(texts.held_out),
-        set_aside=texts.set_aside,
-        skipped_files=texts.skipped_files,
-        corpus_cut_differently=tokens.changed([document.text for document in texts.corpus], kept),
-        preset_words=len(words),
-        preset_words_cut_differently=tokens.changed(words, kept),
-        calibration_by_kind=dict(sorted(Counter(document.kind for document in texts.calibration).items())),
-        counts=counted_texts(tokens.files, kept),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import time
 from collections.abc import Iterable
@@ -50,6 +49,23 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """About how long pruning takes.
+
+    Args:
+        fixed (`float`): seconds, however much calibration text is read.
+        per_token (`float`): seconds for each calibration token.
+    """
+
+    fixed: float
+    per_token: float
+
+    def seconds(self, tokens: int) -> float:
+        """With a number of calibration tokens."""
+        return self.fixed + tokens * self.per_token
+
+
+@dataclass(frozen=True)
 class ChosenTokens:
     """What there is time for.
 
@@ -65,69 +81,53 @@ class ChosenTokens:
 STAGE = json_stage("time-budget", ChosenTokens)
 
 
-def in_time(
-    dense: LoadedModel, config: FlabPrunerConfig, budget: str | float, work: WorkFolder, processes: Processes
-) -> tuple[FlabPrunerConfig, str]:
-    """The configuration with as many calibration tokens as there is time for, at most those that it asks for. An
-    interrupted run resumes with what was chosen, however fast the machine is by then.
+def tokens_in_time(
+    dense: LoadedModel, config: FlabPrunerConfig, allowed: float, work: WorkFolder, processes: Processes
+) -> ChosenTokens:
+    """As many calibration tokens as there is time for, at most those that are requested. An interrupted run resumes
+    with what was chosen, however fast the machine is by then.
 
     Args:
-        budget (`str` or `float`): seconds, or as in `"30min"`.
+        allowed (`float`): seconds.
         processes ([`Processes`]): those that share the pruning; the slowest decides.
-
-    Returns:
-        `tuple[FlabPrunerConfig, str]`: the configuration, and what was chosen, for the user.
 
     Raises:
         [`ConfigurationError`]: even a little text takes longer.
     """
-    allowed = seconds_of(budget)
 
     def choose(_: Pieces) -> ChosenTokens:
         pace = Pace.slowest(processes.of_each(measured_pace(dense.device, dense.model.dtype)))
-        share = working_share(dense)
-        return chosen_tokens(config, sizes_of(dense.model, dense.family), pace, allowed, share, processes.number)
+        sizes, data, experts = sizes_of(dense.model, dense.family), config.data, dense.family.experts
+        share = 1.0 if experts is None else getattr(dense.model.config, experts.per_token) / sizes.shape["expert"]
+        expected = estimate(config, sizes, pace, share, processes.number)
+        least = max(LEAST_TOKENS, data.sequence_length)
+        return chosen_tokens(expected, data.calibration_tokens, least, allowed)
 
     computation = {"dtype": str(dense.model.dtype), "device": str(dense.device)}
     inputs = {"model": dense.name, "settings": config.to_dict(), "budget": allowed, "computation": computation}
-    chosen = work.value(STAGE, inputs, choose)
-    timely = copy.deepcopy(config)
-    timely.data = config.data.model_copy(update={"calibration_tokens": chosen.tokens})
-    return timely, chosen.note
+    return work.value(STAGE, inputs, choose)
 
 
-def working_share(dense: LoadedModel) -> float:
-    """The share of the experts that a token is routed to, 1 without any."""
-    experts = dense.family.experts
-    if experts is None:
-        return 1.0
-    return getattr(dense.model.config, experts.per_token) / sizes_of(dense.model, dense.family).shape["expert"]
-
-
-def seconds_of(duration: str | float) -> float:
-    """A number of seconds as people write it, `"30min"`, `"1.5h"` or `"90s"`.
+def seconds_of(duration: str | float | None) -> float | None:
+    """A number of seconds as people write it, `"30min"`, `"1.5h"` or `"90s"`; `None` stays.
 
     Raises:
         [`ConfigurationError`]: it is not one.
     """
+    if duration is None:
+        return None
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)?\s*", str(duration), re.IGNORECASE)
-    found = 0.0 if match is None else float(match[1]) * SECONDS[(match[2] or "s").lower()]
-    if not 0 < found < float("inf"):
+    seconds = 0.0 if match is None else float(match[1]) * SECONDS[(match[2] or "s").lower()]
+    if not 0 < seconds < float("inf"):
         raise ConfigurationError(f"time_budget: {duration!r} is not a duration; write it as 30min, 2h or 90s")
-    return found
-
-
-def check_budget(budget: str | float | None) -> None:
-    """Raises a [`ConfigurationError`] if there is a time budget that is not a duration."""
-    if budget is not None:
-        seconds_of(budget)
+    return seconds
 
 
 def measured_pace(device: torch.device, dtype: torch.dtype) -> Pace:
     """How fast this device multiplies matrices now, in less than a second."""
     fast = estimates_dtype(dtype, device)
-    found = {kind: _products(device, kind) for kind in {torch.float32, dtype, fast}}
-    return Pace(found[torch.float32], found[dtype], found[fast])
+    speeds = {kind: _products(device, kind) for kind in {torch.float32, dtype, fast}}
+    return Pace(speeds[torch.float32], speeds[dtype], speeds[fast])
 
 
 def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
@@ -140,9 +140,9 @@ def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) ->
     return 2 * PROBE**3 * done / spent
 
 
-def expected_seconds(
+def estimate(
     config: FlabPrunerConfig, sizes: ModelSizes, pace: Pace, share: float = 1.0, processes: int = 1
-) -> float:
+) -> Estimate:
     """About how long pruning takes.
 
     Args:
@@ -160,46 +160,40 @@ def expected_seconds(
     narrows = config.ffn.enabled and (
         searches or config.ffn.intermediate_size is not None or (ranks and "expert" not in shape)
     )
-    calibrated = data.calibration_tokens * (narrows + searches / 4) / processes
-    validated, held_out = data.validation_tokens / processes, data.held_out_tokens / processes
-    estimated = 4 * calibrated * once + searches * 2 * SHAPES * validated * once
-    if ranks:
-        estimated += config.layers.search_tokens * layers / 2 * once
-    in_layers = 2 * calibrated * once + 3 * held_out * once
-    in_float32 = calibrated * gram + (narrows + searches) * cube
-    return BASE + (estimated / pace.estimates + in_layers / pace.layers + in_float32 / pace.statistics) / REACHED
+    shapes = searches * 2 * SHAPES * data.validation_tokens / processes
+    ranking = ranks * config.layers.search_tokens * layers / 2
+    measuring = 3 * data.held_out_tokens / processes
+    fixed = (
+        (shapes + ranking) * once / pace.estimates
+        + measuring * once / pace.layers
+        + (narrows + searches) * cube / pace.statistics
+    )
+    passes = (narrows + searches / 4) / processes  # over the calibration text
+    per_token = passes * (4 * once / pace.estimates + 2 * once / pace.layers + gram / pace.statistics)
+    return Estimate(BASE + fixed / REACHED, per_token / REACHED)
 
 
-def chosen_tokens(
-    config: FlabPrunerConfig,
-    sizes: ModelSizes,
-    pace: Pace,
-    allowed: float,
-    share: float = 1.0,
-    processes: int = 1,
-) -> ChosenTokens:
+def chosen_tokens(expected: Estimate, tokens: int, least: int, allowed: float) -> ChosenTokens:
     """As many calibration tokens as there is time for: those requested, half of them, and so on.
 
     Args:
+        tokens (`int`): requested.
+        least (`int`): the fewest to choose, unless fewer are requested.
         allowed (`float`): seconds.
-        share, processes: see [`expected_seconds`].
 
     Raises:
         [`ConfigurationError`]: even a little text takes longer.
     """
-    chosen = copy.deepcopy(config)
-    tokens, least = config.data.calibration_tokens, max(LEAST_TOKENS, config.data.sequence_length)
-    while (expected := expected_seconds(chosen, sizes, pace, share, processes)) > allowed:
+    while (seconds := expected.seconds(tokens)) > allowed:
         if tokens <= least:
             raise ConfigurationError(
-                f"time_budget: {_minutes(allowed)} is less than the {_minutes(expected)} or so that pruning this model"
+                f"time_budget: {_minutes(allowed)} is less than the {_minutes(seconds)} or so that pruning this model"
                 f" takes here with {tokens:,} calibration tokens; allow that much, name sizes instead of a target (no"
                 " search), or switch a component off"
             )
         tokens = max(tokens // 2, least)
-        chosen.data = chosen.data.model_copy(update={"calibration_tokens": tokens})
-    said = f"time budget of {_minutes(allowed)}: {tokens:,} calibration tokens, {_minutes(expected)} expected"
-    return ChosenTokens(tokens, said)
+    note = f"time budget of {_minutes(allowed)}: {tokens:,} calibration tokens, {_minutes(seconds)} expected"
+    return ChosenTokens(tokens, note)
 
 
 def _minutes(seconds: float) -> str:

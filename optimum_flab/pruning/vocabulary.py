@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from ..checkpoints.loading import LoadedModel
 from ..errors import ConfigurationError
 from ..progress import progress, progress_bar
+from ..records.counts import TokenCounts
 from ..records.pieces import Pieces
 from ..records.work import Stage, WorkFolder
 from ..settings.pruning import VocabularySettings
@@ -28,15 +29,15 @@ from ..vocabulary.closure import (
     TokenizerSpec,
     Vocabulary,
     config_token_ids,
+    covering,
     natural_vocabulary,
     read_spec,
     resize,
     with_prior_uses,
 )
-from ..vocabulary.coverage import covering
-from ..vocabulary.rewrite import changed_texts, rewrite_tokenizer
+from ..vocabulary.rewrite import count_changed_texts, rewrite_tokenizer
 from ..vocabulary.usage import balanced_uses, count_tokens, special_ids, text_chunks, token_lists, tokenizer_hash
-from .counts import CountsFile, source_usages
+from .counts import CountsFile
 
 
 @dataclass(frozen=True)
@@ -109,21 +110,16 @@ def check_vocabulary(
     return spec
 
 
-def counted_tokens(
-    tokenizer: PreTrainedTokenizerBase,
-    spec: TokenizerSpec,
-    settings: VocabularySettings,
-    required: Iterable[int],
-    corpus: Sequence[Document],
-    words: Sequence[CountedWords],
-    pieces: Pieces,
-    counted: Sequence[np.ndarray] = (),
-) -> CountedTokens:
+def source_counts(
+    tokenizer: PreTrainedTokenizerBase, corpus: Sequence[Document], words: Sequence[CountedWords], pieces: Pieces
+) -> list[np.ndarray]:
     """Counts the tokens of a corpus, source by source, and of the words of a preset, each part of which is a source.
 
     Args:
         pieces ([`Pieces`]): keeps the counts of a part of a source, in case the run is interrupted.
-        counted (`Sequence[np.ndarray]`): int64 by id, counts of further sources.
+
+    Returns:
+        `list[np.ndarray]`: int64 by id, for each source.
     """
     sources: dict[str, list[str]] = {}
     for document in corpus:
@@ -142,7 +138,18 @@ def counted_tokens(
             kept = pieces.tensors(f"preset-{number}", partial(_counts, tokenizer, one.words, one.counts))
             counts.append(kept["counts"].numpy())
             bar.update(_bytes(one.words))
-    counts += counted
+    return counts
+
+
+def counted_tokens(
+    spec: TokenizerSpec, settings: VocabularySettings, required: Iterable[int], counts: Sequence[np.ndarray]
+) -> CountedTokens:
+    """The tokens that sources need.
+
+    Args:
+        required (`Iterable[int]`): ids that configurations name.
+        counts (`Sequence[np.ndarray]`): int64 by id, for each source.
+    """
     together, uses = np.asarray(sum(counts)), balanced_uses(counts)
     vocabulary, ranked = _natural(spec, together, settings, required), with_prior_uses(spec, uses)
     used = _natural(spec, together, settings.model_copy(update={"min_count": 1}), required)
@@ -205,12 +212,14 @@ def token_choice(
         "counts": [file.counts.hash for file in files],
     }
     words = [] if texts.preset is None else preset_words(texts.preset)
-    others = [usage.counts for usage in source_usages(files).values()]
 
     def count(pieces: Pieces) -> CountedTokens:
-        return counted_tokens(tokenizer, spec, settings, required, texts.corpus, words, pieces, others)
+        counts = source_counts(tokenizer, texts.corpus, words, pieces)
+        if files:
+            counts += [usage.counts for usage in TokenCounts.merged(file.counts for file in files).sources.values()]
+        return counted_tokens(spec, settings, required, counts)
 
-    return TokenChoice(tokenizer, model.config.model_type, rows, spec, work.value(STAGE, inputs, count), files)
+    return TokenChoice(tokenizer, model.config.model_type, rows, spec, work.value(STAGE, inputs, count))
 
 
 class TokenChoice:
@@ -222,7 +231,6 @@ class TokenChoice:
         rows (`int`): of its embedding.
         spec ([`TokenizerSpec`], *optional*): of the tokenizer; `None` if the vocabulary stays as it is.
         counted ([`CountedTokens`], *optional*): what the corpus needs; `None` likewise.
-        files (`Sequence[CountsFile]`): the counts that decided it together with the corpus.
     """
 
     def __init__(
@@ -232,9 +240,7 @@ class TokenChoice:
         rows: int,
         spec: TokenizerSpec | None = None,
         counted: CountedTokens | None = None,
-        files: Sequence[CountsFile] = (),
     ):
-        self.files = files
         self._dense, self._model_type, self._rows = tokenizer, model_type, rows
         self._spec, self._counted = spec, counted
         self._last: tuple[bytes, PreTrainedTokenizerBase] | None = None
@@ -278,7 +284,7 @@ class TokenChoice:
             return 0  # by construction, see vocabulary.closure
         ids = np.array(kept)
         with progress("Comparing the tokenisation of the corpus", len(texts), "text") as tick:
-            return changed_texts(self._dense, self.tokenizer(ids), ids, texts, tick)
+            return count_changed_texts(self._dense, self.tokenizer(ids), ids, texts, tick)
 
     def packed(
         self, kept: np.ndarray, documents: Sequence[Document], length: int, most_tokens: int | None = None

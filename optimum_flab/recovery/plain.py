@@ -18,8 +18,8 @@ from ..settings.recovery import LIBRARY_SOURCE, RecoverySettings
 from ..texts.formats import NO_FORMATS, Formats
 from ..texts.kinds import OWN, other_pools
 from ..texts.overlap import Forbidden
+from ..texts.passages import PASSAGE_CHARACTERS_PER_TOKEN, split_passages
 from ..texts.problems import problems_to_train_on
-from ..texts.sampling import PASSAGE_CHARACTERS_PER_TOKEN, split_passages
 from ..texts.sources import Document, read_source
 from .encoding import Encoded, encode_text
 from .overlap import overlapping_text

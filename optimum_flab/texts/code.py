@@ -39,12 +39,12 @@ def code_parts(text: str, most_characters: int, rng: np.random.Generator) -> lis
     # form feeds and the like end a line of text, but not a line of Python
     same = len(lines) == len(text.split("\n")) - text.endswith("\n")
     definitions = [part for part in _definitions(tree, lines, most_characters) if _is_worth(part[1])] if same else []
-    found = [definitions[index] for index in rng.permutation(len(definitions))]
+    parts = [definitions[index] for index in rng.permutation(len(definitions))]
     head = _head(lines, most_characters)
     if not _is_worth(head[1]):
-        return found
-    place = 0 if rng.random() < SHARE_OF_HEADS else int(rng.integers(len(found) + 1))
-    return [*found[:place], head, *found[place:]]
+        return parts
+    place = 0 if rng.random() < SHARE_OF_HEADS else int(rng.integers(len(parts) + 1))
+    return [*parts[:place], head, *parts[place:]]
 
 
 def _definitions(tree: ast.AST, lines: list[str], most_characters: int) -> Iterator[tuple[int, str]]:

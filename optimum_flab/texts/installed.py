@@ -25,7 +25,7 @@ HEAD = 1000  # characters in which a file says whether it was generated
 SHARE_OF_FIRST = 0.25
 
 
-def written_code(path: Path) -> str | None:
+def read_code(path: Path) -> str | None:
     """The text of a file, unless it cannot be read, was generated or holds data."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -36,7 +36,7 @@ def written_code(path: Path) -> str | None:
     return text if text.strip() else None
 
 
-def drawn_files(
+def sample_files(
     packages: Mapping[str, list[tuple[str, Path]]], first: str, number: int, seed: int
 ) -> list[tuple[str, Path]]:
     """Some files in random order.
@@ -49,14 +49,14 @@ def drawn_files(
         seed (`int`): decides which.
     """
     others = sum(len(files) ** 0.5 for name, files in packages.items() if name != first)
-    found, weights = [], []
+    candidates, weights = [], []
     for name, files in packages.items():
         share = SHARE_OF_FIRST if name == first else (1 - SHARE_OF_FIRST) * len(files) ** 0.5 / others
-        found += files
+        candidates += files
         weights += [share / len(files)] * len(files) if files else []
     # the first of independent waiting times: weighted sampling without replacement
-    waits = np.random.default_rng(seed).exponential(size=len(found)) / np.asarray(weights)
-    return [found[index] for index in np.argsort(waits, kind="stable")[:number]]
+    waits = np.random.default_rng(seed).exponential(size=len(candidates)) / np.asarray(weights)
+    return [candidates[index] for index in np.argsort(waits, kind="stable")[:number]]
 
 
 def package_files(for_training: bool = False) -> dict[str, list[tuple[str, Path]]]:
@@ -66,10 +66,10 @@ def package_files(for_training: bool = False) -> dict[str, list[tuple[str, Path]
         for_training (`bool`): only the half of them that no pruning reads, so that what a recovery sets aside to
             measure on decided nothing before.
     """
-    found = {
+    packages = {
         name: [one for one in _files(name) if _is_for_training(one[0]) == for_training] for name in required_packages()
     }
-    return {name: files for name, files in found.items() if files}
+    return {name: files for name, files in packages.items() if files}
 
 
 def _is_for_training(name: str) -> bool:
@@ -83,19 +83,19 @@ def required_packages() -> tuple[str, ...]:
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    found: set[str] = set()
+    required: set[str] = set()
     queue = [OURS]
     while queue:
         name = queue.pop()
         package = _distribution(name)
-        if name in found or package is None:
+        if name in required or package is None:
             continue
-        found.add(name)
+        required.add(name)
         for line in package.requires or ():
             requirement = Requirement(line)
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 queue.append(canonicalize_name(requirement.name))
-    return tuple(sorted(found - LEFT_OUT))
+    return tuple(sorted(required - LEFT_OUT))
 
 
 def _distribution(name: str) -> Distribution | None:
@@ -112,11 +112,11 @@ def _files(name: str) -> tuple[tuple[str, Path], ...]:
     record = None if package is None else package.read_text("RECORD")
     if package is None or record is None:
         return ()
-    found = []
+    files = []
     for path, _, size in csv.reader(record.splitlines()):
         if size.isdigit() and SMALLEST <= int(size) <= LARGEST and _is_wanted(path):
-            found.append((path, Path(str(package.locate_file(path)))))
-    return tuple(sorted(found))
+            files.append((path, Path(str(package.locate_file(path)))))
+    return tuple(sorted(files))
 
 
 def _is_wanted(path: str) -> bool:

@@ -7,72 +7,100 @@ plain text and gaps, so that what one kind is measured on is never what another 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 
-from .code import code_parts, with_gap
+from ..errors import FlabError
+from ..settings.pruning import DataSettings
 from .formats import Formats
-from .overlap import benchmarks
-from .problems import Problem
-from .sampling import Candidate, plain_candidate
+from .passages import (
+    PASSAGE_CHARACTERS_PER_TOKEN,
+    Pool,
+    chat_candidate,
+    code_candidate,
+    infilling_candidate,
+    plain_candidate,
+    program_of,
+)
+from .problems import Problem, packaged_problems
 from .sources import Document
 
 
 OWN, PROBLEMS, LIBRARY, CHAT, INFILLING = "own", "problems", "library", "chat", "infilling"
+FEWEST_DOCUMENTS = 5  # of a pool
+LARGEST_SHARE_SET_ASIDE = 0.2
 # gaps are made in both; the rest of a kind's share of a token budget is what it takes from them
 SHARE_OF_PROBLEMS_IN_INFILLING = 0.5
-SHARE_OF_QUESTIONS_WITH_CODE = 0.5
 # what is shown around a gap takes tokens too, and dense code has fewer than four characters per token
 SHARE_OF_ROW_FOR_GAPS = 0.75
-TOKENS_PER_FILE = 48  # a file usually yields at least one passage, of about a hundred tokens; some yield none
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Pool:
-    """The documents of a kind, or of a part of one.
-
-    Args:
-        kind (`str`): of all passages.
-        share (`float`): of the tokens, relative to the shares of other pools.
-        candidates (`list[Candidate]`): the documents, in random order.
-        whole (`bool`): whether a passage makes sense only as a whole.
-    """
-
-    kind: str
-    share: float
-    candidates: list[Candidate]
-    whole: bool = False
-
-
-def own_pools(
-    documents: Sequence[Document], share: float, most_characters: int, fewest: int, rng: np.random.Generator
+def all_pools(
+    documents: Sequence[Document],
+    library: Sequence[Document],
+    data: DataSettings,
+    never: Collection[str],
+    formats: Formats,
+    seed: int,
+    rng: np.random.Generator,
 ) -> list[Pool]:
-    """The user's own text: one pool per source, with equal shares; sources with few documents form one pool together.
+    """The pools of all kinds that have a share and enough documents; the user's own text also where no other has any.
 
     Args:
-        fewest (`int`): the number of documents from which a source forms its own pool.
+        documents (`Sequence[Document]`): the user's own text.
+        library (`Sequence[Document]`): library files.
+        data (`DataSettings`): which sources are named, and the shares of the kinds.
+        never (`Collection[str]`): texts that must not be in any pool.
+        formats ([`Formats`]): those of the tokenizer.
+        seed (`int`): decides which kind gets which document.
+        rng (`np.random.Generator`): decides the order of the user's own documents.
+
+    Raises:
+        [`FlabError`]: there are no documents, or too few.
     """
+    most_characters = PASSAGE_CHARACTERS_PER_TOKEN * data.sequence_length
+    has_share = bool(data.mix.get(OWN))
+    is_own = bool(data.calibration or data.corpus) and has_share
+    unread = {*never, *(document.text for document in documents)} if is_own else never
+    others = other_pools(data.mix, library, formats, most_characters, unread, seed, packaged_problems())
+    others = [pool for pool in others if len(pool.candidates) >= FEWEST_DOCUMENTS]
+    if not others and not has_share:
+        lacking = ", ".join(repr(kind) for kind, share in data.mix.items() if share)
+        raise FlabError(
+            f"data.mix: there is no text for {lacking} here, since the tokenizer has no chat template for"
+            " conversations or no known tokens for gaps, or no library source is installed; name another kind,"
+            " such as 'problems'"
+        )
+    if others and not is_own:
+        return others
+    if len(documents) < FEWEST_DOCUMENTS:
+        raise FlabError(
+            f"{len(documents)} different documents to calibrate on, but at least {FEWEST_DOCUMENTS} are needed (some"
+            " are set aside to measure on); name more or larger sources in `data.calibration` or `data.corpus`"
+        )
+    return [*_own_pools(documents, data.mix[OWN], most_characters, rng), *others]
+
+
+def _own_pools(
+    documents: Sequence[Document], share: float, most_characters: int, rng: np.random.Generator
+) -> list[Pool]:
+    """One pool per source, with equal shares; sources with few documents form one pool together."""
     sources: dict[str, list[Document]] = {}
     for document in documents:
         sources.setdefault(document.source, []).append(document)
-    if min(map(len, sources.values()), default=0) < fewest:
-        together = [source for source, found in sources.items() if len(found) < fewest]
-        joined = [document for source in together for document in sources.pop(source)]
-        groups = [(len(together), joined), *((1, found) for found in sources.values())]
-    else:
-        groups = [(1, found) for found in sources.values()]
-    whole = sum(number for number, _ in groups)
+    small = [group for group in sources.values() if len(group) < FEWEST_DOCUMENTS]
+    groups = [(len(small), [document for group in small for document in group])] if small else []
+    groups += [(1, group) for group in sources.values() if len(group) >= FEWEST_DOCUMENTS]
     return [
         Pool(
             OWN,
-            share * number / whole,
-            [plain_candidate(document, most_characters) for document in _shuffled(found, rng)],
+            share * number / len(sources),
+            [plain_candidate(document, most_characters) for document in _shuffle(group, rng)],
         )
-        for number, found in groups
+        for number, group in groups
     ]
 
 
@@ -100,100 +128,55 @@ def other_pools(
     shares = {kind: mix.get(kind, 0.0) for kind in (PROBLEMS, LIBRARY, CHAT, INFILLING)}
     shares[CHAT] *= formats.chat is not None
     shares[INFILLING] *= formats.infilling is not None
-    gaps = most_characters * SHARE_OF_ROW_FOR_GAPS
     of_problems, of_library = (
         shares[INFILLING] * part for part in (SHARE_OF_PROBLEMS_IN_INFILLING, 1 - SHARE_OF_PROBLEMS_IN_INFILLING)
     )
     free = [one for one in problems if one.program not in never]
-    plain, chat, problem_gaps = dealt(_shuffled(free, rng), [shares[PROBLEMS], shares[CHAT], of_problems])
+    plain, chat, problem_gaps = split_by_shares(_shuffle(free, rng), [shares[PROBLEMS], shares[CHAT], of_problems])
     files = [document for document in library if document.text not in never]
-    parts, file_gaps = dealt(files, [shares[LIBRARY], of_library])
-    infilling = [_with_gaps(_parts_of_problem(one, int(gaps)), formats) for one in problem_gaps]
-    infilling += [_with_gaps(_parts(document, int(gaps)), formats) for document in file_gaps]
+    parts, file_gaps = split_by_shares(files, [shares[LIBRARY], of_library])
+    longest = int(most_characters * SHARE_OF_ROW_FOR_GAPS)
+    with_gaps = [
+        # other languages are not parsed
+        (code_candidate if one.language == "python" else plain_candidate)(program_of(one), longest)
+        for one in problem_gaps
+    ]
+    with_gaps += [code_candidate(document, longest) for document in file_gaps]
+    infilling = [infilling_candidate(one, formats) for one in with_gaps]
     pools = [
-        Pool(PROBLEMS, shares[PROBLEMS], [plain_candidate(_program(one), most_characters) for one in plain]),
-        Pool(LIBRARY, shares[LIBRARY], [_parts(document, most_characters) for document in parts]),
-        Pool(CHAT, shares[CHAT], [_chat(one, formats) for one in chat], whole=True),
-        Pool(INFILLING, shares[INFILLING], _shuffled(infilling, rng), whole=True),
+        Pool(PROBLEMS, shares[PROBLEMS], [plain_candidate(program_of(one), most_characters) for one in plain]),
+        Pool(LIBRARY, shares[LIBRARY], [code_candidate(document, most_characters) for document in parts]),
+        Pool(CHAT, shares[CHAT], [chat_candidate(one, formats) for one in chat], whole=True),
+        Pool(INFILLING, shares[INFILLING], _shuffle(infilling, rng), whole=True),
     ]
     return [pool for pool in pools if pool.share]
 
 
-def kinds_without_format(mix: Mapping[str, float], formats: Formats) -> list[str]:
-    """Notes on kinds that are requested but that a tokenizer cannot show."""
-    lacking = {
-        CHAT: ("chat template that shows a conversation", formats.chat),
-        INFILLING: ("known tokens for infilling", formats.infilling),
-    }
-    return [
-        f"the tokenizer has no {what}: calibration text of the kind {kind!r} is left out, and its share goes to the"
-        " others"
-        for kind, (what, has) in lacking.items()
-        if mix.get(kind) and has is None
-    ]
-
-
-def library_files(mix: Mapping[str, float], tokens: int) -> int:
-    """How many library files are enough for a number of tokens of all kinds, in case no other kind yields any."""
-    return -(-tokens // TOKENS_PER_FILE) if mix.get(LIBRARY) or mix.get(INFILLING) else 0
-
-
-def dealt(items: Sequence[T], shares: Sequence[float]) -> list[list[T]]:
+def split_by_shares(items: Sequence[T], shares: Sequence[float]) -> list[list[T]]:
     """Items in runs whose lengths are proportional to some shares."""
     whole = sum(shares)
     borders = [round(len(items) * (sum(shares[:number]) / whole)) if whole else 0 for number in range(len(shares) + 1)]
     return [list(items[start:stop]) for start, stop in pairwise(borders)]
 
 
-def _shuffled(items: Sequence[T], rng: np.random.Generator) -> list[T]:
+def _shuffle(items: Sequence[T], rng: np.random.Generator) -> list[T]:
     return [items[index] for index in rng.permutation(len(items))]
 
 
-def _program(problem: Problem) -> Document:
-    return Document(problem.program, problem.name)
-
-
-def _parts(document: Document, most_characters: int) -> Candidate:
-    def passages(rng: np.random.Generator) -> list[Document]:
-        found = code_parts(document.text, most_characters, rng)
-        return [
-            replace(document, text=text, name=f"{document.name}:{line}")
-            for line, text in found
-            if not benchmarks().overlaps(text)
-        ]
-
-    return Candidate(document, passages)
-
-
-def _chat(problem: Problem, formats: Formats) -> Candidate:
-    def passages(rng: np.random.Generator) -> list[Document]:
-        assert formats.chat is not None
-        question = problem.instruction
-        if problem.prompt and rng.random() < SHARE_OF_QUESTIONS_WITH_CODE:
-            question += f"\n\n{_fenced(problem.language, problem.prompt)}"
-        answer = _fenced(problem.language, problem.program)
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        text = formats.chat(turns)
-        return [] if text is None else [Document(text, problem.name)]
-
-    return Candidate(_program(problem), passages)
-
-
-def _fenced(language: str, code: str) -> str:
-    return f"```{language}\n{code.rstrip()}\n```"
-
-
-def _parts_of_problem(problem: Problem, most_characters: int) -> Candidate:
-    program = _program(problem)
-    if problem.language == "python":
-        return _parts(program, most_characters)
-    return plain_candidate(program, most_characters)  # other languages are not parsed here
-
-
-def _with_gaps(parts: Candidate, formats: Formats) -> Candidate:
-    def passages(rng: np.random.Generator) -> list[Document]:
-        assert formats.infilling is not None
-        gaps = ((part, with_gap(part.text, rng)) for part in parts.passages(rng))
-        return [replace(part, text=formats.infilling(*gap)) for part, gap in gaps if gap is not None]
-
-    return Candidate(parts.origin, passages)
+def most_set_aside(pools: Sequence[Pool], data: DataSettings) -> tuple[list[int], list[int]]:
+    """The maximum numbers of documents of each pool for validation and held-out, shared like their token budgets."""
+    aside = data.validation_tokens + data.held_out_tokens
+    named_only = bool(data.held_out) and all(pool.kind == OWN for pool in pools)
+    numbers = []
+    for pool in pools:
+        number = len(pool.candidates)
+        share = LARGEST_SHARE_SET_ASIDE if pool.kind == OWN else aside / (aside + data.calibration_tokens)
+        most = int(number * share)
+        first = min(max(1, round(most * data.validation_tokens / aside)), max(1, most - 1))
+        if number < FEWEST_DOCUMENTS:  # a small source of the user's beside larger ones
+            numbers.append((0, 0))
+        elif named_only:
+            numbers.append((max(1, most), 0))
+        else:
+            numbers.append((first, max(1, most - first)))
+    return [first for first, _ in numbers], [second for _, second in numbers]

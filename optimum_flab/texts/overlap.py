@@ -19,10 +19,10 @@ def words(text: str) -> list[str]:
 
 def grams(text: str) -> set[int]:
     """Hashes of all runs of [`GRAM`] words; a shorter text is one run."""
-    found = words(text)
-    if not found:
+    sequence = words(text)
+    if not sequence:
         return set()
-    return {_hash(found[start : start + GRAM]) for start in range(max(1, len(found) - GRAM + 1))}
+    return {_hash(sequence[start : start + GRAM]) for start in range(max(1, len(sequence) - GRAM + 1))}
 
 
 def _hash(run: Sequence[str]) -> int:

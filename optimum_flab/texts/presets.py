@@ -68,6 +68,6 @@ def sources_file(part: str, folder: Path = FOLDER) -> Path:
 @cache
 def _read(file: Path) -> CountedWords:
     by_count = json.loads(lzma.decompress(file.read_bytes()))
-    words = tuple(word for found in by_count.values() for word in found)
-    counts = np.repeat([int(count) for count in by_count], [len(found) for found in by_count.values()])
+    words = tuple(word for alike in by_count.values() for word in alike)
+    counts = np.repeat([int(count) for count in by_count], [len(alike) for alike in by_count.values()])
     return CountedWords(words, counts.astype(np.int64))

@@ -206,8 +206,8 @@ def streamed_hub_rows(rows: HubRows, revision: str | None, columns: Sequence[str
 
 
 def _unloadable(rows: HubRows, error: Exception) -> FlabError:
-    asked = f"split {rows.split!r}" if rows.config is None else f"configuration {rows.config!r}, split {rows.split!r}"
-    return FlabError(f"dataset {rows.dataset!r}, {asked}, cannot be loaded ({first_line(error)}); {REMEDY}")
+    where = f"split {rows.split!r}" if rows.config is None else f"configuration {rows.config!r}, split {rows.split!r}"
+    return FlabError(f"dataset {rows.dataset!r}, {where}, cannot be loaded ({first_line(error)}); {REMEDY}")
 
 
 # --- texts ---------------------------------------------------------------------------------------------------------
@@ -228,16 +228,16 @@ def row_texts(rows: Iterable[Any], name: str, columns: Sequence[str] = (), first
     for number, row in enumerate(rows, start=first):
         if not isinstance(row, dict):
             raise FlabError(f"{name}, row {number}: expected an object with columns, found {type(row).__name__}")
-        found = ", ".join(map(str, row)) or "none"
+        names = ", ".join(map(str, row)) or "none"
         if not columns:
             columns = next(((column,) for column in TEXT_COLUMNS if column in row), ())
             if not columns:
                 raise FlabError(
-                    f"{name}, row {number}: no column text or content; columns found: {found}; name those to use in"
+                    f"{name}, row {number}: no column text or content; columns found: {names}; name those to use in"
                     f" brackets: '{name}[column,...]'"
                 )
         if missing := [column for column in columns if column not in row]:
-            raise FlabError(f"{name}, row {number}: no column {', '.join(missing)}; columns found: {found}")
+            raise FlabError(f"{name}, row {number}: no column {', '.join(missing)}; columns found: {names}")
         values = (row[column] for column in columns)
         yield without_lone_surrogates("".join("" if value is None else str(value) for value in values))
 

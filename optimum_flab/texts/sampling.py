@@ -1,102 +1,82 @@
-"""Passages from many documents, drawn in turn until there are enough tokens, with a share for each kind."""
+"""Passages drawn from pools in turn until there are enough tokens, with a share for each pool."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
-from typing import TypeVar
 
 import numpy as np
 
+from .passages import Candidate, Pool
 from .sources import Document
 
 
-# a passage of this many characters per token of a row is about one row of source code
-PASSAGE_CHARACTERS_PER_TOKEN = 4
 COUNTED_AT_ONCE = 16  # passages
 
 CountTokens = Callable[[list[str]], list[int]]
-Key = TypeVar("Key", bound=Hashable)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A document that contributes passages to at most one set.
-
-    Args:
-        origin ([`Document`]): the whole document; one that is set aside is in no other set.
-        passages (`Callable`): makes the passages that a set may take, in the order of taking; called at most once per
-            draw.
-    """
-
-    origin: Document
-    passages: Callable[[np.random.Generator], Sequence[Document]]
 
 
 class Draw:
-    """A draw from some documents: one passage from each in turn, then a second from those that have one, and so on.
+    """A draw from a pool: one passage from each document in turn, then a second from those that have one, and so on.
 
     Args:
-        candidates (`Sequence[Candidate]`): documents in random order.
+        pool ([`Pool`]): the documents.
         count_tokens (`Callable`): returns the number of tokens of each of some texts.
         rng (`np.random.Generator`): decides the order of passages.
         seen (`set[str]`): texts that are skipped; those that are taken are added.
-        most_tokens (`int`, *optional*): passages with more tokens are skipped.
+        most_tokens (`int`, *optional*): longer passages are skipped where they make sense only as a whole.
 
     Attributes:
+        taken (`list[tuple[Document, int]]`): the passages, of the kind of the pool, with their tokens.
         used (`int`): number of documents, from the first to the last that contributed a passage.
     """
 
     def __init__(
         self,
-        candidates: Sequence[Candidate],
+        pool: Pool,
         count_tokens: CountTokens,
         rng: np.random.Generator,
         seen: set[str],
         most_tokens: int | None = None,
     ):
+        self.kind, self.share = pool.kind, pool.share
         self.taken: list[tuple[Document, int]] = []
         self.tokens, self.used, self.exhausted = 0, 0, False
-        self._count, self._most, self._seen = count_tokens, most_tokens, seen
-        self._passages = _rounds(candidates, rng)
-        self._counted: list[tuple[int, Document, int]] = []
+        self._seen, self._most = seen, most_tokens if pool.whole else None
+        self._passages = _counted(_rounds(pool.candidates, rng), count_tokens)
 
     def until(self, tokens: float) -> None:
         """Takes passages until there are that many tokens, or no further passage."""
         while self.tokens < tokens and not self.exhausted:
-            if not self._counted:
-                block = list(islice(self._passages, COUNTED_AT_ONCE))
-                counts = self._count([passage.text for _, passage in block]) if block else []
-                self._counted = [(*one, count) for one, count in zip(block, counts, strict=True)][::-1]
-            if not self._counted:
+            following = next(self._passages, None)
+            if following is None:
                 self.exhausted = True
                 return
-            index, passage, count = self._counted.pop()
+            index, passage, count = following
             if passage.text not in self._seen and (self._most is None or count <= self._most):
                 self._seen.add(passage.text)
-                self.taken.append((passage, count))
+                self.taken.append((replace(passage, kind=self.kind), count))
                 self.tokens += count
                 self.used = max(self.used, index + 1)
 
 
 class SharedDraw:
-    """Several draws, each with a share of the tokens; what one cannot supply, the others do.
+    """Several draws, each with its share of the tokens; what one cannot supply, the others do.
 
     Args:
-        draws (`Mapping[Key, Draw | SharedDraw]`): by a key that distinguishes them.
-        shares (`Mapping[Key, float]`): the share of each, above 0.
+        draws (`Sequence[Draw | SharedDraw]`): with shares above 0.
     """
 
-    def __init__(self, draws: Mapping[Key, Draw] | Mapping[Key, SharedDraw], shares: Mapping[Key, float]):
-        self._draws = [(draw, shares[key]) for key, draw in draws.items()]
+    def __init__(self, draws: Sequence[Draw] | Sequence[SharedDraw]):
+        self._draws: Sequence[Draw | SharedDraw] = draws
+        self.share: float = sum(draw.share for draw in draws)
 
     @property
     def taken(self) -> list[tuple[Document, int]]:
         """Passages of all draws with their tokens; every prefix of the list has about the overall shares."""
         placed = []
-        for number, (draw, _) in enumerate(self._draws):
+        for number, draw in enumerate(self._draws):
             before = 0
             for passage, count in draw.taken:
                 placed.append(((before + count / 2) / max(draw.tokens, 1), number, (passage, count)))
@@ -106,22 +86,22 @@ class SharedDraw:
     @property
     def tokens(self) -> int:
         """The number of tokens in all of them."""
-        return sum(draw.tokens for draw, _ in self._draws)
+        return sum(draw.tokens for draw in self._draws)
 
     @property
     def exhausted(self) -> bool:
         """Whether there is no further passage."""
-        return all(draw.exhausted for draw, _ in self._draws)
+        return all(draw.exhausted for draw in self._draws)
 
     def until(self, tokens: float) -> None:
         """Takes passages until there are that many tokens, or no further passage."""
-        giving = [one for one in self._draws if not one[0].exhausted]
+        giving = [draw for draw in self._draws if not draw.exhausted]
         while giving:
-            left = tokens - sum(draw.tokens for draw, _ in self._draws if draw.exhausted)
-            whole = sum(share for _, share in giving)
-            for draw, share in giving:
-                draw.until(left * share / whole)
-            still = [one for one in giving if not one[0].exhausted]
+            left = tokens - sum(draw.tokens for draw in self._draws if draw.exhausted)
+            whole = sum(draw.share for draw in giving)
+            for draw in giving:
+                draw.until(left * draw.share / whole)
+            still = [draw for draw in giving if not draw.exhausted]
             if len(still) == len(giving):
                 return
             giving = still
@@ -142,40 +122,62 @@ def _rounds(candidates: Sequence[Candidate], rng: np.random.Generator) -> Iterat
         remaining = [(index, passages) for index, passages in remaining if passages]
 
 
-def plain_candidate(document: Document, most_characters: int) -> Candidate:
-    """A document that contributes runs of its lines."""
-    return Candidate(document, partial(plain_passages, document, most_characters))
+def _counted(
+    passages: Iterator[tuple[int, Document]], count_tokens: CountTokens
+) -> Iterator[tuple[int, Document, int]]:
+    """Passages with their numbers of tokens, a few at a time."""
+    while block := list(islice(passages, COUNTED_AT_ONCE)):
+        counts = count_tokens([passage.text for _, passage in block])
+        yield from ((index, passage, count) for (index, passage), count in zip(block, counts, strict=True))
 
 
-def plain_passages(document: Document, most_characters: int, rng: np.random.Generator) -> list[Document]:
-    """Runs of lines of a document in random order; together they are the document."""
-    texts = split_passages(document.text, most_characters)
-    order = rng.permutation(len(texts))
-    if len(texts) == 1:
-        return [document]
-    lines = np.cumsum([1, *(text.count("\n") for text in texts[:-1])])
-    passages = [
-        replace(document, text=text, name=f"{document.name}:{line}") for text, line in zip(texts, lines, strict=True)
-    ]
-    return [passages[index] for index in order if texts[index].strip()]
-
-
-def split_passages(text: str, most_characters: int) -> list[str]:
-    """Splits a text at line boundaries into passages of about equal size; joined again they are the text.
+@dataclass(frozen=True)
+class Sample:
+    """The passages of a set.
 
     Args:
-        text (`str`): a text.
-        most_characters (`int`): the maximum length of a passage; only a longer line is itself split.
+        passages (`list[Document]`): with the kinds interleaved.
+        tokens (`int`): in all of them.
+        origins (`list[Document]`): the documents that they are from, and those passed over.
     """
-    if len(text) <= most_characters:
-        return [text]
-    enough = -(-len(text) // -(-len(text) // most_characters))
-    passages, current = [], ""
-    for line in text.splitlines(keepends=True):
-        for start in range(0, len(line), most_characters):
-            piece = line[start : start + most_characters]
-            if current and (len(current) >= enough or len(current) + len(piece) > most_characters):
-                passages.append(current)
-                current = ""
-            current += piece
-    return [*passages, current]
+
+    passages: list[Document]
+    tokens: int
+    origins: list[Document]
+
+
+class Sampler:
+    """Draws sets from pools, one after another: no set takes from the documents of an earlier one.
+
+    Args:
+        pools (`Sequence[Pool]`): the documents.
+        count_tokens (`Callable`): returns the number of tokens of each of some texts.
+        most_tokens (`int`): of a passage that makes sense only as a whole.
+        seed (`int`): decides the passages.
+    """
+
+    def __init__(self, pools: Sequence[Pool], count_tokens: CountTokens, most_tokens: int, seed: int):
+        self._pools, self._count, self._most_tokens, self._seed = pools, count_tokens, most_tokens, seed
+        self._seen: set[str] = set()  # passages of all sets; libraries copy from one another
+
+    def draw(self, number: int, tokens: int, most_documents: Sequence[int] | None = None) -> Sample:
+        """Draws a set: its tokens are shared first by the kinds, then by the pools of a kind.
+
+        Args:
+            number (`int`): of the set, on which the passages depend.
+            tokens (`int`): how many to draw.
+            most_documents (`Sequence[int]`, *optional*): the maximum number of documents of each pool; all by default.
+        """
+        draws, kinds = list[Draw](), dict[str, list[Draw]]()
+        for place, pool in enumerate(self._pools):
+            part = pool if most_documents is None else pool.part(0, most_documents[place])
+            rng = np.random.default_rng([self._seed, 2, number, place])
+            draw = Draw(part, self._count, rng, self._seen, self._most_tokens)
+            draws.append(draw)
+            kinds.setdefault(pool.kind, []).append(draw)
+        together = SharedDraw([SharedDraw(of_kind) for of_kind in kinds.values()])
+        together.until(tokens)
+        pairs = list(zip(self._pools, draws, strict=True))
+        origins = [candidate.origin for pool, draw in pairs for candidate in pool.candidates[: draw.used]]
+        self._pools = [pool.part(draw.used) for pool, draw in pairs]
+        return Sample([passage for passage, _ in together.taken], together.tokens, origins)

@@ -15,8 +15,7 @@ from typing import Any
 from ..errors import FlabError
 from ..memory import available_memory
 from ..places import HUB_ID
-from ..settings.pruning import DataSettings
-from .installed import drawn_files, package_files, written_code
+from .installed import package_files, read_code, sample_files
 from .problems import packaged_problems, problems_to_train_on
 from .rows import COPIES, ROW_SUFFIXES, HubRows, file_rows, hub_rows, read_text, row_suffix, row_texts
 
@@ -127,11 +126,11 @@ def local_paths(specs: Iterable[str]) -> list[Path]:
 
 def hub_datasets(specs: Iterable[str]) -> list[str]:
     """The ids of the Hub datasets among sources, as understood now: elsewhere, or later, `a/b` may be a folder."""
-    found = []
+    names = []
     for spec in specs:
         with suppress(FlabError):  # a file that was found in another way
-            found.append(parse_source(spec).dataset)
-    return list(dict.fromkeys(filter(None, found)))
+            names.append(parse_source(spec).dataset)
+    return list(dict.fromkeys(filter(None, names)))
 
 
 def read_source(spec: str | Source, for_training: bool = False) -> SourceTexts:
@@ -153,9 +152,9 @@ def read_source(spec: str | Source, for_training: bool = False) -> SourceTexts:
             cannot be loaded, or there is no text.
     """
     source = parse_source(spec) if isinstance(spec, str) else spec
-    found = list(documents_in(source, for_training))
-    documents = [document for document in found if document is not None and document.text.strip()]
-    skipped = found.count(None)
+    everything = list(documents_in(source, for_training))
+    documents = [document for document in everything if document is not None and document.text.strip()]
+    skipped = everything.count(None)
     if not documents:
         raise no_text(source, skipped)
     return SourceTexts(documents, skipped)
@@ -163,17 +162,17 @@ def read_source(spec: str | Source, for_training: bool = False) -> SourceTexts:
 
 def no_text(source: Source, skipped: int) -> FlabError:
     """The error for a source that holds nothing but so many files that are not text."""
-    found = f" ({skipped} files that are not UTF-8 text were skipped)" if skipped else ""
-    return FlabError(f"source {source.spec!r} holds no text{found}; name one that does")
+    files = f" ({skipped} files that are not UTF-8 text were skipped)" if skipped else ""
+    return FlabError(f"source {source.spec!r} holds no text{files}; name one that does")
 
 
 def documents_in(source: Source, for_training: bool = False) -> Iterator[Document | None]:
     """The documents of a source in a fixed order, one after another, including empty ones; `None` in place of a file
     that is not text. See [`read_source`] for the arguments and errors."""
     if source.spec == STANDARD_LIBRARY:
-        yield from _all_of(standard_library())
+        yield from _documents_of_files(_standard_library_files(), _standard_library(), "")
     elif source.spec == INSTALLED:
-        yield from _all_of(installed_sources(INSTALLED_FILES, 0, for_training=for_training))
+        yield from installed_sources(INSTALLED_FILES, 0, for_training=for_training)
     elif source.spec == PACKAGED:
         problems = problems_to_train_on() if for_training else packaged_problems()
         yield from (Document(one.program, one.name) for one in problems)
@@ -188,11 +187,6 @@ def documents_in(source: Source, for_training: bool = False) -> Iterator[Documen
         remedy = f"leave out the brackets, or name one of {', '.join(ROW_SUFFIXES)}"
         _refuse_columns(source, "a plain text file", remedy)
         yield Document(read_text(path), str(path))
-
-
-def _all_of(texts: SourceTexts) -> Iterator[Document | None]:
-    yield from texts.documents
-    yield from [None] * texts.skipped
 
 
 def _refuse_columns(source: Source, what: str, remedy: str) -> None:
@@ -218,7 +212,8 @@ def source_rows(source: Source) -> Iterable[Any]:
 def read_sources(specs: Sequence[str], for_training: bool = False) -> SourceTexts:
     """Reads several sources, one after another; all of them are parsed, and the bytes of their files counted, before
     the first is read. See [`read_source`]."""
-    sources = _that_fit(specs)
+    sources = [parse_source(spec) for spec in specs]
+    _check_memory(sources)
     texts = [read_source(source, for_training) for source in sources]
     return SourceTexts(
         [
@@ -230,17 +225,8 @@ def read_sources(specs: Sequence[str], for_training: bool = False) -> SourceText
     )
 
 
-def check_sources(data: DataSettings) -> None:
-    """Raises a [`FlabError`] if a source of the settings cannot be read or holds no text, or if all together do not
-    fit in memory."""
-    for source in _that_fit([*data.corpus, *data.calibration, *data.held_out]):
-        read_source(source)
-
-
-def _that_fit(specs: Iterable[str]) -> list[Source]:
-    """Parses sources, and raises a [`FlabError`] if their files do not fit in memory, where they are read as a
-    whole."""
-    sources = [parse_source(spec) for spec in specs]
+def _check_memory(sources: Sequence[Source]) -> None:
+    """Raises a [`FlabError`] if the files of sources do not fit in memory, where they are read as a whole."""
     size, free = sum(map(_text_bytes, sources)), available_memory()
     if COPIES * size > free:
         named = ", ".join(repr(source.spec) for source in sources if source.path is not None)
@@ -249,7 +235,6 @@ def _that_fit(specs: Iterable[str]) -> list[Source]:
             f" {free / 1e9:,.1f} GB of memory are free; count the text first with `flab count`, which reads it in"
             " pieces, name the counts in `data.counts`, and only a sample of the text here"
         )
-    return sources
 
 
 def _text_bytes(source: Source) -> int:
@@ -273,39 +258,31 @@ def _is_text(path: Path) -> bool:
 
 def folder_files(folder: Path) -> Iterator[Path]:
     """The files of a folder that is read as a source, text or not; see [`read_source`] for what is ignored."""
-    return _walk(folder, lambda relative: not _is_hidden_or_cache(relative))
+
+    def wanted(relative: str) -> bool:
+        name = relative.rsplit("/", 1)[-1]
+        return not name.startswith(".") and name != "__pycache__"
+
+    return _walk(folder, wanted)
 
 
 def default_corpus() -> SourceTexts:
-    """The source code of the Python standard library and, where there is any, a sample of that of installed packages,
-    see [`standard_library`] and [`installed_sources`]: code as people write it, present on every machine.
+    """The source code of the Python standard library, without its tests and generated tables, and, where there is any,
+    a sample of that of installed packages, see [`installed_sources`]: code as people write it, present on every
+    machine.
 
     Raises:
         [`FlabError`]: this Python was installed without the source code of its library.
     """
-    library, packages = standard_library(), list[Document]()
+    library, packages = read_source(STANDARD_LIBRARY), list[Document]()
     with suppress(FlabError):  # from installers that list no files
-        packages = installed_sources(INSTALLED_FILES, 0).documents
+        packages = installed_sources(INSTALLED_FILES, 0)
     return SourceTexts([*library.documents, *packages], library.skipped)
-
-
-def standard_library() -> SourceTexts:
-    """The source code of the Python standard library without its tests and generated tables.
-
-    Raises:
-        [`FlabError`]: this Python was installed without it.
-    """
-    stdlib = _standard_library()
-    found = list(_documents_of_files(_standard_library_files(), stdlib, ""))
-    documents = [document for document in found if document is not None and document.text.strip()]
-    if not documents:
-        raise FlabError(f"the Python standard library in {stdlib} has no source files; name a corpus in `data.corpus`")
-    return SourceTexts(documents, found.count(None))
 
 
 def installed_sources(
     files: int, seed: int, standard_library: bool = False, for_training: bool = False
-) -> SourceTexts:
+) -> list[Document]:
     """A sample of Python files written by people, from the packages that this one requires, directly or not.
 
     Files are drawn before any is read. A package is weighted by the square root of its number of files, so that the
@@ -328,12 +305,12 @@ def installed_sources(
         packages[STANDARD_LIBRARY] = [one for one in named if one[0].split("/")[0] not in LIBRARY_EXCLUDED]
     documents = [
         Document(text, name)
-        for name, path in drawn_files(packages, STANDARD_LIBRARY, files, seed)
-        if (text := written_code(path)) is not None
+        for name, path in sample_files(packages, STANDARD_LIBRARY, files, seed)
+        if (text := read_code(path)) is not None
     ]
     if not documents:
         raise FlabError("no package that this one requires has source files here; name other text")
-    return SourceTexts(documents)
+    return documents
 
 
 def _standard_library() -> Path:
@@ -359,11 +336,6 @@ def _exists(path: str) -> bool:
         return Path(path).expanduser().exists()
     except (OSError, RuntimeError, ValueError):  # too long, no such user, a NUL inside
         return False
-
-
-def _is_hidden_or_cache(relative: str) -> bool:
-    name = relative.rsplit("/", 1)[-1]
-    return name.startswith(".") or name == "__pycache__"
 
 
 def _walk(folder: Path, enter: Callable[[str], bool]) -> Iterator[Path]:

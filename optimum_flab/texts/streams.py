@@ -98,7 +98,7 @@ class TextStream:
 
 def _file_state(path: Path) -> str:
     try:
-        found = path.stat()
-        return f"{path} {found.st_size} {found.st_mtime_ns}"
+        state = path.stat()
+        return f"{path} {state.st_size} {state.st_mtime_ns}"
     except OSError:  # a link that leads nowhere
         return str(path)

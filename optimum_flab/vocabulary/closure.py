@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import heapq
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -144,14 +145,14 @@ def with_ancestors(spec: TokenizerSpec, tokens: Iterable[int], known: Iterable[i
     Returns:
         `set[int]`: ids closed under ancestors, less `known`.
     """
-    found: set[int] = set()
+    ids: set[int] = set()
     queue = list(tokens)
     while queue:
         token = queue.pop()
-        if token not in found and token not in known:
-            found.add(token)
+        if token not in ids and token not in known:
+            ids.add(token)
             queue.extend(spec.kind.ancestors(token))
-    return found
+    return ids
 
 
 # --- what stays ----------------------------------------------------------------------------------------------------
@@ -353,27 +354,33 @@ def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, p
     return _as_ids(kept)
 
 
-def counts_among(spec: TokenizerSpec, counts: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Counts in the ids of a pruned vocabulary.
-
-    Those of a dropped token go to the kept tokens that its own text is split into, which is nearly what counting with
-    the pruned tokenizer would yield.
+def covering(
+    spec: TokenizerSpec,
+    vocabulary: Vocabulary,
+    uses: np.ndarray,
+    ranked: np.ndarray,
+    coverage: float,
+    keep_merges: int = 0,
+) -> Vocabulary:
+    """The smallest vocabulary that covers a share of all uses, made by dropping the least used tokens.
 
     Args:
-        counts (`np.ndarray`): int64 by id.
-        kept (`np.ndarray`): int64 ids, ascending; the position is the new id.
+        vocabulary ([`Vocabulary`]): what tokens are dropped from; where it covers a smaller share already, none are.
+        uses (`np.ndarray`): how often each id is used, from which the share is computed.
+        ranked (`np.ndarray`): the uses that decide which tokens go first, see [`with_prior_uses`].
+        coverage (`float`): share of `uses` of the tokens that stay, between 0 and 1.
+        keep_merges (`int`): number of first merges that stay, or of first tokens, see [`Kind`].
 
     Returns:
-        `np.ndarray`: int64 by new id.
+        [`Vocabulary`]: with the same protected tokens, closed under ancestors.
     """
-    places = {token: place for place, token in enumerate(kept.tolist())}
-    found = np.zeros(len(kept), dtype=np.int64)
-    for token in np.flatnonzero(counts).tolist():
-        pieces = [token]
-        while pieces:
-            piece = pieces.pop()
-            if piece in places:
-                found[places[piece]] += counts[token]
-            else:
-                pieces.extend(spec.kind.pieces(piece, places))
-    return found
+    first = (token for learnt in spec.kind.learnt[:keep_merges] for token in learnt)
+    fixed = _as_ids(with_ancestors(spec, [*vocabulary.protected.tolist(), *first]))
+    from_here = replace(vocabulary, protected=fixed)
+
+    def whole(size: int) -> float:
+        return float(uses[resize(spec, from_here, ranked, size)].sum())
+
+    sizes = range(len(fixed), len(vocabulary.kept))  # tokens go in one order, whatever the size
+    size = len(fixed) + bisect_left(sizes, coverage * float(uses.sum()), key=whole)
+    return replace(vocabulary, kept=resize(spec, from_here, ranked, size))

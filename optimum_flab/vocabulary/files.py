@@ -255,8 +255,10 @@ def _read_back_otherwise(one: PreTrainedTokenizerBase, other: PreTrainedTokenize
 def _effects(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str:
     """What another tokenizer does to text that the first one does not; empty if it tokenises the samples alike."""
     cut, added = cut_differently(one, other), sorted(set(other.get_vocab()).difference(one.get_vocab()))
-    found = [f"tokenises {len(cut)} of {len(sample_texts(one))} sample texts differently ({cut[0]!r})"] if cut else []
-    return " and ".join([*found, *([f"adds {', '.join(map(repr, added))}"] if added else [])])
+    effects = (
+        [f"tokenises {len(cut)} of {len(sample_texts(one))} sample texts differently ({cut[0]!r})"] if cut else []
+    )
+    return " and ".join([*effects, *([f"adds {', '.join(map(repr, added))}"] if added else [])])
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[str]]:

@@ -109,8 +109,8 @@ def infilling_format(tokenizer: PreTrainedTokenizerBase) -> InfillingFormat | No
 
 def gap_tokens(vocabulary: Collection[str]) -> list[str]:
     """The special tokens of the known formats that a vocabulary covers whole, whatever its tokenizer makes of them."""
-    found = [one.marks for one in map(InfillingFormat, KNOWN) if all(mark in vocabulary for mark in one.marks)]
-    return [mark for marks in found for mark in marks]
+    whole = [one.marks for one in map(InfillingFormat, KNOWN) if all(mark in vocabulary for mark in one.marks)]
+    return [mark for marks in whole for mark in marks]
 
 
 def missing_tokens(tokenizer: PreTrainedTokenizerBase, marks: Sequence[str]) -> list[str]:
@@ -127,8 +127,8 @@ def _is_special(tokenizer: PreTrainedTokenizerBase, mark: str, added: Sequence[s
             return False
         ids.append(tokenizer.convert_tokens_to_ids(token))
         rest = rest[len(token) :]
-    found = tokenizer.encode(f"x{mark}x", add_special_tokens=False)
-    return any(found[at : at + len(ids)] == ids for at in range(len(found)))
+    pieces = tokenizer.encode(f"x{mark}x", add_special_tokens=False)
+    return any(pieces[at : at + len(ids)] == ids for at in range(len(pieces)))
 
 
 def ends_of_gap(tokenizer: PreTrainedTokenizerBase, template: InfillingFormat) -> list[int]:

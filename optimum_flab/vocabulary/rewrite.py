@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import FlabError
 from .files import json_differences, load_saved, save_tokenizer, write_json
 from .kinds import kind_of
-from .steps import processor_ids, renumbered_processor
+from .steps import processor_ids, renumber_processor
 from .usage import encode_chunks
 
 
@@ -95,7 +95,7 @@ def _rewrite_json(content: dict[str, Any], mapping: Mapping[int, int]) -> dict[s
         **content,
         "padding": padding and {**padding, "pad_id": mapping[padding["pad_id"]]},
         "added_tokens": [{**token, "id": mapping[token["id"]]} for token in added],
-        "post_processor": renumbered_processor(content["post_processor"], mapping),
+        "post_processor": renumber_processor(content["post_processor"], mapping),
         "model": kind.cut(model, dict(sorted(vocabulary.items(), key=lambda item: item[1]))),
     }
 
@@ -205,7 +205,7 @@ def remap_config_ids(
     return result[0], result[1]
 
 
-def changed_texts(
+def count_changed_texts(
     old: PreTrainedTokenizerBase,
     new: PreTrainedTokenizerBase,
     kept: Sequence[int] | np.ndarray,

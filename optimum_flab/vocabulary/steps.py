@@ -123,7 +123,7 @@ def bound_tokens(
         vocabulary (`Mapping[str, int]`): ids of the model's tokens.
         symbols (`Callable`): the characters of a token as the vocabulary spells each of them alone.
     """
-    each, found = _reads_each_token(content), set()
+    each, bound = _reads_each_token(content), set()
     for token, index in vocabulary.items():
         parts = symbols(token)
         if not each and "".join(parts) == token:
@@ -132,8 +132,8 @@ def bound_tokens(
             decoder.decode([*before, token, *after]) != decoder.decode([*before, *parts, *after])
             for before, after in (([], []), (["a"], ["a"]))
         ):
-            found.add(index)
-    return found
+            bound.add(index)
+    return bound
 
 
 def _reads_each_token(content: Mapping[str, Any]) -> bool:
@@ -163,10 +163,10 @@ def processor_ids(content: Mapping[str, Any]) -> Iterator[int]:
         yield content["padding"]["pad_id"]
 
 
-def renumbered_processor(value: Any, mapping: Mapping[int, int]) -> Any:
+def renumber_processor(value: Any, mapping: Mapping[int, int]) -> Any:
     """A post-processor with the ids that [`processor_ids`] finds renumbered."""
     if isinstance(value, list):
-        return [renumbered_processor(item, mapping) for item in value]
+        return [renumber_processor(item, mapping) for item in value]
     if not isinstance(value, dict):
         return value
     if value.get("type") == "TemplateProcessing":
@@ -177,4 +177,4 @@ def renumbered_processor(value: Any, mapping: Mapping[int, int]) -> Any:
         return {**value, "special_tokens": tokens}
     if value.get("type") in ("BertProcessing", "RobertaProcessing"):
         return {**value, **{name: [value[name][0], mapping[value[name][1]]] for name in ("sep", "cls")}}
-    return {name: renumbered_processor(item, mapping) for name, item in value.items()}
+    return {name: renumber_processor(item, mapping) for name, item in value.items()}

@@ -70,10 +70,10 @@ def count_tokens(
     Returns:
         [`TokenUsage`]: exact counts.
     """
-    found = no_usage(tokenizer)
-    for usage in usage_so_far(tokenizer, texts, found, times):
-        found = usage
-    return found
+    total = no_usage(tokenizer)
+    for usage in usage_so_far(tokenizer, texts, total, times):
+        total = usage
+    return total
 
 
 def usage_so_far(

@@ -12,14 +12,13 @@ from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig, To
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.families.files import known_family
 from optimum_flab.pruning.limits import TOLERANCE
-from optimum_flab.pruning.texts import divided_texts
+from optimum_flab.pruning.texts import read_text_sets
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.records.report import read_report
 from optimum_flab.records.summary import report_summary
-from optimum_flab.records.work import WorkFolder
 from optimum_flab.rounds import composed, one_round
 from optimum_flab.settings.pruning import LEAST_OF_A_ROUND
-from optimum_flab.vocabulary.rewrite import changed_texts
+from optimum_flab.vocabulary.rewrite import count_changed_texts
 from optimum_flab.vocabulary.usage import tokenizer_hash
 
 from ..conftest import plan_of
@@ -74,12 +73,12 @@ def test_two_rounds_remove_what_was_asked_for_and_say_so(in_rounds, _made):
     assert (written["target_ratio"], written["rounds"]["number"]) == (0.4, 2)
 
 
-def test_texts_and_notes_of_two_rounds_are_about_the_dense_tokenizer(in_rounds, _made, tmp_path):
+def test_texts_and_notes_of_two_rounds_are_about_the_dense_tokenizer(in_rounds, _made):
     optimizer, folder = in_rounds
     report, dense, config = read_report(folder / "out"), optimizer.dense.tokenizer, config_of(_made)
-    corpus = divided_texts(dense, config.data, config.seed, WorkFolder(tmp_path)).corpus
+    corpus = read_text_sets(dense, config.data, config.seed).corpus
     kept = np.array(PruningPlan.load(folder / "out").kept_tokens)
-    changed = changed_texts(dense, optimizer.pruned.tokenizer, kept, [document.text for document in corpus])
+    changed = count_changed_texts(dense, optimizer.pruned.tokenizer, kept, [document.text for document in corpus])
     assert (report.texts.corpus, report.texts.corpus_cut_differently) == (len(corpus), changed)
     assert any("'infilling' is left out" in note for note in report.notes)
     (counted,) = report.texts.counts

@@ -18,7 +18,7 @@ from optimum_flab.vocabulary.closure import (
     with_ancestors,
     with_prior_uses,
 )
-from optimum_flab.vocabulary.rewrite import changed_texts, rewrite_tokenizer
+from optimum_flab.vocabulary.rewrite import count_changed_texts, rewrite_tokenizer
 from optimum_flab.vocabulary.usage import count_tokens
 
 from .tiny_tokenizers import BYTES, CORPUS, PLACEHOLDERS, TRAINING_TEXTS, byte_level
@@ -59,7 +59,7 @@ def is_closed(spec, kept):
 @given(texts=st.lists(TEXT, max_size=4), keep_merges=st.sampled_from([0, 40]))
 def test_a_corpus_is_cut_into_the_same_pieces(tokenizer, spec, texts, keep_merges):
     kept = natural_vocabulary(spec, counts_of(tokenizer, texts), keep_merges=keep_merges).kept
-    assert changed_texts(tokenizer, rewrite_tokenizer(tokenizer, kept), kept, texts) == 0
+    assert count_changed_texts(tokenizer, rewrite_tokenizer(tokenizer, kept), kept, texts) == 0
 
 
 def hand_made(merges):
@@ -83,8 +83,8 @@ def test_the_first_merge_to_a_token_need_not_be_the_path():
         *spec.required,
         *(ids[token] for token in ("abc", "ab", "a", "b", "c", "d", "cd")),
     }
-    assert changed_texts(tokenizer, rewrite_tokenizer(tokenizer, by_first_merge), by_first_merge, texts) == 1
-    assert changed_texts(tokenizer, rewrite_tokenizer(tokenizer, by_path), by_path, texts) == 0
+    assert count_changed_texts(tokenizer, rewrite_tokenizer(tokenizer, by_first_merge), by_first_merge, texts) == 1
+    assert count_changed_texts(tokenizer, rewrite_tokenizer(tokenizer, by_path), by_path, texts) == 0
 
 
 def test_ancestors_are_all_that_merging_the_token_passes():

@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from optimum_flab.pruning.vocabulary import CountedTokens, TokenChoice, counted_tokens
+from optimum_flab.pruning.vocabulary import CountedTokens, TokenChoice, counted_tokens, source_counts
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.settings.pruning import VocabularySettings
 from optimum_flab.texts.sources import Document
 from optimum_flab.vocabulary.closure import (
+    covering,
     natural_vocabulary,
     read_spec,
     shrink,
     with_ancestors,
     with_prior_uses,
 )
-from optimum_flab.vocabulary.coverage import covering
 from optimum_flab.vocabulary.usage import count_tokens
 
 from .tiny_tokenizers import CORPUS, TRAINING_TEXTS
@@ -73,7 +73,7 @@ def test_of_what_a_fewest_count_took_no_more_goes(tokenizers):
 def choice_of(tokenizer, texts, **settings):
     spec, settings = read_spec(tokenizer), VocabularySettings(**settings)
     corpus = [Document(text, "corpus") for text in texts]
-    counted = counted_tokens(tokenizer, spec, settings, (), corpus, (), Pieces())
+    counted = counted_tokens(spec, settings, (), source_counts(tokenizer, corpus, (), Pieces()))
     return TokenChoice(tokenizer, "llama", len(tokenizer), spec, counted), counted
 
 

@@ -13,7 +13,7 @@ from optimum_flab.checkpoints.tokenizer import load_tokenizer
 from optimum_flab.errors import FlabError
 from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec
 from optimum_flab.vocabulary.files import sample_texts, save_tokenizer, settle_tokenizer
-from optimum_flab.vocabulary.rewrite import changed_texts, rewrite_tokenizer
+from optimum_flab.vocabulary.rewrite import count_changed_texts, rewrite_tokenizer
 from optimum_flab.vocabulary.usage import count_tokens
 
 from .llama_files import INFILLING, KINDS, llama_backend, write_llama
@@ -95,7 +95,7 @@ def test_a_pruned_vocabulary_cuts_its_corpus_as_before(settled, kind, family, tm
     pruned = rewrite_tokenizer(tokenizer, kept, family)
     again = written(pruned, tmp_path / "out", family)
     assert backend_json(again) == backend_json(pruned)
-    assert changed_texts(tokenizer, again, kept, corpus) == 0
+    assert count_changed_texts(tokenizer, again, kept, corpus) == 0
     for text in corpus:
         assert kept[again(text)["input_ids"]].tolist() == tokenizer(text)["input_ids"]
 

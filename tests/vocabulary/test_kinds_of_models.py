@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 import optimum_flab
 from optimum_flab.errors import FlabError
-from optimum_flab.pruning.vocabulary import TokenChoice, counted_tokens
+from optimum_flab.pruning.vocabulary import TokenChoice, counted_tokens, source_counts
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.settings.pruning import VocabularySettings
 from optimum_flab.texts.sources import Document
@@ -22,7 +22,7 @@ from optimum_flab.vocabulary import kinds
 from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec, resize, with_prior_uses
 from optimum_flab.vocabulary.kinds import KINDS, Kind
 from optimum_flab.vocabulary.kinds.kind import Marks
-from optimum_flab.vocabulary.rewrite import changed_texts, rewrite_tokenizer
+from optimum_flab.vocabulary.rewrite import count_changed_texts, rewrite_tokenizer
 from optimum_flab.vocabulary.steps import KNOWN
 from optimum_flab.vocabulary.usage import count_tokens
 
@@ -55,7 +55,7 @@ def test_a_word_that_pruning_makes_known_is_counted():
         spec = read_spec(tokenizer)
         corpus = [Document("abcd", "corpus"), Document("a", "corpus")]
         settings = VocabularySettings(keep_merges=0)
-        counted = counted_tokens(tokenizer, spec, settings, (), corpus, (), Pieces())
+        counted = counted_tokens(spec, settings, (), source_counts(tokenizer, corpus, (), Pieces()))
         choice = TokenChoice(tokenizer, "llama", len(vocabulary), spec, counted)
         assert spec.kind.exact == (not changed)
         assert choice.changed([document.text for document in corpus], choice.natural.tolist()) == changed
@@ -279,7 +279,7 @@ def test_of_equally_good_ways_the_same_one_is_found():
     texts = ["abc", "abcabc", "cabcb"]
     natural = natural_vocabulary(read_spec(dense), count_tokens(dense, texts).counts)
     new = rewrite_tokenizer(dense, natural.kept)
-    assert len(new) < len(dense) and changed_texts(dense, new, natural.kept, texts) == 0
+    assert len(new) < len(dense) and count_changed_texts(dense, new, natural.kept, texts) == 0
 
 
 @settings(max_examples=80, deadline=None)
@@ -293,7 +293,7 @@ def test_the_best_way_stays_the_best(scores, texts):
     dense = unigram_of({"a": -1.0, "b": -1.5, "c": -2.0, **scores})
     natural = natural_vocabulary(read_spec(dense), count_tokens(dense, texts).counts)
     new = rewrite_tokenizer(dense, natural.kept)
-    assert changed_texts(dense, new, natural.kept, texts) == 0
+    assert count_changed_texts(dense, new, natural.kept, texts) == 0
 
 
 def test_what_goes_is_counted_for_what_it_is_cut_into():
@@ -342,7 +342,7 @@ def test_the_longest_stays_the_longest(pieces, texts):
     spec = read_spec(dense)
     natural = natural_vocabulary(spec, count_tokens(dense, texts).counts)
     new = rewrite_tokenizer(dense, natural.kept)
-    assert changed_texts(dense, new, natural.kept, texts) == 0
+    assert count_changed_texts(dense, new, natural.kept, texts) == 0
     least = rewrite_tokenizer(dense, sorted(spec.required))
     for text in texts:
         assert round_trip(least, text) == round_trip(dense, text)

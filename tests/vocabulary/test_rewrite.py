@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, PreTraine
 from optimum_flab.errors import FlabError
 from optimum_flab.vocabulary.closure import Vocabulary, natural_vocabulary, read_spec, resize
 from optimum_flab.vocabulary.files import rebuild_tokenizer, settle_tokenizer
-from optimum_flab.vocabulary.rewrite import changed_texts, remap_config_ids, remap_token_ids, rewrite_tokenizer
+from optimum_flab.vocabulary.rewrite import count_changed_texts, remap_config_ids, remap_token_ids, rewrite_tokenizer
 from optimum_flab.vocabulary.usage import count_tokens
 
 from .conftest import MAKERS
@@ -73,7 +73,7 @@ def test_it_is_the_tokenizer_that_its_files_give(case, tmp_path):
     new.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert type(loaded) is type(new) and backend_json(loaded) == backend_json(new)
-    assert changed_texts(case[0], loaded, kept, CORPUS) == 0
+    assert count_changed_texts(case[0], loaded, kept, CORPUS) == 0
 
 
 def test_settings_survive_and_no_temporary_folder_does(tmp_path):
@@ -156,7 +156,7 @@ def test_ids_that_are_not_contiguous_become_so():
     kept = natural_vocabulary(read_spec(dense), usage.counts).kept
     new = rewrite_tokenizer(dense, kept)
     assert tool in kept and new.convert_tokens_to_ids("<tool>") == kept.tolist().index(tool) < len(new) - 1
-    assert changed_texts(dense, new, kept, texts) == 0
+    assert count_changed_texts(dense, new, kept, texts) == 0
 
 
 def test_changed_texts_are_counted():
@@ -165,10 +165,12 @@ def test_changed_texts_are_counted():
     counts = count_tokens(dense, ["return"]).counts
     kept = natural_vocabulary(spec, counts).kept
     new = rewrite_tokenizer(dense, kept)
-    assert changed_texts(dense, new, kept, ["return", "return number", "def number", "return"]) == 2
+    assert count_changed_texts(dense, new, kept, ["return", "return number", "def number", "return"]) == 2
     natural = Vocabulary(kept, kept[:0])
     fewer = resize(spec, natural, counts, len(kept) - 1)
-    assert changed_texts(dense, rewrite_tokenizer(dense, np.union1d(fewer, sorted(spec.required))), fewer, []) == 0
+    assert (
+        count_changed_texts(dense, rewrite_tokenizer(dense, np.union1d(fewer, sorted(spec.required))), fewer, []) == 0
+    )
 
 
 def test_wrong_ids_are_refused(tokenizers):

@@ -9,8 +9,9 @@ from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from optimum_flab import FlabError
+from optimum_flab.pruning.counts import counts_among
 from optimum_flab.vocabulary import usage
-from optimum_flab.vocabulary.closure import counts_among, read_spec, with_ancestors
+from optimum_flab.vocabulary.closure import read_spec, with_ancestors
 from optimum_flab.vocabulary.rewrite import rewrite_tokenizer
 from optimum_flab.vocabulary.usage import (
     balanced_uses,

@@ -45,16 +45,16 @@ class WordPiece(Kind):
         """The longest kept tokens that its text begins with, one after the other."""
         text = self._strings.get(token, "")
         begins = not text.startswith(self._inside) or text == self._inside
-        rest, found = text if begins else text[len(self._inside) :], list[int]()
+        rest, pieces = text if begins else text[len(self._inside) :], list[int]()
         while rest:
-            mark = "" if begins and not found else self._inside
+            mark = "" if begins and not pieces else self._inside
             ways = ((end, self.vocabulary.get(mark + rest[:end])) for end in range(len(rest), 0, -1))
             longest = next(((end, way) for end, way in ways if way in kept and way not in (None, token)), None)
             if longest is None or longest[1] is None:
                 return ()
-            found.append(longest[1])
+            pieces.append(longest[1])
             rest = rest[longest[0] :]
-        return found
+        return pieces
 
     @staticmethod
     def cut(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, Any]:
