@@ -223,7 +223,7 @@ def test_another_token_that_must_stay_makes_shape_and_plan_anew(made, pinned, tm
     said = capsys.readouterr().err
     assert "vocabulary: computed again" in said and "shape: computed again" in said, said.splitlines()
     plan = json.loads((tmp_path / "second" / "flab_plan.json").read_text())
-    assert 571 in plan["kept_tokens"]
+    assert 571 in plan["kept"]["vocab"]
 
 
 def test_names_of_files_that_are_not_utf8(made, tmp_path):

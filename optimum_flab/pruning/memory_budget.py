@@ -17,8 +17,8 @@ from ..memory import available_memory
 from ..running.processes import on_this_machine
 from ..settings.configuration import FlabPrunerConfig
 from ..settings.pruning import DataSettings
-from ..sizes import sizes_of, sizes_of_config
 from ..tensors.lazy import own_tensors
+from .components import sizes_of, sizes_of_config
 from .width.elimination import STEPS
 
 

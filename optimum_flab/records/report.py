@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import Self
 
 from ..errors import FlabError
+from ..settings.pruning import COMPONENTS
 from .held_out import HeldOut
 from .json_files import check_format, read_json, validated
 from .record import Number, Record
@@ -64,22 +66,25 @@ class Part(Record):
 
 
 class Sizes(Record):
-    """The sizes that pruning can change, see [`~components.COMPONENTS`].
+    """The sizes that pruning can change, each in a field that its component's settings name as `reported`: rows of the
+    embedding, layers, neurons of an FFN or of an expert, and so on; `None` where a model has none."""
 
-    Args:
-        vocab_size (`int`): rows of the embedding.
-        num_hidden_layers (`int`): layers.
-        intermediate_size (`int`): neurons of an FFN, or of an expert where there are experts.
-        num_experts (`int`, *optional*): experts of a layer; `None` if there are none.
-    """
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, int | None]
 
-    vocab_size: int
-    num_hidden_layers: int
-    intermediate_size: int
-    num_experts: int | None = None
+    @model_validator(mode="after")
+    def _refuse_other_fields(self) -> Self:
+        if unknown := set(self.__pydantic_extra__) - {part.reported for part in COMPONENTS}:
+            raise ValueError(f"there is no size {sorted(unknown)[0]!r}")
+        return self
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """All of them, by name."""
+        return self.__pydantic_extra__
 
 
-class Side(Sizes, Part):
+class Side(Part, Sizes):
     """The dense or the pruned model.
 
     Args:

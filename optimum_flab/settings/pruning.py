@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ..components import COMPONENTS
 from ..criteria import EXPERTS, LAYERS, NEURONS
 from .recovery import RecoverySettings, contradictions
 from .section import NO_FLAG, Flag, Section, Sources, descriptions, faults_in, sections_in
@@ -32,9 +31,6 @@ PRESETS = ("python", "web", "systems", "all-code")
 # The least share of all parameters that a round removes. A target may be missed by half of that (`TOLERANCE` in
 # pruning/limits.py), so that the next round has something left to remove.
 LEAST_OF_A_ROUND = 0.01
-
-# The field of each component that pins its size.
-PINS = {component.section: component.setting for component in COMPONENTS}
 
 
 class DataSettings(Section):
@@ -112,8 +108,50 @@ class DataSettings(Section):
         return [*self.corpus, *self.calibration, *self.held_out]
 
 
-class VocabularySettings(Section):
+class ComponentSettings(Section):
+    """The settings of a part of a model that pruning makes smaller along one dimension, and its names.
+
+    Args:
+        section (`str`): of the settings.
+        dimension (`str`): of tensors, as families name it.
+        setting (`str`): the field that pins its size.
+        reported (`str`): the size in reports.
+        label (`str`): the size in tables.
+        units (`str`): what it counts.
+    """
+
+    section: ClassVar[str]
+    dimension: ClassVar[str]
+    setting: ClassVar[str]
+    reported: ClassVar[str]
+    label: ClassVar[str]
+    units: ClassVar[str]
+
+    enabled: bool = True
+
+    @property
+    def pinned(self) -> int | None:
+        """The size that is asked for."""
+        return getattr(self, self.setting)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _enabled_by_its_size(cls, values: Any) -> Any:
+        off = not cls.model_fields["enabled"].default
+        if off and isinstance(values, Mapping) and values.get(cls.setting) is not None and "enabled" not in values:
+            return {**values, "enabled": True}
+        return values
+
+
+class VocabularySettings(ComponentSettings):
     """How the vocabulary is pruned."""
+
+    section = "vocabulary"
+    dimension = "vocab"
+    setting = "size"
+    reported = "vocab_size"
+    label = "vocabulary (tokens)"
+    units = "tokens"
 
     enabled: Annotated[bool, Flag("--keep-vocabulary", alias="--no-vocabulary")] = Field(
         default=True, description="prune the vocabulary, which a draft model must share with its target"
@@ -149,8 +187,15 @@ class VocabularySettings(Section):
     )
 
 
-class LayerSettings(Section):
+class LayerSettings(ComponentSettings):
     """How whole layers are removed."""
+
+    section = "layers"
+    dimension = "layer"
+    setting = "num_hidden_layers"
+    reported = "num_hidden_layers"
+    label = "layers"
+    units = "layers"
 
     enabled: Annotated[bool, Flag("--no-layers")] = Field(default=True, description="remove whole layers")
     num_hidden_layers: int | None = Field(
@@ -162,8 +207,15 @@ class LayerSettings(Section):
     search_tokens: int = Field(default=1024, ge=1, description="calibration tokens the depth search runs on")
 
 
-class FFNSettings(Section):
+class FFNSettings(ComponentSettings):
     """How the feed-forward networks are narrowed."""
+
+    section = "ffn"
+    dimension = "neuron"
+    setting = "intermediate_size"
+    reported = "intermediate_size"
+    label = "FFN width"
+    units = "neurons of the FFNs"
 
     enabled: Annotated[bool, Flag("--no-ffn")] = Field(default=True, description="narrow the feed-forward networks")
     intermediate_size: int | None = Field(
@@ -180,8 +232,15 @@ class FFNSettings(Section):
     )
 
 
-class ExpertSettings(Section):
+class ExpertSettings(ComponentSettings):
     """How whole experts of a mixture are removed. If they are, their width stays unless it is pinned."""
+
+    section = "experts"
+    dimension = "expert"
+    setting = "num_experts"
+    reported = "num_experts"
+    label = "experts per layer"
+    units = "experts"
 
     enabled: Annotated[bool, Flag("--experts")] = Field(
         default=False, description="remove whole experts of a mixture of experts"
@@ -194,13 +253,6 @@ class ExpertSettings(Section):
     criterion: Annotated[Literal[tuple(EXPERTS)], Flag("--expert-criterion")] = Field(  # type: ignore[valid-type]
         default="reap", description="what ranks the experts"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _taken_in_by_its_size(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("num_experts") is not None and "enabled" not in values:
-            return {**values, "enabled": True}
-        return values
 
 
 class RoundSettings(Section):
@@ -248,6 +300,8 @@ class PrunerSettings(Section):
 
 
 SECTIONS = sections_in(PrunerSettings)
+COMPONENTS = tuple(kind for kind in SECTIONS.values() if issubclass(kind, ComponentSettings))
+PINS = {component.section: component.setting for component in COMPONENTS}
 
 
 def check_settings(values: Mapping[str, Any]) -> PrunerSettings:
