@@ -110,21 +110,21 @@ class ModelSizes:
         shape ([`Shape`]): its sizes.
         counts ([`ParameterCounts`]): how its parameters follow them.
         possible (`Mapping[str, Sequence[int]]`): the other sizes that a model of its class can have, ascending.
-        heads (`tuple[int, int]`, *optional*): attention heads of a layer: of queries, and of keys and values.
+        heads (`tuple[int, int]`): attention heads of a layer: of queries, and of keys and values; 0 if it has none.
         reasons (`Mapping[str, str]`): why it cannot have others, by dimension, where that is not plain.
     """
 
     shape: Shape
     counts: ParameterCounts
     possible: Mapping[str, Sequence[int]]
-    heads: tuple[int, int] | None = None
+    heads: tuple[int, int] = (0, 0)
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 
-def heads_of(config: PreTrainedConfig) -> tuple[int, int] | None:
-    """The attention heads of a layer: of queries, and of keys and values; `None` where a configuration has none."""
-    queries = getattr(config, "num_attention_heads", None)
-    return None if queries is None else (queries, getattr(config, "num_key_value_heads", None) or queries)
+def heads_of(config: PreTrainedConfig) -> tuple[int, int]:
+    """The attention heads of a layer: of queries, and of keys and values; 0 where a configuration has none."""
+    queries = getattr(config, "num_attention_heads", 0)
+    return queries, getattr(config, "num_key_value_heads", None) or queries
 
 
 def shape_of(model: PreTrainedModel, family: Family) -> Shape:
@@ -137,9 +137,8 @@ def shape_of(model: PreTrainedModel, family: Family) -> Shape:
         for axis, size in zip(family.axes(family.in_layer(0, family.ffn_out_name)) or (), out.shape, strict=True)
         if axis
     }
-    heads = heads_of(model.config)
-    if heads is not None and "head" in family.sizes:
-        sizes["head"] = heads[0]
+    if "head" in family.sizes:
+        sizes["head"] = heads_of(model.config)[0]
     return Shape({part.dimension: sizes[part.dimension] for part in COMPONENTS if part.dimension in sizes})
 
 

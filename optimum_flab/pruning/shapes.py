@@ -62,7 +62,6 @@ class Candidate:
 def masked_weights(model: PreTrainedModel, family: Family, kept: Kept) -> Replaced:
     """The weights that change once a model is pruned inside its layers, in their dense shape: zero where parts are
     removed."""
-    layers = family.decoder_layers(model)
     inside = [component for component in COMPONENTS if isinstance(kept.get(component.dimension), Mapping)]
 
     def replaced(index: int) -> dict[str, torch.Tensor]:
@@ -70,7 +69,7 @@ def masked_weights(model: PreTrainedModel, family: Family, kept: Kept) -> Replac
             name: tensor
             for component in inside
             if index in kept[component.dimension]
-            for name, tensor in component.masked(family, layers[index], kept[component.dimension][index]).items()
+            for name, tensor in component.masked(model, family, index, kept[component.dimension][index]).items()
         }
 
     return replaced

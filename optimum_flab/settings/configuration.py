@@ -52,6 +52,8 @@ class FlabPrunerConfig(BaseConfig):
         ffn ([`~settings.pruning.FFNSettings`] or `dict`, *optional*): how the feed-forward networks are narrowed.
         experts ([`~settings.pruning.ExpertSettings`] or `dict`, *optional*): how whole experts of a mixture are
             removed; by default they are not.
+        heads ([`~settings.pruning.HeadSettings`] or `dict`, *optional*): how query heads are removed; by default they
+            are not.
         recovery ([`~settings.recovery.RecoverySettings`] or `dict`, *optional*): what the pruned model is trained on
             afterwards, and how; it is not trained unless data, text or continuations are requested there.
         rounds ([`~settings.pruning.RoundSettings`] or `dict`, *optional*): how often it is pruned and recovered until

@@ -255,6 +255,26 @@ class ExpertSettings(ComponentSettings):
     )
 
 
+class HeadSettings(ComponentSettings):
+    """How query heads are removed, by the elimination that neurons are removed by. Each costs several times what as
+    many parameters of neurons do."""
+
+    section = "heads"
+    dimension = "head"
+    setting = "num_attention_heads"
+    reported = "num_attention_heads"
+    label = "query heads"
+    units = "query heads"
+
+    enabled: Annotated[bool, NO_FLAG] = Field(default=False, description="remove query heads")
+    num_attention_heads: int | None = Field(
+        default=None,
+        ge=1,
+        description="query heads to keep per layer, the same number for every key-value head; enables their removal,"
+        " which costs several times what as many parameters of the FFNs do; default: all",
+    )
+
+
 class RoundSettings(Section):
     """How often a model is pruned and recovered until the target is met."""
 
@@ -288,6 +308,7 @@ class PrunerSettings(Section):
     layers: LayerSettings = Field(default_factory=LayerSettings)
     ffn: FFNSettings = Field(default_factory=FFNSettings)
     experts: ExpertSettings = Field(default_factory=ExpertSettings)
+    heads: HeadSettings = Field(default_factory=HeadSettings)
     recovery: Annotated[RecoverySettings, NO_FLAG] = Field(default_factory=RecoverySettings)
     rounds: RoundSettings = Field(default_factory=RoundSettings)
 

@@ -183,7 +183,9 @@ class Component:
         its layers are cut to be measured."""
         return True
 
-    def masked(self, family: Family, layer: nn.Module, narrow: NarrowLayer) -> dict[str, torch.Tensor]:
+    def masked(
+        self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
+    ) -> dict[str, torch.Tensor]:
         """Tensors of a dense layer, by their names in it, that make it compute what the pruned one does."""
         return {}
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from ...criteria import NEURONS
 from ...errors import ConfigurationError
@@ -158,8 +157,11 @@ class Neurons(Component):
         """Experts cannot be run apart from their router."""
         return family.experts is None
 
-    def masked(self, family: Family, layer: nn.Module, narrow: NarrowLayer) -> dict[str, torch.Tensor]:
+    def masked(
+        self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
+    ) -> dict[str, torch.Tensor]:
         """The weights out of the neurons, zero where neurons are removed."""
+        layer = family.decoder_layers(model)[index]
         return masked_projection(family, family.block.ffn_out, layer, narrow.kept, narrow.weight)
 
     def stored(self, family: Family, weight: torch.Tensor) -> tuple[str, torch.Tensor]:

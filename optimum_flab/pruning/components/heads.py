@@ -1,0 +1,318 @@
+"""Query heads: the same number for every key-value head, in every layer.
+
+Per parameter that is removed, heads cost several times what neurons do: use them where the attention itself must
+become smaller, not to meet a target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ...compat import new_model
+from ...criteria import SELECTION_DAMPING, NeuronCriterion
+from ...criteria.base import COUNTED, DAMPED, REFITTED
+from ...errors import ConfigurationError
+from ...families import Family, plain_axes
+from ...families.resizing import resized_config
+from ...progress import progress
+from ...records.plan import PruningPlan
+from ...running.casting import replaced_step
+from ...running.layer_pass import LayerPass
+from ...running.layerwise import run_layer
+from ...settings.configuration import FlabPrunerConfig
+from ...settings.pruning import HeadSettings
+from ...sizes import ModelSizes, Shape, heads_of
+from ...tensors.matrices import inverse_
+from ...tensors.workspace import Workspace
+from ..width.narrowing import DecidedLayers, NarrowLayer, by_batch, decide, fold_of_tokens, keep_layer
+from ..width.statistics import NeuronStatistics
+from .base import Calibrated, Choice, Component, Kept, masked_projection
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+# --- criterion
+
+
+def obs(heads: int, groups: int) -> NeuronCriterion:
+    """The criterion for the columns of the projection out of the heads.
+
+    Args:
+        heads (`int`): query heads of the dense model.
+        groups (`int`): key-value heads, each read by as many neighbouring query heads.
+    """
+
+    def select(
+        statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator
+    ) -> dict[int, torch.Tensor]:
+        size = statistics.weight.shape[1] // heads
+        kept = {}
+        for width in widths:
+            gram, cross = statistics.whole.damped(SELECTION_DAMPING)
+            left = eliminate_heads(gram, cross, heads, groups, width // size, statistics.whole.workspace)
+            kept[width] = columns_of(left, size)
+        return kept
+
+    return NeuronCriterion(
+        name="obs",
+        summary="optimal brain surgeon: in each group that query head goes that the others can best make up for"
+        + REFITTED,
+        source="Hassibi and Stork, Second order derivatives for network pruning: Optimal Brain Surgeon, NIPS 1992,"
+        " with one Hessian for all output weights; blocks of the size of a head and token weights are ours",
+        formula="trace(w_h inv(inv(H)_hh) w_h'), where H = sum_t c_t x(t) x(t)' + lambda I, x(t) the outputs at token"
+        " t of the heads that are left, w_h the refitted output weights of head h, c_t as for neurons",
+        parameters={**COUNTED, **DAMPED},
+        select=select,
+        needs_statistics=True,
+        compensates=True,
+    )
+
+
+def columns_of(heads: torch.Tensor, size: int) -> torch.Tensor:
+    """The numbers that belong to heads of this size."""
+    return (heads[:, None] * size + torch.arange(size, device=heads.device)).flatten()
+
+
+def eliminate_heads(
+    gram: torch.Tensor, cross: torch.Tensor, heads: int, groups: int, number: int, workspace: Workspace
+) -> torch.Tensor:
+    """Eliminates the heads that raise the error least, one after the other, the same number in each group; after each
+    the remaining weights are the least-squares solution.
+
+    Args:
+        gram (`torch.Tensor` of shape `(heads * size, heads * size)`): positive definite; overwritten.
+        cross (`torch.Tensor` of shape `(hidden, heads * size)`): with it the normal equations `W gram = cross`.
+        number (`int`): heads that stay, a multiple of `groups`.
+        workspace ([`Workspace`]): where `gram` is inverted if float32 is too coarse for it.
+
+    Returns:
+        `torch.Tensor` of shape `(number,)`: their indices, ascending.
+    """
+    size, inverse = len(gram) // heads, inverse_(gram, workspace)
+    weight, group = cross @ inverse, torch.arange(heads) // (heads // groups)
+    left = torch.ones(heads, dtype=torch.bool)
+    for _ in range(heads - number):
+        in_group = torch.zeros(groups, dtype=torch.long).index_add(0, group, left.long())
+        candidates = torch.nonzero(left & (in_group[group] > number // groups)).flatten().tolist()
+        blocks = {head: slice(head * size, (head + 1) * size) for head in candidates}
+        errors = {
+            head: float((torch.linalg.solve(inverse[block, block], weight[:, block].T) * weight[:, block].T).sum())
+            for head, block in blocks.items()
+        }
+        gone = min(candidates, key=lambda head: (errors[head], head))
+        step = torch.linalg.solve(inverse[blocks[gone], blocks[gone]], inverse[blocks[gone]])
+        weight, inverse = weight - weight[:, blocks[gone]] @ step, inverse - inverse[:, blocks[gone]] @ step
+        left[gone] = False
+    return torch.nonzero(left).flatten().to(gram.device)
+
+
+# --- measuring
+
+
+@dataclass
+class ProjectionRun:
+    """What the projection out of the heads read and returned when it last ran.
+
+    Args:
+        read (`torch.Tensor` of shape `(rows, length, heads * size)`): the outputs of the heads.
+        returned (`torch.Tensor` of shape `(rows, length, hidden)`): the output of the attention.
+    """
+
+    read: torch.Tensor
+    returned: torch.Tensor
+
+
+@contextmanager
+def last_run(projection: nn.Module) -> Iterator[ProjectionRun]:
+    """Within this context each run of a projection is recorded."""
+    run = ProjectionRun(torch.empty(0), torch.empty(0))
+
+    def record(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        run.read, run.returned = args[0], output
+
+    handle = projection.register_forward_hook(record)
+    try:
+        yield run
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def prune_heads(
+    reading: LayerPass, kept_layers: Sequence[int], number: int, importance: torch.Tensor | None = None
+) -> Mapping[int, NarrowLayer]:
+    """Decides every kept layer, each on top of the layers already pruned below it: the output of the heads that stay
+    is fitted to that of the dense model's attention.
+
+    Args:
+        reading ([`LayerPass`]): of the dense model, over calibration sequences.
+        kept_layers (`Sequence[int]`): layers of the dense model that stay, ascending.
+        number (`int`): heads to keep per layer.
+        importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
+            layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
+
+    Returns:
+        `Mapping[int, NarrowLayer]`: by dense layer index the heads that stay, and the weights out of them.
+    """
+    model, family, workspace = reading.model, reading.family, reading.workspace
+    path, (heads, groups) = family.block.attention_out, heads_of(model.config)
+    weights, folds = by_batch(importance, reading), fold_of_tokens(reading)
+    dense, pruned = reading.embedded(), reading.embedded()
+    for index in reading.upwards(made=kept_layers, dense=dense, pruned=pruned):
+        if index not in kept_layers:
+            dense[:] = reading.through(index, dense)
+            continue
+        layer = reading.layers[index]
+        out = family.projection(layer, path)
+        statistics = NeuronStatistics(family.matrix(path, out.weight), [], workspace)
+        with last_run(out) as run:
+            for batch, (x, fold) in enumerate(zip(reading.inputs, folds, strict=True)):
+                same, kwargs = dense[batch] is pruned[batch], x.kwargs[index]
+                dense[batch] = workspace.placed(run_layer(layer, dense[batch], kwargs))
+                wanted = run.returned if out.bias is None else run.returned - out.bias
+                if not same:
+                    run_layer(layer, pruned[batch], kwargs)
+                statistics.add(run.read, wanted, weights[batch][index], fold)
+        statistics.sum_over(reading.processes)
+        statistics.check_finite(index)
+        size = statistics.weight.shape[1] // heads
+        columns = decide(statistics, [number * size], obs(heads, groups), reading.generator)[number * size]
+        narrow = NarrowLayer(columns.kept[::size] // size, columns.weight)
+        reading.processes.check_same(narrow.kept.tolist(), f"the heads of layer {index} that stay")
+        keep_layer(reading.pieces, index, {number: narrow})
+        masked = masked_projection(family, path, layer, columns.kept, columns.weight)
+        step = replaced_step(model, family, partial(_always, masked))
+        for batch, x in enumerate(reading.inputs):
+            pruned[batch] = workspace.placed(step(index, pruned[batch], x.kwargs[index]))
+    return DecidedLayers(reading.pieces, number, list(kept_layers), model.device)
+
+
+def _always(tensors: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
+    return tensors
+
+
+class HeadChoice(Choice):
+    """Heads by elimination: from a part of the text to compare shapes with, from all of it in the chosen one."""
+
+    _measured: Mapping[int, NarrowLayer] | None = None
+
+    def __call__(self, size: int) -> Mapping[int, NarrowLayer]:
+        """By layer, what stays."""
+        if self._measured is None:
+            every = range(self.calibration.shape["layer"])
+            self._measured = self._pruned(size, every, survey=True)
+        return self._measured
+
+    def decided(self, size: int, kept: Kept) -> Mapping[int, NarrowLayer]:
+        """By layer that stays, on top of the removed ones."""
+        return self._pruned(size, kept["layer"], survey=False)
+
+    def _pruned(self, size: int, layers: Sequence[int], survey: bool) -> Mapping[int, NarrowLayer]:
+        calibration, dense = self.calibration, self.calibration.shape
+        if size == dense["head"]:
+            return {}
+        tokens = calibration.surveyed if survey else calibration.tokens
+        pieces = calibration.pieces.part("survey") if survey else calibration.pieces
+        importance = calibration.token_weights(tokens, obs(1, 1), pieces)
+        with progress(f"Reducing query heads to {size:,}", dense["layer"], "layer") as tick:
+            reading = calibration.reading(tokens, tick, pieces.part("heads"), shared=True)
+            return prune_heads(reading, layers, size, importance)
+
+
+# --- the component
+
+
+class Heads(Component):
+    """Query heads: rows of the query projection, columns of the one out of the heads, which is refitted."""
+
+    settings = HeadSettings
+    refits = True
+
+    def possible(self, model: PreTrainedModel, family: Family, shape: Shape) -> tuple[Sequence[int], str]:
+        """As many for every key-value head, if nothing of the model but the two projections depends on their number,
+        and its class takes it."""
+        heads, groups = heads_of(model.config)
+        if family.experts is not None:
+            return [heads], "query heads of mixtures of experts stay"
+        if heads % groups or heads == groups:
+            return [heads], "each of its key-value heads has one query head"
+        smaller = [size for size in range(groups, heads, groups) if _config_with(model, family, size) is not None]
+        if smaller and (other := _other_tensor(model, family, heads, smaller[0])):
+            return [heads], f"the shape of {other} depends on the number of heads in another way"
+        return [*smaller, heads], f"as many for each of its {groups} key-value heads, of a number that its class takes"
+
+    def check(self, config: FlabPrunerConfig, sizes: ModelSizes) -> None:
+        """Heads that a model has not, or of which nothing says how many stay."""
+        if config.heads.enabled and config.heads.num_attention_heads is None:
+            raise ConfigurationError("heads.enabled: nothing says how many stay; set `heads.num_attention_heads`")
+        if config.heads.enabled and "head" not in sizes.shape:
+            raise ConfigurationError("heads.num_attention_heads: nothing says which heads this model has; drop it")
+
+    def check_shared(self, config: FlabPrunerConfig, sizes: ModelSizes, devices: int) -> None:
+        """As vLLM does it: a key-value head is copied where there are more devices than such heads."""
+        queries, keys = config.heads.num_attention_heads or sizes.heads[0], sizes.heads[1]
+        if queries % devices or (keys and keys % devices and devices % keys):
+            raise ConfigurationError(
+                f"align: {devices:,} devices cannot share {queries:,} attention heads with {keys:,} key-value heads:"
+                " the former must be a multiple of the devices, and the latter a multiple or a divisor of them; use"
+                " another number"
+            )
+
+    def choice(self, calibration: Calibrated, sizes: Sequence[int]) -> HeadChoice:
+        """An elimination on calibration text."""
+        return HeadChoice(calibration, sizes)
+
+    def masked(
+        self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
+    ) -> dict[str, torch.Tensor]:
+        """The weights out of the heads, zero where heads are removed."""
+        layer, path = family.decoder_layers(model)[index], family.block.attention_out
+        size = family.matrix(path, family.projection(layer, path).weight).shape[1] // heads_of(model.config)[0]
+        return masked_projection(family, path, layer, columns_of(narrow.kept, size), narrow.weight)
+
+    def stored(self, family: Family, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
+        """The weights out of the heads."""
+        return f"{family.block.attention_out}.weight", family.matrix(family.block.attention_out, weight)
+
+    def faults(self, plan: PruningPlan, model: PreTrainedModel, family: Family) -> Iterator[str]:
+        """Groups of different numbers."""
+        heads, groups = heads_of(model.config)
+        for layer, kept in plan.kept_inside.get("head", {}).items():
+            if len({sum(head // (heads // groups) == group for head in kept) for group in range(groups)}) > 1:
+                yield f"its heads of layer {layer} are not the same number for each of {groups} key-value heads"
+
+
+def _config_with(model: PreTrainedModel, family: Family, heads: int) -> Any:
+    """The configuration of a model of one layer with another number of heads; `None` where its class refuses it."""
+    try:
+        return resized_config(model.config, family, [0], {"head": heads})
+    except Exception:  # configurations check themselves in many ways
+        return None
+
+
+def _other_tensor(model: PreTrainedModel, family: Family, heads: int, fewer: int) -> str | None:
+    """A tensor that has another shape, with fewer heads, than its axes say."""
+    with torch.device("meta"):
+        smaller = new_model(type(model), _config_with(model, family, fewer)).state_dict()
+    for name, tensor in model.state_dict().items():
+        if family.layer_of(name)[0] not in (None, 0):
+            continue
+        axes = plain_axes(family.axes(name) or (None,) * tensor.ndim)
+        shape = [
+            size * fewer // heads if axis == "head" else size for size, axis in zip(tensor.shape, axes, strict=True)
+        ]
+        if name not in smaller or list(smaller[name].shape) != shape:
+            return name
+    return None
+
+
+COMPONENT = Heads()
