@@ -16,7 +16,7 @@ from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
 from ..tensors.workspace import Workspace
 from ..texts.sets import TextSets
-from .components import Calibrated
+from .components.base import Calibrated
 from .vocabulary import TokenChoice
 
 

@@ -16,7 +16,8 @@ from ..families import Family
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
 from ..records.work import Stage, WorkFolder
-from .components import COMPONENTS, Calibrated, Kept, components_of, indices_of
+from .components import COMPONENTS, components_of
+from .components.base import Calibrated, Kept, indices_of
 from .inputs import PruningInputs
 from .search import ChosenShape, choices_of
 from .shapes import masked_weights

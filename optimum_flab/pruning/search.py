@@ -15,7 +15,8 @@ from ..progress import progress
 from ..records.pieces import Pieces
 from ..records.work import WorkFolder, json_stage
 from ..sizes import Shape
-from .components import Calibrated, Choice, components_of, indices_of
+from .components import components_of
+from .components.base import Calibrated, Choice, indices_of
 from .components.layers import LayerChoice
 from .depth.search import Removal
 from .inputs import PruningInputs

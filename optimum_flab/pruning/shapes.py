@@ -19,7 +19,8 @@ from ..running.cut_layers import CutLayers
 from ..running.layer_pass import LayerPass
 from ..running.layerwise import LayerStep
 from ..sizes import Shape
-from .components import COMPONENTS, Kept, components_of
+from .components import COMPONENTS, components_of
+from .components.base import Kept
 
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def measure_shape(
     Args:
         reading ([`LayerPass`]): of the dense model, over text tokenised with the shape's vocabulary.
         kept_tokens (`np.ndarray`): the dense ids of the shape's vocabulary, ascending.
-        kept (`dict[str, Any]`): by dimension what stays besides, see [`~pruning.components.Kept`].
+        kept (`dict[str, Any]`): by dimension what stays besides, see [`~pruning.components.base.Kept`].
         size (`int`): bytes of the text in UTF-8.
         dense_pieces ([`Pieces`]): keeps hidden states of the dense model, for other shapes with this vocabulary.
     """

@@ -127,7 +127,7 @@ class PruningPlan:
 
         Raises:
             [`FlabError`]: the file is missing, is not a plan, or its tensors are not there. Whether it fits a model is
-                checked by [`~checkpoints.surgery.check_plan`].
+                checked by [`~pruning.plan_check.check_plan`].
         """
         from safetensors import SafetensorError
 

@@ -12,26 +12,13 @@ import torch
 from ...families import Family
 from ...settings.pruning import COMPONENTS as SECTIONS
 from ...sizes import ModelSizes, count_parameters, heads_of, shape_of
-from .base import Calibrated, Choice, Component, Kept, indices_of
+from .base import Component
 
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from transformers import PreTrainedConfig, PreTrainedModel
-
-
-__all__ = [
-    "COMPONENTS",
-    "Calibrated",
-    "Choice",
-    "Component",
-    "Kept",
-    "components_of",
-    "indices_of",
-    "sizes_of",
-    "sizes_of_config",
-]
 
 
 def _in_this_folder() -> list[Component]:

@@ -220,6 +220,3 @@ def masked_projection(
 def indices_of(kept: Mapping[int, NarrowLayer]) -> dict[int, list[Any]]:
     """What stays inside each layer, as plain lists."""
     return {layer: narrow.kept.tolist() for layer, narrow in kept.items()}
-
-
-__all__ = ["Calibrated", "Choice", "Component", "Kept", "indices_of", "masked_projection"]
