@@ -130,16 +130,14 @@ def heads_of(config: PreTrainedConfig) -> tuple[int, int]:
 def shape_of(model: PreTrainedModel, family: Family) -> Shape:
     """The shape of a loaded model (or of one on the meta device)."""
     layers = family.decoder_layers(model)
-    sizes = {"vocab": model.get_parameter(f"{family.modules.embeddings}.weight").shape[0], "layer": len(layers)}
     out = layers[family.pruned_layers(model)[0]].get_parameter(family.ffn_out_name)
-    sizes |= {
-        axis: size
-        for axis, size in zip(family.axes(family.in_layer(0, family.ffn_out_name)) or (), out.shape, strict=True)
-        if axis
+    sizes: dict[str | None, int | None] = {
+        **{dimension: getattr(model.config, field, None) for dimension, field in family.sizes.items()},
+        **dict(zip(family.named_axes(family.in_layer(0, family.ffn_out_name)), out.shape, strict=True)),
+        "vocab": model.get_parameter(f"{family.modules.embeddings}.weight").shape[0],
+        "layer": len(layers),
     }
-    if "head" in family.sizes:
-        sizes["head"] = heads_of(model.config)[0]
-    return Shape({part.dimension: sizes[part.dimension] for part in COMPONENTS if part.dimension in sizes})
+    return Shape({part.dimension: size for part in COMPONENTS if (size := sizes.get(part.dimension))})
 
 
 def count_parameters(model: PreTrainedModel, family: Family) -> ParameterCounts:

@@ -13,7 +13,8 @@ from ..criteria import CHOICES, criterion_of
 from ..records.paths import dataset_of, without_paths
 from ..records.report import EarlierRound, Recovery, Report, TextCounts
 from ..records.results import EvaluationRecord
-from ..settings.pruning import COMPONENTS, ComponentSettings
+from ..settings.components import ComponentSettings
+from ..settings.pruning import COMPONENTS
 from ..texts.sources import INSTALLED, STANDARD_LIBRARY
 from .facts import Facts
 from .tables import cell, change, code, count, joined, sentence

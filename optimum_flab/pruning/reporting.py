@@ -16,7 +16,8 @@ from ..families import Family
 from ..records.base_card import base_card_of
 from ..records.held_out import HeldOut
 from ..records.plan import PruningPlan
-from ..records.report import Base, Computation, Part, Report, Search, Side, TextCounts
+from ..records.report import Base, Computation, Report, Search, TextCounts
+from ..records.sides import Part, Side
 from ..settings.pruning import COMPONENTS
 from ..sizes import count_parameters, shape_of
 

@@ -28,7 +28,8 @@ from ..places import cache_root, user_path
 from ..progress import say
 from ..records.held_out import HeldOut
 from ..records.plan import PruningPlan
-from ..records.report import RemovedLayer, Search, TextCounts, TriedShape
+from ..records.report import RemovedLayer, Search, TextCounts
+from ..records.sides import TriedShape
 from ..records.work import WorkFolder, json_stage
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig

@@ -19,7 +19,7 @@ from ..errors import ConfigurationError
 from ..progress import progress, progress_bar
 from ..records.pieces import Pieces
 from ..records.work import Stage, WorkFolder
-from ..settings.pruning import VocabularySettings
+from ..settings.components import VocabularySettings
 from ..texts.packing import PackedTokens, pack
 from ..texts.presets import CountedWords, preset_words
 from ..texts.sets import TextSets

@@ -19,7 +19,7 @@ from ...records.pieces import Pieces
 from ...records.plan import PruningPlan
 from ...running.layer_pass import LayerPass
 from ...running.processes import Processes
-from ...settings.pruning import ComponentSettings
+from ...settings.components import ComponentSettings
 from ...sizes import ModelSizes, Shape, shape_of
 from ...tensors.workspace import Workspace
 from ...texts.packing import PackedTokens

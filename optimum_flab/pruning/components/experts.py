@@ -12,8 +12,8 @@ from ...errors import ConfigurationError
 from ...families import Family
 from ...progress import progress
 from ...running.experts import chosen_experts
+from ...settings.components import ExpertSettings
 from ...settings.configuration import FlabPrunerConfig
-from ...settings.pruning import ExpertSettings
 from ...sizes import ModelSizes, Shape
 from ..experts.choosing import rank_experts
 from ..width.narrowing import NarrowLayer

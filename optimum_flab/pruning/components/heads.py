@@ -26,8 +26,8 @@ from ...records.plan import PruningPlan
 from ...running.casting import replaced_step
 from ...running.layer_pass import LayerPass
 from ...running.layerwise import run_layer
+from ...settings.components import HeadSettings
 from ...settings.configuration import FlabPrunerConfig
-from ...settings.pruning import HeadSettings
 from ...sizes import ModelSizes, Shape, heads_of
 from ...tensors.matrices import inverse_
 from ...tensors.workspace import Workspace

@@ -10,7 +10,7 @@ from ...families import Family
 from ...measuring.divergence import OutputHead
 from ...progress import progress
 from ...records.plan import PruningPlan
-from ...settings.pruning import LayerSettings
+from ...settings.components import LayerSettings
 from ...sizes import Shape
 from ...texts.packing import PackedTokens
 from ..depth.search import LayerSearch, Removal

@@ -14,8 +14,8 @@ from ...families import Family
 from ...families.resizing import EXPERT_STEP
 from ...progress import progress
 from ...records.plan import PruningPlan, is_by_expert
+from ...settings.components import FFNSettings
 from ...settings.configuration import FlabPrunerConfig
-from ...settings.pruning import FFNSettings
 from ...sizes import ModelSizes, Shape
 from ..experts.narrowing import narrow_experts, survey_experts
 from ..width.narrowing import NarrowLayer, narrow, survey

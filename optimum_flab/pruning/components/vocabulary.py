@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from ...errors import ConfigurationError
 from ...families import Family
 from ...records.plan import PruningPlan
+from ...settings.components import VocabularySettings
 from ...settings.configuration import FlabPrunerConfig
-from ...settings.pruning import VocabularySettings
 from ...sizes import ModelSizes
 from .base import Component
 from .sharing import SHARE_OF_DEVICE, device_multiple, finer_multiple, too_coarse
