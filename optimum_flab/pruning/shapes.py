@@ -88,14 +88,14 @@ def cut_step(model: PreTrainedModel, family: Family, shape: Shape, kept: Kept) -
     dense = replaced_step(model, family)
 
     def kept_in(index: int) -> dict[str, torch.Tensor]:
-        indices = {name: layers[index].kept for name, layers in inside.items() if index in layers}
+        indices = {name: decided[index].kept for name, decided in inside.items() if index in decided}
         experts = indices.get("expert", torch.empty(0))
         return {name: one[experts] if one.ndim == 2 and len(experts) else one for name, one in indices.items()}
 
     weights = one_at_a_time(lambda index: layers.weights(index, kept_in(index)))
 
     def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
-        if any(index in layers for layers in inside.values()):
+        if any(index in decided for decided in inside.values()):
             return layers.run(index, weights(index), hidden, kwargs)
         return dense(index, hidden, kwargs)
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -118,28 +116,11 @@ def eliminate_heads(
 # --- measuring
 
 
-@dataclass
-class ProjectionRun:
-    """What the projection out of the heads read and returned when it last ran.
-
-    Args:
-        read (`torch.Tensor` of shape `(rows, length, heads * size)`): the outputs of the heads.
-        returned (`torch.Tensor` of shape `(rows, length, hidden)`): the output of the attention.
-    """
-
-    read: torch.Tensor
-    returned: torch.Tensor
-
-
 @contextmanager
-def last_run(projection: nn.Module) -> Iterator[ProjectionRun]:
-    """Within this context each run of a projection is recorded."""
-    run = ProjectionRun(torch.empty(0), torch.empty(0))
-
-    def record(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
-        run.read, run.returned = args[0], output
-
-    handle = projection.register_forward_hook(record)
+def recorded(projection: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
+    """Within this context what a projection read and returned in its last run, as `"read"` and `"returned"`."""
+    run: dict[str, torch.Tensor] = {}
+    handle = projection.register_forward_hook(lambda _, args, output: run.update(read=args[0], returned=output))
     try:
         yield run
     finally:
@@ -174,14 +155,14 @@ def prune_heads(
         layer = reading.layers[index]
         out = family.projection(layer, path)
         statistics = NeuronStatistics(family.matrix(path, out.weight), [], workspace)
-        with last_run(out) as run:
+        with recorded(out) as run:
             for batch, (x, fold) in enumerate(zip(reading.inputs, folds, strict=True)):
                 same, kwargs = dense[batch] is pruned[batch], x.kwargs[index]
                 dense[batch] = workspace.placed(run_layer(layer, dense[batch], kwargs))
-                wanted = run.returned if out.bias is None else run.returned - out.bias
+                wanted = run["returned"] if out.bias is None else run["returned"] - out.bias
                 if not same:
                     run_layer(layer, pruned[batch], kwargs)
-                statistics.add(run.read, wanted, weights[batch][index], fold)
+                statistics.add(run["read"], wanted, weights[batch][index], fold)
         statistics.sum_over(reading.processes)
         statistics.check_finite(index)
         size = statistics.weight.shape[1] // heads
@@ -190,14 +171,10 @@ def prune_heads(
         reading.processes.check_same(narrow.kept.tolist(), f"the heads of layer {index} that stay")
         keep_layer(reading.pieces, index, {number: narrow})
         masked = masked_projection(family, path, layer, columns.kept, columns.weight)
-        step = replaced_step(model, family, partial(_always, masked))
+        step = replaced_step(model, family, lambda _, masked=masked: masked)  # type: ignore[misc]
         for batch, x in enumerate(reading.inputs):
             pruned[batch] = workspace.placed(step(index, pruned[batch], x.kwargs[index]))
     return DecidedLayers(reading.pieces, number, list(kept_layers), model.device)
-
-
-def _always(tensors: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
-    return tensors
 
 
 class HeadChoice(Choice):
