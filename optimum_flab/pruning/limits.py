@@ -109,7 +109,7 @@ def check_target(counts: ParameterCounts, dense: Shape, limits: Limits, target_r
     most = 1 - counts.total(limits.smallest) / counts.total(dense)
     least = 1 - counts.total(limits.largest) / counts.total(dense)
     if not least - TOLERANCE <= target_ratio <= most + TOLERANCE:
-        parts = [part for part in SECTIONS if part.dimension in dense]
+        parts = [component.settings for component in components_of(dense) if component.is_searched]
         named = [f"`{part.section}.{part.setting}`" for part in parts] + ["`vocabulary.keep_used`"]
         named += [f"`{part.section}.enabled`" for part in parts]
         raise ConfigurationError(
@@ -154,7 +154,9 @@ def check_reached(
         step = widths[1] - widths[0]
         how = "`ffn.multiple_of`" if step > device_multiple(align) else "fewer devices in `align`"
         remedies.append(f"allow smaller steps of the width than {step}, with {how}")
-    if fixed := [part.label for part in SECTIONS if part.dimension in dense and not limits.is_free(part.dimension)]:
+    if fixed := [
+        one.settings.label for one in components_of(dense) if one.is_searched and not limits.is_free(one.dimension)
+    ]:
         remedies.append(f"free what is pinned or left out ({', '.join(fixed)})")
     raise ConfigurationError(
         f"target_ratio: {target_ratio:g} cannot be met within {TOLERANCE:.1%} of the parameters; the nearest is"

@@ -126,10 +126,12 @@ class Component:
         settings (`type`): its section of the settings, which also holds its names.
         refits (`bool`): whether weights are fitted to what stays, so that it is decided along with the plan, after
             everything that does not, and after those refitting components that stand further down in the settings.
+        is_searched (`bool`): whether a target may decide its size; otherwise only a pinned size changes it.
     """
 
     settings: ClassVar[type[ComponentSettings]]
     refits: ClassVar[bool] = False
+    is_searched: ClassVar[bool] = True
 
     @property
     def dimension(self) -> str:

@@ -213,6 +213,7 @@ class Heads(Component):
 
     settings = HeadSettings
     refits = True
+    is_searched = False
 
     def possible(self, model: PreTrainedModel, family: Family, shape: Shape) -> tuple[Sequence[int], str]:
         """As many for every key-value head, if nothing of the model but the two projections depends on their number,
@@ -228,7 +229,7 @@ class Heads(Component):
         return [*smaller, heads], f"as many for each of its {groups} key-value heads, of a number that its class takes"
 
     def check(self, config: FlabPrunerConfig, sizes: ModelSizes) -> None:
-        """Heads that a model has not, or of which nothing says how many stay."""
+        """Heads that a model has not, or whose number is left open."""
         if config.heads.enabled and config.heads.num_attention_heads is None:
             raise ConfigurationError("heads.enabled: nothing says how many stay; set `heads.num_attention_heads`")
         if config.heads.enabled and "head" not in sizes.shape:
