@@ -130,7 +130,8 @@ def load_tokenizer(path: str | Path):
 def kept_tokens(path: str | Path) -> list[int] | None:
     """The dense ids that a pruned checkpoint keeps, in the order of its own ids; None where it keeps all."""
     plan = Path(path) / "flab_plan.json"
-    return json.loads(plan.read_text(encoding="utf-8")).get("kept_tokens") if plan.is_file() else None
+    content = json.loads(plan.read_text(encoding="utf-8")) if plan.is_file() else {}
+    return content.get("kept_tokens", content.get("kept", {}).get("vocab"))  # formats 1 and 2, and 3
 
 
 def count_parameters(model) -> int:

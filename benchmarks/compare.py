@@ -218,7 +218,7 @@ def model_sizes(path: str | Path) -> ModelSizes:
     from transformers import AutoConfig
 
     from optimum_flab.families import family_for
-    from optimum_flab.sizes import sizes_of_config
+    from optimum_flab.pruning.components import sizes_of_config
 
     config = AutoConfig.from_pretrained(path)
     return sizes_of_config(config, family_for(config))
@@ -280,6 +280,7 @@ def scored_plan(read: Calibration, score: str, ours: Path, sizes: Mapping[str, i
 
     vocabulary = model_sizes(read.model).shape["vocab"]
     kept = PruningPlan.load(ours).kept_tokens if sizes["vocab"] != vocabulary else None
+    stays: dict = {"layer": list(range(sizes["layer"]))} | ({} if kept is None else {"vocab": kept})
     base_hash, dtype, sums = sums_of_neurons(read, None if kept is None else tuple(kept))
     folder.mkdir(parents=True, exist_ok=True)
     PruningPlan(
@@ -287,10 +288,8 @@ def scored_plan(read: Calibration, score: str, ours: Path, sizes: Mapping[str, i
         base_revision=None,
         base_hash=base_hash,
         corpus_hash="",
-        kept_tokens=kept,
         vocab_size=sizes["vocab"],
-        kept_layers=list(range(sizes["layer"])),
-        kept_neurons={index: kept_neurons(SCORES[score](one), sizes["neuron"]) for index, one in enumerate(sums)},
+        kept={**stays, "neuron": {i: kept_neurons(SCORES[score](one), sizes["neuron"]) for i, one in enumerate(sums)}},
         dtype=dtype,
         settings={},
     ).save(folder)

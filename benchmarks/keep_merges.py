@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, total_bits
+from optimum_flab.pruning.components import sizes_of
 from optimum_flab.running.layer_pass import LayerPass
-from optimum_flab.sizes import sizes_of
 from optimum_flab.texts.packing import pack
 from optimum_flab.texts.sources import default_corpus, read_source
 from optimum_flab.vocabulary.closure import config_token_ids, natural_vocabulary, read_spec

@@ -185,15 +185,14 @@ def make_plan(dense: Path, folder: Path) -> None:
     special = json.loads((dense / "tokenizer.json").read_text())["added_tokens"]
     tokens = {*range(256), *(token["id"] for token in special), *choice.sample(range(256, 150_000), 36_000)}
     layers = [index for index in range(LAYERS) if index not in (20, 21, 23)]
+    neurons = {layer: sorted(choice.sample(range(WIDTH), 14848)) for layer in layers}
     PruningPlan(
         base_model=dense.name,
         base_revision=None,
         base_hash=weights_hash(StoredTensors(shards(dense))),
         corpus_hash="",
-        kept_tokens=sorted(tokens),
         vocab_size=len(tokens),
-        kept_layers=layers,
-        kept_neurons={layer: sorted(choice.sample(range(WIDTH), 14848)) for layer in layers},
+        kept={"layer": layers, "neuron": neurons, "vocab": sorted(tokens)},
         dtype="bfloat16",
         settings={},
     ).save(folder)

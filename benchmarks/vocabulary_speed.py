@@ -59,7 +59,7 @@ def time_vocabulary_step(model: str, texts: list[str]) -> tuple[float, float, in
     """Seconds of the vocabulary step, seconds of its counting and closure, and how many tokens it keeps."""
     from transformers import AutoConfig, GenerationConfig
 
-    from optimum_flab.settings.pruning import VocabularySettings
+    from optimum_flab.settings.components import VocabularySettings
     from optimum_flab.vocabulary.closure import config_token_ids, natural_vocabulary, read_spec
     from optimum_flab.vocabulary.rewrite import rewrite_tokenizer
     from optimum_flab.vocabulary.usage import count_tokens

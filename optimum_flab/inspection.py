@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .components import COMPONENTS, Component
 from .errors import ConfigurationError
 from .families import family_for
+from .pruning.components import components_of, sizes_of_config
+from .pruning.components.neurons import USUAL_MULTIPLE, usual_multiple
+from .pruning.components.vocabulary import FEWEST_TOKENS
 from .pruning.limits import parameters_to_keep
-from .pruning.multiples import USUAL_MULTIPLE, usual_multiple
-from .sizes import ModelSizes, sizes_of_config
-
-
-FEWEST_TOKENS = 256  # one for each byte, whatever else stays
+from .sizes import ModelSizes
 
 
 @dataclass(frozen=True)
@@ -36,9 +33,11 @@ class Inspection:
         """The size at which each component, pruned alone, would meet the target; `None` where it cannot."""
         counts, dense = self.sizes.counts, self.sizes.shape
         left = {}
-        for part in self._parts():
-            most = dense[part.dimension] - math.ceil(self.removed / counts.unit(dense, part.dimension))
-            left[part.reported] = max((s for s in self._possible(part.dimension) if s <= most), default=None)
+        for component in components_of(dense):
+            dimension = component.dimension
+            most = dense[dimension] - math.ceil(self.removed / counts.unit(dense, dimension))
+            usual = [size for size in component.usual(self.sizes) if size <= most]
+            left[component.settings.reported] = max(usual, default=None)
         return left
 
     @property
@@ -54,15 +53,6 @@ class Inspection:
         vocabulary = max(0, dense["vocab"] - FEWEST_TOKENS) * counts.unit(dense, "vocab")
         return max(0.0, (self.removed - vocabulary) / counts.body(dense))
 
-    def _possible(self, dimension: str) -> Sequence[int]:
-        """The sizes that pruning may give a single component by default, as far as they are known without text."""
-        possible = self.sizes.possible[dimension]
-        if dimension == "vocab":
-            return [size for size in possible if size >= FEWEST_TOKENS]
-        # the vocabulary stays as it is then
-        multiple = usual_multiple(self.sizes.shape["neuron"], vocabulary_moves=False) if dimension == "neuron" else 1
-        return [size for size in possible if size % multiple == 0] if multiple > 1 else possible
-
     @property
     def width_multiple(self) -> int:
         """What the width of a pruned model is a multiple of by default."""
@@ -71,9 +61,6 @@ class Inspection:
     def width_step(self, multiple: int) -> int:
         """Parameters between two neighbouring widths that are multiples of this."""
         return multiple * self.sizes.counts.unit(self.sizes.shape, "neuron")
-
-    def _parts(self) -> list[Component]:
-        return [part for part in COMPONENTS if part.dimension in self.sizes.shape]
 
     def to_dict(self) -> dict:
         """The inspection as plain values."""
@@ -100,7 +87,7 @@ class Inspection:
         total = counts.total(dense)
         lines = [
             f"{self.name}: {total:,} parameters, "
-            + ", ".join(f"{part.label} {dense[part.dimension]:,}" for part in self._parts()),
+            + ", ".join(f"{part.settings.label} {dense[part.dimension]:,}" for part in components_of(dense)),
             "",
             f"{'component':<22}{'parameters':>16}{'share':>9}",
         ]
@@ -123,9 +110,9 @@ class Inspection:
                 f" {self.least_body_ratio:.1%} of the body (all but the vocabulary).",
                 "One component alone:",
             ]
-            for part, size in zip(self._parts(), self.alone().values(), strict=True):
+            for part, size in zip(components_of(dense), self.alone().values(), strict=True):
                 change = "cannot reach it" if size is None else f"{dense[part.dimension]:,} -> {size:,}"
-                lines.append(f"  {part.label:<20}{change}")
+                lines.append(f"  {part.settings.label:<20}{change}")
         return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ import torch
 from .checkpoints.hashes import dense_hash, weights_hash
 from .checkpoints.loading import LoadedModel, load_dense
 from .checkpoints.saving import save_checkpoint
-from .checkpoints.surgery import check_plan, pruned_tensors
+from .checkpoints.surgery import pruned_tensors
 from .checkpoints.weight_files import shards
 from .errors import ConfigurationError, FlabError
 from .families import save_family
@@ -21,6 +21,7 @@ from .families.positions import check_positions
 from .memory import give_back_memory
 from .places import cache_root
 from .progress import progress_bar
+from .pruning.plan_check import check_plan
 from .pruning.result import PrunedModel
 from .records.atomic import write_files
 from .records.folders import Kind, OutputFolder

@@ -198,36 +198,31 @@ def composed(first: PruningPlan, second: PruningPlan) -> PruningPlan:
     Args:
         second ([`PruningPlan`]): was made for the result of the first.
     """
-    tokens = second.kept_tokens
-    if first.kept_tokens is not None:
-        tokens = first.kept_tokens if tokens is None else _taken(first.kept_tokens, tokens)
-    layers = _taken(first.kept_layers, second.kept_layers)
     place = {dense: number for number, dense in enumerate(first.kept_layers)}
-    inside: dict[str, dict[int, list[Any]]] = {"experts": {}, "neurons": {}}
-    for layer in layers:
-        kept = [second.kept_experts.get(place[layer]), second.kept_neurons.get(place[layer])]
-        experts = _within(first.kept_experts.get(layer), kept[0])
-        neurons: Any = first.kept_neurons.get(layer)
-        if neurons is not None and is_by_expert(neurons) and kept[0] is not None:
-            neurons = [neurons[expert] for expert in kept[0]]
-        for name, value in (("experts", experts), ("neurons", _within(neurons, kept[1]))):
-            if value is not None:
-                inside[name][layer] = value
+    before, after = first.kept_whole, second.kept_whole
+    kept: dict[str, Any] = {name: _within(before.get(name), after.get(name)) for name in {**before, **after}}
+    experts = second.kept_inside.get("expert", {})
+    for name in {**first.kept_inside, **second.kept_inside}:
+        inner, outer = (plan.kept_inside.get(name, {}) for plan in (second, first))
+        kept[name] = {}
+        for layer in kept["layer"]:
+            indices, of_experts = outer.get(layer), experts.get(place[layer])
+            if indices is not None and is_by_expert(indices) and of_experts is not None:
+                indices = [indices[expert] for expert in of_experts]
+            if (both := _within(indices, inner.get(place[layer]))) is not None:
+                kept[name][layer] = both
     return replace(
         second,
         base_model=first.base_model,
         base_revision=first.base_revision,
         base_hash=first.base_hash,
-        kept_tokens=tokens,
-        kept_layers=layers,
-        kept_experts=inside["experts"],
-        kept_neurons=inside["neurons"],
+        kept=kept,
         weights={},
     )
 
 
 def _within(first: list[Any] | None, second: list[Any] | None) -> list[Any] | None:
-    """Indices into what is left of a layer as indices into the whole layer; `None`: all of it."""
+    """Indices into what is left as indices into the whole; `None`: all of it."""
     if first is None or second is None:
         return first if second is None else second
     if is_by_expert(second):

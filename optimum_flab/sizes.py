@@ -8,11 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
-
-from .components import COMPONENTS
 from .families import Family, plain_axes
-from .families.resizing import EXPERT_STEP
+from .settings.pruning import COMPONENTS
 
 
 if TYPE_CHECKING:
@@ -105,28 +102,6 @@ class ParameterCounts:
         return self.total(shape.resized(**{dimension: shape[dimension] + 1})) - self.total(shape)
 
 
-SHARE_OF_DEVICE = 64  # the rows and neurons of one of several devices come in multiples of this
-
-
-def device_multiple(align: int | None) -> int:
-    """What the width and the rows of the vocabulary must be multiples of to be split among devices.
-
-    Args:
-        align (`int`, *optional*): the number of devices; `None`: nothing is split.
-    """
-    return 1 if align is None else align * SHARE_OF_DEVICE
-
-
-def row_multiple(padded: int | None, align: int | None) -> int:
-    """What the rows of the embedding are a multiple of.
-
-    Args:
-        padded (`int`, *optional*): what `vocabulary.pad_to_multiple_of` asks for.
-        align (`int`, *optional*): the number of devices that share the model.
-    """
-    return math.lcm(padded or 1, device_multiple(align))
-
-
 @dataclass(frozen=True)
 class ModelSizes:
     """What a model is made of.
@@ -135,62 +110,34 @@ class ModelSizes:
         shape ([`Shape`]): its sizes.
         counts ([`ParameterCounts`]): how its parameters follow them.
         possible (`Mapping[str, Sequence[int]]`): the other sizes that a model of its class can have, ascending.
-        heads (`tuple[int, int]`, *optional*): attention heads of a layer: of queries, and of keys and values.
+        heads (`tuple[int, int]`): attention heads of a layer: of queries, and of keys and values; 0 if it has none.
         reasons (`Mapping[str, str]`): why it cannot have others, by dimension, where that is not plain.
     """
 
     shape: Shape
     counts: ParameterCounts
     possible: Mapping[str, Sequence[int]]
-    heads: tuple[int, int] | None = None
+    heads: tuple[int, int] = (0, 0)
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 
-def sizes_of(model: PreTrainedModel, family: Family) -> ModelSizes:
-    """The sizes of a loaded model (or of one on the meta device)."""
-    shape = shape_of(model, family)
-    fixed = shape["layer"] - len(family.pruned_layers(model))
-    possible: dict[str, Sequence[int]] = {name: range(1, size + 1) for name, size in shape.items()}
-    possible["layer"] = range(fixed + 1, shape["layer"] + 1)
-    reasons = {"layer": f"its layers without experts ({fixed}) stay, and one with experts"} if fixed else {}
-    if family.has_bound_layers(model.config):
-        possible["layer"] = [shape["layer"]]
-        reasons = {"layer": "its layers depend on their positions, so that all stay"}
-    if family.experts is not None:
-        config, width = model.config, shape["neuron"]
-        groups, fewest = family.experts.group_count(config), family.experts.fewest(config)
-        possible["expert"] = range(min(fewest, shape["expert"]), shape["expert"] + 1, groups)
-        # the shared expert stays as it is: where its width is a multiple of an expert's, that multiple must stay whole
-        whole = width * getattr(config, family.experts.shared) if family.experts.shared else 0
-        possible["neuron"] = [size for size in (*range(EXPERT_STEP, width, EXPERT_STEP), width) if whole % size == 0]
-    return ModelSizes(shape, count_parameters(model, family), possible, heads_of(model.config), reasons)
-
-
-def heads_of(config: PreTrainedConfig) -> tuple[int, int] | None:
-    """The attention heads of a layer: of queries, and of keys and values; `None` where a configuration has none."""
-    queries = getattr(config, "num_attention_heads", None)
-    return None if queries is None else (queries, getattr(config, "num_key_value_heads", None) or queries)
-
-
-def sizes_of_config(config: PreTrainedConfig, family: Family) -> ModelSizes:
-    """The sizes of the model that a configuration describes, without its weights."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()
-    return sizes_of(model, family)
+def heads_of(config: PreTrainedConfig) -> tuple[int, int]:
+    """The attention heads of a layer: of queries, and of keys and values; 0 where a configuration has none."""
+    queries = getattr(config, "num_attention_heads", 0)
+    return queries, getattr(config, "num_key_value_heads", None) or queries
 
 
 def shape_of(model: PreTrainedModel, family: Family) -> Shape:
     """The shape of a loaded model (or of one on the meta device)."""
     layers = family.decoder_layers(model)
-    sizes = {"vocab": model.get_parameter(f"{family.modules.embeddings}.weight").shape[0], "layer": len(layers)}
     out = layers[family.pruned_layers(model)[0]].get_parameter(family.ffn_out_name)
-    for axis, size in zip(family.axes(family.in_layer(0, family.ffn_out_name)) or (), out.shape, strict=True):
-        if axis in ("neuron", "expert"):
-            sizes[axis] = size
-    return Shape({name: sizes[name] for name in ("vocab", "layer", "neuron", "expert") if name in sizes})
+    sizes: dict[str | None, int | None] = {
+        **{dimension: getattr(model.config, field, None) for dimension, field in family.sizes.items()},
+        **dict(zip(family.named_axes(family.in_layer(0, family.ffn_out_name)), out.shape, strict=True)),
+        "vocab": model.get_parameter(f"{family.modules.embeddings}.weight").shape[0],
+        "layer": len(layers),
+    }
+    return Shape({part.dimension: size for part in COMPONENTS if (size := sizes.get(part.dimension))})
 
 
 def count_parameters(model: PreTrainedModel, family: Family) -> ParameterCounts:

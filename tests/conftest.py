@@ -43,7 +43,8 @@ from transformers import (
 from optimum_flab import FlabPrunerConfig
 from optimum_flab.criteria.base import NeuronCriterion, largest
 from optimum_flab.families import family_for
-from optimum_flab.pruning.limits import Limits, multiples_between
+from optimum_flab.pruning.components.vocabulary import multiples_between
+from optimum_flab.pruning.limits import Limits
 from optimum_flab.pruning.shapes import masked_weights, without_layers
 from optimum_flab.pruning.width.neurons import NarrowLayer
 from optimum_flab.records.plan import PruningPlan
@@ -103,7 +104,7 @@ def reading(model: PreTrainedModel, tokens: PackedTokens, batch_size: int = 4, *
 def masked_step(model: PreTrainedModel, removed: Container[int], narrowed: Mapping[int, NarrowLayer]) -> LayerStep:
     """What each dense layer does once pruned, without surgery, in the dtype of the model."""
     family = family_for(model.config)
-    return without_layers(replaced_step(model, family, masked_weights(model, family, narrowed)), removed)
+    return without_layers(replaced_step(model, family, masked_weights(model, family, {"neuron": narrowed})), removed)
 
 
 @pytest.fixture(autouse=True)
@@ -286,7 +287,12 @@ def text_sets(data: DataSettings, count_tokens: CountTokens, seed: int, formats:
 
 
 def plan_of(
-    kept_tokens: list[int] | None, kept_layers: list[int], kept_neurons: dict[int, list[int]], **fields
+    kept_tokens: list[int] | None,
+    kept_layers: list[int],
+    kept_neurons: dict[int, list[int]],
+    kept_experts: dict[int, list[int]] | None = None,
+    kept_inside: dict[str, dict[int, list[int]]] | None = None,
+    **fields,
 ) -> PruningPlan:
     """A plan of a tiny model, in float32, without compensation."""
     defaults = {
@@ -294,9 +300,11 @@ def plan_of(
         **{"base_revision": None, "dtype": "float32", "settings": {}},
         "vocab_size": VOCABULARY if kept_tokens is None else len(kept_tokens),
     }
-    return PruningPlan(
-        kept_tokens=kept_tokens, kept_layers=kept_layers, kept_neurons=kept_neurons, **{**defaults, **fields}
-    )
+    inside = {"neuron": kept_neurons, "expert": kept_experts or {}, **(kept_inside or {})}
+    kept = {"layer": kept_layers, **{name: layers for name, layers in inside.items() if layers}}
+    if kept_tokens is not None:
+        kept["vocab"] = kept_tokens
+    return PruningPlan(kept=kept, **{**defaults, **fields})
 
 
 def random_tokens(documents: int = 24, vocabulary: int = VOCABULARY, length: int = 32, seed: int = 0) -> PackedTokens:

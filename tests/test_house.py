@@ -11,7 +11,7 @@ import optimum_flab
 PACKAGE = Path(optimum_flab.__file__).parent
 # from the ground up, as docs/concepts.md has them; rooms in one line may not use each other
 FLOORS = (
-    set("errors components criteria progress memory stopwatch licenses places compat hashing paths".split()),
+    set("errors criteria progress memory stopwatch licenses places compat hashing paths".split()),
     {"settings"},
     {"families"},
     {"sizes"},

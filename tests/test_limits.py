@@ -12,11 +12,12 @@ from transformers import CONFIG_MAPPING
 from optimum_flab import FlabPrunerConfig
 from optimum_flab.errors import ConfigurationError
 from optimum_flab.families import family_for
+from optimum_flab.pruning.components import sizes_of_config
+from optimum_flab.pruning.components.neurons import width_multiple
 from optimum_flab.pruning.limits import TOLERANCE, check_sizes, shapes_to_compare
-from optimum_flab.pruning.multiples import width_multiple
 from optimum_flab.settings.files import read_pruning
 from optimum_flab.settings.pruning import merge_settings
-from optimum_flab.sizes import ModelSizes, sizes_of_config
+from optimum_flab.sizes import ModelSizes
 
 from .conftest import DENSE, QWEN
 

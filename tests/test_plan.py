@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,10 +19,8 @@ def plan(**changes) -> PruningPlan:
         "base_revision": None,
         "base_hash": "a",
         "corpus_hash": "b",
-        "kept_tokens": [0, 2],
         "vocab_size": 2,
-        "kept_layers": [0, 1],
-        "kept_neurons": {0: [1, 2], 1: [0, 3]},
+        "kept": {"layer": [0, 1], "neuron": {0: [1, 2], 1: [0, 3]}, "vocab": [0, 2]},
         "dtype": "bfloat16",
         "settings": {"target_ratio": 0.3},
         "weights": {"w": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3)},
@@ -30,12 +29,16 @@ def plan(**changes) -> PruningPlan:
 
 
 @given(
-    tokens=st.none() | indices, layers=indices, neurons=st.dictionaries(st.integers(0, 50), indices), name=st.text()
+    tokens=indices,
+    layers=indices,
+    neurons=st.dictionaries(st.integers(0, 50), indices)
+    | st.dictionaries(st.integers(0, 50), st.lists(indices, min_size=1, max_size=3), max_size=3),
+    name=st.text(),
 )
 @settings(max_examples=50, deadline=None)
 def test_round_trip(tmp_path_factory, tokens, layers, neurons, name):
     folder = tmp_path_factory.mktemp("plan")
-    before = plan(kept_tokens=tokens, kept_layers=layers, kept_neurons=neurons, base_model=name)
+    before = plan(kept={"vocab": tokens, "layer": layers, "neuron": neurons}, base_model=name)
     before.save(folder)
     after = PruningPlan.load(folder)
     assert after == before
@@ -46,8 +49,19 @@ def test_it_is_loaded_from_its_file_and_is_json_that_a_person_can_diff(tmp_path)
     plan().save(tmp_path)
     assert PruningPlan.load(tmp_path / PLAN_NAME) == plan()
     text = (tmp_path / PLAN_NAME).read_text()
-    assert json.loads(text)["kept_neurons"] == {"0": [1, 2], "1": [0, 3]}
-    assert '\n    "1": [0, 3]\n' in text
+    assert json.loads(text)["kept"]["neuron"] == {"0": [1, 2], "1": [0, 3]}
+    assert '\n      "1": [0, 3]\n' in text and '\n    "vocab": [0, 2]\n' in text
+
+
+@pytest.mark.parametrize("name", ["searched", "experts"])
+def test_plans_of_the_former_formats_keep_what_they_kept(name):
+    folder = Path(__file__).with_name("records") / "format1" / name
+    written = json.loads((folder / PLAN_NAME).read_text())
+    found = PruningPlan.load_indices(folder)
+    assert (found.kept_tokens, found.kept_layers) == (written["kept_tokens"], written["kept_layers"])
+    for field, dimension in (("kept_neurons", "neuron"), ("kept_experts", "expert")):
+        inside = {str(layer): kept for layer, kept in found.kept_inside.get(dimension, {}).items()}
+        assert inside == written.get(field, {})
 
 
 def test_without_compensation_there_is_one_file(tmp_path):
@@ -87,20 +101,21 @@ def test_missing_or_foreign_tensors_are_refused(tmp_path):
 def test_a_plan_of_a_later_format_is_refused(tmp_path):
     plan().save(tmp_path)
     file = tmp_path / PLAN_NAME
-    file.write_text(file.read_text().replace('"format": 1', '"format": 3'))
-    with pytest.raises(FlabError, match="has format 3, .* reads formats up to 2; install a newer version"):
+    file.write_text(file.read_text().replace('"format": 3', '"format": 4'))
+    with pytest.raises(FlabError, match="has format 4, .* reads formats up to 3; install a newer version"):
         PruningPlan.load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("kept_layers", [True]),
-        ("kept_layers", [-1]),
-        ("kept_layers", None),
-        ("kept_tokens", [0.5]),
-        ("kept_neurons", {"first": [1]}),
-        ("kept_neurons", {"0": [None]}),
+        ("kept", {"layer": [True]}),
+        ("kept", {"layer": [-1]}),
+        ("kept", {"layer": None}),
+        ("kept", {"vocab": [0]}),
+        ("kept", {"layer": [0], "vocab": [0.5]}),
+        ("kept", {"layer": [0], "neuron": {"first": [1]}}),
+        ("kept", {"layer": [0], "neuron": {"0": [None]}}),
         ("vocab_size", 0),
         ("settings", []),
         ("extra", 1),

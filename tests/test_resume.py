@@ -206,7 +206,7 @@ def test_another_token_that_must_stay_makes_shape_and_plan_anew(made, pinned, tm
     said = capsys.readouterr().err
     assert "texts: reused" in said and "vocabulary: reused" not in said and "shape: reused" not in said, said
     plan = json.loads((tmp_path / "second" / "flab_plan.json").read_text())
-    assert 571 in plan["kept_tokens"]
+    assert 571 in plan["kept"]["vocab"]
 
 
 def test_names_of_files_that_are_not_utf8(made, tmp_path):

@@ -112,7 +112,8 @@ def test_the_search_measures_no_depth_beyond_one_that_does_not_pay():
 
 
 def measured(model, tokens, shape, removed=(), narrowed=None, kept=range(VOCABULARY)):
-    return measure_shape(reading(model, tokens), shape, removed, narrowed or {}, np.asarray(kept), 1000, {}, Pieces())
+    stays = {"layer": [index for index in range(LAYERS) if index not in removed], "neuron": narrowed or {}}
+    return measure_shape(reading(model, tokens), shape, np.asarray(kept), stays, 1000, Pieces())
 
 
 def test_a_shape_that_only_removes_tokens_costs_what_the_dense_model_does(family, monkeypatch):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +11,9 @@ from optimum_flab.checkpoints.surgery import operate, pruned_tensors
 from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
+from optimum_flab.pruning.plan_check import check_plan
 from optimum_flab.pruning.width.narrowing import narrow
 from optimum_flab.pruning.width.neurons import NarrowLayer
-from optimum_flab.records.plan import PruningPlan
 
 from .conftest import FAMILIES, LAYERS, VOCABULARY, WIDTH, masked_step, plan_of, random_tokens, reading, tiny_model
 
@@ -32,6 +33,11 @@ def plan_for(model, kept_layers=(0, 2, 3), width=40, criterion="energy", kept_to
         },
     )
     return plan, narrowed
+
+
+def check_and_operate(model, plan):
+    check_plan(model, family_for(model.config), plan)
+    return operate(model, family_for(model.config), plan)
 
 
 def masked_logits(model, plan, narrowed, ids):
@@ -137,27 +143,32 @@ def test_max_window_layers_follow_the_layers():
 def test_output_dtype():
     model = tiny_model("qwen2")
     plan, _ = plan_for(model)
-    pruned = operate(model, family_for(model.config), PruningPlan(**{**vars(plan), "dtype": "bfloat16"}))
+    pruned = operate(model, family_for(model.config), replace(plan, dtype="bfloat16"))
     assert {parameter.dtype for parameter in pruned.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kept_layers": [0, 9]}, "layers are not ascending numbers below the model's 4"),
-        ({"kept_layers": []}, "cannot have 0 layers"),
-        ({"kept_tokens": [1, 5000]}, "tokens are not ascending numbers below the model's 320"),
-        ({"kept_tokens": [1, 50], "vocab_size": 1}, "its vocab_size is 1, and more tokens stay"),
-        ({"kept_neurons": {i: [0, WIDTH] for i in (0, 2, 3)}}, "below the model.s 64"),
-        ({"kept_neurons": {0: [0], 2: [0, 1], 3: [0]}}, r"of model.layers.2.mlp.gate_proj.weight it leaves \(2, 32\)"),
-        ({"kept_neurons": {0: [0], 1: [0]}}, r"of model.layers.2.mlp.gate_proj.weight it leaves \(64, 32\)"),
+        ({"layer": [0, 9]}, "layers are not ascending numbers below the model's 4"),
+        ({"layer": []}, "cannot have 0 layers"),
+        ({"vocab": [1, 5000]}, "tokens are not ascending numbers below the model's 320"),
+        ({"neuron": {i: [0, WIDTH] for i in (0, 2, 3)}}, "below the model.s 64"),
+        ({"neuron": {0: [0], 2: [0, 1], 3: [0]}}, r"of model.layers.2.mlp.gate_proj.weight it leaves \(2, 32\)"),
+        ({"neuron": {0: [0], 1: [0]}}, r"of model.layers.2.mlp.gate_proj.weight it leaves \(64, 32\)"),
     ],
 )
 def test_a_plan_of_another_model_is_refused(change, message):
     model = tiny_model("qwen2")
     plan, _ = plan_for(model)
     with pytest.raises(FlabError, match=message):
-        operate(model, family_for(model.config), PruningPlan(**{**vars(plan), **change}))
+        check_and_operate(model, replace(plan, kept={**plan.kept, **change}))
+
+
+def test_a_plan_of_fewer_rows_than_tokens_is_refused():
+    model = tiny_model("qwen2")
+    with pytest.raises(FlabError, match="its vocab_size is 1, and more tokens stay"):
+        check_and_operate(model, plan_of([1, 50], [0], {}, vocab_size=1))
 
 
 @pytest.mark.parametrize("weights", [{}, {"model.layers.0.mlp.experts.down_proj": torch.zeros(1, 32, 8)}])
@@ -165,7 +176,7 @@ def test_a_plan_with_experts_is_refused_by_a_model_without(weights):
     model = tiny_model("llama")
     plan = plan_of(None, [0, 1], {}, kept_experts={0: [0], 1: [0]}, weights=weights)
     with pytest.raises(FlabError, match="does not fit this model: it keeps experts, and the model has none"):
-        operate(model, family_for(model.config), plan)
+        check_and_operate(model, plan)
 
 
 def test_cut_weights_of_a_model_in_training_carry_no_graph():

@@ -22,7 +22,7 @@ from ..running.cut_layers import CutLayers
 from ..running.experts import ExpertWeights, chosen_experts, routed
 from ..running.layerwise import layer_inputs, output_of, run_layer
 from ..running.placement import devices_of, sharing_weights
-from ..sizes import sizes_of
+from ..sizes import shape_of
 from ..texts.packing import PackedTokens
 
 
@@ -163,16 +163,17 @@ def _shorter(model: PreTrainedModel, family: Family) -> Iterator[str]:
     without its first layer (if its layers may be removed), and with one more neuron and token, is built without
     weights."""
 
-    model_sizes = sizes_of(model, family)
-    shape, layers = model_sizes.shape, range(model_sizes.shape["layer"])
-    gone = family.pruned_layers(model)[0]
-    kept = [index for index in layers if index != gone or len(model_sizes.possible["layer"]) == 1]
+    shape = shape_of(model, family)
+    layers, (gone, *others) = range(shape["layer"]), family.pruned_layers(model)
+    may_go = others and not family.has_bound_layers(model.config)
+    kept = [index for index in layers if index != gone or not may_go]
     # another valid size of each
     sizes = {"neuron": shape["neuron"] + 1, "vocab": shape["vocab"] + 1}
     if family.experts is not None:
         sizes["expert"] = shape["expert"] + family.experts.group_count(model.config)
         if family.experts.shared is not None:
-            sizes["neuron"] = model_sizes.possible["neuron"][-2:][0]
+            whole = shape["neuron"] * getattr(model.config, family.experts.shared)
+            sizes["neuron"] = next(size for size in range(shape["neuron"] // 2, 0, -1) if whole % size == 0)
     try:
         with torch.device("meta"):
             configs = [resized_config(model.config, family, places, sizes) for places in (layers, kept)]
@@ -334,7 +335,7 @@ def _last_runs(layer: nn.Module, block: Block) -> Iterator[dict[str, tuple[torch
 @torch.no_grad()
 def _configuration(model: PreTrainedModel, family: Family) -> Iterator[str]:
     """Whether the configuration that would be written if nothing were removed is still that of the model."""
-    shape = sizes_of(model, family).shape
+    shape = shape_of(model, family)
     config = resized_config(model.config, family, range(shape["layer"]), shape)
     rewritten = sharing_weights(model, config, model.device)
     with torch.device("meta"):
@@ -360,9 +361,9 @@ def _fewest_experts(model: PreTrainedModel, family: Family) -> Iterator[str]:
     """Whether a layer runs with the smallest number of experts that its family allows."""
     if family.experts is None:
         return
-    index, sizes = family.pruned_layers(model)[0], sizes_of(model, family)
-    number, groups = sizes.possible["expert"][0], family.experts.group_count(model.config)
-    kept = {"expert": chosen_experts(torch.zeros(sizes.shape["expert"]), number, groups)}
+    index, most = family.pruned_layers(model)[0], shape_of(model, family)["expert"]
+    number, groups = min(family.experts.fewest(model.config), most), family.experts.group_count(model.config)
+    kept = {"expert": chosen_experts(torch.zeros(most), number, groups)}
     layers = CutLayers(model, family, {"expert": number})
     inputs = layer_inputs(model, family, _few_tokens(model, family))
     with routed(family, layers.layers[index]) as seen:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from transformers.initialization import no_init_weights
 
 from ..compat import new_model
-from ..components import COMPONENTS
 from ..errors import FlabError
 from ..families import Family, cut, plain_axes
 from ..families.resizing import resized_config
-from ..records.plan import PruningPlan, is_by_expert
+from ..records.plan import PruningPlan
 from ..running.placement import sharing_weights
-from ..sizes import shape_of, sizes_of
+from ..sizes import shape_of
 from ..tensors.lazy import own_tensors, under_all_names
 from ..tensors.workspace import Workspace
 from ..vocabulary.rewrite import remap_config_ids
@@ -43,7 +42,7 @@ def _padded(rows: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
 def kept_in_layers(plan: PruningPlan) -> dict[int, dict[str, torch.Tensor]]:
     """What stays inside each layer: indices by dimension, see [`~families.cut`], by dense layer index."""
     kept: dict[int, dict[str, torch.Tensor]] = {}
-    for dimension, layers in (("neuron", plan.kept_neurons), ("expert", plan.kept_experts)):
+    for dimension, layers in plan.kept_inside.items():
         for layer, indices in layers.items():
             kept.setdefault(layer, {})[dimension] = torch.as_tensor(indices)
     return kept
@@ -91,7 +90,8 @@ def pruned_tensors(
         if name in plan.weights:
             tensor = plan.weights[name]
         else:
-            tensor = cut(tensor, axes, tokens if layer is None else tokens | inside.get(layer, {}))
+            kept = tokens if layer is None else tokens | inside.get(layer, {})
+            tensor = cut(tensor, axes, kept, outline.shape)
         if "vocab" in plain_axes(axes) and plan.kept_tokens is not None:
             tensor = _padded(tensor, plan.vocab_size, outline.dtype)
         if tensor.shape != outline.shape:
@@ -100,48 +100,6 @@ def pruned_tensors(
                 f" states has {tuple(outline.shape)}; use the plan as it was written"
             )
         yield new_name, tensor.to("cpu", outline.dtype).contiguous()
-
-
-def _is_choice(numbers: Sequence[int], most: int) -> bool:
-    """Whether numbers are ascending, distinct, and valid indices into something with `most` items."""
-    return list(numbers) == sorted(set(numbers)) and all(0 <= number < most for number in numbers)
-
-
-def check_plan(model: PreTrainedModel, family: Family, plan: PruningPlan) -> None:
-    """Raises a [`FlabError`] if the plan cannot be for this model, as far as that shows without its weights."""
-    whole = sizes_of(model, family)
-    dense, faults = whole.shape, list[str]()
-    inside: Mapping[str, Mapping[int, list[Any]]] = {"neuron": plan.kept_neurons, "expert": plan.kept_experts}
-    kept = {"vocab": [plan.kept_tokens or []], "layer": [plan.kept_layers]}
-    for dimension, layers in inside.items():
-        kept[dimension] = [part for one in layers.values() for part in (one if is_by_expert(one) else [one])]
-    for part in COMPONENTS:
-        if any(kept[part.dimension]) and part.dimension not in dense:
-            faults.append(f"it keeps {part.units}, and the model has none")
-        elif not all(_is_choice(one, dense.get(part.dimension, 0)) for one in kept[part.dimension]):
-            faults.append(f"its {part.units} are not ascending numbers below the model's {dense[part.dimension]}")
-    pruned = set(family.pruned_layers(model))
-    if missing := set(range(dense["layer"])) - pruned - set(plan.kept_layers):
-        faults.append(f"it removes layers {sorted(missing)}, which have no experts and must stay")
-    every = range(dense.get("expert", 0))
-    for layer, neurons in plan.kept_neurons.items():
-        lists = len(plan.kept_experts.get(layer, every)) if family.experts else None
-        if lists != (len(neurons) if is_by_expert(neurons) else None):
-            faults.append(f"its neurons of layer {layer} are {'not ' if lists else ''}a list for each expert")
-    if plan.vocab_size < len(plan.kept_tokens or range(dense["vocab"])):
-        faults.append(f"its vocab_size is {plan.vocab_size:,}, and more tokens stay")
-    faults = faults or [
-        f"this model cannot have {size:,} {part.units}"
-        + (f" ({whole.reasons[part.dimension]})" if part.dimension in whole.reasons else "")
-        for part in COMPONENTS
-        if (size := plan.sizes.get(part.dimension, dense.get(part.dimension))) is not None
-        and size not in whole.possible[part.dimension]
-    ]
-    if faults:
-        raise FlabError(
-            f"the plan, made for {plan.base_model}, does not fit this model: {'; '.join(faults)}; name that model, and"
-            " the plan as it was written"
-        )
 
 
 def _filled(
@@ -162,16 +120,15 @@ def operate(
     Args:
         model (`PreTrainedModel`): the dense model; left as it is. For one on the meta device the result is there too,
             and its weights come from [`pruned_tensors`].
-        plan ([`PruningPlan`]): made for this model.
+        plan ([`PruningPlan`]): made for this model, see [`~pruning.plan_check.check_plan`].
         workspace ([`Workspace`], *optional*): where the pruned weights are put. Defaults to memory.
 
     Returns:
         `nn.Module`: a new model of the same stock class, on the CPU, in the plan's dtype, in evaluation mode.
 
     Raises:
-        [`FlabError`]: the plan is for another model.
+        [`FlabError`]: the lists of the plan contradict each other.
     """
-    check_plan(model, family, plan)
     rows = getattr(model.config, family.sizes["vocab"])
     kept = range(rows) if plan.kept_tokens is None else plan.kept_tokens
     config, generation_config = remap_config_ids(model.config, model.generation_config, kept)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 DIMENSIONS = ("vocab", "hidden", "neuron", "expert", "head", "kv_head")
+BLOCKS = ("head", "kv_head")  # an index of these stands for several numbers, as many as the configuration says
 AXIS = rf"^(?:({'|'.join(DIMENSIONS)})(\*[2-9])?|[2-9]\*({'|'.join(DIMENSIONS)}))$"
 
 Axis = Annotated[str, Field(pattern=AXIS)]
@@ -448,8 +449,8 @@ def misfit(axes: tuple[str | None, ...], shape: Sequence[int], sizes: Mapping[An
         if axis is None or stated is None:
             continue
         wanted = stated * parts_of(axis)
-        # heads are blocks of numbers, of a size that the configurations call by many names
-        if size % wanted if dimension in ("head", "kv_head") else size != wanted:
+        # blocks are of a size that the configurations call by many names
+        if size % wanted if dimension in BLOCKS else size != wanted:
             return axis, wanted
     return None
 
@@ -461,35 +462,3 @@ def has_module(module: nn.Module, path: str) -> bool:
     except AttributeError:
         return False
     return True
-
-
-def cut(tensor: torch.Tensor, axes: tuple[str | None, ...], kept: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Selects indices of a tensor along the axes of the dimensions in `kept`.
-
-    Args:
-        axes (`tuple`): what each axis is, see [`Family`].
-        kept (`Mapping[str, torch.Tensor]`): indices by dimension, in the resulting order; other dimensions stay whole.
-            Those of neurons may be of shape `(experts, neurons)`, separate for each of the kept experts; a tensor with
-            both has its experts first.
-    """
-    dimensions = plain_axes(axes)
-    if "expert" in dimensions and kept.get("neuron", torch.empty(0)).ndim == 2:
-        experts = kept.get("expert", range(tensor.shape[0]))
-        return torch.stack(
-            [
-                cut(tensor[int(expert)], axes[1:], {**kept, "neuron": neurons})
-                for expert, neurons in zip(experts, kept["neuron"], strict=True)
-            ]
-        )
-    for place, axis in enumerate(axes):
-        if axis is None or dimensions[place] not in kept:
-            continue
-        dimension, parts, neighbours = parsed_axis(axis)
-        index = kept[dimension].to(tensor.device)
-        if neighbours:
-            index = (index[:, None] * parts + torch.arange(parts, device=index.device)).flatten()
-        else:
-            size = tensor.shape[place] // parts
-            index = torch.cat([index + part * size for part in range(parts)])
-        tensor = tensor.index_select(place, index)
-    return tensor

@@ -9,6 +9,7 @@ from ..records.held_out import HeldOut
 from ..records.paths import last_name, without_paths
 from ..records.report import Report
 from ..records.results import EvaluationRecord
+from ..settings.pruning import COMPONENTS
 from . import tables
 from .tables import change, count, decimals
 
@@ -35,6 +36,7 @@ def render_page(report: Report, evaluations: Sequence[EvaluationRecord]) -> str:
         sizes=tables.size_rows(report),
         components=component_rows(report),
         decimals=decimals,
+        measured=[part for part in COMPONENTS if report.dense.sizes.get(part.reported)],
         held_out=held_out_rows(report),
         **({} if report.held_out is None else cost_rows(report.held_out)),
         notes=without_paths(report.notes),

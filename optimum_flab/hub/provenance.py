@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
-from ..components import COMPONENTS, Component
 from ..criteria import CHOICES, criterion_of
 from ..records.paths import dataset_of, without_paths
 from ..records.report import EarlierRound, Recovery, Report, TextCounts
 from ..records.results import EvaluationRecord
+from ..settings.components import ComponentSettings
+from ..settings.pruning import COMPONENTS
 from ..texts.sources import INSTALLED, STANDARD_LIBRARY
 from .facts import Facts
 from .tables import cell, change, code, count, join_words, sentence
@@ -30,7 +31,7 @@ MISSING = "not recorded"
 
 def beyond_its_scope(facts: Facts) -> list[str]:
     """What the model is not for, in a few words each."""
-    smaller = facts.report.dense.vocab_size != facts.report.pruned.vocab_size
+    smaller = facts.report.dense.sizes["vocab_size"] != facts.report.pruned.sizes["vocab_size"]
     return [
         "anything that the base model is not meant for",
         "other kinds of text than that listed below, such as other natural languages"
@@ -71,12 +72,12 @@ def criteria(facts: Facts) -> list[str]:
         _criterion(part, chosen, facts.settings)
         for part in COMPONENTS
         if part.section in CHOICES
-        and len({getattr(side, part.reported) for side in sides}) > 1
+        and len({side.sizes.get(part.reported) for side in sides}) > 1
         and isinstance(chosen := facts.setting(part.section, "criterion"), str)
     ]
 
 
-def _criterion(part: Component, name: str, settings: dict[str, Any]) -> str:
+def _criterion(part: type[ComponentSettings], name: str, settings: dict[str, Any]) -> str:
     start = f"**{part.units[0].upper()}{part.units[1:]}** by {code([name])}"
     criterion = criterion_of(part.section, name, settings)
     if criterion is None:
@@ -260,7 +261,7 @@ def limits(facts: Facts) -> list[str]:
 
 def _limits_of_vocabulary(report: Report) -> Iterable[str]:
     texts, held_out = report.texts, report.held_out
-    before, after = report.dense.vocab_size, report.pruned.vocab_size
+    before, after = (side.sizes["vocab_size"] for side in (report.dense, report.pruned))
     if before != after:
         yield (
             f"The vocabulary fell from {before:,} to {after:,} tokens. Text unlike the corpus (prose, other scripts)"

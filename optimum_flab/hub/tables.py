@@ -8,12 +8,12 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-from ..components import COMPONENTS
 from ..hashing import file_sha256
 from ..records.held_out import HeldOut
 from ..records.report import Report
 from ..records.results import BASELINE, EfficiencyRecord, EvaluationRecord, ScoreRow, Spread
 from ..records.scores import Score, metric_text, retention_of, retention_text, score_text, together_text
+from ..settings.pruning import COMPONENTS
 from .facts import Facts
 
 
@@ -97,9 +97,13 @@ def size_rows(report: Report) -> list[list[str]]:
     sides = [
         ("parameters", dense.parameters, pruned.parameters),
         ("parameters of the body (all but the vocabulary)", dense.body_parameters, pruned.body_parameters),
-        *((part.label, getattr(dense, part.reported), getattr(pruned, part.reported)) for part in COMPONENTS),
+        *((part.label, dense.sizes.get(part.reported), pruned.sizes.get(part.reported)) for part in COMPONENTS),
     ]
-    rows = [[label, count(before), count(after), change(before, after)] for label, before, after in sides if before]
+    rows = [
+        [label, count(before), count(after), change(before, after)]
+        for label, before, after in sides
+        if before and after
+    ]
     weights = [megabytes(dense.bytes), megabytes(pruned.bytes), change(dense.bytes, pruned.bytes)]
     rows.insert(2, [f"weights ({cell(pruned.dtype)})", *weights])
     return rows

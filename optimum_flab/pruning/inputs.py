@@ -17,7 +17,7 @@ from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
 from ..tensors.workspace import Workspace
 from ..texts.sets import TextSets
-from .choices import Calibrated
+from .components.base import Calibrated
 from .counts import CountsFile
 from .vocabulary import TokenChoice
 

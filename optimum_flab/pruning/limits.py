@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from ..components import COMPONENTS
 from ..errors import ConfigurationError
 from ..settings.configuration import FlabPrunerConfig
-from ..sizes import ModelSizes, ParameterCounts, Shape, device_multiple, row_multiple
-from .multiples import check_aligned, width_multiple
+from ..settings.pruning import COMPONENTS as SECTIONS
+from ..sizes import ModelSizes, ParameterCounts, Shape
+from .components import COMPONENTS, components_of
+from .components.sharing import device_multiple
+from .components.vocabulary import natural_rows, round_up, row_multiple
 
 
 TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
@@ -53,11 +55,6 @@ class Limits:
         """The same limits with a dimension no smaller than this."""
         sizes = [size, *(other for other in self.allowed[dimension] if other > size)]
         return Limits({**self.allowed, dimension: sizes})
-
-
-def multiples_between(smallest: int, largest: int, multiple: int = 1) -> list[int]:
-    """The multiples between two sizes, and the sizes themselves."""
-    return sorted({smallest, *range(-(-smallest // multiple) * multiple, largest, multiple), largest})
 
 
 def parameters_to_keep(counts: ParameterCounts, dense: Shape, target_ratio: float) -> int:
@@ -112,7 +109,7 @@ def check_target(counts: ParameterCounts, dense: Shape, limits: Limits, target_r
     most = 1 - counts.total(limits.smallest) / counts.total(dense)
     least = 1 - counts.total(limits.largest) / counts.total(dense)
     if not least - TOLERANCE <= target_ratio <= most + TOLERANCE:
-        parts = [part for part in COMPONENTS if part.dimension in dense]
+        parts = [component.settings for component in components_of(dense) if component.is_searched]
         named = [f"`{part.section}.{part.setting}`" for part in parts] + ["`vocabulary.keep_used`"]
         named += [f"`{part.section}.enabled`" for part in parts]
         raise ConfigurationError(
@@ -157,17 +154,14 @@ def check_reached(
         step = widths[1] - widths[0]
         how = "`ffn.multiple_of`" if step > device_multiple(align) else "fewer devices in `align`"
         remedies.append(f"allow smaller steps of the width than {step}, with {how}")
-    if fixed := [part.label for part in COMPONENTS if part.dimension in dense and not limits.is_free(part.dimension)]:
+    if fixed := [
+        one.settings.label for one in components_of(dense) if one.is_searched and not limits.is_free(one.dimension)
+    ]:
         remedies.append(f"free what is pinned or left out ({', '.join(fixed)})")
     raise ConfigurationError(
         f"target_ratio: {target_ratio:g} cannot be met within {TOLERANCE:.1%} of the parameters; the nearest is"
         f" {nearest:.4f}: {', or '.join(remedies)}"
     )
-
-
-def round_up(number: int, multiple: int) -> int:
-    """The smallest multiple that is not below a number."""
-    return -(-number // multiple) * multiple
 
 
 def candidate_shapes(
@@ -232,56 +226,17 @@ def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Lim
     Raises:
         [`FlabError`]: a pinned size is larger than the dense one, or one that the model cannot have.
     """
-    multiple = row_multiple(config.vocabulary.pad_to_multiple_of, config.align)
     allowed: dict[str, Sequence[int]] = {}
-    for part in COMPONENTS:
-        if part.dimension not in sizes.shape:
-            continue
-        section, dense = getattr(config, part.section), sizes.shape[part.dimension]
-        possible, pinned = sizes.possible[part.dimension], getattr(section, part.setting)
-        if pinned is not None:
-            size = round_up(pinned, multiple) if part.dimension == "vocab" else pinned
-            check_pinned(f"{part.section}.{part.setting}", size, dense, possible, sizes.reasons.get(part.dimension))
-            allowed[part.dimension] = [size]
-        elif not section.enabled:
-            allowed[part.dimension] = [dense]
-        elif part.dimension == "vocab":
-            # rows beyond the tokens are padding
-            most = min(round_up(tokens, multiple), dense // multiple * multiple)
-            if not most:
-                raise _too_coarse("vocabulary.size", f"{dense:,} rows", multiple, config)
-            allowed["vocab"] = multiples_between(multiple, most, multiple)
-        elif part.dimension == "neuron":
-            step, shared = width_multiple(config, dense), device_multiple(config.align)
-            allowed["neuron"] = [
-                size for size in possible if size % step == 0 or (size == dense and size % shared == 0)
-            ]
-            if not allowed["neuron"]:
-                raise _too_coarse("ffn.intermediate_size", f"{dense:,} neurons", step, config)
+    for component in components_of(sizes.shape):
+        dimension, section = component.dimension, component.section(config)
+        if section.pinned is not None:
+            size, name = component.rounded(section.pinned, config), f"{section.section}.{section.setting}"
+            check_pinned(name, size, sizes.shape[dimension], sizes.possible[dimension], sizes.reasons.get(dimension))
+            allowed[dimension] = [size]
         else:
-            allowed[part.dimension] = possible
-    if len(allowed.get("expert", ())) > 1 and config.ffn.intermediate_size is None:
-        allowed["neuron"] = [sizes.shape["neuron"]]
+            enabled = section.enabled
+            allowed[dimension] = component.allowed(config, sizes, tokens) if enabled else [sizes.shape[dimension]]
     return Limits(allowed)
-
-
-def _too_coarse(name: str, dense: str, multiple: int, config: FlabPrunerConfig) -> ConfigurationError:
-    return ConfigurationError(
-        f"{name}: no size that this model can have, up to the dense {dense}, is a multiple of {multiple:,};"
-        f" {_finer(name, config)}"
-    )
-
-
-def _finer(name: str, config: FlabPrunerConfig) -> str:
-    """What to do about a multiple that is too large for a size."""
-    ways = []
-    if name != "vocabulary.size":
-        ways.append("a smaller ffn.multiple_of")
-    elif config.vocabulary.pad_to_multiple_of is not None:
-        ways.append("a smaller vocabulary.pad_to_multiple_of")
-    if config.align is not None:
-        ways.append("fewer devices in align" if config.align > 1 else "no align")
-    return f"use {', or '.join(ways)}"
 
 
 def check_pinned(name: str, size: int, dense: int, possible: Sequence[int], reason: str | None = None) -> None:
@@ -313,16 +268,10 @@ def shapes_to_compare(
         [`ConfigurationError`]: the vocabulary or the target is out of reach.
     """
     counts, dense, settings, target = sizes.counts, sizes.shape, config.vocabulary, config.target_ratio
-    multiple = row_multiple(settings.pad_to_multiple_of, config.align) if settings.enabled else 1
-    rows = round_up(natural, multiple)
-    if rows > dense["vocab"]:
-        raise ConfigurationError(
-            f"vocabulary.size: the {natural:,} tokens that stay would be padded to {rows:,} rows, more than the"
-            f" {dense['vocab']:,} of the dense model; {_finer('vocabulary.size', config)}"
-        )
+    rows = natural_rows(config, sizes, natural)
     limits = size_limits(config, sizes, tokens)
     if settings.size is None and settings.enabled:
-        limits = limits.at_least("vocab", rows if settings.keep_used else round_up(fewest, multiple))
+        limits = limits.at_least("vocab", rows if settings.keep_used else round_up(fewest, row_multiple(config)))
     if target is None:
         return [[asked_sizes(config, dense).resized(vocab=limits.largest["vocab"] if settings.size else rows)]]
     check_target(counts, dense, limits, target)
@@ -335,7 +284,7 @@ def shapes_to_compare(
 
 def asked_sizes(config: FlabPrunerConfig, dense: Shape) -> Shape:
     """The dense sizes, with the pinned sizes inside the layers and the pinned number of layers in their place."""
-    pins = {part.dimension: getattr(getattr(config, part.section), part.setting) for part in COMPONENTS}
+    pins = {part.dimension: getattr(config, part.section).pinned for part in SECTIONS}
     return dense.resized(**{name: size for name, size in pins.items() if name != "vocab" and name in dense and size})
 
 
@@ -343,21 +292,18 @@ def check_sizes(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
     """Raises a [`FlabError`] if a pinned size exceeds the dense one, or the target is out of reach with any text, or
     sizes cannot be split among the devices of `align`."""
     dense = sizes.shape
-    if config.experts.enabled and "expert" not in dense:
-        raise ConfigurationError(
-            "experts.enabled: this model is not a mixture of experts; drop it and `experts.num_experts`"
-        )
-    if config.experts.enabled and config.experts.num_experts is None and config.target_ratio is None:
-        raise ConfigurationError(
-            "experts.enabled: nothing says how many experts stay; set `target_ratio` or `experts.num_experts`"
-        )
-    check_aligned(config, sizes)
+    for component in COMPONENTS:
+        component.check(config, sizes)
+    if config.align is not None:
+        for component in COMPONENTS:
+            component.check_shared(config, sizes, config.align)
     limits = size_limits(config, sizes, dense["vocab"])
     if config.target_ratio is not None:
         check_target(sizes.counts, dense, limits, config.target_ratio)
     elif not config.vocabulary.enabled and asked_sizes(config, dense) == dense:
-        pins = [part.setting for part in COMPONENTS if part.dimension in dense and part.dimension != "vocab"]
+        parts = [part for part in SECTIONS if part.dimension in dense and part.dimension != "vocab"]
         raise ConfigurationError(
             f"nothing would be pruned: the vocabulary is switched off, and all {dense['layer']:,} layers with their"
-            f" {dense['neuron']:,} neurons stay; set target_ratio, or a smaller {' or '.join(pins)}"
+            f" {dense['neuron']:,} neurons stay; set target_ratio, or a smaller"
+            f" {' or '.join(part.setting for part in parts)}"
         )

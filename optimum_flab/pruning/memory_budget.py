@@ -16,9 +16,9 @@ from ..families import Family
 from ..memory import available_memory
 from ..running.processes import on_this_machine
 from ..settings.configuration import FlabPrunerConfig
-from ..sizes import sizes_of, sizes_of_config
 from ..tensors.lazy import own_tensors
 from ..tensors.workspace import Workspace
+from .components import sizes_of, sizes_of_config
 
 
 if TYPE_CHECKING:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
+from ..families import Family
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
 from ..records.work import Stage, WorkFolder
-from .choices import Calibrated, narrowed
+from .components import COMPONENTS, components_of
+from .components.base import Calibrated, Kept, indices_of
 from .inputs import PruningInputs
-from .search import ChosenShape
+from .search import ChosenShape, choices_of
+from .shapes import masked_weights
+from .width.neurons import NarrowLayer
 
 
 def _load(folder: Path) -> PruningPlan:
@@ -38,37 +44,75 @@ def decided_plan(
     kept = asked.tokens(chosen.shape["vocab"])
 
     def decide(pieces: Pieces) -> PruningPlan:
-        on = asked.calibrated(kept, pieces)
-        return _plan(on, kept, chosen, dtype, decided_by["model"]["weights"], asked.corpus_hash)
+        return _plan(
+            asked.calibrated(kept, pieces), kept, chosen, dtype, decided_by["model"]["weights"], asked.corpus_hash
+        )
 
     plan, dense = work.value(STAGE, decided_by, decide), asked.dense
     return replace(plan, base_model=dense.name, base_revision=dense.revision, settings=asked.config.to_dict())
 
 
 def _plan(
-    on: Calibrated, kept: np.ndarray, chosen: ChosenShape, dtype: torch.dtype, base_hash: str, corpus_hash: str
+    calibration: Calibrated,
+    kept_tokens: np.ndarray,
+    chosen: ChosenShape,
+    dtype: torch.dtype,
+    base_hash: str,
+    corpus_hash: str,
 ) -> PruningPlan:
-    family, kept_layers = on.family, chosen.kept_layers(on.layers)
-    experts = {layer: torch.tensor(indices) for layer, indices in chosen.kept_experts.items()}
-    layers = narrowed(on, chosen.shape["neuron"], kept_layers, experts)
+    kept = decided(calibration, chosen)
+    inside = {name: indices_of(layers) for name, layers in kept.items() if isinstance(layers, Mapping)}
+    tokens = {"vocab": kept_tokens.tolist()} if calibration.config.vocabulary.enabled else {}
     return PruningPlan(
         # its name is not part of the decision, and is filled in when the plan is used
         base_model="",
         base_revision=None,
         base_hash=base_hash,
         corpus_hash=corpus_hash,
-        kept_tokens=kept.tolist() if on.config.vocabulary.enabled else None,
         vocab_size=chosen.shape["vocab"],
-        kept_layers=kept_layers,
-        kept_experts=chosen.kept_experts,
-        kept_neurons={index: layer.kept.tolist() for index, layer in layers.items()},
+        kept={"layer": kept["layer"], **{name: layers for name, layers in inside.items() if layers}, **tokens},
         dtype=str(dtype).removeprefix("torch."),
         settings={},
-        weights={
-            family.in_layer(index, family.ffn_out_name): on.workspace.copied(
-                family.stored_out(layer.weight.to("cpu", dtype))
-            )
-            for index, layer in layers.items()
-            if layer.weight is not None
-        },
+        weights=dict(_refitted(calibration, kept, dtype)),
     )
+
+
+def decided(calibration: Calibrated, chosen: ChosenShape) -> Kept:
+    """What stays in the chosen shape. Components that refit weights are decided one after the other, each on a model
+    in which those before it are masked."""
+    shape, kept = chosen.shape, Kept(layer=chosen.kept_layers(calibration.shape["layer"]))
+    for name, layers in chosen.kept.items():
+        kept[name] = {layer: NarrowLayer(torch.tensor(indices), None) for layer, indices in layers.items()}
+    choices, masks = choices_of(calibration, [shape]), Kept()
+    for component in reversed(components_of(shape)):
+        if component.refits:
+            with masked(calibration.model, calibration.family, masks):
+                layers = choices[component.dimension].decided(shape[component.dimension], kept)
+            kept[component.dimension] = masks[component.dimension] = layers
+    return kept
+
+
+@contextmanager
+def masked(model: PreTrainedModel, family: Family, kept: Kept) -> Iterator[None]:
+    """Within this context a model computes what it will once it is pruned inside its layers like that."""
+    replaced, dense = masked_weights(model, family, kept), list[tuple[torch.nn.Parameter, torch.Tensor]]()
+    try:
+        for index, layer in enumerate(family.decoder_layers(model)):
+            for name, tensor in replaced(index).items():
+                parameter = layer.get_parameter(name)
+                dense.append((parameter, parameter.data))
+                parameter.data = tensor.to(parameter.data)
+        yield
+    finally:
+        for parameter, tensor in dense:
+            parameter.data = tensor
+
+
+def _refitted(calibration: Calibrated, kept: Kept, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights that were refitted, by their names in the dense model."""
+    family = calibration.family
+    for component in COMPONENTS:
+        for index, layer in (kept.get(component.dimension, {}) if component.refits else {}).items():
+            if layer.weight is not None:
+                name, weight = component.stored(family, layer.weight.to("cpu", dtype))
+                yield family.in_layer(index, name), calibration.workspace.copied(weight)

@@ -16,7 +16,9 @@ from ..families import Family
 from ..records.base_card import base_card_of
 from ..records.held_out import HeldOut
 from ..records.plan import PruningPlan
-from ..records.report import Base, Computation, Part, Report, Search, Side, TextCounts
+from ..records.report import Base, Computation, Report, Search, TextCounts
+from ..records.sides import Part, Side
+from ..settings.pruning import COMPONENTS
 from ..sizes import count_parameters, shape_of
 
 
@@ -51,6 +53,7 @@ def build_report(
     if weights_sha256 is None and pruned.device.type != "meta":
         weights_sha256 = weights_hash(pruned)
     card = base_card_of(dense.folder, dense.gguf)
+    layers = len(dense.family.decoder_layers(dense.model))
     before = _side(dense.model, dense.family, dense.storage_dtype)
     after = _side(pruned, dense.family, getattr(torch, plan.dtype))
     return Report(
@@ -61,7 +64,7 @@ def build_report(
         removed_ratio=1 - after.parameters / before.parameters,
         removed_body_ratio=1 - after.body_parameters / before.body_parameters,
         target_ratio=plan.settings.get("target_ratio"),
-        removed_layer_indices=tuple(sorted(set(range(before.num_hidden_layers)) - set(plan.kept_layers))),
+        removed_layer_indices=tuple(sorted(set(range(layers)) - set(plan.kept_layers))),
         held_out=held_out,
         search=search,
         texts=texts,
@@ -81,7 +84,7 @@ def _side(model: PreTrainedModel, family: Family, dtype: torch.dtype) -> Side:
     counts, shape = count_parameters(model, family), shape_of(model, family)
     total = counts.total(shape)
     return Side(
-        **shape.reported(),
+        **{part.reported: shape.get(part.dimension) for part in COMPONENTS},
         parameters=total,
         bytes=total * dtype.itemsize,
         dtype=str(dtype).removeprefix("torch."),

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..checkpoints.hashes import dense_hash, weights_hash
 from ..checkpoints.loading import LoadedModel
-from ..checkpoints.surgery import check_plan, note_of_ids, operate
+from ..checkpoints.surgery import note_of_ids, operate
 from ..errors import ConfigurationError, FlabError
 from ..families import Family
 from ..families.positions import check_positions
@@ -28,18 +28,21 @@ from ..progress import say
 from ..records.held_out import HeldOut
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
-from ..records.report import RemovedLayer, Search, TriedShape
+from ..records.report import RemovedLayer, Search
+from ..records.sides import TriedShape
 from ..records.work import WorkFolder, json_stage
 from ..running.layer_pass import LayerPass
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
-from ..sizes import sizes_of, sizes_of_config
+from ..settings.pruning import COMPONENTS
 from ..stopwatch import Stopwatch
 from ..texts.formats import formats_of
+from .components import sizes_of, sizes_of_config
 from .counts import CountsFile, read_counts
 from .inputs import PruningInputs, Resources
 from .limits import check_sizes, shapes_to_compare
 from .memory_budget import TokensHeld, open_weights
+from .plan_check import check_plan
 from .planning import decided_plan
 from .reporting import build_report
 from .result import PrunedModel
@@ -214,7 +217,7 @@ def search_section(chosen: ChosenShape, natural: int) -> Search:
     return Search(
         candidates=tuple(
             TriedShape(
-                **candidate.shape.reported(),
+                **{part.reported: candidate.shape.get(part.dimension) for part in COMPONENTS},
                 validation_divergence=candidate.divergence,
                 validation_vocabulary_bits_per_byte=candidate.vocabulary_bits_per_byte,
                 validation_bits_per_byte=candidate.bits_per_byte,

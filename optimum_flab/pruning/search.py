@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter
 
@@ -14,8 +14,10 @@ from ..hashing import digest_of
 from ..progress import progress
 from ..records.pieces import Pieces
 from ..records.work import WorkFolder, json_stage
-from ..sizes import Shape, shape_of
-from .choices import Calibrated, ExpertChoice, LayerChoice, NeuronChoice
+from ..sizes import Shape
+from .components import components_of
+from .components.base import Calibrated, Choice, indices_of
+from .components.layers import LayerChoice
 from .depth.search import Removal
 from .inputs import PruningInputs
 from .shapes import Candidate, StoredShape, measure_shape
@@ -28,13 +30,14 @@ class ChosenShape:
     Args:
         shape ([`Shape`]): the sizes.
         removed (`list[Removal]`): the removed layers, in the order of their removal.
-        kept_experts (`dict[int, list[int]]`): by layer, the experts that stay, ascending; empty: all.
+        kept (`dict[str, dict[int, list[int]]]`): by dimension and layer what stays of components that are not decided
+            with the plan, ascending; those that stay whole are not named.
         candidates (`list[Candidate]`): the shapes that were measured; empty if there was no choice.
     """
 
     shape: StoredShape
     removed: list[Removal]
-    kept_experts: dict[int, list[int]]
+    kept: dict[str, dict[int, list[int]]]
     candidates: list[Candidate]
 
     @property
@@ -63,24 +66,41 @@ def chosen_shape(
     """
 
     def choose(pieces: Pieces) -> ChosenShape:
-        on = asked.calibrated(asked.tokens.natural, pieces)
-        with closing(LayerChoice(on)) as layers:
-            return _chosen(asked, on, rows, layers, ExpertChoice(on))
+        calibration = asked.calibrated(asked.tokens.natural, pieces)
+        choices = choices_of(calibration, [shape for row in rows for shape in row])
+        with ExitStack() as stack:
+            for choice in choices.values():
+                stack.callback(choice.close)
+            return _chosen(asked, calibration, rows, choices)
 
     return work.value(STAGE, decided_by, choose)
 
 
+def choices_of(calibration: Calibrated, shapes: Sequence[Shape]) -> dict[str, Choice]:
+    """What says which parts stay in some shapes, by dimension."""
+    choices, dense = {}, calibration.shape
+    for component in components_of(dense):
+        dimension = component.dimension
+        sizes = sorted({shape[dimension] for shape in shapes} - {dense[dimension]})
+        if (choice := component.choice(calibration, sizes)) is not None:
+            choices[dimension] = choice
+    return choices
+
+
 def _chosen(
-    asked: PruningInputs, on: Calibrated, rows: list[list[Shape]], layers: LayerChoice, experts: ExpertChoice
+    asked: PruningInputs, calibration: Calibrated, rows: list[list[Shape]], choices: Mapping[str, Choice]
 ) -> ChosenShape:
     shape, candidates = start_shape(rows[0], len(asked.tokens.natural)), list[Candidate]()
     if len(rows) > 1 or len(rows[0]) > 1:
-        candidates = _measured(asked, on, rows, shape, layers, experts)
+        candidates = _measured(asked, calibration, rows, shape, choices)
         shape = min(candidates, key=lambda candidate: candidate.cost).shape
-    removed, kept = layers.removed(shape["layer"]), experts(shape.get("expert"))
-    gone = {removal.layer for removal in removed}
-    kept_experts = {layer: indices.tolist() for layer, indices in kept.items() if layer not in gone}
-    return ChosenShape(shape, removed, kept_experts, candidates)
+    layers = cast(LayerChoice, choices["layer"])
+    kept_layers, kept = set(layers(shape["layer"])), {}
+    for component in components_of(shape):
+        if component.dimension in choices and component.dimension != "layer" and not component.refits:
+            indices = indices_of(choices[component.dimension](shape[component.dimension]))
+            kept[component.dimension] = {layer: one for layer, one in indices.items() if layer in kept_layers}
+    return ChosenShape(shape, layers.removals(shape["layer"]), kept, candidates)
 
 
 def start_shape(row: list[Shape], natural: int) -> Shape:
@@ -121,14 +141,12 @@ def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape
 
 def _measured(
     asked: PruningInputs,
-    on: Calibrated,
+    calibration: Calibrated,
     rows: list[list[Shape]],
     first: Shape,
-    layers: LayerChoice,
-    experts: ExpertChoice,
+    choices: Mapping[str, Choice],
 ) -> list[Candidate]:
-    widths = {shape["neuron"] for row in rows for shape in row} - {shape_of(on.model, on.family)["neuron"]}
-    neurons, pieces = NeuronChoice(on, sorted(widths)), on.pieces.part("candidates")
+    pieces = calibration.pieces.part("candidates")
     tokens, texts = asked.tokens, asked.texts.validation
     size = sum(len(document.text.encode("utf-8")) for document in texts)
     with progress("Measuring shapes", None, "shape") as tick:
@@ -136,20 +154,17 @@ def _measured(
         def measure(shape: Shape) -> Candidate:
             name = "-".join(f"{dimension}{number}" for dimension, number in shape.items())
             done = pieces.read(name)
-            if on.processes.agree(done is not None) and done is not None:
+            if calibration.processes.agree(done is not None) and done is not None:
                 tick()
                 return Candidate(shape, *done.facts["costs"])
-            removed = [removal.layer for removal in layers.removed(shape["layer"])]
-            kept, hidden = tokens(shape["vocab"]), pieces.part(f"{name}-hidden")
-            text = tokens.packed(kept, texts, on.config.data.sequence_length)
+            kept_tokens, hidden = tokens(shape["vocab"]), pieces.part(f"{name}-hidden")
+            text = tokens.packed(kept_tokens, texts, calibration.config.data.sequence_length)
             candidate = measure_shape(
-                on.reading(text, hidden, shared=True),
+                calibration.reading(text, hidden, shared=True),
                 shape,
-                removed,
-                neurons(shape["neuron"]),
-                kept,
+                kept_tokens,
+                {dimension: choice(shape[dimension]) for dimension, choice in choices.items()},
                 size,
-                experts(shape.get("expert")),
                 pieces.part(f"vocab{shape['vocab']}-dense"),
             )
             costs = [candidate.divergence, candidate.vocabulary_bits_per_byte, candidate.bits_per_byte]

@@ -19,7 +19,8 @@ from ..running.cut_layers import CutLayers
 from ..running.layer_pass import LayerPass
 from ..running.layerwise import LayerStep
 from ..sizes import Shape
-from .width.neurons import NarrowLayer
+from .components import COMPONENTS, components_of
+from .components.base import Kept
 
 
 if TYPE_CHECKING:
@@ -59,18 +60,18 @@ class Candidate:
         return self.bits_per_byte - (1 - VOCABULARY_WEIGHT) * self.vocabulary_bits_per_byte
 
 
-def masked_weights(model: PreTrainedModel, family: Family, narrowed: Mapping[int, NarrowLayer]) -> Replaced:
-    """The weights out of the neurons once pruned, in their dense shape: zero where neurons are removed."""
-    layers = family.decoder_layers(model)
+def masked_weights(model: PreTrainedModel, family: Family, kept: Kept) -> Replaced:
+    """The weights that change once a model is pruned inside its layers, in their dense shape: zero where parts are
+    removed."""
+    inside = [component for component in COMPONENTS if isinstance(kept.get(component.dimension), Mapping)]
 
     def replaced(index: int) -> dict[str, torch.Tensor]:
-        if index not in narrowed:
-            return {}
-        narrow = narrowed[index]
-        dense = family.ffn_out_matrix(layers[index]).to(narrow.kept.device)
-        weight = torch.zeros_like(dense)
-        weight[:, narrow.kept] = dense[:, narrow.kept] if narrow.weight is None else narrow.weight.to(dense)
-        return {family.ffn_out_name: family.matrix(family.block.ffn_out, weight)}
+        return {
+            name: tensor
+            for component in inside
+            if index in kept[component.dimension]
+            for name, tensor in component.masked(model, family, index, kept[component.dimension][index]).items()
+        }
 
     return replaced
 
@@ -80,29 +81,21 @@ def without_layers(step: LayerStep, removed: Container[int]) -> LayerStep:
     return lambda index, hidden, kwargs: hidden if index in removed else step(index, hidden, kwargs)
 
 
-def cut_step(
-    model: PreTrainedModel,
-    family: Family,
-    shape: Shape,
-    narrowed: Mapping[int, NarrowLayer],
-    kept_experts: Mapping[int, torch.Tensor],
-) -> LayerStep:
-    """What each layer does once pruned, for a mixture of experts, whose router only chooses among some of them if the
-    others are really removed."""
-    layers = CutLayers(model, family, {"neuron": shape["neuron"], "expert": shape["expert"]})
+def cut_step(model: PreTrainedModel, family: Family, shape: Shape, kept: Kept) -> LayerStep:
+    """What each layer does once pruned, for components that cannot be masked."""
+    inside = {name: layers for name, layers in kept.items() if isinstance(layers, Mapping)}
+    layers = CutLayers(model, family, {name: shape[name] for name in inside})
     dense = replaced_step(model, family)
 
     def kept_in(index: int) -> dict[str, torch.Tensor]:
-        kept = {"expert": kept_experts[index]} if index in kept_experts else {}
-        if index in narrowed:
-            neurons = narrowed[index].kept
-            kept["neuron"] = neurons[kept["expert"]] if "expert" in kept else neurons
-        return kept
+        indices = {name: decided[index].kept for name, decided in inside.items() if index in decided}
+        experts = indices.get("expert", torch.empty(0))
+        return {name: one[experts] if one.ndim == 2 and len(experts) else one for name, one in indices.items()}
 
     weights = one_at_a_time(lambda index: layers.weights(index, kept_in(index)))
 
     def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
-        if index in kept_experts or index in narrowed:
+        if any(index in decided for decided in inside.values()):
             return layers.run(index, weights(index), hidden, kwargs)
         return dense(index, hidden, kwargs)
 
@@ -110,36 +103,28 @@ def cut_step(
 
 
 def measure_shape(
-    reading: LayerPass,
-    shape: Shape,
-    removed: Container[int],
-    narrowed: Mapping[int, NarrowLayer],
-    kept_tokens: np.ndarray,
-    size: int,
-    kept_experts: Mapping[int, torch.Tensor],
-    dense_pieces: Pieces,
+    reading: LayerPass, shape: Shape, kept_tokens: np.ndarray, kept: Kept, size: int, dense_pieces: Pieces
 ) -> Candidate:
     """Measures what a shape costs, without surgery.
 
-    Layers compute in bfloat16 where the device supports it natively (a mixture's do not), and so do the dense model's:
-    what rounding adds to the divergence is the same for all shapes.
+    Layers compute in bfloat16 where the device supports it natively (those that must be cut do not), and so do the
+    dense model's: what rounding adds to the divergence is the same for all shapes.
 
     Args:
         reading ([`LayerPass`]): of the dense model, over text tokenised with the shape's vocabulary.
-        removed (`Container[int]`): the layers to remove.
-        narrowed (`Mapping[int, NarrowLayer]`): by layer, the neurons that stay; empty: all.
         kept_tokens (`np.ndarray`): the dense ids of the shape's vocabulary, ascending.
+        kept (`dict[str, Any]`): by dimension what stays besides, see [`~pruning.components.base.Kept`].
         size (`int`): bytes of the text in UTF-8.
-        kept_experts (`Mapping[int, torch.Tensor]`): by layer, the experts that stay; empty: all.
         dense_pieces ([`Pieces`]): keeps hidden states of the dense model, for other shapes with this vocabulary.
     """
     model, family, tokens = reading.model, reading.family, reading.tokens
-    if family.experts is None:
+    if all(component.is_maskable(family) for component in components_of(shape)):
         outer, dense_step = for_estimates(model, family)
-        _, step = for_estimates(model, family, masked_weights(model, family, narrowed))
+        _, step = for_estimates(model, family, masked_weights(model, family, kept))
     else:
         outer, dense_step = model, replaced_step(model, family)
-        step = cut_step(model, family, shape, narrowed, kept_experts)
+        step = cut_step(model, family, shape, kept)
+    removed = set(range(len(reading.layers))) - set(kept.get("layer", range(len(reading.layers))))
     dense = final_hidden(replace(reading, model=outer, pieces=dense_pieces), dense_step)
     pruned = final_hidden(replace(reading, model=outer), without_layers(step, removed))
     head = OutputHead(model, family, kept_tokens)

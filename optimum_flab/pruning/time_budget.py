@@ -16,7 +16,8 @@ from ..records.work import WorkFolder, json_stage
 from ..running.casting import estimates_dtype
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
-from ..sizes import ModelSizes, sizes_of
+from ..sizes import ModelSizes
+from .components import sizes_of
 
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}

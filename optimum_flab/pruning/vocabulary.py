@@ -20,7 +20,7 @@ from ..progress import progress, progress_bar
 from ..records.counts import TokenCounts
 from ..records.pieces import Pieces
 from ..records.work import Stage, WorkFolder
-from ..settings.pruning import VocabularySettings
+from ..settings.components import VocabularySettings
 from ..texts.packing import PackedTokens, pack
 from ..texts.presets import CountedWords, preset_words
 from ..texts.sets import TextSets

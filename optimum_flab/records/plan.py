@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from ..errors import FlabError
 from .json_files import check_format, parse_record, read_json
@@ -22,9 +22,20 @@ else:
 
 PLAN_NAME = "flab_plan.json"
 WEIGHTS_NAME = "flab_plan.safetensors"
-FORMAT, WITH_EXPERTS = 1, 2  # a reader of only the first would not recognise plans with experts
+FORMAT = 3
+FORMER_FIELDS = {"kept_tokens": "vocab", "kept_layers": "layer", "kept_neurons": "neuron", "kept_experts": "expert"}
 ADVICE = f"name the folder of a pruned model, or its {PLAN_NAME}"
 Index = Annotated[int, Field(ge=0)]
+ByLayer = dict[Index, list[Index]] | dict[Index, list[list[Index]]]
+
+
+def _with_layers(kept: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(kept.get("layer"), list):
+        raise ValueError("does not say which layers stay")
+    return kept
+
+
+Kept = Annotated[dict[str, list[Index] | ByLayer], AfterValidator(_with_layers)]
 
 
 @dataclass(frozen=True)
@@ -36,15 +47,13 @@ class PruningPlan:
         base_revision (`str`, *optional*): its commit.
         base_hash (`str`): sha256 of its weights, see [`~optimum_flab.checkpoints.hashes.weights_hash`].
         corpus_hash (`str`): sha256 of the texts and counts that decided the vocabulary.
-        kept_tokens (`list[int]`, *optional*): dense ids that stay, ascending; position is the new id. `None`:
-            vocabulary untouched.
         vocab_size (`int`): rows of the new embedding, padding included.
-        kept_layers (`list[int]`): dense indices of the layers that stay, ascending.
-        kept_neurons (`dict[int, list[int]]`): by dense layer index, the neurons that stay, ascending; empty: FFNs
-            untouched. In a mixture of experts a list for each expert that stays (`dict[int, list[list[int]]]`).
+        kept (`dict[str, list[int]` or `dict[int, list[int]]]`): by dimension what stays, as dense indices, ascending:
+            the tokens (`"vocab"`, position is the new id), the layers (`"layer"`), and by dense layer index what is
+            inside layers (`"neuron"`, …). In a mixture of experts neurons are a list for each expert that stays.
+            Dimensions that are not named stay whole; the layers are always named.
         dtype (`str`): dtype of the pruned weights.
         settings (`dict`): the configuration that made the plan.
-        kept_experts (`dict[int, list[int]]`): by dense layer index, the experts that stay, ascending; empty: all.
         weights (`dict[str, torch.Tensor]`): tensors that compensation changed, or training between rounds, by their
             name in the dense model, already in the shape of the pruned one.
     """
@@ -55,31 +64,43 @@ class PruningPlan:
     base_revision: str | None
     base_hash: str
     corpus_hash: str
-    kept_tokens: list[Index] | None
     vocab_size: Annotated[int, Field(ge=1)]
-    kept_layers: list[Index]
-    kept_neurons: dict[Index, list[Index]] | dict[Index, list[list[Index]]]
+    kept: Kept
     dtype: str
     settings: dict[str, Any]
-    kept_experts: dict[Index, list[Index]] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def kept_tokens(self) -> list[int] | None:
+        """Dense ids that stay, ascending; position is the new id. `None`: vocabulary untouched."""
+        return self.kept_whole.get("vocab")
+
+    @property
+    def kept_layers(self) -> list[int]:
+        """Dense indices of the layers that stay, ascending."""
+        return self.kept_whole["layer"]
+
+    @property
+    def kept_whole(self) -> dict[str, list[int]]:
+        """What stays of the model as a whole, by dimension: layers, and tokens if the vocabulary is pruned."""
+        return {name: kept for name, kept in self.kept.items() if isinstance(kept, list)}
+
+    @property
+    def kept_inside(self) -> dict[str, dict[int, list[Any]]]:
+        """What stays inside layers: by dimension and dense layer index."""
+        return {name: kept for name, kept in self.kept.items() if isinstance(kept, dict)}
 
     @property
     def sizes(self) -> dict[str, int]:
         """The sizes of the model that results, by the dimensions of [`~families.Family`]."""
-        sizes = {"vocab": self.vocab_size, "layer": len(self.kept_layers)}
-        if self.kept_neurons:
-            neurons: list = next(iter(self.kept_neurons.values()))
-            sizes["neuron"] = len(neurons[0] if is_by_expert(neurons) else neurons)
-        if self.kept_experts:
-            sizes["expert"] = len(next(iter(self.kept_experts.values())))
-        return sizes
+        first = {name: next(iter(layers.values())) for name, layers in self.kept_inside.items() if layers}
+        inside = {name: len(one[0] if is_by_expert(one) else one) for name, one in first.items()}
+        return {"vocab": self.vocab_size, "layer": len(self.kept_layers), **inside}
 
     def to_dict(self) -> dict[str, Any]:
         """All but the tensors, as plain values."""
-        has_experts = self.kept_experts or any(map(is_by_expert, self.kept_neurons.values()))
         return {
-            "format": WITH_EXPERTS if has_experts else FORMAT,
+            "format": FORMAT,
             "base_model": self.base_model,
             "base_revision": self.base_revision,
             "base_hash": self.base_hash,
@@ -88,10 +109,7 @@ class PruningPlan:
             "vocab_size": self.vocab_size,
             "settings": self.settings,
             "compensated": sorted(self.weights),
-            "kept_layers": self.kept_layers,
-            "kept_neurons": self.kept_neurons,
-            **({"kept_experts": self.kept_experts} if self.kept_experts else {}),
-            "kept_tokens": self.kept_tokens,
+            "kept": self.kept,
         }
 
     def save(self, folder: str | Path) -> None:
@@ -109,7 +127,7 @@ class PruningPlan:
 
         Raises:
             [`FlabError`]: the file is missing, is not a plan, or its tensors are not there. Whether it fits a model is
-                checked by [`~checkpoints.surgery.check_plan`].
+                checked by [`~pruning.plan_check.check_plan`].
         """
         from safetensors import SafetensorError
 
@@ -139,7 +157,9 @@ class PruningPlan:
     def _read(cls, path: str | Path) -> tuple[PruningPlan, list[str] | None]:
         file = plan_file(path)
         content = read_json(file, ADVICE)
-        check_format(content, WITH_EXPERTS, file)
+        check_format(content, FORMAT, file)
+        if content.get("format") in (1, 2):
+            content = _from_former(content)
         written = {name: content.pop(name, None) for name in ("format", "compensated")}
         return parse_record(cls, content, file, ADVICE), written["compensated"]
 
@@ -154,15 +174,28 @@ def is_by_expert(neurons: list[int] | list[list[int]]) -> bool:
     return bool(neurons) and isinstance(neurons[0], list)
 
 
+def _from_former(content: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a plan of format 1 or 2, which had one for each dimension."""
+    former = {name: content.pop(field) for field, name in FORMER_FIELDS.items() if field in content}
+    return {**content, "kept": {name: kept for name, kept in former.items() if kept not in (None, {})}}
+
+
 def plan_text(fields: Mapping[str, Any]) -> str:
-    """The content of `flab_plan.json`. One line per field (and per layer) keeps tens of thousands of numbers diffable
-    and the file small."""
-    lines = [
-        f"  {json.dumps(key)}: " + (_lines(value) if key in ("kept_neurons", "kept_experts") else json.dumps(value))
-        for key, value in fields.items()
-    ]
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+    """The content of `flab_plan.json`. One line per field, dimension and layer keeps tens of thousands of numbers
+    diffable and the file small."""
+    kept = {
+        name: _lines(value, "      ") if isinstance(value, Mapping) else json.dumps(value)
+        for name, value in fields["kept"].items()
+    }
+    lines = {name: json.dumps(value) for name, value in fields.items()}
+    return _braced({**lines, "kept": _braced(kept, "    ")}, "  ") + "\n"
 
 
-def _lines(layers: Mapping[int, list] | Mapping[str, list]) -> str:
-    return "{\n" + ",\n".join(f'    "{layer}": {json.dumps(kept)}' for layer, kept in layers.items()) + "\n  }"
+def _lines(layers: Mapping[int, list], indent: str) -> str:
+    return _braced({layer: json.dumps(kept) for layer, kept in layers.items()}, indent)
+
+
+def _braced(lines: Mapping[Any, str], indent: str) -> str:
+    """Values that are written already, as a JSON object with a line for each."""
+    inner = ",\n".join(f'{indent}"{name}": {text}' for name, text in lines.items())
+    return f"{{\n{inner}\n{indent[:-2]}}}"

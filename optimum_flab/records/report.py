@@ -11,6 +11,7 @@ from ..errors import FlabError
 from .held_out import HeldOut
 from .json_files import check_format, parse_record, read_json
 from .record import Number, Record
+from .sides import Side, TriedShape
 from .texts import PlainText, TextCounts
 
 
@@ -49,68 +50,6 @@ class Base(Record):
     revision: str | None = None
     weights_sha256: str
     card: BaseCard | None = None
-
-
-class Part(Record):
-    """The size of a component.
-
-    Args:
-        parameters (`int`): tied weights count once.
-        bytes (`int`): of the weights in their files.
-    """
-
-    parameters: int
-    bytes: int
-
-
-class Sizes(Record):
-    """The sizes that pruning can change, see [`~components.COMPONENTS`].
-
-    Args:
-        vocab_size (`int`): rows of the embedding.
-        num_hidden_layers (`int`): layers.
-        intermediate_size (`int`): neurons of an FFN, or of an expert where there are experts.
-        num_experts (`int`, *optional*): experts of a layer; `None` if there are none.
-    """
-
-    vocab_size: int
-    num_hidden_layers: int
-    intermediate_size: int
-    num_experts: int | None = None
-
-
-class Side(Sizes, Part):
-    """The dense or the pruned model.
-
-    Args:
-        dtype (`str`): of the weights in their files, such as `bfloat16`.
-        components (`dict[str, Part]`): what `parameters` and `bytes` are the sums of.
-    """
-
-    dtype: str
-    components: dict[str, Part]
-
-    @property
-    def body_parameters(self) -> int:
-        """The parameters of all but the vocabulary; 0 where components were not counted."""
-        return sum(part.parameters for name, part in self.components.items() if name != "vocabulary")
-
-
-class TriedShape(Sizes):
-    """A shape that meets the target, as it was measured on validation text.
-
-    Args:
-        validation_divergence (`float`): nats per token, over the vocabulary of the shape.
-        validation_vocabulary_bits_per_byte (`float`, *optional*): what the dense model pays with the shape's tokens.
-        validation_bits_per_byte (`float`): the divergence added; minus half of the former, this is what shapes are
-            compared by.
-        chosen (`bool`): whether it is the one that was chosen.
-    """
-
-    validation_divergence: Number
-    validation_vocabulary_bits_per_byte: Number | None = None
-    validation_bits_per_byte: Number
-    chosen: bool
 
 
 class RemovedLayer(Record):

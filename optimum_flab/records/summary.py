@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..components import COMPONENTS
+from ..settings.pruning import COMPONENTS
 from .held_out import HeldOut
 from .report import Recovery, Report
 
@@ -20,9 +20,9 @@ def report_summary(report: Report) -> str:
         f"{'':<27}{'dense':>16}{'pruned':>16}",
     ]
     for part in COMPONENTS:
-        before, after = (getattr(side, part.reported) for side in (dense, pruned))
-        if before is not None:
-            lines.append(f"{part.label:<27}{before:>16,}{after:>16,}")
+        sizes = [side.sizes.get(part.reported) for side in (dense, pruned)]
+        if all(sizes):
+            lines.append(f"{part.label:<27}" + "".join(f"{size:>16,}" for size in sizes))
     for component, size in dense.components.items():
         left = pruned.components[component]
         lines.append(f"{component + ' params':<27}{size.parameters:>16,}{left.parameters:>16,}")

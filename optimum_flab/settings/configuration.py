@@ -47,11 +47,13 @@ class FlabPrunerConfig(BaseConfig):
         align (`int`, *optional*): number of devices that share each layer when the model is served: the width and the
             rows of the vocabulary are multiples of 64 for each of them.
         data ([`~settings.pruning.DataSettings`] or `dict`, *optional*): corpus, calibration and held-out text.
-        vocabulary ([`~settings.pruning.VocabularySettings`] or `dict`, *optional*): how the vocabulary is pruned.
-        layers ([`~settings.pruning.LayerSettings`] or `dict`, *optional*): how layers are removed.
-        ffn ([`~settings.pruning.FFNSettings`] or `dict`, *optional*): how the feed-forward networks are narrowed.
-        experts ([`~settings.pruning.ExpertSettings`] or `dict`, *optional*): how whole experts of a mixture are
+        vocabulary ([`~settings.components.VocabularySettings`] or `dict`, *optional*): how the vocabulary is pruned.
+        layers ([`~settings.components.LayerSettings`] or `dict`, *optional*): how layers are removed.
+        ffn ([`~settings.components.FFNSettings`] or `dict`, *optional*): how the feed-forward networks are narrowed.
+        experts ([`~settings.components.ExpertSettings`] or `dict`, *optional*): how whole experts of a mixture are
             removed; by default they are not.
+        heads ([`~settings.components.HeadSettings`] or `dict`, *optional*): how query heads are removed; by default
+            they are not.
         recovery ([`~settings.recovery.RecoverySettings`] or `dict`, *optional*): what the pruned model is trained on
             afterwards, and how; it is not trained unless data, text or continuations are requested there.
         rounds ([`~settings.pruning.RoundSettings`] or `dict`, *optional*): how often it is pruned and recovered until

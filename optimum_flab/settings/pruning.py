@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
-from ..components import COMPONENTS
-from ..criteria import EXPERTS, LAYERS, NEURONS
+from .components import (
+    ComponentSettings,
+    ExpertSettings,
+    FFNSettings,
+    HeadSettings,
+    LayerSettings,
+    VocabularySettings,
+)
 from .recovery import RecoverySettings, contradictions
 from .section import NO_FLAG, Flag, Section, Sources, descriptions, faults_in, sections_in
 
@@ -32,9 +38,6 @@ PRESETS = ("python", "web", "systems", "all-code")
 # The least share of all parameters that a round removes. A target may be missed by half of that (`TOLERANCE` in
 # pruning/limits.py), so that the next round has something left to remove.
 LEAST_OF_A_ROUND = 0.01
-
-# The field of each component that pins its size.
-PINS = {component.section: component.setting for component in COMPONENTS}
 
 
 class DataSettings(Section):
@@ -112,97 +115,6 @@ class DataSettings(Section):
         return [*self.corpus, *self.calibration, *self.held_out]
 
 
-class VocabularySettings(Section):
-    """How the vocabulary is pruned."""
-
-    enabled: Annotated[bool, Flag("--keep-vocabulary", alias="--no-vocabulary")] = Field(
-        default=True, description="prune the vocabulary, which a draft model must share with its target"
-    )
-    size: Annotated[int | None, Flag("--vocab-size")] = Field(
-        default=None, ge=1, description="vocabulary size to reach; default: decided by the target, or the natural size"
-    )
-    min_count: int = Field(
-        default=1, ge=1, description="least number of occurrences in the corpus for a token to be kept"
-    )
-    coverage: Annotated[float, Flag(metavar="SHARE")] = Field(
-        default=1.0,
-        gt=0,
-        le=1,
-        description="share of the corpus' tokens to keep whole, with equal weight for each source: the least used"
-        " tokens are dropped down to that; the first merges always stay",
-    )
-    keep_merges: int = Field(
-        default=20000,
-        ge=0,
-        description="number of first merges of the tokenizer (first tokens, if it has no merges) kept whatever the"
-        " corpus holds",
-    )
-    keep_used: bool = Field(
-        default=False,
-        description="never drop a token of the natural vocabulary to meet the target, whatever that saves elsewhere",
-    )
-    keep_tokens: Annotated[Sources, Flag("--keep-token", "TOKEN")] = Field(
-        default=[], description="tokens kept whatever the corpus holds"
-    )
-    pad_to_multiple_of: Annotated[int | None, Flag("--pad-vocab-to-multiple-of")] = Field(
-        default=None, ge=1, description="pad the embedding rows to a multiple of this"
-    )
-
-
-class LayerSettings(Section):
-    """How whole layers are removed."""
-
-    enabled: Annotated[bool, Flag("--no-layers")] = Field(default=True, description="remove whole layers")
-    num_hidden_layers: int | None = Field(
-        default=None, ge=1, description="layers to keep; default: decided by the target, or all"
-    )
-    criterion: Annotated[Literal[tuple(LAYERS)], Flag("--layer-criterion")] = Field(  # type: ignore[valid-type]  # the names are in criteria/
-        default="divergence", description="what ranks the layers"
-    )
-    search_tokens: int = Field(default=1024, ge=1, description="calibration tokens the depth search runs on")
-
-
-class FFNSettings(Section):
-    """How the feed-forward networks are narrowed."""
-
-    enabled: Annotated[bool, Flag("--no-ffn")] = Field(default=True, description="narrow the feed-forward networks")
-    intermediate_size: int | None = Field(
-        default=None, ge=1, description="width to keep; default: decided by the target, or all"
-    )
-    multiple_of: Annotated[int | None, Flag("--ffn-multiple-of")] = Field(
-        default=None,
-        ge=1,
-        description="the width is a multiple of this; default: 256, which llama.cpp's K-quants need, if the dense"
-        " width is one, has 8 such steps and the vocabulary can take up what they leave of a target; otherwise 64",
-    )
-    criterion: Annotated[Literal[tuple(NEURONS)], Flag("--ffn-criterion")] = Field(  # type: ignore[valid-type]
-        default="obs", description="what ranks the neurons, and how the removal is compensated"
-    )
-
-
-class ExpertSettings(Section):
-    """How whole experts of a mixture are removed. If they are, their width stays unless it is pinned."""
-
-    enabled: Annotated[bool, Flag("--experts")] = Field(
-        default=False, description="remove whole experts of a mixture of experts"
-    )
-    num_experts: int | None = Field(
-        default=None,
-        ge=1,
-        description="experts to keep per layer; enables their removal; default: decided by the target",
-    )
-    criterion: Annotated[Literal[tuple(EXPERTS)], Flag("--expert-criterion")] = Field(  # type: ignore[valid-type]
-        default="reap", description="what ranks the experts"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _taken_in_by_its_size(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("num_experts") is not None and "enabled" not in values:
-            return {**values, "enabled": True}
-        return values
-
-
 class RoundSettings(Section):
     """How often a model is pruned and recovered until the target is met."""
 
@@ -236,6 +148,7 @@ class PrunerSettings(Section):
     layers: LayerSettings = Field(default_factory=LayerSettings)
     ffn: FFNSettings = Field(default_factory=FFNSettings)
     experts: ExpertSettings = Field(default_factory=ExpertSettings)
+    heads: HeadSettings = Field(default_factory=HeadSettings)
     recovery: Annotated[RecoverySettings, NO_FLAG] = Field(default_factory=RecoverySettings)
     rounds: RoundSettings = Field(default_factory=RoundSettings)
 
@@ -248,6 +161,8 @@ class PrunerSettings(Section):
 
 
 SECTIONS = sections_in(PrunerSettings)
+COMPONENTS = tuple(kind for kind in SECTIONS.values() if issubclass(kind, ComponentSettings))
+PINS = {component.section: component.setting for component in COMPONENTS}
 
 
 def check_settings(values: Mapping[str, Any]) -> PrunerSettings:

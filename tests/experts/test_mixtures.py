@@ -6,15 +6,17 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from optimum_flab.checkpoints.surgery import check_plan, operate
+from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.criteria import EXPERTS
 from optimum_flab.criteria import NEURONS as NEURON_CRITERIA
 from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
+from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.experts.choosing import rank_experts
+from optimum_flab.pruning.plan_check import check_plan
 from optimum_flab.pruning.width.narrowing import narrow
 from optimum_flab.running.experts import chosen_experts
-from optimum_flab.sizes import shape_of, sizes_of
+from optimum_flab.sizes import shape_of
 
 from ..conftest import plan_of, random_tokens, reading
 from ..families.zoo import MIXED, VOCABULARY, check_stock, member
@@ -65,11 +67,11 @@ def masked(model, family, plan):
     for index, layer in enumerate(family.decoder_layers(model)):
         if index not in plan.kept_layers:
             layer.forward = lambda hidden_states, *args, **kwargs: hidden_states
-        elif index in plan.kept_experts:
+        elif index in plan.kept["expert"]:
             out = layer.get_parameter(family.ffn_out_name)
             changed = plan.weights.get(family.in_layer(index, family.ffn_out_name))
             for place, (expert, neurons) in enumerate(
-                zip(plan.kept_experts[index], plan.kept_neurons[index], strict=True)
+                zip(plan.kept["expert"][index], plan.kept["neuron"][index], strict=True)
             ):
                 matrix = family.expert_matrix(out[expert])
                 weight = matrix[:, neurons] if changed is None else family.expert_matrix(changed[place])
@@ -81,7 +83,7 @@ def masked(model, family, plan):
 def restricted(model, family, plan, monkeypatch):
     """Within this context the routers of a dense model choose among the kept experts only."""
     gone = {}
-    for index, experts in plan.kept_experts.items():
+    for index, experts in plan.kept["expert"].items():
         layer = family.decoder_layers(model)[index]
         router = layer.mlp.router if hasattr(layer.mlp, "router") else layer.mlp.gate
         gone[id(router.weight)] = [e for e in range(len(router.weight)) if e not in experts]
@@ -217,4 +219,4 @@ def test_a_plan_that_the_model_cannot_have_is_refused(change, message):
     }
     check_plan(model, family, plan_of(**fields))
     with pytest.raises(FlabError, match=message):
-        operate(model, family, plan_of(**{**fields, **change}))
+        check_plan(model, family, plan_of(**{**fields, **change}))

@@ -51,7 +51,7 @@ def pinned(dense, tmp_path_factory):
 def test_experts_stay_unless_asked_for(dense, tmp_path):
     optimizer = pruned(dense, tmp_path / "out", target_ratio=0.4)
     report, plan = optimizer.pruned.report, optimizer.pruned.plan
-    assert report.pruned.num_experts == report.dense.num_experts == 8 and not plan.kept_experts
+    assert report.pruned.num_experts == report.dense.num_experts == 8 and "expert" not in plan.kept
     assert report.removed_ratio == pytest.approx(0.4, abs=0.005)
     assert "by `reap`" not in (tmp_path / "out" / "README.md").read_text()
 
@@ -59,11 +59,11 @@ def test_experts_stay_unless_asked_for(dense, tmp_path):
 def test_where_experts_go_their_width_stays(dense, tmp_path):
     optimizer = pruned(dense, tmp_path / "out", target_ratio=0.6, experts={"enabled": True})
     report, plan = optimizer.pruned.report, optimizer.pruned.plan
-    assert report.pruned.num_experts < 8 and not plan.kept_neurons
+    assert report.pruned.num_experts < 8 and "neuron" not in plan.kept
     assert report.pruned.intermediate_size == report.dense.intermediate_size
     assert report.removed_ratio == pytest.approx(0.6, abs=0.005)
     assert len(report.search.candidates) > 1
-    assert {len(kept) for kept in plan.kept_experts.values()} == {report.pruned.num_experts}
+    assert {len(kept) for kept in plan.kept["expert"].values()} == {report.pruned.num_experts}
     assert "experts per layer" in optimizer.summary()
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| experts per layer | 8 |" in card and "**Experts** by `reap`" in card and "2510.13999" in card

@@ -11,8 +11,8 @@ from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for, known_families
 from optimum_flab.families.schema import DIMENSIONS, Family
+from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.limits import size_limits
-from optimum_flab.sizes import sizes_of
 
 from ..conftest import thorough_but
 from .zoo import EVERY, member

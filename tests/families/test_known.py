@@ -9,12 +9,13 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.self_check import check_family
-from optimum_flab.checkpoints.surgery import check_plan, operate
+from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.checkpoints.weight_files import shards
 from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.families import family_for, known_families
 from optimum_flab.families.resizing import resized_config
 from optimum_flab.measuring.divergence import OutputHead, final_hidden
+from optimum_flab.pruning.plan_check import check_plan
 from optimum_flab.pruning.width.narrowing import narrow, survey
 from optimum_flab.recovery.closed_form import refit
 from optimum_flab.running.casting import cast_by_layer, copy_in
@@ -108,10 +109,10 @@ def masked(model, family, plan):
             layer.forward = lambda hidden_states, *args, **kwargs: hidden_states
             continue
         matrix = family.ffn_out_matrix(layer)
-        gone = sorted(set(range(matrix.shape[1])) - set(plan.kept_neurons[index]))
+        gone = sorted(set(range(matrix.shape[1])) - set(plan.kept["neuron"][index]))
         weight = plan.weights.get(family.in_layer(index, family.ffn_out_name))
         if weight is not None:
-            matrix[:, plan.kept_neurons[index]] = family.matrix(family.block.ffn_out, weight)
+            matrix[:, plan.kept["neuron"][index]] = family.matrix(family.block.ffn_out, weight)
         matrix[:, gone] = 0
     return model
 

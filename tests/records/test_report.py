@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from optimum_flab.components import COMPONENTS
 from optimum_flab.errors import FlabError
 from optimum_flab.hub.card import render_card
 from optimum_flab.records.held_out import HeldOut, KindCost, LayerDrift, TokenCost
@@ -22,7 +21,7 @@ from optimum_flab.records.report import (
     BaseCard,
     Report,
     Search,
-    Sizes,
+    Side,
     TextCounts,
     as_report,
     read_report,
@@ -235,5 +234,8 @@ def test_a_report_is_not_changed_by_hand():
         Report.model_validate({**report.model_dump(), "colour": "red"})
 
 
-def test_there_is_a_size_for_everything_that_pruning_changes():
-    assert {part.reported for part in COMPONENTS} == set(Sizes.model_fields)
+def test_a_side_holds_the_sizes_of_components_and_nothing_else():
+    side = read_report(FORMAT_1[0]).dense
+    assert Side.model_validate({**side.model_dump(), "num_experts": 4}).sizes["num_experts"] == 4
+    with pytest.raises(ValidationError, match="no size 'colour'"):
+        Side.model_validate({**side.model_dump(), "colour": 3})

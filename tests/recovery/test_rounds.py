@@ -164,9 +164,9 @@ def test_plans_one_after_the_other_keep_what_both_keep():
     second = plan_of([1, 3], [0, 2], {0: [0, 2], 2: [1, 2]}, weights={"x": torch.ones(1)}, base_hash="trained")
     both = composed(first, second)
     assert (both.kept_tokens, both.kept_layers, both.base_hash) == ([2, 6], [0, 3], "dense")
-    assert both.kept_neurons == {0: [1, 5], 3: [3, 7]} and not both.weights
+    assert both.kept["neuron"] == {0: [1, 5], 3: [3, 7]} and not both.weights
     untouched = composed(first, plan_of(None, [1], {}))
-    assert (untouched.kept_tokens, untouched.kept_layers, untouched.kept_neurons) == (
+    assert (untouched.kept_tokens, untouched.kept_layers, untouched.kept["neuron"]) == (
         [0, 2, 4, 6],
         [1],
         {1: [0, 3, 4]},
@@ -185,7 +185,7 @@ def test_plans_of_mixtures_keep_the_neurons_of_the_experts_that_stay():
     )
     second = plan_of(None, [0, 1], {0: [[1], [0]], 1: [[0], [1]]}, kept_experts={0: [0, 2], 1: [1, 2]})
     both = composed(first, second)
-    assert both.kept_experts == {0: [0, 3], 1: [2, 3]}
-    assert both.kept_neurons == {0: [[1], [1]], 1: [[0], [2]]}
+    assert both.kept["expert"] == {0: [0, 3], 1: [2, 3]}
+    assert both.kept["neuron"] == {0: [[1], [1]], 1: [[0], [2]]}
     narrowed = composed(plan_of(None, [0, 1], {}), second)
-    assert (narrowed.kept_experts, narrowed.kept_neurons) == (second.kept_experts, second.kept_neurons)
+    assert (narrowed.kept["expert"], narrowed.kept["neuron"]) == (second.kept["expert"], second.kept["neuron"])

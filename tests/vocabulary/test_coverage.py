@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from optimum_flab.pruning.vocabulary import CountedTokens, TokenChoice, counted_tokens, source_counts
 from optimum_flab.records.pieces import Pieces
-from optimum_flab.settings.pruning import VocabularySettings
+from optimum_flab.settings.components import VocabularySettings
 from optimum_flab.texts.sources import Document
 from optimum_flab.vocabulary.closure import (
     covering,

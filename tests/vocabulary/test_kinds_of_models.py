@@ -16,7 +16,7 @@ import optimum_flab
 from optimum_flab.errors import FlabError
 from optimum_flab.pruning.vocabulary import TokenChoice, counted_tokens, source_counts
 from optimum_flab.records.pieces import Pieces
-from optimum_flab.settings.pruning import VocabularySettings
+from optimum_flab.settings.components import VocabularySettings
 from optimum_flab.texts.sources import Document
 from optimum_flab.vocabulary import kinds
 from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec, resize, with_prior_uses

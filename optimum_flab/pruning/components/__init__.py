@@ -1,0 +1,55 @@
+"""What pruning makes smaller: each component is a module here, which says and does everything about it, and a section
+of the settings, which holds its names. `docs/components.md` says how to add one."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...families import Family
+from ...settings.pruning import COMPONENTS as SECTIONS
+from ...sizes import ModelSizes, count_parameters, heads_of, shape_of
+from .base import Component
+
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def _in_this_folder() -> list[Component]:
+    """The components of the modules here, in the order of their sections."""
+    modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+    found = [module.COMPONENT for module in modules if hasattr(module, "COMPONENT")]
+    return sorted(found, key=lambda component: SECTIONS.index(component.settings))
+
+
+COMPONENTS = tuple(_in_this_folder())
+
+
+def components_of(shape: Mapping[str, int]) -> list[Component]:
+    """The components that a model of this shape has."""
+    return [component for component in COMPONENTS if component.dimension in shape]
+
+
+def sizes_of(model: PreTrainedModel, family: Family) -> ModelSizes:
+    """The sizes of a loaded model (or of one on the meta device)."""
+    shape = shape_of(model, family)
+    found = {component.dimension: component.possible(model, family, shape) for component in components_of(shape)}
+    possible = {dimension: sizes for dimension, (sizes, _) in found.items()}
+    reasons = {dimension: reason for dimension, (_, reason) in found.items() if reason}
+    return ModelSizes(shape, count_parameters(model, family), possible, heads_of(model.config), reasons)
+
+
+def sizes_of_config(config: PreTrainedConfig, family: Family) -> ModelSizes:
+    """The sizes of the model that a configuration describes, without its weights."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    return sizes_of(model, family)

@@ -1,0 +1,226 @@
+"""What a component says about itself, and what it is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...criteria import NeuronCriterion
+from ...families import Family
+from ...measuring.divergence import OutputHead
+from ...measuring.fisher import fisher_weights
+from ...records.pieces import Pieces
+from ...records.plan import PruningPlan
+from ...running.layer_pass import LayerPass
+from ...running.processes import Processes
+from ...settings.components import ComponentSettings
+from ...sizes import ModelSizes, Shape, shape_of
+from ...tensors.workspace import Workspace
+from ...texts.packing import PackedTokens
+from ..width.neurons import NarrowLayer
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ...settings.configuration import FlabPrunerConfig
+
+
+SURVEYED_PART = 4  # one in this many calibration sequences is enough to compare shapes
+
+# by dimension what stays: indices of layers, and inside layers what each of them keeps, by dense layer index; a
+# dimension that is not named, and a layer that is not, stays whole
+Kept = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What components are measured on.
+
+    Args:
+        model (`PreTrainedModel`): the dense model.
+        config ([`FlabPrunerConfig`]): what is requested.
+        tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
+        kept (`np.ndarray`): the dense ids of the vocabulary over which predictions are compared.
+        pieces ([`Pieces`]): keeps what is finished, in case the run is interrupted.
+        workspace ([`Workspace`]): where large data is put.
+        processes ([`Processes`]): those that share the calibration set.
+    """
+
+    model: PreTrainedModel
+    family: Family
+    config: FlabPrunerConfig
+    tokens: PackedTokens
+    kept: np.ndarray
+    pieces: Pieces
+    workspace: Workspace
+    processes: Processes
+
+    @property
+    def shape(self) -> Shape:
+        """The sizes of the dense model."""
+        return shape_of(self.model, self.family)
+
+    @property
+    def surveyed(self) -> PackedTokens:
+        """A part of the sequences, enough to tell shapes apart; decisions for the chosen one use all."""
+        return next(self.tokens.batches(-(-len(self.tokens.input_ids) // SURVEYED_PART)))
+
+    def reading(self, tokens: PackedTokens, pieces: Pieces, shared: bool = False) -> LayerPass:
+        """A pass over the layers with a newly seeded source of random numbers.
+
+        Args:
+            shared (`bool`): whether each process reads a part of the text; else each reads all of it.
+        """
+        return LayerPass(
+            self.model,
+            self.family,
+            tokens,
+            self.config.data.batch_size,
+            torch.Generator().manual_seed(self.config.seed),
+            pieces=pieces,
+            workspace=self.workspace,
+            processes=self.processes if shared else Processes(),
+        )
+
+    def token_weights(self, tokens: PackedTokens, criterion: NeuronCriterion, pieces: Pieces) -> torch.Tensor | None:
+        """How much each token counts in each layer, see [`~measuring.fisher.fisher_weights`]; `None` where nothing is
+        summed over tokens."""
+        if not criterion.reads_text:
+            return None
+        reading = self.reading(tokens, pieces.part("token-weights"), shared=True)
+        return fisher_weights(reading, OutputHead(self.model, self.family, self.kept))
+
+
+class Choice:
+    """What stays of a component at any size. It measures when it is first asked, and remembers.
+
+    Args:
+        calibration ([`Calibrated`]): what it measures on.
+        sizes (`Sequence[int]`): at which it will be asked, ascending, without the dense one.
+    """
+
+    def __init__(self, calibration: Calibrated, sizes: Sequence[int]):
+        self.calibration, self.sizes = calibration, sizes
+
+    def __call__(self, size: int) -> Any:
+        """What stays in a shape that is only measured: layers, or by layer what stays inside; empty if that is all."""
+        raise NotImplementedError
+
+    def decided(self, size: int, kept: Kept) -> Any:
+        """What stays in the chosen shape, on top of what was decided before. Only asked of a component that
+        [`refits`][Component.refits]."""
+        return self(size)
+
+    def close(self) -> None:
+        """Ends what is still going on."""
+
+
+class Component:
+    """What pruning makes smaller along one dimension of a model; `docs/components.md` says how to add one.
+
+    Attributes:
+        settings (`type`): its section of the settings, which also holds its names.
+        refits (`bool`): whether weights are fitted to what stays, so that it is decided along with the plan, after
+            everything that does not, and after those refitting components that stand further down in the settings.
+        is_searched (`bool`): whether a target may decide its size; otherwise only a pinned size changes it.
+    """
+
+    settings: ClassVar[type[ComponentSettings]]
+    refits: ClassVar[bool] = False
+    is_searched: ClassVar[bool] = True
+
+    @property
+    def dimension(self) -> str:
+        """Of its tensors."""
+        return self.settings.dimension
+
+    def section(self, config: FlabPrunerConfig) -> Any:
+        """Its section of a configuration."""
+        return getattr(config, self.settings.section)
+
+    # --- sizes
+
+    def possible(self, model: PreTrainedModel, family: Family, shape: Shape) -> tuple[Sequence[int], str]:
+        """The sizes that a model of the class of `model` can have, ascending, the dense one last; and why not others,
+        where that is not plain."""
+        return range(1, shape[self.dimension] + 1), ""
+
+    def rounded(self, size: int, config: FlabPrunerConfig) -> int:
+        """The size that a pinned one becomes."""
+        return size
+
+    def allowed(self, config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Sequence[int]:
+        """The sizes that the settings allow where it is neither pinned nor switched off.
+
+        Args:
+            tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
+
+        Raises:
+            [`ConfigurationError`]: there is none.
+        """
+        return sizes.possible[self.dimension]
+
+    def usual(self, sizes: ModelSizes) -> Sequence[int]:
+        """The sizes that it has by default if nothing else is pruned, as far as that is known without text."""
+        return sizes.possible[self.dimension]
+
+    def check(self, config: FlabPrunerConfig, sizes: ModelSizes) -> None:
+        """Raises a [`ConfigurationError`] if the settings ask for what this model has not."""
+
+    def check_shared(self, config: FlabPrunerConfig, sizes: ModelSizes, devices: int) -> None:
+        """Raises a [`ConfigurationError`] if it cannot be split among so many devices."""
+
+    # --- measuring
+
+    def choice(self, calibration: Calibrated, sizes: Sequence[int]) -> Choice | None:
+        """What says which parts stay; `None` for tokens, which are chosen along with the texts."""
+        return None
+
+    def is_maskable(self, family: Family) -> bool:
+        """Whether the model can be run without the parts that go by setting weights to zero, see [`masked`]; otherwise
+        its layers are cut to be measured."""
+        return True
+
+    def masked(
+        self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
+    ) -> dict[str, torch.Tensor]:
+        """Tensors of a dense layer, by their names in it, that make it compute what the pruned one does."""
+        return {}
+
+    # --- plan
+
+    def stored(self, family: Family, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
+        """The name in its layer of the tensor that is refitted, and refitted weights of shape `(hidden, kept)` as the
+        model stores them."""
+        raise NotImplementedError(f"{type(self).__name__} refits nothing")
+
+    def faults(self, plan: PruningPlan, model: PreTrainedModel, family: Family) -> Iterator[str]:
+        """What prevents a plan from being applied to this model, besides indices that it does not have."""
+        return iter(())
+
+
+def masked_projection(
+    family: Family, projection: str, layer: nn.Module, columns: torch.Tensor, weight: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """The weights into the stream in their dense shape, zero but for some columns.
+
+    Args:
+        projection (`str`): its path in the layer.
+        columns (`torch.Tensor` of shape `(kept,)`): those that stay.
+        weight (`torch.Tensor` of shape `(hidden, kept)`, *optional*): of these. Defaults to the dense ones.
+    """
+    dense = family.matrix(projection, family.projection(layer, projection).weight).to(columns.device)
+    masked = torch.zeros_like(dense)
+    masked[:, columns] = dense[:, columns] if weight is None else weight.to(dense)
+    return {f"{projection}.weight": family.matrix(projection, masked)}
+
+
+def indices_of(kept: Mapping[int, NarrowLayer]) -> dict[int, list[Any]]:
+    """What stays inside each layer, as plain lists."""
+    return {layer: narrow.kept.tolist() for layer, narrow in kept.items()}

@@ -1,0 +1,300 @@
+"""Query heads: the same number for every key-value head, in every layer.
+
+Per parameter that is removed, heads cost several times what neurons do: use them where the attention itself must
+become smaller, not to meet a target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ...compat import new_model
+from ...criteria import SELECTION_DAMPING, NeuronCriterion
+from ...criteria.base import COUNTED, DAMPED, REFITTED
+from ...criteria.statistics import NeuronStatistics
+from ...errors import ConfigurationError
+from ...families import Family, plain_axes
+from ...families.resizing import resized_config
+from ...records.plan import PruningPlan
+from ...running.casting import replaced_step
+from ...running.layer_pass import LayerPass
+from ...running.layerwise import run_layer
+from ...settings.components import HeadSettings
+from ...settings.configuration import FlabPrunerConfig
+from ...sizes import ModelSizes, Shape, heads_of
+from ...tensors.matrices import inverse_
+from ...tensors.workspace import Workspace
+from ..width.narrowing import DecidedLayers
+from ..width.neurons import NarrowLayer, NeuronDecision, NeuronObserver
+from .base import Calibrated, Choice, Component, Kept, masked_projection
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+# --- criterion
+
+
+def obs(heads: int, groups: int) -> NeuronCriterion:
+    """The criterion for the columns of the projection out of the heads.
+
+    Args:
+        heads (`int`): query heads of the dense model.
+        groups (`int`): key-value heads, each read by as many neighbouring query heads.
+    """
+
+    def select(
+        statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator
+    ) -> dict[int, torch.Tensor]:
+        size = statistics.weight.shape[1] // heads
+        kept = {}
+        for width in widths:
+            gram, cross = statistics.whole.damped(SELECTION_DAMPING)
+            left = eliminate_heads(gram, cross, heads, groups, width // size, statistics.whole.workspace)
+            kept[width] = columns_of(left, size)
+        return kept
+
+    return NeuronCriterion(
+        name="obs",
+        summary="optimal brain surgeon: in each group that query head goes that the others can best make up for"
+        + REFITTED,
+        source="Hassibi and Stork, Second order derivatives for network pruning: Optimal Brain Surgeon, NIPS 1992,"
+        " with one Hessian for all output weights; blocks of the size of a head and token weights are ours",
+        formula="trace(w_h inv(inv(H)_hh) w_h'), where H = sum_t c_t x(t) x(t)' + lambda I, x(t) the outputs at token"
+        " t of the heads that are left, w_h the refitted output weights of head h, c_t as for neurons",
+        parameters={**COUNTED, **DAMPED},
+        select=select,
+        needs_statistics=True,
+        compensates=True,
+    )
+
+
+def columns_of(heads: torch.Tensor, size: int) -> torch.Tensor:
+    """The numbers that belong to heads of this size."""
+    return (heads[:, None] * size + torch.arange(size, device=heads.device)).flatten()
+
+
+def eliminate_heads(
+    gram: torch.Tensor, cross: torch.Tensor, heads: int, groups: int, number: int, workspace: Workspace
+) -> torch.Tensor:
+    """Eliminates the heads that raise the error least, one after the other, the same number in each group; after each
+    the remaining weights are the least-squares solution.
+
+    Args:
+        gram (`torch.Tensor` of shape `(heads * size, heads * size)`): positive definite; overwritten.
+        cross (`torch.Tensor` of shape `(hidden, heads * size)`): with it the normal equations `W gram = cross`.
+        number (`int`): heads that stay, a multiple of `groups`.
+        workspace ([`Workspace`]): where `gram` is inverted if float32 is too coarse for it.
+
+    Returns:
+        `torch.Tensor` of shape `(number,)`: their indices, ascending.
+    """
+    size, inverse = len(gram) // heads, inverse_(gram, workspace)
+    weight, group = cross @ inverse, torch.arange(heads) // (heads // groups)
+    left = torch.ones(heads, dtype=torch.bool)
+    for _ in range(heads - number):
+        in_group = torch.zeros(groups, dtype=torch.long).index_add(0, group, left.long())
+        candidates = torch.nonzero(left & (in_group[group] > number // groups)).flatten().tolist()
+        blocks = {head: slice(head * size, (head + 1) * size) for head in candidates}
+        errors = {
+            head: float((torch.linalg.solve(inverse[block, block], weight[:, block].T) * weight[:, block].T).sum())
+            for head, block in blocks.items()
+        }
+        gone = min(candidates, key=lambda head: (errors[head], head))
+        step = torch.linalg.solve(inverse[blocks[gone], blocks[gone]], inverse[blocks[gone]])
+        weight, inverse = weight - weight[:, blocks[gone]] @ step, inverse - inverse[:, blocks[gone]] @ step
+        left[gone] = False
+    return torch.nonzero(left).flatten().to(gram.device)
+
+
+# --- measuring
+
+
+@contextmanager
+def recorded(projection: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
+    """Within this context what a projection read and returned in its last run, as `"read"` and `"returned"`."""
+    run: dict[str, torch.Tensor] = {}
+    handle = projection.register_forward_hook(lambda _, args, output: run.update(read=args[0], returned=output))
+    try:
+        yield run
+    finally:
+        handle.remove()
+
+
+class HeadObserver(NeuronObserver):
+    """Decides the heads of some layers, each on top of the layers already pruned below it: the output of the heads
+    that stay is fitted to that of the dense model's attention.
+
+    Args:
+        layers (`Collection[int]`): layers of the dense model that stay.
+        number (`int`): heads to keep per layer.
+        importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
+            layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
+    """
+
+    def __init__(self, reading: LayerPass, layers: Collection[int], number: int, importance: torch.Tensor | None):
+        family, (heads, groups) = reading.family, heads_of(reading.model.config)
+        self.number, self.path = number, family.block.attention_out
+        out = family.projection(reading.layers[0], self.path)
+        self.size = family.matrix(self.path, out.weight).shape[1] // heads
+        decision = NeuronDecision([number * self.size], obs(heads, groups), importance, sequential=True)
+        super().__init__(reading, layers, decision, "dense", "pruned")
+
+    def statistics(self, index: int) -> list[NeuronStatistics]:
+        """See [`NeuronObserver.statistics`]."""
+        reading, family, layer = self.reading, self.reading.family, self.reading.layers[index]
+        out, dense, pruned = family.projection(layer, self.path), self.streams["dense"], self.streams["pruned"]
+        statistics = NeuronStatistics(family.matrix(self.path, out.weight), [], reading.workspace)
+        with recorded(out) as run:
+            for batch, x in enumerate(reading.inputs):
+                same, kwargs = dense[batch] is pruned[batch], x.kwargs[index]
+                dense[batch] = reading.workspace.placed(run_layer(layer, dense[batch], kwargs))
+                wanted = run["returned"] if out.bias is None else run["returned"] - out.bias
+                if not same:
+                    run_layer(layer, pruned[batch], kwargs)
+                statistics.add(run["read"], wanted, self.importance[batch][index], self.folds[batch])
+        return [statistics]
+
+    def joined(self, by_ffn: list[dict[int, NarrowLayer]]) -> dict[int, NarrowLayer]:
+        """Heads instead of the numbers that belong to them."""
+        (columns,) = by_ffn[0].values()
+        return {self.number: NarrowLayer(columns.kept[:: self.size] // self.size, columns.weight)}
+
+    def prune(self, index: int, narrow: NarrowLayer) -> None:
+        """See [`NeuronObserver.prune`]."""
+        reading, columns = self.reading, columns_of(narrow.kept, self.size)
+        masked = masked_projection(reading.family, self.path, reading.layers[index], columns, narrow.weight)
+        step = replaced_step(reading.model, reading.family, lambda _: masked)
+        batches = zip(self.streams["pruned"], reading.inputs, strict=True)
+        self.streams["pruned"] = [reading.workspace.placed(step(index, h, x.kwargs[index])) for h, x in batches]
+
+    def advance(self, index: int) -> None:
+        """The pruned model is without this layer."""
+        self.streams["dense"] = self.reading.through(index, self.streams["dense"])
+
+
+class HeadChoice(Choice):
+    """Heads by elimination: from a part of the text to compare shapes with, from all of it in the chosen one."""
+
+    _measured: Mapping[int, NarrowLayer] | None = None
+
+    def __call__(self, size: int) -> Mapping[int, NarrowLayer]:
+        """By layer, what stays."""
+        if self._measured is None:
+            every = range(self.calibration.shape["layer"])
+            self._measured = self._pruned(size, every, survey=True)
+        return self._measured
+
+    def decided(self, size: int, kept: Kept) -> Mapping[int, NarrowLayer]:
+        """By layer that stays, on top of the removed ones."""
+        return self._pruned(size, kept["layer"], survey=False)
+
+    def _pruned(self, size: int, layers: Sequence[int], survey: bool) -> Mapping[int, NarrowLayer]:
+        calibration, dense = self.calibration, self.calibration.shape
+        if size == dense["head"]:
+            return {}
+        tokens = calibration.surveyed if survey else calibration.tokens
+        pieces = calibration.pieces.part("survey") if survey else calibration.pieces
+        importance = calibration.token_weights(tokens, obs(1, 1), pieces)
+        observer = HeadObserver(
+            calibration.reading(tokens, pieces.part("heads"), shared=True), layers, size, importance
+        )
+        reading.run(observer, f"Reducing query heads to {size:,}")
+        return DecidedLayers(reading.pieces, size, observer.layers, calibration.model.device)
+
+
+# --- the component
+
+
+class Heads(Component):
+    """Query heads: rows of the query projection, columns of the one out of the heads, which is refitted."""
+
+    settings = HeadSettings
+    refits = True
+    is_searched = False
+
+    def possible(self, model: PreTrainedModel, family: Family, shape: Shape) -> tuple[Sequence[int], str]:
+        """As many for every key-value head, if nothing of the model but the two projections depends on their number,
+        and its class takes it."""
+        heads, groups = heads_of(model.config)
+        if family.experts is not None:
+            return [heads], "query heads of mixtures of experts stay"
+        if heads % groups or heads == groups:
+            return [heads], "each of its key-value heads has one query head"
+        smaller = [size for size in range(groups, heads, groups) if _config_with(model, family, size) is not None]
+        if smaller and (other := _other_tensor(model, family, heads, smaller[0])):
+            return [heads], f"the shape of {other} depends on the number of heads in another way"
+        return [*smaller, heads], f"as many for each of its {groups} key-value heads, of a number that its class takes"
+
+    def check(self, config: FlabPrunerConfig, sizes: ModelSizes) -> None:
+        """Heads that a model has not, or whose number is left open."""
+        if config.heads.enabled and config.heads.num_attention_heads is None:
+            raise ConfigurationError("heads.enabled: nothing says how many stay; set `heads.num_attention_heads`")
+        if config.heads.enabled and "head" not in sizes.shape:
+            raise ConfigurationError("heads.num_attention_heads: nothing says which heads this model has; drop it")
+
+    def check_shared(self, config: FlabPrunerConfig, sizes: ModelSizes, devices: int) -> None:
+        """As vLLM does it: a key-value head is copied where there are more devices than such heads."""
+        queries, keys = config.heads.num_attention_heads or sizes.heads[0], sizes.heads[1]
+        if queries % devices or (keys and keys % devices and devices % keys):
+            raise ConfigurationError(
+                f"align: {devices:,} devices cannot share {queries:,} attention heads with {keys:,} key-value heads:"
+                " the former must be a multiple of the devices, and the latter a multiple or a divisor of them; use"
+                " another number"
+            )
+
+    def choice(self, calibration: Calibrated, sizes: Sequence[int]) -> HeadChoice:
+        """An elimination on calibration text."""
+        return HeadChoice(calibration, sizes)
+
+    def masked(
+        self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
+    ) -> dict[str, torch.Tensor]:
+        """The weights out of the heads, zero where heads are removed."""
+        layer, path = family.decoder_layers(model)[index], family.block.attention_out
+        size = family.matrix(path, family.projection(layer, path).weight).shape[1] // heads_of(model.config)[0]
+        return masked_projection(family, path, layer, columns_of(narrow.kept, size), narrow.weight)
+
+    def stored(self, family: Family, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
+        """The weights out of the heads."""
+        return f"{family.block.attention_out}.weight", family.matrix(family.block.attention_out, weight)
+
+    def faults(self, plan: PruningPlan, model: PreTrainedModel, family: Family) -> Iterator[str]:
+        """Groups of different numbers."""
+        heads, groups = heads_of(model.config)
+        for layer, kept in plan.kept_inside.get("head", {}).items():
+            if len({sum(head // (heads // groups) == group for head in kept) for group in range(groups)}) > 1:
+                yield f"its heads of layer {layer} are not the same number for each of {groups} key-value heads"
+
+
+def _config_with(model: PreTrainedModel, family: Family, heads: int) -> Any:
+    """The configuration of a model of one layer with another number of heads; `None` where its class refuses it."""
+    try:
+        return resized_config(model.config, family, [0], {"head": heads})
+    except Exception:  # configurations check themselves in many ways
+        return None
+
+
+def _other_tensor(model: PreTrainedModel, family: Family, heads: int, fewer: int) -> str | None:
+    """A tensor that has another shape, with fewer heads, than its axes say."""
+    with torch.device("meta"):
+        smaller = new_model(type(model), _config_with(model, family, fewer)).state_dict()
+    for name, tensor in model.state_dict().items():
+        if family.layer_of(name)[0] not in (None, 0):
+            continue
+        axes = plain_axes(family.axes(name) or (None,) * tensor.ndim)
+        shape = [
+            size * fewer // heads if axis == "head" else size for size, axis in zip(tensor.shape, axes, strict=True)
+        ]
+        if name not in smaller or list(smaller[name].shape) != shape:
+            return name
+    return None
+
+
+COMPONENT = Heads()

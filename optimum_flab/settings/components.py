@@ -1,0 +1,178 @@
+"""The settings and the names of what pruning makes smaller: a section for each component. Lightweight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from ..criteria import EXPERTS, LAYERS, NEURONS
+from .section import NO_FLAG, Flag, Section, Sources
+
+
+class ComponentSettings(Section):
+    """The settings of a part of a model that pruning makes smaller along one dimension, and its names.
+
+    Args:
+        section (`str`): of the settings.
+        dimension (`str`): of tensors, as families name it.
+        setting (`str`): the field that pins its size.
+        reported (`str`): the size in reports.
+        label (`str`): the size in tables.
+        units (`str`): what it counts.
+    """
+
+    section: ClassVar[str]
+    dimension: ClassVar[str]
+    setting: ClassVar[str]
+    reported: ClassVar[str]
+    label: ClassVar[str]
+    units: ClassVar[str]
+
+    enabled: bool = True
+
+    @property
+    def pinned(self) -> int | None:
+        """The size that is asked for."""
+        return getattr(self, self.setting)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _enabled_by_its_size(cls, values: Any) -> Any:
+        off = not cls.model_fields["enabled"].default
+        if off and isinstance(values, Mapping) and values.get(cls.setting) is not None and "enabled" not in values:
+            return {**values, "enabled": True}
+        return values
+
+
+class VocabularySettings(ComponentSettings):
+    """How the vocabulary is pruned."""
+
+    section = "vocabulary"
+    dimension = "vocab"
+    setting = "size"
+    reported = "vocab_size"
+    label = "vocabulary (tokens)"
+    units = "tokens"
+
+    enabled: Annotated[bool, Flag("--keep-vocabulary", alias="--no-vocabulary")] = Field(
+        default=True, description="prune the vocabulary, which a draft model must share with its target"
+    )
+    size: Annotated[int | None, Flag("--vocab-size")] = Field(
+        default=None, ge=1, description="vocabulary size to reach; default: decided by the target, or the natural size"
+    )
+    min_count: int = Field(
+        default=1, ge=1, description="least number of occurrences in the corpus for a token to be kept"
+    )
+    coverage: Annotated[float, Flag(metavar="SHARE")] = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of the corpus' tokens to keep whole, with equal weight for each source: the least used"
+        " tokens are dropped down to that; the first merges always stay",
+    )
+    keep_merges: int = Field(
+        default=20000,
+        ge=0,
+        description="number of first merges of the tokenizer (first tokens, if it has no merges) kept whatever the"
+        " corpus holds",
+    )
+    keep_used: bool = Field(
+        default=False,
+        description="never drop a token of the natural vocabulary to meet the target, whatever that saves elsewhere",
+    )
+    keep_tokens: Annotated[Sources, Flag("--keep-token", "TOKEN")] = Field(
+        default=[], description="tokens kept whatever the corpus holds"
+    )
+    pad_to_multiple_of: Annotated[int | None, Flag("--pad-vocab-to-multiple-of")] = Field(
+        default=None, ge=1, description="pad the embedding rows to a multiple of this"
+    )
+
+
+class LayerSettings(ComponentSettings):
+    """How whole layers are removed."""
+
+    section = "layers"
+    dimension = "layer"
+    setting = "num_hidden_layers"
+    reported = "num_hidden_layers"
+    label = "layers"
+    units = "layers"
+
+    enabled: Annotated[bool, Flag("--no-layers")] = Field(default=True, description="remove whole layers")
+    num_hidden_layers: int | None = Field(
+        default=None, ge=1, description="layers to keep; default: decided by the target, or all"
+    )
+    criterion: Annotated[Literal[tuple(LAYERS)], Flag("--layer-criterion")] = Field(  # type: ignore[valid-type]  # the names are in criteria/
+        default="divergence", description="what ranks the layers"
+    )
+    search_tokens: int = Field(default=1024, ge=1, description="calibration tokens the depth search runs on")
+
+
+class FFNSettings(ComponentSettings):
+    """How the feed-forward networks are narrowed."""
+
+    section = "ffn"
+    dimension = "neuron"
+    setting = "intermediate_size"
+    reported = "intermediate_size"
+    label = "FFN width"
+    units = "neurons of the FFNs"
+
+    enabled: Annotated[bool, Flag("--no-ffn")] = Field(default=True, description="narrow the feed-forward networks")
+    intermediate_size: int | None = Field(
+        default=None, ge=1, description="width to keep; default: decided by the target, or all"
+    )
+    multiple_of: Annotated[int | None, Flag("--ffn-multiple-of")] = Field(
+        default=None,
+        ge=1,
+        description="the width is a multiple of this; default: 256, which llama.cpp's K-quants need, if the dense"
+        " width is one, has 8 such steps and the vocabulary can take up what they leave of a target; otherwise 64",
+    )
+    criterion: Annotated[Literal[tuple(NEURONS)], Flag("--ffn-criterion")] = Field(  # type: ignore[valid-type]
+        default="obs", description="what ranks the neurons, and how the removal is compensated"
+    )
+
+
+class ExpertSettings(ComponentSettings):
+    """How whole experts of a mixture are removed. If they are, their width stays unless it is pinned."""
+
+    section = "experts"
+    dimension = "expert"
+    setting = "num_experts"
+    reported = "num_experts"
+    label = "experts per layer"
+    units = "experts"
+
+    enabled: Annotated[bool, Flag("--experts")] = Field(
+        default=False, description="remove whole experts of a mixture of experts"
+    )
+    num_experts: int | None = Field(
+        default=None,
+        ge=1,
+        description="experts to keep per layer; enables their removal; default: decided by the target",
+    )
+    criterion: Annotated[Literal[tuple(EXPERTS)], Flag("--expert-criterion")] = Field(  # type: ignore[valid-type]
+        default="reap", description="what ranks the experts"
+    )
+
+
+class HeadSettings(ComponentSettings):
+    """How query heads are removed, by the elimination that neurons are removed by. Each costs several times what as
+    many parameters of neurons do."""
+
+    section = "heads"
+    dimension = "head"
+    setting = "num_attention_heads"
+    reported = "num_attention_heads"
+    label = "query heads"
+    units = "query heads"
+
+    enabled: Annotated[bool, NO_FLAG] = Field(default=False, description="remove query heads")
+    num_attention_heads: int | None = Field(
+        default=None,
+        ge=1,
+        description="query heads to keep per layer, the same number for every key-value head; enables their removal,"
+        " which costs several times what as many parameters of the FFNs do; default: all",
+    )

@@ -1,0 +1,21 @@
+"""Each component is whole: a section of the settings, a module, a row in the docs."""
+
+from pathlib import Path
+
+from optimum_flab.commands.flags import PRUNING
+from optimum_flab.pruning.components import COMPONENTS
+from optimum_flab.settings.pruning import COMPONENTS as SECTIONS
+
+
+def test_every_section_has_a_component_and_every_component_a_row_in_the_docs():
+    assert [component.settings for component in COMPONENTS] == list(SECTIONS)
+    table = Path(__file__).parent.parent.joinpath("docs", "components.md").read_text(encoding="utf-8")
+    flags = {flag.setting: flag.name for flag in PRUNING}
+    for section in SECTIONS:
+        assert f"| `{flags[f'{section.section}.{section.setting}']}` | " in table
+
+
+def test_a_size_switches_on_what_is_off():
+    for section in SECTIONS:
+        assert section(**{section.setting: 8}).enabled and section(**{section.setting: 8}).pinned == 8
+        assert not section(**{section.setting: 8, "enabled": False}).enabled
