@@ -202,9 +202,8 @@ class HeadChoice(Choice):
         tokens = calibration.surveyed if survey else calibration.tokens
         pieces = calibration.pieces.part("survey") if survey else calibration.pieces
         importance = calibration.token_weights(tokens, obs(1, 1), pieces)
-        observer = HeadObserver(
-            calibration.reading(tokens, pieces.part("heads"), shared=True), layers, size, importance
-        )
+        reading = calibration.reading(tokens, pieces.part("heads"), shared=True)
+        observer = HeadObserver(reading, layers, size, importance)
         reading.run(observer, f"Reducing query heads to {size:,}")
         return DecidedLayers(reading.pieces, size, observer.layers, calibration.model.device)
 
