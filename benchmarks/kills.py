@@ -2,9 +2,9 @@
 
 Every trial has a cache of its own, empty at first. Its run is killed at a moment drawn uniformly from the remainder of
 the whole run, and the same command is started again, to be killed again or to run to the end. Every file of the
-checkpoint is compared, except those that contain times (report and card). A kill loses the time since something was
-last saved (nothing before the run begins its work); it is compared with the time that a layer takes in the plan of the
-whole run.
+checkpoint is compared, except those that contain times (report, page and card). A kill loses the time since something
+was last saved (nothing before the run begins its work); it is compared with the time that a layer takes in the plan of
+the whole run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from common import flab_command, print_result
 
 
-TIMED = {"flab_report.json", "README.md"}
+TIMED = {"flab_report.json", "flab_report.html", "README.md"}
 STARTING = 12.0  # about the seconds that a run takes before it works
 
 
