@@ -117,7 +117,9 @@ def test_a_plan_without_refit_keeps_the_same_parts(script, tmp_path):
 
     ours, sliced = tmp_path / "ours", tmp_path / "sliced"
     ours.mkdir()
-    plan = PruningPlan("model", None, "0" * 64, "", None, 8, [0, 1], {0: [1, 2], 1: [0, 2]}, "float32", {})
+    plan = PruningPlan(
+        "model", None, "0" * 64, "", 8, {"layer": [0, 1], "neuron": {0: [1, 2], 1: [0, 2]}}, "float32", {}
+    )
     replace(plan, weights={"model.layers.0.mlp.down_proj.weight": torch.ones(4, 2)}).save(ours)
     script("compare").plan_without_refit(ours, sliced)
     found = PruningPlan.load(sliced)

@@ -230,7 +230,9 @@ def test_two_configurations_of_the_same_weights_share_no_batch(run, dense, token
 def test_a_plan_of_another_dense_model_is_refused_before_anything_is_generated(run, checkpoint, no_weights, tmp_path):
     folder = shutil.copytree(checkpoint, tmp_path / "pruned")
     shuffled = list(range(VOCABULARY))[::-1]
-    plan = PruningPlan("x", None, "0" * 64, "0" * 64, shuffled, VOCABULARY, [0, 1, 2, 3], {}, "float32", {}, {})
+    plan = PruningPlan(
+        "x", None, "0" * 64, "0" * 64, VOCABULARY, {"layer": [0, 1, 2, 3], "vocab": shuffled}, "float32", {}
+    )
     plan.save(folder)
     (tmp_path / "text.txt").write_text("x = 1\n", encoding="utf-8")
     with pytest.raises(FlabError, match="was not made from"):

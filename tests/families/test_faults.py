@@ -87,7 +87,7 @@ def planted(facts, model):
         yield changed("experts", to=None)
         yield changed("sizes", "expert", to=facts["sizes"]["hidden"])
     yield changed("absent", to={"no_such_field": 0})
-    yield changed("absent", to={facts["sizes"]["head"]: 2})
+    yield changed("absent", to={facts["sizes"]["hidden"]: 2})
     if not facts["separates_documents"]:
         yield changed("separates_documents", to=True)
     yield changed("norm", "kind", to="layer" if facts["norm"]["kind"] == "rms" else "rms")

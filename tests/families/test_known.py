@@ -15,6 +15,7 @@ from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.families import family_for, known_families
 from optimum_flab.families.resizing import resized_config
 from optimum_flab.measuring.divergence import OutputHead, final_hidden
+from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.plan_check import check_plan
 from optimum_flab.pruning.width.narrowing import narrow, survey
 from optimum_flab.recovery.closed_form import refit
@@ -83,7 +84,8 @@ def test_every_parameter_is_counted_once(anyone):
         assert counts.components(shape)["ffn"] == sum(
             parameter.numel() for name, parameter in model.named_parameters() if family.layer_of(name)[1] in ffn
         )
-    fixed, sizes = counts.fixed_layers, {"neuron": 8, "vocab": 40}
+    heads = sizes_of(model, family).possible["head"][0]
+    fixed, sizes = counts.fixed_layers, {"neuron": 8, "vocab": 40, "head": heads}
     layers = [index for index in range(LAYERS) if index not in family.pruned_layers(model)[1:]]
     if family.experts is not None:
         sizes["expert"] = family.experts.fewest(model.config)

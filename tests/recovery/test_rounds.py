@@ -160,11 +160,25 @@ def test_what_a_training_would_refuse_is_refused_before_the_pruning(_made, tmp_p
 
 
 def test_plans_one_after_the_other_keep_what_both_keep():
-    first = plan_of([0, 2, 4, 6], [0, 1, 3], {0: [1, 2, 5], 1: [0, 3, 4], 3: [2, 3, 7]}, base_hash="dense")
-    second = plan_of([1, 3], [0, 2], {0: [0, 2], 2: [1, 2]}, weights={"x": torch.ones(1)}, base_hash="trained")
+    first = plan_of(
+        [0, 2, 4, 6],
+        [0, 1, 3],
+        {0: [1, 2, 5], 1: [0, 3, 4], 3: [2, 3, 7]},
+        kept_inside={"head": {0: [0, 2], 1: [1, 2], 3: [0, 3]}},
+        base_hash="dense",
+    )
+    second = plan_of(
+        [1, 3],
+        [0, 2],
+        {0: [0, 2], 2: [1, 2]},
+        kept_inside={"head": {0: [1], 2: [0]}},
+        weights={"x": torch.ones(1)},
+        base_hash="trained",
+    )
     both = composed(first, second)
     assert (both.kept_tokens, both.kept_layers, both.base_hash) == ([2, 6], [0, 3], "dense")
     assert both.kept["neuron"] == {0: [1, 5], 3: [3, 7]} and not both.weights
+    assert both.kept["head"] == {0: [2], 3: [0]}
     untouched = composed(first, plan_of(None, [1], {}))
     assert (untouched.kept_tokens, untouched.kept_layers, untouched.kept["neuron"]) == (
         [0, 2, 4, 6],
