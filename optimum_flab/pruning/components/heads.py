@@ -179,6 +179,20 @@ class HeadObserver(NeuronObserver):
         self.streams["dense"] = self.reading.through(index, self.streams["dense"])
 
 
+def prune_heads(
+    reading: LayerPass, kept_layers: Sequence[int], number: int, importance: torch.Tensor | None = None
+) -> Mapping[int, NarrowLayer]:
+    """Decides every kept layer, see [`HeadObserver`]; by dense layer index the heads that stay, and the weights out of
+    them.
+
+    Args:
+        reading ([`LayerPass`]): of the dense model, over calibration sequences.
+    """
+    observer = HeadObserver(reading, kept_layers, number, importance)
+    reading.run(observer, f"Reducing query heads to {number:,}")
+    return DecidedLayers(reading.pieces, number, kept_layers, reading.model.device)
+
+
 class HeadChoice(Choice):
     """Heads by elimination: from a part of the text to compare shapes with, from all of it in the chosen one."""
 
@@ -203,9 +217,7 @@ class HeadChoice(Choice):
         pieces = calibration.pieces.part("survey") if survey else calibration.pieces
         importance = calibration.token_weights(tokens, obs(1, 1), pieces)
         reading = calibration.reading(tokens, pieces.part("heads"), shared=True)
-        observer = HeadObserver(reading, layers, size, importance)
-        reading.run(observer, f"Reducing query heads to {size:,}")
-        return DecidedLayers(reading.pieces, size, observer.layers, calibration.model.device)
+        return prune_heads(reading, layers, size, importance)
 
 
 # --- the component
