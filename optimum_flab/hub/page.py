@@ -32,7 +32,6 @@ def render_page(report: Report, evaluations: Sequence[EvaluationRecord]) -> str:
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         name=last_name(report.base_model.name),
         report=report,
-        trained=report.recovery is not None,
         sizes=tables.size_rows(report),
         components=component_rows(report),
         decimals=decimals,

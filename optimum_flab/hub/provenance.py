@@ -13,7 +13,6 @@ from ..criteria import CHOICES, criterion_of
 from ..records.paths import dataset_of, without_paths
 from ..records.report import EarlierRound, Recovery, Report, TextCounts
 from ..records.results import EvaluationRecord
-from ..settings.components import ComponentSettings
 from ..settings.pruning import COMPONENTS
 from ..texts.sources import INSTALLED, STANDARD_LIBRARY
 from .facts import Facts
@@ -69,7 +68,7 @@ def criteria(facts: Facts) -> list[str]:
     """The criteria by which what to remove was chosen, a paragraph for each component that lost something."""
     sides = facts.report.dense, facts.report.pruned
     return [
-        _criterion(part, chosen, facts.settings)
+        _criterion(part.section, part.units, chosen, facts.settings)
         for part in COMPONENTS
         if part.section in CHOICES
         and len({side.sizes.get(part.reported) for side in sides}) > 1
@@ -77,9 +76,9 @@ def criteria(facts: Facts) -> list[str]:
     ]
 
 
-def _criterion(part: type[ComponentSettings], name: str, settings: dict[str, Any]) -> str:
-    start = f"**{part.units[0].upper()}{part.units[1:]}** by {code([name])}"
-    criterion = criterion_of(part.section, name, settings)
+def _criterion(section: str, units: str, name: str, settings: dict[str, Any]) -> str:
+    start = f"**{units[0].upper()}{units[1:]}** by {code([name])}"
+    criterion = criterion_of(section, name, settings)
     if criterion is None:
         return f"{start}, which this version of `optimum-flab` does not know."
     source = ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", criterion.source)

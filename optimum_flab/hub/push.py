@@ -243,9 +243,7 @@ def look(api: HfApi, repo_id: str, settings: PushSettings) -> Target:
         return Target(repo_id)
     files = frozenset(file.rfilename for file in info.siblings or ())
     for name in OBSTACLES.keys() & files:
-        raise FlabError(
-            f"{repo_id} holds {name}, {OBSTACLES[name]}; push to another repository, or delete that file there"
-        )
+        raise FlabError(f"{repo_id} holds {name}, {OBSTACLES[name]}; push elsewhere, or delete that file there")
     if settings.private and not info.private:
         raise FlabError(
             f"{repo_id} exists and is public, and a push does not make it private; change that in its settings, or"

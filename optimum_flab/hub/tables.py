@@ -97,13 +97,9 @@ def size_rows(report: Report) -> list[list[str]]:
     sides = [
         ("parameters", dense.parameters, pruned.parameters),
         ("parameters of the body (all but the vocabulary)", dense.body_parameters, pruned.body_parameters),
-        *((part.label, dense.sizes.get(part.reported), pruned.sizes.get(part.reported)) for part in COMPONENTS),
+        *((part.label, dense.sizes.get(part.reported, 0), pruned.sizes.get(part.reported, 0)) for part in COMPONENTS),
     ]
-    rows = [
-        [label, count(before), count(after), change(before, after)]
-        for label, before, after in sides
-        if before and after
-    ]
+    rows = [[label, count(before), count(after), change(before, after)] for label, before, after in sides if before]
     weights = [megabytes(dense.bytes), megabytes(pruned.bytes), change(dense.bytes, pruned.bytes)]
     rows.insert(2, [f"weights ({cell(pruned.dtype)})", *weights])
     return rows

@@ -35,9 +35,9 @@ class Sizes(Record):
         return self
 
     @property
-    def sizes(self) -> dict[str, int | None]:
-        """All of them, by name."""
-        return self.__pydantic_extra__
+    def sizes(self) -> dict[str, int]:
+        """Those that the model has, by name."""
+        return {name: size for name, size in self.__pydantic_extra__.items() if size is not None}
 
 
 class Side(Part, Sizes):
