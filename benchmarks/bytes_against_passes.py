@@ -20,7 +20,7 @@ from typing import Any
 from common import check_distinct, labelled, made_once, positive, print_result, progress
 from gguf_passes import TASKS, Task, completion_milliseconds, key_of, passes, score, task_names, tasks_of
 
-from optimum_flab.hashing import file_sha256
+from optimum_flab.utils.hashing import file_sha256
 from optimum_flab.vocabulary.infilling import EXAMPLE
 
 

@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 
 from common import humaneval_problems, positive, print_result, progress
 
-from optimum_flab.compat import read_task_file
 from optimum_flab.evaluation.catalog import TASKS_FOLDER
 from optimum_flab.evaluation.comparison import MEAN, compare
 from optimum_flab.evaluation.tasks.code import completion_program
 from optimum_flab.evaluation.tasks.infilling import gaps, single_line
 from optimum_flab.execution import Program, run_programs
-from optimum_flab.hashing import file_sha256
 from optimum_flab.records.results import ScoreRow
+from optimum_flab.utils.compat import read_task_file
+from optimum_flab.utils.hashing import file_sha256
 from optimum_flab.vocabulary.infilling import EXAMPLE, InfillingFormat
 
 

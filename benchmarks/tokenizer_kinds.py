@@ -23,7 +23,7 @@ from common import print_result
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from optimum_flab.errors import FlabError
+from optimum_flab.utils.errors import FlabError
 from optimum_flab.vocabulary.closure import TokenizerSpec, natural_vocabulary, read_spec, resize, with_prior_uses
 from optimum_flab.vocabulary.files import save_tokenizer, settle_tokenizer
 from optimum_flab.vocabulary.rewrite import rewrite_tokenizer

@@ -16,7 +16,7 @@ from typing import Any
 
 from optimum_flab.commands import FlabCommand
 from optimum_flab.commands.base import VerbParser
-from optimum_flab.compat import actions_of
+from optimum_flab.utils.compat import actions_of
 
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,16 +5,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .utils.version import __version__
 
-__version__ = "0.1.0.dev0"
 
 # Imported on first use: every start of `optimum-cli` imports this package, and torch takes seconds.
 _LAZY = {
     "BenchSettings": ".settings.efficiency",
-    "ConfigurationError": ".errors",
+    "ConfigurationError": ".utils.errors",
     "EvaluationSettings": ".settings.evaluation",
     "ExportSettings": ".settings.export",
-    "FlabError": ".errors",
+    "FlabError": ".utils.errors",
     "FlabOptimizer": ".optimizer",
     "FlabPrunerConfig": ".settings.configuration",
     "PruningPlan": ".records.plan",
@@ -31,8 +31,6 @@ __all__ = ["__version__", *_LAZY]
 if TYPE_CHECKING:
     from .counting import count_sources as count_sources
     from .counting import count_texts as count_texts
-    from .errors import ConfigurationError as ConfigurationError
-    from .errors import FlabError as FlabError
     from .evaluation.efficiency import measure_efficiency as measure_efficiency
     from .evaluation.harness import evaluate as evaluate
     from .optimizer import FlabOptimizer as FlabOptimizer
@@ -43,6 +41,8 @@ if TYPE_CHECKING:
     from .settings.evaluation import EvaluationSettings as EvaluationSettings
     from .settings.export import ExportSettings as ExportSettings
     from .settings.recovery import RecoveryConfig as RecoveryConfig
+    from .utils.errors import ConfigurationError as ConfigurationError
+    from .utils.errors import FlabError as FlabError
 
 
 def __getattr__(name: str) -> Any:

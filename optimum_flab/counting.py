@@ -14,15 +14,15 @@ import torch
 from .checkpoints.finding import find_model
 from .checkpoints.model_config import read_model_config
 from .checkpoints.tokenizer import check_vocabulary, load_tokenizer
-from .errors import ConfigurationError
-from .places import cache_root, user_path
-from .progress import progress_bar, say
 from .records.counts import TokenCounts
 from .records.pieces import Piece, Pieces
 from .records.work import Stage, WorkFolder
 from .texts.rows import without_lone_surrogates
 from .texts.sources import parse_source
 from .texts.streams import TextStream
+from .utils.errors import ConfigurationError
+from .utils.places import cache_root, user_path
+from .utils.progress import progress_bar, say
 from .vocabulary.closure import read_spec
 from .vocabulary.usage import TokenUsage, count_tokens, no_usage, pieces_hash, usage_so_far
 

@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import ConfigurationError
 from .families import family_for
 from .pruning.components import components_of, sizes_of_config
 from .pruning.components.neurons import USUAL_MULTIPLE, usual_multiple
 from .pruning.components.vocabulary import FEWEST_TOKENS
 from .pruning.limits import parameters_to_keep
 from .sizes import ModelSizes
+from .utils.errors import ConfigurationError
 
 
 @dataclass(frozen=True)

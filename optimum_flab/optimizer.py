@@ -12,7 +12,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints.computation import computation_dtype
 from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
-from .errors import FlabError
 from .pruned import (
     COMPLETION_TOKENS,
     check_as_written,
@@ -35,6 +34,7 @@ from .records.summary import report_summary
 from .running.processes import Processes
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings
+from .utils.errors import FlabError
 
 
 if TYPE_CHECKING:

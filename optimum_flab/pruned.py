@@ -15,12 +15,8 @@ from .checkpoints.loading import LoadedModel, load_dense
 from .checkpoints.saving import save_checkpoint
 from .checkpoints.surgery import pruned_tensors
 from .checkpoints.weight_files import shards
-from .errors import ConfigurationError, FlabError
 from .families import save_family
 from .families.positions import check_positions
-from .memory import give_back_memory
-from .places import cache_root
-from .progress import progress_bar
 from .pruning.plan_check import check_plan
 from .pruning.result import PrunedModel
 from .records.atomic import write_files
@@ -33,6 +29,10 @@ from .running.generation import completion
 from .settings.configuration import read_pruner_config
 from .tensors.lazy import StoredTensors
 from .tensors.workspace import Workspace
+from .utils.errors import ConfigurationError, FlabError
+from .utils.memory import give_back_memory
+from .utils.places import cache_root
+from .utils.progress import progress_bar
 
 
 if TYPE_CHECKING:

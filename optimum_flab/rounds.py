@@ -20,7 +20,6 @@ from .checkpoints.loading import LoadedModel
 from .checkpoints.surgery import pruned_tensors
 from .families import Family
 from .families.positions import check_positions
-from .places import user_path
 from .pruned import as_loaded
 from .pruning.counts import CountsFile, counts_after, read_counts
 from .pruning.reporting import build_report
@@ -37,6 +36,7 @@ from .recovery.pipeline import recover
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings, check_recovery
 from .texts.formats import formats_of
+from .utils.places import user_path
 from .vocabulary.closure import read_spec
 
 

@@ -12,8 +12,6 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimum_flab.errors import FlabError
-from optimum_flab.hashing import texts_hash
 from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.texts import rows as rows_room
 from optimum_flab.texts import sources as sources_room
@@ -29,6 +27,8 @@ from optimum_flab.texts.sources import (
     read_sources,
     row_documents,
 )
+from optimum_flab.utils.errors import FlabError
+from optimum_flab.utils.hashing import texts_hash
 
 from .conftest import text_sets, tiny_model
 

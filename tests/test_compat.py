@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from optimum_flab import compat
+from optimum_flab.utils import compat
 
 from .conftest import tiny_model
 

@@ -13,11 +13,11 @@ from optimum_flab import criteria
 from optimum_flab.criteria import CHOICES, EXPERTS, LAYERS, NEURONS
 from optimum_flab.criteria.base import NeuronCriterion, largest
 from optimum_flab.criteria.statistics import NeuronStatistics
-from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead
 from optimum_flab.pruning.depth.search import ranked_layers
 from optimum_flab.settings.pruning import COMPONENTS, SECTIONS, PrunerSettings
+from optimum_flab.utils.errors import FlabError
 
 from .conftest import random_tokens, reading, tiny_model
 

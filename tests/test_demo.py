@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from optimum_flab.checkpoints.demo import DEMO_NAME, DEMO_PACKAGES, DEMO_SHA256, assemble, demo_model
-from optimum_flab.errors import FlabError
-from optimum_flab.hashing import file_sha256
-from optimum_flab.places import cache_root
+from optimum_flab.utils.errors import FlabError
+from optimum_flab.utils.hashing import file_sha256
+from optimum_flab.utils.places import cache_root
 
 
 CONTENT = [b"GGUF" + bytes(range(256)) * 10, b"second", b"third"]
@@ -77,7 +77,7 @@ def test_unwritable_cache_is_named(packages, tmp_path):
 def test_cache_root_follows_the_environment(tmp_path):
     def found(**environment):
         kept = {name: value for name, value in os.environ.items() if name not in ("HF_HOME", "XDG_CACHE_HOME")}
-        asked = "from optimum_flab.places import cache_root; print(cache_root('demo'))"
+        asked = "from optimum_flab.utils.places import cache_root; print(cache_root('demo'))"
         return subprocess.check_output([sys.executable, "-c", asked], env=kept | environment, text=True).strip()
 
     assert found(XDG_CACHE_HOME=str(tmp_path)) == str(tmp_path / "huggingface" / "optimum_flab" / "demo")

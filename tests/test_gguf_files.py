@@ -6,9 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from optimum_flab.errors import FlabError
 from optimum_flab.tensors.gguf_files import GgufTensors, read_header
 from optimum_flab.tensors.lazy import ModelTensors, own_tensors
+from optimum_flab.utils.errors import FlabError
 
 from .conftest import byte_level_tokenizer, thorough_but
 from .gguf_writer import write_random_gguf

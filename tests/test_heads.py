@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM
 
 from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.surgery import operate
-from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
 from optimum_flab.hub.card import render_card
 from optimum_flab.pruning.components import sizes_of
@@ -22,6 +21,7 @@ from optimum_flab.pruning.width.narrowing import NarrowLayer
 from optimum_flab.records.summary import report_summary
 from optimum_flab.settings.hub import TermsSettings
 from optimum_flab.tensors.workspace import Workspace
+from optimum_flab.utils.errors import FlabError
 
 from .conftest import FAMILIES, LAYERS, VOCABULARY, plan_of, random_tokens, reading, saved, small_config, tiny_model
 from .families.zoo import ZOO, member

@@ -1,13 +1,13 @@
 import pytest
 
 from optimum_flab import FlabPrunerConfig
-from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for
 from optimum_flab.inspection import Inspection, inspect_model
 from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.components.vocabulary import FEWEST_TOKENS
 from optimum_flab.pruning.limits import parameters_to_keep, shapes_to_compare
 from optimum_flab.sizes import ModelSizes
+from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 from .conftest import DENSE, QWEN, byte_level_tokenizer, tiny_model
 from .families.zoo import member

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING
 
 from optimum_flab import FlabPrunerConfig
-from optimum_flab.errors import ConfigurationError
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components import sizes_of_config
 from optimum_flab.pruning.components.neurons import width_multiple
@@ -18,6 +17,7 @@ from optimum_flab.pruning.limits import TOLERANCE, check_sizes, shapes_to_compar
 from optimum_flab.settings.files import read_pruning
 from optimum_flab.settings.pruning import merge_settings
 from optimum_flab.sizes import ModelSizes
+from optimum_flab.utils.errors import ConfigurationError
 
 from .conftest import DENSE, QWEN
 

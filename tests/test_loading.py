@@ -19,12 +19,12 @@ from optimum_flab.checkpoints.finding import find_model
 from optimum_flab.checkpoints.hashes import dense_hash, weights_hash
 from optimum_flab.checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from optimum_flab.checkpoints.model_config import check_config, read_model_config
-from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for
 from optimum_flab.records.base_card import base_card_of
 from optimum_flab.records.report import BaseCard
 from optimum_flab.tensors.gguf_files import near_equal_copies
 from optimum_flab.tensors.lazy import WrittenTensors
+from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 from .conftest import byte_level_tokenizer, saved, thorough_but, tiny_model
 from .gguf_writer import F32, Q5, Q8, write_gguf

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.errors import FlabError
 from optimum_flab.tensors import matrices
 from optimum_flab.tensors.least_squares import LeastSquares, best_fit, solve
 from optimum_flab.tensors.matrices import cholesky_, full_sum, inverse_, submatrix, two_halves
 from optimum_flab.tensors.workspace import OPEN_FILES, Workspace
+from optimum_flab.utils.errors import FlabError
 
 
 def positive_definite(size, seed, dtype=torch.float32):

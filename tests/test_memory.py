@@ -10,7 +10,7 @@ import pytest
 # In a process of its own: the heap of this one may hold enough free memory for tensors that take none from the system.
 FREEING = """
 import ctypes, psutil, torch
-from optimum_flab.memory import give_back_memory
+from optimum_flab.utils.memory import give_back_memory
 
 resident = lambda: psutil.Process().memory_info().rss
 by_mapping, small = -3, 64 << 20
@@ -41,7 +41,7 @@ from pathlib import Path
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from optimum_flab.measuring.divergence import final_hidden
 from optimum_flab.families import family_for
-from optimum_flab.memory import give_back_memory
+from optimum_flab.utils.memory import give_back_memory
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.running.casting import cast_by_layer, copy_in
 from tests.conftest import plan_of, random_tokens, reading

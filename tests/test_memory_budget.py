@@ -6,10 +6,10 @@ from safetensors.torch import load_file
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.loading import load_dense
-from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for
-from optimum_flab.memory import available_memory
 from optimum_flab.pruning.memory_budget import MemoryNeeds, TokensHeld, bytes_of, check_disk, free_memory, memory_needs
+from optimum_flab.utils.errors import ConfigurationError, FlabError
+from optimum_flab.utils.memory import available_memory
 
 from .conftest import saved, tiny_model
 

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from optimum_flab import FlabOptimizer
-from optimum_flab.errors import ConfigurationError
 from optimum_flab.families import family_for
 from optimum_flab.running.placement import devices_of, first_accelerator, visits, with_layers_elsewhere
+from optimum_flab.utils.errors import ConfigurationError
 
 from .conftest import byte_level_tokenizer, saved, small_config, thorough_but, tiny_model
 from .families.zoo import member

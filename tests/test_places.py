@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from optimum_flab.errors import ConfigurationError
-from optimum_flab.places import user_path
+from optimum_flab.utils.errors import ConfigurationError
+from optimum_flab.utils.places import user_path
 
 
 def test_the_home_folder_stands_for_a_tilde():

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.errors import FlabError
 from optimum_flab.records.plan import PLAN_NAME, WEIGHTS_NAME, PruningPlan
+from optimum_flab.utils.errors import FlabError
 
 
 indices = st.lists(st.integers(0, 10**6), unique=True, max_size=20).map(sorted)

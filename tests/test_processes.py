@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 
 from optimum_flab import PruningPlan
 from optimum_flab.criteria import NEURONS as CRITERIA
-from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden
 from optimum_flab.measuring.fisher import fisher_weights
 from optimum_flab.pruning.width.narrowing import narrow
 from optimum_flab.records.work import Stage, WorkFolder
 from optimum_flab.running.processes import Processes, process_state
+from optimum_flab.utils.errors import FlabError
 
 from .conftest import LAYERS, TEXTS, WIDTH, byte_level_tokenizer, in_two_processes, random_tokens, reading, tiny_model
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tqdm import tqdm
 
-from optimum_flab.progress import LogStream, bars_as_lines, duration, progress
+from optimum_flab.utils.progress import LogStream, bars_as_lines, duration, progress
 
 
 def logged(seconds: float, *texts: str) -> str:

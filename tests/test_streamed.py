@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from optimum_flab import EvaluationSettings, FlabOptimizer, FlabPrunerConfig, PruningPlan
 from optimum_flab.checkpoints.hashes import dense_hash, weights_hash
 from optimum_flab.checkpoints.surgery import _padded
-from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for
 from optimum_flab.pruning import run
 from optimum_flab.pruning.components import sizes_of
 from optimum_flab.running.experts import chosen_experts
 from optimum_flab.tensors.lazy import StoredTensors
+from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 from .conftest import byte_level_tokenizer, plan_of, saved, small_config, thorough_but, tiny_model
 from .families.zoo import MIXTURES, member

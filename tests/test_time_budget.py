@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
-from optimum_flab.errors import ConfigurationError
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.time_budget import (
@@ -18,6 +17,7 @@ from optimum_flab.pruning.time_budget import (
     measured_pace,
     seconds_of,
 )
+from optimum_flab.utils.errors import ConfigurationError
 
 from .conftest import byte_level_tokenizer, small_config, tiny_model
 from .families.zoo import member

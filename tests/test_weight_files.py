@@ -22,7 +22,7 @@ from optimum_flab.checkpoints.loading import load_dense
 from optimum_flab.checkpoints.model_config import check_config
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.checkpoints.weight_files import stored_dtype
-from optimum_flab.errors import FlabError
+from optimum_flab.utils.errors import FlabError
 from optimum_flab.vocabulary.rewrite import remap_config_ids
 
 from .conftest import byte_level_tokenizer, plan_of, saved, thorough_but, tiny_model

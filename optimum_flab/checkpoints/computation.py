@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import ConfigurationError, first_line
 from ..running.casting import multiplies_bfloat16
+from ..utils.errors import ConfigurationError, first_line
 
 
 AUTO = "auto"

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from ..errors import FlabError
-from ..hashing import file_sha256
-from ..places import cache_root
 from ..records.atomic import write_atomically
+from ..utils.errors import FlabError
+from ..utils.hashing import file_sha256
+from ..utils.places import cache_root
 
 
 DEMO_NAME = "flab-demo"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import FlabError, first_line
+from ..utils.errors import FlabError, first_line
 
 
 # what is often found in place of a large file, by how it begins

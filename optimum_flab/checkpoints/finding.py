@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import FlabError, first_line
 from ..families import FAMILY_NAME
-from ..licenses import is_license_file
-from ..places import user_path
+from ..utils.errors import FlabError, first_line
+from ..utils.licenses import is_license_file
+from ..utils.places import user_path
 from .demo import DEMO_NAME, demo_model
 
 

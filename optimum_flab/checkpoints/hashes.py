@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import torch
 
-from ..compat import new_model
-from ..errors import FlabError
 from ..tensors.lazy import WrittenTensors
+from ..utils.compat import new_model
+from ..utils.errors import FlabError
 from .loading import LoadedModel
 
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..compat import commit_of
-from ..errors import ConfigurationError
 from ..families import Family, family_for
-from ..memory import give_back_memory
-from ..progress import progress_bar, say
 from ..running.casting import dtypes_of
 from ..running.placement import devices_of, first_accelerator, sharing_weights, with_layers_elsewhere, without_hooks
 from ..tensors.gguf_files import near_equal_copies
 from ..tensors.lazy import ModelTensors, own_tensors, under_all_names
 from ..tensors.workspace import Workspace
+from ..utils.compat import commit_of
+from ..utils.errors import ConfigurationError
+from ..utils.memory import give_back_memory
+from ..utils.progress import progress_bar, say
 from ..vocabulary.files import settle_tokenizer
 from .computation import choose_dtype, computation_device
 from .demo import DEMO_NAME, DEMO_TERMS

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import FlabError, first_line
 from ..families import family_for
 from ..families.resizing import settle_experts
+from ..utils.errors import FlabError, first_line
 from .faults import quantisation_fault, read_json
 from .finding import ModelFiles
 from .self_check import check_family

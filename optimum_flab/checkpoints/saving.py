@@ -11,11 +11,11 @@ import torch
 from huggingface_hub import split_state_dict_into_shards_factory
 from transformers import AutoConfig, AutoTokenizer
 
-from ..compat import storage_of
-from ..errors import FlabError
 from ..families import Family, Older
 from ..records.names import WEIGHTS
 from ..tensors.lazy import WrittenTensors, own_tensors, write_tensors, written_parts
+from ..utils.compat import storage_of
+from ..utils.errors import FlabError
 from ..vocabulary.files import OLDER_CLASS, differences, save_tokenizer
 
 

@@ -13,8 +13,6 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from ..compat import new_model
-from ..errors import FlabError
 from ..families import Block, Family, cut, has_module, misfit, plain_axes
 from ..families.resizing import resized_config
 from ..measuring.divergence import OutputHead
@@ -24,6 +22,8 @@ from ..running.layerwise import layer_inputs, output_of, run_layer
 from ..running.placement import devices_of, sharing_weights
 from ..sizes import shape_of
 from ..texts.packing import PackedTokens
+from ..utils.compat import new_model
+from ..utils.errors import FlabError
 
 
 if TYPE_CHECKING:

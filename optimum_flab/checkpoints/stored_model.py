@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import ConfigurationError, FlabError
 from ..families import family_for
 from ..records.names import WEIGHTS, WEIGHTS_INDEX
 from ..records.plan import PLAN_NAME, PruningPlan
 from ..records.report import REPORT_NAME, Report
 from ..tensors.lazy import StoredTensors
+from ..utils.errors import ConfigurationError, FlabError
 from ..vocabulary.closure import config_token_ids
 from .finding import ModelFiles, find_model
 from .hashes import weights_hash

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.initialization import no_init_weights
 
-from ..compat import new_model
-from ..errors import FlabError
 from ..families import Family, cut, plain_axes
 from ..families.resizing import resized_config
 from ..records.plan import PruningPlan
@@ -17,6 +15,8 @@ from ..running.placement import sharing_weights
 from ..sizes import shape_of
 from ..tensors.lazy import own_tensors, under_all_names
 from ..tensors.workspace import Workspace
+from ..utils.compat import new_model
+from ..utils.errors import FlabError
 from ..vocabulary.rewrite import remap_config_ids
 
 

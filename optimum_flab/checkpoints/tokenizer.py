@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import FlabError, first_line
 from ..records.names import OTHER_TOKENIZERS
+from ..utils.errors import FlabError, first_line
 from ..vocabulary.files import read_stated, rebuild_tokenizer, settle_stated, settle_tokenizer
 from .faults import read_json, stand_in
 from .finding import ModelFiles

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import FlabError
 from ..records.names import WEIGHTS
 from ..tensors.lazy import DTYPES
+from ..utils.errors import FlabError
 from .faults import damage, read_json, some_of, stand_in
 from .finding import ModelFiles
 

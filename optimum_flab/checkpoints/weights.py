@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..compat import forget_quantisation
-from ..errors import FlabError, first_line
 from ..tensors.gguf_files import GgufTensor, GgufTensors, dequantise_rows
 from ..tensors.lazy import ModelTensors, StoredTensors
+from ..utils.compat import forget_quantisation
+from ..utils.errors import FlabError, first_line
 from ..vocabulary.rewrite import remap_config_ids
 from .faults import tensors_text
 from .finding import ModelFiles

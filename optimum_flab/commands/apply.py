@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..compat import ArgumentGroup
-from ..places import user_path
+from ..utils.compat import ArgumentGroup
+from ..utils.places import user_path
 from . import arguments
 from .base import FlabVerb, command_line
 

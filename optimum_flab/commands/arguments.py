@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ..compat import ArgumentGroup
+from ..utils.compat import ArgumentGroup
 
 
 DTYPES = ("float32", "bfloat16", "float16")  # the dtypes of computation

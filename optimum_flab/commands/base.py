@@ -20,10 +20,10 @@ from typing import Any, ClassVar, NoReturn
 
 from optimum.commands.base import BaseOptimumCLICommand
 
-from ..compat import ArgumentGroup, actions_of
-from ..errors import FlabError, printable
-from ..progress import bars_as_lines, duration
 from ..settings.section import VerbSection
+from ..utils.compat import ArgumentGroup, actions_of
+from ..utils.errors import FlabError, printable
+from ..utils.progress import bars_as_lines, duration
 from .flags import add_settings, section_from
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ..compat import ArgumentGroup
 from ..settings.hub import CardSettings
+from ..utils.compat import ArgumentGroup
 from .base import FlabVerb, with_flags
 
 

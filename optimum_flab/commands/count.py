@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..compat import ArgumentGroup
+from ..utils.compat import ArgumentGroup
 from . import arguments
 from .base import FlabVerb
 

@@ -6,9 +6,9 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from ..compat import ArgumentGroup
-from ..errors import ConfigurationError, FlabError
 from ..settings.evaluation import EvaluationSettings, check_evaluation, check_tasks
+from ..utils.compat import ArgumentGroup
+from ..utils.errors import ConfigurationError, FlabError
 from . import arguments
 from .base import FlabVerb
 from .flags import section_from

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..compat import ArgumentGroup
 from ..settings.export import ExportSettings
+from ..utils.compat import ArgumentGroup
 from . import arguments
 from .base import FlabVerb
 

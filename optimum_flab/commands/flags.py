@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from ..compat import ArgumentGroup
 from ..criteria import CHOICES, Criterion
-from ..errors import ConfigurationError
 from ..settings.files import read_pruning, read_section
 from ..settings.pruning import PrunerSettings, merge_settings
 from ..settings.section import NO_FLAG, Flag, Section, VerbSection, sections_in
+from ..utils.compat import ArgumentGroup
+from ..utils.errors import ConfigurationError
 
 
 COLUMNS = 80  # of the text below the flags, which argparse does not wrap

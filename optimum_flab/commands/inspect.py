@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from ..compat import ArgumentGroup
 from ..settings.pruning import check_settings
+from ..utils.compat import ArgumentGroup
 from . import arguments
 from .base import FlabVerb
 from .flags import PRUNING, add_flag, settings_from

@@ -7,10 +7,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..compat import ArgumentGroup
-from ..errors import ConfigurationError
-from ..places import user_path
 from ..settings.pruning import check_settings
+from ..utils.compat import ArgumentGroup
+from ..utils.errors import ConfigurationError
+from ..utils.places import user_path
 from . import arguments
 from .apply import PruningVerb
 from .base import command_line

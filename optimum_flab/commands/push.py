@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..compat import ArgumentGroup
 from ..settings.hub import PushSettings
+from ..utils.compat import ArgumentGroup
 from .base import FlabVerb
 
 

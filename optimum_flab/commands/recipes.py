@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..compat import ArgumentGroup
 from ..settings.recipes import first_comment, read_recipe, recipe_files
+from ..utils.compat import ArgumentGroup
 from .base import FlabVerb
 
 

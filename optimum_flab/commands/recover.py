@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
-from ..compat import ArgumentGroup
 from ..settings.recovery import RecoveryConfig, check_recovery
+from ..utils.compat import ArgumentGroup
 from . import arguments
 from .base import FlabVerb, command_line
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..errors import FlabError
+from ..utils.errors import FlabError
 
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from lm_eval.api.group import Group
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
 
-from ..compat import filters_of, kind_of_task, read_task_file, task_entry
-from ..errors import ConfigurationError, FlabError
-from ..places import HUB_ID, user_path
 from ..records.results import HubDataset
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings
 from ..texts.rows import ROW_SUFFIXES, row_suffix
+from ..utils.compat import filters_of, kind_of_task, read_task_file, task_entry
+from ..utils.errors import ConfigurationError, FlabError
+from ..utils.places import HUB_ID, user_path
 from .comparison import counts_of_k
 from .tasks.code import Judge
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from ..errors import ConfigurationError, FlabError, printable
-from ..places import user_path
 from ..texts.rows import ROW_SUFFIXES, HubRows, file_rows, hub_rows, row_suffix
+from ..utils.errors import ConfigurationError, FlabError, printable
+from ..utils.places import user_path
 from .problems import Problem
 
 

@@ -11,13 +11,11 @@ import torch
 
 from ..checkpoints.computation import computation_device, computation_dtype
 from ..checkpoints.loading import LoadedModel
-from ..errors import FlabError
 from ..execution import best_isolation, check_packages, warn_of
 from ..execution.isolation import Isolation
 from ..execution.packages import parse_packages
 from ..families.positions import most_positions
 from ..measuring.held_out import cut_texts, measure_held_out
-from ..places import cache_root, user_path
 from ..records.folders import OutputFolder
 from ..records.held_out import HeldOut
 from ..records.plan import PLAN_NAME, PruningPlan
@@ -28,6 +26,8 @@ from ..running.layer_pass import LayerPass
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_evaluation
 from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
+from ..utils.errors import FlabError
+from ..utils.places import cache_root, user_path
 from ..vocabulary.infilling import InfillingFormat
 from .catalog import DIVERGENCE_PROTOCOL, LoadedTask, hub_dataset, load_tasks, quiet
 from .lm import FlabLM

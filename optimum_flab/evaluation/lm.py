@@ -22,8 +22,8 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..progress import progress
 from ..running.generation import BatchCache, batches_by_length, cut, end_ids, model_identity, new_tokens, text_behind
+from ..utils.progress import progress
 from ..vocabulary.infilling import InfillingFormat, ends_of_gap
 
 

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel, dense_from_memory
 from ..checkpoints.stored_model import StoredModel, check_model
-from ..errors import ConfigurationError, FlabError
 from ..records.results import EvaluatedModel
 from ..running.casting import copy_in
 from ..running.generation import config_hash
+from ..utils.errors import ConfigurationError, FlabError
 from ..vocabulary.infilling import EXAMPLE, InfillingFormat, infilling_format, missing_tokens
 from ..vocabulary.usage import tokenizer_hash
 from .catalog import LoadedTask

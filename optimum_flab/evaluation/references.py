@@ -8,9 +8,9 @@ from typing import Any
 
 from lm_eval.api.task import Task
 
-from ..errors import ConfigurationError, FlabError, printable
 from ..execution import Program, check_packages
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_tasks
+from ..utils.errors import ConfigurationError, FlabError, printable
 from .catalog import load_tasks
 from .tasks import output_prediction
 from .tasks.code import Judge, run_with_progress

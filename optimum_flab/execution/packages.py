@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-from ..errors import ConfigurationError
+from ..utils.errors import ConfigurationError
 
 
 def parse_packages(packages: str | Sequence[str]) -> tuple[str, ...]:

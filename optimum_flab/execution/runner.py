@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
-from ..errors import ConfigurationError, FlabError
+from ..utils.errors import ConfigurationError, FlabError
 from .isolation import Isolation, Limits, candidates
 from .packages import parse_packages
 from .values import Program, Verdict

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import psutil
 
-from ..errors import FlabError, printable
+from ..utils.errors import FlabError, printable
 from .isolation import Isolation, Limits
 from .sandbox import Sandbox
 from .values import Program, Status, Verdict

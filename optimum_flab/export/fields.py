@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from ..errors import FlabError
 from ..families import Family
 from ..families.schema import Gguf
+from ..utils.errors import FlabError
 
 
 LARGEST = 2**32 - 1  # whole numbers are written in 32 bits

@@ -17,15 +17,15 @@ import torch
 
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel
-from ..errors import ConfigurationError, FlabError
-from ..hashing import file_sha256
-from ..places import user_path
-from ..progress import progress
 from ..records.folders import check_space
 from ..running.generation import end_ids
 from ..settings.export import OWN_TYPES, ExportSettings
 from ..tensors.gguf_files import PART, WEIGHTS_FIELD
 from ..tensors.lazy import own_tensors
+from ..utils.errors import ConfigurationError, FlabError
+from ..utils.hashing import file_sha256
+from ..utils.places import user_path
+from ..utils.progress import progress
 from .fields import gguf_facts, ignored_window, model_fields, rope_tensors
 from .quantiser import check_quantiser, quantise
 from .tokens import tokenizer_fields

@@ -8,9 +8,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..errors import FlabError
-from ..progress import say
 from ..settings.export import OWN_TYPES
+from ..utils.errors import FlabError
+from ..utils.progress import say
 
 
 def check_quantiser(kind: str) -> None:

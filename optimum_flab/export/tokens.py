@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import ConfigurationError, FlabError
+from ..utils.errors import ConfigurationError, FlabError
 from ..vocabulary.closure import SPACE
 from ..vocabulary.infilling import infilling_format
 from ..vocabulary.kinds.bpe import BytePairEncoding

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..errors import FlabError
 from ..families import Family
+from ..utils.errors import FlabError
 from .fields import gguf_facts
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
-from ..errors import ConfigurationError, FlabError
+from ..utils.errors import ConfigurationError, FlabError
 from .schema import DIMENSIONS, Family, has_module, misfit
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import ConfigurationError
+from ..utils.errors import ConfigurationError
 from .schema import Family
 
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..compat import set_experts
+from ..utils.compat import set_experts
 from .schema import Family
 
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..errors import ConfigurationError, FlabError
 from ..records.atomic import write_files
 from ..records.base_card import METADATA, card_metadata
 from ..records.names import CARD_NAME, CURVE_NAME, PAGE_NAME, is_result
 from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME
 from ..settings.hub import CardSettings, TermsSettings
+from ..utils.errors import ConfigurationError, FlabError
 from . import provenance, tables
 from .facts import Facts, read_facts
 from .page import render_page

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .. import __version__
-from ..errors import FlabError, first_line
 from ..records.names import CARD_NAME
+from ..utils.errors import FlabError, first_line
+from ..utils.version import __version__
 
 
 if TYPE_CHECKING:

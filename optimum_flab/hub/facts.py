@@ -9,7 +9,6 @@ from typing import Any
 
 from ..checkpoints.saving import needed_transformers
 from ..checkpoints.weight_files import shards
-from ..licenses import is_license_file
 from ..records.json_files import read_json
 from ..records.names import CURVE_NAME
 from ..records.own_results import find_results, read_results
@@ -18,6 +17,7 @@ from ..records.report import Report, read_report
 from ..records.results import EfficiencyRecord, EvaluationRecord
 from ..settings.files import CONFIG_NAME
 from ..tensors.gguf_files import own_gguf_files
+from ..utils.licenses import is_license_file
 
 
 @dataclass(frozen=True)

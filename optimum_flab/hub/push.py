@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.stored_model import check_belongs_together, check_complete
 from ..checkpoints.weight_files import shards
-from ..errors import ConfigurationError, FlabError, printable
 from ..records.folders import first_of
 from ..records.names import CARD_NAME, PAGE_NAME, is_outdated, is_part, is_result, is_secret
 from ..records.paths import last_name
 from ..records.portable import portable
 from ..records.report import Report, read_report
 from ..settings.hub import PushSettings
+from ..utils.errors import ConfigurationError, FlabError, printable
 from .card import Rendered, additions_of, is_generated, metadata_of, read_card, render_card, text_of_user
 from .client import AGAIN, hub_card, hub_client, redact, translate_errors
 

@@ -8,12 +8,12 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-from ..hashing import file_sha256
 from ..records.held_out import HeldOut
 from ..records.report import Report
 from ..records.results import BASELINE, EfficiencyRecord, EvaluationRecord, ScoreRow, Spread
 from ..records.scores import Score, metric_text, retention_of, retention_text, score_text, together_text
 from ..settings.pruning import COMPONENTS
+from ..utils.hashing import file_sha256
 from .facts import Facts
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from ..errors import ConfigurationError
-from ..places import HUB_ID
 from ..records.base_card import LICENSE_FIELDS, read_base_card
 from ..records.report import Base, BaseCard
 from ..settings.hub import TermsSettings
+from ..utils.errors import ConfigurationError
+from ..utils.places import HUB_ID
 from .client import hub_card
 
 

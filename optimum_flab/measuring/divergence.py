@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import FlabError
 from ..families import Family
 from ..running.layer_pass import LayerObserver, LayerPass
 from ..running.layerwise import LayerStep
 from ..texts.packing import PackedTokens
+from ..utils.errors import FlabError
 
 
 if TYPE_CHECKING:

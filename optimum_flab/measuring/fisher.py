@@ -17,12 +17,12 @@ from functools import partial
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..progress import progress
 from ..records.pieces import Pieces
 from ..running.casting import for_estimates
 from ..running.layer_pass import LayerObserver, LayerPass
 from ..running.layerwise import output_of
 from ..texts.packing import PackedTokens
+from ..utils.progress import progress
 from .divergence import OutputHead, check_finite_layer
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..progress import progress
 from ..records.held_out import HeldOut, KindCost, LayerDrift, TokenCost
 from ..records.pieces import Pieces
 from ..running.casting import cast_by_layer
 from ..running.layer_pass import LayerPass, layer_piece
 from ..settings.pruning import KINDS, NAMED_HELD_OUT
 from ..texts.packing import PackedTokens, pack
+from ..utils.progress import progress
 from ..vocabulary.usage import special_ids, token_lists
 from .divergence import (
     LOGITS_PER_CHUNK,

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import ConfigurationError, FlabError
-from ..hashing import file_sha256
-from ..places import user_path
 from ..records.counts import TokenCounts
 from ..records.texts import CountedText
+from ..utils.errors import ConfigurationError, FlabError
+from ..utils.hashing import file_sha256
+from ..utils.places import user_path
 from ..vocabulary.closure import TokenizerSpec
 from ..vocabulary.usage import no_usage, pieces_hash
 

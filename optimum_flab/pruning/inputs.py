@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..checkpoints.loading import LoadedModel
-from ..hashing import digest_of
 from ..records.pieces import Pieces
 from ..running.casting import estimates_dtype
 from ..running.generation import model_identity
@@ -17,6 +16,7 @@ from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
 from ..tensors.workspace import Workspace
 from ..texts.sets import TextSets
+from ..utils.hashing import digest_of
 from .components.base import Calibrated
 from .counts import CountsFile
 from .vocabulary import TokenChoice

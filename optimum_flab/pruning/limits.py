@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from ..errors import ConfigurationError
 from ..settings.configuration import FlabPrunerConfig
 from ..settings.pruning import COMPONENTS as SECTIONS
 from ..sizes import ModelSizes, ParameterCounts, Shape
+from ..utils.errors import ConfigurationError
 from .components import COMPONENTS, components_of
 from .components.sharing import device_multiple
 from .components.vocabulary import natural_rows, round_up, row_multiple

@@ -11,13 +11,13 @@ import torch
 
 from ..criteria import BLOCKS
 from ..criteria.elimination import STEPS
-from ..errors import ConfigurationError, FlabError
 from ..families import Family
-from ..memory import available_memory
 from ..running.processes import on_this_machine
 from ..settings.configuration import FlabPrunerConfig
 from ..tensors.lazy import own_tensors
 from ..tensors.workspace import Workspace
+from ..utils.errors import ConfigurationError, FlabError
+from ..utils.memory import available_memory
 from .components import sizes_of, sizes_of_config
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FlabError
 from ..families import Family
 from ..records.plan import PruningPlan, is_by_expert
 from ..settings.pruning import COMPONENTS as SECTIONS
+from ..utils.errors import FlabError
 from .components import components_of, sizes_of
 
 

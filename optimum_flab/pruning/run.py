@@ -17,14 +17,9 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ..checkpoints.hashes import dense_hash, weights_hash
 from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import note_of_ids, operate
-from ..errors import ConfigurationError, FlabError
 from ..families import Family
 from ..families.positions import check_positions
-from ..hashing import texts_hash
 from ..measuring.held_out import cut_texts, measure_held_out
-from ..memory import give_back_memory
-from ..places import cache_root, user_path
-from ..progress import say
 from ..records.held_out import HeldOut
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
@@ -35,8 +30,13 @@ from ..running.layer_pass import LayerPass
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
 from ..settings.pruning import COMPONENTS
-from ..stopwatch import Stopwatch
 from ..texts.formats import formats_of
+from ..utils.errors import ConfigurationError, FlabError
+from ..utils.hashing import texts_hash
+from ..utils.memory import give_back_memory
+from ..utils.places import cache_root, user_path
+from ..utils.progress import say
+from ..utils.stopwatch import Stopwatch
 from .components import sizes_of, sizes_of_config
 from .counts import CountsFile, read_counts
 from .inputs import PruningInputs, Resources

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 from pydantic import TypeAdapter
 
-from ..hashing import digest_of
-from ..progress import progress
 from ..records.pieces import Pieces
 from ..records.work import WorkFolder, json_stage
 from ..sizes import Shape
+from ..utils.hashing import digest_of
+from ..utils.progress import progress
 from .components import components_of
 from .components.base import Calibrated, Choice, indices_of
 from .components.layers import LayerChoice

@@ -10,13 +10,13 @@ from dataclasses import astuple, dataclass
 import torch
 
 from ..checkpoints.loading import LoadedModel
-from ..errors import ConfigurationError
 from ..records.pieces import Pieces
 from ..records.work import WorkFolder, json_stage
 from ..running.casting import estimates_dtype
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import ModelSizes
+from ..utils.errors import ConfigurationError
 from .components import sizes_of
 
 

@@ -15,8 +15,6 @@ from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from ..checkpoints.loading import LoadedModel
-from ..errors import ConfigurationError
-from ..progress import progress, progress_bar
 from ..records.counts import TokenCounts
 from ..records.pieces import Pieces
 from ..records.work import Stage, WorkFolder
@@ -25,6 +23,8 @@ from ..texts.packing import PackedTokens, pack
 from ..texts.presets import CountedWords, preset_words
 from ..texts.sets import TextSets
 from ..texts.sources import Document
+from ..utils.errors import ConfigurationError
+from ..utils.progress import progress, progress_bar
 from ..vocabulary.closure import (
     TokenizerSpec,
     Vocabulary,

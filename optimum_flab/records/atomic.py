@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from ..errors import FlabError
+from ..utils.errors import FlabError
 
 
 # the temporary file of a writer that was killed

@@ -13,9 +13,9 @@ from typing import Final, Literal
 import numpy as np
 from pydantic import Field
 
-from .. import __version__
-from ..errors import ConfigurationError, FlabError
-from ..places import user_path
+from ..utils.errors import ConfigurationError, FlabError
+from ..utils.places import user_path
+from ..utils.version import __version__
 from ..vocabulary.usage import TokenUsage
 from .atomic import write_files
 from .json_files import check_format, parse_record

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 
 from filelock import FileLock
 
-from ..errors import ConfigurationError, FlabError
-from ..places import user_path
+from ..utils.errors import ConfigurationError, FlabError
+from ..utils.places import user_path
 from .atomic import LEFT_OVER, is_full
 from .locks import take_lock
 

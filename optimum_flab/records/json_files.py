@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from .. import __version__
-from ..errors import FlabError
+from ..utils.errors import FlabError
+from ..utils.version import __version__
 
 
 MOST_FAULTS = 3  # named in a message

@@ -7,8 +7,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ..families.files import FAMILY_NAME
-from ..licenses import is_license_file
 from ..settings.files import CONFIG_NAME
+from ..utils.licenses import is_license_file
 from .plan import PLAN_NAME, WEIGHTS_NAME
 from .report import REPORT_NAME
 from .results import EFFICIENCY_NAME, EVALUATION_NAME, EVALUATION_TABLE

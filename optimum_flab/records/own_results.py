@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..errors import ConfigurationError
+from ..utils.errors import ConfigurationError
 from .names import is_result
 from .report import Report
 from .results import EFFICIENCY_NAME, EVALUATION_NAME, EfficiencyRecord, EvaluationRecord, read_result

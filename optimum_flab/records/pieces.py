@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..errors import FlabError
-from ..progress import say
+from ..utils.errors import FlabError
+from ..utils.progress import say
 from .atomic import LEFT_OVER, write_atomically
 
 

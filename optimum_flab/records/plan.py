@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from ..errors import FlabError
+from ..utils.errors import FlabError
 from .json_files import check_format, parse_record, read_json
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from ..errors import FlabError
+from ..utils.errors import FlabError
 from .held_out import HeldOut
 from .json_files import check_format, parse_record, read_json
 from .record import Number, Record

@@ -19,9 +19,9 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
 
-from ..errors import FlabError
-from ..hashing import digest_of, file_sha256
-from ..progress import say
+from ..utils.errors import FlabError
+from ..utils.hashing import digest_of, file_sha256
+from ..utils.progress import say
 from .atomic import write_atomically
 from .locks import LOCK, take_lock
 from .pieces import Pieces

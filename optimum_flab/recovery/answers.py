@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..hashing import digest_of
 from ..running.casting import placed
 from ..running.generation import batches_by_length, cut, end_ids, model_identity, new_tokens, text_behind
+from ..utils.hashing import digest_of
 from ..vocabulary.usage import special_ids
 from .encoding import prompt_text, turn_end, uses_chat
 from .instructions import Example

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from ..checkpoints.hashes import dense_hash
-from ..errors import ConfigurationError, FlabError
 from ..execution import check_packages
 from ..families import Family
 from ..pruning.plan_check import check_plan
 from ..settings.recovery import RecoverySettings, check_recovery
 from ..texts.sources import read_sources
+from ..utils.errors import ConfigurationError, FlabError
 from .instructions import Example, read_instructions
 from .overlap import source_texts
 from .work import Work

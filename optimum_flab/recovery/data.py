@@ -9,7 +9,6 @@ from functools import partial, reduce
 from itertools import accumulate
 from typing import Any, NoReturn
 
-from ..errors import FlabError
 from ..execution import Program, run_programs
 from ..execution.packages import parse_packages
 from ..records.plan import PruningPlan
@@ -18,6 +17,7 @@ from ..settings.recovery import RecoverySettings
 from ..texts.formats import formats_of
 from ..texts.overlap import Forbidden, benchmark_texts
 from ..texts.sources import read_sources
+from ..utils.errors import FlabError
 from .answers import dense_answers, dense_continuations
 from .encoding import Encoded, Sequences, encode, encode_text, pack_examples, split_rows, uses_chat
 from .instructions import Example

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import FlabError
 from ..measuring.divergence import predicting
 from ..texts.formats import chat_text
 from ..texts.packing import PackedTokens, pack
+from ..utils.errors import FlabError
 from ..vocabulary.usage import special_ids
 from .instructions import Example
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..progress import duration
 from ..records.report import RecoveryEstimate
 from ..settings.recovery import RecoverySettings
 from ..texts.packing import PackedTokens
+from ..utils.progress import duration
 from .sizes import TrainingSizes
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigurationError, FlabError
 from ..texts.rows import ROW_SUFFIXES, row_suffix
 from ..texts.sources import Source, parse_source, source_rows
+from ..utils.errors import ConfigurationError, FlabError
 
 
 FIELDS = ("prompt", "answer", "test", "entry_point")

@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from ..errors import ConfigurationError
 from ..settings.recovery import RecoverySettings
+from ..utils.errors import ConfigurationError
 
 
 if TYPE_CHECKING:

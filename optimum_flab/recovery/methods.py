@@ -11,10 +11,10 @@ from torch import nn
 from transformers import TrainerCallback
 
 from ..checkpoints.weight_files import shards
-from ..errors import ConfigurationError
 from ..running.casting import copy_in
 from ..settings.recovery import RecoverySettings
 from ..tensors.lazy import StoredTensors
+from ..utils.errors import ConfigurationError
 from .lora import with_lora
 
 

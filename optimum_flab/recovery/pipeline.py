@@ -10,14 +10,14 @@ import torch
 
 from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
-from ..errors import ConfigurationError
 from ..families.positions import check_positions
-from ..memory import give_back_memory
-from ..places import cache_root, user_path
 from ..pruning.result import PrunedModel
 from ..running.generation import BatchCache
 from ..running.processes import Processes, process_state
 from ..settings.recovery import RecoverySettings, check_recovery
+from ..utils.errors import ConfigurationError
+from ..utils.memory import give_back_memory
+from ..utils.places import cache_root, user_path
 from .checks import check_consent, check_method, check_teacher
 from .instructions import read_instructions
 from .preparation import Ready, prepare_training

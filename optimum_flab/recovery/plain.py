@@ -12,7 +12,6 @@ from itertools import islice, zip_longest
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import FlabError
 from ..settings.pruning import KINDS
 from ..settings.recovery import LIBRARY_SOURCE, RecoverySettings
 from ..texts.formats import NO_FORMATS, Formats
@@ -21,6 +20,7 @@ from ..texts.overlap import Forbidden
 from ..texts.passages import PASSAGE_CHARACTERS_PER_TOKEN, split_passages
 from ..texts.problems import problems_to_train_on
 from ..texts.sources import Document, read_source
+from ..utils.errors import FlabError
 from .encoding import Encoded, encode_text
 from .overlap import overlapping_text
 from .strategy import Counts

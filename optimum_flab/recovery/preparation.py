@@ -13,16 +13,16 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from ..checkpoints.hashes import weights_hash
-from ..errors import FlabError
-from ..hashing import digest_of
 from ..measuring.held_out import DenseSide, cut_texts
-from ..memory import give_back_memory
 from ..records.folders import check_space
 from ..records.held_out import HeldOut
 from ..records.report import ClosedForm, RecoveryEstimate
 from ..running.casting import copy_in, placed
 from ..running.layer_pass import LayerPass
 from ..sizes import shape_of
+from ..utils.errors import FlabError
+from ..utils.hashing import digest_of
+from ..utils.memory import give_back_memory
 from .closed_form_step import closed_form_step
 from .data import Data, Selected, expected_rows, held_out_texts, prepare, select, within_tokens
 from .encoding import Sequences

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from ..compat import forget_origin
 from ..records.held_out import HeldOut
 from ..records.names import ADAPTER_FOLDER, CURVE_NAME
 from ..records.report import CurvePoint, PlainText, Recovery, RecoveryData, RecoveryTraining
 from ..running.casting import copy_in
 from ..settings.recovery import RecoverySettings
 from ..texts.sources import hub_datasets
+from ..utils.compat import forget_origin
 from .curve import draw_curve
 from .preparation import Ready
 from .trained import Training, with_adapter

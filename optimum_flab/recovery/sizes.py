@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..errors import ConfigurationError
 from ..settings.recovery import RecoverySettings
+from ..utils.errors import ConfigurationError
 
 
 MOST_TOKENS_AT_ONCE = 512  # per forward pass, unless the user says otherwise: bounds the memory of activations

@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..errors import FlabError
 from ..evaluation.tasks.answers import code_blocks, fenced_code
 from ..evaluation.tasks.code import answer_program
 from ..execution import Program, Verdict
 from ..texts.overlap import Forbidden, words
+from ..utils.errors import FlabError
 from .instructions import Example
 from .overlap import overlapping_text
 

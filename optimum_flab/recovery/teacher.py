@@ -14,11 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..errors import FlabError
 from ..families import Family
 from ..measuring.divergence import OutputHead
 from ..records.atomic import write_atomically
 from ..texts.packing import PackedTokens
+from ..utils.errors import FlabError
 
 
 if TYPE_CHECKING:

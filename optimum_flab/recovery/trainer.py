@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 
-from ..compat import in_order
 from ..measuring.divergence import predicting
-from ..progress import progress_bar
+from ..utils.compat import in_order
+from ..utils.progress import progress_bar
 from .encoding import IGNORED, Sequences
 from .loss import divergence, top_divergence
 from .teacher import CachedTeacher, DenseTeacher

@@ -16,11 +16,11 @@ from torch.utils.data import default_collate
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..compat import use_one_device
-from ..errors import FlabError
 from ..records.atomic import is_full
 from ..running.casting import multiplies_bfloat16
 from ..settings.recovery import RecoverySettings
+from ..utils.compat import use_one_device
+from ..utils.errors import FlabError
 from .encoding import schedule
 from .methods import NamesInCheckpoints, load_checkpoint, trainable, trained_weights
 from .preparation import Ready

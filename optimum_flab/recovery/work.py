@@ -12,11 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints.loading import LoadedModel
 from ..families import Family
-from ..progress import progress, say
 from ..records.plan import PruningPlan
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings
-from ..stopwatch import Stopwatch
+from ..utils.progress import progress, say
+from ..utils.stopwatch import Stopwatch
 
 
 MEASURED_AT_ONCE = 8  # rows per forward pass when nothing is trained

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from ..compat import new_model
 from ..families import Family
 from ..families.resizing import settle_experts
+from ..utils.compat import new_model
 from .layerwise import LayerStep, output_of
 from .placement import with_layers_elsewhere
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.func import functional_call
 
-from ..compat import attention_of, experts_of, new_model, set_experts
 from ..families import Family, cut
 from ..families.resizing import resized_config
+from ..utils.compat import attention_of, experts_of, new_model, set_experts
 from .layerwise import output_of
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from ..compat import experts_by
 from ..families import Family, matrices_of
+from ..utils.compat import experts_by
 
 
 @dataclass(frozen=True)

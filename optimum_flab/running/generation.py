@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
-from ..compat import attention_of, experts_of
-from ..errors import FlabError
-from ..hashing import digest_of
 from ..records.atomic import write_atomically
+from ..utils.compat import attention_of, experts_of
+from ..utils.errors import FlabError
+from ..utils.hashing import digest_of
 from ..vocabulary.usage import tokenizer_hash
 
 

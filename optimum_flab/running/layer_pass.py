@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from ..families import Family
-from ..memory import trim_heap
-from ..progress import progress
 from ..records.pieces import Piece, Pieces
 from ..tensors.workspace import Workspace
 from ..texts.packing import PackedTokens
+from ..utils.memory import trim_heap
+from ..utils.progress import progress
 from .layerwise import LayerInputs, LayerStep, layer_inputs, run_layer
 from .placement import visits
 from .processes import Processes

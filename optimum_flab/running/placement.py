@@ -13,8 +13,8 @@ from accelerate.utils import align_module_device, has_offloaded_params
 from torch import nn
 from transformers.initialization import no_init_weights
 
-from ..compat import attention_of, new_model
 from ..families import Family
+from ..utils.compat import attention_of, new_model
 
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, get_int_from_env
 
-from ..errors import FlabError
+from ..utils.errors import FlabError
 
 
 LONGEST_WAIT = timedelta(days=7)  # by the other processes, while the first prepares the data

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from optimum import configuration_utils
 from pydantic.fields import FieldInfo
 
-from .. import __version__
-from ..errors import ConfigurationError
+from ..utils.errors import ConfigurationError
+from ..utils.version import __version__
 from .files import CONFIG_NAME, read_pruning, read_settings_file
 from .pruning import PrunerSettings, check_settings, merge_settings
 from .section import Section

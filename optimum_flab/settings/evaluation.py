@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from ..errors import ConfigurationError
+from ..utils.errors import ConfigurationError
 from .section import Dtype, Flag, Packages, Sources, VerbSection, as_text
 
 

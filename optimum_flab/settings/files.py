@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ConfigurationError
+from ..utils.errors import ConfigurationError
 from .efficiency import BenchSettings
 from .evaluation import EvaluationSettings
 from .export import ExportSettings

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from ..places import HUB_ID
+from ..utils.places import HUB_ID
 from .section import Flag, Sources, VerbSection
 
 

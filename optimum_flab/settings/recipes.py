@@ -6,8 +6,8 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from ..errors import ConfigurationError
-from ..places import user_path
+from ..utils.errors import ConfigurationError
+from ..utils.places import user_path
 
 
 FOLDER = Path(__file__).parent.parent / "recipes"

@@ -6,15 +6,11 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from ..errors import ConfigurationError
-
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from ..utils.errors import ConfigurationError
 
 
 LONGEST_SHOWN = 200  # characters of a wrong value in a message
@@ -92,20 +88,6 @@ class VerbSection(Section):
     def __setattr__(self, name: str, value: Any) -> None:
         type(self)(**{**dict(self), name: value})  # refused before it is set
         super().__setattr__(name, value)
-
-    @classmethod
-    def from_yaml(cls, path: str | os.PathLike[str]) -> Self:
-        """Read the section of this name from a YAML (or JSON) file, which may hold those of other verbs too.
-
-        Args:
-            path (`str` or `os.PathLike`): the file, or the name of a recipe.
-
-        Raises:
-            [`ConfigurationError`]: the file cannot be read, holds an unknown name, or this section is faulty.
-        """
-        from .files import read_section
-
-        return cls(**read_section(path, cls))
 
 
 def faults_in(where: str, faults: Collection[str]) -> ConfigurationError:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..errors import FlabError
+from ..utils.errors import FlabError
 from .lazy import LazyTensors, file_state
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..compat import ignored_tensors, optional_tensors, set_conversions
-from ..errors import FlabError
+from ..utils.compat import ignored_tensors, optional_tensors, set_conversions
+from ..utils.errors import FlabError
 
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import IO
 
 import torch
 
-from ..errors import FlabError
+from ..utils.errors import FlabError
 
 
 OPEN_FILES = Path("/proc/self/fd")  # the files that a process has open, by number

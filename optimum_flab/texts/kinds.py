@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..errors import FlabError
 from ..settings.pruning import DataSettings
+from ..utils.errors import FlabError
 from .formats import Formats
 from .passages import (
     PASSAGE_CHARACTERS_PER_TOKEN,

@@ -12,8 +12,8 @@ from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import FlabError, first_line
-from ..memory import available_memory
+from ..utils.errors import FlabError, first_line
+from ..utils.memory import available_memory
 
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import FlabError
-from ..hashing import texts_hash
 from ..settings.pruning import NAMED_HELD_OUT, DataSettings
+from ..utils.errors import FlabError
+from ..utils.hashing import texts_hash
 from .formats import NO_FORMATS, Formats
 from .kinds import OWN, all_pools, most_set_aside
 from .passages import PASSAGE_CHARACTERS_PER_TOKEN, Pool, plain_candidate

@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import FlabError
-from ..memory import available_memory
-from ..places import HUB_ID
+from ..utils.errors import FlabError
+from ..utils.memory import available_memory
+from ..utils.places import HUB_ID
 from .installed import package_files, read_code, sample_files
 from .problems import packaged_problems, problems_to_train_on
 from .rows import COPIES, ROW_SUFFIXES, HubRows, file_rows, hub_rows, read_text, row_suffix, row_texts

@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FlabError, first_line
-from ..hashing import digest_of, texts_hash
+from ..utils.errors import FlabError, first_line
+from ..utils.hashing import digest_of, texts_hash
 from .rows import hub_revision, streamed_hub_rows
 from .sources import Document, Source, documents_in, folder_files, no_text, row_documents
 

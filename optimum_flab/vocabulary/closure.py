@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ConfigurationError, FlabError
+from ..utils.errors import ConfigurationError, FlabError
 from .infilling import gap_tokens
 from .kinds import Kind, kind_of
 from .kinds.kind import reserved

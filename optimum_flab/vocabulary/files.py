@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FlabError
+from ..utils.errors import FlabError
 from .usage import whole_texts
 
 

@@ -9,7 +9,7 @@ from string import Formatter
 
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import ConfigurationError
+from ..utils.errors import ConfigurationError
 
 
 # As in their authors' model cards. `{prefix}` and `{suffix}` stand for the text around the gap; everything else is

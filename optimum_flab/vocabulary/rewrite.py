@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import FlabError
+from ..utils.errors import FlabError
 from .files import json_differences, load_saved, save_tokenizer, write_json
 from .kinds import kind_of
 from .steps import processor_ids, renumber_processor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FlabError
+from ..utils.errors import FlabError
 
 
 if TYPE_CHECKING:

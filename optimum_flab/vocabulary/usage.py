@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import FlabError
-from ..hashing import digest_of
+from ..utils.errors import FlabError
+from ..utils.hashing import digest_of
 
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import pytest
 from optimum_flab.commands.base import FlabVerb, command_line, faults_with_flags, terminal, with_flags
 from optimum_flab.commands.prune import PruneCommand
 from optimum_flab.commands.recover import RecoverCommand
-from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 from ..conftest import flab
 

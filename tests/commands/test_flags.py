@@ -11,13 +11,13 @@ from pydantic import Field
 from optimum_flab import FlabPrunerConfig
 from optimum_flab.commands import FlabCommand
 from optimum_flab.commands.flags import add_flag, flags_of, pruning_from, section_from, value_type
-from optimum_flab.compat import actions_of
 from optimum_flab.criteria import CHOICES
-from optimum_flab.errors import ConfigurationError
 from optimum_flab.settings.files import ALL_SECTIONS, OTHERS
 from optimum_flab.settings.pruning import KINDS, PrunerSettings, check_settings
 from optimum_flab.settings.recovery import RecoveryConfig
 from optimum_flab.settings.section import NO_FLAG, Flag, Section, Sources
+from optimum_flab.utils.compat import actions_of
+from optimum_flab.utils.errors import ConfigurationError
 
 from ..conftest import flab
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from optimum_flab import ConfigurationError, EvaluationSettings, ExportSettings, FlabPrunerConfig
-from optimum_flab.settings.files import ALL_SECTIONS, OTHERS, read_settings_file
+from optimum_flab.settings.files import ALL_SECTIONS, OTHERS, read_section, read_settings_file
 from optimum_flab.settings.pruning import check_settings
 from optimum_flab.settings.recipes import FOLDER, first_comment, read_recipe, recipe_files, settings_path
 
@@ -32,7 +32,7 @@ def test_every_file_of_the_folder_is_a_recipe_with_a_name_for_the_command_line()
 def test_a_recipe_and_what_it_leaves_to_its_reader_are_settings(name):
     FlabPrunerConfig.from_yaml(name).validate()
     for kind in OTHERS.values():
-        kind.from_yaml(name)
+        kind(**read_section(name, kind))
     for values in (read_settings_file(name), yaml.safe_load(uncommented(read_recipe(name)))):
         for section, fields in values.items():
             if section in ALL_SECTIONS:
@@ -69,8 +69,8 @@ def test_a_recipe_needs_no_files_of_its_reader(name):
 
 def test_a_recipe_is_read_wherever_a_settings_file_is():
     assert FlabPrunerConfig.from_yaml("laptop").recovery.trains
-    assert EvaluationSettings.from_yaml("code-completion").tasks == ["humaneval_infilling"]
-    assert ExportSettings.from_yaml("code-completion").type == "q8_0"
+    assert read_section("code-completion", EvaluationSettings)["tasks"] == ["humaneval_infilling"]
+    assert read_section("code-completion", ExportSettings)["type"] == "q8_0"
 
 
 def test_a_file_wins_over_the_recipe_of_its_name_and_a_folder_does_not(tmp_path, monkeypatch):

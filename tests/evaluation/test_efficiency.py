@@ -19,7 +19,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from optimum_flab.checkpoints.finding import ModelFiles
 from optimum_flab.checkpoints.stored_model import StoredModel
 from optimum_flab.commands.bench import BenchCommand
-from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation.efficiency import (
     EfficiencyReport,
     check_output,
@@ -51,6 +50,7 @@ from optimum_flab.records.results import (
     read_result,
 )
 from optimum_flab.settings.efficiency import BenchSettings
+from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 
 HIDDEN, HEADS, HEAD_DIM, KV_HEADS = 32, 2, 16, 1

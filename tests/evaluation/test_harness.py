@@ -25,13 +25,13 @@ from transformers import GenerationConfig
 from optimum_flab import EvaluationSettings, FlabOptimizer, FlabPrunerConfig, evaluate
 from optimum_flab.checkpoints import stored_model
 from optimum_flab.checkpoints.hashes import weights_hash
-from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation import results as written
 from optimum_flab.evaluation.comparison import TOGETHER
 from optimum_flab.evaluation.lm import FlabLM
 from optimum_flab.evaluation.tasks.text import read_texts
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.running.generation import BatchCache, HasStopString, batches_by_length, cut, end_ids, text_behind
+from optimum_flab.utils.errors import ConfigurationError, FlabError
 from optimum_flab.vocabulary.usage import tokenizer_hash
 
 

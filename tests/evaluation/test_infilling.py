@@ -16,13 +16,13 @@ from lm_eval.api.instance import Instance
 from tokenizers import AddedToken
 
 from optimum_flab import EvaluationSettings, evaluate
-from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation.catalog import hub_dataset, load_tasks
 from optimum_flab.evaluation.comparison import TOGETHER
 from optimum_flab.evaluation.lm import FlabLM
 from optimum_flab.evaluation.references import check_references
 from optimum_flab.evaluation.tasks import infilling
 from optimum_flab.running.generation import BatchCache
+from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 
 TASK = "humaneval_infilling"

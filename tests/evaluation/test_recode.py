@@ -8,12 +8,12 @@ import re
 
 import pytest
 
-from optimum_flab.errors import FlabError
 from optimum_flab.evaluation.catalog import load_tasks
 from optimum_flab.evaluation.source import holds_code
 from optimum_flab.evaluation.tasks import code
 from optimum_flab.evaluation.tasks.recode import SPLIT
 from optimum_flab.settings.evaluation import EvaluationSettings
+from optimum_flab.utils.errors import FlabError
 
 
 SUM_OF_SMALL = {

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation.references import check_references
 from optimum_flab.settings.evaluation import EvaluationSettings
+from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 
 ADD = {

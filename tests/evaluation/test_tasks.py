@@ -17,7 +17,6 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation import catalog
 from optimum_flab.evaluation.catalog import TASKS_FOLDER, executing_call, hub_dataset, load_tasks, shipped_tasks
 from optimum_flab.evaluation.data import check_rows, read_file
@@ -32,6 +31,7 @@ from optimum_flab.evaluation.tasks.perturbations import (
 from optimum_flab.evaluation.tasks.text import kinds_of, read_texts
 from optimum_flab.records.results import HubDataset
 from optimum_flab.settings.evaluation import EvaluationSettings
+from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 
 PROMPT = 'import math\n\n\ndef twice(x):\n    """ Return x times two.\n    >>> twice(2)\n    4\n    """\n'

@@ -15,7 +15,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from optimum_flab.errors import ConfigurationError, FlabError, printable
 from optimum_flab.execution import (
     Isolation,
     Limits,
@@ -29,6 +28,7 @@ from optimum_flab.execution import (
 )
 from optimum_flab.execution.seccomp import system_call_filter
 from optimum_flab.execution.worker import Worker, _excess
+from optimum_flab.utils.errors import ConfigurationError, FlabError, printable
 
 
 LIMITS = Limits(wall_seconds=8, cpu_seconds=4, memory_bytes=256 << 20)

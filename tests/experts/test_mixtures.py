@@ -9,7 +9,6 @@ import torch
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.criteria import EXPERTS
 from optimum_flab.criteria import NEURONS as NEURON_CRITERIA
-from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.experts.choosing import rank_experts
@@ -17,6 +16,7 @@ from optimum_flab.pruning.plan_check import check_plan
 from optimum_flab.pruning.width.narrowing import narrow
 from optimum_flab.running.experts import chosen_experts
 from optimum_flab.sizes import shape_of
+from optimum_flab.utils.errors import FlabError
 
 from ..conftest import plan_of, random_tokens, reading
 from ..families.zoo import MIXED, VOCABULARY, check_stock, member

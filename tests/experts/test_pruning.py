@@ -13,12 +13,12 @@ from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
 from optimum_flab.checkpoints.stored_model import check_belongs_together
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.criteria import LAYERS
-from optimum_flab.errors import ConfigurationError
 from optimum_flab.measuring.divergence import OutputHead
 from optimum_flab.pruning.depth.search import ranked_layers
 from optimum_flab.records.report import read_report
 from optimum_flab.recovery.trained import Training, merge_training
 from optimum_flab.settings.recovery import RecoverySettings
+from optimum_flab.utils.errors import ConfigurationError
 
 from ..conftest import TEXTS, byte_level_tokenizer, plan_of, random_tokens, reading, saved, small_config, thorough_but
 from ..families.zoo import member

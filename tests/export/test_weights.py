@@ -6,11 +6,11 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
-from optimum_flab.errors import FlabError
 from optimum_flab.export.gguf_file import export_gguf
 from optimum_flab.settings.export import ExportSettings
 from optimum_flab.tensors.gguf_files import GgufTensors
 from optimum_flab.tensors.lazy import ModelTensors, own_tensors
+from optimum_flab.utils.errors import FlabError
 
 from ..conftest import byte_level_tokenizer, thorough_but
 

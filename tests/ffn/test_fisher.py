@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead
 from optimum_flab.measuring.fisher import fisher_weights
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.running import casting
+from optimum_flab.utils.errors import FlabError
 
 from ..conftest import FAMILIES, LAYERS, VOCABULARY, random_tokens, reading, thorough_but, tiny_model
 from ..families.zoo import member

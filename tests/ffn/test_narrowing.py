@@ -3,12 +3,12 @@ import torch
 
 from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.criteria.statistics import PADDING
-from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence
 from optimum_flab.pruning.width.narrowing import narrow, survey
 from optimum_flab.pruning.width.neurons import fold_of_tokens
 from optimum_flab.running.layerwise import captured, layer_inputs, run_layer, run_to_neurons
+from optimum_flab.utils.errors import FlabError
 
 from ..conftest import LAYERS, WIDTH, masked_step, random_tokens, reading, tiny_model
 

@@ -16,11 +16,11 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from optimum_flab.errors import FlabError
 from optimum_flab.hub.client import hub_client, translate_errors
 from optimum_flab.hub.push import look, send
 from optimum_flab.records.names import is_outdated
 from optimum_flab.settings.hub import PushSettings
+from optimum_flab.utils.errors import FlabError
 
 from .loopback import Blob, Hub
 

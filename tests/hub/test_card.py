@@ -13,7 +13,6 @@ from hub.conftest import FIVE_FAMILIES, change_json, efficiency_of, evaluation_o
 from huggingface_hub import ModelCard
 
 from optimum_flab.criteria import LAYERS, NEURONS
-from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation.comparison import Passed, together
 from optimum_flab.export import export_gguf
 from optimum_flab.hub import terms as terms_module
@@ -24,6 +23,7 @@ from optimum_flab.records.names import CURVE_NAME
 from optimum_flab.records.report import Base, BaseCard
 from optimum_flab.settings.hub import CardSettings, TermsSettings
 from optimum_flab.settings.recovery import RecoverySettings
+from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 
 BASE = TermsSettings(base_model="someone/tiny")

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from optimum_flab.errors import FlabError
 from optimum_flab.records.atomic import write_atomically, write_files
+from optimum_flab.utils.errors import FlabError
 
 
 def content(folder):

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.records.counts import TokenCounts
+from optimum_flab.utils.errors import ConfigurationError, FlabError
 from optimum_flab.vocabulary.usage import TokenUsage
 
 

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from optimum_flab.errors import FlabError
 from optimum_flab.hub.card import render_card
 from optimum_flab.records.held_out import HeldOut, KindCost, LayerDrift, TokenCost
 from optimum_flab.records.report import (
@@ -31,6 +30,7 @@ from optimum_flab.records.report import (
 from optimum_flab.records.summary import report_summary
 from optimum_flab.records.texts import CountedText
 from optimum_flab.settings.hub import TermsSettings
+from optimum_flab.utils.errors import FlabError
 
 
 # written by the version before reports had a format; `recovered` and `searched` with results beside them

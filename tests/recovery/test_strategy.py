@@ -5,7 +5,6 @@ import json
 import pytest
 
 from optimum_flab import FlabError
-from optimum_flab.errors import ConfigurationError
 from optimum_flab.execution import Program, run_programs
 from optimum_flab.recovery.checks import check_inputs
 from optimum_flab.recovery.data import faults
@@ -26,6 +25,7 @@ from optimum_flab.recovery.strategy import (
 from optimum_flab.running.generation import BatchCache
 from optimum_flab.settings.recovery import RecoverySettings
 from optimum_flab.texts.overlap import Forbidden
+from optimum_flab.utils.errors import ConfigurationError
 
 
 TEST = "def check(candidate):\n    assert candidate(2) == 4\n"

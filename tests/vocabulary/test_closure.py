@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
-from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.utils.errors import ConfigurationError, FlabError
 from optimum_flab.vocabulary.closure import (
     config_token_ids,
     grow,

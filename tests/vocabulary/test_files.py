@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from optimum_flab.checkpoints.finding import ModelFiles
 from optimum_flab.checkpoints.tokenizer import load_tokenizer
-from optimum_flab.errors import FlabError
+from optimum_flab.utils.errors import FlabError
 from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec
 from optimum_flab.vocabulary.files import sample_texts, save_tokenizer, settle_tokenizer
 from optimum_flab.vocabulary.rewrite import count_changed_texts, rewrite_tokenizer

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from optimum_flab.errors import ConfigurationError
+from optimum_flab.utils.errors import ConfigurationError
 from optimum_flab.vocabulary.infilling import KNOWN, InfillingFormat, ends_of_gap, infilling_format, missing_tokens
 
 from .llama_files import llama

@@ -13,11 +13,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 import optimum_flab
-from optimum_flab.errors import FlabError
 from optimum_flab.pruning.vocabulary import TokenChoice, counted_tokens, source_counts
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.settings.components import VocabularySettings
 from optimum_flab.texts.sources import Document
+from optimum_flab.utils.errors import FlabError
 from optimum_flab.vocabulary import kinds
 from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec, resize, with_prior_uses
 from optimum_flab.vocabulary.kinds import KINDS, Kind

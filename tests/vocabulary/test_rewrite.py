@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
-from optimum_flab.errors import FlabError
+from optimum_flab.utils.errors import FlabError
 from optimum_flab.vocabulary.closure import Vocabulary, natural_vocabulary, read_spec, resize
 from optimum_flab.vocabulary.files import rebuild_tokenizer, settle_tokenizer
 from optimum_flab.vocabulary.rewrite import count_changed_texts, remap_config_ids, remap_token_ids, rewrite_tokenizer

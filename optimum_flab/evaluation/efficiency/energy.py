@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from ...compat import measured_hardware, mode_and_watts
-from ...errors import ConfigurationError
 from ...records.results import EnergyEstimate
+from ...utils.compat import measured_hardware, mode_and_watts
+from ...utils.errors import ConfigurationError
 
 
 def check_country(country: str | None) -> str | None:

@@ -15,10 +15,10 @@ import torch
 
 from ...checkpoints.computation import computation_device
 from ...checkpoints.stored_model import StoredModel, check_model
-from ...errors import ConfigurationError
-from ...progress import progress_bar
 from ...records.results import BASELINE, MODEL, MeasuredModel, Run
 from ...settings.efficiency import BenchSettings
+from ...utils.errors import ConfigurationError
+from ...utils.progress import progress_bar
 from ..results import package_versions
 from .energy import check_country
 from .memory import Request, measure_apart

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from ...checkpoints.loading import load_dense
-from ...errors import FlabError
 from ...records.results import Footprint
+from ...utils.errors import FlabError
 from .energy import estimate_energy
 from .running import enough_memory, generate
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...errors import FlabError
 from ...records.atomic import write_files
 from ...records.folders import check_writable
 from ...records.results import (
@@ -22,6 +21,7 @@ from ...records.results import (
     result_text,
 )
 from ...settings.efficiency import BenchSettings
+from ...utils.errors import FlabError
 
 
 # quartiles further apart than this share of the median: something else was probably running

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...checkpoints.stored_model import StoredModel
-from ...errors import FlabError
 from ...records.results import Run
 from ...settings.efficiency import BenchSettings
+from ...utils.errors import FlabError
 
 
 if TYPE_CHECKING:

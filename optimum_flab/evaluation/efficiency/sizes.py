@@ -11,8 +11,8 @@ import torch
 
 from ...checkpoints.finding import ModelFiles
 from ...checkpoints.weight_files import shards
-from ...compat import set_experts
 from ...records.results import Flops
+from ...utils.compat import set_experts
 
 
 if TYPE_CHECKING:

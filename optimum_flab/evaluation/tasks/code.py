@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...execution import Program, Verdict, run_programs
-from ...progress import progress
+from ...utils.progress import progress
 from ..comparison import counts_of_k, pass_at_k
 from ..data import Problems, Row, rows_of
 from ..problems import CodeProblem

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ...errors import FlabError
 from ...execution import Program
+from ...utils.errors import FlabError
 from ...vocabulary.infilling import EXAMPLE, InfillingFormat
 from ..data import as_dataset, check_rows, rows_of
 from ..problems import CodeProblem, Gap, GapOfLines

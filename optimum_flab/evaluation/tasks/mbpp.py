@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import lm_eval.tasks
 from lm_eval.utils import apply_template
 
-from ...compat import read_task_file
-from ...errors import FlabError
 from ...execution import Program
+from ...utils.compat import read_task_file
+from ...utils.errors import FlabError
 from ..data import Problems, as_dataset, check_rows, rows_of
 from ..problems import SHOWN_TESTS, MbppProblem, ShownMbppProblem
 from .answers import fenced_code

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import FlabError
+from ...utils.errors import FlabError
 from ..data import as_dataset, check_rows, find_data_file, read_file
 from ..problems import CodeProblem, PerturbedProblem
 from ..source import behind_docstring

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ConfigurationError
+from ...utils.errors import ConfigurationError
 from ..data import as_dataset
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...criteria import EXPERTS
-from ...errors import ConfigurationError
 from ...families import Family
 from ...running.experts import chosen_experts
 from ...settings.components import ExpertSettings
 from ...settings.configuration import FlabPrunerConfig
 from ...sizes import ModelSizes, Shape
+from ...utils.errors import ConfigurationError
 from ..experts.choosing import rank_experts
 from ..width.neurons import NarrowLayer
 from .base import Calibrated, Choice, Component

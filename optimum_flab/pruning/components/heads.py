@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ...compat import new_model
 from ...criteria import SELECTION_DAMPING, NeuronCriterion
 from ...criteria.base import COUNTED, DAMPED, REFITTED
 from ...criteria.statistics import NeuronStatistics
-from ...errors import ConfigurationError
 from ...families import Family, plain_axes
 from ...families.resizing import resized_config
 from ...records.plan import PruningPlan
@@ -29,6 +27,8 @@ from ...settings.configuration import FlabPrunerConfig
 from ...sizes import ModelSizes, Shape, heads_of
 from ...tensors.matrices import inverse_
 from ...tensors.workspace import Workspace
+from ...utils.compat import new_model
+from ...utils.errors import ConfigurationError
 from ..width.narrowing import DecidedLayers
 from ..width.neurons import NarrowLayer, NeuronDecision, NeuronObserver
 from .base import Calibrated, Choice, Component, Kept, masked_projection

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from ...criteria import LAYERS
 from ...families import Family
 from ...measuring.divergence import OutputHead
-from ...progress import progress
 from ...records.plan import PruningPlan
 from ...settings.components import LayerSettings
 from ...sizes import Shape
 from ...texts.packing import PackedTokens
+from ...utils.progress import progress
 from ..depth.search import Removal, ranked_layers
 from .base import Calibrated, Choice, Component
 

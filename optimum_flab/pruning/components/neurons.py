@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...criteria import NEURONS
-from ...errors import ConfigurationError
 from ...families import Family
 from ...families.resizing import EXPERT_STEP
 from ...records.plan import PruningPlan, is_by_expert
 from ...settings.components import FFNSettings
 from ...settings.configuration import FlabPrunerConfig
 from ...sizes import ModelSizes, Shape
+from ...utils.errors import ConfigurationError
 from ..width.narrowing import narrow, survey
 from ..width.neurons import NarrowLayer
 from .base import Calibrated, Choice, Component, Kept, masked_projection

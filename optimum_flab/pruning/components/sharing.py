@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...errors import ConfigurationError
 from ...settings.configuration import FlabPrunerConfig
+from ...utils.errors import ConfigurationError
 
 
 SHARE_OF_DEVICE = 64  # the rows and neurons of one of several devices come in multiples of this

@@ -7,12 +7,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ...errors import ConfigurationError
 from ...families import Family
 from ...records.plan import PruningPlan
 from ...settings.components import VocabularySettings
 from ...settings.configuration import FlabPrunerConfig
 from ...sizes import ModelSizes
+from ...utils.errors import ConfigurationError
 from .base import Component
 from .sharing import SHARE_OF_DEVICE, device_multiple, finer_multiple, too_coarse
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from pkgutil import iter_modules
 
-from ...errors import FlabError
+from ...utils.errors import FlabError
 from .kind import Kind
 
 

@@ -16,7 +16,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from ...errors import FlabError
+from ...utils.errors import FlabError
 from ..steps import byte_level
 from .kind import Kind, Marks, falls_back, spelling, unspellable
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from ...errors import FlabError
+from ...utils.errors import FlabError
 from .kind import BYTE_TOKENS, Kind, falls_back, reserved, spelling, unspellable
 
 
