@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .families import family_for
 from .pruning.components import components_of, sizes_of_config
-from .pruning.components.neurons import USUAL_MULTIPLE, usual_multiple
 from .pruning.components.vocabulary import FEWEST_TOKENS
 from .pruning.limits import parameters_to_keep
+from .settings.configuration import FlabPrunerConfig
 from .sizes import ModelSizes
 from .utils.errors import ConfigurationError
 
@@ -30,14 +31,14 @@ class Inspection:
     target_ratio: float | None = None
 
     def alone(self) -> dict[str, int | None]:
-        """The size at which each component, pruned alone, would meet the target; `None` where it cannot."""
-        counts, dense = self.sizes.counts, self.sizes.shape
-        left = {}
+        """By component, the size at which it would meet the target if only it were pruned; `None` where it cannot."""
+        counts, dense, left = self.sizes.counts, self.sizes.shape, {}
+        config = FlabPrunerConfig(target_ratio=self.target_ratio, vocabulary={"enabled": False})
         for component in components_of(dense):
             dimension = component.dimension
             most = dense[dimension] - math.ceil(self.removed / counts.unit(dense, dimension))
-            usual = [size for size in component.usual(self.sizes) if size <= most]
-            left[component.settings.reported] = max(usual, default=None)
+            sizes = [size for size in component.allowed(config, self.sizes, dense["vocab"]) if size <= most]
+            left[component.settings.reported] = max(sizes, default=None)
         return left
 
     @property
@@ -53,26 +54,15 @@ class Inspection:
         vocabulary = max(0, dense["vocab"] - FEWEST_TOKENS) * counts.unit(dense, "vocab")
         return max(0.0, (self.removed - vocabulary) / counts.body(dense))
 
-    @property
-    def width_multiple(self) -> int:
-        """What the width of a pruned model is a multiple of by default."""
-        return usual_multiple(self.sizes.shape["neuron"], vocabulary_moves=True)
-
-    def width_step(self, multiple: int) -> int:
-        """Parameters between two neighbouring widths that are multiples of this."""
-        return multiple * self.sizes.counts.unit(self.sizes.shape, "neuron")
-
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The inspection as plain values."""
         counts, dense = self.sizes.counts, self.sizes.shape
-        result = {
+        result: dict[str, Any] = {
             "model": self.name,
             **dense.reported(),
             "parameters": counts.total(dense),
             "body_parameters": counts.body(dense),
-            "components": counts.components(dense),
-            "width_multiple": self.width_multiple,
-            "width_step_parameters": self.width_step(self.width_multiple),
+            "components": counts.parts(dense),
         }
         if self.target_ratio is not None:
             result["target_ratio"] = self.target_ratio
@@ -91,18 +81,10 @@ class Inspection:
             "",
             f"{'component':<22}{'parameters':>16}{'share':>9}",
         ]
-        for component, parameters in counts.components(dense).items():
-            lines.append(f"{component:<22}{parameters:>16,}{parameters / total:>9.1%}")
+        for part, parameters in counts.parts(dense).items():
+            lines.append(f"{part:<22}{parameters:>16,}{parameters / total:>9.1%}")
         body = counts.body(dense)
         lines.append(f"{'all but vocabulary':<22}{body:>16,}{body / total:>9.1%}")
-        multiple = self.width_multiple
-        usual, finer = (f"{self.width_step(step) / total:.2%}" for step in (multiple, USUAL_MULTIPLE))
-        lines += [
-            "",
-            f"FFN widths are multiples of {multiple}, {usual} of all parameters a step; llama.cpp's K-quants take only"
-            " multiples of 256, and the rows of other widths are stored in larger types. --ffn-multiple-of"
-            f" {USUAL_MULTIPLE} takes steps of {finer}.",
-        ]
         if self.target_ratio is not None:
             lines += [
                 "",
@@ -110,9 +92,9 @@ class Inspection:
                 f" {self.least_body_ratio:.1%} of the body (all but the vocabulary).",
                 "One component alone:",
             ]
-            for part, size in zip(components_of(dense), self.alone().values(), strict=True):
-                change = "cannot reach it" if size is None else f"{dense[part.dimension]:,} -> {size:,}"
-                lines.append(f"  {part.settings.label:<20}{change}")
+            for component, size in zip(components_of(dense), self.alone().values(), strict=True):
+                change = "cannot reach it" if size is None else f"{dense[component.dimension]:,} -> {size:,}"
+                lines.append(f"  {component.settings.label:<20}{change}")
         return "\n".join(lines)
 
 

@@ -175,13 +175,13 @@ def rebased(
         dense,
         again.model,
         plan,
-        None,  # what its pruning measured was against the trained model; the training measures anew
         again.report.seconds,
+        text_notes(config.data, formats_of(dense.tokenizer)),
+        # what its pruning measured was against the trained model; the training measures anew
         search=None if search is None else dense_layers(search, before.plan.kept_layers),
         texts=said,
         datasets=again.report.datasets,
         weights_sha256=again.report.weights_sha256,
-        notes=text_notes(config.data, formats_of(dense.tokenizer)),
     )
     return replace(again, plan=plan, report=report)
 

@@ -135,18 +135,27 @@ FAMILIES = {
     ),
 }
 # the sizes of Qwen2.5-Coder-0.5B, for arithmetic
-QWEN = ParameterCounts({("vocab",): 896, ("neuron", "layer"): 3 * 896, ("layer",): 1_838_208, (): 896})
+QWEN = ParameterCounts(
+    {
+        ("vocabulary", ("vocab",)): 896,
+        ("ffn", ("neuron", "layer")): 3 * 896,
+        ("attention and norms", ("layer",)): 1_838_208,
+        ("other", ()): 896,
+    }
+)
 DENSE = Shape(vocab=151_936, layer=24, neuron=4864)
 
 
 def limits(vocab: tuple[int, int], layer: tuple[int, int], neuron: tuple[int, int], multiple_of: int = 64) -> Limits:
     """Bounds of the sizes of a dense model, and the granularity of its width."""
     return Limits(
+        DENSE,
+        QWEN,
         {
             "vocab": multiples_between(*vocab),
             "layer": multiples_between(*layer),
             "neuron": multiples_between(*neuron, multiple_of),
-        }
+        },
     )
 
 

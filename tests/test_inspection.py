@@ -5,7 +5,7 @@ from optimum_flab.families import family_for
 from optimum_flab.inspection import Inspection, inspect_model
 from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.components.vocabulary import FEWEST_TOKENS
-from optimum_flab.pruning.limits import parameters_to_keep, shapes_to_compare
+from optimum_flab.pruning.limits import parameters_to_keep, shapes_to_compare, size_limits
 from optimum_flab.sizes import ModelSizes
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 
@@ -55,18 +55,9 @@ def test_one_component_alone():
     assert QWEN.total(DENSE.resized(neuron=alone["intermediate_size"])) <= budget
     assert alone["intermediate_size"] % 64 == 0  # as a pruning would have it
     config = FlabPrunerConfig(target_ratio=0.35, vocabulary={"enabled": False}, layers={"enabled": False})
-    (row,) = shapes_to_compare(config, ModelSizes(DENSE, QWEN, possible), DENSE["vocab"], DENSE["vocab"], 1)
+    limits = size_limits(config, ModelSizes(DENSE, QWEN, possible), DENSE["vocab"])
+    (row,) = shapes_to_compare(config, limits, DENSE["vocab"], 1)
     assert abs(row[0]["neuron"] - alone["intermediate_size"]) <= 64
-
-
-@pytest.mark.parametrize(("width", "multiple"), [(4864, 256), (4800, 64)])
-def test_what_steps_of_the_width_cost(width, multiple):
-    dense = DENSE.resized(neuron=width)
-    found = Inspection("qwen", ModelSizes(dense, QWEN, {"neuron": range(1, width + 1)}))
-    step = QWEN.total(dense) - QWEN.total(dense.resized(neuron=width - multiple))
-    told = found.to_dict()
-    assert (told["width_multiple"], told["width_step_parameters"]) == (multiple, step)
-    assert f"multiples of {multiple}" in found.to_text() and f"{step / QWEN.total(dense):.2%}" in found.to_text()
 
 
 def test_fewer_tokens_than_bytes_are_no_vocabulary():

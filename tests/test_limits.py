@@ -13,7 +13,7 @@ from optimum_flab import FlabPrunerConfig
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components import sizes_of_config
 from optimum_flab.pruning.components.neurons import width_multiple
-from optimum_flab.pruning.limits import TOLERANCE, check_sizes, shapes_to_compare
+from optimum_flab.pruning.limits import TOLERANCE, shapes_to_compare, size_limits
 from optimum_flab.settings.files import read_pruning
 from optimum_flab.settings.pruning import merge_settings
 from optimum_flab.sizes import ModelSizes
@@ -38,14 +38,13 @@ def lite():
 
 def shapes_for(sizes, target, **changes):
     config = FlabPrunerConfig(target_ratio=target, **changes)
-    check_sizes(config, sizes)
-    rows = shapes_to_compare(config, sizes, sizes.shape["vocab"], NATURAL, 1)
+    rows = shapes_to_compare(config, size_limits(config, sizes, sizes.shape["vocab"]), NATURAL, 1)
     return [shape for row in rows for shape in row]
 
 
 def dense_sizes():
     possible = {dimension: range(1, size + 1) for dimension, size in DENSE.items()}
-    return ModelSizes(DENSE, QWEN, possible, (14, 2))
+    return ModelSizes(DENSE, QWEN, possible)
 
 
 def removed(sizes, shape):
@@ -54,7 +53,7 @@ def removed(sizes, shape):
 
 def test_the_counts_are_those_of_the_published_model(lite):
     assert lite.counts.total(lite.shape) == 15_706_484_224
-    assert lite.counts.components(lite.shape)["other"] == 2048  # the final norm
+    assert lite.counts.parts(lite.shape)["other"] == 2048  # the final norm
     assert list(lite.possible["neuron"]) == [8, 16, 32, 64, 88, 128, 176, 256, 352, 704, 1408]
     assert min(lite.possible["expert"]) == 6
 
@@ -81,7 +80,7 @@ def test_what_is_named_as_nearest_can_be_had(lite, target, fixed, mixture):
 
 def test_experts_need_a_number_or_a_target(lite):
     with pytest.raises(ConfigurationError, match="nothing says how many experts stay"):
-        check_sizes(FlabPrunerConfig(experts={"enabled": True}), lite)
+        size_limits(FlabPrunerConfig(experts={"enabled": True}), lite, 102_400)
 
 
 # --- multiples ---------------------------------------------------------------------------------------------------
@@ -109,8 +108,8 @@ def test_shapes_of_the_default_have_rows_for_k_quants():
 
 
 def can_be_had(config, sizes, tokens, natural):
-    check_sizes(config, sizes)
-    return [shape for row in shapes_to_compare(config, sizes, tokens, natural, 300) for shape in row]
+    limits = size_limits(config, sizes, tokens)
+    return [shape for row in shapes_to_compare(config, limits, natural, 300) for shape in row]
 
 
 @given(
@@ -157,53 +156,39 @@ def test_a_model_for_several_devices_meets_its_target(devices, target):
 
 
 @pytest.mark.parametrize(
-    ("changes", "way"),
-    [({"align": 14}, "fewer devices in `align`"), ({"ffn": {"multiple_of": 896}}, "`ffn.multiple_of`")],
-)
-def test_steps_that_miss_a_target_name_what_asks_for_them(changes, way):
-    with pytest.raises(ConfigurationError, match=f"smaller steps of the width than 896, with {way}"):
-        shapes_for(dense_sizes(), 0.3, vocabulary={"size": 100_352}, layers={"enabled": False}, **changes)
-
-
-def test_a_multiple_that_no_size_is_names_what_asks_for_it():
-    narrow = replace(dense_sizes(), shape=DENSE.resized(neuron=768), heads=(32, 4))
-    narrow = replace(narrow, possible={**narrow.possible, "neuron": range(1, 769)})
-    with pytest.raises(ConfigurationError, match="to the dense 768 neurons, .* of 1,024; .* fewer devices in align"):
-        check_sizes(FlabPrunerConfig(target_ratio=0.1, align=16), narrow)
-    config = FlabPrunerConfig(target_ratio=0.1, vocabulary={"pad_to_multiple_of": 200_000})
-    with pytest.raises(ConfigurationError, match="200,000; use a smaller vocabulary.pad_to_multiple_of$"):
-        check_sizes(config, dense_sizes())
-    odd = replace(dense_sizes(), shape=DENSE.resized(vocab=151_900))
-    for devices, way in ((2, "fewer devices in align"), (1, "no align")):
-        with pytest.raises(ConfigurationError, match=f"151,936 rows, .*; use {way}$"):
-            shapes_to_compare(FlabPrunerConfig(align=devices), odd, 151_900, 151_900, 1)
-
-
-@pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"align": 4}, "4 devices cannot share 14 attention heads with 2 key-value heads"),
-        ({"align": 14, "ffn": {"intermediate_size": 3840}}, "ffn.intermediate_size, 3,840, is not"),
-        ({"align": 14, "ffn": {"enabled": False}}, "width of the dense model, 4,864, is not"),
-        ({"align": 14, "experts": {"num_experts": 4}}, "not a mixture of experts"),
-        ({"align": 14, "target_ratio": None}, "width of the dense model, 4,864, is not"),
-        ({"align": 14, "vocabulary": {"enabled": False}}, "that of the dense model, 151,936, is not"),
+        ({"align": 14, "ffn": {"intermediate_size": 3840}}, "ffn.intermediate_size: 3,840 is not a multiple of what"),
+        ({"align": 14, "ffn": {"enabled": False}}, "ffn.intermediate_size: 4,864 is not"),
+        ({"align": 14, "target_ratio": None}, "ffn.intermediate_size: 4,864 is not"),
+        ({"align": 128, "ffn": {"multiple_of": 96}}, "ffn.intermediate_size: 4,864 is not"),
+        ({"align": 14, "vocabulary": {"enabled": False}}, "vocabulary.size: 151,936 is not"),
+        ({"vocabulary": {"pad_to_multiple_of": 200_000}}, "vocabulary.size: no size up to the dense 151,936 is"),
+        ({"experts": {"num_experts": 4}}, "this model has no experts to remove; drop it and `experts.num_experts`"),
+        ({"ffn": {"intermediate_size": 5000}}, "ffn.intermediate_size: 5,000 is more than the 4,864"),
     ],
 )
-def test_what_devices_cannot_share_is_refused_before_work(changes, fault):
+def test_what_the_model_cannot_have_is_refused_before_work(changes, fault):
     with pytest.raises(ConfigurationError, match=fault):
-        check_sizes(FlabPrunerConfig(**{"target_ratio": 0.35, **changes}), dense_sizes())
+        size_limits(FlabPrunerConfig(**{"target_ratio": 0.35, **changes}), dense_sizes(), DENSE["vocab"])
+
+
+def test_padding_beyond_the_dense_rows_is_refused():
+    odd = replace(dense_sizes(), shape=DENSE.resized(vocab=151_900))
+    config = FlabPrunerConfig(align=2)
+    with pytest.raises(ConfigurationError, match="padded to 151,936 rows, more than the 151,900 of the dense model"):
+        shapes_to_compare(config, size_limits(config, odd, 151_900), 151_900, 1)
 
 
 def test_the_width_of_experts_stays_and_must_be_shared_too(lite):
-    with pytest.raises(ConfigurationError, match="width of the dense model, 1,408, is not"):
-        check_sizes(FlabPrunerConfig(target_ratio=0.3, align=4, experts={"enabled": True}), lite)
+    with pytest.raises(ConfigurationError, match="ffn.intermediate_size: 1,408 is not"):
+        size_limits(FlabPrunerConfig(target_ratio=0.3, align=4, experts={"enabled": True}), lite, 102_400)
 
 
 def test_what_was_asked_for_is_saved_as_it_was(tmp_path):
     """A file of settings can be given back with other flags."""
     config = FlabPrunerConfig(target_ratio=0.3, align=2)
-    check_sizes(config, dense_sizes())
+    size_limits(config, dense_sizes(), DENSE["vocab"])
     config.save_pretrained(tmp_path)
     below = read_pruning(tmp_path / "flab_config.json")
     merged = FlabPrunerConfig(**merge_settings(below, {"align": 1, "vocabulary": {"enabled": False}}))

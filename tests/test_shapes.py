@@ -20,7 +20,7 @@ from .conftest import DENSE, LAYERS, LIMITS, QWEN, VOCABULARY, WIDTH, limits, ra
 
 
 def rows_for(target, natural, bounds=LIMITS):
-    return candidate_shapes(QWEN, bounds, natural, parameters_to_keep(QWEN, DENSE, target), QWEN.total(DENSE) // 200)
+    return candidate_shapes(bounds, natural, parameters_to_keep(QWEN, DENSE, target), QWEN.total(DENSE) // 200)
 
 
 @given(target=st.floats(0.01, 0.95), natural=st.integers(20_000, 60_000))

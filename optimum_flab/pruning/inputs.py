@@ -73,7 +73,15 @@ class PruningInputs:
         data = self.config.data
         packed = self.tokens.packed(kept, self.texts.calibration, data.sequence_length, data.calibration_tokens)
         return Calibrated(
-            self.dense.model, self.dense.family, self.config, packed, kept, pieces, self.workspace, self.processes
+            self.dense.model,
+            self.dense.family,
+            packed,
+            data.batch_size,
+            self.config.seed,
+            kept,
+            pieces,
+            self.workspace,
+            self.processes,
         )
 
     def identity(self) -> dict[str, Any]:

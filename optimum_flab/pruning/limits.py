@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from ..settings.configuration import FlabPrunerConfig
-from ..settings.pruning import COMPONENTS as SECTIONS
 from ..sizes import ModelSizes, ParameterCounts, Shape
 from ..utils.errors import ConfigurationError
-from .components import COMPONENTS, components_of
-from .components.sharing import device_multiple
-from .components.vocabulary import natural_rows, round_up, row_multiple
+from .components import COMPONENTS, Component, components_of
+from .components.vocabulary import round_up, row_multiple
 
 
 TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
@@ -27,9 +25,13 @@ class Limits:
     """How far pruning may go.
 
     Args:
+        dense ([`Shape`]): the sizes of the dense model.
+        counts ([`ParameterCounts`]): how its parameters follow them.
         allowed (`Mapping[str, Sequence[int]]`): by dimension the sizes that it may have, ascending.
     """
 
+    dense: Shape
+    counts: ParameterCounts
     allowed: Mapping[str, Sequence[int]]
 
     @property
@@ -44,17 +46,30 @@ class Limits:
 
     def is_free(self, dimension: str) -> bool:
         """Whether a dimension has more than one size to choose from."""
-        return len(self.allowed.get(dimension, ())) > 1
+        return len(self.allowed[dimension]) > 1
 
     @property
-    def yielding(self) -> str:
-        """The dimension inside the layers that gives up what the vocabulary does not: experts, where they may go."""
-        return "expert" if self.is_free("expert") else "neuron"
+    def inner(self) -> str:
+        """The dimension inside the layers that gives up what the vocabulary does not: the only one that may, if any
+        may."""
+        return max((name for name in self.allowed if name not in ("vocab", "layer")), key=self.is_free)
 
     def at_least(self, dimension: str, size: int) -> Limits:
         """The same limits with a dimension no smaller than this."""
         sizes = [size, *(other for other in self.allowed[dimension] if other > size)]
-        return Limits({**self.allowed, dimension: sizes})
+        return replace(self, allowed={**self.allowed, dimension: sizes})
+
+    def removed(self, shape: Shape) -> float:
+        """The share of all parameters that a model of this shape is without."""
+        return 1 - self.counts.total(shape) / self.counts.total(self.dense)
+
+    def fitted(self, shape: Shape, dimension: str, budget: int) -> Shape:
+        """The same shape with the largest size of a dimension that stays within the budget; the smallest if none
+        does."""
+        rest = budget - self.counts.total(shape.resized(**{dimension: 0}))
+        sizes = self.allowed[dimension]
+        place = bisect_right(sizes, rest // self.counts.unit(shape, dimension)) - 1
+        return shape.resized(**{dimension: sizes[max(place, 0)]})
 
 
 def parameters_to_keep(counts: ParameterCounts, dense: Shape, target_ratio: float) -> int:
@@ -62,17 +77,175 @@ def parameters_to_keep(counts: ParameterCounts, dense: Shape, target_ratio: floa
     return round(counts.total(dense) * (1 - target_ratio))
 
 
-def fitted(counts: ParameterCounts, limits: Limits, shape: Shape, dimension: str, budget: int) -> Shape:
-    """The same shape with the largest size of a dimension that stays within the budget; the smallest if none does."""
-    rest = budget - counts.total(shape.resized(**{dimension: 0}))
-    sizes = limits.allowed[dimension]
-    place = bisect_right(sizes, rest // counts.unit(shape, dimension)) - 1
-    return shape.resized(**{dimension: sizes[max(place, 0)]})
+def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Limits:
+    """How far each size may be reduced under the settings.
+
+    Args:
+        tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
+
+    Raises:
+        [`ConfigurationError`]: the model cannot have a size that is pinned, or that the devices of `align` can share;
+            nothing says how many of something stay, or nothing would be pruned; or the target is out of reach with
+            any text.
+    """
+    dense, allowed = sizes.shape, dict[str, Sequence[int]]()
+    for component in COMPONENTS:
+        if _is_asked_for(config, component, dense):
+            allowed[component.dimension] = _allowed(config, component, sizes, tokens)
+    limits = Limits(dense, sizes.counts, allowed)
+    if config.target_ratio is not None:
+        check_target(limits, config.target_ratio)
+    elif not config.vocabulary.enabled and limits.largest == dense:
+        pins = [component.settings.setting for component in components_of(dense)]
+        raise ConfigurationError(
+            f"nothing would be pruned: the vocabulary is switched off, and all {dense['layer']:,} layers stay as they"
+            f" are; set target_ratio, or a smaller {' or '.join(pins[1:])}"
+        )
+    return limits
 
 
-def candidate_shape(
-    counts: ParameterCounts, limits: Limits, natural: int, layers: int, budget: int, slack: int = 0
-) -> Shape | None:
+def _is_asked_for(config: FlabPrunerConfig, component: Component, dense: Shape) -> bool:
+    """Whether a model has a component; refuses settings of one that is off by default where they mean nothing."""
+    section, has_it = component.section(config), component.dimension in dense
+    if section.enabled and not component.settings.model_fields["enabled"].default:
+        name, pin = f"{section.section}.enabled", f"{section.section}.{section.setting}"
+        if not has_it:
+            raise ConfigurationError(f"{name}: this model has no {section.units} to remove; drop it and `{pin}`")
+        if section.pinned is None and (config.target_ratio is None or not component.is_searched):
+            other = " or `target_ratio`" if component.is_searched else ""
+            raise ConfigurationError(f"{name}: nothing says how many {section.units} stay; set `{pin}`{other}")
+    return has_it
+
+
+def _allowed(config: FlabPrunerConfig, component: Component, sizes: ModelSizes, tokens: int) -> Sequence[int]:
+    """The sizes that a component may have, ascending. Without a target only the vocabulary decides its own."""
+    section, dimension = component.section(config), component.dimension
+    name, dense, allowed = f"{section.section}.{section.setting}", sizes.shape[dimension], sizes.possible[dimension]
+    if section.pinned is not None:
+        size = component.rounded(section.pinned, config)
+        if size > dense:
+            raise ConfigurationError(
+                f"{name}: {size:,} is more than the {dense:,} of the dense model; pruning only makes models smaller"
+            )
+        if size not in allowed:
+            near = sorted(sorted(allowed, key=lambda other: abs(other - size))[:4])
+            reason = f" ({sizes.reasons[dimension]})" if sizes.reasons.get(dimension) else ""
+            raise ConfigurationError(
+                f"{name}: this model cannot have {size:,}{reason}; use one of {', '.join(f'{n:,}' for n in near)}"
+            )
+        allowed = [size]
+    elif not section.enabled or (config.target_ratio is None and dimension != "vocab"):
+        allowed = [dense]
+    else:
+        allowed = component.allowed(config, sizes, tokens)
+    multiple = component.per_device * (config.align or 0) or 1
+    if shared := [size for size in allowed if size % multiple == 0]:
+        return shared
+    which = f"{allowed[0]:,} is not" if len(allowed) == 1 else f"no size up to the dense {dense:,} is"
+    raise ConfigurationError(
+        f"{name}: {which} a multiple of what `align` and `{section.section}` ask for; use another size, fewer devices,"
+        " or a smaller multiple"
+    )
+
+
+def shapes_to_compare(config: FlabPrunerConfig, limits: Limits, natural: int, fewest: int) -> list[list[Shape]]:
+    """The shapes to choose from, see [`candidate_shapes`]; only one if there is no target.
+
+    Args:
+        natural (`int`): tokens that the corpus asks for.
+        fewest (`int`): tokens that must be kept at any size.
+
+    Raises:
+        [`ConfigurationError`]: the vocabulary or the target is out of reach.
+    """
+    dense, vocabulary, target = limits.dense, config.vocabulary, config.target_ratio
+    rows = round_up(natural, row_multiple(config) if vocabulary.enabled else 1)
+    if rows > dense["vocab"]:
+        raise ConfigurationError(
+            f"vocabulary.size: the {natural:,} tokens that stay would be padded to {rows:,} rows, more than the"
+            f" {dense['vocab']:,} of the dense model; use a smaller `vocabulary.pad_to_multiple_of`, or fewer devices"
+            " in `align`"
+        )
+    if target is None:
+        return [[limits.largest if vocabulary.size else limits.largest.resized(vocab=rows)]]
+    if vocabulary.size is None and vocabulary.enabled:
+        limits = limits.at_least("vocab", rows if vocabulary.keep_used else round_up(fewest, row_multiple(config)))
+        check_target(limits, target)
+    total = limits.counts.total(dense)
+    compared = candidate_shapes(
+        limits, rows, parameters_to_keep(limits.counts, dense, target), round(total * TOLERANCE)
+    )
+    reached = check_reached(limits, [shape for row in compared for shape in row], target)
+    near = [[shape for shape in row if shape in reached] for row in compared]
+    return list(filter(None, near)) or [[shape] for shape in reached]
+
+
+def check_target(limits: Limits, target_ratio: float) -> None:
+    """Raises a [`ConfigurationError`] that says what is reachable when the target is not."""
+    most, least = limits.removed(limits.smallest), limits.removed(limits.largest)
+    if not least - TOLERANCE <= target_ratio <= most + TOLERANCE:
+        raise ConfigurationError(
+            f"target_ratio: {target_ratio:g} cannot be reached with what is pinned or switched off; at least "
+            f"{max(least, 0):.3f} and at most {most:.3f} of all parameters can be removed. Free a component, or change"
+            " the target"
+        )
+
+
+def check_reached(limits: Limits, shapes: Sequence[Shape], target_ratio: float) -> list[Shape]:
+    """The shapes that land within the tolerance of the target; if none does, the nearest of all possible ones that
+    does.
+
+    Raises:
+        [`ConfigurationError`]: none does; names the nearest share that can be removed.
+    """
+    if reached := [shape for shape in shapes if abs(limits.removed(shape) - target_ratio) <= TOLERANCE]:
+        return reached
+    ends = {**limits.allowed, "vocab": (limits.smallest["vocab"], limits.largest["vocab"])}
+    possible = (Shape(dict(zip(ends, sizes, strict=True))) for sizes in product(*ends.values()))
+    shape = min(possible, key=lambda shape: abs(limits.removed(shape) - target_ratio))
+    nearest = limits.removed(shape)
+    if abs(nearest - target_ratio) <= TOLERANCE:  # a little above the budget
+        return [shape]
+    raise ConfigurationError(
+        f"target_ratio: {target_ratio:g} cannot be met within {TOLERANCE:.1%} of the parameters; the nearest is"
+        f" {nearest:.4f}: use that, free what is pinned or switched off, or allow smaller steps of the width with"
+        " `ffn.multiple_of` or fewer devices in `align`"
+    )
+
+
+def candidate_shapes(limits: Limits, natural: int, budget: int, slack: int) -> list[list[Shape]]:
+    """The shapes worth comparing: a row per depth, the deepest first, with widths in ascending order.
+
+    The first shape to measure is the deepest with the vocabulary at its natural size. Where vocabulary and width are
+    both free each row also has a few other widths, and the vocabulary makes up the difference.
+
+    Args:
+        natural (`int`): vocabulary size that the corpus asks for.
+        budget (`int`): parameters to keep.
+        slack (`int`): parameters by which a shape may miss the budget; if all depths miss it by more, they are
+            returned nevertheless, with one shape each.
+    """
+    counts, inner, exact, inexact = limits.counts, limits.inner, list[Shape](), list[Shape]()
+    widest, rows = limits.largest[inner], limits.allowed["vocab"]
+    for layers in reversed(limits.allowed["layer"]):
+        shape = candidate_shape(limits, natural, layers, budget, slack)
+        if shape is not None:
+            (exact if abs(budget - counts.total(shape)) <= slack else inexact).append(shape)
+        if len(exact) == MOST_DEPTHS or (exact and exact[-1][inner] == widest):
+            break
+    first = exact or inexact
+    if not exact or not (limits.is_free("vocab") and limits.is_free(inner)) or first[0][inner] == widest:
+        return [[shape] for shape in first]
+    step, compared = counts.unit(first[0], "vocab") * (rows[1] - rows[0]), list[list[Shape]]()
+    widths = neighbours(limits.allowed[inner], first[0][inner])
+    for shape in first:
+        traded = [limits.fitted(shape.resized(**{inner: width}), "vocab", budget) for width in widths]
+        met = {shape, *(other for other in traded if 0 <= budget - counts.total(other) < step)}
+        compared.append(sorted(met, key=lambda other: other[inner]))
+    return compared
+
+
+def candidate_shape(limits: Limits, natural: int, layers: int, budget: int, slack: int) -> Shape | None:
     """The shape with this many layers that meets the budget, the vocabulary at its natural size or above.
 
     The width (or the number of experts) is rounded down to its granularity and the vocabulary takes up the remainder.
@@ -85,118 +258,21 @@ def candidate_shape(
     Returns:
         [`Shape`] or `None` where no shape with this many layers meets the budget.
     """
-    yielding, shape = limits.yielding, limits.largest.resized(layer=layers)
-    sizes = limits.allowed[yielding]
+    counts, inner, shape = limits.counts, limits.inner, limits.largest.resized(layer=layers)
+    sizes = limits.allowed[inner]
     # a fixed vocabulary cannot take up the remainder: the nearest width, or if that is fixed too the nearest depth, is
     # the best available
     if not limits.is_free("vocab"):
-        if limits.is_free(yielding):
-            budget += counts.unit(shape, yielding) * (sizes[1] - sizes[0]) // 2
-        else:
-            budget += counts.unit(shape, "layer") // 2
+        step = counts.unit(shape, inner) * (sizes[1] - sizes[0]) if len(sizes) > 1 else counts.unit(shape, "layer")
+        budget += step // 2
     natural = max(limits.smallest["vocab"], min(natural, limits.largest["vocab"]))
-    shape = fitted(counts, limits, shape.resized(vocab=natural), yielding, budget)
-    found = fitted(counts, limits, shape, "vocab", budget)
-    if limits.is_free("vocab") and budget - counts.total(found) > slack and shape[yielding] < sizes[-1]:
-        wider = shape.resized(**{yielding: sizes[bisect_right(sizes, shape[yielding])]})
-        wider = fitted(counts, limits, wider, "vocab", budget)
-        found = wider if counts.total(wider) <= budget else found
-    return found if counts.total(found) <= budget else None
-
-
-def check_target(counts: ParameterCounts, dense: Shape, limits: Limits, target_ratio: float) -> None:
-    """Raises a [`ConfigurationError`] that says what is reachable when the target is not."""
-    most = 1 - counts.total(limits.smallest) / counts.total(dense)
-    least = 1 - counts.total(limits.largest) / counts.total(dense)
-    if not least - TOLERANCE <= target_ratio <= most + TOLERANCE:
-        parts = [component.settings for component in components_of(dense) if component.is_searched]
-        named = [f"`{part.section}.{part.setting}`" for part in parts] + ["`vocabulary.keep_used`"]
-        named += [f"`{part.section}.enabled`" for part in parts]
-        raise ConfigurationError(
-            f"target_ratio: {target_ratio:g} cannot be reached with what is pinned or switched off; at least "
-            f"{max(least, 0):.3f} and at most {most:.3f} of all parameters can be removed. Free a component "
-            f"with {', '.join(named)}, or change the target"
-        )
-
-
-def check_reached(
-    counts: ParameterCounts,
-    dense: Shape,
-    limits: Limits,
-    shapes: Sequence[Shape],
-    target_ratio: float,
-    align: int | None,
-) -> list[Shape]:
-    """The shapes that land within the tolerance of the target; if none does, the nearest of all possible ones that
-    does.
-
-    Args:
-        align (`int`, *optional*): devices that share the width.
-
-    Raises:
-        [`ConfigurationError`]: none does; names the nearest shares that can be removed.
-    """
-
-    def removed(shape: Shape) -> float:
-        return 1 - counts.total(shape) / counts.total(dense)
-
-    reached = [shape for shape in shapes if abs(removed(shape) - target_ratio) <= TOLERANCE]
-    if reached:
-        return reached
-    ends = {**limits.allowed, "vocab": (limits.allowed["vocab"][0], limits.allowed["vocab"][-1])}
-    possible = (Shape(dict(zip(ends, sizes, strict=True))) for sizes in product(*ends.values()))
-    shape = min(possible, key=lambda shape: abs(removed(shape) - target_ratio))
-    nearest = removed(shape)
-    if abs(nearest - target_ratio) <= TOLERANCE:  # a little above the budget
-        return [shape]
-    widths, remedies = limits.allowed["neuron"], ["use that"]
-    if limits.is_free("neuron"):
-        step = widths[1] - widths[0]
-        how = "`ffn.multiple_of`" if step > device_multiple(align) else "fewer devices in `align`"
-        remedies.append(f"allow smaller steps of the width than {step}, with {how}")
-    if fixed := [
-        one.settings.label for one in components_of(dense) if one.is_searched and not limits.is_free(one.dimension)
-    ]:
-        remedies.append(f"free what is pinned or left out ({', '.join(fixed)})")
-    raise ConfigurationError(
-        f"target_ratio: {target_ratio:g} cannot be met within {TOLERANCE:.1%} of the parameters; the nearest is"
-        f" {nearest:.4f}: {', or '.join(remedies)}"
-    )
-
-
-def candidate_shapes(
-    counts: ParameterCounts, limits: Limits, natural: int, budget: int, slack: int
-) -> list[list[Shape]]:
-    """The shapes worth comparing: a row per depth, the deepest first, with widths in ascending order.
-
-    The first shape to measure is the deepest with the vocabulary at its natural size. Where vocabulary and width are
-    both free each row also has a few other widths, and the vocabulary makes up the difference.
-
-    Args:
-        natural (`int`): vocabulary size that the corpus asks for.
-        budget (`int`): parameters to keep.
-        slack (`int`): parameters by which a shape may miss the budget; if all depths miss it by more, they are
-            returned nevertheless, with one shape each.
-    """
-    yielding, exact, inexact = limits.yielding, list[Shape](), list[Shape]()
-    widest = limits.largest[yielding]
-    for layers in reversed(limits.allowed["layer"]):
-        shape = candidate_shape(counts, limits, natural, layers, budget, slack)
-        if shape is not None:
-            (exact if abs(budget - counts.total(shape)) <= slack else inexact).append(shape)
-        if len(exact) == MOST_DEPTHS or (exact and exact[-1][yielding] == widest):
-            break
-    first = exact or inexact
-    if not exact or not (limits.is_free("vocab") and limits.is_free(yielding)) or first[0][yielding] == widest:
-        return [[shape] for shape in first]
-    widths = neighbours(limits.allowed[yielding], first[0][yielding])
-    return [
-        sorted(
-            {shape, *traded_shapes(counts, limits, shape, yielding, widths, budget)},
-            key=lambda other: other[yielding],
-        )
-        for shape in first
-    ]
+    shape = limits.fitted(shape.resized(vocab=natural), inner, budget)
+    fitted = limits.fitted(shape, "vocab", budget)
+    if limits.is_free("vocab") and budget - counts.total(fitted) > slack and shape[inner] < sizes[-1]:
+        wider = shape.resized(**{inner: sizes[bisect_right(sizes, shape[inner])]})
+        wider = limits.fitted(wider, "vocab", budget)
+        fitted = wider if counts.total(wider) <= budget else fitted
+    return fitted if counts.total(fitted) <= budget else None
 
 
 def neighbours(sizes: Sequence[int], size: int) -> list[int]:
@@ -205,105 +281,3 @@ def neighbours(sizes: Sequence[int], size: int) -> list[int]:
     place, steps = sizes.index(size), max(1, round(len(sizes) * WIDTH_STEP))
     places = {min(place + number * steps, len(sizes) - 1) for number in WIDTH_STEPS if place + number * steps >= 0}
     return [sizes[other] for other in sorted(places)]
-
-
-def traded_shapes(
-    counts: ParameterCounts, limits: Limits, shape: Shape, yielding: str, widths: Sequence[int], budget: int
-) -> list[Shape]:
-    """For each width the shape whose vocabulary meets the budget, if there is one."""
-    rows = limits.allowed["vocab"]
-    exact = counts.unit(shape, "vocab") * (rows[1] - rows[0])
-    shapes = [fitted(counts, limits, shape.resized(**{yielding: width}), "vocab", budget) for width in widths]
-    return [shape for shape in shapes if 0 <= budget - counts.total(shape) < exact]
-
-
-def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Limits:
-    """How far each size may be reduced under the settings.
-
-    Args:
-        tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
-
-    Raises:
-        [`FlabError`]: a pinned size is larger than the dense one, or one that the model cannot have.
-    """
-    allowed: dict[str, Sequence[int]] = {}
-    for component in components_of(sizes.shape):
-        dimension, section = component.dimension, component.section(config)
-        if section.pinned is not None:
-            size, name = component.rounded(section.pinned, config), f"{section.section}.{section.setting}"
-            check_pinned(name, size, sizes.shape[dimension], sizes.possible[dimension], sizes.reasons.get(dimension))
-            allowed[dimension] = [size]
-        else:
-            enabled = section.enabled
-            allowed[dimension] = component.allowed(config, sizes, tokens) if enabled else [sizes.shape[dimension]]
-    return Limits(allowed)
-
-
-def check_pinned(name: str, size: int, dense: int, possible: Sequence[int], reason: str | None = None) -> None:
-    """Raises a [`ConfigurationError`] if a model cannot have a requested size, with the reason if there is one to
-    give."""
-    if size > dense:
-        raise ConfigurationError(
-            f"{name}: {size:,} is more than the {dense:,} of the dense model; pruning only makes models smaller"
-        )
-    if size not in possible:
-        near = sorted(sorted(possible, key=lambda other: abs(other - size))[:4])
-        raise ConfigurationError(
-            f"{name}: this model cannot have {size:,}{f' ({reason})' if reason else ''}; use one of"
-            f" {', '.join(f'{other:,}' for other in near)}"
-        )
-
-
-def shapes_to_compare(
-    config: FlabPrunerConfig, sizes: ModelSizes, tokens: int, natural: int, fewest: int
-) -> list[list[Shape]]:
-    """The shapes to choose from, see [`candidate_shapes`]; only one if there is no target.
-
-    Args:
-        tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
-        natural (`int`): tokens that the corpus asks for.
-        fewest (`int`): tokens that must be kept at any size.
-
-    Raises:
-        [`ConfigurationError`]: the vocabulary or the target is out of reach.
-    """
-    counts, dense, settings, target = sizes.counts, sizes.shape, config.vocabulary, config.target_ratio
-    rows = natural_rows(config, sizes, natural)
-    limits = size_limits(config, sizes, tokens)
-    if settings.size is None and settings.enabled:
-        limits = limits.at_least("vocab", rows if settings.keep_used else round_up(fewest, row_multiple(config)))
-    if target is None:
-        return [[asked_sizes(config, dense).resized(vocab=limits.largest["vocab"] if settings.size else rows)]]
-    check_target(counts, dense, limits, target)
-    budget, slack = parameters_to_keep(counts, dense, target), round(counts.total(dense) * TOLERANCE)
-    compared = candidate_shapes(counts, limits, rows, budget, slack)
-    reached = check_reached(counts, dense, limits, [shape for row in compared for shape in row], target, config.align)
-    near = [[shape for shape in row if shape in reached] for row in compared]
-    return list(filter(None, near)) or [[shape] for shape in reached]
-
-
-def asked_sizes(config: FlabPrunerConfig, dense: Shape) -> Shape:
-    """The dense sizes, with the pinned sizes inside the layers and the pinned number of layers in their place."""
-    pins = {part.dimension: getattr(config, part.section).pinned for part in SECTIONS}
-    return dense.resized(**{name: size for name, size in pins.items() if name != "vocab" and name in dense and size})
-
-
-def check_sizes(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
-    """Raises a [`FlabError`] if a pinned size exceeds the dense one, or the target is out of reach with any text, or
-    sizes cannot be split among the devices of `align`."""
-    dense = sizes.shape
-    for component in COMPONENTS:
-        component.check(config, sizes)
-    if config.align is not None:
-        for component in COMPONENTS:
-            component.check_shared(config, sizes, config.align)
-    limits = size_limits(config, sizes, dense["vocab"])
-    if config.target_ratio is not None:
-        check_target(sizes.counts, dense, limits, config.target_ratio)
-    elif not config.vocabulary.enabled and asked_sizes(config, dense) == dense:
-        parts = [part for part in SECTIONS if part.dimension in dense and part.dimension != "vocab"]
-        raise ConfigurationError(
-            f"nothing would be pruned: the vocabulary is switched off, and all {dense['layer']:,} layers with their"
-            f" {dense['neuron']:,} neurons stay; set target_ratio, or a smaller"
-            f" {' or '.join(part.setting for part in parts)}"
-        )

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -16,6 +15,7 @@ from ..families import Family
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
 from ..records.work import Stage, WorkFolder
+from ..settings.configuration import FlabPrunerConfig
 from .components import COMPONENTS, components_of
 from .components.base import Calibrated, Kept, indices_of
 from .inputs import PruningInputs
@@ -33,57 +33,49 @@ STAGE = Stage("plan", PruningPlan.save, _load)
 
 
 def decided_plan(
-    asked: PruningInputs, chosen: ChosenShape, dtype: torch.dtype, decided_by: Mapping[str, Any], work: WorkFolder
+    inputs: PruningInputs, chosen: ChosenShape, dtype: torch.dtype, decided_by: Mapping[str, Any], work: WorkFolder
 ) -> PruningPlan:
-    """Decides the neurons of the chosen shape, and records everything that stays.
+    """Decides what is left to decide of the chosen shape, and records everything that stays.
 
     Args:
         dtype (`torch.dtype`): of the pruned weights.
         decided_by (`Mapping[str, Any]`): everything that decides the plan.
     """
-    kept = asked.tokens(chosen.shape["vocab"])
 
     def decide(pieces: Pieces) -> PruningPlan:
-        return _plan(
-            asked.calibrated(kept, pieces), kept, chosen, dtype, decided_by["model"]["weights"], asked.corpus_hash
+        tokens = inputs.tokens(chosen.shape["vocab"])
+        calibration = inputs.calibrated(tokens, pieces)
+        kept = decided(calibration, inputs.config, chosen)
+        inside = {name: indices_of(layers) for name, layers in kept.items() if name != "layer" and layers}
+        return PruningPlan(
+            # its name is not part of the decision, and is filled in when the plan is used
+            base_model="",
+            base_revision=None,
+            base_hash=inputs.weights,
+            corpus_hash=inputs.corpus_hash,
+            vocab_size=chosen.shape["vocab"],
+            kept={
+                "layer": kept["layer"],
+                **inside,
+                **({"vocab": tokens.tolist()} if inputs.config.vocabulary.enabled else {}),
+            },
+            dtype=str(dtype).removeprefix("torch."),
+            settings={},
+            weights=dict(_refitted(calibration, kept, dtype)),
         )
 
-    plan, dense = work.value(STAGE, decided_by, decide), asked.dense
-    return replace(plan, base_model=dense.name, base_revision=dense.revision, settings=asked.config.to_dict())
+    plan, dense = work.value(STAGE, decided_by, decide), inputs.dense
+    return replace(plan, base_model=dense.name, base_revision=dense.revision, settings=inputs.config.to_dict())
 
 
-def _plan(
-    calibration: Calibrated,
-    kept_tokens: np.ndarray,
-    chosen: ChosenShape,
-    dtype: torch.dtype,
-    base_hash: str,
-    corpus_hash: str,
-) -> PruningPlan:
-    kept = decided(calibration, chosen)
-    inside = {name: indices_of(layers) for name, layers in kept.items() if isinstance(layers, Mapping)}
-    tokens = {"vocab": kept_tokens.tolist()} if calibration.config.vocabulary.enabled else {}
-    return PruningPlan(
-        # its name is not part of the decision, and is filled in when the plan is used
-        base_model="",
-        base_revision=None,
-        base_hash=base_hash,
-        corpus_hash=corpus_hash,
-        vocab_size=chosen.shape["vocab"],
-        kept={"layer": kept["layer"], **{name: layers for name, layers in inside.items() if layers}, **tokens},
-        dtype=str(dtype).removeprefix("torch."),
-        settings={},
-        weights=dict(_refitted(calibration, kept, dtype)),
-    )
-
-
-def decided(calibration: Calibrated, chosen: ChosenShape) -> Kept:
+def decided(calibration: Calibrated, config: FlabPrunerConfig, chosen: ChosenShape) -> Kept:
     """What stays in the chosen shape. Components that refit weights are decided one after the other, each on a model
     in which those before it are masked."""
-    shape, kept = chosen.shape, Kept(layer=chosen.kept_layers(calibration.shape["layer"]))
+    shape, kept, masks = chosen.shape, Kept(layer=chosen.kept["layer"]), Kept()
     for name, layers in chosen.kept.items():
-        kept[name] = {layer: NarrowLayer(torch.tensor(indices), None) for layer, indices in layers.items()}
-    choices, masks = choices_of(calibration, [shape]), Kept()
+        if isinstance(layers, dict):
+            kept[name] = {i: NarrowLayer(torch.tensor(layers[i]), None) for i in kept["layer"] if i in layers}
+    choices = choices_of(calibration, config, [shape])
     for component in reversed(components_of(shape)):
         if component.refits:
             with masked(calibration.model, calibration.family, masks):

@@ -29,7 +29,6 @@ from ..records.work import WorkFolder, json_stage
 from ..running.layer_pass import LayerPass
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
-from ..settings.pruning import COMPONENTS
 from ..texts.formats import formats_of
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.hashing import texts_hash
@@ -40,7 +39,7 @@ from ..utils.stopwatch import Stopwatch
 from .components import sizes_of, sizes_of_config
 from .counts import CountsFile, read_counts
 from .inputs import PruningInputs, Resources
-from .limits import check_sizes, shapes_to_compare
+from .limits import shapes_to_compare, size_limits
 from .memory_budget import TokensHeld, open_weights
 from .plan_check import check_plan
 from .planning import decided_plan
@@ -68,7 +67,7 @@ def check_request(
         [`FlabError`]: files of counts are not of its tokenizer, or cannot be read.
         [`ConfigurationError`]: it has no such sizes, or fewer positions.
     """
-    check_sizes(config, sizes_of_config(model_config, family))
+    size_limits(config, sizes_of_config(model_config, family), len(tokenizer))
     check_positions(model_config, family, "data.sequence_length", config.data.sequence_length)
     read_counts(config.data.counts, tokenizer, name)
 
@@ -123,7 +122,7 @@ def prune(
     config = copy.deepcopy(config)  # a copy is written beside the weights, whatever happens to the original meanwhile
     resources = resources or Resources()
     sizes, watch, processes = sizes_of(dense.model, dense.family), Stopwatch(), resources.processes
-    check_sizes(config, sizes)
+    limits = size_limits(config, sizes, len(dense.tokenizer))
     check_positions(dense.model.config, dense.family, "data.sequence_length", config.data.sequence_length)
     if counts is None:
         counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
@@ -141,7 +140,7 @@ def prune(
     with watch.step("texts"):
         texts = read_text_sets(dense.tokenizer, config.data, config.seed)
     tokens = token_choice(dense, config.vocabulary, texts, counts, work)
-    shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)
+    shapes = shapes_to_compare(config, limits, len(tokens.natural), tokens.smallest)
     computing = dense.on_its_device()
     inputs = PruningInputs(computing, weights, config, texts, tokens, counts, workspace, processes)
     decided_by = inputs.identity()
@@ -175,13 +174,13 @@ def prune(
         dense,
         model,
         plan,
-        held_out,
         {**work.seconds, **watch.seconds},
+        notes,
+        held_out=held_out,
         search=search_section(chosen, natural),
         texts=report_of_texts,
         datasets=(*texts.datasets, *sorted({name for file in counts for name in file.counts.datasets})),
         weights_sha256=decided_by["pruned"],
-        notes=notes,
     )
     return PrunedModel(model, tokenizer, plan, report, config, work=work)
 
@@ -205,7 +204,7 @@ def apply_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
         if plan.kept_tokens is not None:
             tokenizer = tokenizer_of(tokenizer, np.array(plan.kept_tokens), dense.model.config.model_type)
         model = operate(dense.model, dense.family, plan)
-    report = build_report(dense, model, plan, None, watch.seconds)
+    report = build_report(dense, model, plan, watch.seconds)
     if isinstance(rounds := plan.settings.get("rounds"), dict) and rounds.get("number", 1) != 1:
         note = "the plan was made in rounds: the weights that it holds were trained between them, towards this model"
         report = report.model_copy(update={"notes": (*report.notes, note)})
@@ -217,7 +216,7 @@ def search_section(chosen: ChosenShape, natural: int) -> Search:
     return Search(
         candidates=tuple(
             TriedShape(
-                **{part.reported: candidate.shape.get(part.dimension) for part in COMPONENTS},
+                **candidate.shape.reported(),
                 validation_divergence=candidate.divergence,
                 validation_vocabulary_bits_per_byte=candidate.vocabulary_bits_per_byte,
                 validation_bits_per_byte=candidate.bits_per_byte,

@@ -1,4 +1,5 @@
-"""The shape of the pruned model, searched for where there is a choice, and the layers and experts that are removed."""
+"""The shape of the pruned model, searched for where there is a choice, and what stays of components that refit
+nothing."""
 
 from __future__ import annotations
 
@@ -6,18 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, cast
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from ..records.pieces import Pieces
 from ..records.work import WorkFolder, json_stage
+from ..settings.configuration import FlabPrunerConfig
 from ..sizes import Shape
 from ..utils.hashing import digest_of
 from ..utils.progress import progress
 from .components import components_of
 from .components.base import Calibrated, Choice, indices_of
-from .components.layers import LayerChoice
 from .depth.search import Removal
 from .inputs import PruningInputs
 from .shapes import Candidate, StoredShape, measure_shape
@@ -30,14 +31,14 @@ class ChosenShape:
     Args:
         shape ([`Shape`]): the sizes.
         removed (`list[Removal]`): the removed layers, in the order of their removal.
-        kept (`dict[str, dict[int, list[int]]]`): by dimension and layer what stays of components that are not decided
-            with the plan, ascending; those that stay whole are not named.
+        kept (`dict[str, Any]`): by dimension what stays of components that are not decided with the plan, as the plan
+            has it.
         candidates (`list[Candidate]`): the shapes that were measured; empty if there was no choice.
     """
 
     shape: StoredShape
     removed: list[Removal]
-    kept: dict[str, dict[int, list[int]]]
+    kept: dict[str, list[int] | dict[int, list[int]]]
     candidates: list[Candidate]
 
     @property
@@ -45,20 +46,16 @@ class ChosenShape:
         """Hex SHA-256 of all of it."""
         return digest_of(TypeAdapter(ChosenShape).dump_python(self))
 
-    def kept_layers(self, number: int) -> list[int]:
-        """The layers that stay at this depth, ascending."""
-        return sorted(set(range(number)) - {removal.layer for removal in self.removed})
-
 
 START_SHARE = 0.6  # of the natural vocabulary: the search walks both ways from there
 STAGE = json_stage("shape", ChosenShape)
 
 
 def chosen_shape(
-    asked: PruningInputs, rows: list[list[Shape]], decided_by: Mapping[str, Any], work: WorkFolder
+    inputs: PruningInputs, rows: list[list[Shape]], decided_by: Mapping[str, Any], work: WorkFolder
 ) -> ChosenShape:
-    """Measures the shapes that are worth comparing, and decides which layers and experts are removed; saved under
-    everything that decides it.
+    """Measures the shapes that are worth comparing, and decides what stays of components that refit nothing; saved
+    under everything that decides it.
 
     Args:
         rows (`list[list[Shape]]`): see [`~pruning.limits.shapes_to_compare`]; a single shape is used as it is.
@@ -66,41 +63,32 @@ def chosen_shape(
     """
 
     def choose(pieces: Pieces) -> ChosenShape:
-        calibration = asked.calibrated(asked.tokens.natural, pieces)
-        choices = choices_of(calibration, [shape for row in rows for shape in row])
+        calibration = inputs.calibrated(inputs.tokens.natural, pieces)
+        shape, candidates = start_shape(rows[0], len(inputs.tokens.natural)), list[Candidate]()
         with ExitStack() as stack:
+            choices = choices_of(calibration, inputs.config, [shape for row in rows for shape in row])
             for choice in choices.values():
                 stack.callback(choice.close)
-            return _chosen(asked, calibration, rows, choices)
+            if len(rows) > 1 or len(rows[0]) > 1:
+                candidates = _measured(inputs, calibration, rows, shape, choices)
+                shape = min(candidates, key=lambda candidate: candidate.cost).shape
+            settled = [part.dimension for part in components_of(shape) if part.choice is not None and not part.refits]
+            kept = {name: indices_of(choices[name](shape[name])) for name in settled}
+            removed = [removal for name in settled for removal in choices[name].removals(shape[name])]
+        return ChosenShape(shape, removed, kept, candidates)
 
     return work.value(STAGE, decided_by, choose)
 
 
-def choices_of(calibration: Calibrated, shapes: Sequence[Shape]) -> dict[str, Choice]:
+def choices_of(calibration: Calibrated, config: FlabPrunerConfig, shapes: Sequence[Shape]) -> dict[str, Choice]:
     """What says which parts stay in some shapes, by dimension."""
     choices, dense = {}, calibration.shape
     for component in components_of(dense):
-        dimension = component.dimension
-        sizes = sorted({shape[dimension] for shape in shapes} - {dense[dimension]})
-        if (choice := component.choice(calibration, sizes)) is not None:
-            choices[dimension] = choice
+        if component.choice is not None:
+            dimension = component.dimension
+            sizes = sorted({shape[dimension] for shape in shapes} - {dense[dimension]})
+            choices[dimension] = component.choice(calibration, sizes, component.section(config))
     return choices
-
-
-def _chosen(
-    asked: PruningInputs, calibration: Calibrated, rows: list[list[Shape]], choices: Mapping[str, Choice]
-) -> ChosenShape:
-    shape, candidates = start_shape(rows[0], len(asked.tokens.natural)), list[Candidate]()
-    if len(rows) > 1 or len(rows[0]) > 1:
-        candidates = _measured(asked, calibration, rows, shape, choices)
-        shape = min(candidates, key=lambda candidate: candidate.cost).shape
-    layers = cast(LayerChoice, choices["layer"])
-    kept_layers, kept = set(layers(shape["layer"])), {}
-    for component in components_of(shape):
-        if component.dimension in choices and component.dimension != "layer" and not component.refits:
-            indices = indices_of(choices[component.dimension](shape[component.dimension]))
-            kept[component.dimension] = {layer: one for layer, one in indices.items() if layer in kept_layers}
-    return ChosenShape(shape, layers.removals(shape["layer"]), kept, candidates)
 
 
 def start_shape(row: list[Shape], natural: int) -> Shape:
@@ -140,35 +128,29 @@ def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape
 
 
 def _measured(
-    asked: PruningInputs,
+    inputs: PruningInputs,
     calibration: Calibrated,
     rows: list[list[Shape]],
     first: Shape,
     choices: Mapping[str, Choice],
 ) -> list[Candidate]:
-    pieces = calibration.pieces.part("candidates")
-    tokens, texts = asked.tokens, asked.texts.validation
+    pieces, tokens, texts = calibration.pieces.part("candidates"), inputs.tokens, inputs.texts.validation
     size = sum(len(document.text.encode("utf-8")) for document in texts)
     with progress("Measuring shapes", None, "shape") as tick:
 
         def measure(shape: Shape) -> Candidate:
             name = "-".join(f"{dimension}{number}" for dimension, number in shape.items())
-            done = pieces.read(name)
-            if calibration.processes.agree(done is not None) and done is not None:
+            piece = pieces.read(name)
+            if calibration.processes.agree(piece is not None) and piece is not None:
                 tick()
-                return Candidate(shape, *done.facts["costs"])
+                return Candidate(shape, *piece.facts["costs"])
             kept_tokens, hidden = tokens(shape["vocab"]), pieces.part(f"{name}-hidden")
-            text = tokens.packed(kept_tokens, texts, calibration.config.data.sequence_length)
-            candidate = measure_shape(
-                calibration.reading(text, hidden, shared=True),
-                shape,
-                kept_tokens,
-                {dimension: choice(shape[dimension]) for dimension, choice in choices.items()},
-                size,
-                pieces.part(f"vocab{shape['vocab']}-dense"),
-            )
-            costs = [candidate.divergence, candidate.vocabulary_bits_per_byte, candidate.bits_per_byte]
-            pieces.write(name, costs=costs)
+            text = tokens.packed(kept_tokens, texts, inputs.config.data.sequence_length)
+            kept = {dimension: choice(shape[dimension]) for dimension, choice in choices.items()}
+            reading = calibration.reading(text, hidden, shared=True)
+            dense_pieces = pieces.part(f"vocab{shape['vocab']}-dense")
+            candidate = measure_shape(reading, shape, kept_tokens, kept, size, dense_pieces)
+            pieces.write(name, costs=candidate.costs)
             hidden.clear()
             tick()
             return candidate

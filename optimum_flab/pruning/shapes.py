@@ -54,6 +54,11 @@ class Candidate:
     bits_per_byte: float
 
     @property
+    def costs(self) -> list[float]:
+        """What was measured."""
+        return [self.divergence, self.vocabulary_bits_per_byte, self.bits_per_byte]
+
+    @property
     def cost(self) -> float:
         """The measure by which shapes are compared: bits per byte, with those of the vocabulary at
         [`VOCABULARY_WEIGHT`]."""
@@ -118,7 +123,7 @@ def measure_shape(
         dense_pieces ([`Pieces`]): keeps hidden states of the dense model, for other shapes with this vocabulary.
     """
     model, family, tokens = reading.model, reading.family, reading.tokens
-    if all(component.is_maskable(family) for component in components_of(shape)):
+    if all(component.is_maskable for component in components_of(shape)):
         outer, dense_step = for_estimates(model, family)
         _, step = for_estimates(model, family, masked_weights(model, family, kept))
     else:

@@ -151,7 +151,7 @@ def estimate(
         processes (`int`): that share the text.
     """
     data, shape, searches = config.data, sizes.shape, config.target_ratio is not None
-    layers, experts, parts = shape["layer"], shape.get("expert", 1), sizes.counts.components(shape)
+    layers, experts, parts = shape["layer"], shape.get("expert", 1), sizes.counts.parts(shape)
     idle = (1 - share) * parts.get("experts", 0)
     once = 2 * (sizes.counts.total(shape) - parts["vocabulary"] // 2 - idle)  # one token through the model
     gram = 1.2 * layers * experts * share * shape["neuron"] ** 2

@@ -81,7 +81,7 @@ def test_every_parameter_is_counted_once(anyone):
             f"{family.block.ffn_out}.bias",
             *(name for name, _, _ in family.neuron_tensors(family.decoder_layers(model)[0])),
         )
-        assert counts.components(shape)["ffn"] == sum(
+        assert counts.parts(shape)["ffn"] == sum(
             parameter.numel() for name, parameter in model.named_parameters() if family.layer_of(name)[1] in ffn
         )
     heads = sizes_of(model, family).possible["head"][0]

@@ -3,6 +3,7 @@ of the settings, which holds its names. `docs/components.md` says how to add one
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
@@ -11,21 +12,19 @@ import torch
 
 from ...families import Family
 from ...settings.pruning import COMPONENTS as SECTIONS
-from ...sizes import ModelSizes, count_parameters, heads_of, shape_of
+from ...sizes import ModelSizes, count_parameters, shape_of
 from .base import Component
 
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def _in_this_folder() -> list[Component]:
     """The components of the modules here, in the order of their sections."""
     modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
-    found = [module.COMPONENT for module in modules if hasattr(module, "COMPONENT")]
-    return sorted(found, key=lambda component: SECTIONS.index(component.settings))
+    components = [module.COMPONENT for module in modules if hasattr(module, "COMPONENT")]
+    return sorted(components, key=lambda component: SECTIONS.index(component.settings))
 
 
 COMPONENTS = tuple(_in_this_folder())
@@ -39,10 +38,10 @@ def components_of(shape: Mapping[str, int]) -> list[Component]:
 def sizes_of(model: PreTrainedModel, family: Family) -> ModelSizes:
     """The sizes of a loaded model (or of one on the meta device)."""
     shape = shape_of(model, family)
-    found = {component.dimension: component.possible(model, family, shape) for component in components_of(shape)}
-    possible = {dimension: sizes for dimension, (sizes, _) in found.items()}
-    reasons = {dimension: reason for dimension, (_, reason) in found.items() if reason}
-    return ModelSizes(shape, count_parameters(model, family), possible, heads_of(model.config), reasons)
+    possible, reasons = dict[str, Sequence[int]](), dict[str, str]()
+    for component in components_of(shape):
+        possible[component.dimension], reasons[component.dimension] = component.possible(model, family, shape)
+    return ModelSizes(shape, count_parameters(model, family), possible, reasons)
 
 
 def sizes_of_config(config: PreTrainedConfig, family: Family) -> ModelSizes:

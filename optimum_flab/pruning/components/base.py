@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,13 +15,13 @@ from ...families import Family
 from ...measuring.divergence import OutputHead
 from ...measuring.fisher import fisher_weights
 from ...records.pieces import Pieces
-from ...records.plan import PruningPlan
 from ...running.layer_pass import LayerPass
 from ...running.processes import Processes
 from ...settings.components import ComponentSettings
 from ...sizes import ModelSizes, Shape, shape_of
 from ...tensors.workspace import Workspace
 from ...texts.packing import PackedTokens
+from ..depth.search import Removal
 from ..width.neurons import NarrowLayer
 
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ...settings.configuration import FlabPrunerConfig
 
 
+SHARE_OF_DEVICE = 64  # the rows and neurons of one of several devices come in multiples of this
 SURVEYED_PART = 4  # one in this many calibration sequences is enough to compare shapes
 
 # by dimension what stays: indices of layers, and inside layers what each of them keeps, by dense layer index; a
@@ -44,8 +45,9 @@ class Calibrated:
 
     Args:
         model (`PreTrainedModel`): the dense model.
-        config ([`FlabPrunerConfig`]): what is requested.
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
+        batch_size (`int`): sequences per forward pass.
+        seed (`int`): of random choices.
         kept (`np.ndarray`): the dense ids of the vocabulary over which predictions are compared.
         pieces ([`Pieces`]): keeps what is finished, in case the run is interrupted.
         workspace ([`Workspace`]): where large data is put.
@@ -54,8 +56,9 @@ class Calibrated:
 
     model: PreTrainedModel
     family: Family
-    config: FlabPrunerConfig
     tokens: PackedTokens
+    batch_size: int
+    seed: int
     kept: np.ndarray
     pieces: Pieces
     workspace: Workspace
@@ -81,8 +84,8 @@ class Calibrated:
             self.model,
             self.family,
             tokens,
-            self.config.data.batch_size,
-            torch.Generator().manual_seed(self.config.seed),
+            self.batch_size,
+            torch.Generator().manual_seed(self.seed),
             pieces=pieces,
             workspace=self.workspace,
             processes=self.processes if shared else Processes(),
@@ -103,10 +106,11 @@ class Choice:
     Args:
         calibration ([`Calibrated`]): what it measures on.
         sizes (`Sequence[int]`): at which it will be asked, ascending, without the dense one.
+        settings ([`ComponentSettings`]): the component's section.
     """
 
-    def __init__(self, calibration: Calibrated, sizes: Sequence[int]):
-        self.calibration, self.sizes = calibration, sizes
+    def __init__(self, calibration: Calibrated, sizes: Sequence[int], settings: Any):
+        self.calibration, self.sizes, self.settings = calibration, sizes, settings
 
     def __call__(self, size: int) -> Any:
         """What stays in a shape that is only measured: layers, or by layer what stays inside; empty if that is all."""
@@ -117,6 +121,10 @@ class Choice:
         [`refits`][Component.refits]."""
         return self(size)
 
+    def removals(self, size: int) -> Sequence[Removal]:
+        """What is removed to reach a size, one after the other with its score, where it goes like that."""
+        return ()
+
     def close(self) -> None:
         """Ends what is still going on."""
 
@@ -126,14 +134,22 @@ class Component:
 
     Attributes:
         settings (`type`): its section of the settings, which also holds its names.
+        choice (`type`, *optional*): the [`Choice`] that says which parts stay; `None` for tokens, which are chosen
+            along with the texts.
         refits (`bool`): whether weights are fitted to what stays, so that it is decided along with the plan, after
             everything that does not, and after those refitting components that stand further down in the settings.
         is_searched (`bool`): whether a target may decide its size; otherwise only a pinned size changes it.
+        is_maskable (`bool`): whether the model can be run without the parts that go by setting weights to zero, see
+            [`masked`]; otherwise its layers are cut to be measured.
+        per_device (`int`): what the size must be a multiple of for each device that shares the model, if it is split.
     """
 
     settings: ClassVar[type[ComponentSettings]]
+    choice: ClassVar[type[Choice] | None] = None
     refits: ClassVar[bool] = False
     is_searched: ClassVar[bool] = True
+    is_maskable: ClassVar[bool] = True
+    per_device: ClassVar[int] = 0
 
     @property
     def dimension(self) -> str:
@@ -160,32 +176,10 @@ class Component:
 
         Args:
             tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
-
-        Raises:
-            [`ConfigurationError`]: there is none.
         """
         return sizes.possible[self.dimension]
 
-    def usual(self, sizes: ModelSizes) -> Sequence[int]:
-        """The sizes that it has by default if nothing else is pruned, as far as that is known without text."""
-        return sizes.possible[self.dimension]
-
-    def check(self, config: FlabPrunerConfig, sizes: ModelSizes) -> None:
-        """Raises a [`ConfigurationError`] if the settings ask for what this model has not."""
-
-    def check_shared(self, config: FlabPrunerConfig, sizes: ModelSizes, devices: int) -> None:
-        """Raises a [`ConfigurationError`] if it cannot be split among so many devices."""
-
     # --- measuring
-
-    def choice(self, calibration: Calibrated, sizes: Sequence[int]) -> Choice | None:
-        """What says which parts stay; `None` for tokens, which are chosen along with the texts."""
-        return None
-
-    def is_maskable(self, family: Family) -> bool:
-        """Whether the model can be run without the parts that go by setting weights to zero, see [`masked`]; otherwise
-        its layers are cut to be measured."""
-        return True
 
     def masked(
         self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
@@ -199,10 +193,6 @@ class Component:
         """The name in its layer of the tensor that is refitted, and refitted weights of shape `(hidden, kept)` as the
         model stores them."""
         raise NotImplementedError(f"{type(self).__name__} refits nothing")
-
-    def faults(self, plan: PruningPlan, model: PreTrainedModel, family: Family) -> Iterator[str]:
-        """What prevents a plan from being applied to this model, besides indices that it does not have."""
-        return iter(())
 
 
 def masked_projection(
@@ -221,6 +211,6 @@ def masked_projection(
     return {f"{projection}.weight": family.matrix(projection, masked)}
 
 
-def indices_of(kept: Mapping[int, NarrowLayer]) -> dict[int, list[Any]]:
-    """What stays inside each layer, as plain lists."""
-    return {layer: narrow.kept.tolist() for layer, narrow in kept.items()}
+def indices_of(kept: list[int] | Mapping[int, NarrowLayer]) -> list[int] | dict[int, list[Any]]:
+    """What stays as plain lists: layers, or by layer what stays inside."""
+    return kept if isinstance(kept, list) else {layer: narrow.kept.tolist() for layer, narrow in kept.items()}

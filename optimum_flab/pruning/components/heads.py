@@ -18,24 +18,26 @@ from ...criteria.base import COUNTED, DAMPED, REFITTED
 from ...criteria.statistics import NeuronStatistics
 from ...families import Family, plain_axes
 from ...families.resizing import resized_config
-from ...records.plan import PruningPlan
 from ...running.casting import replaced_step
 from ...running.layer_pass import LayerPass
 from ...running.layerwise import run_layer
 from ...settings.components import HeadSettings
-from ...settings.configuration import FlabPrunerConfig
-from ...sizes import ModelSizes, Shape, heads_of
+from ...sizes import Shape
 from ...tensors.matrices import inverse_
 from ...tensors.workspace import Workspace
 from ...utils.compat import new_model
-from ...utils.errors import ConfigurationError
 from ..width.narrowing import DecidedLayers
 from ..width.neurons import NarrowLayer, NeuronDecision, NeuronObserver
-from .base import Calibrated, Choice, Component, Kept, masked_projection
+from .base import Choice, Component, Kept, masked_projection
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def heads_of(config: PreTrainedConfig) -> tuple[int, int]:
+    """The attention heads of a layer: of queries, and of keys and values."""
+    return config.num_attention_heads, getattr(config, "num_key_value_heads", None) or config.num_attention_heads
 
 
 # --- criterion
@@ -227,8 +229,10 @@ class Heads(Component):
     """Query heads: rows of the query projection, columns of the one out of the heads, which is refitted."""
 
     settings = HeadSettings
+    choice = HeadChoice
     refits = True
     is_searched = False
+    per_device = 1
 
     def possible(self, model: PreTrainedModel, family: Family, shape: Shape) -> tuple[Sequence[int], str]:
         """As many for every key-value head, if nothing of the model but the two projections depends on their number,
@@ -243,27 +247,6 @@ class Heads(Component):
             return [heads], f"the shape of {other} depends on the number of heads in another way"
         return [*smaller, heads], f"as many for each of its {groups} key-value heads, of a number that its class takes"
 
-    def check(self, config: FlabPrunerConfig, sizes: ModelSizes) -> None:
-        """Heads that a model has not, or whose number is left open."""
-        if config.heads.enabled and config.heads.num_attention_heads is None:
-            raise ConfigurationError("heads.enabled: nothing says how many stay; set `heads.num_attention_heads`")
-        if config.heads.enabled and "head" not in sizes.shape:
-            raise ConfigurationError("heads.num_attention_heads: nothing says which heads this model has; drop it")
-
-    def check_shared(self, config: FlabPrunerConfig, sizes: ModelSizes, devices: int) -> None:
-        """As vLLM does it: a key-value head is copied where there are more devices than such heads."""
-        queries, keys = config.heads.num_attention_heads or sizes.heads[0], sizes.heads[1]
-        if queries % devices or (keys and keys % devices and devices % keys):
-            raise ConfigurationError(
-                f"align: {devices:,} devices cannot share {queries:,} attention heads with {keys:,} key-value heads:"
-                " the former must be a multiple of the devices, and the latter a multiple or a divisor of them; use"
-                " another number"
-            )
-
-    def choice(self, calibration: Calibrated, sizes: Sequence[int]) -> HeadChoice:
-        """An elimination on calibration text."""
-        return HeadChoice(calibration, sizes)
-
     def masked(
         self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
     ) -> dict[str, torch.Tensor]:
@@ -275,13 +258,6 @@ class Heads(Component):
     def stored(self, family: Family, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
         """The weights out of the heads."""
         return f"{family.block.attention_out}.weight", family.matrix(family.block.attention_out, weight)
-
-    def faults(self, plan: PruningPlan, model: PreTrainedModel, family: Family) -> Iterator[str]:
-        """Groups of different numbers."""
-        heads, groups = heads_of(model.config)
-        for layer, kept in plan.kept_inside.get("head", {}).items():
-            if len({sum(head // (heads // groups) == group for head in kept) for group in range(groups)}) > 1:
-                yield f"its heads of layer {layer} are not the same number for each of {groups} key-value heads"
 
 
 def _config_with(model: PreTrainedModel, family: Family, heads: int) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...criteria import LAYERS
 from ...families import Family
 from ...measuring.divergence import OutputHead
-from ...records.plan import PruningPlan
 from ...settings.components import LayerSettings
 from ...sizes import Shape
 from ...texts.packing import PackedTokens
@@ -25,10 +24,9 @@ if TYPE_CHECKING:
 class LayerChoice(Choice):
     """Removals are computed on demand, and remembered."""
 
-    def __init__(self, calibration: Calibrated, sizes: Sequence[int]):
-        super().__init__(calibration, sizes)
-        data, settings = calibration.config.data, calibration.config.layers
-        rows = max(1, settings.search_tokens // data.sequence_length)
+    def __init__(self, calibration: Calibrated, sizes: Sequence[int], settings: LayerSettings):
+        super().__init__(calibration, sizes, settings)
+        rows = max(1, settings.search_tokens // calibration.tokens.input_ids.shape[1])
         self._criterion, self._number = LAYERS[settings.criterion], calibration.shape["layer"]
         self._ranking = self._ranked(next(calibration.tokens.batches(rows)))
         self._removals: list[Removal] = []
@@ -62,6 +60,7 @@ class Layers(Component):
     """Layers, none of which is changed."""
 
     settings = LayerSettings
+    choice = LayerChoice
 
     def possible(self, model: PreTrainedModel, family: Family, shape: Shape) -> tuple[Sequence[int], str]:
         """All that leave one of those that may be removed."""
@@ -70,16 +69,6 @@ class Layers(Component):
             return [number], "its layers depend on their positions, so that all stay"
         reason = f"its layers without experts ({fixed}) stay, and one with experts" if fixed else ""
         return range(fixed + 1, number + 1), reason
-
-    def choice(self, calibration: Calibrated, sizes: Sequence[int]) -> LayerChoice:
-        """A ranking by a criterion."""
-        return LayerChoice(calibration, sizes)
-
-    def faults(self, plan: PruningPlan, model: PreTrainedModel, family: Family) -> Iterator[str]:
-        """Layers that must stay."""
-        every, pruned = set(range(len(family.decoder_layers(model)))), set(family.pruned_layers(model))
-        if missing := every - pruned - set(plan.kept_layers):
-            yield f"it removes layers {sorted(missing)}, which have no experts and must stay"
 
 
 COMPONENT = Layers()

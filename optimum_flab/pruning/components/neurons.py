@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,15 +11,12 @@ import torch
 from ...criteria import NEURONS
 from ...families import Family
 from ...families.resizing import EXPERT_STEP
-from ...records.plan import PruningPlan, is_by_expert
 from ...settings.components import FFNSettings
 from ...settings.configuration import FlabPrunerConfig
 from ...sizes import ModelSizes, Shape
-from ...utils.errors import ConfigurationError
 from ..width.narrowing import narrow, survey
 from ..width.neurons import NarrowLayer
-from .base import Calibrated, Choice, Component, Kept, masked_projection
-from .sharing import SHARE_OF_DEVICE, device_multiple, too_coarse
+from .base import SHARE_OF_DEVICE, Choice, Component, Kept, masked_projection
 
 
 if TYPE_CHECKING:
@@ -31,31 +28,20 @@ USUAL_MULTIPLE = 64
 FEWEST_STEPS = 8  # a width with fewer multiples below it leaves too little to choose from
 
 
-def usual_multiple(width: int, vocabulary_moves: bool, unit: int = 1) -> int:
-    """What a width is a multiple of by default: 256 if the dense one is, and has at least 8 such steps; otherwise 64.
-
-    Args:
-        width (`int`): the dense width.
-        vocabulary_moves (`bool`): whether the vocabulary can take up what steps of the width leave of a target. Coarse
-            steps would miss it otherwise.
-        unit (`int`): what it must also be a multiple of.
-    """
-    coarse = math.lcm(QUANTISED_ROW, unit)
-    enough = width % QUANTISED_ROW == 0 and width >= FEWEST_STEPS * coarse
-    return coarse if enough and vocabulary_moves else math.lcm(USUAL_MULTIPLE, unit)
-
-
 def width_multiple(config: FlabPrunerConfig, width: int) -> int:
-    """What the width of a pruned model is a multiple of.
+    """What the width of a pruned model is a multiple of. By default 256 if the dense one is, has at least 8 such
+    steps, and the vocabulary can take up what they leave of a target; otherwise 64.
 
     Args:
         width (`int`): the dense width.
     """
-    unit = device_multiple(config.align)
+    unit = SHARE_OF_DEVICE * (config.align or 0) or 1
     if config.ffn.multiple_of is not None:
         return math.lcm(config.ffn.multiple_of, unit)
-    moves = config.target_ratio is None or (config.vocabulary.enabled and config.vocabulary.size is None)
-    return usual_multiple(width, moves, unit)
+    coarse = math.lcm(QUANTISED_ROW, unit)
+    vocabulary_moves = config.target_ratio is None or (config.vocabulary.enabled and config.vocabulary.size is None)
+    is_usual = vocabulary_moves and width % QUANTISED_ROW == 0 and width >= FEWEST_STEPS * coarse
+    return coarse if is_usual else math.lcm(USUAL_MULTIPLE, unit)
 
 
 class NeuronChoice(Choice):
@@ -74,7 +60,7 @@ class NeuronChoice(Choice):
 
     def _survey(self) -> dict[int, Mapping[int, NarrowLayer]]:
         calibration, pieces = self.calibration, self.calibration.pieces.part("survey")
-        tokens, criterion = calibration.surveyed, NEURONS[calibration.config.ffn.criterion]
+        tokens, criterion = calibration.surveyed, NEURONS[self.settings.criterion]
         importance = calibration.token_weights(tokens, criterion, pieces)
         reading = calibration.reading(tokens, pieces, shared=calibration.family.experts is None)
         return survey(reading, self.sizes, criterion, importance)
@@ -83,11 +69,11 @@ class NeuronChoice(Choice):
         """By layer, what stays, each on top of the layers already pruned below it; empty where nothing is removed and
         nothing is compensated."""
         calibration, layers = self.calibration, kept["layer"]
-        criterion, dense = NEURONS[calibration.config.ffn.criterion], calibration.shape
+        criterion, dense = NEURONS[self.settings.criterion], calibration.shape
         has_experts = calibration.family.experts is not None
         # at full width neurons can still compensate for removed layers, but experts do not
         compensates = criterion.compensates and not has_experts and len(layers) < dense["layer"]
-        if not calibration.config.ffn.enabled or (size == dense["neuron"] and not compensates):
+        if not self.settings.enabled or (size == dense["neuron"] and not compensates):
             return {}
         tokens, pieces = calibration.tokens, calibration.pieces
         importance = calibration.token_weights(tokens, criterion, pieces)
@@ -100,7 +86,9 @@ class Neurons(Component):
     """Neurons: rows of the projections into the FFN, columns of the one out of it, which is refitted."""
 
     settings = FFNSettings
+    choice = NeuronChoice
     refits = True
+    per_device = SHARE_OF_DEVICE
 
     def possible(self, model: PreTrainedModel, family: Family, shape: Shape) -> tuple[Sequence[int], str]:
         """All; of experts those that transformers can multiply, and that a shared expert is a multiple of."""
@@ -113,41 +101,11 @@ class Neurons(Component):
 
     def allowed(self, config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Sequence[int]:
         """Multiples, and the dense width; only that where whole experts are removed instead."""
-        dense, possible = sizes.shape["neuron"], sizes.possible["neuron"]
-        experts = config.experts.enabled and config.experts.num_experts is None
-        step, shared = width_multiple(config, dense), device_multiple(config.align)
-        allowed = [size for size in possible if size % step == 0 or (size == dense and size % shared == 0)]
-        if not allowed:
-            coarse = "ffn.multiple_of"
-            raise too_coarse("ffn.intermediate_size", f"{dense:,} neurons", step, coarse, config)
-        return [dense] if experts and len(sizes.possible.get("expert", ())) > 1 else allowed
-
-    def usual(self, sizes: ModelSizes) -> Sequence[int]:
-        """Multiples; the vocabulary stays as it is then."""
-        multiple = usual_multiple(sizes.shape["neuron"], vocabulary_moves=False)
-        return [size for size in sizes.possible["neuron"] if size % multiple == 0]
-
-    def check_shared(self, config: FlabPrunerConfig, sizes: ModelSizes, devices: int) -> None:
-        """A pinned width, or one that stays as it is."""
-        ffn, unit = config.ffn, device_multiple(devices)
-        width = ffn.intermediate_size
-        if width is None and (config.target_ratio is None or not ffn.enabled or config.experts.enabled):
-            width = sizes.shape["neuron"]
-        if width is not None and width % unit:
-            name = "ffn.intermediate_size" if ffn.intermediate_size else "the width of the dense model"
-            raise ConfigurationError(
-                f"align: {devices:,} devices need a width that is a multiple of {unit:,}, {SHARE_OF_DEVICE} for each"
-                f" device, and {name}, {width:,}, is not; set ffn.intermediate_size to such a size, or use another"
-                " number"
-            )
-
-    def choice(self, calibration: Calibrated, sizes: Sequence[int]) -> NeuronChoice:
-        """A criterion on calibration text."""
-        return NeuronChoice(calibration, sizes)
-
-    def is_maskable(self, family: Family) -> bool:
-        """Experts cannot be run apart from their router."""
-        return family.experts is None
+        dense = sizes.shape["neuron"]
+        if config.experts.enabled and config.experts.num_experts is None and len(sizes.possible.get("expert", ())) > 1:
+            return [dense]
+        step = width_multiple(config, dense)
+        return [size for size in sizes.possible["neuron"] if size % step == 0 or size == dense]
 
     def masked(
         self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
@@ -159,18 +117,6 @@ class Neurons(Component):
     def stored(self, family: Family, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
         """The weights out of the neurons; in a mixture of shape `(experts, hidden, kept)`."""
         return family.ffn_out_name, family.stored_out(weight)
-
-    def faults(self, plan: PruningPlan, model: PreTrainedModel, family: Family) -> Iterator[str]:
-        """Lists that are not for each expert, or should not be."""
-        experts, number = plan.kept_inside.get("expert", {}), 0
-        if family.experts is not None:
-            number = len(
-                family.decoder_layers(model)[family.pruned_layers(model)[0]].get_parameter(family.ffn_out_name)
-            )
-        for layer, neurons in plan.kept_inside.get("neuron", {}).items():
-            lists = len(experts.get(layer, range(number))) if number else None
-            if lists != (len(neurons) if is_by_expert(neurons) else None):
-                yield f"its neurons of layer {layer} are {'not ' if lists else ''}a list for each expert"
 
 
 COMPONENT = Neurons()
