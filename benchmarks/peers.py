@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from optimum_flab.families.schema import matrices_of
+from optimum_flab.families import matrices_of
 
 
 @dataclass

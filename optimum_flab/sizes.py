@@ -108,7 +108,7 @@ def shape_of(model: PreTrainedModel, family: Family) -> Shape:
     out = layers[family.pruned_layers(model)[0]].get_parameter(family.ffn_out_name)
     sizes: dict[str | None, int | None] = {
         **{dimension: getattr(model.config, field, None) for dimension, field in family.sizes.items()},
-        **dict(zip(family.named_axes(family.in_layer(0, family.ffn_out_name)), out.shape, strict=True)),
+        **dict(zip(family.axes(family.in_layer(0, family.ffn_out_name)) or (), out.shape, strict=True)),
         "vocab": model.get_parameter(f"{family.modules.embeddings}.weight").shape[0],
         "layer": len(layers),
     }

@@ -67,7 +67,7 @@ LITTLE = {
 TEXT = " --corpus ./src --calibration ./src"  # for a pruning whose settings file names none
 NO_MODEL = ("--list-tasks", "--check-references")
 # commands that are to fail, as their page says, and what they say then
-REFUSED = {"inspect -m MODEL": "It resembles 'llama'"}
+REFUSED = {"inspect -m MODEL": '"like": "llama"'}
 MODEL_FILES = (
     *("config.json", "model.safetensors", "tokenizer.json", "README.md"),
     *("flab_plan.json", "flab_report.json", "flab_report.html"),

@@ -136,7 +136,7 @@ def _tensors(model: PreTrainedModel, family: Family) -> Iterator[str]:
         yield f"tensors: nothing says what the axes of {len(unnamed)} of its {len(state)} tensors are ({named})"
         return
     for name, tensor in state.items():
-        axes = family.named_axes(name)
+        axes = family.axes(name) or ()
         if len(axes) != tensor.ndim:
             yield f"tensors: {name} has {tensor.ndim} axes, not {len(axes)}"
         elif (mismatch := misfit(axes, tensor.shape, sizes)) is not None:

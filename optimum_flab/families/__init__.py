@@ -3,9 +3,9 @@
 Adding a family is one file in `known/`; users name their own with `--family`.
 """
 
-from .cutting import cut
+from .axes import cut, matrices_of, misfit, plain_axes
 from .files import FAMILY_NAME, family_for, known_families, read_family, save_family
-from .schema import Block, Family, Norm, Older, has_module, matrices_of, misfit, parts_of, plain_axes
+from .schema import Block, Family, Norm, Older, has_module
 
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "known_families",
     "matrices_of",
     "misfit",
-    "parts_of",
     "plain_axes",
     "read_family",
     "save_family",

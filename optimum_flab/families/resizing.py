@@ -72,9 +72,5 @@ def _mixture_fields(
         ]
     if experts.shared is not None and "neuron" in sizes:
         whole = getattr(config, experts.shared) * getattr(config, family.sizes["neuron"])
-        if whole % sizes["neuron"]:
-            raise ValueError(
-                f"the shared expert, {whole} wide, is not a multiple of experts of {sizes['neuron']} neurons"
-            )
         fields[experts.shared] = whole // sizes["neuron"]
     return fields

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import torch
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import SpecifierSet
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import nn
+
+from .axes import DIMENSIONS, matrices_of, plain_axes
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-DIMENSIONS = ("vocab", "hidden", "neuron", "expert", "head", "kv_head")
-BLOCKS = ("head", "kv_head")  # an index of these stands for several numbers, as many as the configuration says
 AXIS = rf"^(?:({'|'.join(DIMENSIONS)})(\*[2-9])?|[2-9]\*({'|'.join(DIMENSIONS)}))$"
 
 Axis = Annotated[str, Field(pattern=AXIS)]
@@ -254,24 +254,8 @@ class Family(_Facts):
     @field_validator("transformers")
     @classmethod
     def _versions(cls, versions: str) -> str:
-        try:
-            SpecifierSet(versions)
-        except InvalidSpecifier as error:
-            raise ValueError(f"{versions!r} is not a version specifier; write it like >=5.0") from error
+        SpecifierSet(versions)  # raises a ValueError
         return versions
-
-    @field_validator("tensors")
-    @classmethod
-    def _known_places(cls, tensors: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        places = {"layer", *Modules.model_fields} - {"layers"}
-        for name in tensors:
-            if unknown := set(re.findall(r"{(.*?)}", name)) - places:
-                raise ValueError(
-                    f"{name!r} names {{{unknown.pop()}}}; the placeholders are {', '.join(sorted(places))}"
-                )
-            if set("{}") & set(re.sub(r"{\w+}", "", name)):
-                raise ValueError(f"{name!r} has a brace too many or too few")
-        return tensors
 
     def is_known_to(self, version: str) -> bool:
         """Whether a version of transformers is one of those that read checkpoints of the family as the models that
@@ -348,17 +332,6 @@ class Family(_Facts):
         """The projection from the neurons of one layer back to the residual stream."""
         return self.projection(layer, self.block.ffn_out)
 
-    def named_axes(self, name: str) -> tuple[str | None, ...]:
-        """[`axes`] of a tensor that the family names.
-
-        Raises:
-            `KeyError`: it does not.
-        """
-        axes = self.axes(name)
-        if axes is None:
-            raise KeyError(name)
-        return axes
-
     def matrix(self, projection: str, weight: torch.Tensor) -> torch.Tensor:
         """The weight of a projection into the stream as a matrix of shape `(hidden, in)`, and back: some families
         store it transposed.
@@ -373,7 +346,8 @@ class Family(_Facts):
     def expert_matrix(self, weight: torch.Tensor) -> torch.Tensor:
         """The weights from the neurons of one expert to the stream as a matrix of shape `(hidden, neurons)`, and
         back; what is returned shares the memory."""
-        return weight if self.named_axes(self.in_layer(0, self.ffn_out_name))[-1] == "neuron" else weight.mT
+        axes = self.axes(self.in_layer(0, self.ffn_out_name)) or ()
+        return weight if axes[-1] == "neuron" else weight.mT
 
     def stored_out(self, weight: torch.Tensor) -> torch.Tensor:
         """Weights from the neurons to the stream as the model stores them.
@@ -403,56 +377,11 @@ class Family(_Facts):
 
     def incoming(self, layer: nn.Module) -> list[torch.Tensor]:
         """The weights into the neurons of one layer (gate, up): matrices of shape `(neurons, hidden)`."""
-        into = [
-            matrices_of(tensor, axes)
-            for name, tensor, axes in self.neuron_tensors(layer)
-            if name != self.ffn_out_name and tensor.ndim == 2
-        ]
-        return [matrix for matrices in into for matrix in matrices]
-
-
-def matrices_of(tensor: torch.Tensor, axes: tuple[str | None, ...]) -> list[torch.Tensor]:
-    """The matrices of shape `(neurons, hidden)` that a tensor of two axes holds; they share its memory."""
-    place = plain_axes(axes).index("neuron")
-    _, parts, neighbours = parsed_axis(axes[place] or "")
-    matrix = tensor if place == 0 else tensor.T
-    return [matrix[part::parts] for part in range(parts)] if neighbours else list(matrix.chunk(parts))
-
-
-def parsed_axis(axis: str) -> tuple[str, int, bool]:
-    """The dimension of an axis, how many numbers it has for each index of that, and whether these are adjacent; else
-    they are in as many blocks."""
-    dimension, _, times = axis.partition("*")
-    if dimension.isdigit():
-        return times, int(dimension), True
-    return dimension, int(times or 1), False
-
-
-def plain_axes(axes: tuple[str | None, ...]) -> list[str | None]:
-    """The dimensions of axes, without how often they are repeated."""
-    return [axis and parsed_axis(axis)[0] for axis in axes]
-
-
-def parts_of(axis: str) -> int:
-    """How many numbers an axis has for each index of its dimension."""
-    return parsed_axis(axis)[1]
-
-
-def misfit(axes: tuple[str | None, ...], shape: Sequence[int], sizes: Mapping[Any, Any]) -> tuple[str, int] | None:
-    """The first axis of a tensor that is not of the stated size, and that size.
-
-    Args:
-        sizes (`Mapping[str, int]`): what a configuration states, by dimension; `None` where it does not.
-    """
-    for size, axis, dimension in zip(shape, axes, plain_axes(axes), strict=True):
-        stated = sizes.get(dimension)
-        if axis is None or stated is None:
-            continue
-        wanted = stated * parts_of(axis)
-        # blocks are of a size that the configurations call by many names
-        if size % wanted if dimension in BLOCKS else size != wanted:
-            return axis, wanted
-    return None
+        matrices = []
+        for name, tensor, axes in self.neuron_tensors(layer):
+            if name != self.ffn_out_name and tensor.ndim == 2:
+                matrices += matrices_of(tensor, axes)
+        return matrices
 
 
 def has_module(module: nn.Module, path: str) -> bool:

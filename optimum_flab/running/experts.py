@@ -66,7 +66,7 @@ class ExpertWeights:
         prefix = f"{family.mixture.module}."
         self.family, self.module = family, layer.get_submodule(family.mixture.module)
         self.tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        self.axes = {name: family.named_axes(family.in_layer(0, prefix + name)) for name in self.tensors}
+        self.axes = {name: family.axes(family.in_layer(0, prefix + name)) or () for name in self.tensors}
 
     def __len__(self) -> int:
         return len(self.tensors[self.family.mixture.out])

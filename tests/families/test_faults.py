@@ -9,7 +9,8 @@ import torch
 from optimum_flab import FlabPrunerConfig
 from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.families import family_for, known_families
-from optimum_flab.families.schema import DIMENSIONS, Family
+from optimum_flab.families.axes import DIMENSIONS
+from optimum_flab.families.schema import Family
 from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.limits import size_limits
 from optimum_flab.utils.errors import ConfigurationError, FlabError

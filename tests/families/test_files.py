@@ -14,7 +14,6 @@ from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.checkpoints.stored_model import check_belongs_together
 from optimum_flab.criteria import NEURONS
 from optimum_flab.families import FAMILY_NAME, family_for, files, known_families, read_family
-from optimum_flab.families.files import resembled
 from optimum_flab.inspection import inspect_model
 from optimum_flab.pruning.width.narrowing import narrow
 from optimum_flab.records.report import read_report
@@ -191,23 +190,21 @@ def read_family_of(model_type):
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({"tensors": {"{layer}.x": ["neurons"]}}, "tensors.{layer}.x.0: 'neurons' is not an axis"),
-        ({"tensors": {"{block}.x": [None]}}, "'{block}.x' names {block}; the placeholders are"),
+        ({"tensors": {"{layer}.x": ["neurons"]}}, "tensors.{layer}.x.0: String should match pattern"),
         ({"tensors": {"{layer}.x": "neuron"}}, "tensors.{layer}.x"),
-        ({"tensors": {"{layer.x": [None]}}, "'{layer.x' has a brace too many or too few"),
         ({"sizes": {"width": "intermediate_size"}}, "sizes.width"),
-        ({"norms": "rms"}, "norms: there is no such field"),
+        ({"norms": "rms"}, "norms: Extra inputs"),
         ({"norm": {"kind": "batch"}}, "norm.kind"),
-        ({"block": {"ffn_in": "x"}}, "block.ffn_in: there is no such field"),
+        ({"block": {"ffn_in": "x"}}, "block.ffn_in: Extra inputs"),
         ({"modules": {"layers": "model layers"}}, "modules.layers"),
-        ({"transformers": "5"}, "transformers: Value error, '5' is not a version specifier"),
+        ({"transformers": "5"}, "transformers: Value error, Invalid specifier: '5'"),
         ({"like": "lama"}, "is like 'lama', which is not one of the known families"),
         ({"model_type": None}, "model_type"),
         ([], "holds a list, not an object"),
         ("{", "cannot be read"),
         ("[" * 100_000, "cannot be read"),
         ({"model_type": "a b"}, "model_type"),
-        (None, "cannot be read (No such file or directory)"),
+        (None, "No such file or directory"),
     ],
 )
 def test_a_wrong_file_is_refused_by_file_and_entry(facts, said, tmp_path):
@@ -226,8 +223,6 @@ def test_a_mixture_of_the_user(tmp_path):
     facts = {"model_type": "olmoe", "like": "mixtral", "transformers": ">=5.0"}
     sizes = {**SIZES, "num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2}
     config = CONFIG_MAPPING["olmoe"](vocab_size=64, **sizes)
-    with pytest.raises(FlabError, match="It resembles 'mixtral', which describes 100% of its tensors"):
-        family_for(config)
     model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
     check_family(model, family_for(config, written(tmp_path, facts)))
 
@@ -235,13 +230,6 @@ def test_a_mixture_of_the_user(tmp_path):
 def test_a_file_of_another_family_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="describes 'ernie4_5', the model is of type 'persimmon'"):
         family_for(stranger(PERSIMMON).config, written(tmp_path, ERNIE))
-
-
-@pytest.mark.usefixtures("strangers")
-def test_layers_without_number_are_not_built():
-    config = CONFIG_MAPPING["opt"](num_hidden_layers=10**6)
-    with pytest.raises(FlabError, match="'opt' is not supported"):
-        family_for(config)
 
 
 def test_wrong_facts_are_refused_before_weights_are_read(tmp_path):
@@ -262,30 +250,11 @@ def test_each_kind_of_tensor_that_nothing_describes_is_named_once(tmp_path):
     assert "model.layers.N.mlp.dense_h_to_4h.weight" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("model_type", "like"),
-    [
-        ("nanochat", None),  # all its tensors have names that phi has too, and other modules, norms and activations
-        ("persimmon", None),
-        ("gpt-sw3", "gpt2"),
-        ("jais2", "cohere"),  # as llama, but for its norms
-        ("cwm", "llama"),
-        ("deepseek_v32", "deepseek_v3"),
-    ],
-)
-def test_only_a_family_with_the_same_modules_is_proposed(model_type, like):
-    if model_type not in CONFIG_MAPPING:
-        pytest.skip("this version of transformers does not know it")
-    assert resembled(CONFIG_MAPPING[model_type]())[0] == like
-
-
-@pytest.mark.usefixtures("strangers")
-def test_what_it_resembles_is_said():
-    with pytest.raises(FlabError) as caught:
-        family_for(stranger(ERNIE).config)
-    said = str(caught.value)
-    assert "It resembles 'llama', which describes 100% of its tensors" in said
-    assert '{"model_type": "ernie4_5", "like": "llama", "transformers": ">=5.0"}' in said
+def test_an_unknown_family_is_refused_with_a_file_to_start_from(tmp_path):
+    config = CONFIG_MAPPING["opt"]()
+    config.model_type = "stranger"
+    with pytest.raises(FlabError, match='starts from {"model_type": "stranger", "like": "llama"'):
+        family_for(config)
 
 
 def test_the_documentation_names_them_all():
