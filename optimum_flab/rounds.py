@@ -28,7 +28,7 @@ from .pruning.run import prune, work_folder
 from .pruning.texts import read_text_sets, text_counts, text_notes
 from .pruning.vocabulary import token_choice
 from .records.plan import PruningPlan, is_by_expert
-from .records.report import EarlierRound, Search
+from .records.report import EarlierRound
 from .records.work import WorkFolder
 from .recovery.checks import check_consent, check_method
 from .recovery.instructions import read_instructions
@@ -75,31 +75,27 @@ def prune_and_recover(
         "cache_dir": None if cache_dir is None else user_path(cache_dir) / "recovery",
     }
     number, target = config.rounds.number, config.target_ratio
-    found: PrunedModel | None = None
+    pruned: PrunedModel | None = None
     earlier: list[EarlierRound] = []
     for done in range(1, number + 1):
-        if found is None:
-            aim = target if target is None or number == 1 else target / number
+        aim, is_last = None if target is None else target * done / number, done == number
+        if pruned is None or aim is None:
             pruned = prune(dense, one_round(config, aim), dtype, work, counts=counts)
         else:
-            assert target is not None  # rounds without one were refused
-            removed = found.report.removed_ratio
-            aim = target * done / number
-            before = as_loaded(found, dense)
+            removed, kept = pruned.report.removed_ratio, pruned.plan.kept_tokens
             rest = one_round(config, (aim - removed) / (1 - removed), first=False)
-            left = counts_left(dense, counts, found.plan)
-            again = prune(before, rest, dtype, work, counts=left)
-            pruned = rebased(dense, found, again, config, work, counts)
-            del before, again
-        settings = config.recovery if done == number else brief(config.recovery, config.rounds.share)
+            left = counts if kept is None else counts_after(counts, read_spec(dense.tokenizer), kept)
+            again = prune(as_loaded(pruned, dense), rest, dtype, work, counts=left)
+            pruned = rebased(dense, pruned, again, config, work, counts)
+            del again
         plan = replace(pruned.plan, settings=config.to_dict())
         pruned = replace(pruned, plan=plan, config=config)
-        pruned = pruned.with_report(target_ratio=aim if done < number else target, earlier_rounds=tuple(earlier))
-        found = recover(dense, pruned, settings, **options)
-        if done < number:
-            earlier.append(earlier_round(found))
-    assert found is not None  # there is at least one round
-    return found
+        pruned = pruned.with_report(target_ratio=target if is_last else aim, earlier_rounds=tuple(earlier))
+        settings = config.recovery if is_last else brief(config.recovery, config.rounds.share)
+        pruned = recover(dense, pruned, settings, **options)
+        earlier.append(EarlierRound(**{name: getattr(pruned.report, name) for name in EarlierRound.model_fields}))
+    assert pruned is not None  # there is at least one round
+    return pruned
 
 
 def one_round(config: FlabPrunerConfig, target: float | None, first: bool = True) -> FlabPrunerConfig:
@@ -114,13 +110,6 @@ def one_round(config: FlabPrunerConfig, target: float | None, first: bool = True
     return FlabPrunerConfig.from_dict(values)
 
 
-def counts_left(dense: LoadedModel, counts: Sequence[CountsFile], plan: PruningPlan) -> Sequence[CountsFile]:
-    """Counts in the ids of a model pruned from the dense one."""
-    if not counts or plan.kept_tokens is None:
-        return counts
-    return counts_after(counts, read_spec(dense.tokenizer), plan.kept_tokens)
-
-
 def brief(settings: RecoverySettings, share: float) -> RecoverySettings:
     """A recovery of a share of the length; nothing of it is kept besides the weights."""
     length = (
@@ -129,20 +118,6 @@ def brief(settings: RecoverySettings, share: float) -> RecoverySettings:
         else {"max_steps": max(1, round(settings.max_steps * share))}
     )
     return settings.model_copy(update={**length, "keep_adapter": False})
-
-
-def earlier_round(found: PrunedModel) -> EarlierRound:
-    """What the report says of a round that is not the last."""
-    report = found.report
-    assert report.recovery is not None  # it was trained just now
-    return EarlierRound(
-        removed_ratio=report.removed_ratio,
-        target_ratio=report.target_ratio,
-        pruned=report.pruned,
-        search=report.search,
-        recovery=report.recovery,
-        seconds=report.seconds,
-    )
 
 
 def rebased(
@@ -167,10 +142,11 @@ def rebased(
     """
     plan = composed(before.plan, again.plan)
     texts = read_text_sets(dense.tokenizer, config.data, config.seed)
-    said = text_counts(texts, token_choice(dense, config.vocabulary, texts, counts, work), counts, plan.kept_tokens)
-    weights = changed_weights(dense.model, dense.family, plan, again.model)
-    plan = replace(plan, weights=weights)
-    search = again.report.search
+    tokens = token_choice(dense, config.vocabulary, texts, counts, work)
+    plan = replace(plan, weights=changed_weights(dense.model, dense.family, plan, again.model))
+    search, kept = again.report.search, before.plan.kept_layers
+    assert search is not None  # it was pruned just now
+    removed = tuple(one.model_copy(update={"layer": kept[one.layer]}) for one in search.removed_layers)
     report = build_report(
         dense,
         again.model,
@@ -178,18 +154,12 @@ def rebased(
         again.report.seconds,
         text_notes(config.data, formats_of(dense.tokenizer)),
         # what its pruning measured was against the trained model; the training measures anew
-        search=None if search is None else dense_layers(search, before.plan.kept_layers),
-        texts=said,
+        search=search.model_copy(update={"removed_layers": removed}),
+        texts=text_counts(texts, tokens, counts, plan.kept_tokens),
         datasets=again.report.datasets,
         weights_sha256=again.report.weights_sha256,
     )
     return replace(again, plan=plan, report=report)
-
-
-def dense_layers(search: Search, kept: Sequence[int]) -> Search:
-    """A search in a model of which only some of the dense layers were left, by the dense model's indices."""
-    removed = tuple(removal.model_copy(update={"layer": kept[removal.layer]}) for removal in search.removed_layers)
-    return search.model_copy(update={"removed_layers": removed})
 
 
 def composed(first: PruningPlan, second: PruningPlan) -> PruningPlan:
@@ -198,18 +168,20 @@ def composed(first: PruningPlan, second: PruningPlan) -> PruningPlan:
     Args:
         second ([`PruningPlan`]): was made for the result of the first.
     """
-    place = {dense: number for number, dense in enumerate(first.kept_layers)}
-    before, after = first.kept_whole, second.kept_whole
-    kept: dict[str, Any] = {name: _within(before.get(name), after.get(name)) for name in {**before, **after}}
+    place, kept = {dense: number for number, dense in enumerate(first.kept_layers)}, dict[str, Any]()
     experts = second.kept_inside.get("expert", {})
-    for name in {**first.kept_inside, **second.kept_inside}:
-        inner, outer = (plan.kept_inside.get(name, {}) for plan in (second, first))
+    for name in {**first.kept, **second.kept}:
+        before: Any = first.kept.get(name)
+        after: Any = second.kept.get(name)
+        if isinstance(before or after, list):
+            kept[name] = _within(before, after)
+            continue
         kept[name] = {}
-        for layer in kept["layer"]:
-            indices, of_experts = outer.get(layer), experts.get(place[layer])
-            if indices is not None and is_by_expert(indices) and of_experts is not None:
-                indices = [indices[expert] for expert in of_experts]
-            if (both := _within(indices, inner.get(place[layer]))) is not None:
+        for layer in _within(first.kept_layers, second.kept_layers) or []:
+            outer, chosen = (before or {}).get(layer), experts.get(place[layer])
+            if chosen is not None and is_by_expert(outer or []):
+                outer = _within(outer, chosen)
+            if (both := _within(outer, (after or {}).get(place[layer]))) is not None:
                 kept[name][layer] = both
     return replace(
         second,
@@ -226,12 +198,8 @@ def _within(first: list[Any] | None, second: list[Any] | None) -> list[Any] | No
     if first is None or second is None:
         return first if second is None else second
     if is_by_expert(second):
-        return [_taken(before, after) for before, after in zip(first, second, strict=True)]
-    return _taken(first, second)
-
-
-def _taken(values: Sequence[int], indices: Sequence[int]) -> list[int]:
-    return [values[index] for index in indices]
+        return [_within(before, after) for before, after in zip(first, second, strict=True)]
+    return [first[index] for index in second]
 
 
 @torch.no_grad()

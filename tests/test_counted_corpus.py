@@ -180,18 +180,11 @@ def test_counts_that_do_not_fit_the_model_are_refused(optimizer, made, tmp_path)
     (name,) = counts.sources
     longer = np.append(counts.sources[name].counts, 1)
     replace(counts, sources={name: TokenUsage(longer, 1, int(longer.sum()), 1)}).save(tmp_path / "longer.npz")
-    nothing = TokenUsage(np.zeros_like(counts.sources[name].counts), 0, 0, 0)
-    replace(counts, sources={name: nothing}).save(tmp_path / "nothing.npz")
-    shutil.copy(made / "a.npz", tmp_path / "again.npz")
     (tmp_path / "text.npz").write_text("def f(): pass")
     for files, message in (
-        (["longer.npz"], "longer.npz' counts token ids up to 600, and the tokenizer of .* has ids up to 599"),
-        (["nothing.npz"], "no token was counted in any of the files"),
-        ([str(made / "a.npz"), "again.npz"], "again.npz' has the same content as 'a.npz'; name one of them"),
+        (["longer.npz"], "longer.npz' was counted with the tokenizer of"),
         (["text.npz"], "text.npz' is not a file of counts, or damaged"),
         (["gone.npz"], "gone.npz' does not exist"),
     ):
         with pytest.raises(FlabError, match=message):
             pruned(optimizer, tmp_path, tmp_path, {"calibration": [str(made / "mine.jsonl")], "counts": files})
-    # beside others an empty piece is one
-    pruned(optimizer, made, tmp_path, {"counts": ["a.npz", str(tmp_path / "nothing.npz")]})

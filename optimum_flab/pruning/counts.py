@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..records.counts import TokenCounts
 from ..records.texts import CountedText
-from ..utils.errors import ConfigurationError, FlabError
+from ..utils.errors import FlabError
 from ..utils.hashing import file_sha256
 from ..utils.places import user_path
 from ..vocabulary.closure import TokenizerSpec
@@ -40,36 +40,18 @@ def read_counts(files: Iterable[str], tokenizer: PreTrainedTokenizerBase, model:
         model (`str`): the model's name.
 
     Raises:
-        [`FlabError`]: one cannot be read, is of another tokenizer, or does not fit it, or they count no tokens.
-        [`ConfigurationError`]: two are the same.
+        [`FlabError`]: one cannot be read, or is of another tokenizer.
     """
-    by_hash: dict[str, CountsFile] = {}
     paths = [user_path(file) for file in files]
-    expected = (pieces_hash(tokenizer), len(no_usage(tokenizer).counts)) if paths else ("", 0)
-    for path in paths:
-        counts = TokenCounts.load(path)
-        _check(str(path), counts, model, *expected)
-        one = CountsFile(path.name, file_sha256(path), counts)
-        if one.sha256 in by_hash:
-            other = by_hash[one.sha256].name
-            raise ConfigurationError(f"data.counts: {str(path)!r} has the same content as {other!r}; name one of them")
-        by_hash[one.sha256] = one
-    if by_hash and not any(usage.tokens for file in by_hash.values() for usage in file.counts.sources.values()):
-        raise FlabError("data.counts: no token was counted in any of the files; name others, or leave them out")
-    return tuple(by_hash.values())
-
-
-def _check(path: str, counts: TokenCounts, model: str, tokenizer: str, size: int) -> None:
-    if counts.tokenizer != tokenizer:
-        raise FlabError(
-            f"{path!r} was counted with the tokenizer of {counts.model!r}, which tokenises texts differently from that"
-            f" of {model!r}; count the text again with `optimum-cli flab count -m {model}`"
-        )
-    if counts.size != size:
-        raise FlabError(
-            f"{path!r} counts token ids up to {counts.size - 1:,}, and the tokenizer of {model!r} has ids up to"
-            f" {size - 1:,}; count again with `optimum-cli flab count`"
-        )
+    expected = (pieces_hash(tokenizer), len(no_usage(tokenizer).counts)) if paths else None
+    read = [CountsFile(counts=TokenCounts.load(path), name=path.name, sha256=file_sha256(path)) for path in paths]
+    for file in read:
+        if (file.counts.tokenizer, file.counts.size) != expected:
+            raise FlabError(
+                f"{file.name!r} was counted with the tokenizer of {file.counts.model!r}, which tokenises texts"
+                f" differently from that of {model!r}; count the text again with `optimum-cli flab count -m {model}`"
+            )
+    return tuple(read)
 
 
 def counts_report(file: CountsFile, kept: Sequence[int] | None) -> CountedText:
@@ -95,16 +77,14 @@ def counts_after(files: Iterable[CountsFile], spec: TokenizerSpec, kept: Sequenc
         spec ([`TokenizerSpec`]): of the dense tokenizer.
         kept (`Sequence[int]`): the dense ids that are left, ascending.
     """
-    ids = np.asarray(kept, dtype=np.int64)
-    return tuple(replace(file, counts=_counts_after(file.counts, spec, ids)) for file in files)
-
-
-def _counts_after(counts: TokenCounts, spec: TokenizerSpec, kept: np.ndarray) -> TokenCounts:
-    sources = {}
-    for name, usage in counts.sources.items():
-        left = counts_among(spec, usage.counts, kept)
-        sources[name] = replace(usage, counts=left, tokens=int(left.sum()))
-    return replace(counts, sources=sources)
+    ids, after = np.asarray(kept, dtype=np.int64), []
+    for file in files:
+        sources = {}
+        for name, usage in file.counts.sources.items():
+            left = counts_among(spec, usage.counts, ids)
+            sources[name] = replace(usage, counts=left, tokens=int(left.sum()))
+        after.append(replace(file, counts=replace(file.counts, sources=sources)))
+    return tuple(after)
 
 
 def counts_among(spec: TokenizerSpec, counts: np.ndarray, kept: np.ndarray) -> np.ndarray:
