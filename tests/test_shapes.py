@@ -10,9 +10,10 @@ from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.measuring.divergence import following, predicting
 from optimum_flab.pruning.limits import candidate_shapes, parameters_to_keep
 from optimum_flab.pruning.search import search_shape, start_shape
-from optimum_flab.pruning.shapes import Candidate, measure_shape
+from optimum_flab.pruning.shapes import cost, measure_shape
 from optimum_flab.pruning.width.narrowing import survey
 from optimum_flab.records.pieces import Pieces
+from optimum_flab.records.report import TriedShape
 from optimum_flab.running import casting
 from optimum_flab.sizes import Shape
 
@@ -72,22 +73,30 @@ def test_a_pinned_vocabulary_is_not_traded():
     assert all(len(row) == 1 and row[0]["vocab"] == 40_000 for row in rows)
 
 
+def tried(divergence, vocabulary, together):
+    return TriedShape(
+        **DENSE.reported(),
+        validation_divergence=divergence,
+        validation_vocabulary_bits_per_byte=vocabulary,
+        validation_bits_per_byte=together,
+        chosen=False,
+    )
+
+
 @given(st.floats(0.1, 5), st.floats(0, 2), st.floats(0.001, 1))
 def test_what_pieces_cost_counts_for_less_than_what_neurons_cost(vocabulary, divergence, more):
-    shape = Shape(DENSE)
-    base = Candidate(shape, divergence, vocabulary, vocabulary + divergence)
-    pieces = Candidate(shape, divergence, vocabulary + more, vocabulary + divergence + more)
-    neurons = Candidate(shape, divergence + more, vocabulary, vocabulary + divergence + more)
-    assert base.cost < pieces.cost < neurons.cost
-    assert pieces.cost - base.cost == pytest.approx((neurons.cost - base.cost) / 2)
+    base = tried(divergence, vocabulary, vocabulary + divergence)
+    pieces = tried(divergence, vocabulary + more, vocabulary + divergence + more)
+    neurons = tried(divergence + more, vocabulary, vocabulary + divergence + more)
+    assert cost(base) < cost(pieces) < cost(neurons)
+    assert cost(pieces) - cost(base) == pytest.approx((cost(neurons) - cost(base)) / 2)
 
 
 def bowl(width: int, layers: int):
     """Text costs more the further a shape is from one best shape."""
 
-    def measure(shape: Shape) -> Candidate:
-        cost = abs(shape["neuron"] - width) / 64 + 10 * abs(shape["layer"] - layers)
-        return Candidate(shape, 0.0, 0.0, cost)
+    def measure(shape: Shape) -> TriedShape:
+        return tried(0.0, 0.0, abs(shape["neuron"] - width) / 64 + 10 * abs(shape["layer"] - layers))
 
     return measure
 
@@ -101,14 +110,13 @@ def test_the_search_finds_the_bottom_of_a_bowl(place, depth):
     ]
     target = rows[depth][place]
     measured = search_shape(rows, rows[0][1], bowl(target["neuron"], target["layer"]))
-    assert min(measured, key=lambda candidate: candidate.bits_per_byte).shape == target
-    assert len({candidate.shape for candidate in measured}) == len(measured) <= 13
+    assert min(measured, key=lambda shape: cost(measured[shape])) == target and len(measured) <= 13
 
 
 def test_the_search_measures_no_depth_beyond_one_that_does_not_pay():
     rows = [[Shape(vocab=30_000, layer=24 - d, neuron=3840)] for d in range(3)]
     measured = search_shape(rows, rows[0][0], bowl(3840, 24))
-    assert [candidate.shape["layer"] for candidate in measured] == [24, 23]
+    assert [shape["layer"] for shape in measured] == [24, 23]
 
 
 def measured(model, tokens, shape, removed=(), narrowed=None, kept=range(VOCABULARY)):
@@ -123,9 +131,9 @@ def test_a_shape_that_only_removes_tokens_costs_what_the_dense_model_does(family
     candidate = measured(model, tokens, Shape(vocab=len(kept), layer=LAYERS, neuron=WIDTH), kept=kept)
     logits = model(**tokens.model_inputs("cpu")).logits[..., kept].log_softmax(-1)
     bits = -logits[predicting(tokens)].gather(1, following(tokens)[:, None] // 2).sum() / math.log(2)
-    assert candidate.divergence == pytest.approx(0, abs=1e-6)
-    assert candidate.bits_per_byte == pytest.approx(float(bits) / 1000, rel=1e-4)
-    assert candidate.vocabulary_bits_per_byte == pytest.approx(candidate.bits_per_byte, abs=1e-6)
+    assert candidate.validation_divergence == pytest.approx(0, abs=1e-6)
+    assert candidate.validation_bits_per_byte == pytest.approx(float(bits) / 1000, rel=1e-4)
+    assert candidate.validation_vocabulary_bits_per_byte == pytest.approx(candidate.validation_bits_per_byte, abs=1e-6)
 
 
 def test_shapes_cost_the_same_where_bfloat16_is_fast_but_for_rounding(family, monkeypatch):
@@ -138,6 +146,6 @@ def test_shapes_cost_the_same_where_bfloat16_is_fast_but_for_rounding(family, mo
         for removed in ((), (1,), (0, 2)):
             found.append(measured(model, tokens, shape, removed, narrowed))
     for one, other in zip(exact, fast, strict=True):
-        assert other.divergence == pytest.approx(one.divergence, rel=0.1)
-        assert other.bits_per_byte == pytest.approx(one.bits_per_byte, rel=0.01)
-        assert other.divergence != one.divergence
+        assert other.validation_divergence == pytest.approx(one.validation_divergence, rel=0.1)
+        assert other.validation_bits_per_byte == pytest.approx(one.validation_bits_per_byte, rel=0.01)
+        assert other.validation_divergence != one.validation_divergence

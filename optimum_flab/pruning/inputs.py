@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..checkpoints.loading import LoadedModel
 from ..records.pieces import Pieces
 from ..running.casting import estimates_dtype
 from ..running.generation import model_identity
+from ..running.layer_pass import LayerPass
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
 from ..tensors.workspace import Workspace
@@ -72,17 +74,17 @@ class PruningInputs:
         """The dense model on the calibration texts, tokenised with the kept tokens."""
         data = self.config.data
         packed = self.tokens.packed(kept, self.texts.calibration, data.sequence_length, data.calibration_tokens)
-        return Calibrated(
+        reading = LayerPass(
             self.dense.model,
             self.dense.family,
             packed,
             data.batch_size,
-            self.config.seed,
-            kept,
-            pieces,
-            self.workspace,
-            self.processes,
+            torch.Generator().manual_seed(self.config.seed),
+            pieces=pieces,
+            workspace=self.workspace,
+            processes=self.processes,
         )
+        return Calibrated(reading, kept)
 
     def identity(self) -> dict[str, Any]:
         """All of it in a form that JSON can hold. Texts are identified by their hash; recovery and further rounds come

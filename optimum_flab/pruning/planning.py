@@ -78,7 +78,7 @@ def decided(calibration: Calibrated, config: FlabPrunerConfig, chosen: ChosenSha
     choices = choices_of(calibration, config, [shape])
     for component in reversed(components_of(shape)):
         if component.refits:
-            with masked(calibration.model, calibration.family, masks):
+            with masked(calibration.dense.model, calibration.dense.family, masks):
                 layers = choices[component.dimension].decided(shape[component.dimension], kept)
             kept[component.dimension] = masks[component.dimension] = layers
     return kept
@@ -102,9 +102,9 @@ def masked(model: PreTrainedModel, family: Family, kept: Kept) -> Iterator[None]
 
 def _refitted(calibration: Calibrated, kept: Kept, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights that were refitted, by their names in the dense model."""
-    family = calibration.family
+    family = calibration.dense.family
     for component in COMPONENTS:
         for index, layer in (kept.get(component.dimension, {}) if component.refits else {}).items():
             if layer.weight is not None:
                 name, weight = component.stored(family, layer.weight.to("cpu", dtype))
-                yield family.in_layer(index, name), calibration.workspace.copied(weight)
+                yield family.in_layer(index, name), calibration.dense.workspace.copied(weight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -64,7 +64,7 @@ def build_report(
         seed=plan.settings.get("seed"),
         computation=Computation(dtype=str(dense.model.dtype).removeprefix("torch."), device=dense.device.type),
         seconds=dict(seconds),
-        versions={"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}},
+        versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         **fields,
     )
 
@@ -79,10 +79,3 @@ def _side(model: PreTrainedModel, family: Family, dtype: torch.dtype) -> Side:
         dtype=str(dtype).removeprefix("torch."),
         components={name: Part(parameters=size, bytes=size * dtype.itemsize) for name, size in parts.items()},
     )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

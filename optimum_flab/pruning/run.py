@@ -23,8 +23,6 @@ from ..measuring.held_out import cut_texts, measure_held_out
 from ..records.held_out import HeldOut
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
-from ..records.report import RemovedLayer, Search
-from ..records.sides import TriedShape
 from ..records.work import WorkFolder, json_stage
 from ..running.layer_pass import LayerPass
 from ..running.processes import Processes
@@ -45,7 +43,7 @@ from .plan_check import check_plan
 from .planning import decided_plan
 from .reporting import build_report
 from .result import PrunedModel
-from .search import ChosenShape, chosen_shape
+from .search import chosen_shape
 from .texts import read_text_sets, text_counts, text_notes
 from .time_budget import tokens_in_time
 from .vocabulary import token_choice, tokenizer_of
@@ -151,7 +149,6 @@ def prune(
     plan = decided_plan(inputs, chosen, dtype, decided_by, work)
     tokenizer = tokens.of_plan(plan.kept_tokens)
     report_of_texts = text_counts(texts, tokens, counts, plan.kept_tokens)
-    natural = len(tokens.natural)
     # a choice of tokens holds the merges of its tokenizer, hundreds of megabytes for the largest
     del inputs, tokens
     give_back_memory()
@@ -177,7 +174,7 @@ def prune(
         {**work.seconds, **watch.seconds},
         notes,
         held_out=held_out,
-        search=search_section(chosen, natural),
+        search=chosen.search,
         texts=report_of_texts,
         datasets=(*texts.datasets, *sorted({name for file in counts for name in file.counts.datasets})),
         weights_sha256=decided_by["pruned"],
@@ -209,21 +206,3 @@ def apply_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
         note = "the plan was made in rounds: the weights that it holds were trained between them, towards this model"
         report = report.model_copy(update={"notes": (*report.notes, note)})
     return PrunedModel(model, tokenizer, plan, report, None)
-
-
-def search_section(chosen: ChosenShape, natural: int) -> Search:
-    """What the search saw, for the report."""
-    return Search(
-        candidates=tuple(
-            TriedShape(
-                **candidate.shape.reported(),
-                validation_divergence=candidate.divergence,
-                validation_vocabulary_bits_per_byte=candidate.vocabulary_bits_per_byte,
-                validation_bits_per_byte=candidate.bits_per_byte,
-                chosen=candidate.shape == chosen.shape,
-            )
-            for candidate in chosen.candidates
-        ),
-        removed_layers=tuple(RemovedLayer(layer=removal.layer, score=removal.score) for removal in chosen.removed),
-        natural_vocab_size=natural,
-    )

@@ -12,6 +12,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from ..records.pieces import Pieces
+from ..records.report import Search
+from ..records.sides import TriedShape
 from ..records.work import WorkFolder, json_stage
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import Shape
@@ -19,9 +21,8 @@ from ..utils.hashing import digest_of
 from ..utils.progress import progress
 from .components import components_of
 from .components.base import Calibrated, Choice, indices_of
-from .depth.search import Removal
 from .inputs import PruningInputs
-from .shapes import Candidate, StoredShape, measure_shape
+from .shapes import StoredShape, cost, measure_shape
 
 
 @dataclass(frozen=True)
@@ -30,22 +31,22 @@ class ChosenShape:
 
     Args:
         shape ([`Shape`]): the sizes.
-        removed (`list[Removal]`): the removed layers, in the order of their removal.
         kept (`dict[str, Any]`): by dimension what stays of components that are not decided with the plan, as the plan
             has it.
-        candidates (`list[Candidate]`): the shapes that were measured; empty if there was no choice.
+        search ([`Search`]): what was measured, for the report.
     """
 
     shape: StoredShape
-    removed: list[Removal]
     kept: dict[str, list[int] | dict[int, list[int]]]
-    candidates: list[Candidate]
+    search: Search
 
     @property
     def hash(self) -> str:
         """Hex SHA-256 of all of it."""
         return digest_of(TypeAdapter(ChosenShape).dump_python(self))
 
+
+Tried = dict[Shape, TriedShape]  # what shapes were measured to cost
 
 START_SHARE = 0.6  # of the natural vocabulary: the search walks both ways from there
 STAGE = json_stage("shape", ChosenShape)
@@ -63,19 +64,25 @@ def chosen_shape(
     """
 
     def choose(pieces: Pieces) -> ChosenShape:
-        calibration = inputs.calibrated(inputs.tokens.natural, pieces)
-        shape, candidates = start_shape(rows[0], len(inputs.tokens.natural)), list[Candidate]()
+        natural = inputs.tokens.natural
+        calibration = inputs.calibrated(natural, pieces)
+        shape, tried = start_shape(rows[0], len(natural)), Tried()
         with ExitStack() as stack:
             choices = choices_of(calibration, inputs.config, [shape for row in rows for shape in row])
             for choice in choices.values():
                 stack.callback(choice.close)
             if len(rows) > 1 or len(rows[0]) > 1:
-                candidates = _measured(inputs, calibration, rows, shape, choices)
-                shape = min(candidates, key=lambda candidate: candidate.cost).shape
+                tried = _measured(inputs, calibration, rows, shape, choices)
+                shape = min(tried, key=lambda shape: cost(tried[shape]))
             settled = [part.dimension for part in components_of(shape) if part.choice is not None and not part.refits]
             kept = {name: indices_of(choices[name](shape[name])) for name in settled}
             removed = [removal for name in settled for removal in choices[name].removals(shape[name])]
-        return ChosenShape(shape, removed, kept, candidates)
+        search = Search(
+            candidates=tuple(one.model_copy(update={"chosen": size == shape}) for size, one in tried.items()),
+            removed_layers=tuple(removed),
+            natural_vocab_size=len(natural),
+        )
+        return ChosenShape(shape, kept, search)
 
     return work.value(STAGE, decided_by, choose)
 
@@ -96,18 +103,18 @@ def start_shape(row: list[Shape], natural: int) -> Shape:
     return min(row, key=lambda shape: abs(shape["vocab"] - START_SHARE * natural))
 
 
-def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape], Candidate]) -> list[Candidate]:
+def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape], TriedShape]) -> Tried:
     """Walks from `first` along its row, then to the next depth, as long as the text gets cheaper.
 
     Returns:
-        `list[Candidate]`: all that were measured, in that order.
+        `dict[Shape, TriedShape]`: all that were measured, in that order.
     """
     measured = {first: measure(first)}
 
     def cheaper(shape: Shape, than: Shape) -> bool:
         if shape not in measured:
             measured[shape] = measure(shape)
-        return measured[shape].cost < measured[than].cost
+        return cost(measured[shape]) < cost(measured[than])
 
     best = first
     for row, following in zip_longest(rows, rows[1:]):
@@ -124,7 +131,7 @@ def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape
         if not cheaper(shallower, best):
             break
         best = shallower
-    return list(measured.values())
+    return measured
 
 
 def _measured(
@@ -133,26 +140,26 @@ def _measured(
     rows: list[list[Shape]],
     first: Shape,
     choices: Mapping[str, Choice],
-) -> list[Candidate]:
-    pieces, tokens, texts = calibration.pieces.part("candidates"), inputs.tokens, inputs.texts.validation
+) -> Tried:
+    pieces, tokens, texts = calibration.dense.pieces.part("candidates"), inputs.tokens, inputs.texts.validation
     size = sum(len(document.text.encode("utf-8")) for document in texts)
     with progress("Measuring shapes", None, "shape") as tick:
 
-        def measure(shape: Shape) -> Candidate:
+        def measure(shape: Shape) -> TriedShape:
             name = "-".join(f"{dimension}{number}" for dimension, number in shape.items())
             piece = pieces.read(name)
-            if calibration.processes.agree(piece is not None) and piece is not None:
+            if calibration.dense.processes.agree(piece is not None) and piece is not None:
                 tick()
-                return Candidate(shape, *piece.facts["costs"])
+                return TriedShape(**piece.facts["tried"])
             kept_tokens, hidden = tokens(shape["vocab"]), pieces.part(f"{name}-hidden")
             text = tokens.packed(kept_tokens, texts, inputs.config.data.sequence_length)
             kept = {dimension: choice(shape[dimension]) for dimension, choice in choices.items()}
             reading = calibration.reading(text, hidden, shared=True)
             dense_pieces = pieces.part(f"vocab{shape['vocab']}-dense")
-            candidate = measure_shape(reading, shape, kept_tokens, kept, size, dense_pieces)
-            pieces.write(name, costs=candidate.costs)
+            tried = measure_shape(reading, shape, kept_tokens, kept, size, dense_pieces)
+            pieces.write(name, tried=tried.model_dump())
             hidden.clear()
             tick()
-            return candidate
+            return tried
 
         return search_shape(rows, first, measure)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -14,6 +14,7 @@ from pydantic import PlainSerializer, PlainValidator
 from ..families import Family
 from ..measuring.divergence import OutputHead, final_hidden, mean_divergence, total_bits
 from ..records.pieces import Pieces
+from ..records.sides import TriedShape
 from ..running.casting import Replaced, for_estimates, one_at_a_time, replaced_step
 from ..running.cut_layers import CutLayers
 from ..running.layer_pass import LayerPass
@@ -36,33 +37,11 @@ VOCABULARY_WEIGHT = 0.5
 StoredShape = Annotated[Shape, PlainValidator(Shape), PlainSerializer(dict)]
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A shape that meets the target, and what it was measured to cost on validation sequences.
-
-    Args:
-        divergence (`float`): mean KL(dense ‖ pruned) in nats per token, over the vocabulary of the shape.
-        vocabulary_bits_per_byte (`float`): what the text costs the dense model with the tokens of the shape's
-            vocabulary: no neuron and no layer is removed in it.
-        bits_per_byte (`float`): what the text costs: the cost to the dense model with the tokens of the shape's
-            vocabulary, plus the divergence. Comparable between vocabularies, which the divergence alone is not.
-    """
-
-    shape: StoredShape
-    divergence: float
-    vocabulary_bits_per_byte: float
-    bits_per_byte: float
-
-    @property
-    def costs(self) -> list[float]:
-        """What was measured."""
-        return [self.divergence, self.vocabulary_bits_per_byte, self.bits_per_byte]
-
-    @property
-    def cost(self) -> float:
-        """The measure by which shapes are compared: bits per byte, with those of the vocabulary at
-        [`VOCABULARY_WEIGHT`]."""
-        return self.bits_per_byte - (1 - VOCABULARY_WEIGHT) * self.vocabulary_bits_per_byte
+def cost(tried: TriedShape) -> float:
+    """The measure by which shapes are compared: bits per byte, with those of the vocabulary at
+    [`VOCABULARY_WEIGHT`]."""
+    of_tokens = tried.validation_vocabulary_bits_per_byte or 0.0
+    return tried.validation_bits_per_byte - (1 - VOCABULARY_WEIGHT) * of_tokens
 
 
 def masked_weights(model: PreTrainedModel, family: Family, kept: Kept) -> Replaced:
@@ -109,7 +88,7 @@ def cut_step(model: PreTrainedModel, family: Family, shape: Shape, kept: Kept) -
 
 def measure_shape(
     reading: LayerPass, shape: Shape, kept_tokens: np.ndarray, kept: Kept, size: int, dense_pieces: Pieces
-) -> Candidate:
+) -> TriedShape:
     """Measures what a shape costs, without surgery.
 
     Layers compute in bfloat16 where the device supports it natively (those that must be cut do not), and so do the
@@ -137,4 +116,10 @@ def measure_shape(
     ids = torch.from_numpy(np.searchsorted(kept_tokens, tokens.input_ids.numpy()))
     bits = total_bits(dense, head, replace(tokens, input_ids=ids))
     lost = divergence * len(dense) / math.log(2)
-    return Candidate(shape, divergence, bits / size, (bits + lost) / size)
+    return TriedShape(
+        **shape.reported(),
+        validation_divergence=divergence,
+        validation_vocabulary_bits_per_byte=bits / size,
+        validation_bits_per_byte=(bits + lost) / size,
+        chosen=False,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,13 +15,12 @@ from ...families import Family
 from ...measuring.divergence import OutputHead
 from ...measuring.fisher import fisher_weights
 from ...records.pieces import Pieces
+from ...records.report import RemovedLayer
 from ...running.layer_pass import LayerPass
 from ...running.processes import Processes
 from ...settings.components import ComponentSettings
 from ...sizes import ModelSizes, Shape, shape_of
-from ...tensors.workspace import Workspace
 from ...texts.packing import PackedTokens
-from ..depth.search import Removal
 from ..width.neurons import NarrowLayer
 
 
@@ -44,35 +43,23 @@ class Calibrated:
     """What components are measured on.
 
     Args:
-        model (`PreTrainedModel`): the dense model.
-        tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
-        batch_size (`int`): sequences per forward pass.
-        seed (`int`): of random choices.
+        dense ([`LayerPass`]): of the dense model, over the calibration sequences.
         kept (`np.ndarray`): the dense ids of the vocabulary over which predictions are compared.
-        pieces ([`Pieces`]): keeps what is finished, in case the run is interrupted.
-        workspace ([`Workspace`]): where large data is put.
-        processes ([`Processes`]): those that share the calibration set.
     """
 
-    model: PreTrainedModel
-    family: Family
-    tokens: PackedTokens
-    batch_size: int
-    seed: int
+    dense: LayerPass
     kept: np.ndarray
-    pieces: Pieces
-    workspace: Workspace
-    processes: Processes
 
     @property
     def shape(self) -> Shape:
         """The sizes of the dense model."""
-        return shape_of(self.model, self.family)
+        return shape_of(self.dense.model, self.dense.family)
 
     @property
     def surveyed(self) -> PackedTokens:
         """A part of the sequences, enough to tell shapes apart; decisions for the chosen one use all."""
-        return next(self.tokens.batches(-(-len(self.tokens.input_ids) // SURVEYED_PART)))
+        tokens = self.dense.tokens
+        return next(tokens.batches(-(-len(tokens.input_ids) // SURVEYED_PART)))
 
     def reading(self, tokens: PackedTokens, pieces: Pieces, shared: bool = False) -> LayerPass:
         """A pass over the layers with a newly seeded source of random numbers.
@@ -80,16 +67,9 @@ class Calibrated:
         Args:
             shared (`bool`): whether each process reads a part of the text; else each reads all of it.
         """
-        return LayerPass(
-            self.model,
-            self.family,
-            tokens,
-            self.batch_size,
-            torch.Generator().manual_seed(self.seed),
-            pieces=pieces,
-            workspace=self.workspace,
-            processes=self.processes if shared else Processes(),
-        )
+        generator = torch.Generator().manual_seed(self.dense.generator.initial_seed())
+        processes = self.dense.processes if shared else Processes()
+        return replace(self.dense, tokens=tokens, pieces=pieces, generator=generator, processes=processes)
 
     def token_weights(self, tokens: PackedTokens, criterion: NeuronCriterion, pieces: Pieces) -> torch.Tensor | None:
         """How much each token counts in each layer, see [`~measuring.fisher.fisher_weights`]; `None` where nothing is
@@ -97,7 +77,7 @@ class Calibrated:
         if not criterion.reads_text:
             return None
         reading = self.reading(tokens, pieces.part("token-weights"), shared=True)
-        return fisher_weights(reading, OutputHead(self.model, self.family, self.kept))
+        return fisher_weights(reading, OutputHead(self.dense.model, self.dense.family, self.kept))
 
 
 class Choice:
@@ -121,7 +101,7 @@ class Choice:
         [`refits`][Component.refits]."""
         return self(size)
 
-    def removals(self, size: int) -> Sequence[Removal]:
+    def removals(self, size: int) -> Sequence[RemovedLayer]:
         """What is removed to reach a size, one after the other with its score, where it goes like that."""
         return ()
 

@@ -32,9 +32,9 @@ class ExpertChoice(Choice):
         if size == calibration.shape["expert"]:
             return {}
         if self._scores is None:
-            reading = calibration.reading(calibration.tokens, calibration.pieces.part("experts"))
+            reading = calibration.reading(calibration.dense.tokens, calibration.dense.pieces.part("experts"))
             self._scores = rank_experts(reading, EXPERTS[self.settings.criterion])
-        groups = calibration.family.mixture.group_count(calibration.model.config)
+        groups = calibration.dense.family.mixture.group_count(calibration.dense.model.config)
         chosen = {layer: chosen_experts(scores, size, groups) for layer, scores in self._scores.items()}
         return {layer: NarrowLayer(experts, None) for layer, experts in chosen.items()}
 

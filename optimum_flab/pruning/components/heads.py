@@ -215,8 +215,8 @@ class HeadChoice(Choice):
         calibration, dense = self.calibration, self.calibration.shape
         if size == dense["head"]:
             return {}
-        tokens = calibration.surveyed if survey else calibration.tokens
-        pieces = calibration.pieces.part("survey") if survey else calibration.pieces
+        tokens = calibration.surveyed if survey else calibration.dense.tokens
+        pieces = calibration.dense.pieces.part("survey") if survey else calibration.dense.pieces
         importance = calibration.token_weights(tokens, obs(1, 1), pieces)
         reading = calibration.reading(tokens, pieces.part("heads"), shared=True)
         return prune_heads(reading, layers, size, importance)

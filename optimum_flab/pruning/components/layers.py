@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ...criteria import LAYERS
 from ...families import Family
 from ...measuring.divergence import OutputHead
+from ...records.report import RemovedLayer
 from ...settings.components import LayerSettings
 from ...sizes import Shape
 from ...texts.packing import PackedTokens
@@ -26,10 +27,10 @@ class LayerChoice(Choice):
 
     def __init__(self, calibration: Calibrated, sizes: Sequence[int], settings: LayerSettings):
         super().__init__(calibration, sizes, settings)
-        rows = max(1, settings.search_tokens // calibration.tokens.input_ids.shape[1])
+        rows = max(1, settings.search_tokens // calibration.dense.tokens.input_ids.shape[1])
         self._criterion, self._number = LAYERS[settings.criterion], calibration.shape["layer"]
-        self._ranking = self._ranked(next(calibration.tokens.batches(rows)))
-        self._removals: list[Removal] = []
+        self._ranking = self._ranked(next(calibration.dense.tokens.batches(rows)))
+        self._removals: list[RemovedLayer] = []
 
     def close(self) -> None:
         """Ends the ranking. In the garbage collector, an exception that interrupts it would be lost."""
@@ -39,19 +40,20 @@ class LayerChoice(Choice):
         """This many layers, ascending."""
         return sorted(set(range(self._number)) - {removal.layer for removal in self.removals(size)})
 
-    def removals(self, size: int) -> list[Removal]:
+    def removals(self, size: int) -> list[RemovedLayer]:
         """The removals, in their order, that leave this many layers."""
         number = self._number - size
         if len(self._removals) < number:
             with progress(f"Ranking layers by {self._criterion.name}", None, "layer") as self._tick:
                 while len(self._removals) < number:
-                    self._removals.append(next(self._ranking))
+                    removal = next(self._ranking)
+                    self._removals.append(RemovedLayer(layer=removal.layer, score=removal.score))
         return self._removals[:number]
 
     def _ranked(self, tokens: PackedTokens) -> Generator[Removal, None, None]:
-        calibration, pieces = self.calibration, self.calibration.pieces.part("layers")
+        calibration, pieces = self.calibration, self.calibration.dense.pieces.part("layers")
         # a head is a copy of rows, only made when layers are really ranked
-        head = OutputHead(calibration.model, calibration.family, calibration.kept)
+        head = OutputHead(calibration.dense.model, calibration.dense.family, calibration.kept)
         reading = replace(calibration.reading(tokens, pieces), tick=lambda: self._tick())
         yield from ranked_layers(reading, head, self._criterion)
 

@@ -59,10 +59,10 @@ class NeuronChoice(Choice):
         return self._surveyed[size]
 
     def _survey(self) -> dict[int, Mapping[int, NarrowLayer]]:
-        calibration, pieces = self.calibration, self.calibration.pieces.part("survey")
+        calibration, pieces = self.calibration, self.calibration.dense.pieces.part("survey")
         tokens, criterion = calibration.surveyed, NEURONS[self.settings.criterion]
         importance = calibration.token_weights(tokens, criterion, pieces)
-        reading = calibration.reading(tokens, pieces, shared=calibration.family.experts is None)
+        reading = calibration.reading(tokens, pieces, shared=calibration.dense.family.experts is None)
         return survey(reading, self.sizes, criterion, importance)
 
     def decided(self, size: int, kept: Kept) -> Mapping[int, NarrowLayer]:
@@ -70,12 +70,12 @@ class NeuronChoice(Choice):
         nothing is compensated."""
         calibration, layers = self.calibration, kept["layer"]
         criterion, dense = NEURONS[self.settings.criterion], calibration.shape
-        has_experts = calibration.family.experts is not None
+        has_experts = calibration.dense.family.experts is not None
         # at full width neurons can still compensate for removed layers, but experts do not
         compensates = criterion.compensates and not has_experts and len(layers) < dense["layer"]
         if not self.settings.enabled or (size == dense["neuron"] and not compensates):
             return {}
-        tokens, pieces = calibration.tokens, calibration.pieces
+        tokens, pieces = calibration.dense.tokens, calibration.dense.pieces
         importance = calibration.token_weights(tokens, criterion, pieces)
         experts = {layer: narrow.kept for layer, narrow in kept.get("expert", {}).items()}
         reading = calibration.reading(tokens, pieces, shared=not has_experts)
