@@ -16,8 +16,7 @@ from ..checkpoints.tokenizer import left_out_note
 from ..families import Family
 from ..records.base_card import base_card_of
 from ..records.plan import PruningPlan
-from ..records.report import Base, Computation, Report
-from ..records.sides import Part, Side
+from ..records.report import Base, Computation, Part, Report, Side
 from ..sizes import count_parameters, shape_of
 
 

@@ -12,8 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from ..records.pieces import Pieces
-from ..records.report import Search
-from ..records.sides import TriedShape
+from ..records.report import Search, TriedShape
 from ..records.work import WorkFolder, json_stage
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import Shape

@@ -14,7 +14,7 @@ from pydantic import PlainSerializer, PlainValidator
 from ..families import Family
 from ..measuring.divergence import OutputHead, final_hidden, mean_divergence, total_bits
 from ..records.pieces import Pieces
-from ..records.sides import TriedShape
+from ..records.report import TriedShape
 from ..running.casting import Replaced, for_estimates, one_at_a_time, replaced_step
 from ..running.cut_layers import CutLayers
 from ..running.layer_pass import LayerPass

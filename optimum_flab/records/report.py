@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import Self
 
-from ..utils.errors import FlabError
+from ..settings.pruning import COMPONENTS
 from .held_out import HeldOut
 from .json_files import check_format, parse_record, read_json
 from .record import Number, Record
-from .sides import Side, TriedShape
 from .texts import PlainText, TextCounts
 
 
@@ -43,13 +43,76 @@ class Base(Record):
         name (`str`): as the user named it: a Hub id or a path.
         revision (`str`, *optional*): its commit, if it is from the Hub.
         weights_sha256 (`str`): hash of its weights.
-        card ([`BaseCard`], *optional*): `None` if there was no card in its folder.
+        card ([`BaseCard`], *optional*): of its folder.
     """
 
     name: str
     revision: str | None = None
     weights_sha256: str
     card: BaseCard | None = None
+
+
+class Part(Record):
+    """The size of a component.
+
+    Args:
+        parameters (`int`): tied weights count once.
+        bytes (`int`): of the weights in their files.
+    """
+
+    parameters: int
+    bytes: int
+
+
+class Sizes(Record):
+    """Sizes that pruning changes, each in the field `reported` of its settings; `None` where a model has none."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, int | None]
+
+    @model_validator(mode="after")
+    def _refuse_other_fields(self) -> Self:
+        if unknown := set(self.__pydantic_extra__) - {part.reported for part in COMPONENTS}:
+            raise ValueError(f"there is no size {sorted(unknown)[0]!r}")
+        return self
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Those that the model has, by name."""
+        return {name: size for name, size in self.__pydantic_extra__.items() if size is not None}
+
+
+class Side(Part, Sizes):
+    """The dense or the pruned model.
+
+    Args:
+        dtype (`str`): of the weights in their files, such as `bfloat16`.
+        components (`dict[str, Part]`): what `parameters` and `bytes` are the sums of.
+    """
+
+    dtype: str
+    components: dict[str, Part]
+
+    @property
+    def body_parameters(self) -> int:
+        """The parameters of all but the vocabulary; 0 where components were not counted."""
+        return sum(part.parameters for name, part in self.components.items() if name != "vocabulary")
+
+
+class TriedShape(Sizes):
+    """A shape that meets the target, as it was measured on validation text.
+
+    Args:
+        validation_divergence (`float`): nats per token, over the vocabulary of the shape.
+        validation_vocabulary_bits_per_byte (`float`, *optional*): what the dense model pays with the shape's tokens.
+        validation_bits_per_byte (`float`): the divergence added; shapes are compared by it minus half of the former.
+        chosen (`bool`): whether it is the one that was chosen.
+    """
+
+    validation_divergence: Number
+    validation_vocabulary_bits_per_byte: Number | None = None
+    validation_bits_per_byte: Number
+    chosen: bool
 
 
 class RemovedLayer(Record):
@@ -168,8 +231,7 @@ class RecoveryEstimate(Record):
         memory_bytes (`int`): of one process while it trains.
         disk_bytes (`int`): checkpoints, cached predictions and the result.
         seconds (`float`): of the training steps, evaluations included.
-        answer_seconds (`float`): of the dense model's answers and continuations, if none is saved from before and each
-            is as long as it may be.
+        answer_seconds (`float`): of the dense model's answers and continuations, if each is as long as it may be.
     """
 
     memory_bytes: int
@@ -190,8 +252,7 @@ class Recovery(Record):
         pruning_held_out ([`HeldOut`], *optional*): what the pruning before it measured, on held-out text of its own.
         closed_form ([`ClosedForm`], *optional*): `None` if it was not requested.
         training ([`RecoveryTraining`]): how it went.
-        estimate ([`RecoveryEstimate`]): what it was expected to take.
-        seconds (`dict[str, float]`): wall time per step.
+        estimate ([`RecoveryEstimate`]), seconds (`dict[str, float]`): expected, and per step.
         notes (`tuple[str, ...]`): what the user should know.
         command (`str`, *optional*): the command line, with names instead of paths.
     """
@@ -215,8 +276,7 @@ class EarlierRound(Record):
     """A pruning and a training before the last pruning of several.
 
     Args:
-        removed_ratio, target_ratio (`float`): share of all parameters of the dense model that had been removed by
-            then.
+        removed_ratio, target_ratio (`float`): share of all parameters of the dense model removed by then.
         pruned ([`Side`]): the model after it.
         search ([`Search`]): what its search measured.
         recovery ([`Recovery`]): its training, towards the dense model.
@@ -262,12 +322,10 @@ class Report(Record):
     Args:
         format (`int`): of the file.
         base_model ([`Base`]): the dense model.
-        weights_sha256 (`str`, *optional*): hash of the weights; `None` until they are written, if they are only pruned
-            on their way to the files.
+        weights_sha256 (`str`, *optional*): hash of the weights; `None` until they are written, if in files only.
         dense, pruned ([`Side`]): before and after.
         removed_ratio, target_ratio (`float`): share of all parameters; no target if sizes were pinned.
-        removed_body_ratio (`float`, *optional*): share of the parameters of all but the vocabulary; `None` in reports
-            from before this was recorded.
+        removed_body_ratio (`float`, *optional*): share of all but the vocabulary; `None` in the oldest reports.
         removed_layer_indices (`tuple[int, ...]`): of the dense model, ascending.
         held_out ([`HeldOut`], *optional*): `None` if nothing was measured, as when a plan is applied.
         search ([`Search`], *optional*): `None` if a plan was applied.
@@ -332,25 +390,11 @@ def read_report(folder: str | Path) -> Report:
         folder (`str` or `Path`): of a pruned model.
 
     Raises:
-        [`FlabError`]: there is none, it is damaged, or of a newer format.
+        [`FlabError`]: there is none, it is damaged or of a newer format; names the first faulty fields.
     """
     path = Path(folder, REPORT_NAME)
-    return as_report(read_json(path, "name the folder of a pruned model"), path)
-
-
-def as_report(values: dict[str, Any], path: Path) -> Report:
-    """The content of a `flab_report.json` in the current form.
-
-    Args:
-        values (`dict`): the values read from the file.
-        path (`Path`): the file, for messages.
-
-    Raises:
-        [`FlabError`]: it is of a newer format, or malformed; names the first faulty fields.
-    """
-    if "base_model" not in values:
-        raise FlabError(f"{str(path)!r} is not the report of a pruning; name the folder of a pruned model")
+    values = read_json(path, "name the folder of a pruned model")
     check_format(values, FORMAT, path)
     if values.get("format") in (None, 1):  # what reports of format 1 left out is optional now; they do not state it
-        values = {**values, "format": FORMAT}
+        values["format"] = FORMAT
     return parse_record(Report, values, path, "restore the file, or prune again")

@@ -22,7 +22,6 @@ from optimum_flab.records.report import (
     Search,
     Side,
     TextCounts,
-    as_report,
     read_report,
     report_text,
     write_report,
@@ -111,22 +110,24 @@ def test_a_newer_format_is_refused_with_the_version_that_reads_it(tmp_path):
     ],
     ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else None,
 )
-def test_a_damaged_report_is_refused_by_the_field(path, value):
+def test_a_damaged_report_is_refused_by_the_field(path, value, tmp_path):
     content = content_of(next(folder for folder in FORMAT_1 if folder.name == "recovered"))
     section = content
     for name in path[:-1]:
         section = section[name]
     section[path[-1]] = value
-    with pytest.raises(FlabError, match=rf"'here' is not as it was written \({'.'.join(map(str, path))}: .*restore"):
-        as_report(content, Path("here"))
+    (tmp_path / REPORT_NAME).write_text(json.dumps(content))
+    with pytest.raises(FlabError, match=rf" is not as it was written \({'.'.join(map(str, path))}: .*restore"):
+        read_report(tmp_path)
 
 
-def test_several_faults_are_counted():
+def test_several_faults_are_counted(tmp_path):
+    (tmp_path / REPORT_NAME).write_text('{"base_model": 3}')
     with pytest.raises(FlabError, match=r"base_model: .*; weights_sha256: .*; .* and \d more faults\)"):
-        as_report({"base_model": 3}, Path("here"))
+        read_report(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", "\xff", "[" * 100_000])
+@pytest.mark.parametrize("content", ["", "[]", "\xff", "[" * 100_000])
 def test_what_is_no_report_is_refused_by_its_name(tmp_path, content):
     (tmp_path / REPORT_NAME).write_bytes(content.encode("latin-1"))
     with pytest.raises(FlabError, match=rf"{REPORT_NAME}.*name the folder of a pruned model"):
@@ -193,7 +194,7 @@ counted_texts = st.lists(
     st.none() | st.builds(Search, natural_vocab_size=counts),
     st.dictionaries(words, numbers, max_size=3),
 )
-def test_a_report_is_read_as_it_was_written(data, held_out, card, texts, search, seconds):
+def test_a_report_is_read_as_it_was_written(tmp_path_factory, data, held_out, card, texts, search, seconds):
     report = read_report(data.draw(st.sampled_from(FORMAT_1)))
     recovery = report.recovery
     if recovery is not None:
@@ -210,9 +211,9 @@ def test_a_report_is_read_as_it_was_written(data, held_out, card, texts, search,
             "notes": tuple(data.draw(st.lists(words, max_size=3))),
         }
     )
-    text = report_text(changed)
-    assert as_report(json.loads(text), Path("here")) == changed
-    assert report_text(as_report(json.loads(text), Path("here"))) == text
+    folder = tmp_path_factory.mktemp("report")
+    write_report(folder, changed)
+    assert read_report(folder) == changed and report_text(read_report(folder)) == report_text(changed)
 
 
 def test_what_is_not_a_number_is_null_in_the_file(tmp_path):
