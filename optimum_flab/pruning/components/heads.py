@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -196,30 +196,21 @@ def prune_heads(
 
 
 class HeadChoice(Choice):
-    """Heads by elimination: from a part of the text to compare shapes with, from all of it in the chosen one."""
-
-    _measured: Mapping[int, NarrowLayer] | None = None
+    """Heads by elimination in the chosen shape. All shapes that are compared have the same number, so that they are
+    compared without it."""
 
     def __call__(self, size: int) -> Mapping[int, NarrowLayer]:
-        """By layer, what stays."""
-        if self._measured is None:
-            every = range(self.calibration.shape["layer"])
-            self._measured = self._pruned(size, every, survey=True)
-        return self._measured
+        """Nothing is removed."""
+        return {}
 
     def decided(self, size: int, kept: Kept) -> Mapping[int, NarrowLayer]:
         """By layer that stays, on top of the removed ones."""
-        return self._pruned(size, kept["layer"], survey=False)
-
-    def _pruned(self, size: int, layers: Sequence[int], survey: bool) -> Mapping[int, NarrowLayer]:
-        calibration, dense = self.calibration, self.calibration.shape
-        if size == dense["head"]:
+        calibration, dense = self.calibration, self.calibration.dense
+        if size == calibration.shape["head"]:
             return {}
-        tokens = calibration.surveyed if survey else calibration.dense.tokens
-        pieces = calibration.dense.pieces.part("survey") if survey else calibration.dense.pieces
-        importance = calibration.token_weights(tokens, obs(1, 1), pieces)
-        reading = calibration.reading(tokens, pieces.part("heads"), shared=True)
-        return prune_heads(reading, layers, size, importance)
+        importance = calibration.token_weights(dense.tokens, obs(1, 1), dense.pieces)
+        reading = calibration.reading(dense.tokens, dense.pieces.part("heads"), shared=True)
+        return prune_heads(reading, kept["layer"], size, importance)
 
 
 # --- the component
@@ -242,10 +233,9 @@ class Heads(Component):
             return [heads], "query heads of mixtures of experts stay"
         if heads % groups or heads == groups:
             return [heads], "each of its key-value heads has one query head"
-        smaller = [size for size in range(groups, heads, groups) if _config_with(model, family, size) is not None]
-        if smaller and (other := _other_tensor(model, family, heads, smaller[0])):
-            return [heads], f"the shape of {other} depends on the number of heads in another way"
-        return [*smaller, heads], f"as many for each of its {groups} key-value heads, of a number that its class takes"
+        smaller = [size for size in range(groups, heads, groups) if _is_possible(model, family, size)]
+        why = f"as many for each of its {groups} key-value heads, where its class takes it and nothing else changes"
+        return [*smaller, heads], why
 
     def masked(
         self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
@@ -260,28 +250,24 @@ class Heads(Component):
         return f"{family.block.attention_out}.weight", family.matrix(family.block.attention_out, weight)
 
 
-def _config_with(model: PreTrainedModel, family: Family, heads: int) -> Any:
-    """The configuration of a model of one layer with another number of heads; `None` where its class refuses it."""
+def _is_possible(model: PreTrainedModel, family: Family, heads: int) -> bool:
+    """Whether a model of this class can have that many heads, and its tensors then have the shapes that their axes
+    say."""
     try:
-        return resized_config(model.config, family, [0], {"head": heads})
-    except Exception:  # configurations check themselves in many ways
-        return None
-
-
-def _other_tensor(model: PreTrainedModel, family: Family, heads: int, fewer: int) -> str | None:
-    """A tensor that has another shape, with fewer heads, than its axes say."""
-    with torch.device("meta"):
-        smaller = new_model(type(model), _config_with(model, family, fewer)).state_dict()
+        config = resized_config(model.config, family, [0], {"head": heads})
+        with torch.device("meta"):
+            smaller = new_model(type(model), config).state_dict()
+    except Exception:  # configurations and classes check themselves in many ways
+        return False
+    dense = heads_of(model.config)[0]
     for name, tensor in model.state_dict().items():
         if family.layer_of(name)[0] not in (None, 0):
             continue
         axes = plain_axes(family.axes(name) or (None,) * tensor.ndim)
-        shape = [
-            size * fewer // heads if axis == "head" else size for size, axis in zip(tensor.shape, axes, strict=True)
-        ]
+        shape = [n * heads // dense if axis == "head" else n for n, axis in zip(tensor.shape, axes, strict=True)]
         if name not in smaller or list(smaller[name].shape) != shape:
-            return name
-    return None
+            return False
+    return True
 
 
 COMPONENT = Heads()
