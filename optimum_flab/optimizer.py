@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,12 +15,11 @@ from .checkpoints.computation import computation_dtype
 from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from .pruned import (
     COMPLETION_TOKENS,
+    as_loaded,
     check_as_written,
     completions,
-    evaluate_pruned,
     output_folder,
     read_pruned,
-    to_export,
     write_pruned,
 )
 from .pruning.inputs import Resources
@@ -242,7 +242,16 @@ class FlabOptimizer:
         """Writes what was pruned, or else what was loaded, as a GGUF file; see [`~export.export_gguf`]."""
         from .export import export_gguf
 
-        return export_gguf(to_export(self.dense, self.pruned, self.output_dtype), path, settings)
+        if self.pruned is None:
+            return export_gguf(self.dense, path, settings)
+        model, tokenizer = self.pruned.model, self.pruned.tokenizer
+        if model.device.type == "meta":
+            raise FlabError(
+                "the weights of the pruned model are not in memory yet (in_memory=False); save it, load what was"
+                " saved, and export that"
+            )
+        fields = {"model": model, "tokenizer": tokenizer, "storage_dtype": self.output_dtype, "stored": None}
+        return export_gguf(replace(self.dense, **fields), path, settings)
 
     def load_pruned(self, folder: str | Path) -> PrunedModel:
         """Takes a checkpoint that was pruned from this dense model, to recover or to evaluate it.
@@ -310,7 +319,12 @@ class FlabOptimizer:
                 models are computed on the dense one's device and in its dtype (the command line: in that of the
                 weights).
         """
-        return evaluate_pruned(self.dense, self.pruned, settings, options)
+        from .evaluation.harness import evaluate
+
+        self.dense.check_in_memory()
+        if self.pruned is None:
+            return evaluate(self.dense, settings, **options)
+        return evaluate(as_loaded(self.pruned, self.dense), settings, baseline=self.dense, **options)
 
     def _result(self) -> PrunedModel:
         if self.pruned is None:

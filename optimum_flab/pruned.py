@@ -6,9 +6,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING
 
 from .checkpoints.hashes import dense_hash, weights_hash
 from .checkpoints.loading import LoadedModel, load_dense
@@ -37,9 +35,6 @@ from .utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from .evaluation.results import Evaluation
-    from .settings.evaluation import EvaluationSettings
 
 
 COMPLETION_TOKENS = 64  # new ones, at most
@@ -150,27 +145,6 @@ def completions(dense: LoadedModel, pruned: PrunedModel, prompt: str, max_new_to
     return {name: completion(*side, prompt, max_new_tokens) for name, side in sides.items()}
 
 
-def evaluate_pruned(
-    dense: LoadedModel, pruned: PrunedModel | None, settings: EvaluationSettings, options: dict[str, Any]
-) -> Evaluation:
-    """Evaluates the dense model and, if there is one, the pruned model against it.
-
-    Args:
-        options (`dict[str, Any]`): the other arguments of [`~evaluation.harness.evaluate`].
-
-    Raises:
-        [`ConfigurationError`]: another model to compare with is named, or the dense one is not in memory.
-    """
-    dense.check_in_memory()
-    if "baseline" in options:
-        raise ConfigurationError("baseline: it is the dense model of this optimizer; call evaluate() for another")
-    from .evaluation.harness import evaluate
-
-    if pruned is None:
-        return evaluate(dense, settings, **options)
-    return evaluate(as_loaded(pruned, dense), settings, baseline=dense, **options)
-
-
 def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) -> PrunedModel:
     """Writes the stock checkpoint, plan, report, configuration, card and licence files to a reserved folder.
 
@@ -214,25 +188,6 @@ def drop_kept(pruned: PrunedModel) -> None:
     """Removes what was saved in case of an interruption, and is now in the checkpoint."""
     if pruned.work is not None:
         pruned.work.drop(ONLY_UNTIL_WRITTEN)
-
-
-def to_export(dense: LoadedModel, pruned: PrunedModel | None, dtype: torch.dtype) -> LoadedModel:
-    """What an export writes: the pruned model, if there is one, instead of the dense one.
-
-    Args:
-        dtype (`torch.dtype`): of the pruned weights.
-
-    Raises:
-        [`FlabError`]: the pruned model's weights are not yet in memory.
-    """
-    if pruned is None:
-        return dense
-    if pruned.model.device.type == "meta":
-        raise FlabError(
-            "the weights of the pruned model are not in memory yet (in_memory=False); save it, load what was saved,"
-            " and export that"
-        )
-    return replace(dense, model=pruned.model, tokenizer=pruned.tokenizer, storage_dtype=dtype, stored=None)
 
 
 def _write_weights(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> str | None:

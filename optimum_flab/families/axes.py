@@ -62,18 +62,19 @@ def cut(
     Args:
         axes (`tuple`): what each axis is, see [`Family`].
         kept (`Mapping[str, torch.Tensor]`): indices by dimension, in the resulting order; other dimensions stay whole.
-            Those of neurons may be of shape `(experts, neurons)`, separate for each of the kept experts; a tensor with
-            both has its experts first.
+            Those of neurons may be of shape `(experts, neurons)`, separate for each of the kept experts, or for each
+            of all; a tensor with both has its experts first.
         shape (`Sequence[int]`, *optional*): of the result; needed where heads are selected, since it says how many
             numbers each of them is.
     """
     dimensions = plain_axes(axes)
     if "expert" in dimensions and kept.get("neuron", torch.empty(0)).ndim == 2:
-        experts = kept.get("expert", range(tensor.shape[0]))
+        experts, neurons = kept.get("expert", torch.arange(len(tensor))), kept["neuron"]
+        neurons = neurons if len(neurons) == len(experts) else neurons[experts]
         return torch.stack(
             [
-                cut(tensor[int(expert)], axes[1:], {**kept, "neuron": neurons}, shape and shape[1:])
-                for expert, neurons in zip(experts, kept["neuron"], strict=True)
+                cut(tensor[int(expert)], axes[1:], {**kept, "neuron": own}, shape and shape[1:])
+                for expert, own in zip(experts, neurons, strict=True)
             ]
         )
     for place, axis in enumerate(axes):

@@ -72,9 +72,7 @@ def cut_step(model: PreTrainedModel, family: Family, shape: Shape, kept: Kept) -
     dense = replaced_step(model, family)
 
     def kept_in(index: int) -> dict[str, torch.Tensor]:
-        indices = {name: decided[index].kept for name, decided in inside.items() if index in decided}
-        experts = indices.get("expert", torch.empty(0))
-        return {name: one[experts] if one.ndim == 2 and len(experts) else one for name, one in indices.items()}
+        return {name: decided[index].kept for name, decided in inside.items() if index in decided}
 
     weights = one_at_a_time(lambda index: layers.weights(index, kept_in(index)))
 
@@ -102,7 +100,7 @@ def measure_shape(
         dense_pieces ([`Pieces`]): keeps hidden states of the dense model, for other shapes with this vocabulary.
     """
     model, family, tokens = reading.model, reading.family, reading.tokens
-    if all(component.is_maskable for component in components_of(shape)):
+    if all(component.is_maskable(family) for component in components_of(shape)):
         outer, dense_step = for_estimates(model, family)
         _, step = for_estimates(model, family, masked_weights(model, family, kept))
     else:

@@ -119,8 +119,6 @@ class Component:
         refits (`bool`): whether weights are fitted to what stays, so that it is decided along with the plan, after
             everything that does not, and after those refitting components that stand further down in the settings.
         is_searched (`bool`): whether a target may decide its size; otherwise only a pinned size changes it.
-        is_maskable (`bool`): whether the model can be run without the parts that go by setting weights to zero, see
-            [`masked`]; otherwise its layers are cut to be measured.
         per_device (`int`): what the size must be a multiple of for each device that shares the model, if it is split.
     """
 
@@ -128,7 +126,6 @@ class Component:
     choice: ClassVar[type[Choice] | None] = None
     refits: ClassVar[bool] = False
     is_searched: ClassVar[bool] = True
-    is_maskable: ClassVar[bool] = True
     per_device: ClassVar[int] = 0
 
     @property
@@ -160,6 +157,11 @@ class Component:
         return sizes.possible[self.dimension]
 
     # --- measuring
+
+    def is_maskable(self, family: Family) -> bool:
+        """Whether the model can be run without the parts that go by setting weights to zero, see [`masked`]; otherwise
+        its layers are cut to be measured."""
+        return family.experts is None
 
     def masked(
         self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer

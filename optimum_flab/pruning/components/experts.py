@@ -44,7 +44,6 @@ class Experts(Component):
 
     settings = ExpertSettings
     choice = ExpertChoice
-    is_maskable = False
 
     def possible(self, model: PreTrainedModel, family: Family, shape: Shape) -> tuple[Sequence[int], str]:
         """As many in each group of neighbours, and enough for every token to be routed to as many as before."""
