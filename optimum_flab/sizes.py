@@ -44,9 +44,6 @@ class Shape(Mapping[str, int]):
     def __hash__(self) -> int:
         return hash(frozenset(self._sizes.items()))
 
-    def __repr__(self) -> str:
-        return f"Shape({', '.join(f'{dimension}={size}' for dimension, size in self._sizes.items())})"
-
     def reported(self) -> dict[str, int | None]:
         """The sizes by the names that reports give them; `None` for those that the model has not."""
         return {part.reported: self.get(part.dimension) for part in COMPONENTS}

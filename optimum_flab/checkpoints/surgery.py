@@ -39,15 +39,6 @@ def _padded(rows: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
     return padded
 
 
-def kept_in_layers(plan: PruningPlan) -> dict[int, dict[str, torch.Tensor]]:
-    """What stays inside each layer: indices by dimension, see [`~families.cut`], by dense layer index."""
-    kept: dict[int, dict[str, torch.Tensor]] = {}
-    for dimension, layers in plan.kept_inside.items():
-        for layer, indices in layers.items():
-            kept.setdefault(layer, {})[dimension] = torch.as_tensor(indices)
-    return kept
-
-
 def note_of_ids(model: PreTrainedModel, rows: int) -> list[str]:
     """A note if a model's configurations name token ids that it has no rows for, which a pruned one leaves out."""
     before = model.config, model.generation_config
@@ -79,7 +70,6 @@ def pruned_tensors(
     """
     position = {layer: new for new, layer in enumerate(plan.kept_layers)}
     tokens = {} if plan.kept_tokens is None else {"vocab": torch.as_tensor(plan.kept_tokens)}
-    inside = kept_in_layers(plan)
     for name, tensor in tensors:
         layer, rest = family.layer_of(name)
         axes = family.axes(name) or ()
@@ -90,8 +80,8 @@ def pruned_tensors(
         if name in plan.weights:
             tensor = plan.weights[name]
         else:
-            kept = tokens if layer is None else tokens | inside.get(layer, {})
-            tensor = cut(tensor, axes, kept, outline.shape)
+            inside = {axis: torch.as_tensor(kept[layer]) for axis, kept in plan.kept_inside.items() if layer in kept}
+            tensor = cut(tensor, axes, tokens | inside, outline.shape)
         if "vocab" in plain_axes(axes) and plan.kept_tokens is not None:
             tensor = _padded(tensor, plan.vocab_size, outline.dtype)
         if tensor.shape != outline.shape:

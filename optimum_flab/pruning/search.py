@@ -4,7 +4,6 @@ nothing."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -66,16 +65,13 @@ def chosen_shape(
         natural = inputs.tokens.natural
         calibration = inputs.calibrated(natural, pieces)
         shape, tried = start_shape(rows[0], len(natural)), Tried()
-        with ExitStack() as stack:
-            choices = choices_of(calibration, inputs.config, [shape for row in rows for shape in row])
-            for choice in choices.values():
-                stack.callback(choice.close)
-            if len(rows) > 1 or len(rows[0]) > 1:
-                tried = _measured(inputs, calibration, rows, shape, choices)
-                shape = min(tried, key=lambda shape: cost(tried[shape]))
-            settled = [part.dimension for part in components_of(shape) if part.choice is not None and not part.refits]
-            kept = {name: indices_of(choices[name](shape[name])) for name in settled}
-            removed = [removal for name in settled for removal in choices[name].removals(shape[name])]
+        choices = choices_of(calibration, inputs.config, [shape for row in rows for shape in row])
+        if len(rows) > 1 or len(rows[0]) > 1:
+            tried = _measured(inputs, calibration, rows, shape, choices)
+            shape = min(tried, key=lambda shape: cost(tried[shape]))
+        settled = [part.dimension for part in components_of(shape) if part.choice is not None and not part.refits]
+        kept = {name: indices_of(choices[name](shape[name])) for name in settled}
+        removed = [removal for name in settled for removal in choices[name].removals(shape[name])]
         search = Search(
             candidates=tuple(one.model_copy(update={"chosen": size == shape}) for size, one in tried.items()),
             removed_layers=tuple(removed),

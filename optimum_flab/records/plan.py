@@ -24,6 +24,7 @@ PLAN_NAME = "flab_plan.json"
 WEIGHTS_NAME = "flab_plan.safetensors"
 FORMAT = 3
 FORMER_FIELDS = {"kept_tokens": "vocab", "kept_layers": "layer", "kept_neurons": "neuron", "kept_experts": "expert"}
+WRITTEN_FIRST = ("base_model", "base_revision", "base_hash", "corpus_hash", "dtype", "vocab_size", "settings")
 ADVICE = f"name the folder of a pruned model, or its {PLAN_NAME}"
 Index = Annotated[int, Field(ge=0)]
 ByLayer = dict[Index, list[Index]] | dict[Index, list[list[Index]]]
@@ -73,17 +74,14 @@ class PruningPlan:
     @property
     def kept_tokens(self) -> list[int] | None:
         """Dense ids that stay, ascending; position is the new id. `None`: vocabulary untouched."""
-        return self.kept_whole.get("vocab")
+        tokens: Any = self.kept.get("vocab")
+        return tokens
 
     @property
     def kept_layers(self) -> list[int]:
         """Dense indices of the layers that stay, ascending."""
-        return self.kept_whole["layer"]
-
-    @property
-    def kept_whole(self) -> dict[str, list[int]]:
-        """What stays of the model as a whole, by dimension: layers, and tokens if the vocabulary is pruned."""
-        return {name: kept for name, kept in self.kept.items() if isinstance(kept, list)}
+        layers: Any = self.kept["layer"]
+        return layers
 
     @property
     def kept_inside(self) -> dict[str, dict[int, list[Any]]]:
@@ -101,13 +99,7 @@ class PruningPlan:
         """All but the tensors, as plain values."""
         return {
             "format": FORMAT,
-            "base_model": self.base_model,
-            "base_revision": self.base_revision,
-            "base_hash": self.base_hash,
-            "corpus_hash": self.corpus_hash,
-            "dtype": self.dtype,
-            "vocab_size": self.vocab_size,
-            "settings": self.settings,
+            **{name: getattr(self, name) for name in WRITTEN_FIRST},
             "compensated": sorted(self.weights),
             "kept": self.kept,
         }

@@ -105,9 +105,6 @@ class Choice:
         """What is removed to reach a size, one after the other with its score, where it goes like that."""
         return ()
 
-    def close(self) -> None:
-        """Ends what is still going on."""
-
 
 class Component:
     """What pruning makes smaller along one dimension of a model; `docs/components.md` says how to add one.

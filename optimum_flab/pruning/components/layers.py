@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ...criteria import LAYERS
@@ -12,10 +13,9 @@ from ...measuring.divergence import OutputHead
 from ...records.report import RemovedLayer
 from ...settings.components import LayerSettings
 from ...sizes import Shape
-from ...texts.packing import PackedTokens
 from ...utils.progress import progress
-from ..depth.search import Removal, ranked_layers
-from .base import Calibrated, Choice, Component
+from ..depth.search import ranked_layers
+from .base import Choice, Component
 
 
 if TYPE_CHECKING:
@@ -23,39 +23,27 @@ if TYPE_CHECKING:
 
 
 class LayerChoice(Choice):
-    """Removals are computed on demand, and remembered."""
+    """The layers of a ranking that goes as far as it is asked for."""
 
-    def __init__(self, calibration: Calibrated, sizes: Sequence[int], settings: LayerSettings):
-        super().__init__(calibration, sizes, settings)
-        rows = max(1, settings.search_tokens // calibration.dense.tokens.input_ids.shape[1])
-        self._criterion, self._number = LAYERS[settings.criterion], calibration.shape["layer"]
-        self._ranking = self._ranked(next(calibration.dense.tokens.batches(rows)))
-        self._removals: list[RemovedLayer] = []
-
-    def close(self) -> None:
-        """Ends the ranking. In the garbage collector, an exception that interrupts it would be lost."""
-        self._ranking.close()
+    _removals: tuple[RemovedLayer, ...] = ()
 
     def __call__(self, size: int) -> list[int]:
         """This many layers, ascending."""
-        return sorted(set(range(self._number)) - {removal.layer for removal in self.removals(size)})
+        return sorted(set(range(self.calibration.shape["layer"])) - {one.layer for one in self.removals(size)})
 
-    def removals(self, size: int) -> list[RemovedLayer]:
-        """The removals, in their order, that leave this many layers."""
-        number = self._number - size
+    def removals(self, size: int) -> tuple[RemovedLayer, ...]:
+        """The removals, in their order, that leave this many layers. What was ranked before is read from its
+        pieces."""
+        calibration, dense = self.calibration, self.calibration.dense
+        number, criterion = calibration.shape["layer"] - size, LAYERS[self.settings.criterion]
         if len(self._removals) < number:
-            with progress(f"Ranking layers by {self._criterion.name}", None, "layer") as self._tick:
-                while len(self._removals) < number:
-                    removal = next(self._ranking)
-                    self._removals.append(RemovedLayer(layer=removal.layer, score=removal.score))
+            tokens = next(dense.tokens.batches(max(1, self.settings.search_tokens // dense.tokens.input_ids.shape[1])))
+            head = OutputHead(dense.model, dense.family, calibration.kept)
+            with progress(f"Ranking layers by {criterion.name}", None, "layer") as tick:
+                reading = replace(calibration.reading(tokens, dense.pieces.part("layers")), tick=tick)
+                ranking = islice(ranked_layers(reading, head, criterion), number)
+                self._removals = tuple(RemovedLayer(layer=one.layer, score=one.score) for one in ranking)
         return self._removals[:number]
-
-    def _ranked(self, tokens: PackedTokens) -> Generator[Removal, None, None]:
-        calibration, pieces = self.calibration, self.calibration.dense.pieces.part("layers")
-        # a head is a copy of rows, only made when layers are really ranked
-        head = OutputHead(calibration.dense.model, calibration.dense.family, calibration.kept)
-        reading = replace(calibration.reading(tokens, pieces), tick=lambda: self._tick())
-        yield from ranked_layers(reading, head, self._criterion)
 
 
 class Layers(Component):
