@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +19,7 @@ from .pruned import (
     completions,
     output_folder,
     read_pruned,
+    to_export,
     write_pruned,
 )
 from .pruning.inputs import Resources
@@ -242,16 +242,8 @@ class FlabOptimizer:
         """Writes what was pruned, or else what was loaded, as a GGUF file; see [`~export.export_gguf`]."""
         from .export import export_gguf
 
-        if self.pruned is None:
-            return export_gguf(self.dense, path, settings)
-        model, tokenizer = self.pruned.model, self.pruned.tokenizer
-        if model.device.type == "meta":
-            raise FlabError(
-                "the weights of the pruned model are not in memory yet (in_memory=False); save it, load what was"
-                " saved, and export that"
-            )
-        fields = {"model": model, "tokenizer": tokenizer, "storage_dtype": self.output_dtype, "stored": None}
-        return export_gguf(replace(self.dense, **fields), path, settings)
+        model = self.dense if self.pruned is None else to_export(self.pruned, self.dense, self.output_dtype)
+        return export_gguf(model, path, settings)
 
     def load_pruned(self, folder: str | Path) -> PrunedModel:
         """Takes a checkpoint that was pruned from this dense model, to recover or to evaluate it.

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from .checkpoints.hashes import dense_hash, weights_hash
 from .checkpoints.loading import LoadedModel, load_dense
 from .checkpoints.saving import save_checkpoint
@@ -188,6 +190,23 @@ def drop_kept(pruned: PrunedModel) -> None:
     """Removes what was saved in case of an interruption, and is now in the checkpoint."""
     if pruned.work is not None:
         pruned.work.drop(ONLY_UNTIL_WRITTEN)
+
+
+def to_export(pruned: PrunedModel, dense: LoadedModel, dtype: torch.dtype) -> LoadedModel:
+    """A pruned model in place of its dense one.
+
+    Args:
+        dtype (`torch.dtype`): of the pruned weights.
+
+    Raises:
+        [`FlabError`]: they are not yet in memory.
+    """
+    if pruned.model.device.type == "meta":
+        raise FlabError(
+            "the weights of the pruned model are not in memory yet (in_memory=False); save it, load what was saved,"
+            " and export that"
+        )
+    return replace(dense, model=pruned.model, tokenizer=pruned.tokenizer, storage_dtype=dtype, stored=None)
 
 
 def _write_weights(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> str | None:
