@@ -43,7 +43,6 @@ from transformers import (
 from optimum_flab import FlabPrunerConfig
 from optimum_flab.criteria.base import NeuronCriterion, largest
 from optimum_flab.families import family_for
-from optimum_flab.pruning.components.vocabulary import multiples_between
 from optimum_flab.pruning.limits import Limits
 from optimum_flab.pruning.shapes import masked_weights, without_layers
 from optimum_flab.pruning.width.neurons import NarrowLayer
@@ -152,9 +151,9 @@ def limits(vocab: tuple[int, int], layer: tuple[int, int], neuron: tuple[int, in
         DENSE,
         QWEN,
         {
-            "vocab": multiples_between(*vocab),
-            "layer": multiples_between(*layer),
-            "neuron": multiples_between(*neuron, multiple_of),
+            "vocab": range(vocab[0], vocab[1] + 1),
+            "layer": range(layer[0], layer[1] + 1),
+            "neuron": range(neuron[0], neuron[1] + 1, multiple_of),
         },
     )
 

@@ -43,8 +43,8 @@ def note_of_ids(model: PreTrainedModel, rows: int) -> list[str]:
     """A note if a model's configurations name token ids that it has no rows for, which a pruned one leaves out."""
     before = model.config, model.generation_config
     pairs = zip(before, remap_config_ids(*before, range(rows)), strict=True)
-    said = [(old.to_dict(), new.to_dict()) for old, new in pairs if old is not None and new is not None]
-    names = sorted({name for old, new in said for name in old if old[name] not in (new.get(name), [])})
+    fields = [(old.to_dict(), new.to_dict()) for old, new in pairs if old is not None and new is not None]
+    names = sorted({name for old, new in fields for name in old if old[name] not in (new.get(name), [])})
     return [f"{', '.join(names)} named token ids that the model has no rows for; they are left out"] if names else []
 
 

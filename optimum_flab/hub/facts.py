@@ -74,7 +74,7 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
         [`FlabError`]: a file cannot be read, or is not what its name says.
         [`ConfigurationError`]: one of `results` holds no results, or two hold the same score.
     """
-    report, plan = read_report(folder), PruningPlan.load_indices(folder)
+    report, plan = read_report(folder), PruningPlan.load(folder, tensors=False)
     config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else plan.settings
     paths = find_results(folder, results)
     evaluations, efficiency, left_out = read_results(

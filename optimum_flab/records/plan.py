@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -114,8 +115,11 @@ class PruningPlan:
             write_tensors({Path(folder, WEIGHTS_NAME): outlines}, self.weights.items())
 
     @classmethod
-    def load(cls, path: str | Path) -> PruningPlan:
+    def load(cls, path: str | Path, *, tensors: bool = True) -> PruningPlan:
         """Reads a plan from a folder or from its `flab_plan.json`; the tensors are beside it.
+
+        Args:
+            tensors (`bool`): whether they are needed; otherwise they need not be there.
 
         Raises:
             [`FlabError`]: the file is missing, is not a plan, or its tensors are not there. Whether it fits a model is
@@ -125,35 +129,22 @@ class PruningPlan:
 
         from ..tensors.lazy import StoredTensors
 
-        plan, compensated = cls._read(path)
-        file = plan_file(path)
-        tensors = file.with_name(WEIGHTS_NAME)
-        if compensated == [] and not tensors.exists():
-            return plan
-        try:
-            weights = StoredTensors([tensors])
-        except (OSError, SafetensorError, ValueError) as error:
-            raise FlabError(f"{file} needs {tensors}, which cannot be read ({error}); copy both files") from error
-        if sorted(weights) != compensated:
-            raise FlabError(
-                f"{tensors} does not belong to {file}: it holds other tensors; copy both files from one checkpoint"
-            )
-        return replace(plan, weights=weights)
-
-    @classmethod
-    def load_indices(cls, path: str | Path) -> PruningPlan:
-        """The same without the tensors, which need not be there."""
-        return cls._read(path)[0]
-
-    @classmethod
-    def _read(cls, path: str | Path) -> tuple[PruningPlan, list[str] | None]:
         file = plan_file(path)
         content = read_json(file, ADVICE)
         check_format(content, FORMAT, file)
-        if content.get("format") in (1, 2):
+        if content.pop("format", None) in (1, 2):
             content = _from_former(content)
-        written = {name: content.pop(name, None) for name in ("format", "compensated")}
-        return parse_record(cls, content, file, ADVICE), written["compensated"]
+        compensated = content.pop("compensated", None)
+        plan, beside, weights = parse_record(cls, content, file, ADVICE), file.with_name(WEIGHTS_NAME), None
+        if not tensors or (compensated == [] and not beside.exists()):
+            return plan
+        with suppress(OSError, SafetensorError, ValueError):
+            weights = StoredTensors([beside])
+        if weights is None or sorted(weights) != compensated:
+            raise FlabError(
+                f"{beside} cannot be read, or does not belong to {file}; copy both files from one checkpoint"
+            )
+        return replace(plan, weights=weights)
 
 
 def plan_file(path: str | Path) -> Path:

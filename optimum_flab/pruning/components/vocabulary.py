@@ -25,11 +25,6 @@ def round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def multiples_between(smallest: int, largest: int, multiple: int = 1) -> list[int]:
-    """The multiples between two sizes, and the sizes themselves."""
-    return sorted({smallest, *range(round_up(smallest, multiple), largest, multiple), largest})
-
-
 class Vocabulary(Component):
     """Tokens."""
 
@@ -44,7 +39,7 @@ class Vocabulary(Component):
         """Multiples with a token for each byte; rows beyond the tokens are padding."""
         multiple = row_multiple(config)
         most = min(round_up(tokens, multiple), sizes.shape["vocab"] // multiple * multiple)
-        return multiples_between(min(round_up(FEWEST_TOKENS, multiple), most), most, multiple) if most else []
+        return range(min(round_up(FEWEST_TOKENS, multiple), most), most + 1, multiple) if most else []
 
 
 COMPONENT = Vocabulary()
