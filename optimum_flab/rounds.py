@@ -77,8 +77,8 @@ def prune_and_recover(
     number, target = config.rounds.number, config.target_ratio
     pruned: PrunedModel | None = None
     earlier: list[EarlierRound] = []
-    for done in range(1, number + 1):
-        aim, is_last = None if target is None else target * done / number, done == number
+    for current in range(1, number + 1):
+        aim, is_last = None if target is None else target * current / number, current == number
         if pruned is None or aim is None:
             pruned = prune(dense, one_round(config, aim), dtype, work, counts=counts)
         else:

@@ -54,11 +54,6 @@ class Limits:
         may."""
         return max((name for name in self.allowed if name not in ("vocab", "layer")), key=self.is_free)
 
-    def at_least(self, dimension: str, size: int) -> Limits:
-        """The same limits with a dimension no smaller than this."""
-        sizes = [size, *(other for other in self.allowed[dimension] if other > size)]
-        return replace(self, allowed={**self.allowed, dimension: sizes})
-
     def removed(self, shape: Shape) -> float:
         """The share of all parameters that a model of this shape is without."""
         return 1 - self.counts.total(shape) / self.counts.total(self.dense)
@@ -169,7 +164,9 @@ def shapes_to_compare(config: FlabPrunerConfig, limits: Limits, natural: int, fe
     if target is None:
         return [[limits.largest if vocabulary.size else limits.largest.resized(vocab=rows)]]
     if vocabulary.size is None and vocabulary.enabled:
-        limits = limits.at_least("vocab", rows if vocabulary.keep_used else round_up(fewest, row_multiple(config)))
+        least = rows if vocabulary.keep_used else round_up(fewest, row_multiple(config))
+        sizes = [least, *(size for size in limits.allowed["vocab"] if size > least)]
+        limits = replace(limits, allowed={**limits.allowed, "vocab": sizes})
         check_target(limits, target)
     total = limits.counts.total(dense)
     compared = candidate_shapes(

@@ -42,16 +42,15 @@ def read_text_sets(tokenizer: PreTrainedTokenizerBase, data: DataSettings, seed:
 def text_notes(data: DataSettings, formats: Formats) -> list[str]:
     """Notes on the kinds of text that are left out because a tokenizer cannot show them, and on what counts cannot
     tell."""
-    lacking = {}
-    if formats.chat is None:
-        lacking[CHAT] = "chat template that shows a conversation"
-    if formats.infilling is None:
-        lacking[INFILLING] = "known tokens for infilling"
+    kinds = (
+        (CHAT, formats.chat, "chat template that shows a conversation"),
+        (INFILLING, formats.infilling, "known tokens for infilling"),
+    )
     notes = [
         f"the tokenizer has no {what}: calibration text of the kind {kind!r} is left out, and its share goes to the"
         " others"
-        for kind, what in lacking.items()
-        if data.mix.get(kind)
+        for kind, known, what in kinds
+        if known is None and data.mix.get(kind)
     ]
     return [*notes, COUNTED] if data.counts else notes
 

@@ -167,15 +167,13 @@ def plan_text(fields: Mapping[str, Any]) -> str:
     """The content of `flab_plan.json`. One line per field, dimension and layer keeps tens of thousands of numbers
     diffable and the file small."""
     kept = {
-        name: _lines(value, "      ") if isinstance(value, Mapping) else json.dumps(value)
+        name: _braced({layer: json.dumps(one) for layer, one in value.items()}, "      ")
+        if isinstance(value, Mapping)
+        else json.dumps(value)
         for name, value in fields["kept"].items()
     }
     lines = {name: json.dumps(value) for name, value in fields.items()}
     return _braced({**lines, "kept": _braced(kept, "    ")}, "  ") + "\n"
-
-
-def _lines(layers: Mapping[int, list], indent: str) -> str:
-    return _braced({layer: json.dumps(kept) for layer, kept in layers.items()}, indent)
 
 
 def _braced(lines: Mapping[Any, str], indent: str) -> str:

@@ -20,14 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-def _in_this_folder() -> list[Component]:
-    """The components of the modules here, in the order of their sections."""
-    modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
-    components = [module.COMPONENT for module in modules if hasattr(module, "COMPONENT")]
-    return sorted(components, key=lambda component: SECTIONS.index(component.settings))
-
-
-COMPONENTS = tuple(_in_this_folder())
+_MODULES = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+_INSTANCES: list[Component] = [module.COMPONENT for module in _MODULES if hasattr(module, "COMPONENT")]
+COMPONENTS = tuple(sorted(_INSTANCES, key=lambda component: SECTIONS.index(component.settings)))
 
 
 def components_of(shape: Mapping[str, int]) -> list[Component]:
