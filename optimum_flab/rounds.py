@@ -8,7 +8,7 @@ is left of that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from .checkpoints.surgery import pruned_tensors
 from .families import Family
 from .families.positions import check_positions
 from .pruned import as_loaded
-from .pruning.counts import CountsFile, counts_after, read_counts
 from .pruning.reporting import build_report
 from .pruning.result import PrunedModel
 from .pruning.run import prune, work_folder
@@ -36,8 +35,8 @@ from .recovery.pipeline import recover
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings, check_recovery
 from .texts.formats import formats_of
+from .utils.errors import ConfigurationError
 from .utils.places import user_path
-from .vocabulary.closure import read_spec
 
 
 def prune_and_recover(
@@ -62,13 +61,17 @@ def prune_and_recover(
         confirm_run_unsafe_code (`bool`): the dense model's answers may be run against the problems' tests.
     """
     config.validate()
+    if config.rounds.number > 1 and config.data.counts:
+        raise ConfigurationError(
+            "rounds.number: files of counts are of the dense tokenizer, and later rounds have another; name a corpus"
+            " in place of `data.counts`, or prune in one round"
+        )
     dense.check_in_memory()
     # what the training would refuse is refused before the pruning
     check_recovery(config.recovery)
     check_method(config.recovery, dense.family)
     check_positions(dense.model.config, dense.family, "recovery.sequence_length", config.recovery.sequence_length)
     check_consent(config.recovery, read_instructions(config.recovery.data), confirm_run_unsafe_code)
-    counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
     work = work_folder(dense, cache_dir, resume)
     options: dict[str, Any] = {
         "confirm_run_unsafe_code": confirm_run_unsafe_code,
@@ -80,13 +83,12 @@ def prune_and_recover(
     for current in range(1, number + 1):
         aim, is_last = None if target is None else target * current / number, current == number
         if pruned is None or aim is None:
-            pruned = prune(dense, one_round(config, aim), dtype, work, counts=counts)
+            pruned = prune(dense, one_round(config, aim), dtype, work)
         else:
-            removed, kept = pruned.report.removed_ratio, pruned.plan.kept_tokens
+            removed = pruned.report.removed_ratio
             rest = one_round(config, (aim - removed) / (1 - removed), first=False)
-            left = counts if kept is None else counts_after(counts, read_spec(dense.tokenizer), kept)
-            again = prune(as_loaded(pruned, dense), rest, dtype, work, counts=left)
-            pruned = rebased(dense, pruned, again, config, work, counts)
+            again = prune(as_loaded(pruned, dense), rest, dtype, work)
+            pruned = rebased(dense, pruned, again, config, work)
             del again
         plan = replace(pruned.plan, settings=config.to_dict())
         pruned = replace(pruned, plan=plan, config=config)
@@ -126,7 +128,6 @@ def rebased(
     again: PrunedModel,
     config: FlabPrunerConfig,
     work: WorkFolder,
-    counts: Sequence[CountsFile],
 ) -> PrunedModel:
     """A model pruned from a trained one, presented as pruned from the dense model.
 
@@ -137,12 +138,11 @@ def rebased(
         before ([`PrunedModel`]): what it was pruned from: itself pruned from the dense model, and trained.
         again ([`PrunedModel`]): the result of that pruning.
         config ([`FlabPrunerConfig`]): what all rounds together are to do.
-        work ([`WorkFolder`]): holds the texts and counts of the first round.
-        counts (`Sequence[CountsFile]`): of `config.data.counts`, in the ids of the dense model.
+        work ([`WorkFolder`]): holds what the first round counted.
     """
     plan = composed(before.plan, again.plan)
     texts = read_text_sets(dense.tokenizer, config.data, config.seed)
-    tokens = token_choice(dense, config.vocabulary, texts, counts, work)
+    tokens = token_choice(dense, config.vocabulary, texts, (), work)
     plan = replace(plan, weights=changed_weights(dense.model, dense.family, plan, again.model))
     search, kept = again.report.search, before.plan.kept_layers
     assert search is not None  # it was pruned just now
@@ -155,7 +155,7 @@ def rebased(
         text_notes(config.data, formats_of(dense.tokenizer)),
         # what its pruning measured was against the trained model; the training measures anew
         search=search.model_copy(update={"removed_layers": removed}),
-        texts=text_counts(texts, tokens, counts, plan.kept_tokens),
+        texts=text_counts(texts, tokens, (), plan.kept_tokens),
         datasets=again.report.datasets,
         weights_sha256=again.report.weights_sha256,
     )

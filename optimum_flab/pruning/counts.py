@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -13,7 +13,6 @@ from ..records.texts import CountedText
 from ..utils.errors import FlabError
 from ..utils.hashing import file_sha256
 from ..utils.places import user_path
-from ..vocabulary.closure import TokenizerSpec
 from ..vocabulary.usage import no_usage, pieces_hash
 
 
@@ -68,46 +67,3 @@ def counts_report(file: CountsFile, kept: Sequence[int] | None) -> CountedText:
         bytes=total.bytes,
         whole_tokens=whole,
     )
-
-
-def counts_after(files: Iterable[CountsFile], spec: TokenizerSpec, kept: Sequence[int]) -> tuple[CountsFile, ...]:
-    """Files of counts in the ids of a model that was pruned already, as a later round sees them.
-
-    Args:
-        spec ([`TokenizerSpec`]): of the dense tokenizer.
-        kept (`Sequence[int]`): the dense ids that are left, ascending.
-    """
-    ids, after = np.asarray(kept, dtype=np.int64), []
-    for file in files:
-        sources = {}
-        for name, usage in file.counts.sources.items():
-            left = counts_among(spec, usage.counts, ids)
-            sources[name] = replace(usage, counts=left, tokens=int(left.sum()))
-        after.append(replace(file, counts=replace(file.counts, sources=sources)))
-    return tuple(after)
-
-
-def counts_among(spec: TokenizerSpec, counts: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Counts in the ids of a pruned vocabulary.
-
-    Those of a dropped token go to the kept tokens that its own text is split into, which is nearly what counting with
-    the pruned tokenizer would yield.
-
-    Args:
-        counts (`np.ndarray`): int64 by id.
-        kept (`np.ndarray`): int64 ids, ascending; the position is the new id.
-
-    Returns:
-        `np.ndarray`: int64 by new id.
-    """
-    places = {token: place for place, token in enumerate(kept.tolist())}
-    moved = np.zeros(len(kept), dtype=np.int64)
-    for token in np.flatnonzero(counts).tolist():
-        pieces = [token]
-        while pieces:
-            piece = pieces.pop()
-            if piece in places:
-                moved[places[piece]] += counts[token]
-            else:
-                pieces.extend(spec.kind.pieces(piece, places))
-    return moved

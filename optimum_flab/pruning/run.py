@@ -7,7 +7,6 @@ values, and the finished pieces of the stage in progress, and resumes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,7 @@ from ..utils.places import cache_root, user_path
 from ..utils.progress import say
 from ..utils.stopwatch import Stopwatch
 from .components import sizes_of, sizes_of_config
-from .counts import CountsFile, read_counts
+from .counts import read_counts
 from .inputs import PruningInputs, Resources
 from .limits import shapes_to_compare, size_limits
 from .memory_budget import TokensHeld, open_weights
@@ -94,7 +93,6 @@ def prune(
     dtype: torch.dtype,
     work: WorkFolder,
     resources: Resources | None = None,
-    counts: Sequence[CountsFile] | None = None,
 ) -> PrunedModel:
     """Searches for what to keep, and prunes.
 
@@ -104,8 +102,6 @@ def prune(
         dtype (`torch.dtype`): of the pruned weights.
         work ([`WorkFolder`]): keeps the values of the stages.
         resources ([`Resources`], *optional*): what the pruning may take. Defaults to this process and no limits.
-        counts (`Sequence[CountsFile]`, *optional*): of `config.data.counts`, in the ids of this model. Defaults to
-            what the files hold.
 
     Raises:
         [`FlabError`]: there is too little text, the target is out of reach, the model holds or produces NaN, or the
@@ -122,8 +118,7 @@ def prune(
     sizes, watch, processes = sizes_of(dense.model, dense.family), Stopwatch(), resources.processes
     limits = size_limits(config, sizes, len(dense.tokenizer))
     check_positions(dense.model.config, dense.family, "data.sequence_length", config.data.sequence_length)
-    if counts is None:
-        counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
+    counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
     notes = [f"{processes.number} processes shared the text"] if processes.number > 1 else []
     notes += note_of_ids(dense.model, sizes.shape["vocab"])
     if resources.seconds is not None:

@@ -2,13 +2,12 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig, TokenCounts, count_sources
+from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.families.files import known_family
 from optimum_flab.pruning.limits import TOLERANCE
@@ -25,21 +24,11 @@ from ..conftest import plan_of
 from .conftest import SMALL
 
 
-def counts_of(made) -> Path:
-    """Counts of the instruction data, which later rounds see in the ids of what earlier ones left."""
-    path = made / "alpaca.npz"
-    if not path.exists():
-        source = f"{made / 'alpaca.json'}[instruction,input,output]"
-        count_sources(made / "dense", source, cache_dir=made / "counting").save(path)
-    return path
-
-
 def config_of(made, **changes) -> FlabPrunerConfig:
     written = json.loads((made / "pruned" / "flab_config.json").read_text())
     recovery = {**SMALL, "data": [str(made / "alpaca.json")], "answers": "reference", "max_steps": 4}
     recovery |= {"closed_form": False}
     data = {**written["data"], "mix": {"own": 0.9, "infilling": 0.1}}  # the tokenizer has no tokens for gaps
-    data["counts"] = [str(counts_of(made))]
     asked = {**written, "data": data, "recovery": recovery, "rounds": {"number": 2}}
     return FlabPrunerConfig.from_dict({**asked, **changes})
 
@@ -81,9 +70,6 @@ def test_texts_and_notes_of_two_rounds_are_about_the_dense_tokenizer(in_rounds, 
     changed = count_changed_texts(dense, optimizer.pruned.tokenizer, kept, [document.text for document in corpus])
     assert (report.texts.corpus, report.texts.corpus_cut_differently) == (len(corpus), changed)
     assert any("'infilling' is left out" in note for note in report.notes)
-    (counted,) = report.texts.counts
-    counts = TokenCounts.load(counts_of(_made)).total()
-    assert (counted.tokens, counted.whole_tokens) == (counts.tokens, counts.counts[kept].sum())
 
 
 def test_rounds_after_the_first_choose_among_what_it_kept():
@@ -145,6 +131,13 @@ def test_rounds_need_a_target_and_a_training(_made):
     assert LEAST_OF_A_ROUND >= 2 * TOLERANCE
     with pytest.raises(ConfigurationError, match="call `prune_and_recover`"):
         FlabOptimizer.from_pretrained(_made / "dense").prune(config_of(_made))
+
+
+def test_files_of_counts_are_refused_in_rounds(_made):
+    config = config_of(_made)
+    config.data.counts = ["counts.npz"]
+    with pytest.raises(ConfigurationError, match="name a corpus in place of `data.counts`"):
+        FlabOptimizer.from_pretrained(_made / "dense").prune_and_recover(config)
 
 
 def test_what_a_training_would_refuse_is_refused_before_the_pruning(_made, tmp_path):

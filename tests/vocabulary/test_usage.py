@@ -9,10 +9,7 @@ from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from optimum_flab import FlabError
-from optimum_flab.pruning.counts import counts_among
 from optimum_flab.vocabulary import usage
-from optimum_flab.vocabulary.closure import read_spec, with_ancestors
-from optimum_flab.vocabulary.rewrite import rewrite_tokenizer
 from optimum_flab.vocabulary.usage import (
     balanced_uses,
     count_tokens,
@@ -90,34 +87,6 @@ def test_the_hash_of_pieces_is_that_of_all_tokenizers_that_cut_alike(tokenizers)
     assert pieces_hash(tokenizer) == hashes["byte_level"]
     tokenizer.add_tokens("<more>")
     assert pieces_hash(tokenizer) != hashes["byte_level"]
-
-
-def test_counts_of_what_is_gone_go_to_the_pieces_it_is_cut_into(tokenizer):
-    spec, counts = read_spec(tokenizer), count_tokens(tokenizer, CORPUS).counts
-    used = [token for token in np.flatnonzero(counts).tolist() if token in spec.tokens]
-    kept = np.array(sorted(with_ancestors(spec, [*spec.required, *used[: len(used) // 2]])))
-    found = counts_among(spec, counts, kept)
-    assert found.dtype == np.int64 and len(found) == len(kept)
-    assert np.all(found >= counts[kept]) and found.sum() >= counts.sum()
-    assert set(used) - set(kept.tolist()) and found.sum() > counts[kept].sum()
-    every = np.array(sorted(spec.tokens))
-    assert np.array_equal(counts_among(spec, counts, every), counts[every])
-
-
-def test_the_text_of_a_token_that_is_gone_is_counted_nearly_as_the_pruned_tokenizer_cuts_it(tokenizers):
-    tokenizer = tokenizers["byte_level"]
-    spec = read_spec(tokenizer)
-    merged = [token for *_, token in spec.kind.learnt]
-    kept = np.array(sorted(with_ancestors(spec, [*spec.required, *merged[: len(merged) // 2]])))
-    pruned, gone = rewrite_tokenizer(tokenizer, kept), sorted(set(merged) - set(kept.tolist()))
-    texts = {token: tokenizer.decode([token]) for token in gone}
-    alone = {token: text for token, text in texts.items() if token_lists(tokenizer, [text]) == [[token]]}
-    assert len(alone) > 50  # others are parts of characters, or reached in longer words only
-    same = 0
-    for token, text in alone.items():
-        counts = np.bincount([token, token], minlength=len(spec.tokens))
-        same += np.array_equal(counts_among(spec, counts, kept), count_tokens(pruned, [text] * 2).counts)
-    assert same >= 0.95 * len(alone)  # the pieces of a few merge in another way
 
 
 def test_added_tokens_count_where_the_text_holds_them_only(tokenizers):
