@@ -28,7 +28,7 @@ from optimum_flab.criteria.statistics import NeuronStatistics
 from optimum_flab.families import family_for
 from optimum_flab.families.files import read_family
 from optimum_flab.measuring.divergence import OutputHead
-from optimum_flab.pruning.depth.search import ranked_layers
+from optimum_flab.pruning.observers.layers import ranked_layers
 from optimum_flab.settings.files import read_pruning
 from optimum_flab.settings.pruning import check_settings
 
@@ -144,10 +144,10 @@ def test_the_criterion_of_the_worked_example_is_described_and_computed():
 
 def test_the_criterion_that_reads_activations_does():
     criterion = criterion_of_the_page(1, criteria.neurons)
-    statistics = NeuronStatistics(torch.ones(2, 3), [], sums=criterion.sums)
+    statistics = NeuronStatistics(torch.ones(2, 3), [])
     activations = torch.tensor([[1.0, -5.0, 2.0], [-1.0, 5.0, 9.0]])
     statistics.add(activations, torch.zeros(2, 2), torch.tensor([1.0, 0.1]), torch.tensor([0, 1]))
-    assert criterion.select(statistics, [1], torch.Generator())[1].tolist() == [1]  # 1.1, 5.5, 2.9
+    assert criterion.select(statistics, [1], torch.Generator())[1].tolist() == [1]  # 1.1, 27.5, 12.1
 
 
 def test_the_criterion_for_layers_ranks_them():

@@ -17,7 +17,7 @@ from ..families import Block, Family, cut, has_module, misfit, plain_axes
 from ..families.resizing import resized_config
 from ..measuring.divergence import OutputHead
 from ..running.cut_layers import CutLayers
-from ..running.experts import ExpertWeights, chosen_experts, routed
+from ..running.experts import ExpertWeights, routed
 from ..running.layerwise import layer_inputs, output_of, run_layer
 from ..running.placement import devices_of, sharing_weights
 from ..sizes import shape_of
@@ -363,7 +363,7 @@ def _fewest_experts(model: PreTrainedModel, family: Family) -> Iterator[str]:
         return
     index, most = family.pruned_layers(model)[0], shape_of(model, family)["expert"]
     number, groups = min(family.experts.fewest(model.config), most), family.experts.group_count(model.config)
-    kept = {"expert": chosen_experts(torch.zeros(most), number, groups)}
+    kept = {"expert": torch.arange(most).view(groups, -1)[:, : number // groups].flatten()}
     layers = CutLayers(model, family, {"expert": number})
     inputs = layer_inputs(model, family, _few_tokens(model, family))
     with routed(family, layers.layers[index]) as seen:

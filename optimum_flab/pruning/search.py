@@ -18,8 +18,8 @@ from ..utils.progress import progress
 from .components import components_of
 from .components.base import Calibrated, Choice, indices_of
 from .components.layers import LayerChoice
-from .depth.search import Removal
 from .inputs import PruningInputs
+from .observers.layers import Removal
 from .shapes import Candidate, StoredShape, measure_shape
 
 

@@ -57,7 +57,7 @@ class RemovedLayer(Record):
 
     Args:
         layer (`int`): index in the dense model.
-        score (`float`): the criterion's score, see [`~pruning.depth.search.Removal`].
+        score (`float`): the criterion's score, see [`~pruning.observers.layers.Removal`].
     """
 
     layer: int

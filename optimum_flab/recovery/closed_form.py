@@ -20,7 +20,7 @@ from torch import nn
 
 from ..families import Norm
 from ..running.layer_pass import LayerObserver, LayerPass
-from ..running.layerwise import captured, run_layer, token_importance
+from ..running.layerwise import captured, run_layer
 from ..tensors.least_squares import LeastSquares, solve
 
 
@@ -132,7 +132,9 @@ class _Refit(LayerObserver):
                 output = run_layer(layer, self.streams["pruned"][batch], reading.inputs[batch].kwargs[index])
                 now = output if name == family.block.ffn_out else behind.stream
                 target = wanted[batch].to(now.device)[mask]
-                importance = token_importance(family.norm, target)
+                # The next layer reads the stream through a norm, so an error counts relative to the stream's own size;
+                # otherwise a few tokens with massive activations (attention sinks) would outweigh all others.
+                importance = 1 / family.norm.square(target).clamp_min(1e-12)
                 error = (target.float() - now[mask].float()) / scale
                 read = seen["input"].reshape(*mask.shape, -1)[mask]  # some classes flatten the rows before the FFN
                 problem.add(read, error, importance)

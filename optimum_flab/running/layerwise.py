@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from ..families import Family, Norm
+from ..families import Family
 from ..tensors.workspace import Workspace
 from ..texts.packing import PackedTokens
 
@@ -129,6 +129,18 @@ class Captured:
     stream: torch.Tensor
     neurons: torch.Tensor
     output: torch.Tensor
+    has_attended = stops = False
+
+    def run_to_neurons(self, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> None:
+        """Runs the layer up to what the output projection of its FFN reads; to the end if attention comes later."""
+        self.stops = True
+        with suppress(_NeuronsSeen):
+            run_layer(layer, hidden, kwargs)
+        self.stops = False
+
+
+class _NeuronsSeen(Exception):
+    """The rest of a layer is not needed."""
 
 
 @contextmanager
@@ -138,18 +150,21 @@ def captured(family: Family, config: Any, layer: nn.Module) -> Iterator[Captured
     scale = block.scale(config)
 
     def see_stream(module: nn.Module, args: tuple) -> None:
-        seen.stream = args[0]
+        seen.stream, seen.has_attended = args[0], False
 
     def see_attention(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        seen.stream = seen.stream + scale * output
+        seen.stream, seen.has_attended = seen.stream + scale * output, True
 
     def see_neurons(module: nn.Module, args: tuple) -> None:
         seen.neurons = args[0].reshape(*seen.stream.shape[:-1], -1)  # some classes flatten the rows before the FFN
+        if seen.stops and seen.has_attended:
+            raise _NeuronsSeen
 
     def see_output(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
         seen.output = output_of(output).reshape(seen.stream.shape)
 
-    attention = layer.get_submodule(_attention_name(family))
+    # the module whose output is added to the stream
+    attention = layer.get_submodule(block.attention_post_norm or block.attention_out)
     handles = [
         layer.register_forward_pre_hook(see_stream),
         attention.register_forward_hook(see_attention),
@@ -168,47 +183,6 @@ def run_layer(layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) ->
     return output_of(layer(hidden, **kwargs))
 
 
-class _NeuronsSeen(Exception):
-    """The rest of a layer is not needed."""
-
-
-def run_to_neurons(family: Family, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> None:
-    """Runs a decoder layer up to what the output projection of its FFN reads, for what [`captured`] records; to the
-    end if attention comes later."""
-    attended: list[bool] = []
-
-    def stop(module: nn.Module, args: tuple) -> None:
-        if attended:
-            raise _NeuronsSeen
-
-    attention = layer.get_submodule(_attention_name(family))
-    handles = [
-        attention.register_forward_hook(lambda *_: attended.append(True)),
-        family.ffn_out(layer).register_forward_pre_hook(stop),
-    ]
-    try:
-        run_layer(layer, hidden, kwargs)
-    except _NeuronsSeen:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _attention_name(family: Family) -> str:
-    """The module whose output is added to the stream."""
-    return family.block.attention_post_norm or family.block.attention_out
-
-
 def output_of(result: torch.Tensor | tuple) -> torch.Tensor:
     """The hidden states in the output of a decoder layer: some families return them with other values."""
     return result[0] if isinstance(result, tuple) else result
-
-
-def token_importance(norm: Norm, hidden: torch.Tensor) -> torch.Tensor:
-    """Weight of each token's error, float32, of the shape of `hidden` without its last axis.
-
-    The next layer reads the residual stream through a norm, so an error counts relative to the stream's own size;
-    otherwise a few tokens with massive activations (attention sinks) would outweigh all others.
-    """
-    return 1 / norm.square(hidden).clamp_min(1e-12)

@@ -16,8 +16,8 @@ from optimum_flab.families import family_for, known_families
 from optimum_flab.families.resizing import resized_config
 from optimum_flab.measuring.divergence import OutputHead, final_hidden
 from optimum_flab.pruning.components import sizes_of
+from optimum_flab.pruning.observers.narrowing import narrow, survey
 from optimum_flab.pruning.plan_check import check_plan
-from optimum_flab.pruning.width.narrowing import narrow, survey
 from optimum_flab.recovery.closed_form import refit
 from optimum_flab.running.casting import cast_by_layer, copy_in
 from optimum_flab.sizes import Shape, count_parameters, shape_of

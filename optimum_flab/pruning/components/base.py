@@ -22,7 +22,7 @@ from ...settings.components import ComponentSettings
 from ...sizes import ModelSizes, Shape, shape_of
 from ...tensors.workspace import Workspace
 from ...texts.packing import PackedTokens
-from ..width.neurons import NarrowLayer
+from ..observers.deciding import NarrowLayer
 
 
 if TYPE_CHECKING:

@@ -9,13 +9,12 @@ import torch
 
 from ...criteria import EXPERTS
 from ...families import Family
-from ...running.experts import chosen_experts
 from ...settings.components import ExpertSettings
 from ...settings.configuration import FlabPrunerConfig
 from ...sizes import ModelSizes, Shape
 from ...utils.errors import ConfigurationError
-from ..experts.choosing import rank_experts
-from ..width.neurons import NarrowLayer
+from ..observers.deciding import NarrowLayer
+from ..observers.experts import chosen_experts, rank_experts
 from .base import Calibrated, Choice, Component
 
 

@@ -14,7 +14,7 @@ from ...settings.components import LayerSettings
 from ...sizes import Shape
 from ...texts.packing import PackedTokens
 from ...utils.progress import progress
-from ..depth.search import Removal, ranked_layers
+from ..observers.layers import Removal, ranked_layers
 from .base import Calibrated, Choice, Component
 
 

@@ -16,8 +16,8 @@ from ...settings.components import FFNSettings
 from ...settings.configuration import FlabPrunerConfig
 from ...sizes import ModelSizes, Shape
 from ...utils.errors import ConfigurationError
-from ..width.narrowing import narrow, survey
-from ..width.neurons import NarrowLayer
+from ..observers.deciding import NarrowLayer
+from ..observers.narrowing import narrow, survey
 from .base import Calibrated, Choice, Component, Kept, masked_projection
 from .sharing import SHARE_OF_DEVICE, device_multiple, too_coarse
 
