@@ -10,7 +10,7 @@ itself.)
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -47,18 +47,17 @@ def fisher_weights(reading: LayerPass, head: OutputHead) -> torch.Tensor:
         [`FlabError`]: a layer produces NaN or infinite values or gradients.
     """
     model, step = for_estimates(reading.model, reading.family)
-    with progress("Weighting tokens", 2 * len(reading.layers), "layer") as tick:
-        reading = replace(reading, model=model, step=step, tick=tick)
-        chances = reading.processes.share(
-            [torch.rand(one.mask.shape, generator=reading.generator, dtype=torch.float64) for one in reading.batches]
-        )
-        fronts = reading.pieces.part("up")
-        gradients = [
-            _gradient_of_predictions(reading, states, mask, head, chance)
-            for states, mask, chance in zip(_keep_fronts(reading, fronts), reading.masks, chances, strict=True)
-        ]
-        down, number = reading.part("down"), len(reading.layers)
-        down.run(_SquaredGradients(down, fronts, gradients), order=range(number)[::-1])
+    reading = replace(reading, model=model, step=step)
+    chances = reading.processes.share(
+        [torch.rand(one.mask.shape, generator=reading.generator, dtype=torch.float64) for one in reading.batches]
+    )
+    fronts = reading.pieces.part("up")
+    gradients = [
+        _gradient_of_predictions(reading, states, mask, head, chance)
+        for states, mask, chance in zip(_keep_fronts(reading, fronts), reading.masks, chances, strict=True)
+    ]
+    down, number = reading.part("down"), len(reading.layers)
+    down.run(_SquaredGradients(down, fronts, gradients), "Weighting tokens, down", range(number)[::-1])
     squares = torch.stack([down.kept(index)["weights"] for index in range(number)])
     by_batch = squares.split([len(mask) for mask in reading.masks], dim=1)
     return _of_mean_one(torch.cat(reading.processes.gathered(by_batch), dim=1), reading.tokens)
@@ -70,21 +69,19 @@ def _keep_fronts(reading: LayerPass, fronts: Pieces) -> list[torch.Tensor]:
     No run of the pass: that keeps streams only until the next layer is done.
     """
 
-    def by_name(states: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {str(batch): hidden for batch, hidden in enumerate(states)}
-
     def above(index: int, states: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         after = reading.through(index, states)
         for hidden, mask in zip(after, reading.masks, strict=True):
-            check_finite_layer(hidden[mask], index)
-        return by_name(after)
+            check_finite_layer(hidden[mask].isfinite().all(), index)
+        return {str(batch): hidden for batch, hidden in enumerate(after)}
 
     states = reading.embedded()
-    fronts.tensors(_in_front(0), partial(by_name, states))
-    for index in range(len(reading.layers)):
-        after = fronts.tensors(_in_front(index + 1), partial(above, index, states))
-        states = [after[str(batch)].to(mask.device) for batch, mask in enumerate(reading.masks)]
-        reading.tick()
+    fronts.write(_in_front(0), {str(batch): hidden for batch, hidden in enumerate(states)})
+    with progress("Weighting tokens, up", len(reading.layers), "layer") as tick:
+        for index in range(len(reading.layers)):
+            after = fronts.tensors(_in_front(index + 1), partial(above, index, states))
+            states = [after[str(batch)].to(mask.device) for batch, mask in enumerate(reading.masks)]
+            tick()
     return states
 
 
@@ -106,7 +103,7 @@ class _SquaredGradients(LayerObserver):
             below, of_ffn = _gradient_below(reading, index, batch, hidden, gradients[batch])
             gradients[batch] = reading.workspace.placed(below)
             square = of_ffn.float().square().sum(dim=-1)
-            check_finite_layer(square[mask], index)
+            check_finite_layer(square[mask].isfinite().all(), index)
             weights.append(square.cpu())
         return {"weights": torch.cat(weights)}
 
@@ -147,11 +144,6 @@ def _gradient_of_predictions(
     return gradient
 
 
-def _in_one_order(device: torch.device) -> AbstractContextManager[None]:
-    """Attention whose gradient is summed in the same order each time: CUDA's fast kernels do not do this."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else nullcontext()
-
-
 def _gradient_below(
     reading: LayerPass, index: int, batch: int, hidden: torch.Tensor, gradient: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -165,7 +157,8 @@ def _gradient_below(
         ffn = family.ffn_out(layer)
         handles.append(ffn.register_forward_hook(lambda _, args, output: outputs.append(output_of(output))))
     try:
-        with torch.enable_grad(), _in_one_order(hidden.device):
+        # CUDA's fast kernels sum the gradient of attention in another order each time
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH) if hidden.is_cuda else nullcontext():
             read = hidden.detach().requires_grad_()
             given = step(index, read, reading.inputs[batch].kwargs[index])
             below, *of_ffn = torch.autograd.grad(given, (read, *outputs), gradient)

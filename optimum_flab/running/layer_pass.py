@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, field
@@ -52,7 +52,6 @@ class LayerPass:
         tokens ([`PackedTokens`]): sequences, as ids of `model`.
         batch_size (`int`): sequences per forward pass.
         generator (`torch.Generator`, *optional*): on the CPU, for what is random in the pass.
-        tick (`Callable`): called for every layer that is done, if the run has no bar of its own.
         pieces ([`Pieces`], *optional*): keeps results and hidden states, in case the run is interrupted.
         workspace ([`Workspace`], *optional*): where large data is put. Defaults to memory.
         processes ([`Processes`], *optional*): those that share the batches. Defaults to this one only.
@@ -65,7 +64,6 @@ class LayerPass:
     tokens: PackedTokens
     batch_size: int
     generator: torch.Generator = field(default_factory=torch.Generator)
-    tick: Callable[[], None] = lambda: None
     pieces: Pieces = field(default_factory=Pieces)
     workspace: Workspace = field(default_factory=Workspace)
     processes: Processes = field(default_factory=Processes)
@@ -133,12 +131,11 @@ class LayerPass:
 
         Args:
             observer ([`LayerObserver`]): what measures or decides.
-            description (`str`): what is being done, for a bar. Defaults to none: `tick` is called.
+            description (`str`): what is being done, for a bar. Defaults to none.
             order (`Sequence[int]`, *optional*): the layers to pass. Defaults to all, bottom first.
         """
         order = range(len(self.layers)) if order is None else order
-        bar = progress(description, len(order), "layer") if description else nullcontext(self.tick)
-        with bar as tick:
+        with progress(description, len(order), "layer", disable=not description) as tick:
             start = self._resumed(observer, order)
             for place, index in enumerate(order):
                 if place >= start:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...criteria import LAYERS
@@ -45,17 +44,18 @@ class LayerChoice(Choice):
         """The removals, in their order, that leave this many layers."""
         number = self._number - size
         if len(self._removals) < number:
-            with progress(f"Ranking layers by {self._criterion.name}", None, "layer") as self._tick:
+            missing = number - len(self._removals)
+            with progress(f"Ranking layers by {self._criterion.name}", missing, "layer") as tick:
                 while len(self._removals) < number:
                     self._removals.append(next(self._ranking))
+                    tick()
         return self._removals[:number]
 
     def _ranked(self, tokens: PackedTokens) -> Generator[Removal, None, None]:
         calibration, pieces = self.calibration, self.calibration.pieces.part("layers")
         # a head is a copy of rows, only made when layers are really ranked
         head = OutputHead(calibration.model, calibration.family, calibration.kept)
-        reading = replace(calibration.reading(tokens, pieces), tick=lambda: self._tick())
-        yield from ranked_layers(reading, head, self._criterion)
+        yield from ranked_layers(calibration.reading(tokens, pieces), head, self._criterion)
 
 
 class Layers(Component):

@@ -9,7 +9,7 @@ import torch
 
 from ...criteria import DAMPING, NeuronCriterion
 from ...criteria.statistics import FOLDS, PADDING, NeuronStatistics
-from ...measuring.divergence import not_finite
+from ...measuring.divergence import check_finite_layer
 from ...records.pieces import Pieces
 from ...running.layer_pass import LayerObserver, LayerPass, layer_piece
 from ...tensors.least_squares import best_fit, solve
@@ -154,6 +154,5 @@ class DecidingObserver(LayerObserver):
 
     def _decide(self, index: int, statistics: NeuronStatistics) -> dict[int, NarrowLayer]:
         self.reading.processes.sum_(*statistics.totals)
-        if not statistics.is_finite:
-            raise not_finite(index)
+        check_finite_layer(statistics.is_finite, index)
         return self.decision.decide(statistics, self.reading.generator)
