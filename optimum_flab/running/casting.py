@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 Replaced = Callable[[int], Mapping[str, torch.Tensor]]
 
 
-def as_they_are(index: int) -> dict[str, torch.Tensor]:
-    """No layer has a tensor replaced."""
-    return {}
-
-
 def copy_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """A copy of a model on another device or in another dtype.
 
@@ -64,7 +59,7 @@ def dtypes_of(model: PreTrainedModel) -> dict[str, torch.dtype]:
     return {name: tensor.dtype for name, tensor in model.state_dict().items()}
 
 
-def replaced_step(model: PreTrainedModel, family: Family, replaced: Replaced = as_they_are) -> LayerStep:
+def replaced_step(model: PreTrainedModel, family: Family, replaced: Replaced = lambda index: {}) -> LayerStep:
     """What the decoder layers of a model do on its device with some of their tensors replaced; the model is left as it
     is."""
     layers, device = family.decoder_layers(model), model.device
@@ -105,7 +100,7 @@ def cast_by_layer(
     family: Family,
     device: torch.device,
     dtype: torch.dtype,
-    replaced: Replaced = as_they_are,
+    replaced: Replaced = lambda index: {},
 ) -> tuple[PreTrainedModel, LayerStep]:
     """Computes as [`copy_in`] would, with one decoder layer at a time copied instead of all.
 
@@ -138,7 +133,7 @@ def estimates_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def for_estimates(
-    model: PreTrainedModel, family: Family, replaced: Replaced = as_they_are
+    model: PreTrainedModel, family: Family, replaced: Replaced = lambda index: {}
 ) -> tuple[PreTrainedModel, LayerStep]:
     """A model and what its layers do, for results that need not be exact to the last digit: in bfloat16 where the
     device supports it natively, which takes half the time, see [`cast_by_layer`]; otherwise, and if the model is in

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from operator import is_
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ..families import Family
-from ..records.pieces import Piece, Pieces
+from ..records.pieces import Pieces
 from ..tensors.workspace import Workspace
 from ..texts.packing import PackedTokens
 from ..utils.memory import trim_heap
@@ -160,29 +159,17 @@ class LayerPass:
         if not self.processes.same(done):
             done = 0
         if piece is not None and done:
-            observer.streams.update(self._streams(piece))
+            for name in piece.facts["names"]:
+                states = [piece.tensors[f"{name}.{batch}"] for batch in range(len(self.inputs))]
+                observer.streams[name] = [one.to(x.hidden.device) for one, x in zip(states, self.inputs, strict=True)]
             self.generator.set_state(piece.tensors["generator"])
         return done
 
-    def _streams(self, piece: Piece) -> Iterator[tuple[str, list[torch.Tensor]]]:
-        states = {
-            name: [piece.tensors[f"{name}.{batch}"].to(x.hidden.device) for batch, x in enumerate(self.inputs)]
-            for name in piece.facts["same"].values()
-        }
-        return ((name, list(states[source])) for name, source in piece.facts["same"].items())
-
     def _keep_streams(self, streams: Mapping[str, list[torch.Tensor]], done: int) -> None:
-        # by name, the first stream of the same tensors
-        same = {
-            name: next(first for first in streams if all(map(is_, streams[first], streams[name]))) for name in streams
-        }
-        tensors = {
-            f"{name}.{batch}": states
-            for name, source in same.items()
-            if name == source
-            for batch, states in enumerate(streams[name])
-        }
-        self.pieces.write(STREAMS, {**tensors, "generator": self.generator.get_state()}, done=done, same=same)
+        tensors = {f"{name}.{batch}": one for name in streams for batch, one in enumerate(streams[name])}
+        self.pieces.write(
+            STREAMS, {**tensors, "generator": self.generator.get_state()}, done=done, names=list(streams)
+        )
 
 
 class LayerObserver:
@@ -200,7 +187,7 @@ class LayerObserver:
 
     @cached_property
     def streams(self) -> dict[str, list[torch.Tensor]]:
-        """Hidden states by batch of this process, where they are; saved after every layer. Two may be the same."""
+        """Hidden states by batch of this process, where they are; saved after every layer."""
         return {name: self.reading.embedded() for name in self._names}
 
     def observe(self, index: int) -> Mapping[str, torch.Tensor]:
