@@ -11,7 +11,8 @@ import torch
 
 from optimum_flab import criteria
 from optimum_flab.criteria import CHOICES, EXPERTS, LAYERS, NEURONS
-from optimum_flab.criteria.base import by_score
+from optimum_flab.criteria import base as criteria_base
+from optimum_flab.criteria.base import BLOCKS, SELECTION_DAMPING, by_score
 from optimum_flab.criteria.statistics import NeuronStatistics
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead
@@ -54,7 +55,7 @@ def test_a_description_says_all_and_can_be_printed(section, name):
         assert text and text.isascii() and "\n" not in text and not text.endswith("."), text
     settings, folder = PrunerSettings().model_dump(), {"ffn": "neurons"}.get(section, section)
     own = sys.modules[f"{criteria.__name__}.{folder}.{name.replace('-', '_')}"]
-    constants = {constant.lower(): 0 for constant in {**vars(criteria), **vars(own)}}
+    constants = {constant.lower(): 0 for constant in {**vars(criteria_base), **vars(own)}}
     for parameter in criterion.parameters:
         *inside, field = parameter.split(".")
         known = settings[inside[0]] if inside else {**settings, **constants}
@@ -81,7 +82,7 @@ def tokens():
 
 def scored_obs(x, c, w, left):
     h = sum(c[t] * torch.outer(x[t, left], x[t, left]) for t in range(TOKENS))
-    pull = criteria.SELECTION_DAMPING * sum((c[t] * x[t].square()).mean() for t in range(TOKENS))
+    pull = SELECTION_DAMPING * sum((c[t] * x[t].square()).mean() for t in range(TOKENS))
     h = h + pull * torch.eye(len(left), dtype=h.dtype)
     towards = sum(c[t] * torch.outer(w @ x[t], x[t, left]) for t in range(TOKENS)) + pull * w[:, left]
     refitted = towards @ torch.linalg.inv(h)
@@ -114,7 +115,7 @@ def test_neurons_go_by_the_formulas(tokens):
         "random": -permutation.argsort(),
     }
     assert set(expected) | {"obs"} == set(NEURONS)
-    assert NEURON_COUNT < criteria.BLOCKS  # so that one neuron goes at a time
+    assert NEURON_COUNT < BLOCKS  # so that one neuron goes at a time
     while len(left) > 4:
         del left[int(scored_obs(x, c, w, left).argmin())]
         assert selected("obs", tokens, len(left)) == left

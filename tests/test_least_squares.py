@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.criteria import DAMPING
+from optimum_flab.criteria.base import DAMPING
 from optimum_flab.tensors.least_squares import (
     DAMPING_STEP,
     Fit,

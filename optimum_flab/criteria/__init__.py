@@ -11,31 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from . import experts, layers, neurons
-from .base import (
-    BLOCKS,
-    DAMPING,
-    SELECTION_DAMPING,
-    Criterion,
-    ExpertCriterion,
-    LayerCriterion,
-    NeuronCriterion,
-)
-
-
-__all__ = [
-    "BLOCKS",
-    "CHOICES",
-    "DAMPING",
-    "EXPERTS",
-    "LAYERS",
-    "NEURONS",
-    "SELECTION_DAMPING",
-    "Criterion",
-    "ExpertCriterion",
-    "LayerCriterion",
-    "NeuronCriterion",
-    "criterion_of",
-]
+from .base import Criterion, ExpertCriterion, LayerCriterion, NeuronCriterion
 
 
 def _criteria_in(folder: ModuleType) -> dict[str, Any]:

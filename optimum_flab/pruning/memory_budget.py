@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..criteria import BLOCKS
+from ..criteria.base import BLOCKS
 from ..criteria.elimination import STEPS
 from ..families import Family
 from ..running.processes import on_this_machine

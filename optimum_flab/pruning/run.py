@@ -23,7 +23,7 @@ from ..measuring.held_out import cut_texts, measure_held_out
 from ..records.held_out import HeldOut
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
-from ..records.report import RemovedLayer, Search
+from ..records.report import Search
 from ..records.sides import TriedShape
 from ..records.work import WorkFolder, json_stage
 from ..running.layer_pass import LayerPass
@@ -225,6 +225,6 @@ def search_section(chosen: ChosenShape, natural: int) -> Search:
             )
             for candidate in chosen.candidates
         ),
-        removed_layers=tuple(RemovedLayer(layer=removal.layer, score=removal.score) for removal in chosen.removed),
+        removed_layers=tuple(chosen.removed),
         natural_vocab_size=natural,
     )

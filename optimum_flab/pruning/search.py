@@ -11,6 +11,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter
 
 from ..records.pieces import Pieces
+from ..records.report import RemovedLayer
 from ..records.work import WorkFolder, json_stage
 from ..sizes import Shape
 from ..utils.hashing import digest_of
@@ -19,7 +20,6 @@ from .components import components_of
 from .components.base import Calibrated, Choice, indices_of
 from .components.layers import LayerChoice
 from .inputs import PruningInputs
-from .observers.layers import Removal
 from .shapes import Candidate, StoredShape, measure_shape
 
 
@@ -29,14 +29,14 @@ class ChosenShape:
 
     Args:
         shape ([`Shape`]): the sizes.
-        removed (`list[Removal]`): the removed layers, in the order of their removal.
+        removed (`list[RemovedLayer]`): the removed layers, in the order of their removal.
         kept (`dict[str, dict[int, list[int]]]`): by dimension and layer what stays of components that are not decided
             with the plan, ascending; those that stay whole are not named.
         candidates (`list[Candidate]`): the shapes that were measured; empty if there was no choice.
     """
 
     shape: StoredShape
-    removed: list[Removal]
+    removed: list[RemovedLayer]
     kept: dict[str, dict[int, list[int]]]
     candidates: list[Candidate]
 

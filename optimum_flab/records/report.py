@@ -57,7 +57,8 @@ class RemovedLayer(Record):
 
     Args:
         layer (`int`): index in the dense model.
-        score (`float`): the criterion's score, see [`~pruning.observers.layers.Removal`].
+        score (`float`): the criterion's; by `"divergence"` that of the model, in nats per token, once this layer
+            and those before it are gone.
     """
 
     layer: int

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...criteria import NeuronCriterion
+from ...criteria.base import NeuronCriterion
 from ...families import Family
 from ...measuring.divergence import OutputHead
 from ...measuring.fisher import fisher_weights

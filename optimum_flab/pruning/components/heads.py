@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ...criteria import SELECTION_DAMPING, NeuronCriterion
-from ...criteria.base import COUNTED, DAMPED, REFITTED
+from ...criteria.base import COUNTED, DAMPED, REFITTED, SELECTION_DAMPING, NeuronCriterion
 from ...criteria.statistics import NeuronStatistics
 from ...families import Family, plain_axes
 from ...families.resizing import resized_config

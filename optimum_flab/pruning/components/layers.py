@@ -9,11 +9,12 @@ from ...criteria import LAYERS
 from ...families import Family
 from ...measuring.divergence import OutputHead
 from ...records.plan import PruningPlan
+from ...records.report import RemovedLayer
 from ...settings.components import LayerSettings
 from ...sizes import Shape
 from ...texts.packing import PackedTokens
 from ...utils.progress import progress
-from ..observers.layers import Removal, ranked_layers
+from ..observers.layers import ranked_layers
 from .base import Calibrated, Choice, Component
 
 
@@ -30,7 +31,7 @@ class LayerChoice(Choice):
         rows = max(1, settings.search_tokens // data.sequence_length)
         self._criterion, self._number = LAYERS[settings.criterion], calibration.shape["layer"]
         self._ranking = self._ranked(next(calibration.tokens.batches(rows)))
-        self._removals: list[Removal] = []
+        self._removals: list[RemovedLayer] = []
 
     def close(self) -> None:
         """Ends the ranking. In the garbage collector, an exception that interrupts it would be lost."""
@@ -40,7 +41,7 @@ class LayerChoice(Choice):
         """This many layers, ascending."""
         return sorted(set(range(self._number)) - {removal.layer for removal in self.removals(size)})
 
-    def removals(self, size: int) -> list[Removal]:
+    def removals(self, size: int) -> list[RemovedLayer]:
         """The removals, in their order, that leave this many layers."""
         number = self._number - size
         if len(self._removals) < number:
@@ -51,7 +52,7 @@ class LayerChoice(Choice):
                     tick()
         return self._removals[:number]
 
-    def _ranked(self, tokens: PackedTokens) -> Generator[Removal, None, None]:
+    def _ranked(self, tokens: PackedTokens) -> Generator[RemovedLayer, None, None]:
         calibration, pieces = self.calibration, self.calibration.pieces.part("layers")
         # a head is a copy of rows, only made when layers are really ranked
         head = OutputHead(calibration.model, calibration.family, calibration.kept)

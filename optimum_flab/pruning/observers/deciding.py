@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...criteria import DAMPING, NeuronCriterion
+from ...criteria.base import DAMPING, NeuronCriterion
 from ...criteria.statistics import FOLDS, PADDING, NeuronStatistics
 from ...measuring.divergence import check_finite_layer
 from ...records.pieces import Pieces

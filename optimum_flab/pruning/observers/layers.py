@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
 
 import torch
 
-from ...criteria import LayerCriterion
+from ...criteria.base import LayerCriterion
 from ...measuring.divergence import OutputHead, check_finite, mean_divergences, predicting
+from ...records.report import RemovedLayer
 from ...running.casting import estimates_dtype, for_estimates
 from ...running.layer_pass import LayerObserver, LayerPass
-
-
-@dataclass(frozen=True)
-class Removal:
-    """One layer taken out.
-
-    Args:
-        layer (`int`): its index in the dense model.
-        score (`float`): what the criterion said; for `"divergence"` the divergence of the model, in nats per token,
-            once this layer and those before it are gone.
-    """
-
-    layer: int
-    score: float
 
 
 States = list[torch.Tensor]  # hidden states by batch
 Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def ranked_layers(reading: LayerPass, head: OutputHead, criterion: LayerCriterion) -> Iterator[Removal]:
+def ranked_layers(reading: LayerPass, head: OutputHead, criterion: LayerCriterion) -> Iterator[RemovedLayer]:
     """The layers to remove, one after the other; all but one of those that may be removed.
 
     Args:
@@ -49,7 +36,7 @@ def ranked_layers(reading: LayerPass, head: OutputHead, criterion: LayerCriterio
     count = sum(int(mask.sum()) for mask in observer.masks)
     scores = [check_finite(float(reading.kept(index)["change"]) / count) for index in observer.layers]
     order = sorted(reading.family.pruned_layers(reading.model), key=lambda layer: (scores[layer], layer))
-    yield from (Removal(layer, scores[layer]) for layer in order[:-1])
+    yield from (RemovedLayer(layer=layer, score=scores[layer]) for layer in order[:-1])
 
 
 class _Change(LayerObserver):
@@ -69,7 +56,7 @@ class _Change(LayerObserver):
 
 
 @torch.no_grad()
-def _by_divergence(reading: LayerPass, head: OutputHead) -> Iterator[Removal]:
+def _by_divergence(reading: LayerPass, head: OutputHead) -> Iterator[RemovedLayer]:
     """One after the other, the layer whose absence changes the model's predictions least.
 
     The hidden states before every remaining layer are kept, so that a candidate costs only the layers above it
@@ -82,7 +69,7 @@ def _by_divergence(reading: LayerPass, head: OutputHead) -> Iterator[Removal]:
     model, step = for_estimates(reading.model, family)
     reading = replace(reading, model=model, step=step)
     piece, norm = pieces.read("removals"), model.get_submodule(family.modules.final_norm)
-    removed = [] if piece is None else [Removal(*removal) for removal in piece.facts["removed"]]
+    removed = [] if piece is None else [RemovedLayer(**removal) for removal in piece.facts["removed"]]
     masks = reading.by_batch(predicting(reading.tokens))
 
     def above(states: States, index: int) -> States:
@@ -107,8 +94,8 @@ def _by_divergence(reading: LayerPass, head: OutputHead) -> Iterator[Removal]:
         outcomes = {int(layer): outcome(states) for layer, states in without.streams.items()}
         scores = mean_divergences(dense, outcomes, head)
         layer = min(scores, key=lambda layer: (scores[layer], layer))
-        removed.append(Removal(layer, scores[layer]))
-        pieces.write("removals", removed=[(removal.layer, removal.score) for removal in removed])
+        removed.append(RemovedLayer(layer=layer, score=scores[layer]))
+        pieces.write("removals", removed=[removal.model_dump() for removal in removed])
         part.pieces.clear()
         position = remaining.index(layer)
         remaining.remove(layer)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from ...criteria import NeuronCriterion
+from ...criteria.base import NeuronCriterion
 from ...running.layer_pass import LayerPass
 from ...texts.packing import PackedTokens
 from .deciding import DecidedLayers, Decision, NarrowLayer
