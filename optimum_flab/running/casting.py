@@ -62,14 +62,7 @@ def dtypes_of(model: PreTrainedModel) -> dict[str, torch.dtype]:
 def replaced_step(model: PreTrainedModel, family: Family, replaced: Replaced = lambda index: {}) -> LayerStep:
     """What the decoder layers of a model do on its device with some of their tensors replaced; the model is left as it
     is."""
-    layers, device = family.decoder_layers(model), model.device
-
-    def tensors(index: int) -> dict[str, torch.Tensor]:
-        given = replaced(index)
-        own = {name: tensor for name, tensor in layers[index].named_parameters() if name not in given}
-        return {name: tensor.to(device) for name, tensor in own.items() if tensor.device != device} | dict(given)
-
-    return _step(layers, tensors)
+    return _step(family.decoder_layers(model), family, model.device, dtypes_of(model), replaced)
 
 
 def one_at_a_time(tensors: Replaced) -> Replaced:
@@ -85,8 +78,14 @@ def one_at_a_time(tensors: Replaced) -> Replaced:
     return of_layer
 
 
-def _step(layers: nn.ModuleList, tensors: Replaced) -> LayerStep:
-    of_layer = one_at_a_time(tensors)
+def _step(
+    layers: nn.ModuleList, family: Family, device: torch.device, dtypes: Mapping[str, torch.dtype], replaced: Replaced
+) -> LayerStep:
+    def weights(index: int) -> dict[str, torch.Tensor]:
+        tensors = {**dict(layers[index].named_parameters()), **replaced(index)}
+        return {name: tensor.to(device, dtypes[family.in_layer(index, name)]) for name, tensor in tensors.items()}
+
+    of_layer = one_at_a_time(weights)
 
     def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
         return output_of(functional_call(layers[index], dict(of_layer(index)), (hidden,), kwargs))
@@ -118,13 +117,7 @@ def cast_by_layer(
     with torch.device("meta"):
         like = new_model(type(model), config, dtype=dtype)
     outer, dtypes = with_layers_elsewhere(model, family, device, like), dtypes_of(like)
-    layers = family.decoder_layers(outer)
-
-    def weights(index: int) -> dict[str, torch.Tensor]:
-        tensors = {**dict(layers[index].named_parameters()), **replaced(index)}
-        return {name: tensor.to(device, dtypes[family.in_layer(index, name)]) for name, tensor in tensors.items()}
-
-    return outer, _step(layers, weights)
+    return outer, _step(family.decoder_layers(outer), family, device, dtypes, replaced)
 
 
 def estimates_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

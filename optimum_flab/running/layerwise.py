@@ -61,9 +61,8 @@ def _layers_recorded(layers: nn.ModuleList, record: list[dict[str, Any]]) -> Ite
         yield
     finally:
         for layer, original in zip(layers, originals, strict=True):
-            if original is None:
-                del layer.forward
-            else:
+            del layer.forward
+            if original is not None:
                 layer.forward = original
 
 
