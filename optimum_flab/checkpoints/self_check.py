@@ -6,7 +6,6 @@ import copy
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,11 +13,11 @@ from accelerate.utils import recursively_apply
 from torch import nn
 from torch.func import functional_call
 
-from ..families import Block, Family, cut, has_module, misfit, plain_axes
+from ..families import Family, cut, has_module, misfit, plain_axes
 from ..families.resizing import resized_config
 from ..measuring.divergence import OutputHead
 from ..running.experts import ExpertWeights, routed
-from ..running.layerwise import layer_inputs, output_of, run_layer
+from ..running.layerwise import layer_inputs, recorded, run_layer
 from ..running.placement import devices_of, sharing_weights
 from ..sizes import shape_of
 from ..texts.packing import PackedTokens
@@ -202,12 +201,15 @@ def _functions(model: PreTrainedModel, family: Family) -> Iterator[str]:
     tokens, pruned = _few_tokens(model, family), family.pruned_layers(model)
     inputs, packed = layer_inputs(model, family, tokens), layer_inputs(model, family, _twice(tokens))
     stream, hidden, scale = inputs.hidden, inputs.hidden.float(), block.scale(config)
-    both = packed.hidden.float()
+    both, paths = (
+        packed.hidden.float(),
+        [path for path in block.model_dump(exclude={"residual_scale"}).values() if path],
+    )
     for index, layer in enumerate(layers):
         stream = run_layer(layer, stream, inputs.kwargs[index])
         # one layer at a time in float32, where rounding cannot hide a wrong fact
         layer, kwargs = copy.deepcopy(layer).float(), _in_float32(inputs.kwargs[index])
-        with _last_runs(layer, block) as runs:
+        with recorded(layer, *paths) as runs:
             after = run_layer(layer, hidden, kwargs)
         if not torch.isfinite(after).all():
             return  # the measurements on the model report that
@@ -230,7 +232,7 @@ def _functions(model: PreTrainedModel, family: Family) -> Iterator[str]:
         elif family.has_experts(layer):
             yield from _experts(family, config, layer, index, hidden, kwargs)
         if index in (pruned[0], pruned[-1]):
-            with _last_runs(layer, block) as permuted:
+            with recorded(layer, block.ffn_out) as permuted:
                 _run_permuted(family, config, layer, hidden, kwargs)
             if not _same(runs[block.ffn_out][1], permuted[block.ffn_out][1]):
                 yield f"tensors: permuting neurons or experts changes layer {index}, so their axes are others"
@@ -284,24 +286,6 @@ def _in_float32(kwargs: dict[str, Any]) -> dict[str, Any]:
         kwargs,
         test_type=lambda value: isinstance(value, torch.Tensor) and value.is_floating_point(),
     )
-
-
-@contextmanager
-def _last_runs(layer: nn.Module, block: Block) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-    """Within this context each run of a layer records the inputs and outputs of the modules of its block, by their
-    paths."""
-    runs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def recorder(path: str) -> Callable[[nn.Module, tuple, torch.Tensor], None]:
-        return lambda module, args, output: runs.update({path: (args[0], output_of(output))})
-
-    paths = filter(None, block.model_dump(exclude={"residual_scale"}).values())
-    handles = [layer.get_submodule(path).register_forward_hook(recorder(path)) for path in paths]
-    try:
-        yield runs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..running.casting import for_estimates
 from ..running.layer_pass import LayerObserver, LayerPass
-from ..running.layerwise import output_of
+from ..running.layerwise import recorded
 from ..texts.packing import PackedTokens
 from .divergence import OutputHead, check_finite_layer
 
@@ -138,18 +138,11 @@ def _gradient_below(
     layer's output."""
     family, layer, step = reading.family, reading.layers[index], reading.step
     assert step is not None
-    outputs: list[torch.Tensor] = []
-    handles = []
-    if family.experts is None or family.has_experts(layer):
-        ffn = family.ffn_out(layer)
-        handles.append(ffn.register_forward_hook(lambda _, args, output: outputs.append(output_of(output))))
-    try:
-        # CUDA's fast kernels sum the gradient of attention in another order each time
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH) if hidden.is_cuda else nullcontext():
-            read = hidden.detach().requires_grad_()
-            given = step(index, read, reading.inputs[batch].kwargs[index])
-            below, *of_ffn = torch.autograd.grad(given, (read, *outputs), gradient)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return below, of_ffn[-1].reshape(*hidden.shape[:-1], -1) if of_ffn else torch.zeros_like(hidden)
+    ffn = [family.block.ffn_out] if family.experts is None or family.has_experts(layer) else []
+    # CUDA's fast kernels sum the gradient of attention in another order each time
+    in_order = sdpa_kernel(SDPBackend.MATH) if hidden.is_cuda else nullcontext()
+    with torch.enable_grad(), in_order, recorded(layer, *ffn) as runs:
+        read = hidden.detach().requires_grad_()
+        after = step(index, read, reading.inputs[batch].kwargs[index])
+        below, *of_ffn = torch.autograd.grad(after, (read, *(output for _, output in runs.values())), gradient)
+    return below, of_ffn[0].reshape(*hidden.shape[:-1], -1) if of_ffn else torch.zeros_like(hidden)

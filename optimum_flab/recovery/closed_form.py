@@ -11,8 +11,7 @@ stream, only the final norm is refitted.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +19,7 @@ from torch import nn
 
 from ..families import Norm
 from ..running.layer_pass import LayerObserver, LayerPass
-from ..running.layerwise import captured, run_layer
+from ..running.layerwise import captured, recorded, run_layer
 from ..tensors.least_squares import LeastSquares, solve
 
 
@@ -45,17 +44,6 @@ def corrected(weight: torch.Tensor, problem: LeastSquares, pull: float = PULL) -
         return weight
     step = solve(*problem.damped(pull))[0]
     return weight + step if torch.isfinite(step).all() else weight
-
-
-@contextmanager
-def _inputs_seen(module: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-    """Records the input of a module, at each run."""
-    seen: dict[str, torch.Tensor] = {}
-    handle = module.register_forward_pre_hook(lambda _, args: seen.update(input=args[0]))
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()
@@ -127,7 +115,7 @@ class _Refit(LayerObserver):
         problem, scale = LeastSquares(torch.zeros_like(weight)), family.block.scale(config)
         error_sum, input_sum = weight.new_zeros(weight.shape[0]).float(), weight.new_zeros(weight.shape[1]).float()
         weight_sum = weight.new_zeros(()).float()
-        with _inputs_seen(projection) as seen, captured(family, config, layer) as behind:
+        with recorded(layer, name) as runs, captured(family, config, layer) as behind:
             for batch, mask in enumerate(reading.masks):
                 output = run_layer(layer, self.streams["pruned"][batch], reading.inputs[batch].kwargs[index])
                 now = output if name == family.block.ffn_out else behind.stream
@@ -136,7 +124,7 @@ class _Refit(LayerObserver):
                 # otherwise a few tokens with massive activations (attention sinks) would outweigh all others.
                 importance = 1 / family.norm.square(target).clamp_min(1e-12)
                 error = (target.float() - now[mask].float()) / scale
-                read = seen["input"].reshape(*mask.shape, -1)[mask]  # some classes flatten the rows before the FFN
+                read = runs[name][0].reshape(*mask.shape, -1)[mask]  # some classes flatten the rows before the FFN
                 problem.add(read, error, importance)
                 error_sum = error_sum + importance @ error
                 input_sum = input_sum + importance @ read.float()

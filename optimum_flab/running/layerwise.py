@@ -115,6 +115,22 @@ def _within(mask: torch.Tensor | None, allowed: torch.Tensor, dtype: torch.dtype
     return mask.masked_fill(~allowed, torch.finfo(dtype).min)
 
 
+@contextmanager
+def recorded(layer: nn.Module, *paths: str) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+    """Within this context each run of a layer records what modules in it read and returned, by their paths."""
+    runs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def recorder(path: str) -> Callable[[nn.Module, tuple, torch.Tensor], None]:
+        return lambda module, args, output: runs.update({path: (args[0], output_of(output))})
+
+    handles = [layer.get_submodule(path).register_forward_hook(recorder(path)) for path in paths]
+    try:
+        yield runs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 class Captured:
     """What the FFN of a layer saw in its last run; nothing before the first.
 

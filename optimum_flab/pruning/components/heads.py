@@ -7,11 +7,9 @@ become smaller, not to meet a target.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from ...criteria.base import COUNTED, DAMPED, REFITTED, SELECTION_DAMPING, NeuronCriterion
 from ...criteria.statistics import NeuronStatistics
@@ -20,7 +18,7 @@ from ...families.resizing import resized_config
 from ...records.plan import PruningPlan
 from ...running.casting import replaced_step
 from ...running.layer_pass import LayerPass
-from ...running.layerwise import run_layer
+from ...running.layerwise import recorded, run_layer
 from ...settings.components import HeadSettings
 from ...settings.configuration import FlabPrunerConfig
 from ...sizes import ModelSizes, Shape, heads_of
@@ -113,17 +111,6 @@ def eliminate_heads(
 # --- measuring
 
 
-@contextmanager
-def recorded(projection: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-    """Within this context what a projection read and returned in its last run, as `"read"` and `"returned"`."""
-    run: dict[str, torch.Tensor] = {}
-    handle = projection.register_forward_hook(lambda _, args, output: run.update(read=args[0], returned=output))
-    try:
-        yield run
-    finally:
-        handle.remove()
-
-
 class HeadObserver(DecidingObserver):
     """Decides the heads of some layers, each on top of the layers already pruned below it: the output of the heads
     that stay is fitted to that of the dense model's attention.
@@ -148,14 +135,14 @@ class HeadObserver(DecidingObserver):
         reading, family, layer = self.reading, self.reading.family, self.reading.layers[index]
         out, dense, pruned = family.projection(layer, self.path), self.streams["dense"], self.streams["pruned"]
         statistics = NeuronStatistics(family.matrix(self.path, out.weight), [], reading.workspace)
-        with recorded(out) as run:
+        with recorded(layer, self.path) as runs:
             for batch, x in enumerate(reading.inputs):
                 same, kwargs = dense[batch] is pruned[batch], x.kwargs[index]
                 dense[batch] = reading.workspace.placed(run_layer(layer, dense[batch], kwargs))
-                wanted = run["returned"] if out.bias is None else run["returned"] - out.bias
+                wanted = runs[self.path][1] if out.bias is None else runs[self.path][1] - out.bias
                 if not same:
                     run_layer(layer, pruned[batch], kwargs)
-                statistics.add(run["read"], wanted, self.importance[batch][index], self.folds[batch])
+                statistics.add(runs[self.path][0], wanted, self.importance[batch][index], self.folds[batch])
         return [statistics]
 
     def joined(self, by_projection: list[dict[int, NarrowLayer]]) -> dict[int, NarrowLayer]:
