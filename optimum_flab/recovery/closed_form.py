@@ -19,7 +19,7 @@ from torch import nn
 
 from ..families import Norm
 from ..running.layer_pass import LayerObserver, LayerPass
-from ..running.layerwise import captured, recorded, run_layer
+from ..running.layerwise import recorded, run_block
 from ..tensors.least_squares import LeastSquares, solve
 
 
@@ -92,10 +92,11 @@ class _Refit(LayerObserver):
             if number != kept:
                 stream[:] = dense.through(number, stream)
                 continue
-            with captured(dense.family, dense.model.config, dense.layers[number]) as seen:
-                for batch, x in enumerate(dense.inputs):
-                    stream[batch] = run_layer(dense.layers[number], stream[batch], x.kwargs[number])
-                    before_ffn.append(seen.stream)
+            for batch, x in enumerate(dense.inputs):
+                layer, config = dense.layers[number], dense.model.config
+                run = run_block(dense.family, config, layer, stream[batch], x.kwargs[number])
+                stream[batch] = run.after
+                before_ffn.append(run.stream)
         return before_ffn
 
     def _refit_output(self, index: int, name: str, wanted: Sequence[torch.Tensor]) -> None:
@@ -115,10 +116,11 @@ class _Refit(LayerObserver):
         problem, scale = LeastSquares(torch.zeros_like(weight)), family.block.scale(config)
         error_sum, input_sum = weight.new_zeros(weight.shape[0]).float(), weight.new_zeros(weight.shape[1]).float()
         weight_sum = weight.new_zeros(()).float()
-        with recorded(layer, name) as runs, captured(family, config, layer) as behind:
+        with recorded(layer, name) as runs:
             for batch, mask in enumerate(reading.masks):
-                output = run_layer(layer, self.streams["pruned"][batch], reading.inputs[batch].kwargs[index])
-                now = output if name == family.block.ffn_out else behind.stream
+                hidden, kwargs = self.streams["pruned"][batch], reading.inputs[batch].kwargs[index]
+                run = run_block(family, config, layer, hidden, kwargs)
+                now = run.after if name == family.block.ffn_out else run.stream
                 target = wanted[batch].to(now.device)[mask]
                 # The next layer reads the stream through a norm, so an error counts relative to the stream's own size;
                 # otherwise a few tokens with massive activations (attention sinks) would outweigh all others.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -131,66 +131,31 @@ def recorded(layer: nn.Module, *paths: str) -> Iterator[dict[str, tuple[torch.Te
             handle.remove()
 
 
-class Captured:
-    """What the FFN of a layer saw in its last run; nothing before the first.
+class BlockRun(NamedTuple):
+    """A layer's output, and what its FFN saw.
 
-    Attributes:
+    Args:
+        after (`torch.Tensor` of shape `(rows, length, hidden)`): the output of the layer.
         stream (`torch.Tensor` of shape `(rows, length, hidden)`): what the FFN's output is added to.
-        neurons (`torch.Tensor` of shape `(rows, length, neurons)`): what the output projection reads.
-        output (`torch.Tensor` of shape `(rows, length, hidden)`): what the output projection returned when it last
-            ran.
+        neurons (`torch.Tensor` of shape `(rows, length, neurons)`): what the output projection of the FFN reads.
+        output (`torch.Tensor` of shape `(rows, length, hidden)`): what it returns.
     """
 
+    after: torch.Tensor
     stream: torch.Tensor
     neurons: torch.Tensor
     output: torch.Tensor
-    has_attended = stops = False
-
-    def run_to_neurons(self, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> None:
-        """Runs the layer up to what the output projection of its FFN reads; to the end if attention comes later."""
-        self.stops = True
-        with suppress(_NeuronsSeen):
-            run_layer(layer, hidden, kwargs)
-        self.stops = False
 
 
-class _NeuronsSeen(Exception):
-    """The rest of a layer is not needed."""
-
-
-@contextmanager
-def captured(family: Family, config: Any, layer: nn.Module) -> Iterator[Captured]:
-    """Within this context each run of a layer records what its FFN saw."""
-    seen, block = Captured(), family.block
-    scale = block.scale(config)
-
-    def see_stream(module: nn.Module, args: tuple) -> None:
-        seen.stream, seen.has_attended = args[0], False
-
-    def see_attention(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        seen.stream, seen.has_attended = seen.stream + scale * output, True
-
-    def see_neurons(module: nn.Module, args: tuple) -> None:
-        seen.neurons = args[0].reshape(*seen.stream.shape[:-1], -1)  # some classes flatten the rows before the FFN
-        if seen.stops and seen.has_attended:
-            raise _NeuronsSeen
-
-    def see_output(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        seen.output = output_of(output).reshape(seen.stream.shape)
-
-    # the module whose output is added to the stream
-    attention = layer.get_submodule(block.attention_post_norm or block.attention_out)
-    handles = [
-        layer.register_forward_pre_hook(see_stream),
-        attention.register_forward_hook(see_attention),
-        family.ffn_out(layer).register_forward_pre_hook(see_neurons),
-        family.ffn_out(layer).register_forward_hook(see_output),
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+def run_block(family: Family, config: Any, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> BlockRun:
+    """Runs a layer with an FFN."""
+    block, attention = family.block, family.block.attention_post_norm or family.block.attention_out
+    with recorded(layer, attention, block.ffn_out) as runs:
+        after = run_layer(layer, hidden, kwargs)
+    neurons, output = runs[block.ffn_out]
+    stream = hidden + block.scale(config) * runs[attention][1]
+    # some classes flatten the rows before the FFN
+    return BlockRun(after, stream, neurons.reshape(*stream.shape[:-1], -1), output.reshape(stream.shape))
 
 
 def run_layer(layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:

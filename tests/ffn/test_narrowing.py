@@ -7,7 +7,7 @@ from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence
 from optimum_flab.pruning.observers.deciding import fold_of_tokens
 from optimum_flab.pruning.observers.narrowing import narrow, survey
-from optimum_flab.running.layerwise import captured, layer_inputs, run_layer
+from optimum_flab.running.layerwise import layer_inputs, run_block, run_layer
 from optimum_flab.utils.errors import FlabError
 
 from ..conftest import LAYERS, WIDTH, masked_step, random_tokens, reading, tiny_model
@@ -89,18 +89,17 @@ def test_what_tokens_weigh_decides_what_stays():
     assert not any(alike[index].kept.equal(other[index].kept) for index in alike)
 
 
-def test_a_run_up_to_the_neurons_sees_what_a_whole_run_does(family):
+def test_a_run_of_a_block_says_what_its_ffn_saw(family):
     model, tokens = tiny_model(family), random_tokens()
     family = family_for(model.config)
     inputs, layer = layer_inputs(model, family, tokens), family.decoder_layers(model)[0]
-    with torch.no_grad(), captured(family, model.config, layer) as seen:
-        seen.run_to_neurons(layer, inputs.hidden, inputs.kwargs[0])
-        neurons, stream = seen.neurons.clone(), seen.stream.clone()
-        assert not hasattr(seen, "output")
-        run_layer(layer, inputs.hidden, inputs.kwargs[0])
-        assert neurons.equal(seen.neurons) and stream.equal(seen.stream)
-        out = family.ffn_out(layer)
-        assert seen.output.equal(out(neurons))
+    with torch.no_grad():
+        run = run_block(family, model.config, layer, inputs.hidden, inputs.kwargs[0])
+        assert run.after.equal(run_layer(layer, inputs.hidden, inputs.kwargs[0]))
+        assert run.output.equal(family.ffn_out(layer)(run.neurons))
+        norm = family.block.ffn_post_norm
+        added = run.output if norm is None else layer.get_submodule(norm)(run.output)
+        torch.testing.assert_close(run.stream + family.block.scale(model.config) * added, run.after)
 
 
 def test_rows_take_turns_in_folds_across_batches():

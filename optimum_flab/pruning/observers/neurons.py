@@ -9,7 +9,7 @@ from torch import nn
 
 from ...criteria.statistics import NeuronStatistics
 from ...running.layer_pass import LayerPass
-from ...running.layerwise import captured, run_layer
+from ...running.layerwise import run_block
 from .deciding import DecidingObserver, Decision, NarrowLayer
 
 
@@ -27,20 +27,19 @@ class FfnObserver(DecidingObserver):
         statistics = NeuronStatistics(family.ffn_out_matrix(layer), family.incoming(layer), reading.workspace)
         dense = self.streams["dense"]
         pruned = self.streams["pruned"] if self.decision.sequential else dense
-        with captured(family, config, layer) as seen:
-            for batch, x in enumerate(reading.inputs):
-                below, same, kwargs = pruned[batch], pruned[batch] is dense[batch], x.kwargs[index]
-                dense[batch] = placed(run_layer(layer, dense[batch], kwargs))
-                wanted, dense_stream = seen.output.float(), seen.stream
-                if bias is not None:
-                    wanted = wanted - bias
-                if not same:
-                    seen.run_to_neurons(layer, below, kwargs)
-                    if family.block.ffn_post_norm is None:  # streams are large, and their difference is small
-                        wanted = wanted + (dense_stream.float() - seen.stream.float()) / family.block.scale(config)
-                statistics.add(seen.neurons, wanted, self.importance[batch][index], self.folds[batch])
-                if self.decision.sequential:
-                    self._seen.append((placed(seen.stream), placed(seen.neurons)))
+        for batch, x in enumerate(reading.inputs):
+            below, same, kwargs = pruned[batch], pruned[batch] is dense[batch], x.kwargs[index]
+            run = run_block(family, config, layer, dense[batch], kwargs)
+            dense[batch], wanted, dense_stream = placed(run.after), run.output.float(), run.stream
+            if bias is not None:
+                wanted = wanted - bias
+            if not same:
+                run = run_block(family, config, layer, below, kwargs)
+                if family.block.ffn_post_norm is None:  # streams are large, and their difference is small
+                    wanted = wanted + (dense_stream.float() - run.stream.float()) / family.block.scale(config)
+            statistics.add(run.neurons, wanted, self.importance[batch][index], self.folds[batch])
+            if self.decision.sequential:
+                self._seen.append((placed(run.stream), placed(run.neurons)))
         return [statistics]
 
     def prune(self, index: int, narrow: NarrowLayer) -> None:
