@@ -15,7 +15,6 @@ from optimum_flab.criteria import base as criteria_base
 from optimum_flab.criteria.base import BLOCKS, SELECTION_DAMPING, by_score
 from optimum_flab.criteria.statistics import NeuronStatistics
 from optimum_flab.families import family_for
-from optimum_flab.measuring.divergence import OutputHead
 from optimum_flab.pruning.observers.layers import ranked_layers
 from optimum_flab.settings.pruning import COMPONENTS, SECTIONS, PrunerSettings
 from optimum_flab.utils.errors import FlabError
@@ -194,7 +193,7 @@ def test_layers_go_by_the_formulas():
     # `divergence` is held against whole forward passes in layers/test_search.py
     assert set(expected) | {"divergence"} == set(LAYERS)
     for name, scores in expected.items():
-        order = list(ranked_layers(reading(model, packed), OutputHead(model, family), LAYERS[name]))
+        order = list(ranked_layers(reading(model, packed), LAYERS[name]))
         assert [removal.layer for removal in order] == sorted(scores, key=scores.get)[: len(decoder) - 1]
         for removal in order:
             assert removal.score == pytest.approx(float(scores[removal.layer]), abs=1e-5)

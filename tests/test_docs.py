@@ -25,9 +25,7 @@ from transformers import CONFIG_MAPPING
 from optimum_flab import criteria
 from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.criteria.statistics import NeuronStatistics
-from optimum_flab.families import family_for
 from optimum_flab.families.files import read_family
-from optimum_flab.measuring.divergence import OutputHead
 from optimum_flab.pruning.observers.layers import ranked_layers
 from optimum_flab.settings.files import read_pruning
 from optimum_flab.settings.pruning import check_settings
@@ -152,8 +150,8 @@ def test_the_criterion_that_reads_activations_does():
 
 def test_the_criterion_for_layers_ranks_them():
     criterion, model = criterion_of_the_page(2, criteria.layers), tiny_model("qwen2")
-    family, tokens = family_for(model.config), random_tokens(documents=8)
-    removals = list(ranked_layers(reading(model, tokens), OutputHead(model, family), criterion))
+    tokens = random_tokens(documents=8)
+    removals = list(ranked_layers(reading(model, tokens), criterion))
     scores = [removal.score for removal in removals]
     assert len(scores) == model.config.num_hidden_layers - 1 and 0 < scores[0] and scores == sorted(scores)
 

@@ -80,7 +80,7 @@ def test_a_pruning_says_what_it_chose_and_refuses_what_cannot_be(tmp_path, monke
     assert not list((tmp_path / "work").glob("*/value"))
     pruned = optimizer.prune(config, cache_dir=tmp_path / "work", time_budget="2h")
     (note,) = [note for note in pruned.report.notes if "time budget" in note]
-    assert note.startswith("time budget of 120 min: 256 calibration tokens, ")
+    assert note.startswith("time budget of 2 h 0 min: 256 calibration tokens, ")
 
     def slower(*arguments):
         raise AssertionError("what was chosen stays, however fast the machine is now")

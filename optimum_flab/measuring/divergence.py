@@ -6,7 +6,6 @@ vocabulary (arXiv 2412.15921 uses this quantity to guide all of its pruning).
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -113,14 +112,6 @@ class OutputHead:
         """Runs of positions whose logits are few enough to be in memory at once."""
         step = max(1, LOGITS_PER_CHUNK // len(self.weight))
         return [slice(start, start + step) for start in range(0, positions, step)]
-
-    def cast(self, dtype: torch.dtype) -> OutputHead:
-        """The head in another dtype; the head itself if it already has that dtype."""
-        if self.weight.dtype == dtype:
-            return self
-        head = copy.copy(self)
-        head.weight, head.bias = self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
-        return head
 
     @torch.no_grad()
     def log_probabilities(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import ModelSizes
 from ..utils.errors import ConfigurationError
+from ..utils.progress import duration
 from .components import sizes_of
 
 
@@ -168,14 +169,10 @@ def chosen_tokens(expected: Callable[[int], float], tokens: int, least: int, all
     while (seconds := expected(tokens)) > allowed:
         if tokens <= least:
             raise ConfigurationError(
-                f"time_budget: {_minutes(allowed)} is less than the {_minutes(seconds)} or so that pruning this model"
+                f"time_budget: {duration(allowed)} is less than the {duration(seconds)} or so that pruning this model"
                 f" takes here with {tokens:,} calibration tokens; allow that much, name sizes instead of a target (no"
                 " search), or switch a component off"
             )
         tokens = max(tokens // 2, least)
-    note = f"time budget of {_minutes(allowed)}: {tokens:,} calibration tokens, {_minutes(seconds)} expected"
+    note = f"time budget of {duration(allowed)}: {tokens:,} calibration tokens, {duration(seconds)} expected"
     return ChosenTokens(tokens, note)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:,.0f} min" if seconds >= 90 else f"{seconds:,.0f} s"

@@ -13,7 +13,7 @@ from ..conftest import LAYERS, masked_step, random_tokens, reading, tiny_model
 
 
 def removals(model, criterion, number, tokens):
-    order = ranked_layers(reading(model, tokens), OutputHead(model, family_for(model.config)), CRITERIA[criterion])
+    order = ranked_layers(reading(model, tokens), CRITERIA[criterion])
     return list(islice(order, number))
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from ...criteria import LAYERS
 from ...families import Family
-from ...measuring.divergence import OutputHead
 from ...records.plan import PruningPlan
 from ...records.report import RemovedLayer
 from ...settings.components import LayerSettings
@@ -54,9 +53,7 @@ class LayerChoice(Choice):
 
     def _ranked(self, tokens: PackedTokens) -> Generator[RemovedLayer, None, None]:
         calibration, pieces = self.calibration, self.calibration.pieces.part("layers")
-        # a head is a copy of rows, only made when layers are really ranked
-        head = OutputHead(calibration.model, calibration.family, calibration.kept)
-        yield from ranked_layers(calibration.reading(tokens, pieces), head, self._criterion)
+        yield from ranked_layers(calibration.reading(tokens, pieces), self._criterion, calibration.kept)
 
 
 class Layers(Component):

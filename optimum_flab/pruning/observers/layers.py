@@ -5,29 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from ...criteria.base import LayerCriterion
 from ...measuring.divergence import OutputHead, check_finite, mean_divergences, predicting
 from ...records.report import RemovedLayer
-from ...running.casting import estimates_dtype, for_estimates
+from ...running.casting import for_estimates
 from ...running.layer_pass import LayerObserver, LayerPass
 
 
 Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def ranked_layers(reading: LayerPass, head: OutputHead, criterion: LayerCriterion) -> Iterator[RemovedLayer]:
+def ranked_layers(
+    reading: LayerPass, criterion: LayerCriterion, kept_tokens: np.ndarray | None = None
+) -> Iterator[RemovedLayer]:
     """The layers to remove, one after the other; all but one of those that may be removed.
 
     Args:
         reading ([`LayerPass`]): of the dense model, over calibration sequences.
-        head ([`OutputHead`]): the kept vocabulary.
         criterion ([`~criteria.LayerCriterion`]): by which they are ranked. Only as many as are requested are computed
             where each is measured on the model without those before it.
+        kept_tokens (`np.ndarray`, *optional*): the ids of the kept vocabulary. Defaults to all.
     """
     if criterion.change is None:
-        yield from _by_divergence(reading, head)
+        yield from _by_divergence(reading, kept_tokens)
         return
     observer = _Change(reading, criterion.change, criterion.counted(reading.tokens.mask, reading.tokens.position_ids))
     reading.run(observer)
@@ -54,7 +57,7 @@ class _Change(LayerObserver):
 
 
 @torch.no_grad()
-def _by_divergence(reading: LayerPass, head: OutputHead) -> Iterator[RemovedLayer]:
+def _by_divergence(reading: LayerPass, kept_tokens: np.ndarray | None) -> Iterator[RemovedLayer]:
     """One after the other, the layer whose absence changes the model's predictions least.
 
     A candidate starts from the hidden states in front of its layer, so that it costs only the layers above
@@ -63,8 +66,8 @@ def _by_divergence(reading: LayerPass, head: OutputHead) -> Iterator[RemovedLaye
     device supports it natively, see [`~running.casting.for_estimates`].
     """
     family, pieces = reading.family, reading.pieces
-    head = head.cast(estimates_dtype(reading.model.dtype, reading.model.device))
     model, step = for_estimates(reading.model, family)
+    head = OutputHead(model, family, kept_tokens)
     reading = replace(reading, model=model, step=step)
     masks, norm = reading.by_batch(predicting(reading.tokens)), model.get_submodule(family.modules.final_norm)
 
