@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +16,6 @@ from torch import nn
 
 from ..families import Family
 from ..running.layer_pass import LayerObserver, LayerPass
-from ..running.layerwise import LayerStep
 from ..texts.packing import PackedTokens
 from ..utils.errors import FlabError
 
@@ -45,26 +43,18 @@ def following(tokens: PackedTokens) -> torch.Tensor:
 
 
 @torch.no_grad()
-def final_hidden(
-    reading: LayerPass,
-    layer_step: LayerStep | None = None,
-    sampled_layers: Collection[int] = (),
-    description: str = "",
-) -> torch.Tensor:
+def final_hidden(reading: LayerPass, sampled_layers: Collection[int] = (), description: str = "") -> torch.Tensor:
     """Hidden states that the output head reads at the positions that predict something. All batches go through a layer
     before any goes through the next, so that its weights are read once.
 
     Args:
         reading ([`LayerPass`]): what is read.
-        layer_step (`Callable`, *optional*): `(index, hidden, kwargs) -> hidden`, what a decoder layer does; lets a
-            caller skip layers or replace their weights. Defaults to that of `reading`.
         sampled_layers (`Collection[int]`): layers of whose output a sample is kept, see [`StreamSample`].
         description (`str`): what is being done, for a bar.
 
     Returns:
         `torch.Tensor` of shape `(predicting positions, hidden)`, on the CPU, in the dtype of the computation.
     """
-    reading = reading if layer_step is None else replace(reading, step=layer_step)
     observer = StreamSample(reading, sampled_layers)
     reading.run(observer, description)
     norm = reading.model.get_submodule(reading.family.modules.final_norm)

@@ -178,7 +178,7 @@ def test_cast_a_layer_at_a_time_a_model_computes_as_a_copy_of_it(some):
     before = {name: tensor.clone() for name, tensor in rounded.state_dict().items()}
     copied = copy_in(rounded, torch.device("cpu"), torch.float32)
     outer, step = cast_by_layer(rounded, family, torch.device("cpu"), torch.float32)
-    hidden = final_hidden(reading(outer, tokens), step)
+    hidden = final_hidden(reading(outer, tokens, step=step))
     assert hidden.dtype == torch.float32
     assert torch.equal(hidden, final_hidden(reading(copied, tokens)))
     assert torch.equal(OutputHead(outer, family).logits(hidden), OutputHead(copied, family).logits(hidden))

@@ -17,7 +17,7 @@ def divergence(model, architecture, narrowed, removed=frozenset(), tokens=None):
     tokens = tokens or random_tokens(seed=9)
     head = OutputHead(model, architecture)
     step = masked_step(model, removed, narrowed)
-    dense, pruned = final_hidden(reading(model, tokens)), final_hidden(reading(model, tokens), step)
+    dense, pruned = final_hidden(reading(model, tokens)), final_hidden(reading(model, tokens, step=step))
     return mean_divergence(dense, pruned, head, head)
 
 

@@ -21,7 +21,7 @@ def divergence_without(model, removed, tokens):
     architecture = family_for(model.config)
     head = OutputHead(model, architecture)
     step = masked_step(model, removed, {})
-    dense, pruned = final_hidden(reading(model, tokens)), final_hidden(reading(model, tokens), step)
+    dense, pruned = final_hidden(reading(model, tokens)), final_hidden(reading(model, tokens, step=step))
     return mean_divergence(dense, pruned, head, head)
 
 
