@@ -14,14 +14,15 @@ import argparse
 import time
 from itertools import islice
 
+import numpy as np
 import torch
 from common import kept_tokens, load_model, load_tokenizer, print_result, progress
 from torch import nn
 
 from optimum_flab.criteria import LAYERS
 from optimum_flab.families import family_for
-from optimum_flab.measuring.divergence import OutputHead, predicting
-from optimum_flab.pruning.depth.search import ranked_layers
+from optimum_flab.measuring.divergence import predicting
+from optimum_flab.pruning.observers.layers import ranked_layers
 from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.texts.packing import PackedTokens, pack
 
@@ -69,8 +70,8 @@ def main() -> None:
     model = load_model(args.model, "float32")
     family, tokens = family_for(model.config), sample(load_tokenizer(args.model), args.tokens, 512)
     start = time.perf_counter()
-    head = OutputHead(model, family, kept_tokens(args.kept))
-    order = ranked_layers(LayerPass(model, family, tokens, 8), head, LAYERS["divergence"])
+    kept = np.array(kept_tokens(args.kept))
+    order = ranked_layers(LayerPass(model, family, tokens, 8), LAYERS["divergence"], kept)
     ours = [removal.layer for removal in islice(order, args.remove)]
     middle = time.perf_counter()
     plain = plain_greedy(model, family, tokens, args.remove)

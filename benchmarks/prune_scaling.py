@@ -83,11 +83,11 @@ def smallest_budget(dense: Path, tokens: int) -> int:
 
     from optimum_flab import FlabPrunerConfig
     from optimum_flab.families import family_for
-    from optimum_flab.pruning.memory_budget import TokensHeld, memory_needs
+    from optimum_flab.pruning.memory_budget import memory_needs
 
     config = AutoConfig.from_pretrained(dense)
-    held = TokensHeld.of(FlabPrunerConfig(layers={"enabled": False}, data={"calibration_tokens": tokens}))
-    return memory_needs(config, family_for(config), held, torch.float32, torch.float32).in_files
+    request = FlabPrunerConfig(layers={"enabled": False}, data={"calibration_tokens": tokens})
+    return memory_needs(request, config, family_for(config), torch.float32, torch.float32, torch.device("cpu"))[0]
 
 
 def plot(rows: list[dict], file: Path) -> None:

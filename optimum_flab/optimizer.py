@@ -24,7 +24,7 @@ from .pruned import (
 )
 from .pruning.inputs import Resources
 from .pruning.limits import TOLERANCE
-from .pruning.memory_budget import TokensHeld, bytes_of, weights_fit
+from .pruning.memory_budget import bytes_of, weights_fit
 from .pruning.result import PrunedModel
 from .pruning.run import apply_plan, check_request, prune, work_folder
 from .pruning.time_budget import seconds_of
@@ -104,7 +104,7 @@ class FlabOptimizer:
         """
         output_dtype = None if output_dtype is None else computation_dtype(output_dtype)
         memory = None if memory_budget is None else bytes_of(memory_budget)
-        fits = partial(weights_fit, TokensHeld.of(config or FlabPrunerConfig()), memory, output_dtype)
+        fits = partial(weights_fit, config or FlabPrunerConfig(), memory, output_dtype)
         optimizer = cls.__new__(cls)
         dense = load_dense(
             model_name_or_path,

@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Container, Mapping
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -41,11 +40,10 @@ from transformers import (
 )
 
 from optimum_flab import FlabPrunerConfig
-from optimum_flab.criteria.base import NeuronCriterion, largest
 from optimum_flab.families import family_for
 from optimum_flab.pruning.limits import Limits
+from optimum_flab.pruning.observers.deciding import NarrowLayer
 from optimum_flab.pruning.shapes import masked_weights, without_layers
-from optimum_flab.pruning.width.neurons import NarrowLayer
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.running.casting import replaced_step
 from optimum_flab.running.layer_pass import LayerPass
@@ -375,26 +373,3 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-@dataclass
-class Squares:
-    """A criterion that sums what the diagonal of the Gram matrix has anyway, and both as it saw them."""
-
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
-
-    @property
-    def criterion(self) -> NeuronCriterion:
-        def select(statistics, widths, generator):
-            self.seen.append((statistics.sums["square"], statistics.whole.diagonal))
-            return largest(statistics.sums["square"], widths)
-
-        said = dict.fromkeys(("name", "summary", "source", "formula"), "a test")
-        return NeuronCriterion(
-            **said, select=select, needs_statistics=True, compensates=False, sums={"square": torch.square}
-        )
-
-
-@pytest.fixture
-def squares() -> Squares:
-    return Squares()

@@ -11,11 +11,11 @@ import torch
 
 from optimum_flab import criteria
 from optimum_flab.criteria import CHOICES, EXPERTS, LAYERS, NEURONS
-from optimum_flab.criteria.base import NeuronCriterion, largest
+from optimum_flab.criteria import base as criteria_base
+from optimum_flab.criteria.base import BLOCKS, SELECTION_DAMPING, by_score
 from optimum_flab.criteria.statistics import NeuronStatistics
 from optimum_flab.families import family_for
-from optimum_flab.measuring.divergence import OutputHead
-from optimum_flab.pruning.depth.search import ranked_layers
+from optimum_flab.pruning.observers.layers import ranked_layers
 from optimum_flab.settings.pruning import COMPONENTS, SECTIONS, PrunerSettings
 from optimum_flab.utils.errors import FlabError
 
@@ -54,7 +54,7 @@ def test_a_description_says_all_and_can_be_printed(section, name):
         assert text and text.isascii() and "\n" not in text and not text.endswith("."), text
     settings, folder = PrunerSettings().model_dump(), {"ffn": "neurons"}.get(section, section)
     own = sys.modules[f"{criteria.__name__}.{folder}.{name.replace('-', '_')}"]
-    constants = {constant.lower(): 0 for constant in {**vars(criteria), **vars(own)}}
+    constants = {constant.lower(): 0 for constant in {**vars(criteria_base), **vars(own)}}
     for parameter in criterion.parameters:
         *inside, field = parameter.split(".")
         known = settings[inside[0]] if inside else {**settings, **constants}
@@ -81,7 +81,7 @@ def tokens():
 
 def scored_obs(x, c, w, left):
     h = sum(c[t] * torch.outer(x[t, left], x[t, left]) for t in range(TOKENS))
-    pull = criteria.SELECTION_DAMPING * sum((c[t] * x[t].square()).mean() for t in range(TOKENS))
+    pull = SELECTION_DAMPING * sum((c[t] * x[t].square()).mean() for t in range(TOKENS))
     h = h + pull * torch.eye(len(left), dtype=h.dtype)
     towards = sum(c[t] * torch.outer(w @ x[t], x[t, left]) for t in range(TOKENS)) + pull * w[:, left]
     refitted = towards @ torch.linalg.inv(h)
@@ -94,7 +94,7 @@ def lowest_go(scores, width):
 
 def selected(name, tokens, width, seed=0):
     x, c, w, incoming = tokens
-    statistics = NeuronStatistics(w, incoming, sums=NEURONS[name].sums)
+    statistics = NeuronStatistics(w, incoming)
     statistics.add(x, x @ w.T, c, torch.arange(len(c)) % 2)
     kept = NEURONS[name].select(statistics, [width], torch.Generator().manual_seed(seed))[width]
     return kept.tolist()
@@ -114,7 +114,7 @@ def test_neurons_go_by_the_formulas(tokens):
         "random": -permutation.argsort(),
     }
     assert set(expected) | {"obs"} == set(NEURONS)
-    assert NEURON_COUNT < criteria.BLOCKS  # so that one neuron goes at a time
+    assert NEURON_COUNT < BLOCKS  # so that one neuron goes at a time
     while len(left) > 4:
         del left[int(scored_obs(x, c, w, left).argmin())]
         assert selected("obs", tokens, len(left)) == left
@@ -123,50 +123,27 @@ def test_neurons_go_by_the_formulas(tokens):
 
 
 def test_neurons_without_a_score_are_not_ranked():
-    kept = largest(torch.tensor([1.0, torch.inf, -torch.inf]), [2, 1])
-    assert {width: which.tolist() for width, which in kept.items()} == {2: [0, 1], 1: [1]}
+    def selected_by(*scores):
+        kept = by_score(lambda statistics, _: torch.tensor(scores))(None, [2, 1], None)
+        return {width: which.tolist() for width, which in kept.items()}
+
+    assert selected_by(1.0, torch.inf, -torch.inf) == {2: [0, 1], 1: [1]}
     with pytest.raises(FlabError, match="1 of 3 neurons"):
-        largest(torch.tensor([1.0, torch.nan, 2.0]), [2])
+        selected_by(1.0, torch.nan, 2.0)
 
 
-MAGNITUDE = NeuronCriterion(
-    name="magnitude",
-    summary="removes the neurons whose activations are smallest in the mean",
-    source="none: a sum of its own",
-    formula="mean_t of |x_k(t)|",
-    select=lambda statistics, widths, generator: largest(statistics.sums["size"] / statistics.sums["tokens"], widths),
-    needs_statistics=True,
-    compensates=False,
-    sums={"size": torch.abs, "tokens": torch.ones_like},
-)
-
-
-def test_a_criterion_reads_sums_of_its_own(tokens):
-    x, c, w, incoming = tokens
-    statistics = NeuronStatistics(w, incoming, sums=MAGNITUDE.sums)
-    fold = torch.arange(TOKENS) % 3 - 1  # a third is padding
-    statistics.add(x, x @ w.T, c, fold)
-    x, c = x[fold >= 0], c[fold >= 0]
-    torch.testing.assert_close(statistics.sums["size"], (c @ x.abs()).float())
-    torch.testing.assert_close(statistics.sums["tokens"], c.sum().float().expand(NEURON_COUNT))
-    kept = MAGNITUDE.select(statistics, [4], torch.Generator())[4]
-    assert kept.tolist() == lowest_go(c @ x.abs(), 4)
-    statistics.sums["size"][0] = torch.inf
-    assert not statistics.is_finite
-
-
-@pytest.mark.parametrize("criterion", [*NEURONS.values(), MAGNITUDE], ids=lambda criterion: criterion.name)
+@pytest.mark.parametrize("criterion", NEURONS.values(), ids=lambda criterion: criterion.name)
 def test_neurons_are_chosen_by_what_all_processes_saw(criterion, tokens):
     """A sum that is not among `NeuronStatistics.totals` would be that of one process."""
     x, c, w, incoming = tokens
     parts = []
     for rows in torch.arange(TOKENS).split([6, TOKENS - 6]):
-        parts.append(NeuronStatistics(w, incoming, sums=criterion.sums))
+        parts.append(NeuronStatistics(w, incoming))
         parts[-1].add(x[rows], x[rows] @ w.T, c[rows], rows % 2)
     for total, other in zip(*(part.totals for part in parts), strict=True):
         total += other
     for width in range(NEURON_COUNT - 1, 2, -3):
-        statistics = NeuronStatistics(w, incoming, sums=criterion.sums)
+        statistics = NeuronStatistics(w, incoming)
         statistics.add(x, x @ w.T, c, torch.arange(len(c)) % 2)
         alone, together = (
             criterion.select(one, [width], torch.Generator().manual_seed(0))[width].tolist()
@@ -216,7 +193,7 @@ def test_layers_go_by_the_formulas():
     # `divergence` is held against whole forward passes in layers/test_search.py
     assert set(expected) | {"divergence"} == set(LAYERS)
     for name, scores in expected.items():
-        order = list(ranked_layers(reading(model, packed), OutputHead(model, family), LAYERS[name]))
+        order = list(ranked_layers(reading(model, packed), LAYERS[name]))
         assert [removal.layer for removal in order] == sorted(scores, key=scores.get)[: len(decoder) - 1]
         for removal in order:
             assert removal.score == pytest.approx(float(scores[removal.layer]), abs=1e-5)

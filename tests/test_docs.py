@@ -25,10 +25,8 @@ from transformers import CONFIG_MAPPING
 from optimum_flab import criteria
 from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.criteria.statistics import NeuronStatistics
-from optimum_flab.families import family_for
 from optimum_flab.families.files import read_family
-from optimum_flab.measuring.divergence import OutputHead
-from optimum_flab.pruning.depth.search import ranked_layers
+from optimum_flab.pruning.observers.layers import ranked_layers
 from optimum_flab.settings.files import read_pruning
 from optimum_flab.settings.pruning import check_settings
 
@@ -144,16 +142,16 @@ def test_the_criterion_of_the_worked_example_is_described_and_computed():
 
 def test_the_criterion_that_reads_activations_does():
     criterion = criterion_of_the_page(1, criteria.neurons)
-    statistics = NeuronStatistics(torch.ones(2, 3), [], sums=criterion.sums)
+    statistics = NeuronStatistics(torch.ones(2, 3), [])
     activations = torch.tensor([[1.0, -5.0, 2.0], [-1.0, 5.0, 9.0]])
     statistics.add(activations, torch.zeros(2, 2), torch.tensor([1.0, 0.1]), torch.tensor([0, 1]))
-    assert criterion.select(statistics, [1], torch.Generator())[1].tolist() == [1]  # 1.1, 5.5, 2.9
+    assert criterion.select(statistics, [1], torch.Generator())[1].tolist() == [1]  # 1.1, 27.5, 12.1
 
 
 def test_the_criterion_for_layers_ranks_them():
     criterion, model = criterion_of_the_page(2, criteria.layers), tiny_model("qwen2")
-    family, tokens = family_for(model.config), random_tokens(documents=8)
-    removals = list(ranked_layers(reading(model, tokens), OutputHead(model, family), criterion))
+    tokens = random_tokens(documents=8)
+    removals = list(ranked_layers(reading(model, tokens), criterion))
     scores = [removal.score for removal in removals]
     assert len(scores) == model.config.num_hidden_layers - 1 and 0 < scores[0] and scores == sorted(scores)
 

@@ -15,9 +15,9 @@ from optimum_flab.hub.card import render_card
 from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.components.heads import columns_of, eliminate_heads, prune_heads
 from optimum_flab.pruning.limits import size_limits
+from optimum_flab.pruning.observers.deciding import NarrowLayer
 from optimum_flab.pruning.plan_check import check_plan
 from optimum_flab.pruning.planning import masked
-from optimum_flab.pruning.width.narrowing import NarrowLayer
 from optimum_flab.records.summary import report_summary
 from optimum_flab.settings.hub import TermsSettings
 from optimum_flab.tensors.workspace import Workspace

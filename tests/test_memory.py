@@ -66,7 +66,7 @@ def copied():
 
 def by_layer():
     outer, step = cast_by_layer(pruned, family, cpu, torch.float32)
-    return final_hidden(reading(outer, tokens), step)
+    return final_hidden(reading(outer, tokens, step=step))
 
 final_hidden(reading(dense, tokens))  # what the first run takes is not of these
 operated, pruned = peak_of(lambda: operate(dense, family, plan))

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.loading import load_dense
 from optimum_flab.families import family_for
-from optimum_flab.pruning.memory_budget import MemoryNeeds, TokensHeld, bytes_of, check_disk, free_memory, memory_needs
+from optimum_flab.pruning.memory_budget import bytes_of, check_disk, free_memory, memory_needs, weights_fit
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 from optimum_flab.utils.memory import available_memory
 
@@ -33,54 +33,63 @@ def test_what_is_no_size_is_refused(text):
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
-def test_a_budget_says_where_the_weights_are():
-    needs = MemoryNeeds(in_memory=20 * 10**9, in_files=5 * 10**9, on_device=15 * 10**9, layer_by_layer=9 * 10**9)
-    assert needs.fits(20 * 10**9, CPU) and not needs.fits(6 * 10**9, CPU)
+@pytest.fixture
+def fits(monkeypatch):
+    """Whether a budget suffices for a model that takes 5 to 20 GB on the CPU, and 9 to 15 GB on a GPU."""
+    needs = {"cpu": (5 * 10**9, 20 * 10**9)}
+    monkeypatch.setattr(
+        "optimum_flab.pruning.memory_budget.memory_needs",
+        lambda *arguments: needs.get(arguments[-1].type, (9 * 10**9, 15 * 10**9)),
+    )
+    return lambda budget, device: weights_fit(None, budget, None, None, None, torch.float32, device)
+
+
+def test_a_budget_says_where_the_weights_are(fits):
+    assert fits(20 * 10**9, CPU) and not fits(6 * 10**9, CPU)
     with pytest.raises(ConfigurationError, match=r"4\.0 GB is less than the 5\.0 GB .* \(20\.0 GB with all"):
-        needs.fits(4 * 10**9, CPU)
-    assert needs.fits(15 * 10**9, GPU) and not needs.fits(10 * 10**9, GPU)
+        fits(4 * 10**9, CPU)
+    assert fits(15 * 10**9, GPU) and not fits(10 * 10**9, GPU)
     with pytest.raises(
         ConfigurationError, match=r"6\.0 GB is less than the 9\.0 GB .* on cuda:0 .*15\.0 GB.* device cpu"
     ):
-        needs.fits(6 * 10**9, GPU)
+        fits(6 * 10**9, GPU)
 
 
-def test_what_a_device_has_free_decides_without_a_budget(monkeypatch):
-    needs = MemoryNeeds(in_memory=20 * 10**9, in_files=5 * 10**9, on_device=15 * 10**9, layer_by_layer=9 * 10**9)
-    assert needs.fits(None, torch.device("mps"))  # which does not say
+def test_what_a_device_has_free_decides_without_a_budget(fits, monkeypatch):
+    assert fits(None, torch.device("mps"))  # which does not say
     monkeypatch.setattr("optimum_flab.pruning.memory_budget.available_memory", lambda: 10**9)
-    assert not needs.fits(None, CPU)  # the disk holds what memory does not
+    assert not fits(None, CPU)  # the disk holds what memory does not
     for name in ("memory_reserved", "memory_allocated"):
         monkeypatch.setattr(torch.cuda, name, lambda device: 10**9)
-    for free, fits in ((24 * 10**9, True), (12 * 10**9, False)):
+    for free, suffices in ((24 * 10**9, True), (12 * 10**9, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 48 * 10**9))
-        assert needs.fits(None, GPU) == fits
+        assert fits(None, GPU) == suffices
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 10**9, 48 * 10**9))
     with pytest.raises(ConfigurationError, match=r"cuda:0 has 8\.0 GB free, which is less than the 9\.0 GB"):
-        needs.fits(None, GPU)
+        fits(None, GPU)
 
 
 def test_more_of_anything_needs_more_and_files_need_less():
     model = tiny_model("llama")
 
-    def needs(dtype=torch.bfloat16, search_tokens=1024, **data):
-        tokens = TokensHeld.of(FlabPrunerConfig(data=data, layers={"search_tokens": search_tokens}))
-        return memory_needs(model.config, family_for(model.config), tokens, dtype, torch.bfloat16)
+    def needs(device=CPU, dtype=torch.bfloat16, search_tokens=1024, **data):
+        request = FlabPrunerConfig(data=data, layers={"search_tokens": search_tokens})
+        return memory_needs(request, model.config, family_for(model.config), dtype, torch.bfloat16, device)
 
-    least = needs()
-    assert least.in_files < least.layer_by_layer < least.on_device < least.in_memory
-    for more in (needs(torch.float32), needs(batch_size=64), needs(search_tokens=1 << 16)):
-        assert more.in_files > least.in_files and more.in_memory > least.in_memory
+    (in_files, in_memory), (layer_by_layer, on_device) = needs(), needs(GPU)
+    assert in_files < layer_by_layer < on_device < in_memory
+    for more in (needs(dtype=torch.float32), needs(batch_size=64), needs(search_tokens=1 << 16)):
+        assert more[0] > in_files and more[1] > in_memory
     longer = needs(calibration_tokens=1 << 16)
-    assert longer.in_memory - least.in_memory > 2 * (longer.in_files - least.in_files) > 0
+    assert longer[1] - in_memory > 2 * (longer[0] - in_files) > 0
 
 
 def test_heads_of_their_own_change_nothing_of_the_hidden_states():
-    tokens, found = TokensHeld.of(FlabPrunerConfig(layers={"enabled": False})), []
+    request, least = FlabPrunerConfig(layers={"enabled": False}), []
     for tied in (False, True):
         config = tiny_model("llama", tie_word_embeddings=tied).config
-        found.append(memory_needs(config, family_for(config), tokens, torch.bfloat16, torch.bfloat16).in_files)
-    assert found[0] == found[1]
+        least.append(memory_needs(request, config, family_for(config), torch.bfloat16, torch.bfloat16, CPU)[0])
+    assert least[0] == least[1]
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_work(tmp_path):
@@ -112,8 +121,7 @@ def test_a_control_group_limits_what_is_available_and_processes_share_it(tmp_pat
 
 def test_a_model_is_left_in_its_files_where_the_budget_asks_for_it(tmp_path, monkeypatch, capsys):
     saved(tiny_model("llama", 600), tmp_path)
-    needs = MemoryNeeds(in_memory=2000, in_files=1000, on_device=1800, layer_by_layer=1500)
-    monkeypatch.setattr("optimum_flab.pruning.memory_budget.memory_needs", lambda *arguments: needs)
+    monkeypatch.setattr("optimum_flab.pruning.memory_budget.memory_needs", lambda *arguments: (1000, 2000))
 
     def loaded(**options):
         return FlabOptimizer.from_pretrained(tmp_path, config=FlabPrunerConfig(), **options).dense

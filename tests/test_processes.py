@@ -14,7 +14,7 @@ from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden
 from optimum_flab.measuring.fisher import fisher_weights
-from optimum_flab.pruning.width.narrowing import narrow
+from optimum_flab.pruning.observers.narrowing import narrow
 from optimum_flab.records.work import Stage, WorkFolder
 from optimum_flab.running.processes import Processes, process_state
 from optimum_flab.utils.errors import FlabError

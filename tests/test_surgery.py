@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 from optimum_flab.checkpoints.surgery import operate, pruned_tensors
 from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.families import family_for
+from optimum_flab.pruning.observers.deciding import NarrowLayer
+from optimum_flab.pruning.observers.narrowing import narrow
 from optimum_flab.pruning.plan_check import check_plan
-from optimum_flab.pruning.width.narrowing import narrow
-from optimum_flab.pruning.width.neurons import NarrowLayer
 from optimum_flab.utils.errors import FlabError
 
 from .conftest import FAMILIES, LAYERS, VOCABULARY, WIDTH, masked_step, plan_of, random_tokens, reading, tiny_model

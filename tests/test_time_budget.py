@@ -1,5 +1,7 @@
 """How long a pruning may take, and how much text there is time for."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +15,7 @@ from optimum_flab.pruning.time_budget import (
     LEAST_TOKENS,
     Pace,
     chosen_tokens,
-    estimate,
+    expected_seconds,
     measured_pace,
     seconds_of,
 )
@@ -27,8 +29,8 @@ SIZES = sizes_of(tiny_model("llama"), family_for(tiny_model("llama").config))
 SLOW = Pace(1e6, 1e6, 1e6)
 
 
-def expected_seconds(config, sizes, pace, **options):
-    return estimate(config, sizes, pace, **options).seconds(config.data.calibration_tokens)
+def seconds_for(config, sizes, pace, **options):
+    return expected_seconds(config, sizes, pace, config.data.calibration_tokens, **options)
 
 
 @pytest.mark.parametrize(
@@ -48,24 +50,24 @@ def test_what_is_no_duration_is_refused(text):
 def test_what_is_chosen_fits_and_twice_as_much_text_does_not(tokens, share, searches):
     asked = {"target_ratio": 0.3} if searches else {"ffn": {"intermediate_size": 32}}
     config = FlabPrunerConfig(**asked, data={"calibration_tokens": tokens})
-    budget = share * expected_seconds(config, SIZES, SLOW)
+    budget = share * seconds_for(config, SIZES, SLOW)
     try:
-        found = chosen_tokens(estimate(config, SIZES, SLOW), tokens, LEAST_TOKENS, budget)
+        found = chosen_tokens(partial(expected_seconds, config, SIZES, SLOW), tokens, LEAST_TOKENS, budget)
     except ConfigurationError:
         least = FlabPrunerConfig(**asked, data={"calibration_tokens": LEAST_TOKENS})
-        assert expected_seconds(least, SIZES, SLOW) > budget
+        assert seconds_for(least, SIZES, SLOW) > budget
         return
     chosen = FlabPrunerConfig(**asked, data={"calibration_tokens": found.tokens})
-    assert expected_seconds(chosen, SIZES, SLOW) <= budget
+    assert seconds_for(chosen, SIZES, SLOW) <= budget
     assert f"{found.tokens:,} calibration tokens" in found.note
     if found.tokens < tokens:
         twice = FlabPrunerConfig(**asked, data={"calibration_tokens": min(tokens, 2 * found.tokens + 1)})
-        assert expected_seconds(twice, SIZES, SLOW) > budget
+        assert seconds_for(twice, SIZES, SLOW) > budget
 
 
 def test_a_faster_device_takes_less_and_never_less_than_the_rest():
     config, here = FlabPrunerConfig(target_ratio=0.3), measured_pace(torch.device("cpu"), torch.float32)
-    slow, fast = (expected_seconds(config, SIZES, pace) for pace in (SLOW, here))
+    slow, fast = (seconds_for(config, SIZES, pace) for pace in (SLOW, here))
     assert BASE < fast < slow
 
 
@@ -78,7 +80,7 @@ def test_a_pruning_says_what_it_chose_and_refuses_what_cannot_be(tmp_path, monke
     assert not list((tmp_path / "work").glob("*/value"))
     pruned = optimizer.prune(config, cache_dir=tmp_path / "work", time_budget="2h")
     (note,) = [note for note in pruned.report.notes if "time budget" in note]
-    assert note.startswith("time budget of 120 min: 256 calibration tokens, ")
+    assert note.startswith("time budget of 2 h 0 min: 256 calibration tokens, ")
 
     def slower(*arguments):
         raise AssertionError("what was chosen stays, however fast the machine is now")
@@ -91,17 +93,18 @@ def test_a_pruning_says_what_it_chose_and_refuses_what_cannot_be(tmp_path, monke
 def test_layers_that_go_take_a_narrowing_and_a_ranking():
     alone, layers = FlabPrunerConfig(layers={"enabled": False}), FlabPrunerConfig(layers={"num_hidden_layers": 3})
     without = FlabPrunerConfig(layers={"num_hidden_layers": 3}, ffn={"enabled": False})
-    nothing, all_of_it, ranking = (expected_seconds(config, SIZES, SLOW) for config in (alone, layers, without))
+    nothing, all_of_it, ranking = (seconds_for(config, SIZES, SLOW) for config in (alone, layers, without))
     assert nothing < ranking < all_of_it
+
+
+def test_heads_take_a_pass_over_the_text():
+    config = FlabPrunerConfig(heads={"num_attention_heads": 2})
+    assert seconds_for(FlabPrunerConfig(), SIZES, SLOW) < seconds_for(config, SIZES, SLOW)
 
 
 def test_several_processes_and_idle_experts_take_less():
     config = FlabPrunerConfig(target_ratio=0.3)
     mixture = member("qwen3_moe")
     sizes = sizes_of(mixture, family_for(mixture.config))
-    assert expected_seconds(config, SIZES, SLOW, processes=2) < expected_seconds(config, SIZES, SLOW)
-    assert expected_seconds(config, sizes, SLOW, share=0.25) < expected_seconds(config, sizes, SLOW)
-
-
-def test_the_slowest_of_several_devices_decides():
-    assert Pace.slowest([Pace(1, 9, 3), Pace(2, 5, 4)]) == Pace(1, 5, 3)
+    assert seconds_for(config, SIZES, SLOW, processes=2) < seconds_for(config, SIZES, SLOW)
+    assert seconds_for(config, sizes, SLOW, share=0.25) < seconds_for(config, sizes, SLOW)

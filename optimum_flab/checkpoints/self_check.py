@@ -6,19 +6,18 @@ import copy
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import recursively_apply
 from torch import nn
 from torch.func import functional_call
 
-from ..families import Block, Family, cut, has_module, misfit, plain_axes
+from ..families import Family, cut, has_module, misfit, plain_axes
 from ..families.resizing import resized_config
 from ..measuring.divergence import OutputHead
-from ..running.cut_layers import CutLayers
-from ..running.experts import ExpertWeights, chosen_experts, routed
-from ..running.layerwise import layer_inputs, output_of, run_layer
+from ..running.experts import ExpertWeights, routed
+from ..running.layerwise import layer_inputs, recorded, run_layer
 from ..running.placement import devices_of, sharing_weights
 from ..sizes import shape_of
 from ..texts.packing import PackedTokens
@@ -50,7 +49,7 @@ def check_family(model: PreTrainedModel, family: Family) -> None:
     """
     # the later checks need what the earlier ones found to be there
     runs = devices_of(model) == {model.device} and model.device.type != "meta"
-    run = (_functions, _configuration, _fewest_experts) if runs else ()
+    run = (_functions, _configuration) if runs else ()
     for check in (_fields, _modules, _tensors, _per_layer, _shorter, *run):
         if faults := list(_faults_of(check, model, family)):
             more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
@@ -75,30 +74,21 @@ def _faults_of(
 
 def _fields(model: PreTrainedModel, family: Family) -> Iterator[str]:
     """Fields that the configuration lacks."""
-    block, logits, used = family.block, family.logits, _used_dimensions(model, family) | {"layer"}
-    for dimension, field in family.sizes.items():
-        if dimension in used and not hasattr(model.config, field):
-            yield f"sizes.{dimension}: its configuration has no field {field!r}"
+    state = model.state_dict()
+    used = {"layer", *(axis for name in state for axis in plain_axes(family.axes(name) or ()) if axis is not None)}
     for unsized in sorted(used - set(family.sizes)):
         yield f"sizes: nothing says which field of its configuration is the size of {unsized!r}"
     facts = {
-        "block.residual_scale": block.residual_scale,
-        **{f"logits.{name}": field for name, field in logits.model_dump().items()},
+        **{f"sizes.{dimension}": field for dimension, field in family.sizes.items() if dimension in used},
+        **{f"logits.{name}": field for name, field in family.logits.model_dump().items()},
         **{f"absent.{field}": field for field in family.absent},
+        **{f"experts.{name}": field for name, field in (family.experts.fields if family.experts else {}).items()},
+        "block.residual_scale": family.block.residual_scale,
         "bound_layers": family.bound_layers if isinstance(family.bound_layers, str) else None,
-        **(
-            {}
-            if family.experts is None
-            else {f"experts.{name}": field for name, field in family.experts.fields.items()}
-        ),
     }
     for fact, field in facts.items():
         if field is not None and not hasattr(model.config, field):
             yield f"{fact}: its configuration has no field {field!r}"
-
-
-def _used_dimensions(model: PreTrainedModel, family: Family) -> set[str]:
-    return {axis for name in model.state_dict() for axis in plain_axes(family.axes(name) or ()) if axis is not None}
 
 
 def _modules(model: PreTrainedModel, family: Family) -> Iterator[str]:
@@ -115,14 +105,8 @@ def _modules(model: PreTrainedModel, family: Family) -> Iterator[str]:
     for name, path in family.block.model_dump(exclude={"residual_scale"}).items():
         if path is not None and not all(has_module(layer, path) for layer in layers):
             yield f"block.{name}: its layers have no module {path!r}"
-    if family.experts is not None:
-        path, out = family.experts.module, family.experts.out
-        if not family.pruned_layers(model):
-            yield f"experts.module: none of its layers has a module {path!r}"
-        for index in family.pruned_layers(model):
-            if not hasattr(layers[index].get_submodule(path), out):
-                yield f"experts.out: {path} of layer {index} has no tensor {out!r}"
-                return
+    if family.experts is not None and not family.pruned_layers(model):
+        yield f"experts.module: none of its layers has a module {family.experts.module!r}"
 
 
 def _tensors(model: PreTrainedModel, family: Family) -> Iterator[str]:
@@ -162,7 +146,6 @@ def _shorter(model: PreTrainedModel, family: Family) -> Iterator[str]:
     """Whether the new configuration is that of the new tensors, and layers are the same at other positions: a model
     without its first layer (if its layers may be removed), and with one more neuron and token, is built without
     weights."""
-
     shape = shape_of(model, family)
     layers, (gone, *others) = range(shape["layer"]), family.pruned_layers(model)
     may_go = others and not family.has_bound_layers(model.config)
@@ -218,12 +201,15 @@ def _functions(model: PreTrainedModel, family: Family) -> Iterator[str]:
     tokens, pruned = _few_tokens(model, family), family.pruned_layers(model)
     inputs, packed = layer_inputs(model, family, tokens), layer_inputs(model, family, _twice(tokens))
     stream, hidden, scale = inputs.hidden, inputs.hidden.float(), block.scale(config)
-    both = packed.hidden.float()
+    both, paths = (
+        packed.hidden.float(),
+        [path for path in block.model_dump(exclude={"residual_scale"}).values() if path],
+    )
     for index, layer in enumerate(layers):
         stream = run_layer(layer, stream, inputs.kwargs[index])
         # one layer at a time in float32, where rounding cannot hide a wrong fact
         layer, kwargs = copy.deepcopy(layer).float(), _in_float32(inputs.kwargs[index])
-        with _last_runs(layer, block) as runs:
+        with recorded(layer, *paths) as runs:
             after = run_layer(layer, hidden, kwargs)
         if not torch.isfinite(after).all():
             return  # the measurements on the model report that
@@ -232,31 +218,24 @@ def _functions(model: PreTrainedModel, family: Family) -> Iterator[str]:
         if not _same(first, second):
             yield f"separates_documents: layer {index} lets documents of one row see each other"
             return
-        if len(runs) < sum(path is not None for path in _paths(block)):
-            yield f"block: layer {index} does not run all of {', '.join(filter(None, _paths(block)))}"
-            return
         for out, norm in ((block.attention_out, block.attention_post_norm), (block.ffn_out, block.ffn_post_norm)):
             if norm is not None and not _same(runs[norm][0], runs[out][1]):
                 yield f"block: in layer {index} {norm} does not read the output of {out}"
         added = scale * runs[block.ffn_post_norm or block.ffn_out][1]
         attention = scale * runs[block.attention_post_norm or block.attention_out][1]
         if not _is_sum(after, hidden, attention, added):
-            yield (
-                f"block: the output of layer {index} is not its input plus the outputs of {block.attention_out} and"
-                f" {block.ffn_out}, with the stated norms and scale"
-            )
+            yield f"block: layer {index} does not add {block.attention_out} and {block.ffn_out} to its input"
         if family.experts is None:
-            yield from _neurons(family, layer, index, runs[block.ffn_out])
+            read, output = runs[block.ffn_out]
+            if not _same(output, nn.functional.linear(read, family.ffn_out_matrix(layer), family.ffn_out(layer).bias)):
+                yield f"block.ffn_out: layer {index} does not multiply its neurons by {family.ffn_out_name}"
         elif family.has_experts(layer):
             yield from _experts(family, config, layer, index, hidden, kwargs)
         if index in (pruned[0], pruned[-1]):
-            with _last_runs(layer, block) as permuted:
+            with recorded(layer, block.ffn_out) as permuted:
                 _run_permuted(family, config, layer, hidden, kwargs)
             if not _same(runs[block.ffn_out][1], permuted[block.ffn_out][1]):
-                yield (
-                    f"tensors: the output of the FFN of layer {index} changes when its neurons or experts are"
-                    " permuted, so their axes are different"
-                )
+                yield f"tensors: permuting neurons or experts changes layer {index}, so their axes are others"
         hidden = after
     final_norm = model.get_submodule(family.modules.final_norm)
     head = OutputHead(model, family)
@@ -300,36 +279,13 @@ def _few_tokens(model: PreTrainedModel, family: Family) -> PackedTokens:
     return PackedTokens(ids, torch.arange(number)[None], torch.ones_like(ids, dtype=torch.bool))
 
 
-def _in_float32(value: Any) -> Any:
-    """The same value with every floating-point tensor in it in float32."""
-    if isinstance(value, torch.Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, dict):
-        return {name: _in_float32(item) for name, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_in_float32(item) for item in value)
-    return value
-
-
-def _paths(block: Block) -> list[str | None]:
-    return [block.attention_out, block.attention_post_norm, block.ffn_out, block.ffn_post_norm]
-
-
-@contextmanager
-def _last_runs(layer: nn.Module, block: Block) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-    """Within this context each run of a layer records the inputs and outputs of the modules of its block, by their
-    paths."""
-    runs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def recorder(path: str) -> Callable[[nn.Module, tuple, torch.Tensor], None]:
-        return lambda module, args, output: runs.update({path: (args[0], output_of(output))})
-
-    handles = [layer.get_submodule(path).register_forward_hook(recorder(path)) for path in filter(None, _paths(block))]
-    try:
-        yield runs
-    finally:
-        for handle in handles:
-            handle.remove()
+def _in_float32(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments with every floating-point tensor in them in float32."""
+    return recursively_apply(
+        lambda tensor: tensor.float(),
+        kwargs,
+        test_type=lambda value: isinstance(value, torch.Tensor) and value.is_floating_point(),
+    )
 
 
 @torch.no_grad()
@@ -356,22 +312,6 @@ def _configuration(model: PreTrainedModel, family: Family) -> Iterator[str]:
         yield "sizes, per_layer, layer_counts, absent, experts: with what pruning writes for them the logits differ"
 
 
-@torch.no_grad()
-def _fewest_experts(model: PreTrainedModel, family: Family) -> Iterator[str]:
-    """Whether a layer runs with the smallest number of experts that its family allows."""
-    if family.experts is None:
-        return
-    index, most = family.pruned_layers(model)[0], shape_of(model, family)["expert"]
-    number, groups = min(family.experts.fewest(model.config), most), family.experts.group_count(model.config)
-    kept = {"expert": chosen_experts(torch.zeros(most), number, groups)}
-    layers = CutLayers(model, family, {"expert": number})
-    inputs = layer_inputs(model, family, _few_tokens(model, family))
-    with routed(family, layers.layers[index]) as seen:
-        layers.run(index, layers.weights(index, kept), inputs.hidden, inputs.kwargs[index])
-    if not (seen[0].experts < number).all():
-        yield f"experts: with {number} of them layer {index} sends tokens to different ones"
-
-
 def _twice(tokens: PackedTokens) -> PackedTokens:
     """A row with the first half of a row twice, as two documents."""
     half = max(1, tokens.input_ids.shape[1] // 2)
@@ -391,13 +331,6 @@ def _is_sum(result: torch.Tensor, *parts: torch.Tensor) -> bool:
     are larger than all others, and must not hide errors in these."""
     rounding = 16 * torch.finfo(torch.float32).eps * sum(part.abs() for part in (result, *parts))
     return bool(((result - sum(parts)).abs() <= rounding).all())
-
-
-def _neurons(family: Family, layer: nn.Module, index: int, run: tuple[torch.Tensor, torch.Tensor]) -> Iterator[str]:
-    """Whether the output projection of an FFN is what it is said to be."""
-    read, out = run
-    if not _same(out, nn.functional.linear(read, family.ffn_out_matrix(layer), family.ffn_out(layer).bias)):
-        yield f"block.ffn_out: layer {index} does not multiply its neurons by {family.ffn_out_name}"
 
 
 def _experts(
@@ -445,12 +378,7 @@ def _same_norm(norm: nn.Module, family: Family, hidden: torch.Tensor) -> bool:
     weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(TOKENS, hidden.shape[-1], generator=generator).to(hidden) * 100 + 100
-    exact = inputs
-    if family.norm.kind == "layer":
-        exact = exact - exact.mean(dim=-1, keepdim=True)
+    exact = inputs - inputs.mean(dim=-1, keepdim=True) if family.norm.kind == "layer" else inputs
     exact = exact / family.norm.square(inputs)[..., None].sqrt()
-    if weight is not None:
-        exact = exact * (weight + family.norm.offset)
-    if bias is not None:
-        exact = exact + bias
-    return _same(norm(inputs), exact)
+    exact = exact if weight is None else exact * (weight + family.norm.offset)
+    return _same(norm(inputs), exact if bias is None else exact + bias)

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from ..criteria import CHOICES, Criterion
+from ..criteria import CHOICES
+from ..criteria.base import Criterion
 from ..settings.files import read_pruning, read_section
 from ..settings.pruning import PrunerSettings, merge_settings
 from ..settings.section import NO_FLAG, Flag, Section, VerbSection, sections_in

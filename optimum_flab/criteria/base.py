@@ -65,24 +65,14 @@ class NeuronCriterion(Criterion):
 
     Args:
         select (`Callable`): `(statistics, widths, generator) -> {width: sorted kept indices}`, where the smaller of
-            two sets is part of the larger; see [`largest`].
-        needs_statistics (`bool`): whether it reads activations; without them and without a refit no calibration is
-            run.
+            two sets is part of the larger; see [`by_score`].
+        reads_text (`bool`): whether it, or the refit, needs activations; otherwise there are none in the statistics.
         compensates (`bool`): whether the output weights are refitted by least squares afterwards.
-        sums (`Mapping[str, Callable]`): what it reads besides the least-squares problem, by name: functions of float32
-            activations x of shape `(tokens, neurons)` that return as many numbers. `statistics.sums` has their sums
-            over tokens, each weighted with c_t, of shape `(neurons,)`.
     """
 
     select: Callable[[NeuronStatistics, Sequence[int], torch.Generator], dict[int, torch.Tensor]]
-    needs_statistics: bool
-    compensates: bool
-    sums: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
-
-    @property
-    def reads_text(self) -> bool:
-        """Whether anything is summed over tokens."""
-        return self.needs_statistics or self.compensates
+    reads_text: bool = True
+    compensates: bool = False
 
 
 @dataclass
@@ -110,16 +100,26 @@ class ExpertCriterion(Criterion):
     score: Callable[[ExpertUse, torch.Generator], torch.Tensor]
 
 
-def largest(scores: torch.Tensor, widths: Sequence[int]) -> dict[int, torch.Tensor]:
-    """By width, the sorted indices of the neurons with the highest of `scores`, a tensor of shape `(neurons,)`.
+def by_score(
+    score: Callable[[NeuronStatistics, torch.Generator], torch.Tensor],
+) -> Callable[[NeuronStatistics, Sequence[int], torch.Generator], dict[int, torch.Tensor]]:
+    """What selects the neurons with the highest scores.
 
-    Raises:
-        [`FlabError`]: a score is NaN, which has no place in the order.
+    Args:
+        score (`Callable`): `(statistics, generator) -> scores of shape (neurons,)` of a layer. A NaN, which has no
+            place in the order, ends the run.
     """
-    if bad := int(scores.isnan().sum()):
-        raise FlabError(f"{bad:,} of {len(scores):,} neurons have a score that is not a number")
-    order = scores.argsort(descending=True, stable=True)
-    return {width: order[:width].sort().values for width in widths}
+
+    def select(
+        statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator
+    ) -> dict[int, torch.Tensor]:
+        scores = score(statistics, generator)
+        if bad := int(scores.isnan().sum()):
+            raise FlabError(f"{bad:,} of {len(scores):,} neurons have a score that is not a number")
+        order = scores.argsort(descending=True, stable=True)
+        return {width: order[:width].sort().values for width in widths}
+
+    return select
 
 
 def turn(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -23,12 +23,9 @@ class NeuronStatistics:
         incoming (`Sequence[torch.Tensor]` of shape `(neurons, hidden)`): dense weights into the neurons (gate, up).
         workspace ([`Workspace`], *optional*): where matrices of shape `(neurons, neurons)` are put. Defaults to
             memory.
-        sums (`Mapping[str, Callable]`, *optional*): what else a criterion asks for, see [`~criteria.NeuronCriterion`].
-            Defaults to nothing.
 
     Attributes:
         folds (`list[LeastSquares]`): the problem on each part of the calibration set.
-        sums (`dict[str, torch.Tensor]` of shape `(neurons,)`): what else was asked for, summed over all tokens.
     """
 
     def __init__(
@@ -36,15 +33,12 @@ class NeuronStatistics:
         weight: torch.Tensor,
         incoming: Sequence[torch.Tensor],
         workspace: Workspace | None = None,
-        sums: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] | None = None,
     ):
         self.weight = weight.detach().float()
         self.incoming = [matrix.detach() for matrix in incoming]
         workspace = workspace or Workspace()
         self._grams, halves = two_halves(weight.shape[1], workspace, weight.device)
         self.folds = [LeastSquares(self.weight, workspace, half) for half in halves]
-        self._summed = dict(sums or {})
-        self.sums = {name: self.weight.new_zeros(weight.shape[1]) for name in self._summed}
 
     def add(self, inputs: torch.Tensor, targets: torch.Tensor, importance: torch.Tensor, fold: torch.Tensor) -> None:
         """Adds tokens, before anything is decided.
@@ -61,8 +55,6 @@ class NeuronStatistics:
         for number, problem in enumerate(self.folds):
             here = torch.nonzero(fold == number).flatten()
             problem.add(inputs[here], targets[here], importance[here])
-            for name, summed in self._summed.items():
-                self.sums[name] += importance[here].float() @ summed(inputs[here].float())
 
     @property
     def whole(self) -> LeastSquares:
@@ -78,7 +70,7 @@ class NeuronStatistics:
     @property
     def totals(self) -> list[torch.Tensor]:
         """All that is summed over tokens; other tokens of the same layer are added by adding theirs in place."""
-        return [self._grams, *(problem.cross for problem in self.folds), *self.sums.values()]
+        return [self._grams, *(problem.cross for problem in self.folds)]
 
     @property
     def is_finite(self) -> bool:

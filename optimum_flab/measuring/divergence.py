@@ -6,10 +6,8 @@ vocabulary (arXiv 2412.15921 uses this quantity to guide all of its pruning).
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +16,6 @@ from torch import nn
 
 from ..families import Family
 from ..running.layer_pass import LayerObserver, LayerPass
-from ..running.layerwise import LayerStep
 from ..texts.packing import PackedTokens
 from ..utils.errors import FlabError
 
@@ -46,24 +43,20 @@ def following(tokens: PackedTokens) -> torch.Tensor:
 
 
 @torch.no_grad()
-def final_hidden(
-    reading: LayerPass, layer_step: LayerStep | None = None, sampled_layers: Collection[int] = ()
-) -> torch.Tensor:
+def final_hidden(reading: LayerPass, sampled_layers: Collection[int] = (), description: str = "") -> torch.Tensor:
     """Hidden states that the output head reads at the positions that predict something. All batches go through a layer
     before any goes through the next, so that its weights are read once.
 
     Args:
         reading ([`LayerPass`]): what is read.
-        layer_step (`Callable`, *optional*): `(index, hidden, kwargs) -> hidden`, what a decoder layer does; lets a
-            caller skip layers or replace their weights. Defaults to that of `reading`.
         sampled_layers (`Collection[int]`): layers of whose output a sample is kept, see [`StreamSample`].
+        description (`str`): what is being done, for a bar.
 
     Returns:
         `torch.Tensor` of shape `(predicting positions, hidden)`, on the CPU, in the dtype of the computation.
     """
-    reading = reading if layer_step is None else replace(reading, step=layer_step)
     observer = StreamSample(reading, sampled_layers)
-    reading.run(observer)
+    reading.run(observer, description)
     norm = reading.model.get_submodule(reading.family.modules.final_norm)
     masks = reading.by_batch(predicting(reading.tokens))
     final = [norm(hidden[mask]).cpu() for hidden, mask in zip(observer.streams["hidden"], masks, strict=True)]
@@ -96,11 +89,10 @@ class OutputHead:
 
     def __init__(self, model: PreTrainedModel, family: Family, kept: Sequence[int] | np.ndarray | None = None):
         head = model.get_submodule(family.modules.output_head)
-        if kept is None or isinstance(kept, range):
-            rows: slice | torch.Tensor = (
-                slice(None) if kept is None else slice(kept.start, kept.stop, kept.step)
-            )  # takes no memory
-        else:
+        rows: slice | torch.Tensor = slice(None)  # takes no memory
+        if isinstance(kept, range):
+            rows = slice(kept.start, kept.stop)
+        elif kept is not None:
             rows = torch.as_tensor(kept, device=head.weight.device)
         self.weight = head.weight.detach()[rows]
         self.bias = None if head.bias is None else head.bias.detach()[rows]
@@ -110,14 +102,6 @@ class OutputHead:
         """Runs of positions whose logits are few enough to be in memory at once."""
         step = max(1, LOGITS_PER_CHUNK // len(self.weight))
         return [slice(start, start + step) for start in range(0, positions, step)]
-
-    def cast(self, dtype: torch.dtype) -> OutputHead:
-        """The head in another dtype; the head itself if it already has that dtype."""
-        if self.weight.dtype == dtype:
-            return self
-        head = copy.copy(self)
-        head.weight, head.bias = self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
-        return head
 
     @torch.no_grad()
     def log_probabilities(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -142,11 +126,7 @@ def mean_divergence(
 
 
 def token_divergences(
-    dense_hidden: torch.Tensor,
-    pruned_hidden: torch.Tensor,
-    dense_head: OutputHead,
-    pruned_head: OutputHead,
-    tick: Callable[[], None] = lambda: None,
+    dense_hidden: torch.Tensor, pruned_hidden: torch.Tensor, dense_head: OutputHead, pruned_head: OutputHead
 ) -> torch.Tensor:
     """KL(dense ‖ pruned) in nats at each position; both heads score the same tokens in the same order.
 
@@ -162,7 +142,6 @@ def token_divergences(
         dense = dense_head.log_probabilities(dense_hidden[rows])
         pruned = pruned_head.log_probabilities(pruned_hidden[rows])
         chunks.append((dense.exp() * (dense - pruned)).sum(dim=-1, dtype=torch.float64).cpu())
-        tick()
     values = torch.cat(chunks)
     check_finite(float(values.sum()))
     return values
@@ -197,11 +176,7 @@ def total_bits(hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens) -> 
 
 
 def token_bits_and_lost_mass(
-    hidden: torch.Tensor,
-    head: OutputHead,
-    tokens: PackedTokens,
-    kept: Sequence[int] | np.ndarray,
-    tick: Callable[[], None] = lambda: None,
+    hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens, kept: Sequence[int] | np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Bits spent on the next token, and the probability of tokens that are not kept, at each predicting position.
 
@@ -221,7 +196,6 @@ def token_bits_and_lost_mass(
         chunk = head.log_probabilities(hidden[rows])
         nats.append(-chunk.gather(1, targets[rows, None])[:, 0].double().cpu())
         lost.append(chunk[:, gone].exp_().sum(dim=-1, dtype=torch.float64).cpu())
-        tick()
     bits = torch.cat(nats) / math.log(2)
     check_finite(float(bits.sum()))
     return bits, torch.cat(lost)
@@ -237,15 +211,11 @@ def check_finite(value: float) -> float:
     return value
 
 
-def check_finite_layer(values: torch.Tensor, layer: int) -> None:
-    """Raises a [`FlabError`] that names the layer if its output is NaN or infinite."""
-    if not torch.isfinite(values).all():
-        raise not_finite(layer)
-
-
-def not_finite(layer: int) -> FlabError:
-    """The error for a layer whose output is NaN or infinite."""
-    return FlabError(
-        f"layer {layer} has NaN or infinite activations or gradients on the calibration text; nothing can be measured"
-        " on this model. If it runs in float16, try `dtype` float32 or bfloat16; otherwise check the checkpoint"
-    )
+def check_finite_layer(is_finite: bool | torch.Tensor, layer: int) -> None:
+    """Raises a [`FlabError`] that names the layer if its output is not finite."""
+    if not is_finite:
+        raise FlabError(
+            f"layer {layer} has NaN or infinite activations or gradients on the calibration text; nothing can be"
+            " measured on this model. If it runs in float16, try `dtype` float32 or bfloat16; otherwise check the"
+            " checkpoint"
+        )

@@ -10,19 +10,16 @@ itself.)
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..records.pieces import Pieces
 from ..running.casting import for_estimates
 from ..running.layer_pass import LayerObserver, LayerPass
-from ..running.layerwise import output_of
+from ..running.layerwise import recorded
 from ..texts.packing import PackedTokens
-from ..utils.progress import progress
 from .divergence import OutputHead, check_finite_layer
 
 
@@ -47,73 +44,60 @@ def fisher_weights(reading: LayerPass, head: OutputHead) -> torch.Tensor:
         [`FlabError`]: a layer produces NaN or infinite values or gradients.
     """
     model, step = for_estimates(reading.model, reading.family)
-    with progress("Weighting tokens", 2 * len(reading.layers), "layer") as tick:
-        reading = replace(reading, model=model, step=step, tick=tick)
-        chances = reading.processes.share(
-            [torch.rand(one.mask.shape, generator=reading.generator, dtype=torch.float64) for one in reading.batches]
-        )
-        fronts = reading.pieces.part("up")
-        gradients = [
-            _gradient_of_predictions(reading, states, mask, head, chance)
-            for states, mask, chance in zip(_keep_fronts(reading, fronts), reading.masks, chances, strict=True)
-        ]
-        down, number = reading.part("down"), len(reading.layers)
-        down.run(_SquaredGradients(down, fronts, gradients), order=range(number)[::-1])
+    reading = replace(reading, model=model, step=step)
+    chances = reading.processes.share(
+        [torch.rand(one.mask.shape, generator=reading.generator, dtype=torch.float64) for one in reading.batches]
+    )
+    masks = reading.masks  # before the parts, which share what was made of the texts
+    up, down, number = reading.part("up"), reading.part("down"), len(reading.layers)
+    fronts = _Fronts(up)
+    up.run(fronts, "Weighting tokens, up")
+    gradients = [
+        _gradient_of_predictions(reading, states, mask, head, chance)
+        for states, mask, chance in zip(fronts.streams["hidden"], masks, chances, strict=True)
+    ]
+    down.run(_SquaredGradients(down, up, gradients), "Weighting tokens, down", range(number)[::-1])
     squares = torch.stack([down.kept(index)["weights"] for index in range(number)])
-    by_batch = squares.split([len(mask) for mask in reading.masks], dim=1)
+    by_batch = squares.split([len(mask) for mask in masks], dim=1)
     return _of_mean_one(torch.cat(reading.processes.gathered(by_batch), dim=1), reading.tokens)
 
 
-def _keep_fronts(reading: LayerPass, fronts: Pieces) -> list[torch.Tensor]:
-    """Keeps what every layer reads, for the way down; returns what the last one makes of it.
+class _Fronts(LayerObserver):
+    """Keeps what every layer reads, by batch, for the way down."""
 
-    No run of the pass: that keeps streams only until the next layer is done.
-    """
+    def __init__(self, reading: LayerPass):
+        super().__init__(reading, range(len(reading.layers)), "hidden")
 
-    def by_name(states: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {str(batch): hidden for batch, hidden in enumerate(states)}
-
-    def above(index: int, states: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        after = reading.through(index, states)
-        for hidden, mask in zip(after, reading.masks, strict=True):
-            check_finite_layer(hidden[mask], index)
-        return by_name(after)
-
-    states = reading.embedded()
-    fronts.tensors(_in_front(0), partial(by_name, states))
-    for index in range(len(reading.layers)):
-        after = fronts.tensors(_in_front(index + 1), partial(above, index, states))
-        states = [after[str(batch)].to(mask.device) for batch, mask in enumerate(reading.masks)]
-        reading.tick()
-    return states
+    def observe(self, index: int) -> dict[str, torch.Tensor]:
+        """See [`LayerObserver.observe`]."""
+        fronts = {str(batch): hidden for batch, hidden in enumerate(self.streams["hidden"])}
+        self.advance(index)
+        for hidden, mask in zip(self.streams["hidden"], self.reading.masks, strict=True):
+            check_finite_layer(hidden[mask].isfinite().all(), index)
+        return fronts
 
 
 class _SquaredGradients(LayerObserver):
     """Keeps the squared norms of the gradients by the output of each FFN as `"weights"`, `(rows, length)`, on the way
     down: the stream is the gradient by a layer's output."""
 
-    def __init__(self, reading: LayerPass, fronts: Pieces, gradients: list[torch.Tensor]):
+    def __init__(self, reading: LayerPass, up: LayerPass, gradients: list[torch.Tensor]):
         super().__init__(reading, range(len(reading.layers)))
-        self.fronts, self.streams = fronts, {"gradient": gradients}
+        self.up, self.streams = up, {"gradient": gradients}
 
     def observe(self, index: int) -> dict[str, torch.Tensor]:
         """See [`LayerObserver.observe`]."""
         reading, gradients = self.reading, self.streams["gradient"]
-        states = self.fronts.finished(_in_front(index)).tensors
+        fronts = self.up.kept(index)
         weights = [torch.zeros(0, reading.tokens.mask.shape[1])]  # a process may have no batch
         for batch, mask in enumerate(reading.masks):
-            hidden = states[str(batch)].to(mask.device)
+            hidden = fronts[str(batch)].to(mask.device)
             below, of_ffn = _gradient_below(reading, index, batch, hidden, gradients[batch])
             gradients[batch] = reading.workspace.placed(below)
             square = of_ffn.float().square().sum(dim=-1)
-            check_finite_layer(square[mask], index)
+            check_finite_layer(square[mask].isfinite().all(), index)
             weights.append(square.cpu())
         return {"weights": torch.cat(weights)}
-
-
-def _in_front(index: int) -> str:
-    """The name of what a layer reads."""
-    return f"front-{index}"
 
 
 def _of_mean_one(weights: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
@@ -147,11 +131,6 @@ def _gradient_of_predictions(
     return gradient
 
 
-def _in_one_order(device: torch.device) -> AbstractContextManager[None]:
-    """Attention whose gradient is summed in the same order each time: CUDA's fast kernels do not do this."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else nullcontext()
-
-
 def _gradient_below(
     reading: LayerPass, index: int, batch: int, hidden: torch.Tensor, gradient: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,17 +138,11 @@ def _gradient_below(
     layer's output."""
     family, layer, step = reading.family, reading.layers[index], reading.step
     assert step is not None
-    outputs: list[torch.Tensor] = []
-    handles = []
-    if family.experts is None or family.has_experts(layer):
-        ffn = family.ffn_out(layer)
-        handles.append(ffn.register_forward_hook(lambda _, args, output: outputs.append(output_of(output))))
-    try:
-        with torch.enable_grad(), _in_one_order(hidden.device):
-            read = hidden.detach().requires_grad_()
-            given = step(index, read, reading.inputs[batch].kwargs[index])
-            below, *of_ffn = torch.autograd.grad(given, (read, *outputs), gradient)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return below, of_ffn[-1].reshape(*hidden.shape[:-1], -1) if of_ffn else torch.zeros_like(hidden)
+    ffn = [family.block.ffn_out] if family.experts is None or family.has_experts(layer) else []
+    # CUDA's fast kernels sum the gradient of attention in another order each time
+    in_order = sdpa_kernel(SDPBackend.MATH) if hidden.is_cuda else nullcontext()
+    with torch.enable_grad(), in_order, recorded(layer, *ffn) as runs:
+        read = hidden.detach().requires_grad_()
+        after = step(index, read, reading.inputs[batch].kwargs[index])
+        below, *of_ffn = torch.autograd.grad(after, (read, *(output for _, output in runs.values())), gradient)
+    return below, of_ffn[0].reshape(*hidden.shape[:-1], -1) if of_ffn else torch.zeros_like(hidden)

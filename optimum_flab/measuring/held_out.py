@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,10 +16,8 @@ from ..running.casting import cast_by_layer
 from ..running.layer_pass import LayerPass, layer_piece
 from ..settings.pruning import KINDS, NAMED_HELD_OUT
 from ..texts.packing import PackedTokens, pack
-from ..utils.progress import progress
 from ..vocabulary.usage import special_ids, token_lists
 from .divergence import (
-    LOGITS_PER_CHUNK,
     OutputHead,
     final_hidden,
     following,
@@ -30,9 +28,6 @@ from .divergence import (
 from .token_kinds import TOKEN_KINDS, token_kinds
 
 
-Tick = Callable[[], None]
-
-
 @dataclass(frozen=True)
 class CutTexts:
     """Texts as tokenised by both tokenizers.
@@ -40,10 +35,9 @@ class CutTexts:
     Args:
         kept (`np.ndarray`): int64 of shape `(pruned tokens,)`, the dense id of each pruned id.
         own ([`PackedTokens`]): those that the two tokenizers tokenise differently, in the dense one's tokens.
-        shared ([`PackedTokens`]): in the pruned tokenizer's tokens, as dense ids.
         new ([`PackedTokens`]): in the pruned tokenizer's tokens, as its own ids.
-        text_of_own, text_of_new (`np.ndarray`): int64, the number of the text that each predicting position of `own`,
-            and of `shared` and `new`, belongs to.
+        text_of_own, text_of_new (`np.ndarray`): int64, the number of the text that each predicting position of `own`
+            and of `new` belongs to.
         predicted (`np.ndarray`): int64, the place in `TOKEN_KINDS` of the token that each predicting position of `new`
             predicts.
         kinds (`tuple[str, ...]`): of each text.
@@ -54,7 +48,6 @@ class CutTexts:
 
     kept: np.ndarray
     own: PackedTokens
-    shared: PackedTokens
     new: PackedTokens
     text_of_own: np.ndarray
     text_of_new: np.ndarray
@@ -66,9 +59,9 @@ class CutTexts:
     differs: np.ndarray
 
     @property
-    def changed(self) -> bool:
-        """Whether any text is tokenised differently."""
-        return bool(self.differs.any())
+    def shared(self) -> PackedTokens:
+        """`new` as dense ids."""
+        return replace(self.new, input_ids=torch.from_numpy(self.kept)[self.new.input_ids])
 
 
 def cut_texts(
@@ -91,11 +84,10 @@ def cut_texts(
     """
     dense_pieces, pruned_pieces = token_lists(dense_tokenizer, texts), token_lists(pruned_tokenizer, texts)
     kept = np.arange(rows) if kept_tokens is None else np.asarray(kept_tokens)
-    as_dense = [kept[ids].tolist() for ids in pruned_pieces]
-    differs = np.array([a != b for a, b in zip(dense_pieces, as_dense, strict=True)], dtype=bool)
+    pairs = zip(dense_pieces, pruned_pieces, strict=True)
+    differs = np.array([before != kept[after].tolist() for before, after in pairs], dtype=bool)
     differing = np.flatnonzero(differs)
     own_pieces = [dense_pieces[number] for number in differing]
-    before, after = special_ids(pruned_tokenizer)
 
     def packed(pieces: list[list[int]], specials: tuple[Sequence[int], Sequence[int]]) -> PackedTokens:
         return pack(pieces, sequence_length, 0, specials=specials)
@@ -110,12 +102,11 @@ def cut_texts(
         np.maximum.at(numbers_of_chunks, chunk, rows.input_ids.numpy().ravel())
         return numbers_of_chunks[chunk[predicting(rows).numpy().ravel()]] - 1
 
-    own_specials, new_specials = special_ids(dense_tokenizer), (before, after)
+    own_specials, new_specials = special_ids(dense_tokenizer), special_ids(pruned_tokenizer)
     new = packed(pruned_pieces, new_specials)
     return CutTexts(
         kept=kept,
         own=packed(own_pieces, own_specials),
-        shared=packed(as_dense, (kept[list(before)].tolist(), kept[list(after)].tolist())),
         new=new,
         text_of_own=differing[text_of(own_pieces, own_specials)],
         text_of_new=text_of(pruned_pieces, new_specials),
@@ -132,7 +123,7 @@ class DenseSide:
     """What the dense model predicts for some texts: hidden states and the kept rows of its head, not the model.
 
     Args:
-        reading ([`LayerPass`]): of the dense model, in the dtype to measure in, over `texts.shared`.
+        reading ([`LayerPass`]): of the dense model, in the dtype to measure in; it reads the texts whatever its own.
         texts ([`CutTexts`]): texts that decided nothing.
         kept_layers (`Sequence[int]`): the index in the dense model of each layer of the pruned ones, to measure how
             far the residual stream drifts; empty: it is not measured.
@@ -145,13 +136,16 @@ class DenseSide:
         self.texts, self.kept_layers, self.device, self.dtype = texts, tuple(kept_layers), dense.device, dense.dtype
         full = OutputHead(dense, family)
         self._pieces = pieces.part("dense-shared")
-        self.hidden = final_hidden(replace(reading, pieces=self._pieces), sampled_layers=self.kept_layers)
+        shared = replace(reading, tokens=texts.shared, pieces=self._pieces)
+        doing = "Measuring the dense model on held-out text"
+        self.hidden = final_hidden(shared, sampled_layers=self.kept_layers, description=doing)
         kept = texts.kept.tolist()
-        bits, lost = token_bits_and_lost_mass(self.hidden, full, texts.shared, kept, reading.tick)
+        bits, lost = token_bits_and_lost_mass(self.hidden, full, texts.shared, kept)
         self.bits, self.lost_mass = self._by_text(bits, texts.text_of_new), self._by_text(lost, texts.text_of_new)
-        if texts.changed:
-            own = final_hidden(replace(reading, tokens=texts.own, pieces=pieces.part("dense-own")))
-            bits, _ = token_bits_and_lost_mass(own, full, texts.own, range(len(full.weight)), reading.tick)
+        if texts.differs.any():
+            differing = replace(reading, tokens=texts.own, pieces=pieces.part("dense-own"))
+            own = final_hidden(differing, description="Measuring the dense model on texts cut differently")
+            bits, _ = token_bits_and_lost_mass(own, full, texts.own, range(len(full.weight)))
             self.bits = np.where(texts.differs, self._by_text(bits, texts.text_of_own), self.bits)
         self.head = OutputHead(dense, family, kept)
 
@@ -160,7 +154,7 @@ class DenseSide:
         return np.bincount(text_of, weights=values.numpy(), minlength=len(self.texts.kinds))
 
     @torch.no_grad()
-    def measure(self, pruned: PreTrainedModel, tick: Tick = lambda: None, pieces: Pieces | None = None) -> HeldOut:
+    def measure(self, pruned: PreTrainedModel, pieces: Pieces | None = None) -> HeldOut:
         """What a pruned model costs on the texts.
 
         Args:
@@ -171,20 +165,14 @@ class DenseSide:
         texts, pieces = self.texts, Pieces() if pieces is None else pieces
         model, step = cast_by_layer(pruned, self.family, self.device, self.dtype)
         reading = LayerPass(
-            model,
-            self.family,
-            texts.new,
-            self.batch_size,
-            tick=tick,
-            pieces=pieces,
-            processes=self.processes,
-            step=step,
+            model, self.family, texts.new, self.batch_size, pieces=pieces, processes=self.processes, step=step
         )
-        hidden = final_hidden(reading, sampled_layers=range(len(self.kept_layers)))
+        doing = "Measuring the pruned model on held-out text"
+        hidden = final_hidden(reading, sampled_layers=range(len(self.kept_layers)), description=doing)
         whole = OutputHead(model, self.family)
-        spent, _ = token_bits_and_lost_mass(hidden, whole, texts.new, range(len(whole.weight)), tick)
+        spent, _ = token_bits_and_lost_mass(hidden, whole, texts.new, range(len(whole.weight)))
         head = OutputHead(model, self.family, range(len(texts.kept)))
-        far = token_divergences(self.hidden, hidden, self.head, head, tick)
+        far = token_divergences(self.hidden, hidden, self.head, head)
         bits, divergences = self._by_text(spent, texts.text_of_new), self._by_text(far, texts.text_of_new)
         positions = np.bincount(texts.text_of_new, minlength=len(texts.kinds))
 
@@ -247,20 +235,6 @@ def drift(dense: Pieces, layer: int, pruned: Pieces, place: int) -> float:
     return float((far / size.clamp_min(torch.finfo(torch.float32).tiny)).mean()) if len(one) else 0.0
 
 
-def steps(texts: CutTexts, dense_rows: int, dense_layers: int, pruned_layers: int) -> int:
-    """How often both halves of a measurement call `tick`: once per layer, and per run of positions that is scored.
-
-    Args:
-        dense_rows (`int`): rows of the dense model's head.
-        dense_layers, pruned_layers (`int`): of the models.
-    """
-    new = int(predicting(texts.new).sum())
-    scored = [(int(predicting(texts.shared).sum()), dense_rows), (new, len(texts.kept)), (new, len(texts.kept))]
-    scored += [(int(predicting(texts.own).sum()), dense_rows)] if texts.changed else []
-    layers = dense_layers * (1 + texts.changed) + pruned_layers
-    return layers + sum(-(-positions // max(1, LOGITS_PER_CHUNK // rows)) for positions, rows in scored)
-
-
 def measure_held_out(
     reading: LayerPass, pruned: PreTrainedModel, texts: CutTexts, kept_layers: Sequence[int] = ()
 ) -> HeldOut:
@@ -270,8 +244,4 @@ def measure_held_out(
         reading, texts, kept_layers: see [`DenseSide`].
         pruned (`PreTrainedModel`): see [`DenseSide.measure`].
     """
-    dense_rows = reading.model.get_submodule(reading.family.modules.output_head).weight.shape[0]
-    layers = len(reading.layers), len(reading.family.decoder_layers(pruned))
-    with progress("Measuring on held-out text", steps(texts, dense_rows, *layers), "step") as tick:
-        side = DenseSide(replace(reading, tick=tick), texts, kept_layers)
-        return side.measure(pruned, tick, reading.pieces.part("pruned"))
+    return DenseSide(reading, texts, kept_layers).measure(pruned, reading.pieces.part("pruned"))

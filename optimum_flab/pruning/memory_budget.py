@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from ..criteria import BLOCKS
+from ..criteria.base import BLOCKS
 from ..criteria.elimination import STEPS
 from ..families import Family
 from ..running.processes import on_this_machine
@@ -34,108 +33,85 @@ IN_HAND = 2  # hidden states of all tokens being read from or written to a file
 STREAMS = 8  # hidden states of all tokens, besides those on disk before every layer, and a layer's neurons
 
 
-@dataclass(frozen=True)
-class MemoryNeeds:
-    """The maximum memory that pruning takes, in bytes, apart from file cache.
-
-    Args:
-        in_memory (`int`): if the CPU computes, with all weights in memory.
-        in_files (`int`): if the CPU computes, with the weights in their files and other large data on disk.
-        on_device (`int`): of another device that computes, with all dense weights; the pruned ones are not there.
-        layer_by_layer (`int`): of another device that computes, if the weights stay in their files and each layer is
-            taken there when it is run.
-    """
-
-    in_memory: int
-    in_files: int
-    on_device: int
-    layer_by_layer: int
-
-    def fits(self, budget: int | None, device: torch.device) -> bool:
-        """Whether all weights can be in the memory of a device.
-
-        Args:
-            budget (`int`, *optional*): bytes of it that may be taken. Defaults to what is free.
-
-        Raises:
-            [`ConfigurationError`]: the budget is too small even if they are not; without a budget, what another device
-                than the CPU has free.
-        """
-        cpu = device.type == "cpu"
-        least, most = (self.in_files, self.in_memory) if cpu else (self.layer_by_layer, self.on_device)
-        free = free_memory(device) if budget is None else budget
-        if free is None:
-            return True
-        if free < least and not (cpu and budget is None):
-            size = f"{free / 1e9:,.1f} GB" if budget is not None else f"{device} has {free / 1e9:,.1f} GB free, which"
-            on, instead = ("", "") if cpu else (f" on {device}", ", or compute on the CPU by device cpu")
-            raise ConfigurationError(
-                f"memory_budget: {size} is less than the {least / 1e9:,.1f} GB that pruning this model takes{on} with"
-                f" its weights in their files ({most / 1e9:,.1f} GB with all of them there); allow that much, or"
-                f" choose a smaller data.batch_size or data.sequence_length{instead}"
-            )
-        return most <= free
-
-
-@dataclass(frozen=True)
-class TokensHeld:
-    """How many tokens pruning holds the hidden states of.
-
-    Args:
-        calibration (`int`): of the calibration text.
-        batch (`int`): that are computed at once.
-        search (`int`): that the depth search runs on.
-    """
-
-    calibration: int
-    batch: int
-    search: int
-
-    @classmethod
-    def of(cls, config: FlabPrunerConfig) -> TokensHeld:
-        """Those of a configuration."""
-        data, layers = config.data, config.layers
-        batch = data.batch_size * data.sequence_length
-        return cls(data.calibration_tokens, batch, layers.search_tokens if layers.enabled else 0)
-
-
 def memory_needs(
-    model: PreTrainedConfig, family: Family, tokens: TokensHeld, dtype: torch.dtype, output_dtype: torch.dtype
-) -> MemoryNeeds:
-    """What pruning a model takes.
+    config: FlabPrunerConfig,
+    model: PreTrainedConfig,
+    family: Family,
+    dtype: torch.dtype,
+    output_dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[int, int]:
+    """The maximum memory that pruning takes on the device that computes, in bytes, apart from file cache.
+
+    Query heads take no more than neurons: they are decided before these, on smaller matrices.
 
     Args:
+        config ([`FlabPrunerConfig`]): what is requested.
         model (`PreTrainedConfig`): of the dense model.
-        tokens ([`TokensHeld`]): how many tokens there are, and how many are read at once.
         dtype (`torch.dtype`): of the computation.
-        output_dtype (`torch.dtype`): of the pruned weights.
+        output_dtype (`torch.dtype`): of the pruned weights, which are in the memory of the CPU.
+
+    Returns:
+        `tuple[int, int]`: with the weights in their files, those of a layer elsewhere than on the CPU being taken
+            there when it is run, and on the CPU other large data on disk; and with all weights on the device.
     """
-    sizes = sizes_of_config(model, family)
+    sizes, data = sizes_of_config(model, family), config.data
     shape, parameters = sizes.shape, sizes.counts.total(sizes.shape)
-    layer, neurons = sizes.counts.unit(shape, "layer"), shape["neuron"]
-    hidden = model.hidden_size * dtype.itemsize
-    ranking = shape["vocab"] * hidden + 2 * shape["layer"] * tokens.search * hidden  # with its own head
+    layer, neurons, hidden = sizes.counts.unit(shape, "layer"), shape["neuron"], model.hidden_size * dtype.itemsize
+    search_tokens = config.layers.search_tokens if config.layers.enabled else 0
+    ranking = shape["vocab"] * hidden + 2 * shape["layer"] * search_tokens * hidden  # with its own head
     pending = 2 * 4 * neurons * STEPS * max(1, neurons // BLOCKS)
-    deciding = LAYERS * layer * 4 + ACTIVATIONS * tokens.batch * neurons * 4 + pending
-    both = BASE + IN_HAND * tokens.calibration * hidden + max(ranking, deciding)
-    streams = tokens.calibration * (STREAMS * hidden + neurons * dtype.itemsize)
-    working = both + MATRICES * 4 * neurons**2 + streams
+    deciding = LAYERS * layer * 4 + ACTIVATIONS * data.batch_size * data.sequence_length * neurons * 4 + pending
+    least = BASE + IN_HAND * data.calibration_tokens * hidden + max(ranking, deciding)
+    streams = data.calibration_tokens * (STREAMS * hidden + neurons * dtype.itemsize)
+    working = least + MATRICES * 4 * neurons**2 + streams
+    if device.type == "cpu":
+        return least, working + parameters * (dtype.itemsize + output_dtype.itemsize)
     around = parameters - shape["layer"] * layer  # embeddings and head
-    return MemoryNeeds(
-        in_memory=working + parameters * (dtype.itemsize + output_dtype.itemsize),
-        in_files=both,
-        on_device=working + parameters * dtype.itemsize,
-        layer_by_layer=working + around * dtype.itemsize,
-    )
+    return working + around * dtype.itemsize, working + parameters * dtype.itemsize
+
+
+def weights_fit(
+    config: FlabPrunerConfig,
+    budget: int | None,
+    output_dtype: torch.dtype | None,
+    model: PreTrainedConfig,
+    family: Family,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> bool:
+    """Whether all weights can be in the memory of a device.
+
+    Args:
+        budget (`int`, *optional*): bytes of it that may be taken. Defaults to what is free.
+        output_dtype (`torch.dtype`, *optional*): of the pruned weights. Defaults to that of the computation.
+        config, model, family, dtype, device: see [`memory_needs`].
+
+    Raises:
+        [`ConfigurationError`]: the budget is too small even if they are not; without a budget, what another device
+            than the CPU has free.
+    """
+    least, most = memory_needs(config, model, family, dtype, output_dtype or dtype, device)
+    is_cpu, free = device.type == "cpu", free_memory(device) if budget is None else budget
+    if free is not None and free < least and not (is_cpu and budget is None):
+        size = f"{free / 1e9:,.1f} GB" if budget is not None else f"{device} has {free / 1e9:,.1f} GB free, which"
+        place, instead = ("", "") if is_cpu else (f" on {device}", ", or compute on the CPU by device cpu")
+        raise ConfigurationError(
+            f"memory_budget: {size} is less than the {least / 1e9:,.1f} GB that pruning this model takes{place} with"
+            f" its weights in their files ({most / 1e9:,.1f} GB with all of them there); allow that much, or"
+            f" choose a smaller data.batch_size or data.sequence_length{instead}"
+        )
+    return free is None or most <= free
 
 
 def open_weights(
-    dense: LoadedModel, tokens: TokensHeld, folder: Path, budget: int | None = None
+    dense: LoadedModel, config: FlabPrunerConfig, folder: Path, budget: int | None = None
 ) -> tuple[LoadedModel, Workspace]:
     """A model whose weights can be read, and where other large data goes: to a folder, if the weights were left in
     their files.
 
     Args:
+        config ([`FlabPrunerConfig`]): what is requested.
         folder (`Path`): an existing one.
         budget (`int`, *optional*): bytes of memory that may be taken. Defaults to what is free.
 
@@ -144,9 +120,10 @@ def open_weights(
     """
     if dense.stored is None:
         return dense, Workspace()
-    check_disk(folder, dense, tokens.calibration)
-    needs = memory_needs(dense.model.config, dense.family, tokens, dense.model.dtype, dense.storage_dtype)
-    workspace = Workspace(folder, spare=max(0, (budget or free_memory(torch.device("cpu")) or 0) - needs.in_files))
+    check_disk(folder, dense, config.data.calibration_tokens)
+    cpu, dtype = torch.device("cpu"), dense.model.dtype
+    least, _ = memory_needs(config, dense.model.config, dense.family, dtype, dense.storage_dtype, cpu)
+    workspace = Workspace(folder, spare=max(0, (budget or free_memory(cpu) or 0) - least))
     return dense.with_weights(workspace), workspace
 
 
@@ -171,23 +148,6 @@ def check_disk(folder: Path, dense: LoadedModel, tokens: int) -> None:
             f"{folder} needs {needed / 1e9:,.1f} GB temporarily for what does not fit in memory, and its disk has"
             f" {free / 1e9:,.1f} GB free; free some space, or name a folder on another disk as cache_dir"
         )
-
-
-def weights_fit(
-    tokens: TokensHeld,
-    budget: int | None,
-    output_dtype: torch.dtype | None,
-    model: PreTrainedConfig,
-    family: Family,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> bool:
-    """Whether a model's weights can be in the memory of a device, see [`MemoryNeeds.fits`] and [`memory_needs`].
-
-    Args:
-        output_dtype (`torch.dtype`, *optional*): of the pruned weights. Defaults to that of the computation.
-    """
-    return memory_needs(model, family, tokens, dtype, output_dtype or dtype).fits(budget, device)
 
 
 def bytes_of(size: str | float) -> int:

@@ -19,9 +19,9 @@ from ..settings.configuration import FlabPrunerConfig
 from .components import COMPONENTS, components_of
 from .components.base import Calibrated, Kept, indices_of
 from .inputs import PruningInputs
+from .observers.deciding import NarrowLayer
 from .search import ChosenShape, choices_of
 from .shapes import masked_weights
-from .width.neurons import NarrowLayer
 
 
 def _load(folder: Path) -> PruningPlan:

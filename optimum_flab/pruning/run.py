@@ -37,7 +37,7 @@ from .components import sizes_of, sizes_of_config
 from .counts import read_counts
 from .inputs import PruningInputs, Resources
 from .limits import shapes_to_compare, size_limits
-from .memory_budget import TokensHeld, open_weights
+from .memory_budget import open_weights
 from .plan_check import check_plan
 from .planning import decided_plan
 from .reporting import build_report
@@ -127,7 +127,7 @@ def prune(
         say(affordable.note)
         notes.append(affordable.note)
     loaded = dense
-    dense, workspace = open_weights(loaded, TokensHeld.of(config), work.root, resources.memory)
+    dense, workspace = open_weights(loaded, config, work.root, resources.memory)
     weights = dense_hash(dense)
     notes += text_notes(config.data, formats_of(dense.tokenizer))
     with watch.step("texts"):

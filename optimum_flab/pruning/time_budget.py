@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -17,6 +19,7 @@ from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import ModelSizes
 from ..utils.errors import ConfigurationError
+from ..utils.progress import duration
 from .components import sizes_of
 
 
@@ -29,8 +32,7 @@ LEAST_TOKENS = 2048  # fewer say too little about a layer's neurons
 PROBE = 1024  # rows and columns of the matrices that are multiplied
 
 
-@dataclass(frozen=True)
-class Pace:
+class Pace(NamedTuple):
     """Multiplications and additions per second.
 
     Args:
@@ -42,28 +44,6 @@ class Pace:
     statistics: float
     layers: float
     estimates: float
-
-    @classmethod
-    def slowest(cls, paces: Iterable[Pace]) -> Pace:
-        """The combined speed of several devices."""
-        return cls(*map(min, zip(*map(astuple, paces), strict=True)))
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """About how long pruning takes.
-
-    Args:
-        fixed (`float`): seconds, however much calibration text is read.
-        per_token (`float`): seconds for each calibration token.
-    """
-
-    fixed: float
-    per_token: float
-
-    def seconds(self, tokens: int) -> float:
-        """With a number of calibration tokens."""
-        return self.fixed + tokens * self.per_token
 
 
 @dataclass(frozen=True)
@@ -97,12 +77,12 @@ def tokens_in_time(
     """
 
     def choose(_: Pieces) -> ChosenTokens:
-        pace = Pace.slowest(processes.of_each(measured_pace(dense.device, dense.model.dtype)))
+        paces = processes.of_each(measured_pace(dense.device, dense.model.dtype))
+        slowest = Pace(*map(min, zip(*paces, strict=True)))
         sizes, data, experts = sizes_of(dense.model, dense.family), config.data, dense.family.experts
         share = 1.0 if experts is None else getattr(dense.model.config, experts.per_token) / sizes.shape["expert"]
-        expected = estimate(config, sizes, pace, share, processes.number)
-        least = max(LEAST_TOKENS, data.sequence_length)
-        return chosen_tokens(expected, data.calibration_tokens, least, allowed)
+        expected = partial(expected_seconds, config, sizes, slowest, share=share, processes=processes.number)
+        return chosen_tokens(expected, data.calibration_tokens, max(LEAST_TOKENS, data.sequence_length), allowed)
 
     computation = {"dtype": str(dense.model.dtype), "device": str(dense.device)}
     inputs = {"model": dense.name, "settings": config.to_dict(), "budget": allowed, "computation": computation}
@@ -141,43 +121,44 @@ def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) ->
     return 2 * PROBE**3 * done / spent
 
 
-def estimate(
-    config: FlabPrunerConfig, sizes: ModelSizes, pace: Pace, share: float = 1.0, processes: int = 1
-) -> Estimate:
+def expected_seconds(
+    config: FlabPrunerConfig, sizes: ModelSizes, pace: Pace, tokens: int, share: float = 1.0, processes: int = 1
+) -> float:
     """About how long pruning takes.
 
     Args:
+        tokens (`int`): of calibration text.
         share (`float`): of the experts that a token is routed to.
         processes (`int`): that share the text.
     """
     data, shape, searches = config.data, sizes.shape, config.target_ratio is not None
-    layers, experts, parts = shape["layer"], shape.get("expert", 1), sizes.counts.parts(shape)
+    parts, matrices = sizes.counts.parts(shape), shape["layer"] * shape.get("expert", 1)
     idle = (1 - share) * parts.get("experts", 0)
     once = 2 * (sizes.counts.total(shape) - parts["vocabulary"] // 2 - idle)  # one token through the model
-    gram = 1.2 * layers * experts * share * shape["neuron"] ** 2
-    cube = CUBES * layers * experts * shape["neuron"] ** 3
     ranks = config.layers.enabled and (searches or config.layers.num_hidden_layers is not None)
     # at full width neurons compensate for removed layers, but those of experts do not
     narrows = config.ffn.enabled and (
         searches or config.ffn.intermediate_size is not None or (ranks and "expert" not in shape)
     )
+    heads = config.heads.enabled  # their matrices are small beside those of neurons
+    passes = (narrows + heads + searches * (1 + heads) / 4) / processes  # over the calibration text
     shapes = searches * 2 * SHAPES * data.validation_tokens / processes
-    ranking = ranks * config.layers.search_tokens * layers / 2
+    ranking = ranks * config.layers.search_tokens * shape["layer"] / 2
     measuring = 3 * data.held_out_tokens / processes
-    fixed = (
-        (shapes + ranking) * once / pace.estimates
-        + measuring * once / pace.layers
-        + (narrows + searches) * cube / pace.statistics
+    seconds = (
+        (shapes + ranking + 4 * passes * tokens) * once / pace.estimates
+        + (measuring + 2 * passes * tokens) * once / pace.layers
+        + 1.2 * passes * tokens * share * matrices * shape["neuron"] ** 2 / pace.statistics
+        + (narrows + searches) * CUBES * matrices * shape["neuron"] ** 3 / pace.statistics
     )
-    passes = (narrows + searches / 4) / processes  # over the calibration text
-    per_token = passes * (4 * once / pace.estimates + 2 * once / pace.layers + gram / pace.statistics)
-    return Estimate(BASE + fixed / REACHED, per_token / REACHED)
+    return BASE + seconds / REACHED
 
 
-def chosen_tokens(expected: Estimate, tokens: int, least: int, allowed: float) -> ChosenTokens:
+def chosen_tokens(expected: Callable[[int], float], tokens: int, least: int, allowed: float) -> ChosenTokens:
     """As many calibration tokens as there is time for: those requested, half of them, and so on.
 
     Args:
+        expected (`Callable`): the seconds that a number of them takes.
         tokens (`int`): requested.
         least (`int`): the fewest to choose, unless fewer are requested.
         allowed (`float`): seconds.
@@ -185,17 +166,13 @@ def chosen_tokens(expected: Estimate, tokens: int, least: int, allowed: float) -
     Raises:
         [`ConfigurationError`]: even a little text takes longer.
     """
-    while (seconds := expected.seconds(tokens)) > allowed:
+    while (seconds := expected(tokens)) > allowed:
         if tokens <= least:
             raise ConfigurationError(
-                f"time_budget: {_minutes(allowed)} is less than the {_minutes(seconds)} or so that pruning this model"
+                f"time_budget: {duration(allowed)} is less than the {duration(seconds)} or so that pruning this model"
                 f" takes here with {tokens:,} calibration tokens; allow that much, name sizes instead of a target (no"
                 " search), or switch a component off"
             )
         tokens = max(tokens // 2, least)
-    note = f"time budget of {_minutes(allowed)}: {tokens:,} calibration tokens, {_minutes(seconds)} expected"
+    note = f"time budget of {duration(allowed)}: {tokens:,} calibration tokens, {duration(seconds)} expected"
     return ChosenTokens(tokens, note)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:,.0f} min" if seconds >= 90 else f"{seconds:,.0f} s"

@@ -65,13 +65,11 @@ class CountedTokens:
     @property
     def hash(self) -> str:
         """Hex SHA-256 of all of it."""
-        arrays = (self.natural, self.protected, self.used, self.uses, np.array(self.closed))
-        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+        return hashlib.sha256(b"".join(np.asarray(value).tobytes() for value in vars(self).values())).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Writes them to a folder."""
-        arrays = {**vars(self), "closed": np.array(self.closed)}
-        save_file(arrays, folder / self.FILE)
+        save_file({**vars(self), "closed": np.array(self.closed)}, folder / self.FILE)
 
     @classmethod
     def load(cls, folder: Path) -> CountedTokens:
@@ -124,21 +122,19 @@ def source_counts(
     sources: dict[str, list[str]] = {}
     for document in corpus:
         sources.setdefault(document.source, []).append(document.text)
-    size = sum(map(_bytes, [*sources.values(), *(one.words for one in words)]))
-    counts = []
-    with progress_bar("Counting tokens", size, "B", unit_scale=True) as bar:
-        for number, texts in enumerate(sources.values()):
-            parts = []
-            for place, part in enumerate(text_chunks(texts)):
-                kept = pieces.tensors(f"source-{number}-{place}", partial(_counts, tokenizer, part))
-                parts.append(kept["counts"].numpy())
-                bar.update(_bytes(part))
-            counts.append(np.sum(parts, axis=0))
-        for number, one in enumerate(words):
-            kept = pieces.tensors(f"preset-{number}", partial(_counts, tokenizer, one.words, one.counts))
-            counts.append(kept["counts"].numpy())
-            bar.update(_bytes(one.words))
-    return counts
+    parts: list[tuple[int, str, Sequence[str], np.ndarray | None]] = [
+        (number, f"source-{number}-{place}", part, None)
+        for number, texts in enumerate(sources.values())
+        for place, part in enumerate(text_chunks(texts))
+    ]
+    parts += [(len(sources) + number, f"preset-{number}", one.words, one.counts) for number, one in enumerate(words)]
+    counts: dict[int, np.ndarray] = {}
+    with progress_bar("Counting tokens", sum(_bytes(part) for _, _, part, _ in parts), "B", unit_scale=True) as bar:
+        for number, name, part, times in parts:
+            kept = pieces.tensors(name, partial(_counts, tokenizer, part, times))["counts"].numpy()
+            counts[number] = counts[number] + kept if number in counts else kept
+            bar.update(_bytes(part))
+    return list(counts.values())
 
 
 def counted_tokens(

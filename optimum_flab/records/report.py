@@ -120,7 +120,8 @@ class RemovedLayer(Record):
 
     Args:
         layer (`int`): index in the dense model.
-        score (`float`): the criterion's score, see [`~pruning.depth.search.Removal`].
+        score (`float`): the criterion's; by `"divergence"` that of the model, in nats per token, once this layer
+            and those before it are gone.
     """
 
     layer: int

@@ -11,8 +11,7 @@ stream, only the final norm is refitted.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +19,7 @@ from torch import nn
 
 from ..families import Norm
 from ..running.layer_pass import LayerObserver, LayerPass
-from ..running.layerwise import captured, run_layer, token_importance
+from ..running.layerwise import recorded, run_block
 from ..tensors.least_squares import LeastSquares, solve
 
 
@@ -45,17 +44,6 @@ def corrected(weight: torch.Tensor, problem: LeastSquares, pull: float = PULL) -
         return weight
     step = solve(*problem.damped(pull))[0]
     return weight + step if torch.isfinite(step).all() else weight
-
-
-@contextmanager
-def _inputs_seen(module: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-    """Records the input of a module, at each run."""
-    seen: dict[str, torch.Tensor] = {}
-    handle = module.register_forward_pre_hook(lambda _, args: seen.update(input=args[0]))
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()
@@ -104,10 +92,11 @@ class _Refit(LayerObserver):
             if number != kept:
                 stream[:] = dense.through(number, stream)
                 continue
-            with captured(dense.family, dense.model.config, dense.layers[number]) as seen:
-                for batch, x in enumerate(dense.inputs):
-                    stream[batch] = run_layer(dense.layers[number], stream[batch], x.kwargs[number])
-                    before_ffn.append(seen.stream)
+            for batch, x in enumerate(dense.inputs):
+                layer, config = dense.layers[number], dense.model.config
+                run = run_block(dense.family, config, layer, stream[batch], x.kwargs[number])
+                stream[batch] = run.after
+                before_ffn.append(run.stream)
         return before_ffn
 
     def _refit_output(self, index: int, name: str, wanted: Sequence[torch.Tensor]) -> None:
@@ -127,14 +116,17 @@ class _Refit(LayerObserver):
         problem, scale = LeastSquares(torch.zeros_like(weight)), family.block.scale(config)
         error_sum, input_sum = weight.new_zeros(weight.shape[0]).float(), weight.new_zeros(weight.shape[1]).float()
         weight_sum = weight.new_zeros(()).float()
-        with _inputs_seen(projection) as seen, captured(family, config, layer) as behind:
+        with recorded(layer, name) as runs:
             for batch, mask in enumerate(reading.masks):
-                output = run_layer(layer, self.streams["pruned"][batch], reading.inputs[batch].kwargs[index])
-                now = output if name == family.block.ffn_out else behind.stream
+                hidden, kwargs = self.streams["pruned"][batch], reading.inputs[batch].kwargs[index]
+                run = run_block(family, config, layer, hidden, kwargs)
+                now = run.after if name == family.block.ffn_out else run.stream
                 target = wanted[batch].to(now.device)[mask]
-                importance = token_importance(family.norm, target)
+                # The next layer reads the stream through a norm, so an error counts relative to the stream's own size;
+                # otherwise a few tokens with massive activations (attention sinks) would outweigh all others.
+                importance = 1 / family.norm.square(target).clamp_min(1e-12)
                 error = (target.float() - now[mask].float()) / scale
-                read = seen["input"].reshape(*mask.shape, -1)[mask]  # some classes flatten the rows before the FFN
+                read = runs[name][0].reshape(*mask.shape, -1)[mask]  # some classes flatten the rows before the FFN
                 problem.add(read, error, importance)
                 error_sum = error_sum + importance @ error
                 input_sum = input_sum + importance @ read.float()

@@ -55,10 +55,9 @@ def closed_form_step(
     computing = copy_in(work.model, dense.device, work.dtype)
     most = max(1, work.settings.closed_form_tokens // work.settings.sequence_length)
     tokens = next(data.rows.tokens.batches(most))
-    with work.steps.bar("Refitting in closed form", len(work.plan.kept_layers), "layer") as tick:
-        dense_pass = LayerPass(dense, work.family, as_dense(tokens), MEASURED_AT_ONCE)
-        pruned_pass = LayerPass(computing, work.family, tokens, MEASURED_AT_ONCE, tick=lambda: tick(1))
-        refit(dense_pass, pruned_pass, work.plan.kept_layers)
+    work.steps.say("refitting in closed form")
+    dense_pass = LayerPass(dense, work.family, as_dense(tokens), MEASURED_AT_ONCE)
+    refit(dense_pass, LayerPass(computing, work.family, tokens, MEASURED_AT_ONCE), work.plan.kept_layers)
     measure = _validation_divergence(work, dense, data.validation.tokens, as_dense)
     give_up_dense()
     best = beginning()

@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 Replaced = Callable[[int], Mapping[str, torch.Tensor]]
 
 
-def as_they_are(index: int) -> dict[str, torch.Tensor]:
-    """No layer has a tensor replaced."""
-    return {}
-
-
 def copy_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """A copy of a model on another device or in another dtype.
 
@@ -64,17 +59,10 @@ def dtypes_of(model: PreTrainedModel) -> dict[str, torch.dtype]:
     return {name: tensor.dtype for name, tensor in model.state_dict().items()}
 
 
-def replaced_step(model: PreTrainedModel, family: Family, replaced: Replaced = as_they_are) -> LayerStep:
+def replaced_step(model: PreTrainedModel, family: Family, replaced: Replaced = lambda index: {}) -> LayerStep:
     """What the decoder layers of a model do on its device with some of their tensors replaced; the model is left as it
     is."""
-    layers, device = family.decoder_layers(model), model.device
-
-    def tensors(index: int) -> dict[str, torch.Tensor]:
-        given = replaced(index)
-        own = {name: tensor for name, tensor in layers[index].named_parameters() if name not in given}
-        return {name: tensor.to(device) for name, tensor in own.items() if tensor.device != device} | dict(given)
-
-    return _step(layers, tensors)
+    return _step(family.decoder_layers(model), family, model.device, dtypes_of(model), replaced)
 
 
 def one_at_a_time(tensors: Replaced) -> Replaced:
@@ -90,8 +78,14 @@ def one_at_a_time(tensors: Replaced) -> Replaced:
     return of_layer
 
 
-def _step(layers: nn.ModuleList, tensors: Replaced) -> LayerStep:
-    of_layer = one_at_a_time(tensors)
+def _step(
+    layers: nn.ModuleList, family: Family, device: torch.device, dtypes: Mapping[str, torch.dtype], replaced: Replaced
+) -> LayerStep:
+    def weights(index: int) -> dict[str, torch.Tensor]:
+        tensors = {**dict(layers[index].named_parameters()), **replaced(index)}
+        return {name: tensor.to(device, dtypes[family.in_layer(index, name)]) for name, tensor in tensors.items()}
+
+    of_layer = one_at_a_time(weights)
 
     def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
         return output_of(functional_call(layers[index], dict(of_layer(index)), (hidden,), kwargs))
@@ -105,7 +99,7 @@ def cast_by_layer(
     family: Family,
     device: torch.device,
     dtype: torch.dtype,
-    replaced: Replaced = as_they_are,
+    replaced: Replaced = lambda index: {},
 ) -> tuple[PreTrainedModel, LayerStep]:
     """Computes as [`copy_in`] would, with one decoder layer at a time copied instead of all.
 
@@ -123,13 +117,7 @@ def cast_by_layer(
     with torch.device("meta"):
         like = new_model(type(model), config, dtype=dtype)
     outer, dtypes = with_layers_elsewhere(model, family, device, like), dtypes_of(like)
-    layers = family.decoder_layers(outer)
-
-    def weights(index: int) -> dict[str, torch.Tensor]:
-        tensors = {**dict(layers[index].named_parameters()), **replaced(index)}
-        return {name: tensor.to(device, dtypes[family.in_layer(index, name)]) for name, tensor in tensors.items()}
-
-    return outer, _step(layers, weights)
+    return outer, _step(family.decoder_layers(outer), family, device, dtypes, replaced)
 
 
 def estimates_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -138,7 +126,7 @@ def estimates_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def for_estimates(
-    model: PreTrainedModel, family: Family, replaced: Replaced = as_they_are
+    model: PreTrainedModel, family: Family, replaced: Replaced = lambda index: {}
 ) -> tuple[PreTrainedModel, LayerStep]:
     """A model and what its layers do, for results that need not be exact to the last digit: in bfloat16 where the
     device supports it natively, which takes half the time, see [`cast_by_layer`]; otherwise, and if the model is in

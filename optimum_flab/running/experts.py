@@ -121,18 +121,3 @@ class ExpertWeights:
         config: Any = self.module.config
         with experts_by(config, "eager"):  # the other implementations need the number of experts
             return functional_call(self.module, tensors, (hidden, first, torch.ones_like(first, dtype=hidden.dtype)))
-
-
-def chosen_experts(scores: torch.Tensor, number: int, groups: int = 1) -> torch.Tensor:
-    """The experts with the highest scores, the same number from each group of neighbours.
-
-    Args:
-        scores (`torch.Tensor` of shape `(experts,)`): see [`rank_experts`].
-        number (`int`): experts to keep, a multiple of `groups`.
-
-    Returns:
-        `torch.Tensor` of shape `(number,)`: their indices, ascending.
-    """
-    inside = scores.reshape(groups, -1)
-    best = inside.argsort(dim=1, descending=True, stable=True)[:, : number // groups]
-    return (best + torch.arange(groups)[:, None] * inside.shape[1]).flatten().sort().values

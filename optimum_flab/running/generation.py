@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -26,17 +26,7 @@ TAIL_MARGIN = 4  # tokens decoded beyond the longest stop string
 FIRST_STEP = 64  # new tokens after which rows that have ended leave a batch for the first time
 # Settings whose meaning does not change if a completion is generated in several steps.
 PLAIN_SETTINGS = frozenset(
-    {
-        "do_sample",
-        "temperature",
-        "top_k",
-        "top_p",
-        "max_new_tokens",
-        "num_beams",
-        "eos_token_id",
-        "pad_token_id",
-        "transformers_version",
-    }
+    "do_sample temperature top_k top_p max_new_tokens num_beams eos_token_id pad_token_id transformers_version".split()
 )
 ANCHOR = 8  # prompt tokens that precede a completion when it is decoded
 CACHE_FORMAT = 2  # of batches; increased whenever generating, truncating or scoring changes
@@ -59,45 +49,32 @@ class BatchCache:
         """What is stored under `key` (any plain values), or what `make` returns, which is then stored."""
         digest = digest_of(key)
         path = self.folder / digest[:2] / f"{digest}.json"
-        stored = self._read(path)
-        if stored is not None:
+        # a value error: a disk that lost its last writes; the batch is computed again
+        with self._naming_the_folder(), suppress(FileNotFoundError, ValueError):
+            stored = json.loads(path.read_text(encoding="utf-8"))
             self.reused += 1
             return stored
         result = make()
         self.made += 1
-        self._write(path, result)
+        with self._naming_the_folder():
+            write_atomically(path, lambda partial: partial.write_text(json.dumps(result), encoding="utf-8"))
         return result
 
     def prepare(self) -> None:
         """Creates the folder; raises a [`FlabError`] if it cannot be written to."""
-        try:
+        with self._naming_the_folder():
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unusable(error) from error
-        if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
-            raise self._unusable(PermissionError("no permission"))
+            TemporaryFile(dir=self.folder).close()
 
-    def _read(self, path: Path) -> list[Any] | None:
+    @contextmanager
+    def _naming_the_folder(self) -> Iterator[None]:
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError:  # a disk that lost its last writes; the batch is computed again
-            return None
+            yield
         except OSError as error:
-            raise self._unusable(error) from error
-
-    def _write(self, path: Path, result: list[Any]) -> None:
-        try:
-            write_atomically(path, lambda partial: partial.write_text(json.dumps(result), encoding="utf-8"))
-        except OSError as error:
-            raise self._unusable(error) from error
-
-    def _unusable(self, error: OSError) -> FlabError:
-        return FlabError(
-            f"the cache folder {str(self.folder)!r} cannot be used ({error.strerror or error}); name another one with"
-            " `cache_dir`"
-        )
+            raise FlabError(
+                f"the cache folder {str(self.folder)!r} cannot be used ({error.strerror or error}); name another one"
+                " with `cache_dir`"
+            ) from error
 
 
 def batches_by_length(prompts: Sequence[list[int]], batch_size: int) -> list[list[int]]:
@@ -107,20 +84,20 @@ def batches_by_length(prompts: Sequence[list[int]], batch_size: int) -> list[lis
 
 
 @contextmanager
-def contiguous_head_input(model: PreTrainedModel) -> Iterator[None]:
-    """Makes the output head read contiguous hidden states.
+def generates_by(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """Within this context a model has this generation config, from which a call takes what it does not specify, and
+    its output head reads contiguous hidden states.
 
-    After a prompt it is given the last position of each row, a strided view. Torch multiplies such a view by a weight
-    that needs no gradient row by row, each time with a copy of the weight: gigabytes for a large vocabulary.
+    After a prompt the head is given the last position of each row, a strided view. Torch multiplies such a view by a
+    weight that needs no gradient row by row, each time with a copy of the weight: gigabytes for a large vocabulary.
     """
+    own, model.generation_config = model.generation_config, config
     head = model.get_output_embeddings()
-    if head is None:
-        yield
-        return
     handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
     try:
         yield
     finally:
+        model.generation_config = own
         handle.remove()
 
 
@@ -144,13 +121,29 @@ def new_tokens(
             as a list or `None`; the checkpoint's own settings do not.
     """
     completions: list[list[int]] = [[] for _ in prompts]
-    rows, written = list(range(len(prompts))), 0
+    rows, written, ends = list(range(len(prompts))), 0, set(config.eos_token_id or ())
     for most in _steps(config):
         texts = [prompts[row] + completions[row] for row in rows]
-        chunks, ended = _written_on(model, tokenizer, texts, written, stops, _up_to(config, most))
+        width = max(map(len, texts))
+        padding = [width - len(text) for text in texts]
+        ids = [[config.pad_token_id] * pad + text for pad, text in zip(padding, texts, strict=True)]
+        mask = [[0] * pad + [1] * (width - pad) for pad in padding]
+        stopping = HasStopString(tokenizer, stops, width - written) if stops else None
+        shorter = copy.deepcopy(config)
+        shorter.max_new_tokens = most
+        with generates_by(model, shorter):
+            output = model.generate(
+                input_ids=torch.tensor(ids, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+                generation_config=shorter,
+                stopping_criteria=[stopping] if stopping else None,
+            )
+        chunks = output[:, width:].tolist()
+        stopped = stopping.done.tolist() if stopping and stopping.done is not None else [False] * len(rows)
         for row, chunk in zip(rows, chunks, strict=True):
             completions[row] += chunk
-        rows = [row for row, end in zip(rows, ended, strict=True) if not end]
+        has_ended = [stop or not ends.isdisjoint(chunk) for stop, chunk in zip(stopped, chunks, strict=True)]
+        rows = [row for row, end in zip(rows, has_ended, strict=True) if not end]
         written += most
         if not rows:
             break
@@ -168,38 +161,6 @@ def _steps(config: GenerationConfig) -> Iterator[int]:
         step = min(left, max(FIRST_STEP, written))
         yield step
         written, left = written + step, left - step
-
-
-def _up_to(config: GenerationConfig, most: int) -> GenerationConfig:
-    shorter = copy.deepcopy(config)
-    shorter.max_new_tokens = most
-    return shorter
-
-
-def _written_on(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[list[int]],
-    written: int,
-    stops: Sequence[str],
-    config: GenerationConfig,
-) -> tuple[list[list[int]], list[bool]]:
-    """What a model adds to texts, whose last `written` tokens are its own, and which of the texts it has ended."""
-    width = max(map(len, texts))
-    rows = [[config.pad_token_id] * (width - len(text)) + text for text in texts]
-    mask = [[0] * (width - len(text)) + [1] * len(text) for text in texts]
-    stopping = HasStopString(tokenizer, stops, width - written) if stops else None
-    with only_config(model, config), contiguous_head_input(model):
-        output = model.generate(
-            input_ids=torch.tensor(rows, device=model.device),
-            attention_mask=torch.tensor(mask, device=model.device),
-            generation_config=config,
-            stopping_criteria=[stopping] if stopping else None,
-        )
-    new_ids = output[:, width:].tolist()
-    last = set(config.eos_token_id or ())
-    stopped = stopping.done.tolist() if stopping and stopping.done is not None else [False] * len(texts)
-    return new_ids, [stop or not last.isdisjoint(ids) for stop, ids in zip(stopped, new_ids, strict=True)]
 
 
 def text_behind(
@@ -252,29 +213,13 @@ def cut(text: str, stops: Sequence[str]) -> str:
     return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 
 
-@contextmanager
-def only_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """While the block runs, the model has this generation config: a call takes what it does not specify from there."""
-    own, model.generation_config = model.generation_config, config
-    try:
-        yield
-    finally:
-        model.generation_config = own
-
-
-@torch.no_grad()
 def completion(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int) -> str:
     """A prompt with a greedy completion, whatever the model's own generation settings say."""
-    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-    # what a call does not specify comes from the model's own settings, a repetition penalty for example
+    ids, ends = tokenizer(prompt)["input_ids"], end_ids(model, tokenizer) or None
     config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        eos_token_id=end_ids(model, tokenizer) or None,
-        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
-    with only_config(model, config):
-        output = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-    return tokenizer.decode(output[0], skip_special_tokens=True)
+    return tokenizer.decode(ids + new_tokens(model, tokenizer, [ids], [], config)[0], skip_special_tokens=True)
 
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from operator import is_
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ..families import Family
-from ..records.pieces import Piece, Pieces
+from ..records.pieces import Pieces
 from ..tensors.workspace import Workspace
 from ..texts.packing import PackedTokens
 from ..utils.memory import trim_heap
@@ -52,7 +51,6 @@ class LayerPass:
         tokens ([`PackedTokens`]): sequences, as ids of `model`.
         batch_size (`int`): sequences per forward pass.
         generator (`torch.Generator`, *optional*): on the CPU, for what is random in the pass.
-        tick (`Callable`): called for every layer that is done, if the run has no bar of its own.
         pieces ([`Pieces`], *optional*): keeps results and hidden states, in case the run is interrupted.
         workspace ([`Workspace`], *optional*): where large data is put. Defaults to memory.
         processes ([`Processes`], *optional*): those that share the batches. Defaults to this one only.
@@ -65,7 +63,6 @@ class LayerPass:
     tokens: PackedTokens
     batch_size: int
     generator: torch.Generator = field(default_factory=torch.Generator)
-    tick: Callable[[], None] = lambda: None
     pieces: Pieces = field(default_factory=Pieces)
     workspace: Workspace = field(default_factory=Workspace)
     processes: Processes = field(default_factory=Processes)
@@ -133,12 +130,11 @@ class LayerPass:
 
         Args:
             observer ([`LayerObserver`]): what measures or decides.
-            description (`str`): what is being done, for a bar. Defaults to none: `tick` is called.
+            description (`str`): what is being done, for a bar. Defaults to none.
             order (`Sequence[int]`, *optional*): the layers to pass. Defaults to all, bottom first.
         """
         order = range(len(self.layers)) if order is None else order
-        bar = progress(description, len(order), "layer") if description else nullcontext(self.tick)
-        with bar as tick:
+        with progress(description, len(order), "layer", disable=not description) as tick:
             start = self._resumed(observer, order)
             for place, index in enumerate(order):
                 if place >= start:
@@ -163,29 +159,17 @@ class LayerPass:
         if not self.processes.same(done):
             done = 0
         if piece is not None and done:
-            observer.streams.update(self._streams(piece))
+            for name in piece.facts["names"]:
+                states = [piece.tensors[f"{name}.{batch}"] for batch in range(len(self.inputs))]
+                observer.streams[name] = [one.to(x.hidden.device) for one, x in zip(states, self.inputs, strict=True)]
             self.generator.set_state(piece.tensors["generator"])
         return done
 
-    def _streams(self, piece: Piece) -> Iterator[tuple[str, list[torch.Tensor]]]:
-        states = {
-            name: [piece.tensors[f"{name}.{batch}"].to(x.hidden.device) for batch, x in enumerate(self.inputs)]
-            for name in piece.facts["same"].values()
-        }
-        return ((name, list(states[source])) for name, source in piece.facts["same"].items())
-
     def _keep_streams(self, streams: Mapping[str, list[torch.Tensor]], done: int) -> None:
-        # by name, the first stream of the same tensors
-        same = {
-            name: next(first for first in streams if all(map(is_, streams[first], streams[name]))) for name in streams
-        }
-        tensors = {
-            f"{name}.{batch}": states
-            for name, source in same.items()
-            if name == source
-            for batch, states in enumerate(streams[name])
-        }
-        self.pieces.write(STREAMS, {**tensors, "generator": self.generator.get_state()}, done=done, same=same)
+        tensors = {f"{name}.{batch}": one for name in streams for batch, one in enumerate(streams[name])}
+        self.pieces.write(
+            STREAMS, {**tensors, "generator": self.generator.get_state()}, done=done, names=list(streams)
+        )
 
 
 class LayerObserver:
@@ -203,7 +187,7 @@ class LayerObserver:
 
     @cached_property
     def streams(self) -> dict[str, list[torch.Tensor]]:
-        """Hidden states by batch of this process, where they are; saved after every layer. Two may be the same."""
+        """Hidden states by batch of this process, where they are; saved after every layer."""
         return {name: self.reading.embedded() for name in self._names}
 
     def observe(self, index: int) -> Mapping[str, torch.Tensor]:

@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
-from ..families import Family, Norm
+from ..families import Family
 from ..tensors.workspace import Workspace
 from ..texts.packing import PackedTokens
 
@@ -61,9 +61,8 @@ def _layers_recorded(layers: nn.ModuleList, record: list[dict[str, Any]]) -> Ite
         yield
     finally:
         for layer, original in zip(layers, originals, strict=True):
-            if original is None:
-                del layer.forward
-            else:
+            del layer.forward
+            if original is not None:
                 layer.forward = original
 
 
@@ -116,51 +115,47 @@ def _within(mask: torch.Tensor | None, allowed: torch.Tensor, dtype: torch.dtype
     return mask.masked_fill(~allowed, torch.finfo(dtype).min)
 
 
-class Captured:
-    """What the FFN of a layer saw in its last run; nothing before the first.
+@contextmanager
+def recorded(layer: nn.Module, *paths: str) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+    """Within this context each run of a layer records what modules in it read and returned, by their paths."""
+    runs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    Attributes:
+    def recorder(path: str) -> Callable[[nn.Module, tuple, torch.Tensor], None]:
+        return lambda module, args, output: runs.update({path: (args[0], output_of(output))})
+
+    handles = [layer.get_submodule(path).register_forward_hook(recorder(path)) for path in paths]
+    try:
+        yield runs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class BlockRun(NamedTuple):
+    """A layer's output, and what its FFN saw.
+
+    Args:
+        after (`torch.Tensor` of shape `(rows, length, hidden)`): the output of the layer.
         stream (`torch.Tensor` of shape `(rows, length, hidden)`): what the FFN's output is added to.
-        neurons (`torch.Tensor` of shape `(rows, length, neurons)`): what the output projection reads.
-        output (`torch.Tensor` of shape `(rows, length, hidden)`): what the output projection returned when it last
-            ran.
+        neurons (`torch.Tensor` of shape `(rows, length, neurons)`): what the output projection of the FFN reads.
+        output (`torch.Tensor` of shape `(rows, length, hidden)`): what it returns.
     """
 
+    after: torch.Tensor
     stream: torch.Tensor
     neurons: torch.Tensor
     output: torch.Tensor
 
 
-@contextmanager
-def captured(family: Family, config: Any, layer: nn.Module) -> Iterator[Captured]:
-    """Within this context each run of a layer records what its FFN saw."""
-    seen, block = Captured(), family.block
-    scale = block.scale(config)
-
-    def see_stream(module: nn.Module, args: tuple) -> None:
-        seen.stream = args[0]
-
-    def see_attention(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        seen.stream = seen.stream + scale * output
-
-    def see_neurons(module: nn.Module, args: tuple) -> None:
-        seen.neurons = args[0].reshape(*seen.stream.shape[:-1], -1)  # some classes flatten the rows before the FFN
-
-    def see_output(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        seen.output = output_of(output).reshape(seen.stream.shape)
-
-    attention = layer.get_submodule(_attention_name(family))
-    handles = [
-        layer.register_forward_pre_hook(see_stream),
-        attention.register_forward_hook(see_attention),
-        family.ffn_out(layer).register_forward_pre_hook(see_neurons),
-        family.ffn_out(layer).register_forward_hook(see_output),
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+def run_block(family: Family, config: Any, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> BlockRun:
+    """Runs a layer with an FFN."""
+    block, attention = family.block, family.block.attention_post_norm or family.block.attention_out
+    with recorded(layer, attention, block.ffn_out) as runs:
+        after = run_layer(layer, hidden, kwargs)
+    neurons, output = runs[block.ffn_out]
+    stream = hidden + block.scale(config) * runs[attention][1]
+    # some classes flatten the rows before the FFN
+    return BlockRun(after, stream, neurons.reshape(*stream.shape[:-1], -1), output.reshape(stream.shape))
 
 
 def run_layer(layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
@@ -168,47 +163,6 @@ def run_layer(layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) ->
     return output_of(layer(hidden, **kwargs))
 
 
-class _NeuronsSeen(Exception):
-    """The rest of a layer is not needed."""
-
-
-def run_to_neurons(family: Family, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> None:
-    """Runs a decoder layer up to what the output projection of its FFN reads, for what [`captured`] records; to the
-    end if attention comes later."""
-    attended: list[bool] = []
-
-    def stop(module: nn.Module, args: tuple) -> None:
-        if attended:
-            raise _NeuronsSeen
-
-    attention = layer.get_submodule(_attention_name(family))
-    handles = [
-        attention.register_forward_hook(lambda *_: attended.append(True)),
-        family.ffn_out(layer).register_forward_pre_hook(stop),
-    ]
-    try:
-        run_layer(layer, hidden, kwargs)
-    except _NeuronsSeen:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _attention_name(family: Family) -> str:
-    """The module whose output is added to the stream."""
-    return family.block.attention_post_norm or family.block.attention_out
-
-
 def output_of(result: torch.Tensor | tuple) -> torch.Tensor:
     """The hidden states in the output of a decoder layer: some families return them with other values."""
     return result[0] if isinstance(result, tuple) else result
-
-
-def token_importance(norm: Norm, hidden: torch.Tensor) -> torch.Tensor:
-    """Weight of each token's error, float32, of the shape of `hidden` without its last axis.
-
-    The next layer reads the residual stream through a norm, so an error counts relative to the stream's own size;
-    otherwise a few tokens with massive activations (attention sinks) would outweigh all others.
-    """
-    return 1 / norm.square(hidden).clamp_min(1e-12)

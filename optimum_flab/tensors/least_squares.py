@@ -70,11 +70,11 @@ class LeastSquares:
         both._halves, both.cross = (*self._halves, *other._halves), self.cross + other.cross
         return both
 
-    def damped(self, damping: float, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
-        """[`RestrictedLeastSquares.damped`] if all inputs stay."""
-        gram = self.gram
-        dense = None if share == 1.0 else self.weight @ gram
-        return _damped(gram, self.cross, self.weight, dense, _pull(self.diagonal, damping), share)
+    def damped(self, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """[`RestrictedLeastSquares.damped`] if all inputs stay, to compensate for all of the error."""
+        gram, pull = self.gram, _pull(self.diagonal, damping)
+        gram.diagonal().add_(pull)
+        return gram, torch.add(self.cross, self.weight, alpha=float(pull))
 
     def restricted(self, kept: torch.Tensor) -> RestrictedLeastSquares:
         """The same problem if only some inputs stay.
@@ -132,7 +132,7 @@ class RestrictedLeastSquares:
         """The mean of the Gram diagonal of all inputs."""
         return float(_pull(self.diagonal, 1.0))
 
-    def damped(self, damping: float, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    def damped(self, damping: float, share: float) -> tuple[torch.Tensor, torch.Tensor]:
         """The normal equations `W gram = cross`, pulled towards `W₀`.
 
         Args:
@@ -144,26 +144,14 @@ class RestrictedLeastSquares:
             `tuple[torch.Tensor, torch.Tensor]`: gram `(kept, kept)` and cross `(out, kept)`, float32. The first is
                 this problem's own, of which nothing else can be asked then.
         """
-        return _damped(self.gram, self.cross, self.weight, self.dense, _pull(self.diagonal, damping), share)
+        pull = _pull(self.diagonal, damping)
+        self.gram.diagonal().add_(pull)
+        return self.gram, torch.add(torch.lerp(self.dense, self.cross, share), self.weight, alpha=float(pull))
 
 
 def _pull(diagonal: torch.Tensor, damping: float) -> torch.Tensor:
     """`λ`: a share of the mean of the Gram diagonal."""
     return damping * diagonal.mean().clamp_min(torch.finfo(torch.float32).tiny)
-
-
-def _damped(
-    gram: torch.Tensor,
-    cross: torch.Tensor,
-    weight: torch.Tensor,
-    dense: torch.Tensor | None,
-    pull: torch.Tensor,
-    share: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """See [`RestrictedLeastSquares.damped`]; `gram` is overwritten."""
-    gram.diagonal().add_(pull)
-    wanted = cross if dense is None else torch.lerp(dense, cross, share)
-    return gram, torch.add(wanted, weight, alpha=float(pull))
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from optimum_flab.criteria import EXPERTS
 from optimum_flab.criteria import NEURONS as NEURON_CRITERIA
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components import sizes_of
-from optimum_flab.pruning.experts.choosing import rank_experts
+from optimum_flab.pruning.observers.experts import chosen_experts, rank_experts
+from optimum_flab.pruning.observers.narrowing import narrow
 from optimum_flab.pruning.plan_check import check_plan
-from optimum_flab.pruning.width.narrowing import narrow
-from optimum_flab.running.experts import chosen_experts
 from optimum_flab.sizes import shape_of
 from optimum_flab.utils.errors import FlabError
 
@@ -153,15 +152,6 @@ def reference_scores(model, family, tokens, layer):
                 output = mlp.experts.down_proj[expert] @ (torch.nn.functional.silu(inner) * up)
                 norms[expert].append(float(gate * output.norm()))
     return torch.tensor([sum(found) / max(len(found), 1) for found in norms], dtype=torch.float64)
-
-
-def test_sums_of_a_criterion_are_over_the_tokens_routed_to_each_expert(squares):
-    model = member("qwen3_moe")
-    family, text = family_for(model.config), random_tokens(40, VOCABULARY, 24)
-    width, every = shape_of(model, family)["neuron"] // 2, range(len(family.decoder_layers(model)))
-    narrow(reading(model, text), every, width, squares.criterion)
-    assert len(squares.seen) == len(family.pruned_layers(model)) * shape_of(model, family)["expert"]
-    assert all(torch.allclose(own, diagonal, rtol=1e-4) for own, diagonal in squares.seen)
 
 
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "deepseek_v3"])

@@ -13,8 +13,7 @@ from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
 from optimum_flab.checkpoints.stored_model import check_belongs_together
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.criteria import LAYERS
-from optimum_flab.measuring.divergence import OutputHead
-from optimum_flab.pruning.depth.search import ranked_layers
+from optimum_flab.pruning.observers.layers import ranked_layers
 from optimum_flab.records.report import read_report
 from optimum_flab.recovery.trained import Training, merge_training
 from optimum_flab.settings.recovery import RecoverySettings
@@ -96,8 +95,7 @@ def test_rows_that_are_no_whole_numbers_of_16_bytes(dtype, tmp_path, monkeypatch
     else:
         dense = load_dense(saved(model, tmp_path), device="cpu", dtype=dtype)
     tokens = random_tokens(8, 600)
-    head = OutputHead(dense.model, dense.family)
-    removed = next(ranked_layers(reading(dense.model, tokens), head, LAYERS["divergence"])).layer
+    removed = next(ranked_layers(reading(dense.model, tokens), LAYERS["divergence"])).layer
     experts = {layer: [0, 2, 3, 5] for layer in (0, 2, 3, 4) if layer != removed}
     plan = plan_of(list(range(600)), sorted([1, *experts]), {}, kept_experts=experts)
     pruned = operate(dense.model, dense.family, plan)

@@ -15,7 +15,7 @@ from optimum_flab.checkpoints.stored_model import check_belongs_together
 from optimum_flab.criteria import NEURONS
 from optimum_flab.families import FAMILY_NAME, family_for, files, known_families, read_family
 from optimum_flab.inspection import inspect_model
-from optimum_flab.pruning.width.narrowing import narrow
+from optimum_flab.pruning.observers.narrowing import narrow
 from optimum_flab.records.report import read_report
 from optimum_flab.recovery.closed_form import refit
 from optimum_flab.running.layer_pass import LayerPass

@@ -16,8 +16,8 @@ from optimum_flab.families import family_for, known_families
 from optimum_flab.families.resizing import resized_config
 from optimum_flab.measuring.divergence import OutputHead, final_hidden
 from optimum_flab.pruning.components import sizes_of
+from optimum_flab.pruning.observers.narrowing import narrow, survey
 from optimum_flab.pruning.plan_check import check_plan
-from optimum_flab.pruning.width.narrowing import narrow, survey
 from optimum_flab.recovery.closed_form import refit
 from optimum_flab.running.casting import cast_by_layer, copy_in
 from optimum_flab.sizes import Shape, count_parameters, shape_of
@@ -178,7 +178,7 @@ def test_cast_a_layer_at_a_time_a_model_computes_as_a_copy_of_it(some):
     before = {name: tensor.clone() for name, tensor in rounded.state_dict().items()}
     copied = copy_in(rounded, torch.device("cpu"), torch.float32)
     outer, step = cast_by_layer(rounded, family, torch.device("cpu"), torch.float32)
-    hidden = final_hidden(reading(outer, tokens), step)
+    hidden = final_hidden(reading(outer, tokens, step=step))
     assert hidden.dtype == torch.float32
     assert torch.equal(hidden, final_hidden(reading(copied, tokens)))
     assert torch.equal(OutputHead(outer, family).logits(hidden), OutputHead(copied, family).logits(hidden))

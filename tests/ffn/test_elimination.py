@@ -2,8 +2,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.criteria import DAMPING
 from optimum_flab.criteria import NEURONS as CRITERIA
+from optimum_flab.criteria.base import DAMPING
 from optimum_flab.criteria.elimination import STEPS, eliminate
 from optimum_flab.criteria.statistics import FOLDS, NeuronStatistics
 from optimum_flab.tensors.least_squares import solve

@@ -5,9 +5,9 @@ from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.criteria.statistics import PADDING
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence
-from optimum_flab.pruning.width.narrowing import narrow, survey
-from optimum_flab.pruning.width.neurons import fold_of_tokens
-from optimum_flab.running.layerwise import captured, layer_inputs, run_layer, run_to_neurons
+from optimum_flab.pruning.observers.deciding import fold_of_tokens
+from optimum_flab.pruning.observers.narrowing import narrow, survey
+from optimum_flab.running.layerwise import layer_inputs, run_block, run_layer
 from optimum_flab.utils.errors import FlabError
 
 from ..conftest import LAYERS, WIDTH, masked_step, random_tokens, reading, tiny_model
@@ -17,7 +17,7 @@ def divergence(model, architecture, narrowed, removed=frozenset(), tokens=None):
     tokens = tokens or random_tokens(seed=9)
     head = OutputHead(model, architecture)
     step = masked_step(model, removed, narrowed)
-    dense, pruned = final_hidden(reading(model, tokens)), final_hidden(reading(model, tokens), step)
+    dense, pruned = final_hidden(reading(model, tokens)), final_hidden(reading(model, tokens, step=step))
     return mean_divergence(dense, pruned, head, head)
 
 
@@ -78,15 +78,6 @@ def test_a_layer_whose_neurons_are_not_numbers_is_named():
         narrowed_by(model, "obs", WIDTH // 2, random_tokens())
 
 
-def test_sums_of_a_criterion_are_over_the_tokens_that_all_else_is_over(squares):
-    model, tokens = tiny_model("qwen2"), random_tokens(40)
-    survey(reading(model, tokens), [WIDTH // 2], squares.criterion)
-    assert len(squares.seen) == LAYERS
-    narrow(reading(model, tokens), [0, 2], WIDTH // 2, squares.criterion)
-    assert len(squares.seen) == LAYERS + 2
-    assert all(torch.allclose(own, diagonal, rtol=1e-4) for own, diagonal in squares.seen)
-
-
 def test_what_tokens_weigh_decides_what_stays():
     model, tokens = tiny_model("llama"), random_tokens(60)
     uneven = torch.rand(LAYERS, *tokens.mask.shape, generator=torch.Generator().manual_seed(0)) ** 8
@@ -98,18 +89,17 @@ def test_what_tokens_weigh_decides_what_stays():
     assert not any(alike[index].kept.equal(other[index].kept) for index in alike)
 
 
-def test_a_run_up_to_the_neurons_sees_what_a_whole_run_does(family):
+def test_a_run_of_a_block_says_what_its_ffn_saw(family):
     model, tokens = tiny_model(family), random_tokens()
     family = family_for(model.config)
     inputs, layer = layer_inputs(model, family, tokens), family.decoder_layers(model)[0]
-    with torch.no_grad(), captured(family, model.config, layer) as seen:
-        run_to_neurons(family, layer, inputs.hidden, inputs.kwargs[0])
-        neurons, stream = seen.neurons.clone(), seen.stream.clone()
-        assert not hasattr(seen, "output")
-        run_layer(layer, inputs.hidden, inputs.kwargs[0])
-        assert neurons.equal(seen.neurons) and stream.equal(seen.stream)
-        out = family.ffn_out(layer)
-        assert seen.output.equal(out(neurons))
+    with torch.no_grad():
+        run = run_block(family, model.config, layer, inputs.hidden, inputs.kwargs[0])
+        assert run.after.equal(run_layer(layer, inputs.hidden, inputs.kwargs[0]))
+        assert run.output.equal(family.ffn_out(layer)(run.neurons))
+        norm = family.block.ffn_post_norm
+        added = run.output if norm is None else layer.get_submodule(norm)(run.output)
+        torch.testing.assert_close(run.stream + family.block.scale(model.config) * added, run.after)
 
 
 def test_rows_take_turns_in_folds_across_batches():

@@ -6,14 +6,14 @@ import torch
 from optimum_flab.criteria import LAYERS as CRITERIA
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence, mean_divergences
-from optimum_flab.pruning.depth.search import ranked_layers
+from optimum_flab.pruning.observers.layers import ranked_layers
 from optimum_flab.running import casting
 
 from ..conftest import LAYERS, masked_step, random_tokens, reading, tiny_model
 
 
 def removals(model, criterion, number, tokens):
-    order = ranked_layers(reading(model, tokens), OutputHead(model, family_for(model.config)), CRITERIA[criterion])
+    order = ranked_layers(reading(model, tokens), CRITERIA[criterion])
     return list(islice(order, number))
 
 
@@ -21,7 +21,7 @@ def divergence_without(model, removed, tokens):
     architecture = family_for(model.config)
     head = OutputHead(model, architecture)
     step = masked_step(model, removed, {})
-    dense, pruned = final_hidden(reading(model, tokens)), final_hidden(reading(model, tokens), step)
+    dense, pruned = final_hidden(reading(model, tokens)), final_hidden(reading(model, tokens, step=step))
     return mean_divergence(dense, pruned, head, head)
 
 

@@ -1,17 +1,17 @@
 """The energy that a neuron contributes to the layer's output, with a refit."""
 
-from ..base import COUNTED, REFIT_DAMPED, REFITTED, NeuronCriterion
-from .energy import FORMULA, SOURCE, SUMMARY, select
+from dataclasses import replace
+
+from ..base import COUNTED, REFIT_DAMPED, REFITTED
+from .energy import CRITERION as ENERGY
 
 
-CRITERION = NeuronCriterion(
+CRITERION = replace(
+    ENERGY,
     name="energy-refit",
-    summary=SUMMARY + REFITTED,
-    source=SOURCE + "; least-squares reconstruction as in Channel Pruning, He et al., 2017, arXiv 1707.06168,"
+    summary=ENERGY.summary + REFITTED,
+    source=ENERGY.source + "; least-squares reconstruction as in Channel Pruning, He et al., 2017, arXiv 1707.06168,"
     " here damped towards the dense weights",
-    formula=FORMULA,
     parameters={**COUNTED, **REFIT_DAMPED},
-    select=select,
-    needs_statistics=True,
     compensates=True,
 )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..base import NeuronCriterion
+from ..base import NeuronCriterion, by_score
 
 
 if TYPE_CHECKING:
@@ -14,12 +13,10 @@ if TYPE_CHECKING:
     from ..statistics import NeuronStatistics
 
 
-def _select(
-    statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator
-) -> dict[int, torch.Tensor]:
+def _score(statistics: NeuronStatistics, generator: torch.Generator) -> torch.Tensor:
     import torch
 
-    return {width: torch.arange(width, device=statistics.weight.device) for width in widths}
+    return -torch.arange(statistics.weight.shape[1], device=statistics.weight.device)
 
 
 CRITERION = NeuronCriterion(
@@ -27,7 +24,6 @@ CRITERION = NeuronCriterion(
     summary="removes the last neurons, whatever they do; no text is read",
     source="reference code of Flab-Pruner, Yang et al., 2024, arXiv 2412.15921",
     formula="-k, where k is the position of the neuron",
-    select=_select,
-    needs_statistics=False,
-    compensates=False,
+    select=by_score(_score),
+    reads_text=False,
 )

@@ -39,6 +39,5 @@ CRITERION = NeuronCriterion(
         "blocks": f"one in {BLOCKS} of the layer's neurons, at least one, goes between two updates of w, H",
     },
     select=_select,
-    needs_statistics=True,
     compensates=True,
 )

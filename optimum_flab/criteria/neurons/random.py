@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..base import NeuronCriterion
+from ..base import NeuronCriterion, by_score
 
 
 if TYPE_CHECKING:
@@ -14,13 +13,11 @@ if TYPE_CHECKING:
     from ..statistics import NeuronStatistics
 
 
-def _select(
-    statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator
-) -> dict[int, torch.Tensor]:
+def _score(statistics: NeuronStatistics, generator: torch.Generator) -> torch.Tensor:
     import torch
 
-    order = torch.randperm(statistics.weight.shape[1], generator=generator).to(statistics.weight.device)
-    return {width: order[:width].sort().values for width in widths}
+    order = torch.randperm(statistics.weight.shape[1], generator=generator)
+    return -order.argsort().to(statistics.weight.device)
 
 
 CRITERION = NeuronCriterion(
@@ -29,7 +26,6 @@ CRITERION = NeuronCriterion(
     source="none: what any other criterion has to beat",
     formula="-j, where j is the position of the neuron in a random permutation",
     parameters={"seed": "seed of the permutations"},
-    select=_select,
-    needs_statistics=False,
-    compensates=False,
+    select=by_score(_score),
+    reads_text=False,
 )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...criteria import NeuronCriterion
+from ...criteria.base import NeuronCriterion
 from ...families import Family
 from ...measuring.divergence import OutputHead
 from ...measuring.fisher import fisher_weights
@@ -21,7 +21,7 @@ from ...running.processes import Processes
 from ...settings.components import ComponentSettings
 from ...sizes import ModelSizes, Shape, shape_of
 from ...texts.packing import PackedTokens
-from ..width.neurons import NarrowLayer
+from ..observers.deciding import NarrowLayer
 
 
 if TYPE_CHECKING:

@@ -9,11 +9,10 @@ import torch
 
 from ...criteria import EXPERTS
 from ...families import Family
-from ...running.experts import chosen_experts
 from ...settings.components import ExpertSettings
 from ...sizes import Shape
-from ..experts.choosing import rank_experts
-from ..width.neurons import NarrowLayer
+from ..observers.deciding import NarrowLayer
+from ..observers.experts import chosen_experts, rank_experts
 from .base import Choice, Component
 
 

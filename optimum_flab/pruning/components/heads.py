@@ -6,28 +6,24 @@ become smaller, not to meet a target.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
-from ...criteria import SELECTION_DAMPING, NeuronCriterion
-from ...criteria.base import COUNTED, DAMPED, REFITTED
+from ...criteria.base import COUNTED, DAMPED, REFITTED, SELECTION_DAMPING, NeuronCriterion
 from ...criteria.statistics import NeuronStatistics
 from ...families import Family, plain_axes
 from ...families.resizing import resized_config
 from ...running.casting import replaced_step
 from ...running.layer_pass import LayerPass
-from ...running.layerwise import run_layer
+from ...running.layerwise import recorded, run_layer
 from ...settings.components import HeadSettings
 from ...sizes import Shape
 from ...tensors.matrices import inverse_
 from ...tensors.workspace import Workspace
 from ...utils.compat import new_model
-from ..width.narrowing import DecidedLayers
-from ..width.neurons import NarrowLayer, NeuronDecision, NeuronObserver
+from ..observers.deciding import DecidedLayers, DecidingObserver, Decision, NarrowLayer
 from .base import Choice, Component, Kept, masked_projection
 
 
@@ -72,7 +68,6 @@ def obs(heads: int, groups: int) -> NeuronCriterion:
         " t of the heads that are left, w_h the refitted output weights of head h, c_t as for neurons",
         parameters={**COUNTED, **DAMPED},
         select=select,
-        needs_statistics=True,
         compensates=True,
     )
 
@@ -118,18 +113,7 @@ def eliminate_heads(
 # --- measuring
 
 
-@contextmanager
-def recorded(projection: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-    """Within this context what a projection read and returned in its last run, as `"read"` and `"returned"`."""
-    run: dict[str, torch.Tensor] = {}
-    handle = projection.register_forward_hook(lambda _, args, output: run.update(read=args[0], returned=output))
-    try:
-        yield run
-    finally:
-        handle.remove()
-
-
-class HeadObserver(NeuronObserver):
+class HeadObserver(DecidingObserver):
     """Decides the heads of some layers, each on top of the layers already pruned below it: the output of the heads
     that stay is fitted to that of the dense model's attention.
 
@@ -145,40 +129,36 @@ class HeadObserver(NeuronObserver):
         self.number, self.path = number, family.block.attention_out
         out = family.projection(reading.layers[0], self.path)
         self.size = family.matrix(self.path, out.weight).shape[1] // heads
-        decision = NeuronDecision([number * self.size], obs(heads, groups), importance, sequential=True)
+        decision = Decision([number * self.size], obs(heads, groups), importance, sequential=True)
         super().__init__(reading, layers, decision, "dense", "pruned")
 
     def statistics(self, index: int) -> list[NeuronStatistics]:
-        """See [`NeuronObserver.statistics`]."""
+        """See [`DecidingObserver.statistics`]."""
         reading, family, layer = self.reading, self.reading.family, self.reading.layers[index]
         out, dense, pruned = family.projection(layer, self.path), self.streams["dense"], self.streams["pruned"]
         statistics = NeuronStatistics(family.matrix(self.path, out.weight), [], reading.workspace)
-        with recorded(out) as run:
+        with recorded(layer, self.path) as runs:
             for batch, x in enumerate(reading.inputs):
                 same, kwargs = dense[batch] is pruned[batch], x.kwargs[index]
                 dense[batch] = reading.workspace.placed(run_layer(layer, dense[batch], kwargs))
-                wanted = run["returned"] if out.bias is None else run["returned"] - out.bias
+                wanted = runs[self.path][1] if out.bias is None else runs[self.path][1] - out.bias
                 if not same:
                     run_layer(layer, pruned[batch], kwargs)
-                statistics.add(run["read"], wanted, self.importance[batch][index], self.folds[batch])
+                statistics.add(runs[self.path][0], wanted, self.importance[batch][index], self.folds[batch])
         return [statistics]
 
-    def joined(self, by_ffn: list[dict[int, NarrowLayer]]) -> dict[int, NarrowLayer]:
+    def joined(self, by_projection: list[dict[int, NarrowLayer]]) -> dict[int, NarrowLayer]:
         """Heads instead of the numbers that belong to them."""
-        (columns,) = by_ffn[0].values()
+        (columns,) = by_projection[0].values()
         return {self.number: NarrowLayer(columns.kept[:: self.size] // self.size, columns.weight)}
 
     def prune(self, index: int, narrow: NarrowLayer) -> None:
-        """See [`NeuronObserver.prune`]."""
+        """See [`DecidingObserver.prune`]."""
         reading, columns = self.reading, columns_of(narrow.kept, self.size)
         masked = masked_projection(reading.family, self.path, reading.layers[index], columns, narrow.weight)
         step = replaced_step(reading.model, reading.family, lambda _: masked)
         batches = zip(self.streams["pruned"], reading.inputs, strict=True)
         self.streams["pruned"] = [reading.workspace.placed(step(index, h, x.kwargs[index])) for h, x in batches]
-
-    def advance(self, index: int) -> None:
-        """The pruned model is without this layer."""
-        self.streams["dense"] = self.reading.through(index, self.streams["dense"])
 
 
 def prune_heads(

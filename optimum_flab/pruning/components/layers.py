@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from ...criteria import LAYERS
 from ...families import Family
-from ...measuring.divergence import OutputHead
 from ...records.report import RemovedLayer
 from ...settings.components import LayerSettings
 from ...sizes import Shape
 from ...utils.progress import progress
-from ..depth.search import ranked_layers
+from ..observers.layers import ranked_layers
 from .base import Choice, Component
 
 
@@ -37,12 +35,14 @@ class LayerChoice(Choice):
         calibration, dense = self.calibration, self.calibration.dense
         number, criterion = calibration.shape["layer"] - size, LAYERS[self.settings.criterion]
         if len(self._removals) < number:
+            removals = []
             tokens = next(dense.tokens.batches(max(1, self.settings.search_tokens // dense.tokens.input_ids.shape[1])))
-            head = OutputHead(dense.model, dense.family, calibration.kept)
-            with progress(f"Ranking layers by {criterion.name}", None, "layer") as tick:
-                reading = replace(calibration.reading(tokens, dense.pieces.part("layers")), tick=tick)
-                ranking = islice(ranked_layers(reading, head, criterion), number)
-                self._removals = tuple(RemovedLayer(layer=one.layer, score=one.score) for one in ranking)
+            reading = calibration.reading(tokens, dense.pieces.part("layers"))
+            with progress(f"Ranking layers by {criterion.name}", number, "layer") as tick:
+                for removal in islice(ranked_layers(reading, criterion, calibration.kept), number):
+                    removals.append(removal)
+                    tick()
+            self._removals = tuple(removals)
         return self._removals[:number]
 
 

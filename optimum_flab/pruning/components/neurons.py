@@ -14,8 +14,8 @@ from ...families.resizing import EXPERT_STEP
 from ...settings.components import FFNSettings
 from ...settings.configuration import FlabPrunerConfig
 from ...sizes import ModelSizes, Shape
-from ..width.narrowing import narrow, survey
-from ..width.neurons import NarrowLayer
+from ..observers.deciding import NarrowLayer
+from ..observers.narrowing import narrow, survey
 from .base import SHARE_OF_DEVICE, Choice, Component, Kept, masked_projection
 
 

@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
-from ...criteria import NeuronCriterion
-from ...records.pieces import Pieces
-from ...running.layer_pass import LayerPass, layer_piece
-from ..experts.neurons import ExpertObserver
-from .neurons import FfnObserver, NarrowLayer, NeuronDecision
-
-
-class DecidedLayers(Mapping[int, NarrowLayer]):
-    """What layers keep at one width, read on demand: the weights of all of them take much memory.
-
-    Args:
-        pieces ([`Pieces`]): where an observer keeps them.
-        width (`int`): neurons that stay.
-        layers (`Collection[int]`): that were decided, ascending.
-        device (`torch.device`): where the tensors are put.
-    """
-
-    def __init__(self, pieces: Pieces, width: int, layers: Collection[int], device: torch.device):
-        self._pieces, self._width, self._layers, self._device = pieces, width, layers, device
-
-    def __getitem__(self, layer: int) -> NarrowLayer:
-        if layer not in self._layers:
-            raise KeyError(layer)
-        tensors = self._pieces.finished(layer_piece(layer), only=f"{self._width}.").tensors
-        kept, weight = tensors[f"{self._width}.kept"], tensors.get(f"{self._width}.weight")
-        return NarrowLayer(kept.to(self._device), None if weight is None else weight.to(self._device))
-
-    def __contains__(self, layer: object) -> bool:
-        return layer in self._layers
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._layers)
-
-    def __len__(self) -> int:
-        return len(self._layers)
+from ...criteria.base import NeuronCriterion
+from ...running.layer_pass import LayerPass
+from ...texts.packing import PackedTokens
+from .deciding import DecidedLayers, Decision, NarrowLayer
+from .expert_neurons import ExpertObserver
+from .neurons import FfnObserver
 
 
 def survey(
@@ -64,7 +35,7 @@ def survey(
     """
     if reading.family.experts is not None:
         criterion = replace(criterion, compensates=False)
-    decision = NeuronDecision(widths, criterion, importance, sequential=False)
+    decision = Decision(widths, criterion, importance, sequential=False)
     return _decided(reading, range(len(reading.layers)), {}, decision, "Surveying FFN widths")
 
 
@@ -96,7 +67,7 @@ def narrow(
         `Mapping[int, NarrowLayer]`: by dense layer index; in a mixture of layers with experts, for the experts that
             stay, in their order.
     """
-    decision = NeuronDecision([width], criterion, importance, sequential=True)
+    decision = Decision([width], criterion, importance, sequential=True)
     return _decided(reading, kept_layers, kept_experts or {}, decision, f"Narrowing FFNs to {width:,}")[width]
 
 
@@ -105,18 +76,19 @@ def _decided(
     reading: LayerPass,
     kept_layers: Sequence[int],
     kept_experts: Mapping[int, torch.Tensor],
-    decision: NeuronDecision,
+    decision: Decision,
     description: str,
 ) -> dict[int, Mapping[int, NarrowLayer]]:
     """What layers keep, by width."""
+    if not decision.criterion.reads_text:
+        tokens = reading.tokens
+        nothing = PackedTokens(tokens.input_ids[:0], tokens.position_ids[:0], tokens.mask[:0])
+        reading = replace(reading, tokens=nothing)
     observer = (
         FfnObserver(reading, kept_layers, decision)
         if reading.family.experts is None
         else ExpertObserver(reading, kept_layers, kept_experts, decision)
     )
-    if decision.criterion.reads_text:
-        reading.run(observer, description)
-        device = reading.model.device
-        return {width: DecidedLayers(reading.pieces, width, observer.layers, device) for width in decision.widths}
-    by_layer = {index: observer.unread(index) for index in observer.layers}
-    return {width: {index: by_width[width] for index, by_width in by_layer.items()} for width in decision.widths}
+    reading.run(observer, description)
+    device = reading.model.device
+    return {width: DecidedLayers(reading.pieces, width, observer.layers, device) for width in decision.widths}

@@ -10,10 +10,10 @@ from ...criteria.statistics import NeuronStatistics
 from ...running.cut_layers import CutLayers
 from ...running.experts import ExpertWeights, routed
 from ...running.layer_pass import LayerPass
-from ..width.neurons import NarrowLayer, NeuronDecision, NeuronObserver
+from .deciding import DecidingObserver, Decision, NarrowLayer
 
 
-class ExpertObserver(NeuronObserver):
+class ExpertObserver(DecidingObserver):
     """Decides the neurons inside experts, each on the tokens routed to it: the target is its own dense output, and
     each token is weighted by the square of the factor that multiplies that.
 
@@ -29,7 +29,7 @@ class ExpertObserver(NeuronObserver):
         reading: LayerPass,
         kept_layers: Collection[int],
         kept_experts: Mapping[int, torch.Tensor],
-        decision: NeuronDecision,
+        decision: Decision,
     ):
         model, family = reading.model, reading.family
         mixtures = [index for index in family.pruned_layers(model) if index in kept_layers]
@@ -40,14 +40,8 @@ class ExpertObserver(NeuronObserver):
         if decision.sequential:
             self.narrow_layers = CutLayers(model, family, {**sizes, "neuron": decision.widths[0]})
 
-    def empty_statistics(self, index: int) -> Iterator[NeuronStatistics]:
-        """See [`NeuronObserver.empty_statistics`]."""
-        weights = self.cut_layers.weights(index, self._experts_in(index))
-        experts = ExpertWeights(self.reading.family, self.cut_layers.layers[index], weights)
-        return (self._empty(experts, expert) for expert in range(len(experts)))
-
     def statistics(self, index: int) -> Iterator[NeuronStatistics]:
-        """See [`NeuronObserver.statistics`]."""
+        """See [`DecidingObserver.statistics`]."""
         family, layer = self.reading.family, self.cut_layers.layers[index]
         weights = self.cut_layers.weights(index, self._experts_in(index))
         with routed(family, layer) as batches:
@@ -60,7 +54,7 @@ class ExpertObserver(NeuronObserver):
         ]
         experts = ExpertWeights(family, layer, weights)
         for expert in range(len(experts)):
-            statistics = self._empty(experts, expert)
+            statistics = NeuronStatistics(experts.out(expert), experts.incoming(expert))
             for batch, counts, fold in zip(batches, importance, self.folds, strict=True):
                 tokens, factors = batch.sent_to(expert)
                 neurons = experts.neurons(expert, batch.hidden[tokens])
@@ -72,17 +66,17 @@ class ExpertObserver(NeuronObserver):
                 statistics.add(alike, statistics.weight.T, ones, torch.zeros_like(ones))
             yield statistics
 
-    def joined(self, by_ffn: list[dict[int, NarrowLayer]]) -> dict[int, NarrowLayer]:
-        """See [`NeuronObserver.joined`]."""
+    def joined(self, by_expert: list[dict[int, NarrowLayer]]) -> dict[int, NarrowLayer]:
+        """See [`DecidingObserver.joined`]."""
         joined = {}
         for width in self.decision.widths:
-            weights = [weight for by_width in by_ffn if (weight := by_width[width].weight) is not None]
-            kept = torch.stack([by_width[width].kept for by_width in by_ffn])
+            weights = [weight for by_width in by_expert if (weight := by_width[width].weight) is not None]
+            kept = torch.stack([by_width[width].kept for by_width in by_expert])
             joined[width] = NarrowLayer(kept, torch.stack(weights) if weights else None)
         return joined
 
     def prune(self, index: int, narrow: NarrowLayer) -> None:
-        """See [`NeuronObserver.prune`]."""
+        """See [`DecidingObserver.prune`]."""
         kept = {**self._experts_in(index), "neuron": narrow.kept}
         weights = self.narrow_layers.weights(index, kept, narrow.weight)
         self.streams["hidden"] = self._through(self.narrow_layers, index, weights)
@@ -90,7 +84,7 @@ class ExpertObserver(NeuronObserver):
     def advance(self, index: int) -> None:
         """See [`LayerObserver.advance`]."""
         if index in self.kept_layers:
-            super().advance(index)
+            self.streams["hidden"] = self.reading.through(index, self.streams["hidden"])
 
     def _experts_in(self, index: int) -> dict[str, torch.Tensor]:
         return {"expert": self.kept_experts[index]} if self.kept_experts else {}
@@ -98,7 +92,3 @@ class ExpertObserver(NeuronObserver):
     def _through(self, layers: CutLayers, index: int, weights: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         batches = zip(self.streams["hidden"], self.reading.inputs, strict=True)
         return [layers.run(index, weights, hidden, x.kwargs[index]) for hidden, x in batches]
-
-    def _empty(self, experts: ExpertWeights, expert: int) -> NeuronStatistics:
-        sums = self.decision.criterion.sums
-        return NeuronStatistics(experts.out(expert), experts.incoming(expert), sums=sums)

@@ -49,5 +49,20 @@ class _ExpertScores(LayerObserver):
                 output = nn.functional.linear(neurons, experts.out(expert), experts.out_bias(expert))
                 use.tokens[expert] += len(hidden)
                 use.norms[expert] += float((weights.double() * output.double().norm(dim=-1)).sum())
-        check_finite_layer(use.norms, index)
+        check_finite_layer(use.norms.isfinite().all(), index)
         return {"scores": self.criterion.score(use, reading.generator)}
+
+
+def chosen_experts(scores: torch.Tensor, number: int, groups: int = 1) -> torch.Tensor:
+    """The experts with the highest scores, the same number from each group of neighbours.
+
+    Args:
+        scores (`torch.Tensor` of shape `(experts,)`): see [`rank_experts`].
+        number (`int`): experts to keep, a multiple of `groups`.
+
+    Returns:
+        `torch.Tensor` of shape `(number,)`: their indices, ascending.
+    """
+    inside = scores.reshape(groups, -1)
+    best = inside.argsort(dim=1, descending=True, stable=True)[:, : number // groups]
+    return (best + torch.arange(groups)[:, None] * inside.shape[1]).flatten().sort().values

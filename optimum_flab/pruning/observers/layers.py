@@ -2,54 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
+import numpy as np
 import torch
 
-from ...criteria import LayerCriterion
+from ...criteria.base import LayerCriterion
 from ...measuring.divergence import OutputHead, check_finite, mean_divergences, predicting
-from ...running.casting import estimates_dtype, for_estimates
+from ...records.report import RemovedLayer
+from ...running.casting import for_estimates
 from ...running.layer_pass import LayerObserver, LayerPass
 
 
-@dataclass(frozen=True)
-class Removal:
-    """One layer taken out.
-
-    Args:
-        layer (`int`): its index in the dense model.
-        score (`float`): what the criterion said; for `"divergence"` the divergence of the model, in nats per token,
-            once this layer and those before it are gone.
-    """
-
-    layer: int
-    score: float
-
-
-States = list[torch.Tensor]  # hidden states by batch
 Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def ranked_layers(reading: LayerPass, head: OutputHead, criterion: LayerCriterion) -> Iterator[Removal]:
+def ranked_layers(
+    reading: LayerPass, criterion: LayerCriterion, kept_tokens: np.ndarray | None = None
+) -> Iterator[RemovedLayer]:
     """The layers to remove, one after the other; all but one of those that may be removed.
 
     Args:
         reading ([`LayerPass`]): of the dense model, over calibration sequences.
-        head ([`OutputHead`]): the kept vocabulary.
         criterion ([`~criteria.LayerCriterion`]): by which they are ranked. Only as many as are requested are computed
             where each is measured on the model without those before it.
+        kept_tokens (`np.ndarray`, *optional*): the ids of the kept vocabulary. Defaults to all.
     """
     if criterion.change is None:
-        yield from _by_divergence(reading, head)
+        yield from _by_divergence(reading, kept_tokens)
         return
     observer = _Change(reading, criterion.change, criterion.counted(reading.tokens.mask, reading.tokens.position_ids))
     reading.run(observer)
     count = sum(int(mask.sum()) for mask in observer.masks)
     scores = [check_finite(float(reading.kept(index)["change"]) / count) for index in observer.layers]
     order = sorted(reading.family.pruned_layers(reading.model), key=lambda layer: (scores[layer], layer))
-    yield from (Removal(layer, scores[layer]) for layer in order[:-1])
+    yield from (RemovedLayer(layer=layer, score=scores[layer]) for layer in order[:-1])
 
 
 class _Change(LayerObserver):
@@ -69,51 +57,41 @@ class _Change(LayerObserver):
 
 
 @torch.no_grad()
-def _by_divergence(reading: LayerPass, head: OutputHead) -> Iterator[Removal]:
+def _by_divergence(reading: LayerPass, kept_tokens: np.ndarray | None) -> Iterator[RemovedLayer]:
     """One after the other, the layer whose absence changes the model's predictions least.
 
-    The hidden states before every remaining layer are kept, so that a candidate costs only the layers above it
+    A candidate starts from the hidden states in front of its layer, so that it costs only the layers above
     (arXiv 2412.15921, section on layer pruning, runs the whole model for every candidate). All candidates for a
     removal go up side by side, so that each layer's weights are read once for all of them. In bfloat16 where the
     device supports it natively, see [`~running.casting.for_estimates`].
     """
     family, pieces = reading.family, reading.pieces
-    head = head.cast(estimates_dtype(reading.model.dtype, reading.model.device))
     model, step = for_estimates(reading.model, family)
+    head = OutputHead(model, family, kept_tokens)
     reading = replace(reading, model=model, step=step)
-    piece, norm = pieces.read("removals"), model.get_submodule(family.modules.final_norm)
-    removed = [] if piece is None else [Removal(*removal) for removal in piece.facts["removed"]]
-    masks = reading.by_batch(predicting(reading.tokens))
+    masks, norm = reading.by_batch(predicting(reading.tokens)), model.get_submodule(family.modules.final_norm)
 
-    def above(states: States, index: int) -> States:
-        return reading.through(index, states)
-
-    def outcome(states: States) -> torch.Tensor:
+    def outcome(states: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat([norm(hidden)[mask] for hidden, mask in zip(states, masks, strict=True)])
 
-    remaining, removable = list(range(len(reading.layers))), set(family.pruned_layers(model))
-    in_front = list(accumulate(remaining, above, initial=reading.embedded()))
-    dense = outcome(in_front[-1])
-    if removed:
-        gone = {removal.layer for removal in removed}
-        remaining, removable = [layer for layer in remaining if layer not in gone], removable - gone
-        in_front = list(accumulate(remaining, above, initial=in_front[0]))
-        yield from removed
-    while len(removable) > 1:
+    part, every = reading.part("dense"), range(len(reading.layers))
+    whole = LayerObserver(part, (), "hidden")
+    part.run(whole)
+    dense = outcome(whole.streams["hidden"])
+    piece = pieces.read("removals")
+    removed = [] if piece is None else [RemovedLayer(**removal) for removal in piece.facts["removed"]]
+    yield from removed
+    gone = {removal.layer for removal in removed}
+    while len(removable := set(family.pruned_layers(model)) - gone) > 1:
         part = reading.part(f"candidates-{len(removed)}")
-        before = dict(zip(remaining, in_front, strict=False))
-        without = _Candidates(part, {layer: before[layer] for layer in removable})
-        part.run(without, order=remaining)
-        outcomes = {int(layer): outcome(states) for layer, states in without.streams.items()}
-        scores = mean_divergences(dense, outcomes, head)
+        without = _Candidates(part, removable)
+        part.run(without, order=[layer for layer in every if layer not in gone])
+        scores = mean_divergences(dense, {layer: outcome(without.streams[str(layer)]) for layer in removable}, head)
         layer = min(scores, key=lambda layer: (scores[layer], layer))
-        removed.append(Removal(layer, scores[layer]))
-        pieces.write("removals", removed=[(removal.layer, removal.score) for removal in removed])
+        removed.append(RemovedLayer(layer=layer, score=scores[layer]))
+        pieces.write("removals", removed=[removal.model_dump() for removal in removed])
         part.pieces.clear()
-        position = remaining.index(layer)
-        remaining.remove(layer)
-        removable.remove(layer)
-        in_front[position:] = accumulate(remaining[position:], above, initial=in_front[position])
+        gone.add(layer)
         yield removed[-1]
 
 
@@ -121,15 +99,16 @@ class _Candidates(LayerObserver):
     """Hidden states of the model without each of several layers, on their way up, by the layer's number.
 
     Args:
-        in_front (`Mapping[int, list[torch.Tensor]]`): by layer that may be removed, the states before it.
+        removable (`Collection[int]`): these layers.
     """
 
-    def __init__(self, reading: LayerPass, in_front: Mapping[int, States]):
-        super().__init__(reading, ())
-        self.in_front = in_front
+    def __init__(self, reading: LayerPass, removable: Collection[int]):
+        super().__init__(reading, (), "hidden")
+        self.removable = removable
 
     def advance(self, index: int) -> None:
         """See [`LayerObserver.advance`]."""
+        without = self.streams["hidden"]
         super().advance(index)
-        if index in self.in_front:
-            self.streams[str(index)] = list(self.in_front[index])
+        if index in self.removable:
+            self.streams[str(index)] = without

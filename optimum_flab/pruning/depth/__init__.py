@@ -1,1 +1,0 @@
-"""Depth: which layers go."""

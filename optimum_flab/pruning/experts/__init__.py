@@ -1,1 +1,0 @@
-"""Mixtures of experts: which experts stay, and which neurons inside them."""

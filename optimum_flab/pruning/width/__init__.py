@@ -1,1 +1,0 @@
-"""FFN width: which neurons stay, and what their output weights become."""
