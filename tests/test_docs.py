@@ -29,8 +29,7 @@ from optimum_flab.families import family_for
 from optimum_flab.families.files import read_family
 from optimum_flab.measuring.divergence import OutputHead
 from optimum_flab.pruning.depth.search import ranked_layers
-from optimum_flab.settings.files import read_pruning
-from optimum_flab.settings.pruning import check_settings
+from optimum_flab.settings.files import Settings, read_settings_file
 
 from .conftest import flab, random_tokens, reading, tiny_model, write_project
 from .docs_commands import (
@@ -108,7 +107,7 @@ def test_settings_are_valid(block, tmp_path):
         pytest.skip("a task and not settings")
     path = tmp_path / "settings.yaml"
     path.write_text(block.text, encoding="utf-8")
-    check_settings(read_pruning(path))  # knows every name
+    Settings(**read_settings_file(path))  # knows every name
 
 
 # --- Python

@@ -11,7 +11,7 @@ from ..records.held_out import HeldOut
 from ..records.names import ADAPTER_FOLDER, CURVE_NAME
 from ..records.report import CurvePoint, PlainText, Recovery, RecoveryData, RecoveryTraining
 from ..running.casting import copy_in
-from ..settings.recovery import RecoverySettings
+from ..settings.recovery import RecoveryConfig
 from ..texts.sources import hub_datasets
 from ..utils.compat import forget_origin
 from .curve import draw_curve
@@ -21,7 +21,7 @@ from .work import Steps
 
 
 def report_section(
-    settings: RecoverySettings, ready: Ready, after: HeldOut, training: Training, steps: Steps, processes: int
+    settings: RecoveryConfig, ready: Ready, after: HeldOut, training: Training, steps: Steps, processes: int
 ) -> Recovery:
     """The report's `recovery` section, from the process that measured."""
     assert ready.before is not None
@@ -68,7 +68,7 @@ def report_section(
     )
 
 
-def written_files(ready: Ready, settings: RecoverySettings, training: Training) -> dict[str, Path]:
+def written_files(ready: Ready, settings: RecoveryConfig, training: Training) -> dict[str, Path]:
     """Writes the loss curve and, if requested, the adapter."""
     folder, start = ready.folder, ready.start
     folder.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,12 @@ class ComponentSettings(Section):
             return {**values, "enabled": True}
         return values
 
+    @model_validator(mode="after")
+    def _refuse_a_size_of_what_stays(self) -> ComponentSettings:
+        if self.pinned is not None and not self.enabled:
+            raise ValueError(f"{self.setting} {self.pinned} has no effect, since enabled is false; drop one of them")
+        return self
+
 
 class VocabularySettings(ComponentSettings):
     """How the vocabulary is pruned."""

@@ -6,17 +6,15 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from .section import Dtype, Flag, VerbSection
+from .section import Dtype, Flag, Section
 
 
-class BenchSettings(VerbSection):
+class BenchSettings(Section):
     """What each model does while its cost is measured; the `bench` section of a settings file.
 
     Raises:
         [`ConfigurationError`]: lists every unknown field and bad value at once.
     """
-
-    NAME = "bench"
 
     prompt_tokens: int = Field(default=128, ge=1, description="tokens of each prompt")
     # at least two, since the first one is timed separately

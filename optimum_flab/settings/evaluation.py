@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from ..utils.errors import ConfigurationError
-from .section import Dtype, Flag, Packages, Sources, VerbSection, as_text
+from .section import Dtype, Flag, Packages, Section, Sources, as_text
 
 
 DIVERGENCE = "divergence"  # needs both models, so it is not an lm-eval task
 
 
-class EvaluationSettings(VerbSection):
+class EvaluationSettings(Section):
     """What a model is evaluated on, and how; the `evaluation` section of a settings file.
 
     Raises:
@@ -29,8 +29,6 @@ class EvaluationSettings(VerbSection):
     ```
     """
 
-    NAME = "evaluation"
-
     tasks: Annotated[Sources, Flag(metavar="TASK[,TASK...]")] = Field(
         default=[],
         description="what to evaluate on, separated by commas: tasks of this package, of the folder with your own, or"
@@ -40,7 +38,8 @@ class EvaluationSettings(VerbSection):
         default={},
         examples=[{"humaneval": "./HumanEval.jsonl"}],
         description="file (.jsonl, .json, .csv or .parquet, optionally .gz) with the problems of a task; for"
-        " perplexity and divergence any source of text; may be given several times, for recode also for the same task"
+        " perplexity and divergence any source of text; may be given several times, for recode also for the same task;"
+        " that of a task which is not evaluated is not read"
         " (default: the task's dataset on the Hub)",
     )
     include_path: Annotated[str | None, BeforeValidator(as_text), Flag(metavar="FOLDER")] = Field(
@@ -82,19 +81,9 @@ class EvaluationSettings(VerbSection):
     def _split_at_commas(cls, value: list[str]) -> list[str]:
         return list(dict.fromkeys(name for text in value for name in map(str.strip, text.split(",")) if name))
 
-    @field_validator("data")
-    @classmethod
-    def _refuse_other_tasks(cls, value: dict[str, list[str]], info: ValidationInfo) -> dict[str, list[str]]:
-        tasks = info.data.get("tasks", value)
-        if others := [task for task in value if task not in tasks]:
-            raise ValueError(
-                f"has task {others[0]!r}, which is not among those requested ({', '.join(tasks) or 'none'})"
-            )
-        return value
-
     @property
     def sources(self) -> list[str]:
-        """Every file and source that is read."""
+        """Every file and source that is named."""
         return [file for files in self.data.values() for file in files]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .section import Flag, VerbSection
+from .section import Flag, Section
 
 
 OWN_TYPES = ("f32", "f16", "bf16", "q8_0")  # written without llama.cpp's quantiser
@@ -16,10 +16,8 @@ QUANTISED_TYPES = (
 )
 
 
-class ExportSettings(VerbSection):
+class ExportSettings(Section):
     """How a GGUF file is written; the `export` section of a settings file."""
-
-    NAME = "export"
 
     type: Literal[(*OWN_TYPES, *QUANTISED_TYPES)] = Field(  # type: ignore[valid-type]  # the names are above
         default="f16",

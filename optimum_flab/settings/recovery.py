@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from .section import Flag, Packages, Section, Sources, VerbSection, faults_in
+from .section import Flag, Packages, Section, Sources, refuse_shared
 
 
 LIBRARY_SOURCE = "python-packages"
@@ -15,8 +14,21 @@ PROBLEM_SOURCE = "packaged-problems"
 LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}  # if the user sets none; LoRA matrices start at zero
 
 
-class RecoverySettings(Section):
-    """What a pruned model is trained on, and how."""
+class RecoveryConfig(Section):
+    """What a pruned model is trained on, and how; the `recovery` section of a settings file.
+
+    Raises:
+        [`ConfigurationError`]: lists every unknown field and bad value at once.
+
+    Example:
+
+    ```python
+    >>> from optimum_flab import RecoveryConfig
+
+    >>> RecoveryConfig(data="problems.jsonl", rank=16).rank
+    16
+    ```
+    """
 
     data: Sources = Field(
         default=[],
@@ -187,62 +199,26 @@ class RecoverySettings(Section):
         """Every source that is read."""
         return [*self.data, *self.text_sources, *self.exclude, *self.held_out]
 
-
-class RecoveryConfig(RecoverySettings, VerbSection):
-    """What a pruned model is trained on, and how; the `recovery` section of a configuration file.
-
-    The fields, their defaults and meanings are those of [`RecoverySettings`].
-
-    Raises:
-        [`ConfigurationError`]: lists every unknown field and bad value at once.
-
-    Example:
-
-    ```python
-    >>> from optimum_flab.recovery import RecoveryConfig
-
-    >>> RecoveryConfig(data="problems.jsonl", rank=16).rank
-    16
-    ```
-    """
-
-    NAME = "recovery"
-
-
-def contradictions(settings: RecoverySettings) -> Iterator[str]:
-    """The contradictions in the settings, one sentence each."""
-    if settings.micro_batch_size is not None and settings.batch_size % settings.micro_batch_size:
-        yield (
-            f"recovery.micro_batch_size: {settings.micro_batch_size} does not divide recovery.batch_size "
-            f"({settings.batch_size}); use a divisor"
-        )
-    if settings.method == "full":
-        for name in ("keep_adapter", "alpha", "dropout", "targets"):
-            if getattr(settings, name):
-                yield f"recovery.{name}: applies to LoRA, but recovery.method is 'full'; leave one of them out"
-    elif settings.keep_adapter and settings.closed_form:
-        yield (
-            "recovery.keep_adapter: an adapter belongs to the unchanged pruned weights, but recovery.closed_form"
-            " refits them first; switch `recovery.closed_form` off"
-        )
-    for name in ("text", "continuation_tokens"):
-        if getattr(settings, name) and not settings.reads_plain_text:
-            yield (
-                f"recovery.{name}: plain text has no answers, so recovery.loss 'cross-entropy' and recovery.distill_on"
-                " 'answer' learn nothing from it; leave it out"
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> RecoveryConfig:
+        lora_only = [name for name in ("keep_adapter", "alpha", "dropout", "targets") if getattr(self, name)]
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}; use a divisor"
             )
-    for source in settings.held_out:
-        if source in (*settings.data, *settings.text_sources):
-            yield f"recovery.held_out: {source!r} is also trained on; text that only measures must be different"
-
-
-def check_recovery(settings: RecoverySettings) -> None:
-    """Raises a [`ConfigurationError`] that lists every contradiction, or that there is nothing to train on."""
-    faults = list(contradictions(settings))
-    if not settings.data and not settings.text_sources:
-        why = "recovery.text_share is 0"
-        if not settings.reads_plain_text:
-            why = "recovery.loss 'cross-entropy' and recovery.distill_on 'answer' learn only from answers"
-        faults.append(f"recovery.data: no source of instruction data is named, and no plain text is read, since {why}")
-    if faults:
-        raise faults_in("recovery settings", faults)
+        if self.method == "full" and lora_only:
+            raise ValueError(f"{lora_only[0]} applies to LoRA, but method is 'full'; leave one of them out")
+        if self.keep_adapter and self.closed_form:
+            raise ValueError(
+                "keep_adapter: an adapter belongs to the unchanged pruned weights, but closed_form refits them first;"
+                " switch `recovery.closed_form` off"
+            )
+        if (self.text or self.continuation_tokens or not self.data) and not self.reads_plain_text:
+            raise ValueError(
+                "plain text has no answers, so loss 'cross-entropy' and distill_on 'answer' learn nothing from it;"
+                " name instruction data in `recovery.data`, and neither `recovery.text` nor continuations"
+            )
+        if not self.data and not self.text_sources:
+            raise ValueError("text_share is 0, so there is nothing to train on; name sources in `recovery.data`")
+        refuse_shared(self.held_out, [*self.data, *self.text_sources])
+        return self
