@@ -138,7 +138,7 @@ def test_all_faults_are_reported_at_once():
         "target_ratio: 1.5 should be less than 1",
         "sed: unknown setting; near it are seed, heads",
         "data: 'x' should be a valid dictionary or instance of DataSettings",
-        "vocabulary.size: -1 should be greater than or equal to 1",
+        "vocabulary.size: -1 should be greater than 0",
     ):
         assert line in lines
     for beginning in (
@@ -221,7 +221,7 @@ def test_pushing_a_configuration_alone_is_refused_before_anything_is_written(tmp
         (b"1: 2\nbensh: {}\n", "\n  bensh: unknown setting; near it are bench"),
         (b"ffn:\n  1: 2\n", "ffn.1: Keys should be strings"),
         (b"layers: off\n", "layers: False should be a valid dictionary or instance of LayerSettings"),
-        (b"bench: {batch_size: 0}\n", "bench.batch_size: 0 should be greater than or equal to 1"),
+        (b"bench: {batch_size: 0}\n", "bench.batch_size: 0 should be greater than 0"),
         (b"seed: 2024-99-99\n", "cannot be read: month must be in 1..12"),
     ],
 )
@@ -242,7 +242,7 @@ def test_a_section_of_a_verb_lists_its_faults():
     assert str(caught.value).splitlines() == [
         "faulty settings:",
         "  data: ['x'] should be a valid dictionary",
-        "  limit: 0 should be greater than or equal to 1",
+        "  limit: 0 should be greater than 0",
         "  taks: unknown setting; near it are tasks, data",
     ]
 

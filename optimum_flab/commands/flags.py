@@ -58,7 +58,7 @@ def flags_of(kind: type[Section], section: str = "") -> list[SettingFlag]:
 def add_flag(group: ArgumentGroup, flag: SettingFlag) -> None:
     """Declare the flag of a setting; its value is None unless given, so that it does not override a settings file."""
     field, marker, default = flag.field, flag.marker, flag.field.default
-    kind, text = value_type(field.annotation), field.description or ""
+    kind, text = value_type(field.annotation), " ".join((field.description or "").split())
     shown = "none" if default in (None, []) else default
     options: dict[str, Any] = {"type": kind, "metavar": flag.setting.replace(".", "_").split("_")[-1].upper()}
     if kind is bool:

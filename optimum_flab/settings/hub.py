@@ -17,23 +17,14 @@ LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 class TermsSettings(Section):
     """Facts about the dense model that its files do not state."""
 
-    base_model: Annotated[str | None, Flag(metavar="OWNER/NAME")] = Field(
-        default=None,
-        pattern=f"^{HUB_ID.pattern}$",
-        description="repository of the dense model, if it was read from local files (default: as recorded)",
-    )
-    license: Annotated[str | None, Flag(metavar="ID")] = Field(
-        default=None,
-        pattern=f"^{LICENSE_ID.pattern}$",
-        description="licence of the base model as the Hub spells it, for example apache-2.0 (default: that of its"
-        " card)",
-    )
-    license_name: str | None = Field(
-        default=None, description="name of a licence without an id of its own (default: that of its card)"
-    )
-    license_link: Annotated[str | None, Flag(metavar="URL")] = Field(
-        default=None, description="where the text of that licence is (default: what the base model's card says)"
-    )
+    base_model: Annotated[str | None, Field(pattern=f"^{HUB_ID.pattern}$"), Flag(metavar="OWNER/NAME")] = None
+    """repository of the dense model, if it was read from local files (default: as recorded)"""
+    license: Annotated[str | None, Field(pattern=f"^{LICENSE_ID.pattern}$"), Flag(metavar="ID")] = None
+    """licence of the base model as the Hub spells it, for example apache-2.0 (default: that of its card)"""
+    license_name: str | None = None
+    """name of a licence without an id of its own (default: that of its card)"""
+    license_link: Annotated[str | None, Flag(metavar="URL")] = None
+    """where the text of that licence is (default: what the base model's card says)"""
 
     @model_validator(mode="after")
     def _refuse_half_a_license(self) -> TermsSettings:
@@ -45,41 +36,30 @@ class TermsSettings(Section):
 class CardSettings(TermsSettings):
     """What a card shows; the `card` section of a settings file."""
 
-    results: Annotated[Sources | None, Flag(metavar="FOLDER")] = Field(
-        default=None,
-        description="folder that `flab eval` or `flab bench` wrote; may be given several times; the results are copied"
-        " beside the weights, replacing those copied before (default: those beside the weights)",
-    )
-    repo_id: Annotated[str | None, Flag(metavar="OWNER/NAME")] = Field(
-        default=None, description="repository to name in the title and the example (default: none; a push fills it in)"
-    )
-    overwrite_card: bool = Field(
-        default=False, description="replace a README.md that was not written by this software (default: refuse)"
-    )
+    results: Annotated[Sources | None, Flag(metavar="FOLDER")] = None
+    """folder that `flab eval` or `flab bench` wrote; may be given several times; the results are copied beside the
+    weights, replacing those copied before (default: those beside the weights)"""
+    repo_id: Annotated[str | None, Flag(metavar="OWNER/NAME")] = None
+    """repository to name in the title and the example (default: none; a push fills it in)"""
+    overwrite_card: bool = False
+    """replace a README.md that was not written by this software (default: refuse)"""
 
 
 class PushSettings(TermsSettings):
     """What is pushed, and how; the `push` section of a settings file."""
 
-    private: bool = Field(default=False, description="make a new repository private (default: public)")
-    revision: str | None = Field(
-        default=None, description="branch to push to; created if it does not exist (default: main)"
-    )
-    create_pr: bool = Field(
-        default=False, description="open a pull request instead of changing the branch (default: no)"
-    )
-    commit_message: Annotated[str | None, Flag(metavar="TEXT")] = Field(
-        default=None,
-        min_length=1,
-        description="title of the commit, and its description below (default: what is pushed)",
-    )
-    dry_run: bool = Field(default=False, description="only check, and say what would be done (default: no)")
-    overwrite_card: bool = Field(
-        default=False,
-        description="replace a README.md on the Hub that was not written by this software (default: refuse)",
-    )
-    include: Annotated[Sources, Flag(metavar="PATTERN")] = Field(
-        default=[],
-        description="also send these files of the folder, for example 'notes/*.md'; may be given several times; files"
-        " that look like secrets are refused (default: only the files of the model)",
-    )
+    private: bool = False
+    """make a new repository private (default: public)"""
+    revision: str | None = None
+    """branch to push to; created if it does not exist (default: main)"""
+    create_pr: bool = False
+    """open a pull request instead of changing the branch (default: no)"""
+    commit_message: Annotated[str | None, Field(min_length=1), Flag(metavar="TEXT")] = None
+    """title of the commit, and its description below (default: what is pushed)"""
+    dry_run: bool = False
+    """only check, and say what would be done (default: no)"""
+    overwrite_card: bool = False
+    """replace a README.md on the Hub that was not written by this software (default: refuse)"""
+    include: Annotated[Sources, Flag(metavar="PATTERN")] = []
+    """also send these files of the folder, for example 'notes/*.md'; may be given several times; files that look like
+    secrets are refused (default: only the files of the model)"""

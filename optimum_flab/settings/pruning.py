@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from .components import (
     ComponentSettings,
@@ -16,7 +16,7 @@ from .components import (
     VocabularySettings,
 )
 from .recovery import RecoveryConfig
-from .section import NO_FLAG, Flag, Section, Sources, refuse_shared, sections_in
+from .section import NO_FLAG, Flag, Section, Seed, Share, Sources, refuse_shared, sections_in
 
 
 # Written along with the settings by this package, optimum and transformers; not settings of the pruning.
@@ -30,7 +30,6 @@ KINDS = {"own": 0.3, "problems": 0.2, "library": 0.15, "chat": 0.1, "infilling":
 NAMED_HELD_OUT = "held-out"
 
 Kind = Literal[(*KINDS,)]  # type: ignore[valid-type]
-Share = Annotated[float, Field(ge=0)]
 
 # The packaged word counts that may replace a corpus; the last one is all others together.
 PRESETS = ("python", "web", "systems", "all-code")
@@ -47,53 +46,35 @@ class DataSettings(Section):
     (`problems.jsonl[prompt,canonical_solution]`): the columns of a row are concatenated as they are.
     """
 
-    corpus: Sources = Field(
-        default=[],
-        description="sources whose tokens stay in the vocabulary; empty: the source of the Python standard library and"
-        " of the packages that this one requires",
-    )
-    preset: Literal[PRESETS] | None = Field(  # type: ignore[valid-type]
-        default=None,
-        description="packaged words for one kind of code, whose tokens stay in the vocabulary along with those of the"
-        " corpus; if no corpus is named, they replace the default one",
-    )
-    counts: Annotated[Sources, Flag(metavar="FILE", several=True)] = Field(
-        default=[],
-        description="files that `flab count` wrote, whose counts are added up: the tokens counted stay in the"
-        " vocabulary along with those of the corpus; if no corpus is named, they replace the default one",
-    )
-    calibration: Sources = Field(
-        default=[],
-        description="sources from which your own share of the calibration text is sampled; empty: the corpus",
-    )
-    mix: Annotated[dict[Kind, Share], Flag(metavar="KIND=SHARE")] = Field(
-        default=KINDS,
-        examples=[{"own": 0.5, "library": 0.5}],
-        description="share of the calibration, validation and held-out tokens of a kind of text: own (your sources),"
-        " problems, library (installed Python source), chat, infilling (gaps to fill in the middle); kinds that are"
-        " not named get none, unless all values are 0, which only leaves kinds out (infilling=0); what a kind cannot"
-        " fill goes to the others; may be given several times (default: "
-        + ", ".join(f"{kind}={share}" for kind, share in KINDS.items())
-        + ")",
-    )
-    held_out: Sources = Field(
-        default=[],
-        description="sources used only for measuring; empty: documents set aside from the calibration sources",
-    )
-    calibration_tokens: int = Field(
-        default=32768, ge=1, description="maximum number of tokens for collecting statistics"
-    )
-    validation_tokens: int = Field(
-        default=4096, ge=1, description="maximum number of tokens for choosing between candidate shapes"
-    )
-    held_out_tokens: int = Field(
-        default=8192,
-        ge=1,
-        description="about how many tokens the report measures on, from named sources and from text set aside each;"
-        " these are whole documents, so there may be more",
-    )
-    sequence_length: int = Field(default=512, ge=8, description="tokens per packed sequence")
-    batch_size: int = Field(default=8, ge=1, description="sequences per forward pass")
+    corpus: Sources = []
+    """sources whose tokens stay in the vocabulary; empty: the source of the Python standard library and of the
+    packages that this one requires"""
+    preset: Literal[PRESETS] | None = None  # type: ignore[valid-type]
+    """packaged words for one kind of code, whose tokens stay in the vocabulary along with those of the corpus; if no
+    corpus is named, they replace the default one"""
+    counts: Annotated[Sources, Flag(metavar="FILE", several=True)] = []
+    """files that `flab count` wrote, whose counts are added up: the tokens counted stay in the vocabulary along with
+    those of the corpus; if no corpus is named, they replace the default one"""
+    calibration: Sources = []
+    """sources from which your own share of the calibration text is sampled; empty: the corpus"""
+    mix: Annotated[dict[Kind, NonNegativeFloat], Flag(metavar="KIND=SHARE")] = KINDS
+    """share of the calibration, validation and held-out tokens of a kind of text: own (your sources), problems,
+    library (installed Python source), chat, infilling (gaps to fill in the middle); kinds that are not named get none,
+    unless all values are 0, which only leaves kinds out; may be given several times (default: own=0.3, problems=0.2,
+    library=0.15, chat=0.1, infilling=0.25)"""
+    held_out: Sources = []
+    """sources used only for measuring; empty: documents set aside from the calibration sources"""
+    calibration_tokens: PositiveInt = 32768
+    """maximum number of tokens for collecting statistics"""
+    validation_tokens: PositiveInt = 4096
+    """maximum number of tokens for choosing between candidate shapes"""
+    held_out_tokens: PositiveInt = 8192
+    """about how many tokens the report measures on, from named sources and from text set aside each; these are whole
+    documents, so there may be more"""
+    sequence_length: Annotated[int, Field(ge=8)] = 512
+    """tokens per packed sequence"""
+    batch_size: PositiveInt = 8
+    """sequences per forward pass"""
 
     @field_validator("mix")
     @classmethod
@@ -128,31 +109,22 @@ class DataSettings(Section):
 class RoundSettings(Section):
     """How often a model is pruned and recovered until the target is met."""
 
-    number: Annotated[int, Flag("--rounds")] = Field(
-        default=1,
-        ge=1,
-        le=16,
-        description="rounds of pruning, of equal numbers of parameters, with a recovery after each",
-    )
-    share: Annotated[float, Flag("--rounds-share")] = Field(
-        default=0.25, gt=0, le=1, description="share of the recovery's epochs or steps after each round but the last"
-    )
+    number: Annotated[int, Field(ge=1, le=16), Flag("--rounds")] = 1
+    """rounds of pruning, of equal numbers of parameters, with a recovery after each"""
+    share: Annotated[Share, Flag("--rounds-share")] = 0.25
+    """share of the recovery's epochs or steps after each round but the last"""
 
 
 class PrunerSettings(Section):
     """Everything a user can ask for: the target and one section per concern."""
 
-    target_ratio: float | None = Field(
-        default=None, gt=0, lt=1, description="share of all parameters to remove, between 0 and 1, for example 0.35"
-    )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random choice")
-    align: int | None = Field(
-        default=None,
-        ge=1,
-        le=1024,
-        description="number of devices that share each layer when the model is served (tensor parallelism, as in"
-        " vLLM): the width and the rows of the vocabulary are multiples of 64 for each of them",
-    )
+    target_ratio: Annotated[float | None, Field(gt=0, lt=1)] = None
+    """share of all parameters to remove, between 0 and 1, for example 0.35"""
+    seed: Seed = 0
+    """seed of every random choice"""
+    align: Annotated[int | None, Field(ge=1, le=1024)] = None
+    """number of devices that share each layer when the model is served (tensor parallelism, as in vLLM): the width and
+    the rows of the vocabulary are multiples of 64 for each of them"""
     data: DataSettings = Field(default_factory=DataSettings)
     vocabulary: VocabularySettings = Field(default_factory=VocabularySettings)
     layers: LayerSettings = Field(default_factory=LayerSettings)

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from reprlib import repr as short_repr
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..utils.compat import base_init
 from ..utils.errors import ConfigurationError
@@ -51,6 +51,8 @@ def _name_of_dtype(value: Any) -> Any:
     return value if value is None else str(value).removeprefix("torch.")
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Sources = Annotated[list[str], BeforeValidator(_as_sources)]
 Packages = Annotated[Sources, Flag(metavar="NAME[,NAME...]")]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"] | None, BeforeValidator(_name_of_dtype)]
@@ -64,7 +66,11 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", validate_assignment=True, allow_inf_nan=False, revalidate_instances="always"
+        extra="forbid",
+        validate_assignment=True,
+        allow_inf_nan=False,
+        revalidate_instances="always",
+        use_attribute_docstrings=True,
     )
 
     @base_init

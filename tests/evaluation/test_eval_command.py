@@ -97,11 +97,15 @@ def test_every_flag_says_its_default():
         (["--tasks", "humaneval"], 2, "the following arguments are required: -m/--model"),
         (["-m", "dense"], 2, "no task is named; set `tasks` (--tasks), such as humaneval"),
         (["-m", "dense", "--tasks", "humaneval"], 2, "--confirm-run-unsafe-code"),
-        (["-m", "dense", "--tasks", "cruxeval_output", "--data", "outputs.jsonl"], 2, "--data: 'outputs.jsonl' is not of the form KEY=VALUE"),
+        (
+            ["-m", "dense", "--tasks", "cruxeval_output", "--data", "outputs.jsonl"],
+            2,
+            "'outputs.jsonl' is not of the form KEY=VALUE",
+        ),
         (
             ["-m", "dense", "--tasks", "cruxeval_output", "--limit", "0"],
             2,
-            "evaluation.limit (--limit): 0 should be greater than or equal to 1",
+            "evaluation.limit (--limit): 0 should be greater than 0",
         ),
         (
             ["-m", "dense", "--tasks", "humaneval", "--confirm-run-unsafe-code", "--allow-packages", "numpy,no_such"],
