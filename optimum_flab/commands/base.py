@@ -80,6 +80,7 @@ class FlabVerb(BaseOptimumCLICommand):
     @classmethod
     def parse_args(cls, parser: ArgumentParser) -> None:
         parser.formatter_class, parser.epilog = RawDescriptionHelpFormatter, cls.EPILOG
+        parser.allow_abbrev = False  # short for one flag today may be so for two tomorrow
         # the two groups that every Optimum command shows
         required = parser.add_argument_group("Required arguments")
         optional = parser.add_argument_group("Optional arguments")
