@@ -205,12 +205,6 @@ def test_changes_are_validated_before_they_are_saved(tmp_path):
         config.data.sequence_length = 10**6
 
 
-def test_pushing_a_configuration_alone_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ConfigurationError, match="push_to_hub"):
-        FlabPrunerConfig().save_pretrained(tmp_path / "new", push_to_hub=True)
-    assert not (tmp_path / "new").exists()
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -108,17 +108,17 @@ def settings_from(args: Namespace, flags: Sequence[SettingFlag]) -> dict[str, An
     return settings
 
 
-def pair(text: str) -> tuple[str, str]:
-    """The two sides of a `KEY=VALUE` argument."""
+def pair(text: str) -> str:
+    """Refuses an argument that is not of the form `KEY=VALUE`."""
     key, _, value = text.partition("=")
     if not (key.strip() and value):
         raise ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
-    return key.strip(), value
+    return text
 
 
-def mapping_of(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Pairs as a mapping, with a list for a key that has several values."""
+def mapping_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` arguments as a mapping, with a list for a key that has several values."""
     values: dict[str, list[str]] = {}
-    for key, value in pairs:
-        values.setdefault(key, []).append(value)
+    for key, _, value in (text.partition("=") for text in pairs):
+        values.setdefault(key.strip(), []).append(value)
     return {key: several if several[1:] else several[0] for key, several in values.items()}

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from optimum import configuration_utils
 
-from ..utils.errors import ConfigurationError
 from ..utils.version import __version__
 from .files import CONFIG_NAME, Settings, read_settings_file
 from .pruning import PrunerSettings, merge_settings
@@ -119,31 +118,20 @@ class FlabPrunerConfig(BaseConfig):
         plain = {name: value.model_dump() if isinstance(value, Section) else value for name, value in values.items()}
         return {**plain, "flab_version": __version__}
 
-    def to_diff_dict(self) -> dict[str, Any]:
-        """All fields: a saved configuration does not depend on the defaults of its reader."""
-        return self.to_dict()
-
     def to_json_string(self, use_diff: bool = True) -> str:
         """The fields as JSON text, in the order they are documented in; `use_diff` changes nothing."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
-    ) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save the configuration as `flab_config.json`.
 
         Args:
             save_directory (`str` or `os.PathLike`): the folder; created if it does not exist.
-            push_to_hub (`bool`): refused: a configuration is pushed with the model it shaped.
+            kwargs (`Any`): see [`~optimum.configuration_utils.BaseConfig.save_pretrained`].
 
         Raises:
-            [`ConfigurationError`]: a push was requested, or the fields were changed to something faulty.
+            [`ConfigurationError`]: the fields were changed to something faulty.
         """
-        if push_to_hub:
-            raise ConfigurationError(
-                "push_to_hub: a pruning configuration is not pushed by itself; push the folder of the pruned model, "
-                "which holds it, with FlabOptimizer.push_to_hub or `optimum-cli flab push`"
-            )
         self.validate()
         super().save_pretrained(save_directory, **kwargs)
 

@@ -199,13 +199,14 @@ def test_the_command_of_a_run_is_told_without_paths_of_the_machine(tmp_path, mon
                 *("--target-ratio", "0.3", "-c", "private/flab.yaml", "--overwrite", "--prompt", "my secret"),
                 *("--dtype", "auto", "--seed", "7", "--memory-budget", "6GB", "--cache-dir", "private/cache"),
                 *("--counts", "private/a.npz", f"{tmp_path}/private/b.npz", "--family", "private/family.json"),
+                *("--mix", "own=1", "--mix", "chat=0.5"),
             ]
         ),
     )
     assert told == (
         "optimum-cli flab prune -m secrets --family family.json out -c flab.yaml --target-ratio 0.3 --seed 7"
         " --corpus secrets --corpus 'org/data:test[a]' --counts a.npz --counts b.npz --calibration 'rows.jsonl[a,b]'"
-        " --keep-token '</s>' --no-ffn"
+        " --mix own=1 --mix chat=0.5 --keep-token '</s>' --no-ffn"
     )
 
 
