@@ -21,7 +21,7 @@ from ..utils.places import cache_root, user_path
 from .checks import check_consent, check_method, check_teacher
 from .instructions import read_instructions
 from .preparation import Ready, prepare_training
-from .results import report_section, written_files
+from .results import report_section, write_adapter
 from .trained import Training, load_training, merge_training, save_training
 from .training import last_checkpoint, number_format, train
 from .work import Steps, Work
@@ -106,7 +106,8 @@ def recover(
         # the report's own measurement is now that of the trained model
         section = section.model_copy(update={"pruning_held_out": pruned.report.held_out})
         changes = {"held_out": after, "recovery": section}
-        pruned = replace(pruned, files={**pruned.files, **written_files(ready, settings, training)})
+        if settings.keep_adapter:
+            pruned = replace(pruned, files={**pruned.files, **write_adapter(ready.folder, ready.start, training)})
     return replace(pruned, model=model).with_report(weights_sha256=weights_hash(model), **changes)
 
 

@@ -53,7 +53,6 @@ def test_recovery_gives_a_stock_checkpoint_nearer_to_the_dense_model(made):
     for name in ("config.json", "generation_config.json", "flab_plan.json", "tokenizer.json", "flab_config.json"):
         assert (made / "recovered" / name).read_bytes() == (made / "pruned" / name).read_bytes(), name
     assert AutoTokenizer.from_pretrained(made / "recovered").chat_template
-    assert (made / "recovered" / "flab_recovery_loss.png").read_bytes()[:4] == b"\x89PNG"
     assert section["data"]["examples"] == 48 and section["datasets"] == []
     assert sum(section["data"]["answers"].values()) <= 48
     assert section["estimate"]["memory_bytes"] > 0
