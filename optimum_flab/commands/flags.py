@@ -77,8 +77,7 @@ def add_flag(group: ArgumentGroup, flag: SettingFlag) -> None:
         options["metavar"] = marker.metavar
     if "default: " not in text:
         text += f" (default: {shown})"
-    names = [name for name in (flag.name, marker.alias) if name is not None]
-    group.add_argument(*names, dest=flag.setting, help=text.replace("%", "%%"), **options)
+    group.add_argument(flag.name, dest=flag.setting, help=text.replace("%", "%%"), **options)
 
 
 def value_type(annotation: Any) -> Any:

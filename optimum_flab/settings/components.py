@@ -62,7 +62,7 @@ class VocabularySettings(ComponentSettings):
     label = "vocabulary (tokens)"
     units = "tokens"
 
-    enabled: Annotated[bool, Flag("--keep-vocabulary", alias="--no-vocabulary")] = True
+    enabled: Annotated[bool, Flag("--keep-vocabulary")] = True
     """prune the vocabulary, which a draft model must share with its target"""
     size: Annotated[PositiveInt | None, Flag("--vocab-size")] = None
     """vocabulary size to reach; default: decided by the target, or the natural size"""

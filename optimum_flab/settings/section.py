@@ -24,13 +24,11 @@ class Flag:
             default.
         metavar (`str`, *optional*): the value in the help; by default `N` for an integer, `SOURCE` for a list of text,
             and the last word of the field's name for other numbers and text.
-        alias (`str`, *optional*): another name of the flag.
         several (`bool`): whether it takes several values at once, such as files that a shell pattern matches.
     """
 
     name: str | None = None
     metavar: str | None = None
-    alias: str | None = None
     several: bool = False
 
 

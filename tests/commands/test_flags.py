@@ -60,7 +60,7 @@ class Inner(Section):
 
 class Toy(Section):
     on: bool = Field(default=True, description="do it")
-    off_too: Annotated[bool, Flag(alias="--no-on-too")] = Field(default=False, description="do this")
+    off_too: Annotated[bool, Flag("--off")] = Field(default=False, description="do this")
     least_share: float | None = Field(default=None, description="a share (default: that of all)")
     kind: Literal["one", "two"] = Field(default="two", description="a kind")
     texts: Annotated[Sources | None, Flag("--text", "TEXT")] = Field(default=None, description="texts")
@@ -78,14 +78,14 @@ def test_a_flag_derives_from_its_field_and_what_stands_beside_it():
     ]
     assert found == [
         (["--no-on"], "toy.on", None, None, "do not do it (default: do)"),
-        (["--off-too", "--no-on-too"], "toy.off_too", None, None, "do this (default: no)"),
+        (["--off"], "toy.off_too", None, None, "do this (default: no)"),
         (["--least-share"], "toy.least_share", "SHARE", None, "a share (default: that of all)"),
         (["--kind"], "toy.kind", None, ("one", "two"), "a kind (default: two)"),
         (["--text"], "toy.texts", "TEXT", None, "texts; may be given several times (default: none)"),
         (["--size"], "inner.size", "N", None, "100%% of it (default: 3)"),
         (["--several"], "inner.several", "FILE", None, "files; several may be named (default: none)"),
     ]
-    given = parser.parse_args(["--no-on", "--off-too", "--text", "a", "--text", "b", "--several", "c", "d"])
+    given = parser.parse_args(["--no-on", "--off", "--text", "a", "--text", "b", "--several", "c", "d"])
     assert {name: value for name, value in vars(given).items() if value is not None} == {
         **{"toy.on": False, "toy.off_too": True, "toy.texts": ["a", "b"], "inner.several": ["c", "d"]}
     }
