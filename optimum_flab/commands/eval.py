@@ -6,7 +6,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from ..settings.evaluation import EvaluationSettings, check_evaluation, check_tasks
+from ..settings.evaluation import EvaluationSettings
 from ..utils.compat import ArgumentGroup
 from ..utils.errors import ConfigurationError, FlabError
 from . import arguments
@@ -54,7 +54,6 @@ class EvalCommand(FlabVerb):
             raise ConfigurationError(
                 "the following arguments are required: -m/--model (only --check-references works without)"
             )
-        check_evaluation(settings, has_baseline=args.baseline is not None)
 
         from ..evaluation.results import EVALUATION
         from ..records.folders import OutputFolder
@@ -88,8 +87,6 @@ class EvalCommand(FlabVerb):
                 print(self.ending(args.output))
 
     def check_references(self, settings: EvaluationSettings) -> None:
-        check_tasks(settings)
-
         from ..evaluation.references import check_references
 
         checks = check_references(settings, confirm_run_unsafe_code=self.args.confirm_run_unsafe_code)
