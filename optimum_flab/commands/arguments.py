@@ -12,11 +12,6 @@ DTYPES = ("float32", "bfloat16", "float16")  # the dtypes of computation
 
 # flag -> what the help calls its value (None: it takes none), and its help
 SHARED: dict[str, tuple[str | None, str]] = {
-    "--config": (
-        "FILE",
-        "YAML or JSON file with settings of any verbs, or the name of a recipe (`optimum-cli flab recipes`); flags"
-        " take precedence over it (default: none)",
-    ),
     "--revision": ("REVISION", "branch, tag or commit of the model on the Hub (default: its main branch)"),
     "--trust-remote-code": (None, "run the Python code in the model's repository (default: no)"),
     "--family": ("FILE", "JSON file that describes the model's family, where it is not a known one (default: none)"),
@@ -26,18 +21,10 @@ SHARED: dict[str, tuple[str | None, str]] = {
     "--device": ("DEVICE", "device to compute on, for example cpu or cuda:0 (default: chosen automatically)"),
     "--prompt": ("TEXT", "complete this text with the dense and the pruned model at the end (default: do not)"),
     "--overwrite": (None, "replace what an earlier run wrote there (default: refuse)"),
-    "--confirm-run-unsafe-code": (
-        None,
-        "consent to run the programs that the models write, in a sandbox (default: no)",
-    ),
+    "--confirm-run-unsafe-code": (None, "consent to run the programs of models, in a sandbox (default: no)"),
     "--no-resume": (None, "start over, whatever an interrupted run left (default: resume where it stopped)"),
-    "--cache-dir": (
-        "FOLDER",
-        "folder that keeps finished work, so that an interrupted run can resume (default: one in optimum_flab in"
-        " HF_HOME)",
-    ),
+    "--cache-dir": ("FOLDER", "folder of finished work, from which a run resumes (default: one in HF_HOME)"),
 }
-SHORT = {"--config": "-c"}
 
 
 def add(group: ArgumentGroup, *flags: str) -> None:
@@ -45,8 +32,7 @@ def add(group: ArgumentGroup, *flags: str) -> None:
     for flag in flags:
         metavar, text = SHARED[flag]
         options = {"action": "store_true"} if metavar is None else {"metavar": metavar}
-        names = [SHORT[flag], flag] if flag in SHORT else [flag]
-        group.add_argument(*names, help=text, **options)  # type: ignore[arg-type]
+        group.add_argument(flag, help=text, **options)  # type: ignore[arg-type]
 
 
 def add_model(

@@ -23,7 +23,6 @@ from ..settings.pruning import merge_settings
 from ..utils.compat import ArgumentGroup, actions_of
 from ..utils.errors import FlabError, printable
 from ..utils.progress import bars_as_lines, duration
-from . import arguments
 from .flags import SettingFlag, add_flag, settings_from
 
 
@@ -86,7 +85,13 @@ class FlabVerb(BaseOptimumCLICommand):
         optional = parser.add_argument_group("Optional arguments")
         cls.add_arguments(required, optional)
         if cls.FLAGS:
-            arguments.add(optional, "--config")
+            optional.add_argument(
+                "-c",
+                "--config",
+                metavar="FILE",
+                help="YAML or JSON file with settings of any verbs, or the name of a recipe (`optimum-cli flab"
+                " recipes`); flags take precedence over it (default: none)",
+            )
         for flag in cls.FLAGS:
             add_flag(optional, flag)
 
