@@ -127,7 +127,7 @@ class FlabPrunerConfig(BaseConfig):
 
         Args:
             save_directory (`str` or `os.PathLike`): the folder; created if it does not exist.
-            kwargs (`Any`): see [`~optimum.configuration_utils.BaseConfig.save_pretrained`].
+            kwargs (`Any`): as for every configuration of optimum.
 
         Raises:
             [`ConfigurationError`]: the fields were changed to something faulty.
