@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from optimum_flab.commands import FlabCommand
-from optimum_flab.commands.base import VerbParser
 from optimum_flab.utils.compat import actions_of
 
 
@@ -42,7 +41,7 @@ def verbs() -> dict[str, tuple[str, ArgumentParser]]:
     """What each verb of `optimum-cli flab` is for, and its parser."""
     found = {}
     for verb in FlabCommand.SUBCOMMANDS:
-        parser = VerbParser(prog=f"optimum-cli flab {verb.name}")
+        parser = ArgumentParser(prog=f"optimum-cli flab {verb.name}")
         verb.subcommand_class.parse_args(parser)
         found[verb.name] = (verb.help, parser)
     return found

@@ -33,7 +33,7 @@ from .records.plan import PLAN_NAME, PruningPlan
 from .records.summary import report_summary
 from .running.processes import Processes
 from .settings.configuration import FlabPrunerConfig
-from .settings.recovery import RecoverySettings
+from .settings.recovery import RecoveryConfig
 from .utils.errors import FlabError
 
 
@@ -260,7 +260,7 @@ class FlabOptimizer:
         self.pruned = read_pruned(folder, self.dense)
         return self.pruned
 
-    def recover(self, config: RecoverySettings | None = None, **options: Any) -> PrunedModel:
+    def recover(self, config: RecoveryConfig | None = None, **options: Any) -> PrunedModel:
         """Trains the pruned model back towards the dense one.
 
         ```python

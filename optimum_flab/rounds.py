@@ -33,7 +33,7 @@ from .recovery.checks import check_consent, check_method
 from .recovery.instructions import read_instructions
 from .recovery.pipeline import recover
 from .settings.configuration import FlabPrunerConfig
-from .settings.recovery import RecoverySettings, check_recovery
+from .settings.recovery import RecoveryConfig
 from .texts.formats import formats_of
 from .utils.errors import ConfigurationError
 from .utils.places import user_path
@@ -68,7 +68,6 @@ def prune_and_recover(
         )
     dense.check_in_memory()
     # what the training would refuse is refused before the pruning
-    check_recovery(config.recovery)
     check_method(config.recovery, dense.family)
     check_positions(dense.model.config, dense.family, "recovery.sequence_length", config.recovery.sequence_length)
     check_consent(config.recovery, read_instructions(config.recovery.data), confirm_run_unsafe_code)
@@ -112,7 +111,7 @@ def one_round(config: FlabPrunerConfig, target: float | None, first: bool = True
     return FlabPrunerConfig.from_dict(values)
 
 
-def brief(settings: RecoverySettings, share: float) -> RecoverySettings:
+def brief(settings: RecoveryConfig, share: float) -> RecoveryConfig:
     """A recovery of a share of the length; nothing of it is kept besides the weights."""
     length = (
         {"epochs": settings.epochs * share}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from optimum_flab.commands.flags import PRUNING
+from optimum_flab.commands.prune import PruneCommand
 from optimum_flab.pruning.components import COMPONENTS
 from optimum_flab.settings.pruning import COMPONENTS as SECTIONS
 
@@ -10,7 +10,7 @@ from optimum_flab.settings.pruning import COMPONENTS as SECTIONS
 def test_every_section_has_a_component_and_every_component_a_row_in_the_docs():
     assert [component.settings for component in COMPONENTS] == list(SECTIONS)
     table = Path(__file__).parent.parent.joinpath("docs", "components.md").read_text(encoding="utf-8")
-    flags = {flag.setting: flag.name for flag in PRUNING}
+    flags = {flag.setting: flag.name for flag in PruneCommand.FLAGS}
     for section in SECTIONS:
         assert f"| `{flags[f'{section.section}.{section.setting}']}` | " in table
 
@@ -18,4 +18,3 @@ def test_every_section_has_a_component_and_every_component_a_row_in_the_docs():
 def test_a_size_switches_on_what_is_off():
     for section in SECTIONS:
         assert section(**{section.setting: 8}).enabled and section(**{section.setting: 8}).pinned == 8
-        assert not section(**{section.setting: 8, "enabled": False}).enabled

@@ -14,7 +14,7 @@ from optimum_flab.families import family_for
 from optimum_flab.pruning.components import sizes_of_config
 from optimum_flab.pruning.components.neurons import width_multiple
 from optimum_flab.pruning.limits import TOLERANCE, shapes_to_compare, size_limits
-from optimum_flab.settings.files import read_pruning
+from optimum_flab.settings.files import read_settings_file
 from optimum_flab.settings.pruning import merge_settings
 from optimum_flab.sizes import ModelSizes
 from optimum_flab.utils.errors import ConfigurationError
@@ -190,7 +190,7 @@ def test_what_was_asked_for_is_saved_as_it_was(tmp_path):
     config = FlabPrunerConfig(target_ratio=0.3, align=2)
     size_limits(config, dense_sizes(), DENSE["vocab"])
     config.save_pretrained(tmp_path)
-    below = read_pruning(tmp_path / "flab_config.json")
+    below = read_settings_file(tmp_path / "flab_config.json")
     merged = FlabPrunerConfig(**merge_settings(below, {"align": 1, "vocabulary": {"enabled": False}}))
     assert (merged.align, merged.ffn.multiple_of, merged.vocabulary.pad_to_multiple_of) == (1, None, None)
     assert can_be_had(merged, dense_sizes(), DENSE["vocab"], DENSE["vocab"])

@@ -259,8 +259,8 @@ def test_the_configuration_that_is_written_is_the_one_that_was_asked_for(made, t
 
 
 def test_the_work_folder_and_the_output_are_apart(tmp_path):
-    for cache in (tmp_path / "out", tmp_path / "out" / "cache", tmp_path):
-        with pytest.raises(ConfigurationError, match="--cache-dir"):
+    for cache in (tmp_path / "out", tmp_path / "out" / "cache"):
+        with pytest.raises(ConfigurationError, match="is in the output folder"):
             check_apart(tmp_path / "out", cache)
     check_apart(tmp_path / "out", tmp_path / "cache")
     check_apart(tmp_path / "out", None)

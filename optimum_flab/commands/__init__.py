@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import iter_modules
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
-from .apply import ApplyCommand
-from .base import VerbParser
-from .bench import BenchCommand
-from .card import CardCommand
-from .count import CountCommand
-from .eval import EvalCommand
-from .export import ExportCommand
-from .inspect import InspectCommand
-from .prune import PruneCommand
-from .push import PushCommand
-from .recipes import RecipesCommand
-from .recover import RecoverCommand
+
+def _verbs() -> Iterator[CommandInfo]:
+    """Every module of this package with a command of its name, such as `prune` with `PruneCommand`."""
+    for module in iter_modules(__path__):
+        command = getattr(import_module(f"{__name__}.{module.name}"), f"{module.name.title()}Command", None)
+        if command is not None:
+            yield CommandInfo(module.name, command.__doc__, command)
 
 
 class FlabCommand(BaseOptimumCLICommand):
     """`optimum-cli flab`: its verbs, each a module of this package."""
 
     COMMAND = CommandInfo("flab", help="Prune the vocabulary, layers and FFNs of code language models.")
-    SUBCOMMANDS = (
-        CommandInfo("prune", "Prune a model to a smaller stock checkpoint.", PruneCommand),
-        CommandInfo("apply", "Apply the plan of an earlier run to its dense model, without any search.", ApplyCommand),
-        CommandInfo("count", "Count the tokens of text of any size, for `flab prune --counts`.", CountCommand),
-        CommandInfo("inspect", "Count a model's parameters, and what a target would need.", InspectCommand),
-        CommandInfo("recipes", "List the settings files that come with the package, or print one.", RecipesCommand),
-        CommandInfo("bench", "Measure what a model costs to store and run, against a baseline.", BenchCommand),
-        CommandInfo("eval", "Evaluate a model on code tasks, against a baseline.", EvalCommand),
-        CommandInfo("card", "Write or refresh the model card of a pruned model.", CardCommand),
-        CommandInfo("recover", "Train a pruned model back towards the dense one.", RecoverCommand),
-        CommandInfo("export", "Write a checkpoint as a GGUF file, which llama.cpp runs.", ExportCommand),
-        CommandInfo("push", "Push a pruned model to the Hugging Face Hub.", PushCommand),
-    )
-
-    def parse_args(self, parser: ArgumentParser) -> None:
-        """The verbs declare their parsers as Optimum has it, but with our own parser class."""
-        self.subparsers = parser.add_subparsers(parser_class=VerbParser)
+    SUBCOMMANDS = tuple(_verbs())
 
 
 __all__ = ["FlabCommand"]

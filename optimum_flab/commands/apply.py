@@ -18,18 +18,6 @@ if TYPE_CHECKING:
 class PruningVerb(FlabVerb):
     """A verb that writes a pruned model, and may complete a prompt with it at the end."""
 
-    @staticmethod
-    def add_ending(optional: ArgumentGroup) -> None:
-        """Declare the flags for how it ends."""
-        optional.add_argument(
-            "--prompt",
-            metavar="TEXT",
-            help="complete this text with the dense and the pruned model at the end (default: do not)",
-        )
-        arguments.add_switch(
-            optional, "--overwrite", "replace the pruned model in the output folder", default="refuse"
-        )
-
     def check_completion(self, optimizer: FlabOptimizer) -> None:
         """Refuse, before any long work, a prompt that the model cannot complete."""
         if self.args.prompt is not None:
@@ -52,6 +40,8 @@ class PruningVerb(FlabVerb):
 
 
 class ApplyCommand(PruningVerb):
+    """Apply the plan of an earlier run to its dense model, without any search."""
+
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         arguments.add_model(required, optional)
@@ -62,9 +52,8 @@ class ApplyCommand(PruningVerb):
             help="flab_plan.json of an earlier run, or the folder that holds it",
         )
         required.add_argument("output", type=Path, help="folder to write the pruned model to")
-        arguments.add_device(optional)
         arguments.add_dtype(optional, "the computation")
-        ApplyCommand.add_ending(optional)
+        arguments.add(optional, "--device", "--prompt", "--overwrite")
 
     def execute(self) -> None:
         args = self.args

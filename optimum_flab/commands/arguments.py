@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
 from ..utils.compat import ArgumentGroup
@@ -11,10 +10,29 @@ from ..utils.compat import ArgumentGroup
 
 DTYPES = ("float32", "bfloat16", "float16")  # the dtypes of computation
 
+# flag -> what the help calls its value (None: it takes none), and its help
+SHARED: dict[str, tuple[str | None, str]] = {
+    "--revision": ("REVISION", "branch, tag or commit of the model on the Hub (default: its main branch)"),
+    "--trust-remote-code": (None, "run the Python code in the model's repository (default: no)"),
+    "--family": ("FILE", "JSON file that describes the model's family, where it is not a known one (default: none)"),
+    "--baseline": ("MODEL", "model to compare with, usually the dense one, named like --model (default: none)"),
+    "--baseline-revision": ("REVISION", "branch, tag or commit of the baseline on the Hub (default: its main branch)"),
+    "--teacher-revision": ("REVISION", "branch, tag or commit of the teacher on the Hub (default: its main branch)"),
+    "--device": ("DEVICE", "device to compute on, for example cpu or cuda:0 (default: chosen automatically)"),
+    "--prompt": ("TEXT", "complete this text with the dense and the pruned model at the end (default: do not)"),
+    "--overwrite": (None, "replace what an earlier run wrote there (default: refuse)"),
+    "--confirm-run-unsafe-code": (None, "consent to run the programs of models, in a sandbox (default: no)"),
+    "--no-resume": (None, "start over, whatever an interrupted run left (default: resume where it stopped)"),
+    "--cache-dir": ("FOLDER", "folder of finished work, from which a run resumes (default: one in HF_HOME)"),
+}
 
-def add_switch(group: ArgumentGroup, flag: str, purpose: str, default: str = "no") -> None:
-    """Declare a flag without a value; `default` says what happens without it."""
-    group.add_argument(flag, action="store_true", help=f"{purpose} (default: {default})")
+
+def add(group: ArgumentGroup, *flags: str) -> None:
+    """Declare some of the shared flags."""
+    for flag in flags:
+        metavar, text = SHARED[flag]
+        options = {"action": "store_true"} if metavar is None else {"metavar": metavar}
+        group.add_argument(flag, help=text, **options)  # type: ignore[arg-type]
 
 
 def add_model(
@@ -27,9 +45,7 @@ def add_model(
     required.add_argument(
         "-m", "--model", metavar="MODEL", required=always, help=f"{role}: a Hub id, a local folder, or a GGUF file"
     )
-    add_revision(optional)
-    add_switch(optional, "--trust-remote-code", "run the Python code in the model's repository")
-    add_family(optional)
+    add(optional, "--revision", "--trust-remote-code", "--family")
 
 
 def of_model(args: Namespace) -> dict[str, Any]:
@@ -37,64 +53,8 @@ def of_model(args: Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in ("revision", "trust_remote_code", "family")}
 
 
-def add_revision(optional: ArgumentGroup, flag: str = "--revision", role: str = "model") -> None:
-    """Declare the flag that says which revision of a model to read."""
-    optional.add_argument(
-        flag, metavar="REVISION", help=f"branch, tag or commit of a {role} on the Hub (default: its main branch)"
-    )
-
-
-def add_baseline(optional: ArgumentGroup) -> None:
-    """Declare the flags that say which model to compare with."""
-    optional.add_argument(
-        "--baseline",
-        metavar="MODEL",
-        help="model to compare with, usually the dense one, named like --model (default: none)",
-    )
-    add_revision(optional, "--baseline-revision", "baseline")
-
-
-def add_device(optional: ArgumentGroup) -> None:
-    """Declare the flag that says where to compute."""
-    optional.add_argument(
-        "--device", help="device to compute on, for example cpu or cuda:0 (default: chosen automatically)"
-    )
-
-
 def add_dtype(optional: ArgumentGroup, computed: str) -> None:
     """Declare the flag for the number format of what is `computed`."""
     optional.add_argument(
         "--dtype", choices=DTYPES, default="float32", help=f"number format of {computed} (default: float32)"
-    )
-
-
-def add_family(optional: ArgumentGroup) -> None:
-    """Declare the flag that names a family file."""
-    optional.add_argument(
-        "--family",
-        type=Path,
-        metavar="FILE",
-        help="JSON file that describes the model's family, where it is not a known one (default: a known family)",
-    )
-
-
-def add_resume(optional: ArgumentGroup) -> None:
-    """Declare the flag that says that finished work is not used."""
-    add_switch(
-        optional, "--no-resume", "start over, whatever an interrupted run left", default="resume where it stopped"
-    )
-
-
-def add_cache(optional: ArgumentGroup, stage: str, kept: str = "finished work") -> None:
-    """Declare the flag that says where finished work is kept.
-
-    Args:
-        stage (`str`): whose cache folder is the default.
-        kept (`str`): what is kept.
-    """
-    optional.add_argument(
-        "--cache-dir",
-        metavar="FOLDER",
-        help=f"folder that keeps {kept}, so that an interrupted run can resume (default: optimum_flab/{stage} in"
-        " HF_HOME)",
     )

@@ -8,15 +8,17 @@ from ..settings.efficiency import BenchSettings
 from ..utils.compat import ArgumentGroup
 from . import arguments
 from .base import FlabVerb
+from .flags import flags_of
 
 
 class BenchCommand(FlabVerb):
-    SETTINGS = BenchSettings
+    """Measure what a model costs to store and run, against a baseline."""
+
+    FLAGS = flags_of(BenchSettings, "bench")
 
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         arguments.add_model(required, optional, "model to measure, usually a pruned one")
-        arguments.add_baseline(optional)
         optional.add_argument(
             "-o",
             "--output",
@@ -25,11 +27,10 @@ class BenchCommand(FlabVerb):
             default=Path("flab-bench"),
             help="folder to write flab_efficiency.json to (default: %(default)s)",
         )
-        arguments.add_switch(optional, "--overwrite", "replace that file where it exists", default="refuse")
-        arguments.add_device(optional)
+        arguments.add(optional, "--baseline", "--baseline-revision", "--device", "--overwrite")
 
     def execute(self) -> None:
-        args, settings = self.args, self.settings
+        args, settings = self.args, self.settings.bench
 
         from ..evaluation.efficiency import check_output, measure_efficiency
 

@@ -8,17 +8,20 @@ from pathlib import Path
 from ..settings.hub import CardSettings
 from ..utils.compat import ArgumentGroup
 from .base import FlabVerb, with_flags
+from .flags import flags_of
 
 
 class CardCommand(FlabVerb):
-    SETTINGS = CardSettings
+    """Write or refresh the model card of a pruned model."""
+
+    FLAGS = flags_of(CardSettings, "card")
 
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         required.add_argument("folder", help="folder that `optimum-cli flab prune` wrote; its README.md is written")
 
     def execute(self) -> None:
-        folder, settings = Path(self.args.folder), self.settings
+        folder, settings = Path(self.args.folder), self.settings.card
 
         from ..checkpoints.stored_model import check_complete
         from ..hub.card import write_card

@@ -10,6 +10,8 @@ from .base import FlabVerb
 
 
 class CountCommand(FlabVerb):
+    """Count the tokens of text of any size, for `flab prune --counts`."""
+
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         required.add_argument(
@@ -28,9 +30,7 @@ class CountCommand(FlabVerb):
             help="name of all sources together as one, for the parts of something larger: counts with the same name in"
             " several files add up to one source (default: each source by itself, named as given)",
         )
-        arguments.add_switch(optional, "--overwrite", "replace an existing file of counts", default="refuse")
-        arguments.add_resume(optional)
-        arguments.add_cache(optional, "counting")
+        arguments.add(optional, "--overwrite", "--no-resume", "--cache-dir")
 
     def execute(self) -> None:
         args = self.args

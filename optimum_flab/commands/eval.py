@@ -6,39 +6,35 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from ..settings.evaluation import EvaluationSettings, check_evaluation, check_tasks
+from ..settings.evaluation import EvaluationSettings
 from ..utils.compat import ArgumentGroup
 from ..utils.errors import ConfigurationError, FlabError
 from . import arguments
 from .base import FlabVerb
-from .flags import section_from
+from .flags import flags_of
 
 
 class EvalCommand(FlabVerb):
-    SETTINGS = EvaluationSettings
+    """Evaluate a model on code tasks, against a baseline."""
+
+    FLAGS = flags_of(EvaluationSettings, "evaluation")
 
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         arguments.add_model(required, optional, "model to evaluate, usually a pruned one", always=False)
-        arguments.add_switch(
-            optional,
+        optional.add_argument(
             "--list-tasks",
-            "list the tasks of this package and how each prompts, and exit",
-            default="evaluate a model",
+            action="store_true",
+            help="list the tasks of this package and how each prompts, and exit (default: evaluate a model)",
         )
-        arguments.add_switch(
-            optional,
+        optional.add_argument(
             "--check-references",
-            "instead of a model's programs, run the reference solutions of the tasks' problems, list those that fail,"
-            " and exit with code 1 if there are any; needs no --model",
-            default="evaluate a model",
+            action="store_true",
+            help="instead of a model's programs, run the reference solutions of the tasks' problems, list those that"
+            " fail, and exit with code 1 if there are any; needs no --model (default: evaluate a model)",
         )
-        arguments.add_baseline(optional)
-        arguments.add_device(optional)
-        arguments.add_switch(
-            optional, "--confirm-run-unsafe-code", "consent to run the programs that the models write, in a sandbox"
-        )
-        arguments.add_cache(optional, "evaluation", kept="finished batches")
+        arguments.add(optional, "--baseline", "--baseline-revision", "--device", "--cache-dir", "--overwrite")
+        arguments.add(optional, "--confirm-run-unsafe-code")
         optional.add_argument(
             "-o",
             "--output",
@@ -46,25 +42,18 @@ class EvalCommand(FlabVerb):
             metavar="FOLDER",
             help="folder to write the table, lm-eval's results and the samples to (default: only print the table)",
         )
-        arguments.add_switch(optional, "--overwrite", "replace an evaluation in the output folder", default="refuse")
 
     def execute(self) -> None:
         args = self.args
         if args.list_tasks:
             return list_tasks()
-        fields, flags = section_from(args, EvaluationSettings), vars(args)
-        if flags["evaluation.tasks"] and not flags["evaluation.data"] and isinstance(fields.get("data"), dict):
-            # a file may name the data of more tasks than the command line asks for
-            tasks = EvaluationSettings(tasks=fields["tasks"]).tasks
-            fields["data"] = {task: files for task, files in fields["data"].items() if task in tasks}
-        settings = EvaluationSettings(**fields)
+        settings = self.settings.evaluation
         if args.check_references:
             return self.check_references(settings)
         if args.model is None:
             raise ConfigurationError(
                 "the following arguments are required: -m/--model (only --check-references works without)"
             )
-        check_evaluation(settings, has_baseline=args.baseline is not None)
 
         from ..evaluation.results import EVALUATION
         from ..records.folders import OutputFolder
@@ -98,8 +87,6 @@ class EvalCommand(FlabVerb):
                 print(self.ending(args.output))
 
     def check_references(self, settings: EvaluationSettings) -> None:
-        check_tasks(settings)
-
         from ..evaluation.references import check_references
 
         checks = check_references(settings, confirm_run_unsafe_code=self.args.confirm_run_unsafe_code)

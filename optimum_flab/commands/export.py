@@ -8,20 +8,22 @@ from ..settings.export import ExportSettings
 from ..utils.compat import ArgumentGroup
 from . import arguments
 from .base import FlabVerb
+from .flags import flags_of
 
 
 class ExportCommand(FlabVerb):
-    SETTINGS = ExportSettings
+    """Write a checkpoint as a GGUF file, which llama.cpp runs."""
+
+    FLAGS = flags_of(ExportSettings, "export")
 
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         required.add_argument("model", help="the checkpoint, pruned or dense: a local folder or a Hub id")
         required.add_argument("path", type=Path, help="the .gguf file to write")
-        arguments.add_revision(optional)
-        arguments.add_family(optional)
+        arguments.add(optional, "--revision", "--family")
 
     def execute(self) -> None:
-        args, settings = self.args, self.settings
+        args, settings = self.args, self.settings.export
 
         from ..checkpoints.loading import load_dense
         from ..export import check_path, export_gguf

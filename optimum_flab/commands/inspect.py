@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 
-from ..settings.pruning import check_settings
+from ..settings.pruning import PrunerSettings
 from ..utils.compat import ArgumentGroup
 from . import arguments
 from .base import FlabVerb
-from .flags import PRUNING, add_flag, settings_from
-
-
-TARGET = next(flag for flag in PRUNING if flag.setting == "target_ratio")
+from .flags import flags_of
 
 
 class InspectCommand(FlabVerb):
+    """Count a model's parameters, and what a target would need."""
+
+    FLAGS = [flag for flag in flags_of(PrunerSettings) if flag.setting == "target_ratio"]
+
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         arguments.add_model(required, optional)
-        add_flag(optional, TARGET)
-        arguments.add_switch(optional, "--json", "print JSON instead of a table", default="a table")
+        optional.add_argument("--json", action="store_true", help="print JSON instead of a table (default: a table)")
 
     def execute(self) -> None:
-        target = check_settings(settings_from(self.args, [TARGET])).target_ratio
+        target = self.settings.target_ratio
 
         from ..inspection import inspect_model
 

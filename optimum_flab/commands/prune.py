@@ -7,14 +7,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..settings.pruning import check_settings
+from ..settings.pruning import PrunerSettings
 from ..utils.compat import ArgumentGroup
 from ..utils.errors import ConfigurationError
 from ..utils.places import user_path
 from . import arguments
 from .apply import PruningVerb
 from .base import command_line
-from .flags import PRUNING, add_config, add_flag, criteria_text, pruning_from
+from .flags import criteria_text, flags_of
 
 
 if TYPE_CHECKING:
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 
 
 class PruneCommand(PruningVerb):
+    """Prune a model to a smaller stock checkpoint."""
+
+    FLAGS = flags_of(PrunerSettings)
     EPILOG = criteria_text()
 
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         arguments.add_model(required, optional)
         required.add_argument("output", type=Path, help="folder to write the pruned model to")
-        add_config(optional, "the settings")
-        for flag in PRUNING:
-            add_flag(optional, flag)
-        arguments.add_device(optional)
+        arguments.add(optional, "--device", "--no-resume", "--cache-dir", "--prompt", "--overwrite")
+        arguments.add(optional, "--confirm-run-unsafe-code")
         optional.add_argument(
             "--dtype",
             choices=("auto", *arguments.DTYPES),
@@ -58,21 +59,9 @@ class PruneCommand(PruningVerb):
             help="about how long the pruning may take, for example 30min: less calibration text is read where all of"
             " it would take longer (default: as long as it takes)",
         )
-        arguments.add_switch(
-            optional,
-            "--confirm-run-unsafe-code",
-            "where the configuration file has data for recovery: consent to run the programs that the dense model"
-            " writes, in a sandbox",
-        )
-        arguments.add_resume(optional)
-        arguments.add_cache(optional, "pruning")
-        PruneCommand.add_ending(optional)
 
     def execute(self) -> None:
-        args = self.args
-        # Faults of the command line are reported before torch is imported.
-        fields = pruning_from(args)
-        check_settings(fields)
+        args, settings = self.args, self.settings  # faults of the command line are reported before torch is imported
 
         from .. import FlabOptimizer, FlabPrunerConfig
         from ..checkpoints.computation import computation_device
@@ -82,9 +71,9 @@ class PruneCommand(PruningVerb):
         from ..texts.sources import local_paths, read_sources
 
         command = command_line("prune", self.parser, args)
-        config = FlabPrunerConfig(**fields)
+        config = FlabPrunerConfig(**settings.pruning)
         if config.recovery.trains:
-            _refuse_for_recovery(args, launched())
+            refuse_for_recovery(args, launched())
         read = local_paths([*config.data.sources, *config.recovery.sources])
         inputs = [args.model, args.config, *read, *config.data.counts]
         check_apart(args.output, args.cache_dir)
@@ -132,28 +121,19 @@ class PruneCommand(PruningVerb):
         return optimizer.prune(config, time_budget=args.time_budget, processes=processes, **work)
 
 
-def check_apart(output: Path, cache_dir: str | Path | None) -> None:
-    """Raises a [`ConfigurationError`] if one of two folders is or holds the other."""
+def check_apart(output: Path, cache_dir: str | None) -> None:
+    """Raises a [`ConfigurationError`] if saved work would be in the output folder."""
     if cache_dir is None:
         return
-    one, other = (user_path(path).resolve() for path in (output, cache_dir))
-    if one == other or one in other.parents or other in one.parents:
-        raise ConfigurationError(
-            f"--cache-dir {cache_dir} and the output folder {output} must not contain each other; change one of the"
-            " two"
-        )
+    folder = user_path(cache_dir).resolve()
+    if user_path(output).resolve() in (folder, *folder.parents):
+        raise ConfigurationError(f"`cache_dir`: {cache_dir} is in the output folder {output}; name another folder")
 
 
-def _refuse_for_recovery(args: Namespace, launched: bool) -> None:
+def refuse_for_recovery(args: Namespace, launched: bool) -> None:
     """Raises a [`ConfigurationError`] if something was requested that applies to pruning but not to recovery."""
-    reasons = {"memory_budget": "recovery has both models in memory", "time_budget": "recovery takes additional time"}
-    for name, reason in reasons.items():
-        if getattr(args, name) is not None:
-            raise ConfigurationError(
-                f"{name}: it applies only to pruning, and {reason}; leave it out, or prune first and then recover"
-            )
-    if launched:
+    if launched or args.memory_budget is not None or args.time_budget is not None:
         raise ConfigurationError(
-            "recovery.data: several processes can prune or recover, but not both in one run; leave it out, and pass"
-            " the pruned model to `accelerate launch -m optimum_flab.recovery`"
+            "a run that recovers too takes no `memory_budget` and no `time_budget`, and is not launched in several"
+            " processes; leave out `recovery.data`, and recover the pruned model with `optimum-cli flab recover`"
         )

@@ -5,10 +5,13 @@ from __future__ import annotations
 from ..settings.hub import PushSettings
 from ..utils.compat import ArgumentGroup
 from .base import FlabVerb
+from .flags import flags_of
 
 
 class PushCommand(FlabVerb):
-    SETTINGS = PushSettings
+    """Push a pruned model to the Hugging Face Hub."""
+
+    FLAGS = flags_of(PushSettings, "push")
     # No --token: it would stay in the shell's history and show in the list of processes.
     EPILOG = "The token is that of `hf auth login`, or of the environment variable HF_TOKEN."
 
@@ -20,7 +23,7 @@ class PushCommand(FlabVerb):
         )
 
     def execute(self) -> None:
-        settings = self.settings
+        settings = self.settings.push
 
         from ..hub.push import push_to_hub
 

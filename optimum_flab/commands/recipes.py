@@ -8,6 +8,8 @@ from .base import FlabVerb
 
 
 class RecipesCommand(FlabVerb):
+    """List the settings files that come with the package, or print one."""
+
     EPILOG = "`-c NAME` of the other verbs uses a recipe as it is; flags take precedence over it."
 
     @staticmethod

@@ -5,14 +5,17 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
-from ..settings.recovery import RecoveryConfig, check_recovery
+from ..settings.recovery import RecoveryConfig
 from ..utils.compat import ArgumentGroup
 from . import arguments
 from .base import FlabVerb, command_line
+from .flags import flags_of
 
 
 class RecoverCommand(FlabVerb):
-    SETTINGS = RecoveryConfig
+    """Train a pruned model back towards the dense one."""
+
+    FLAGS = flags_of(RecoveryConfig, "recovery")
 
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
@@ -24,23 +27,12 @@ class RecoverCommand(FlabVerb):
             required=True,
             help="the dense model that it was pruned from: a Hub id, a local folder, or a GGUF file",
         )
-        arguments.add_family(optional)
-        arguments.add_revision(optional, "--teacher-revision", "teacher")
-        arguments.add_device(optional)
         arguments.add_dtype(optional, "the measurements on held-out text")
-        arguments.add_switch(
-            optional,
-            "--confirm-run-unsafe-code",
-            "consent to run the programs that the dense model writes, in a sandbox",
-        )
-        arguments.add_cache(optional, "recovery", kept="answers, predictions and checkpoints")
-        arguments.add_switch(
-            optional, "--overwrite", "replace the pruned model in the output folder", default="refuse"
-        )
+        arguments.add(optional, "--family", "--teacher-revision", "--device", "--cache-dir", "--overwrite")
+        arguments.add(optional, "--confirm-run-unsafe-code")
 
     def execute(self) -> None:
-        args, settings = self.args, self.settings
-        check_recovery(settings)
+        args, settings = self.args, self.settings.recovery
 
         from .. import FlabOptimizer
         from ..checkpoints.stored_model import check_complete

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
-import importlib.util
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
 TASKS_FOLDER = Path(__file__).parent / "tasks"
 DIVERGENCE_TEXT = "KL(dense ‖ pruned) and bits per byte of any text; needs a baseline, data from a source of text"
 DIVERGENCE_PROTOCOL = "over the remaining vocabulary, both models on the tokens of the pruned one's tokenizer"
-EXECUTES = ("exec", "eval")  # calls that run their argument
-EXECUTES_TEXTS = ("code_eval",)  # a metric of the package `evaluate` that executes
 
 
 @dataclass(frozen=True)
@@ -230,65 +226,19 @@ def _refuse_outside_sandbox(name: str, entry: Entry) -> None:
                 f"task {name!r} runs programs but does not score their verdicts: add 'process_results: !function"
                 f" {__package__}.tasks.code.score' and the metric pass@1 to {entry.yaml_path}"
             )
-        reason = None
-    else:
-        reason = "is marked as running code" if config.get("unsafe_code") else None
-    for module in _modules(config, entry):
-        if reason is None and (call := executing_call(module)):
-            reason = f"calls {call} in {module.name}"
-    if reason is not None:
+    elif config.get("unsafe_code"):
         near = difflib.get_close_matches(name, shipped_tasks(), n=1, cutoff=0.4)
         instead = f"use {near[0]}, or " if near else ""
         raise FlabError(
-            f"task {name!r} {reason} outside the sandbox of this package, so it is refused; {instead}write a task"
+            f"task {name!r} runs code outside the sandbox of this package, so it is refused; {instead}write a task"
             f" whose filter is one of {__package__}.tasks.code (with unsafe_code: true)"
         )
-
-
-def _modules(value: Any, entry: Entry) -> Iterator[Path]:
-    """Source files of the functions that a task's YAML names, without importing them."""
-    if isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _modules(inner, entry)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _modules(inner, entry)
-    elif isinstance(value, str) and "\n" not in value and Path(value).is_absolute():
-        module = Path(value).name.rpartition(".")[0]
-        beside = Path(value).parent / f"{module.replace('.', '/')}.py"
-        if beside.is_file():
-            yield beside
-        elif module.split(".")[0] != __package__.split(".")[0] and all(map(str.isidentifier, module.split("."))):
-            try:
-                spec = importlib.util.find_spec(module)
-            except (ImportError, ValueError):
-                return
-            if spec is not None and spec.origin and spec.origin.endswith(".py"):
-                yield Path(spec.origin)
-
-
-def executing_call(module: Path) -> str | None:
-    """A call with which a Python file runs code that it is given, if it has one."""
-    try:
-        tree = ast.parse(module.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError):
-        return None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in EXECUTES:
-            return f"{node.func.id}()"
-        if isinstance(node, ast.Constant) and node.value in EXECUTES_TEXTS:
-            return repr(node.value)
-    return None
 
 
 # --- loading -------------------------------------------------------------------------------------------------------
 
 
-def _load(
-    name: str,
-    manager: TaskManager,
-    settings: EvaluationSettings,
-) -> LoadedTask:
+def _load(name: str, manager: TaskManager, settings: EvaluationSettings) -> LoadedTask:
     files = settings.data.get(name, [])
     entry = manager.task_index[name]
     single = kind_of_task(entry) == "task"
@@ -326,12 +276,7 @@ def _is_own_loader(function: Any) -> bool:
     return callable(function) and function.__module__.startswith(f"{__package__}.")
 
 
-def _task_config(
-    name: str,
-    config: Mapping[str, Any],
-    entry: Entry,
-    settings: EvaluationSettings,
-) -> dict[str, Any]:
+def _task_config(name: str, config: Mapping[str, Any], entry: Entry, settings: EvaluationSettings) -> dict[str, Any]:
     """The configuration of a single task with the user's data, limit, sampling and length applied."""
     files = settings.data.get(name, [])
     prepared = {key: value for key, value in config.items() if key not in ("tag", "group", "task_list")}

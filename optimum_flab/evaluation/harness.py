@@ -211,21 +211,20 @@ def measure_divergence(
     kinds: dict[str, list[str]] = {}
     for text in texts:
         kinds.setdefault(text.kind, []).append(text.text)
-    data = DataSettings(batch_size=batch_size)
-    most = most_positions(before.model.config, before.family) or data.sequence_length
-    data.sequence_length = min(data.sequence_length, most)
-    vocab_size, found = after.model.get_input_embeddings().weight.shape[0], {}
+    length = DataSettings().sequence_length
+    length = min(length, most_positions(before.model.config, before.family) or length)
+    vocab_size, by_kind = after.model.get_input_embeddings().weight.shape[0], {}
     for kind, of_kind in kinds.items():
-        cut = cut_texts(before.tokenizer, after.tokenizer, kept, vocab_size, of_kind, data.sequence_length)
-        reading = LayerPass(before.model, before.family, cut.shared, data.batch_size)
-        found[kind] = measure_held_out(reading, after.model, cut)
-    columns = {"": list(found.values())}
-    if len(found) > 1:
-        columns |= {f"[{kind}]": [measured] for kind, measured in found.items()}
+        cut = cut_texts(before.tokenizer, after.tokenizer, kept, vocab_size, of_kind, length)
+        reading = LayerPass(before.model, before.family, cut.shared, batch_size)
+        by_kind[kind] = measure_held_out(reading, after.model, cut)
+    columns = {"": list(by_kind.values())}
+    if len(by_kind) > 1:
+        columns |= {f"[{kind}]": [measured] for kind, measured in by_kind.items()}
     rows = [row for metric in ("divergence", "bits_per_byte", "lost_mass") for row in _rows(metric, columns)]
     return rows, (
         f"{DIVERGENCE_PROTOCOL} (lost_mass is what the dense model assigned to the rest), computed in"
-        f" {str(before.model.dtype).removeprefix('torch.')} on pieces of at most {data.sequence_length:,} tokens; its"
+        f" {str(before.model.dtype).removeprefix('torch.')} on pieces of at most {length:,} tokens; its"
         " bits per byte leave out the first token of each, which perplexity counts"
     )
 

@@ -4,7 +4,7 @@ Lightweight: the settings are read from here whenever `optimum-cli` starts; ever
 used.
 """
 
-from ..settings.recovery import RecoveryConfig, RecoverySettings
+from ..settings.recovery import RecoveryConfig
 
 
-__all__ = ["RecoveryConfig", "RecoverySettings"]
+__all__ = ["RecoveryConfig"]

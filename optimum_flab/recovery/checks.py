@@ -10,7 +10,7 @@ from ..checkpoints.hashes import dense_hash
 from ..execution import check_packages
 from ..families import Family
 from ..pruning.plan_check import check_plan
-from ..settings.recovery import RecoverySettings, check_recovery
+from ..settings.recovery import RecoveryConfig
 from ..texts.sources import read_sources
 from ..utils.errors import ConfigurationError, FlabError
 from .instructions import Example, read_instructions
@@ -38,7 +38,7 @@ def check_teacher(work: Work) -> None:
         )
 
 
-def check_method(settings: RecoverySettings, family: Family) -> None:
+def check_method(settings: RecoveryConfig, family: Family) -> None:
     """Raises a [`ConfigurationError`] if this family's weights cannot be trained in this way."""
     if settings.method == "full" and family.experts is not None:
         # the Trainer resumes from files in which each expert has a separate name, and would find none of them
@@ -47,15 +47,14 @@ def check_method(settings: RecoverySettings, family: Family) -> None:
         )
 
 
-def check_inputs(settings: RecoverySettings, consent: bool) -> None:
+def check_inputs(settings: RecoveryConfig, consent: bool) -> None:
     """Refuses, before any model is read, settings and data that a recovery would refuse."""
-    check_recovery(settings)
     check_consent(settings, read_instructions(settings.data), consent)
     source_texts([*settings.exclude, *settings.held_out])
     read_sources(settings.text)
 
 
-def check_consent(settings: RecoverySettings, examples: Sequence[Example], consent: bool) -> None:
+def check_consent(settings: RecoveryConfig, examples: Sequence[Example], consent: bool) -> None:
     """Raises a [`ConfigurationError`] if programs would have to run but may not, or lack the packages that they are
     allowed; called before any long work."""
     if settings.answers != "dense" or not any(one.test is not None and not one.blank for one in examples):

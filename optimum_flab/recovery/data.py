@@ -13,7 +13,7 @@ from ..execution import Program, run_programs
 from ..execution.packages import parse_packages
 from ..records.plan import PruningPlan
 from ..running.generation import BatchCache
-from ..settings.recovery import RecoverySettings
+from ..settings.recovery import RecoveryConfig
 from ..texts.formats import formats_of
 from ..texts.overlap import Forbidden, benchmark_texts
 from ..texts.sources import read_sources
@@ -83,7 +83,7 @@ class Data:
     counts: Counts
 
 
-def held_out_texts(settings: RecoverySettings, plan: PruningPlan) -> list[str]:
+def held_out_texts(settings: RecoveryConfig, plan: PruningPlan) -> list[str]:
     """Texts of the sources that only measure: those of the settings, else those of the pruning if still there."""
     named = settings.held_out
     if named:
@@ -227,7 +227,7 @@ def expected_rows(work: Work, selected: Selected) -> Sequences:
     return _with_expected(packed if selected.plain is None else packed.with_rows(selected.plain), settings)
 
 
-def _with_expected(rows: Sequences, settings: RecoverySettings) -> Sequences:
+def _with_expected(rows: Sequences, settings: RecoveryConfig) -> Sequences:
     """Rows extended by as many, of the same text, as there may be of continuations."""
     more = math.ceil(settings.continuation_tokens / settings.sequence_length)
     return rows.with_rows(rows.rows([number % len(rows) for number in range(more)])) if more else rows

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..records.report import RecoveryEstimate
-from ..settings.recovery import RecoverySettings
+from ..settings.recovery import RecoveryConfig
 from ..texts.packing import PackedTokens
 from ..utils.progress import duration
 from .sizes import TrainingSizes
@@ -43,7 +43,7 @@ def estimate_text(estimate: RecoveryEstimate) -> str:
 
 
 def training_memory(
-    config: Any, width: int, parameters: int, trained: int, sizes: TrainingSizes, settings: RecoverySettings
+    config: Any, width: int, parameters: int, trained: int, sizes: TrainingSizes, settings: RecoveryConfig
 ) -> int:
     """Bytes of one process while it trains.
 
@@ -51,7 +51,7 @@ def training_memory(
         config (`PreTrainedConfig`): of the pruned model.
         width (`int`): neurons per layer that a token is multiplied with.
         parameters, trained (`int`): weights of the pruned model, and those that are trained.
-        settings ([`RecoverySettings`]): with the dtype of the training. By the method `full` the weights of the pruned
+        settings ([`RecoveryConfig`]): with the dtype of the training. By the method `full` the weights of the pruned
             model are trained themselves, in float32 like all that is trained; else they are frozen, in that dtype.
     """
     itemsize = getattr(torch, settings.dtype).itemsize

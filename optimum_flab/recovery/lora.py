@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from ..settings.recovery import RecoverySettings
+from ..settings.recovery import RecoveryConfig
 from ..utils.errors import ConfigurationError
 
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def lora_config(model: PreTrainedModel, settings: RecoverySettings) -> LoraConfig:
+def lora_config(model: PreTrainedModel, settings: RecoveryConfig) -> LoraConfig:
     """The peft configuration from the settings."""
     embeddings = {}
     if settings.train_embeddings:
@@ -43,7 +43,7 @@ def embedding_names(model: PreTrainedModel) -> list[str]:
     return [name.rpartition(".")[-1] for name, module in model.named_modules() if any(module is one for one in wanted)]
 
 
-def with_lora(model: PreTrainedModel, settings: RecoverySettings) -> PeftModel:
+def with_lora(model: PreTrainedModel, settings: RecoveryConfig) -> PeftModel:
     """A model with seeded LoRA matrices; what it computes has not changed yet.
 
     Raises:

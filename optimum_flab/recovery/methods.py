@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from ..checkpoints.weight_files import shards
 from ..running.casting import copy_in
-from ..settings.recovery import RecoverySettings
+from ..settings.recovery import RecoveryConfig
 from ..tensors.lazy import StoredTensors
 from ..utils.errors import ConfigurationError
 from .lora import with_lora
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def trainable(
-    start: PreTrainedModel, settings: RecoverySettings, device: torch.device, dtype: torch.dtype
+    start: PreTrainedModel, settings: RecoveryConfig, device: torch.device, dtype: torch.dtype
 ) -> PreTrainedModel | PeftModel:
     """A copy of a model whose trained parameters require gradients and are kept in float32: small steps on bfloat16
     weights would be rounded away.
@@ -42,7 +42,7 @@ def trainable(
     return all_weights(copy_in(start, device, torch.float32), settings)
 
 
-def all_weights(model: PreTrainedModel, settings: RecoverySettings) -> PreTrainedModel:
+def all_weights(model: PreTrainedModel, settings: RecoveryConfig) -> PreTrainedModel:
     """The model with gradients for all weights, those of embeddings and head only if requested."""
     model.requires_grad_(True)
     if not settings.train_embeddings:

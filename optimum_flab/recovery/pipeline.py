@@ -14,14 +14,14 @@ from ..families.positions import check_positions
 from ..pruning.result import PrunedModel
 from ..running.generation import BatchCache
 from ..running.processes import Processes, process_state
-from ..settings.recovery import RecoverySettings, check_recovery
+from ..settings.recovery import RecoveryConfig
 from ..utils.errors import ConfigurationError
 from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
 from .checks import check_consent, check_method, check_teacher
 from .instructions import read_instructions
 from .preparation import Ready, prepare_training
-from .results import report_section, written_files
+from .results import report_section, write_adapter
 from .trained import Training, load_training, merge_training, save_training
 from .training import last_checkpoint, number_format, train
 from .work import Steps, Work
@@ -33,7 +33,7 @@ CHECKPOINTS = "checkpoints"
 def recover(
     dense: LoadedModel,
     pruned: PrunedModel,
-    settings: RecoverySettings | None = None,
+    settings: RecoveryConfig | None = None,
     *,
     confirm_run_unsafe_code: bool = False,
     cache_dir: str | Path | None = None,
@@ -47,7 +47,7 @@ def recover(
 
     Args:
         dense ([`LoadedModel`]): with its weights in memory.
-        settings ([`RecoverySettings`], *optional*): what is requested. Defaults to those of the configuration that it
+        settings ([`RecoveryConfig`], *optional*): what is requested. Defaults to those of the configuration that it
             was pruned with.
         confirm_run_unsafe_code (`bool`): the dense model's answers may be run against the problems' tests.
         cache_dir (`str` or `Path`, *optional*): defaults to `optimum_flab/recovery` in the folder of the Hugging Face
@@ -68,8 +68,7 @@ def recover(
             "this model was already recovered; name the pruned model as it was before, from which the training starts"
             " (with other data or settings, it starts over)"
         )
-    settings = settings or (pruned.config.recovery if pruned.config is not None else RecoverySettings())
-    check_recovery(settings)
+    settings = settings or (pruned.config.recovery if pruned.config is not None else RecoveryConfig())
     check_method(settings, dense.family)
     check_positions(pruned.model.config, dense.family, "recovery.sequence_length", settings.sequence_length)
     device = dense.model.device
@@ -107,11 +106,12 @@ def recover(
         # the report's own measurement is now that of the trained model
         section = section.model_copy(update={"pruning_held_out": pruned.report.held_out})
         changes = {"held_out": after, "recovery": section}
-        pruned = replace(pruned, files={**pruned.files, **written_files(ready, settings, training)})
+        if settings.keep_adapter:
+            pruned = replace(pruned, files={**pruned.files, **write_adapter(ready.folder, ready.start, training)})
     return replace(pruned, model=model).with_report(weights_sha256=weights_hash(model), **changes)
 
 
-def _train(ready: Ready, settings: RecoverySettings, device: torch.device, steps: Steps) -> Training:
+def _train(ready: Ready, settings: RecoveryConfig, device: torch.device, steps: Steps) -> Training:
     done = load_training(ready.folder, ready.start, settings)
     if done is not None:
         steps.say(f"this training was finished before; its result is taken from {ready.folder}")

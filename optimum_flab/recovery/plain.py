@@ -13,7 +13,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..settings.pruning import KINDS
-from ..settings.recovery import LIBRARY_SOURCE, RecoverySettings
+from ..settings.recovery import LIBRARY_SOURCE, RecoveryConfig
 from ..texts.formats import NO_FORMATS, Formats
 from ..texts.kinds import OWN, other_pools
 from ..texts.overlap import Forbidden
@@ -67,19 +67,19 @@ def rank(seed: int, text: str) -> str:
     return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "replace")).hexdigest()
 
 
-def passages_in(text: str, settings: RecoverySettings, most: int | None = None) -> list[str]:
+def passages_in(text: str, settings: RecoveryConfig, most: int | None = None) -> list[str]:
     """The passages of a text, about as long as a sequence, or of at most this many characters."""
     longest = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
     return [passage for passage in split_passages(text, min(longest, most or longest)) if passage.strip()]
 
 
-def as_documents(source: list[str], settings: RecoverySettings) -> list[str]:
+def as_documents(source: list[str], settings: RecoveryConfig) -> list[str]:
     """The passages of a source of few documents, each to be treated as a document."""
     most = max(SHORTEST_PASSAGE, sum(map(len, source)) // FEWEST_PASSAGES)
     return [passage for text in source for passage in passages_in(text, settings, most)]
 
 
-def read_plain(settings: RecoverySettings, formats: Formats = NO_FORMATS) -> list[PlainSource]:
+def read_plain(settings: RecoveryConfig, formats: Formats = NO_FORMATS) -> list[PlainSource]:
     """The documents of all sources of plain text.
 
     Args:
@@ -94,7 +94,7 @@ def read_plain(settings: RecoverySettings, formats: Formats = NO_FORMATS) -> lis
     return _default_sources(settings, formats) if settings.text_sources else []
 
 
-def _named_source(spec: str, settings: RecoverySettings) -> PlainSource:
+def _named_source(spec: str, settings: RecoveryConfig) -> PlainSource:
     texts = list(dict.fromkeys(one.text for one in read_source(spec, for_training=True).documents))
     if len(texts) < FEWEST_DOCUMENTS:
         texts = as_documents(texts, settings)
@@ -102,7 +102,7 @@ def _named_source(spec: str, settings: RecoverySettings) -> PlainSource:
     return PlainSource([passages_in(text, settings) for text in texts])
 
 
-def _default_sources(settings: RecoverySettings, formats: Formats) -> list[PlainSource]:
+def _default_sources(settings: RecoveryConfig, formats: Formats) -> list[PlainSource]:
     """Text of the kinds that models are calibrated on, in the same shares but from other documents."""
     mix = {kind: share for kind, share in KINDS.items() if kind != OWN}
     files: list[Document] = []
@@ -138,7 +138,7 @@ class DividedText:
 
 def split_text(
     sources: Sequence[PlainSource],
-    settings: RecoverySettings,
+    settings: RecoveryConfig,
     count_tokens: Callable[[str], int],
     held_out_named: bool,
 ) -> DividedText:
@@ -190,7 +190,7 @@ def _set_aside(
 def sample_passages(
     sources: Sequence[PlainSource],
     tokenizer: PreTrainedTokenizerBase,
-    settings: RecoverySettings,
+    settings: RecoveryConfig,
     most: int,
     forbidden: dict[str, Forbidden],
     counts: Counts,
@@ -224,7 +224,7 @@ def sample_passages(
     return taken
 
 
-def text_budget(settings: RecoverySettings, instruction_tokens: int) -> int:
+def text_budget(settings: RecoveryConfig, instruction_tokens: int) -> int:
     """Tokens of plain text to train on: as many as allowed, or for the default text its share along with instruction
     data."""
     if settings.text:
@@ -247,7 +247,7 @@ def first_lines(document: Sequence[str]) -> str:
     return text[:LONGEST_BEGINNING]
 
 
-def select_beginnings(sources: Sequence[PlainSource], settings: RecoverySettings) -> list[str]:
+def select_beginnings(sources: Sequence[PlainSource], settings: RecoveryConfig) -> list[str]:
     """Enough first lines for the continuations that are requested."""
     needed = -(-settings.continuation_tokens // settings.max_new_tokens)
     return list(islice(dict.fromkeys(beginnings(sources)), SPARE_BEGINNINGS * needed))

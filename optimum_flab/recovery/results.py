@@ -1,4 +1,4 @@
-"""What a recovery leaves behind: its section of the report, the loss curve, the adapter."""
+"""What a recovery leaves behind: its section of the report, the adapter."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from ..records.held_out import HeldOut
-from ..records.names import ADAPTER_FOLDER, CURVE_NAME
+from ..records.names import ADAPTER_FOLDER
 from ..records.report import CurvePoint, PlainText, Recovery, RecoveryData, RecoveryTraining
 from ..running.casting import copy_in
-from ..settings.recovery import RecoverySettings
+from ..settings.recovery import RecoveryConfig
 from ..texts.sources import hub_datasets
 from ..utils.compat import forget_origin
-from .curve import draw_curve
 from .preparation import Ready
 from .trained import Training, with_adapter
 from .work import Steps
 
 
 def report_section(
-    settings: RecoverySettings, ready: Ready, after: HeldOut, training: Training, steps: Steps, processes: int
+    settings: RecoveryConfig, ready: Ready, after: HeldOut, training: Training, steps: Steps, processes: int
 ) -> Recovery:
     """The report's `recovery` section, from the process that measured."""
     assert ready.before is not None
@@ -68,20 +68,13 @@ def report_section(
     )
 
 
-def written_files(ready: Ready, settings: RecoverySettings, training: Training) -> dict[str, Path]:
-    """Writes the loss curve and, if requested, the adapter."""
-    folder, start = ready.folder, ready.start
-    folder.mkdir(parents=True, exist_ok=True)
-    curve = folder / CURVE_NAME
-    unit = {"distillation": "divergence (nats)", "cross-entropy": "cross-entropy (nats)", "both": "loss (nats)"}
-    draw_curve(training.curve, training.best_step, unit[settings.loss], curve)
-    files = {CURVE_NAME: curve}
-    if settings.keep_adapter and training.weights is not None and training.config is not None:
-        adapter = folder / ADAPTER_FOLDER
-        base = copy_in(start, torch.device("cpu"), start.dtype)
-        forget_origin(base)  # its base is the pruned checkpoint, wherever that will be
-        model = with_adapter(base, training.weights, replace(training.config, base_model_name_or_path=None))
-        model.save_pretrained(adapter)
-        (adapter / "README.md").unlink(missing_ok=True)  # an empty template
-        files[ADAPTER_FOLDER] = adapter
-    return files
+def write_adapter(folder: Path, start: PreTrainedModel, training: Training) -> dict[str, Path]:
+    """Writes the LoRA adapter, if matrices are the result of a training."""
+    if training.weights is None or training.config is None:
+        return {}
+    base = copy_in(start, torch.device("cpu"), start.dtype)
+    forget_origin(base)  # its base is the pruned checkpoint, wherever that will be
+    model = with_adapter(base, training.weights, replace(training.config, base_model_name_or_path=None))
+    model.save_pretrained(folder / ADAPTER_FOLDER)
+    (folder / ADAPTER_FOLDER / "README.md").unlink(missing_ok=True)  # an empty template
+    return {ADAPTER_FOLDER: folder / ADAPTER_FOLDER}

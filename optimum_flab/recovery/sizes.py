@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..settings.recovery import RecoverySettings
+from ..settings.recovery import RecoveryConfig
 from ..utils.errors import ConfigurationError
 
 
 MOST_TOKENS_AT_ONCE = 512  # per forward pass, unless the user says otherwise: bounds the memory of activations
 
 
-def distillation_share(settings: RecoverySettings) -> float:
+def distillation_share(settings: RecoveryConfig) -> float:
     """How much the distillation counts; the rest is the cross-entropy of the answers."""
     return {"both": 1 - settings.cross_entropy_share, "cross-entropy": 0.0, "distillation": 1.0}[settings.loss]
 
@@ -36,7 +36,7 @@ class TrainingSizes:
     evaluate_every: int
 
 
-def training_sizes(settings: RecoverySettings, rows: int, processes: int = 1) -> TrainingSizes:
+def training_sizes(settings: RecoveryConfig, rows: int, processes: int = 1) -> TrainingSizes:
     """Sizes for a number of training rows.
 
     Raises:

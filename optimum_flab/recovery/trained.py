@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ..records.atomic import write_atomically
 from ..running.casting import copy_in
-from ..settings.recovery import RecoverySettings
+from ..settings.recovery import RecoveryConfig
 from .lora import lora_config
 
 
@@ -60,7 +60,7 @@ def save_training(training: Training, folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def load_training(folder: Path, start: PreTrainedModel, settings: RecoverySettings) -> Training | None:
+def load_training(folder: Path, start: PreTrainedModel, settings: RecoveryConfig) -> Training | None:
     """A training that was finished in this folder; `None` if there is none that can be read."""
     try:
         values = json.loads((folder / TRAINING).read_text(encoding="utf-8"))

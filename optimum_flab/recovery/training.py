@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..records.atomic import is_full
 from ..running.casting import multiplies_bfloat16
-from ..settings.recovery import RecoverySettings
+from ..settings.recovery import RecoveryConfig
 from ..utils.compat import use_one_device
 from ..utils.errors import FlabError
 from .encoding import schedule
@@ -37,7 +37,7 @@ STATE = "trainer_state.json"  # written last into a checkpoint
 
 
 def training_arguments(
-    settings: RecoverySettings, sizes: TrainingSizes, folder: Path, device: torch.device
+    settings: RecoveryConfig, sizes: TrainingSizes, folder: Path, device: torch.device
 ) -> TrainingArguments:
     """The Trainer's arguments from the settings."""
     checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
@@ -89,7 +89,7 @@ def number_format(name: str, device: torch.device) -> str:
     return "bfloat16" if multiplies_bfloat16(device) else "float32"
 
 
-def train(ready: Ready, settings: RecoverySettings, folder: Path, device: torch.device) -> Training:
+def train(ready: Ready, settings: RecoveryConfig, folder: Path, device: torch.device) -> Training:
     """Trains LoRA matrices on a pruned model, or its weights; resumes from the last complete checkpoint in `folder`.
 
     Args:

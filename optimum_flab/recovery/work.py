@@ -14,7 +14,7 @@ from ..checkpoints.loading import LoadedModel
 from ..families import Family
 from ..records.plan import PruningPlan
 from ..running.generation import BatchCache
-from ..settings.recovery import RecoverySettings
+from ..settings.recovery import RecoveryConfig
 from ..utils.progress import progress, say
 from ..utils.stopwatch import Stopwatch
 
@@ -31,7 +31,7 @@ class Work:
         model (`PreTrainedModel`): the pruned one, as it is written.
         tokenizer (`PreTrainedTokenizerBase`): the pruned one.
         plan ([`PruningPlan`]): how they relate to each other.
-        settings ([`RecoverySettings`]): what is requested; its `dtype` and `learning_rate` are no defaults any more.
+        settings ([`RecoveryConfig`]): what is requested; its `dtype` and `learning_rate` are no defaults any more.
         cache ([`BatchCache`]): what the dense model wrote, and verdicts of programs.
         steps ([`Steps`]): what the user is told.
     """
@@ -41,7 +41,7 @@ class Work:
     tokenizer: PreTrainedTokenizerBase
     plan: PruningPlan
     family: Family
-    settings: RecoverySettings
+    settings: RecoveryConfig
     cache: BatchCache
     steps: Steps
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from ..criteria import EXPERTS, LAYERS, NEURONS
-from .section import NO_FLAG, Flag, Section, Sources
+from .section import NO_FLAG, Flag, Section, Share, Sources
 
 
 class ComponentSettings(Section):
@@ -45,6 +45,12 @@ class ComponentSettings(Section):
             return {**values, "enabled": True}
         return values
 
+    @model_validator(mode="after")
+    def _refuse_a_size_of_what_stays(self) -> ComponentSettings:
+        if self.pinned is not None and not self.enabled:
+            raise ValueError(f"{self.setting} {self.pinned} has no effect, since enabled is false; drop one of them")
+        return self
+
 
 class VocabularySettings(ComponentSettings):
     """How the vocabulary is pruned."""
@@ -56,38 +62,23 @@ class VocabularySettings(ComponentSettings):
     label = "vocabulary (tokens)"
     units = "tokens"
 
-    enabled: Annotated[bool, Flag("--keep-vocabulary", alias="--no-vocabulary")] = Field(
-        default=True, description="prune the vocabulary, which a draft model must share with its target"
-    )
-    size: Annotated[int | None, Flag("--vocab-size")] = Field(
-        default=None, ge=1, description="vocabulary size to reach; default: decided by the target, or the natural size"
-    )
-    min_count: int = Field(
-        default=1, ge=1, description="least number of occurrences in the corpus for a token to be kept"
-    )
-    coverage: Annotated[float, Flag(metavar="SHARE")] = Field(
-        default=1.0,
-        gt=0,
-        le=1,
-        description="share of the corpus' tokens to keep whole, with equal weight for each source: the least used"
-        " tokens are dropped down to that; the first merges always stay",
-    )
-    keep_merges: int = Field(
-        default=20000,
-        ge=0,
-        description="number of first merges of the tokenizer (first tokens, if it has no merges) kept whatever the"
-        " corpus holds",
-    )
-    keep_used: bool = Field(
-        default=False,
-        description="never drop a token of the natural vocabulary to meet the target, whatever that saves elsewhere",
-    )
-    keep_tokens: Annotated[Sources, Flag("--keep-token", "TOKEN")] = Field(
-        default=[], description="tokens kept whatever the corpus holds"
-    )
-    pad_to_multiple_of: Annotated[int | None, Flag("--pad-vocab-to-multiple-of")] = Field(
-        default=None, ge=1, description="pad the embedding rows to a multiple of this"
-    )
+    enabled: Annotated[bool, Flag("--keep-vocabulary")] = True
+    """prune the vocabulary, which a draft model must share with its target"""
+    size: Annotated[PositiveInt | None, Flag("--vocab-size")] = None
+    """vocabulary size to reach; default: decided by the target, or the natural size"""
+    min_count: PositiveInt = 1
+    """least number of occurrences in the corpus for a token to be kept"""
+    coverage: Annotated[Share, Flag(metavar="SHARE")] = 1.0
+    """share of the corpus' tokens to keep whole, with equal weight for each source: the least used tokens are dropped
+    down to that; the first merges always stay"""
+    keep_merges: NonNegativeInt = 20000
+    """number of first merges of the tokenizer (first tokens, if it has no merges) kept whatever the corpus holds"""
+    keep_used: bool = False
+    """never drop a token of the natural vocabulary to meet the target, whatever that saves elsewhere"""
+    keep_tokens: Annotated[Sources, Flag("--keep-token", "TOKEN")] = []
+    """tokens kept whatever the corpus holds"""
+    pad_to_multiple_of: Annotated[PositiveInt | None, Flag("--pad-vocab-to-multiple-of")] = None
+    """pad the embedding rows to a multiple of this"""
 
 
 class LayerSettings(ComponentSettings):
@@ -100,14 +91,14 @@ class LayerSettings(ComponentSettings):
     label = "layers"
     units = "layers"
 
-    enabled: Annotated[bool, Flag("--no-layers")] = Field(default=True, description="remove whole layers")
-    num_hidden_layers: int | None = Field(
-        default=None, ge=1, description="layers to keep; default: decided by the target, or all"
-    )
-    criterion: Annotated[Literal[tuple(LAYERS)], Flag("--layer-criterion")] = Field(  # type: ignore[valid-type]  # the names are in criteria/
-        default="divergence", description="what ranks the layers"
-    )
-    search_tokens: int = Field(default=1024, ge=1, description="calibration tokens the depth search runs on")
+    enabled: Annotated[bool, Flag("--no-layers")] = True
+    """remove whole layers"""
+    num_hidden_layers: PositiveInt | None = None
+    """layers to keep; default: decided by the target, or all"""
+    criterion: Annotated[Literal[tuple(LAYERS)], Flag("--layer-criterion")] = "divergence"  # type: ignore[valid-type]  # the names are in criteria/
+    """what ranks the layers"""
+    search_tokens: PositiveInt = 1024
+    """calibration tokens the depth search runs on"""
 
 
 class FFNSettings(ComponentSettings):
@@ -120,19 +111,15 @@ class FFNSettings(ComponentSettings):
     label = "FFN width"
     units = "neurons of the FFNs"
 
-    enabled: Annotated[bool, Flag("--no-ffn")] = Field(default=True, description="narrow the feed-forward networks")
-    intermediate_size: int | None = Field(
-        default=None, ge=1, description="width to keep; default: decided by the target, or all"
-    )
-    multiple_of: Annotated[int | None, Flag("--ffn-multiple-of")] = Field(
-        default=None,
-        ge=1,
-        description="the width is a multiple of this; default: 256, which llama.cpp's K-quants need, if the dense"
-        " width is one, has 8 such steps and the vocabulary can take up what they leave of a target; otherwise 64",
-    )
-    criterion: Annotated[Literal[tuple(NEURONS)], Flag("--ffn-criterion")] = Field(  # type: ignore[valid-type]
-        default="obs", description="what ranks the neurons, and how the removal is compensated"
-    )
+    enabled: Annotated[bool, Flag("--no-ffn")] = True
+    """narrow the feed-forward networks"""
+    intermediate_size: PositiveInt | None = None
+    """width to keep; default: decided by the target, or all"""
+    multiple_of: Annotated[PositiveInt | None, Flag("--ffn-multiple-of")] = None
+    """the width is a multiple of this; default: 256, which llama.cpp's K-quants need, if the dense width is one, has 8
+    such steps and the vocabulary can take up what they leave of a target; otherwise 64"""
+    criterion: Annotated[Literal[tuple(NEURONS)], Flag("--ffn-criterion")] = "obs"  # type: ignore[valid-type]
+    """what ranks the neurons, and how the removal is compensated"""
 
 
 class ExpertSettings(ComponentSettings):
@@ -145,17 +132,12 @@ class ExpertSettings(ComponentSettings):
     label = "experts per layer"
     units = "experts"
 
-    enabled: Annotated[bool, Flag("--experts")] = Field(
-        default=False, description="remove whole experts of a mixture of experts"
-    )
-    num_experts: int | None = Field(
-        default=None,
-        ge=1,
-        description="experts to keep per layer; enables their removal; default: decided by the target",
-    )
-    criterion: Annotated[Literal[tuple(EXPERTS)], Flag("--expert-criterion")] = Field(  # type: ignore[valid-type]
-        default="reap", description="what ranks the experts"
-    )
+    enabled: Annotated[bool, Flag("--experts")] = False
+    """remove whole experts of a mixture of experts"""
+    num_experts: PositiveInt | None = None
+    """experts to keep per layer; enables their removal; default: decided by the target"""
+    criterion: Annotated[Literal[tuple(EXPERTS)], Flag("--expert-criterion")] = "reap"  # type: ignore[valid-type]
+    """what ranks the experts"""
 
 
 class HeadSettings(ComponentSettings):
@@ -169,10 +151,8 @@ class HeadSettings(ComponentSettings):
     label = "query heads"
     units = "query heads"
 
-    enabled: Annotated[bool, NO_FLAG] = Field(default=False, description="remove query heads")
-    num_attention_heads: int | None = Field(
-        default=None,
-        ge=1,
-        description="query heads to keep per layer, the same number for every key-value head; enables their removal,"
-        " which costs several times what as many parameters of the FFNs do; default: all",
-    )
+    enabled: Annotated[bool, NO_FLAG] = False
+    """remove query heads"""
+    num_attention_heads: PositiveInt | None = None
+    """query heads to keep per layer, the same number for every key-value head; enables their removal, which costs
+    several times what as many parameters of the FFNs do; default: all"""

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from inspect import Parameter, Signature
+from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from optimum import configuration_utils
-from pydantic.fields import FieldInfo
 
-from ..utils.errors import ConfigurationError
 from ..utils.version import __version__
-from .files import CONFIG_NAME, read_pruning, read_settings_file
-from .pruning import PrunerSettings, check_settings, merge_settings
+from .files import CONFIG_NAME, Settings, read_settings_file
+from .pruning import PrunerSettings, merge_settings
 from .section import Section
 
 
@@ -25,15 +23,6 @@ if TYPE_CHECKING:
 
 else:
     BaseConfig = configuration_utils.BaseConfig
-
-
-def _parameter(name: str, field: FieldInfo) -> Parameter:
-    default = None if field.default_factory else field.default  # a section
-    return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=field.annotation)
-
-
-PARAMETERS = [_parameter(name, field) for name, field in PrunerSettings.model_fields.items()]
-SIGNATURE = Signature([*PARAMETERS, Parameter("kwargs", Parameter.VAR_KEYWORD)])
 
 
 class FlabPrunerConfig(BaseConfig):
@@ -54,13 +43,13 @@ class FlabPrunerConfig(BaseConfig):
             removed; by default they are not.
         heads ([`~settings.components.HeadSettings`] or `dict`, *optional*): how query heads are removed; by default
             they are not.
-        recovery ([`~settings.recovery.RecoverySettings`] or `dict`, *optional*): what the pruned model is trained on
+        recovery ([`~settings.recovery.RecoveryConfig`] or `dict`, *optional*): what the pruned model is trained on
             afterwards, and how; it is not trained unless data, text or continuations are requested there.
         rounds ([`~settings.pruning.RoundSettings`] or `dict`, *optional*): how often it is pruned and recovered until
             the target is met, by [`FlabOptimizer.prune_and_recover`]; once by default.
 
     Raises:
-        [`ConfigurationError`]: lists every unknown field and bad value, or else every contradiction.
+        [`ConfigurationError`]: lists every unknown field and bad value, or else a contradiction.
 
     Example:
 
@@ -76,13 +65,11 @@ class FlabPrunerConfig(BaseConfig):
     CONFIG_NAME: ClassVar[str] = CONFIG_NAME
     FULL_CONFIGURATION_FILE: ClassVar[str] = CONFIG_NAME
 
-    __signature__ = SIGNATURE
+    __signature__ = signature(PrunerSettings)
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        bound = SIGNATURE.bind(*args, **kwargs)
-        unknown = bound.arguments.pop("kwargs", {})  # refused, but for what saving adds
+    def __init__(self, **fields: Any):
         super().__init__()
-        for name, value in check_settings({**bound.arguments, **unknown}):
+        for name, value in PrunerSettings(**fields):
             setattr(self, name, value)
 
     def validate(self) -> None:  # type: ignore[override]  # pydantic's is for classes
@@ -91,7 +78,7 @@ class FlabPrunerConfig(BaseConfig):
         Raises:
             [`ConfigurationError`]: lists every fault at once.
         """
-        check_settings(self.to_dict())
+        PrunerSettings(**self.to_dict())
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str]) -> FlabPrunerConfig:
@@ -103,7 +90,7 @@ class FlabPrunerConfig(BaseConfig):
         Raises:
             [`ConfigurationError`]: the file cannot be read, or its settings are faulty.
         """
-        return cls(**read_pruning(path))
+        return cls(**Settings(**read_settings_file(path)).pruning)
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
@@ -119,8 +106,6 @@ class FlabPrunerConfig(BaseConfig):
             [`ConfigurationError`]: lists every fault at once.
         """
         return_unused = kwargs.pop("return_unused_kwargs", False)
-        for internal in ("_from_auto", "_from_pipeline"):
-            kwargs.pop(internal, None)
         fields = PrunerSettings.model_fields
         unused = {name: kwargs.pop(name) for name in list(kwargs) if return_unused and name not in fields}
         config = cls(**merge_settings(config_dict, kwargs))
@@ -133,31 +118,20 @@ class FlabPrunerConfig(BaseConfig):
         plain = {name: value.model_dump() if isinstance(value, Section) else value for name, value in values.items()}
         return {**plain, "flab_version": __version__}
 
-    def to_diff_dict(self) -> dict[str, Any]:
-        """All fields: a saved configuration does not depend on the defaults of its reader."""
-        return self.to_dict()
-
     def to_json_string(self, use_diff: bool = True) -> str:
         """The fields as JSON text, in the order they are documented in; `use_diff` changes nothing."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
-    ) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save the configuration as `flab_config.json`.
 
         Args:
             save_directory (`str` or `os.PathLike`): the folder; created if it does not exist.
-            push_to_hub (`bool`): refused: a configuration is pushed with the model it shaped.
+            kwargs (`Any`): as for every configuration of optimum.
 
         Raises:
-            [`ConfigurationError`]: a push was requested, or the fields were changed to something faulty.
+            [`ConfigurationError`]: the fields were changed to something faulty.
         """
-        if push_to_hub:
-            raise ConfigurationError(
-                "push_to_hub: a pruning configuration is not pushed by itself; push the folder of the pruned model, "
-                "which holds it, with FlabOptimizer.push_to_hub or `optimum-cli flab push`"
-            )
         self.validate()
         super().save_pretrained(save_directory, **kwargs)
 

@@ -4,34 +4,35 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from .section import Dtype, Flag, VerbSection
+from .section import Dtype, Flag, Section
 
 
-class BenchSettings(VerbSection):
+class BenchSettings(Section):
     """What each model does while its cost is measured; the `bench` section of a settings file.
 
     Raises:
         [`ConfigurationError`]: lists every unknown field and bad value at once.
     """
 
-    NAME = "bench"
-
-    prompt_tokens: int = Field(default=128, ge=1, description="tokens of each prompt")
+    prompt_tokens: PositiveInt = 128
+    """tokens of each prompt"""
     # at least two, since the first one is timed separately
-    new_tokens: int = Field(default=32, ge=2, description="tokens generated for each prompt")
-    batch_size: int = Field(default=8, ge=1, description="prompts of the larger batch; batch 1 is always measured")
-    repeats: int = Field(default=5, ge=1, description="timed rounds")
-    warmup: int = Field(default=1, ge=0, description="untimed rounds before them")
-    energy_seconds: float = Field(
-        default=10.0, ge=0, description="least time that each model runs for the energy estimate, 0 for no estimate"
-    )
-    country: Annotated[str | None, Flag(metavar="CODE")] = Field(
-        default=None,
-        description="three-letter ISO code of the country whose electricity is used (default: the world average)",
-    )
-    dtype: Dtype = Field(default=None, description="number format of the computation (default: each model's own)")
+    new_tokens: Annotated[int, Field(ge=2)] = 32
+    """tokens generated for each prompt"""
+    batch_size: PositiveInt = 8
+    """prompts of the larger batch; batch 1 is always measured"""
+    repeats: PositiveInt = 5
+    """timed rounds"""
+    warmup: NonNegativeInt = 1
+    """untimed rounds before them"""
+    energy_seconds: NonNegativeFloat = 10.0
+    """least time that each model runs for the energy estimate, 0 for no estimate"""
+    country: Annotated[str | None, Flag(metavar="CODE")] = None
+    """three-letter ISO code of the country whose electricity is used (default: the world average)"""
+    dtype: Dtype = None
+    """number format of the computation (default: each model's own)"""
 
     @property
     def batches(self) -> tuple[int, ...]:

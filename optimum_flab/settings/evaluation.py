@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, PositiveFloat, PositiveInt, field_validator
 
 from ..utils.errors import ConfigurationError
-from .section import Dtype, Flag, Packages, Sources, VerbSection, as_text
+from .section import Dtype, Flag, Packages, Section, Seed, Share, Sources, as_text
 
 
 DIVERGENCE = "divergence"  # needs both models, so it is not an lm-eval task
 
 
-class EvaluationSettings(VerbSection):
+class EvaluationSettings(Section):
     """What a model is evaluated on, and how; the `evaluation` section of a settings file.
 
     Raises:
@@ -29,72 +29,46 @@ class EvaluationSettings(VerbSection):
     ```
     """
 
-    NAME = "evaluation"
-
-    tasks: Annotated[Sources, Flag(metavar="TASK[,TASK...]")] = Field(
-        default=[],
-        description="what to evaluate on, separated by commas: tasks of this package, of the folder with your own, or"
-        " of lm-eval; may be given several times (default: none)",
-    )
-    data: Annotated[dict[str, Sources], Flag(metavar="TASK=FILE")] = Field(
-        default={},
-        examples=[{"humaneval": "./HumanEval.jsonl"}],
-        description="file (.jsonl, .json, .csv or .parquet, optionally .gz) with the problems of a task; for"
-        " perplexity and divergence any source of text; may be given several times, for recode also for the same task"
-        " (default: the task's dataset on the Hub)",
-    )
-    include_path: Annotated[str | None, BeforeValidator(as_text), Flag(metavar="FOLDER")] = Field(
-        default=None, description="folder with tasks of your own, one YAML each"
-    )
-    limit: int | None = Field(default=None, ge=1, description="only the first N problems of each task (default: all)")
-    samples: int = Field(
-        default=1, ge=1, description="programs per problem of a code generation task; 1 is greedy, more yield pass@k"
-    )
-    temperature: Annotated[float, Flag(metavar="T")] = Field(
-        default=0.8, gt=0, description="sampling temperature if there are several samples"
-    )
-    top_p: Annotated[float, Flag(metavar="P")] = Field(default=0.95, gt=0, le=1, description="top-p of this sampling")
-    max_new_tokens: int | None = Field(
-        default=None,
-        ge=1,
-        description="maximum number of tokens of a completion (default: set by each task, 128 to 1024)",
-    )
-    fim_format: Annotated[str | None, Flag(metavar="TEMPLATE")] = Field(
-        default=None,
-        description="how the models are prompted to fill a gap: their special tokens with {prefix} and {suffix} among"
-        " them, such as '<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>' (default: that of the tokenizer,"
-        " if known)",
-    )
-    batch_size: int = Field(default=16, ge=1, description="requests per batch")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of sampling and of the bootstrap")
-    dtype: Dtype = Field(
-        default=None,
-        description="number format of the computation (default: that of the weights; for divergence float32)",
-    )
-    allow_packages: Packages = Field(
-        default=[],
-        description="packages installed here that the models' programs may import, each by its import name, together"
-        " with its own dependencies; may be given several times (default: only the standard library)",
-    )
+    tasks: Annotated[Sources, Flag(metavar="TASK[,TASK...]")] = []
+    """what to evaluate on, separated by commas: tasks of this package, of the folder with your own, or of lm-eval; may
+    be given several times (default: none)"""
+    data: Annotated[dict[str, Sources], Flag(metavar="TASK=FILE")] = {}
+    """file (.jsonl, .json, .csv or .parquet, optionally .gz) with the problems of a task; for perplexity and
+    divergence any source of text; may be given several times, for recode also for the same task; that of a task which
+    is not evaluated is not read (default: the task's dataset on the Hub)"""
+    include_path: Annotated[str | None, BeforeValidator(as_text), Flag(metavar="FOLDER")] = None
+    """folder with tasks of your own, one YAML each"""
+    limit: PositiveInt | None = None
+    """only the first N problems of each task (default: all)"""
+    samples: PositiveInt = 1
+    """programs per problem of a code generation task; 1 is greedy, more yield pass@k"""
+    temperature: Annotated[PositiveFloat, Flag(metavar="T")] = 0.8
+    """sampling temperature if there are several samples"""
+    top_p: Annotated[Share, Flag(metavar="P")] = 0.95
+    """top-p of this sampling"""
+    max_new_tokens: PositiveInt | None = None
+    """maximum number of tokens of a completion (default: set by each task, 128 to 1024)"""
+    fim_format: Annotated[str | None, Flag(metavar="TEMPLATE")] = None
+    """how the models are prompted to fill a gap: their special tokens with {prefix} and {suffix} among them, such as
+    '<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>' (default: that of the tokenizer, if known)"""
+    batch_size: PositiveInt = 16
+    """requests per batch"""
+    seed: Seed = 0
+    """seed of sampling and of the bootstrap"""
+    dtype: Dtype = None
+    """number format of the computation (default: that of the weights; for divergence float32)"""
+    allow_packages: Packages = []
+    """packages installed here that the models' programs may import, each by its import name, together with its own
+    dependencies; may be given several times (default: only the standard library)"""
 
     @field_validator("tasks", "allow_packages")
     @classmethod
     def _split_at_commas(cls, value: list[str]) -> list[str]:
         return list(dict.fromkeys(name for text in value for name in map(str.strip, text.split(",")) if name))
 
-    @field_validator("data")
-    @classmethod
-    def _refuse_other_tasks(cls, value: dict[str, list[str]], info: ValidationInfo) -> dict[str, list[str]]:
-        tasks = info.data.get("tasks", value)
-        if others := [task for task in value if task not in tasks]:
-            raise ValueError(
-                f"has task {others[0]!r}, which is not among those requested ({', '.join(tasks) or 'none'})"
-            )
-        return value
-
     @property
     def sources(self) -> list[str]:
-        """Every file and source that is read."""
+        """Every file and source that is named."""
         return [file for files in self.data.values() for file in files]
 
 

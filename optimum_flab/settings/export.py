@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
-from .section import Flag, VerbSection
+from .section import Flag, Section
 
 
 OWN_TYPES = ("f32", "f16", "bf16", "q8_0")  # written without llama.cpp's quantiser
@@ -16,24 +16,18 @@ QUANTISED_TYPES = (
 )
 
 
-class ExportSettings(VerbSection):
+class ExportSettings(Section):
     """How a GGUF file is written; the `export` section of a settings file."""
-
-    NAME = "export"
 
     type: Literal[(*OWN_TYPES, *QUANTISED_TYPES)] = Field(  # type: ignore[valid-type]  # the names are above
         default="f16",
         description=f"number format of the matrices; all but {', '.join(OWN_TYPES)} are made by llama-cpp-python,"
         " which has to be installed (pip install 'optimum-flab[gguf]')",
     )
-    pre_tokenizer: Annotated[str | None, Flag(metavar="NAME")] = Field(
-        default=None,
-        description="llama.cpp's name for the pre-tokenizer of a byte-level tokenizer, for example qwen2 (default: the"
-        " one that matches the tokenizer)",
-    )
-    split_megabytes: int | None = Field(
-        default=None,
-        ge=1,
-        description="maximum megabytes of weights in one file, which is split beyond that (default: one file)",
-    )
-    overwrite: bool = Field(default=False, description="replace existing files")
+    pre_tokenizer: Annotated[str | None, Flag(metavar="NAME")] = None
+    """llama.cpp's name for the pre-tokenizer of a byte-level tokenizer, for example qwen2 (default: the one that
+    matches the tokenizer)"""
+    split_megabytes: PositiveInt | None = None
+    """maximum megabytes of weights in one file, which is split beyond that (default: one file)"""
+    overwrite: bool = False
+    """replace existing files"""

@@ -5,127 +5,61 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from ..utils.places import HUB_ID
-from .section import Flag, Sources, VerbSection
+from .section import Flag, Section, Sources
 
 
-# what git accepts, without commits and references
-BRANCH = re.compile(
-    r"(?![-/.])(?!refs/|HEAD$|[0-9a-f]{40}$)(?!.*(\.\.|//|@\{|\.lock$|/$|\.$))[^\s~^:?*\[\\\x00-\x1f\x7f]+"
-)
 LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
-class TermsSettings(VerbSection):
+class TermsSettings(Section):
     """Facts about the dense model that its files do not state."""
 
-    NAME = "card"
-
-    base_model: Annotated[str | None, Flag(metavar="OWNER/NAME")] = Field(
-        default=None,
-        description="repository of the dense model, if it was read from local files (default: as recorded)",
-    )
-    license: Annotated[str | None, Flag(metavar="ID")] = Field(
-        default=None,
-        description="licence of the base model as the Hub spells it, for example apache-2.0 (default: that of its"
-        " card)",
-    )
-    license_name: str | None = Field(
-        default=None, description="name of a licence without an id of its own (default: that of its card)"
-    )
-    license_link: Annotated[str | None, Flag(metavar="URL")] = Field(
-        default=None, description="where the text of that licence is (default: what the base model's card says)"
-    )
-
-    @field_validator("base_model")
-    @classmethod
-    def _refuse_no_repository(cls, value: str | None) -> str | None:
-        if value is not None and not HUB_ID.fullmatch(value):
-            raise ValueError("is not the id of a model on the Hub; write it as owner/name")
-        return value
-
-    @field_validator("license")
-    @classmethod
-    def _refuse_no_identifier(cls, value: str | None) -> str | None:
-        if value is not None and not LICENSE_ID.fullmatch(value):
-            raise ValueError(
-                "is not an identifier that the Hub knows; they are spelled like apache-2.0, and 'other' needs"
-                " `license_name` and `license_link`"
-            )
-        return value
+    base_model: Annotated[str | None, Field(pattern=f"^{HUB_ID.pattern}$"), Flag(metavar="OWNER/NAME")] = None
+    """repository of the dense model, if it was read from local files (default: as recorded)"""
+    license: Annotated[str | None, Field(pattern=f"^{LICENSE_ID.pattern}$"), Flag(metavar="ID")] = None
+    """licence of the base model as the Hub spells it, for example apache-2.0 (default: that of its card)"""
+    license_name: str | None = None
+    """name of a licence without an id of its own (default: that of its card)"""
+    license_link: Annotated[str | None, Flag(metavar="URL")] = None
+    """where the text of that licence is (default: what the base model's card says)"""
 
     @model_validator(mode="after")
     def _refuse_half_a_license(self) -> TermsSettings:
         if self.license == "other" and not (self.license_name and self.license_link):
-            raise ValueError("license: other is not enough; add `license_name` and `license_link`")
-        if self.license is None and (self.license_name or self.license_link):
-            raise ValueError("license: `license_name` and `license_link` belong to a licence; set that too")
+            raise ValueError("license 'other' needs `license_name` and `license_link`; add both")
         return self
 
 
 class CardSettings(TermsSettings):
     """What a card shows; the `card` section of a settings file."""
 
-    results: Annotated[Sources | None, Flag(metavar="FOLDER")] = Field(
-        default=None,
-        description="folder that `flab eval` or `flab bench` wrote; may be given several times; the results are copied"
-        " beside the weights, replacing those copied before (default: those beside the weights)",
-    )
-    repo_id: Annotated[str | None, Flag(metavar="OWNER/NAME")] = Field(
-        default=None, description="repository to name in the title and the example (default: none; a push fills it in)"
-    )
-    overwrite_card: bool = Field(
-        default=False, description="replace a README.md that was not written by this software (default: refuse)"
-    )
+    results: Annotated[Sources | None, Flag(metavar="FOLDER")] = None
+    """folder that `flab eval` or `flab bench` wrote; may be given several times; the results are copied beside the
+    weights, replacing those copied before (default: those beside the weights)"""
+    repo_id: Annotated[str | None, Flag(metavar="OWNER/NAME")] = None
+    """repository to name in the title and the example (default: none; a push fills it in)"""
+    overwrite_card: bool = False
+    """replace a README.md that was not written by this software (default: refuse)"""
 
 
 class PushSettings(TermsSettings):
     """What is pushed, and how; the `push` section of a settings file."""
 
-    NAME = "push"
-
-    private: bool = Field(default=False, description="make a new repository private (default: public)")
-    revision: str | None = Field(
-        default=None, description="branch to push to; created if it does not exist (default: main)"
-    )
-    create_pr: bool = Field(
-        default=False, description="open a pull request instead of changing the branch (default: no)"
-    )
-    commit_message: Annotated[str | None, Flag(metavar="TEXT")] = Field(
-        default=None,
-        description="title of the commit, and its description below (default: what is pushed)",
-    )
-    dry_run: bool = Field(default=False, description="only check, and say what would be done (default: no)")
-    overwrite_card: bool = Field(
-        default=False,
-        description="replace a README.md on the Hub that was not written by this software (default: refuse)",
-    )
-    include: Annotated[Sources, Flag(metavar="PATTERN")] = Field(
-        default=[],
-        description="also send these files of the folder, for example 'notes/*.md'; may be given several times; files"
-        " that look like secrets are refused (default: only the files of the model)",
-    )
-
-    @field_validator("revision")
-    @classmethod
-    def _refuse_no_branch(cls, value: str | None) -> str | None:
-        if value is not None and not BRANCH.fullmatch(value):
-            raise ValueError("is not the name of a branch; name one such as v1, not a commit and not a reference")
-        return value
-
-    @field_validator("commit_message")
-    @classmethod
-    def _refuse_blank_text(cls, value: str | None) -> str | None:
-        if value is not None and not value.strip():
-            raise ValueError("is blank; leave it out, or write a title")
-        return value
-
-    @model_validator(mode="after")
-    def _refuse_a_branch_for_a_proposal(self) -> PushSettings:
-        if self.create_pr and self.revision not in (None, "main"):
-            raise ValueError(
-                f"create_pr: a pull request is one to main, and revision is {self.revision}; use one of them"
-            )
-        return self
+    private: bool = False
+    """make a new repository private (default: public)"""
+    revision: str | None = None
+    """branch to push to; created if it does not exist (default: main)"""
+    create_pr: bool = False
+    """open a pull request instead of changing the branch (default: no)"""
+    commit_message: Annotated[str | None, Field(min_length=1), Flag(metavar="TEXT")] = None
+    """title of the commit, and its description below (default: what is pushed)"""
+    dry_run: bool = False
+    """only check, and say what would be done (default: no)"""
+    overwrite_card: bool = False
+    """replace a README.md on the Hub that was not written by this software (default: refuse)"""
+    include: Annotated[Sources, Flag(metavar="PATTERN")] = []
+    """also send these files of the folder, for example 'notes/*.md'; may be given several times; files that look like
+    secrets are refused (default: only the files of the model)"""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from .components import (
     ComponentSettings,
@@ -15,8 +15,8 @@ from .components import (
     LayerSettings,
     VocabularySettings,
 )
-from .recovery import RecoverySettings, contradictions
-from .section import NO_FLAG, Flag, Section, Sources, descriptions, faults_in, sections_in
+from .recovery import RecoveryConfig
+from .section import NO_FLAG, Flag, Section, Seed, Share, Sources, refuse_shared, sections_in
 
 
 # Written along with the settings by this package, optimum and transformers; not settings of the pruning.
@@ -30,7 +30,6 @@ KINDS = {"own": 0.3, "problems": 0.2, "library": 0.15, "chat": 0.1, "infilling":
 NAMED_HELD_OUT = "held-out"
 
 Kind = Literal[(*KINDS,)]  # type: ignore[valid-type]
-Share = Annotated[float, Field(ge=0)]
 
 # The packaged word counts that may replace a corpus; the last one is all others together.
 PRESETS = ("python", "web", "systems", "all-code")
@@ -47,53 +46,35 @@ class DataSettings(Section):
     (`problems.jsonl[prompt,canonical_solution]`): the columns of a row are concatenated as they are.
     """
 
-    corpus: Sources = Field(
-        default=[],
-        description="sources whose tokens stay in the vocabulary; empty: the source of the Python standard library and"
-        " of the packages that this one requires",
-    )
-    preset: Literal[PRESETS] | None = Field(  # type: ignore[valid-type]
-        default=None,
-        description="packaged words for one kind of code, whose tokens stay in the vocabulary along with those of the"
-        " corpus; if no corpus is named, they replace the default one",
-    )
-    counts: Annotated[Sources, Flag(metavar="FILE", several=True)] = Field(
-        default=[],
-        description="files that `flab count` wrote, whose counts are added up: the tokens counted stay in the"
-        " vocabulary along with those of the corpus; if no corpus is named, they replace the default one",
-    )
-    calibration: Sources = Field(
-        default=[],
-        description="sources from which your own share of the calibration text is sampled; empty: the corpus",
-    )
-    mix: Annotated[dict[Kind, Share], Flag(metavar="KIND=SHARE")] = Field(
-        default=KINDS,
-        examples=[{"own": 0.5, "library": 0.5}],
-        description="share of the calibration, validation and held-out tokens of a kind of text: own (your sources),"
-        " problems, library (installed Python source), chat, infilling (gaps to fill in the middle); kinds that are"
-        " not named get none, unless all values are 0, which only leaves kinds out (infilling=0); what a kind cannot"
-        " fill goes to the others; may be given several times (default: "
-        + ", ".join(f"{kind}={share}" for kind, share in KINDS.items())
-        + ")",
-    )
-    held_out: Sources = Field(
-        default=[],
-        description="sources used only for measuring; empty: documents set aside from the calibration sources",
-    )
-    calibration_tokens: int = Field(
-        default=32768, ge=1, description="maximum number of tokens for collecting statistics"
-    )
-    validation_tokens: int = Field(
-        default=4096, ge=1, description="maximum number of tokens for choosing between candidate shapes"
-    )
-    held_out_tokens: int = Field(
-        default=8192,
-        ge=1,
-        description="about how many tokens the report measures on, from named sources and from text set aside each;"
-        " these are whole documents, so there may be more",
-    )
-    sequence_length: int = Field(default=512, ge=8, description="tokens per packed sequence")
-    batch_size: int = Field(default=8, ge=1, description="sequences per forward pass")
+    corpus: Sources = []
+    """sources whose tokens stay in the vocabulary; empty: the source of the Python standard library and of the
+    packages that this one requires"""
+    preset: Literal[PRESETS] | None = None  # type: ignore[valid-type]
+    """packaged words for one kind of code, whose tokens stay in the vocabulary along with those of the corpus; if no
+    corpus is named, they replace the default one"""
+    counts: Annotated[Sources, Flag(metavar="FILE", several=True)] = []
+    """files that `flab count` wrote, whose counts are added up: the tokens counted stay in the vocabulary along with
+    those of the corpus; if no corpus is named, they replace the default one"""
+    calibration: Sources = []
+    """sources from which your own share of the calibration text is sampled; empty: the corpus"""
+    mix: Annotated[dict[Kind, NonNegativeFloat], Flag(metavar="KIND=SHARE")] = KINDS
+    """share of the calibration, validation and held-out tokens of a kind of text: own (your sources), problems,
+    library (installed Python source), chat, infilling (gaps to fill in the middle); kinds that are not named get none,
+    unless all values are 0, which only leaves kinds out; may be given several times (default: own=0.3, problems=0.2,
+    library=0.15, chat=0.1, infilling=0.25)"""
+    held_out: Sources = []
+    """sources used only for measuring; empty: documents set aside from the calibration sources"""
+    calibration_tokens: PositiveInt = 32768
+    """maximum number of tokens for collecting statistics"""
+    validation_tokens: PositiveInt = 4096
+    """maximum number of tokens for choosing between candidate shapes"""
+    held_out_tokens: PositiveInt = 8192
+    """about how many tokens the report measures on, from named sources and from text set aside each; these are whole
+    documents, so there may be more"""
+    sequence_length: Annotated[int, Field(ge=8)] = 512
+    """tokens per packed sequence"""
+    batch_size: PositiveInt = 8
+    """sequences per forward pass"""
 
     @field_validator("mix")
     @classmethod
@@ -101,8 +82,18 @@ class DataSettings(Section):
         if value and not any(value.values()):  # it only says what to leave out
             value = {**KINDS, **value}
         if not any(value.values()):
-            raise ValueError("leaves no text; set the share of one kind above 0")
+            raise ValueError("Input leaves no text; set the share of one kind above 0")
         return value
+
+    @model_validator(mode="after")
+    def _refuse_no_text_or_the_same_twice(self) -> DataSettings:
+        if self.calibration_tokens < self.sequence_length:
+            raise ValueError(
+                f"calibration_tokens {self.calibration_tokens} is less than one sequence (sequence_length is"
+                f" {self.sequence_length}); raise it or shorten the sequences"
+            )
+        refuse_shared(self.held_out, self.calibration)
+        return self
 
     @property
     def uses_default_corpus(self) -> bool:
@@ -118,46 +109,59 @@ class DataSettings(Section):
 class RoundSettings(Section):
     """How often a model is pruned and recovered until the target is met."""
 
-    number: Annotated[int, Flag("--rounds")] = Field(
-        default=1,
-        ge=1,
-        le=16,
-        description="rounds of pruning, of equal numbers of parameters, with a recovery after each",
-    )
-    share: Annotated[float, Flag("--rounds-share")] = Field(
-        default=0.25, gt=0, le=1, description="share of the recovery's epochs or steps after each round but the last"
-    )
+    number: Annotated[int, Field(ge=1, le=16), Flag("--rounds")] = 1
+    """rounds of pruning, of equal numbers of parameters, with a recovery after each"""
+    share: Annotated[Share, Flag("--rounds-share")] = 0.25
+    """share of the recovery's epochs or steps after each round but the last"""
 
 
 class PrunerSettings(Section):
     """Everything a user can ask for: the target and one section per concern."""
 
-    target_ratio: float | None = Field(
-        default=None, description="share of all parameters to remove, between 0 and 1, for example 0.35"
-    )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random choice")
-    align: int | None = Field(
-        default=None,
-        ge=1,
-        le=1024,
-        description="number of devices that share each layer when the model is served (tensor parallelism, as in"
-        " vLLM): the width and the rows of the vocabulary are multiples of 64 for each of them",
-    )
+    target_ratio: Annotated[float | None, Field(gt=0, lt=1)] = None
+    """share of all parameters to remove, between 0 and 1, for example 0.35"""
+    seed: Seed = 0
+    """seed of every random choice"""
+    align: Annotated[int | None, Field(ge=1, le=1024)] = None
+    """number of devices that share each layer when the model is served (tensor parallelism, as in vLLM): the width and
+    the rows of the vocabulary are multiples of 64 for each of them"""
     data: DataSettings = Field(default_factory=DataSettings)
     vocabulary: VocabularySettings = Field(default_factory=VocabularySettings)
     layers: LayerSettings = Field(default_factory=LayerSettings)
     ffn: FFNSettings = Field(default_factory=FFNSettings)
     experts: ExpertSettings = Field(default_factory=ExpertSettings)
     heads: HeadSettings = Field(default_factory=HeadSettings)
-    recovery: Annotated[RecoverySettings, NO_FLAG] = Field(default_factory=RecoverySettings)
+    recovery: Annotated[RecoveryConfig, NO_FLAG] = Field(default_factory=RecoveryConfig)
     rounds: RoundSettings = Field(default_factory=RoundSettings)
 
-    @field_validator("target_ratio")
+    @model_validator(mode="before")
     @classmethod
-    def _refuse_a_percentage(cls, value: float | None) -> float | None:
-        if value is not None and not 0 < value < 1:
-            raise ValueError("is not between 0 and 1; it is the share of all parameters to remove, for example 0.35")
-        return value
+    def _leave_out_bookkeeping(cls, values: Any) -> Any:
+        return {name: value for name, value in values.items() if value is not None and name not in BOOKKEEPING}
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> PrunerSettings:
+        components = [getattr(self, component.section) for component in COMPONENTS]
+        pinned = [f"{one.section}.{one.setting}" for one in components if one.pinned is not None]
+        if self.target_ratio is not None and all(one.pinned is not None or not one.enabled for one in components):
+            raise ValueError(
+                f"target_ratio: {self.target_ratio} leaves nothing to choose, since every component is pinned"
+                f" ({', '.join(pinned) or 'none'}) or not enabled; drop target_ratio or free one of them"
+            )
+        if (rounds := self.rounds.number) == 1:
+            return self
+        if self.target_ratio is None or pinned:
+            raise ValueError(f"rounds.number: {rounds} rounds divide a target_ratio; set only that, and no size")
+        if self.target_ratio / rounds < LEAST_OF_A_ROUND:
+            raise ValueError(
+                f"rounds.number: {rounds} rounds remove less than {LEAST_OF_A_ROUND:g} of all parameters each, and a"
+                " target may be missed by half of that; use fewer rounds, or a larger target_ratio"
+            )
+        if not self.recovery.trains:
+            raise ValueError(
+                f"rounds.number: {rounds} rounds need a recovery after each; name `recovery.data` or `recovery.text`"
+            )
+        return self
 
 
 SECTIONS = sections_in(PrunerSettings)
@@ -165,99 +169,11 @@ COMPONENTS = tuple(kind for kind in SECTIONS.values() if issubclass(kind, Compon
 PINS = {component.section: component.setting for component in COMPONENTS}
 
 
-def check_settings(values: Mapping[str, Any]) -> PrunerSettings:
-    """Validate a user's settings.
-
-    Args:
-        values (`Mapping[str, Any]`): fields of [`PrunerSettings`]; a section is a mapping, a section instance,
-            or None for its defaults. The keys that saving adds (`BOOKKEEPING`) are ignored.
-
-    Returns:
-        [`PrunerSettings`]: the settings, sharing nothing with `values`.
-
-    Raises:
-        [`ConfigurationError`]: lists every unknown field and bad value, or else every contradiction, one per line.
-    """
-    given = {
-        name: value.model_dump() if isinstance(value, Section) else value
-        for name, value in values.items()
-        if name not in BOOKKEEPING and value is not None
-    }
-    try:
-        settings = PrunerSettings.model_validate(given)
-    except ValidationError as error:
-        raise faults_in("configuration", descriptions(error, PrunerSettings)) from error
-    if faults := [*_contradictions(settings), *contradictions(settings.recovery)]:
-        raise faults_in("configuration", faults)
-    return settings
-
-
-def _contradictions(settings: PrunerSettings) -> Iterator[str]:
-    data, vocabulary, target = settings.data, settings.vocabulary, settings.target_ratio
-    sizes = {name: getattr(getattr(settings, name), pin) for name, pin in PINS.items()}
-    off = [name for name in PINS if not getattr(settings, name).enabled]
-    applies: dict[str, dict[str, Any]] = {name: {f"{name}.{pin}": sizes[name]} for name, pin in PINS.items()}
-    applies["vocabulary"] |= {
-        "vocabulary.pad_to_multiple_of": vocabulary.pad_to_multiple_of,
-        "vocabulary.coverage": vocabulary.coverage if vocabulary.coverage < 1 else None,
-        "data.preset": data.preset,
-        "data.counts": data.counts,
-    }
-    for name in off:
-        for setting, value in applies[name].items():
-            if value:
-                yield f"{setting}: {value!r} has no effect, since {name}.enabled is false; drop it or switch {name} on"
-    if target is not None and all(name in off or sizes[name] is not None for name in PINS):
-        states = [
-            f"{name}.enabled is false" if name in off else f"{name}.{pin} is pinned at {sizes[name]}"
-            for name, pin in PINS.items()
-            if name not in off or SECTIONS[name].model_fields["enabled"].default
-        ]
-        yield (
-            f"target_ratio: {target} leaves nothing to choose, since {', '.join(states)}; drop target_ratio or free"
-            " one of them"
-        )
-    if vocabulary.coverage < 1 and vocabulary.size is not None:
-        yield (
-            f"vocabulary.coverage: {vocabulary.coverage} decides a size, and vocabulary.size is pinned at"
-            f" {vocabulary.size}; drop one of them"
-        )
-    if settings.rounds.number > 1:
-        yield from _faults_of_rounds(settings, [f"{name}.{PINS[name]}" for name, size in sizes.items() if size])
-    if data.calibration_tokens < data.sequence_length:
-        yield (
-            f"data.calibration_tokens: {data.calibration_tokens} is less than one sequence "
-            f"(data.sequence_length is {data.sequence_length}); raise it or shorten the sequences"
-        )
-    for source in data.held_out:
-        if source in data.calibration:
-            yield (
-                f"data.held_out: {source!r} is also a calibration source; text that only measures must be different,"
-                " so name another source, or none to have documents set aside"
-            )
-
-
-def _faults_of_rounds(settings: PrunerSettings, pinned: list[str]) -> Iterator[str]:
-    """What prevents pruning in rounds."""
-    asked = f"rounds.number: {settings.rounds.number} rounds"
-    if settings.target_ratio is None or pinned:
-        sizes = f", and {', '.join(pinned)} would be met in the first" if pinned else ""
-        yield f"{asked} divide a target_ratio{sizes}; set only a target, or prune in one round"
-    elif (share := settings.target_ratio / settings.rounds.number) < LEAST_OF_A_ROUND:
-        yield (
-            f"{asked} remove {share:.4f} of all parameters each, and {LEAST_OF_A_ROUND:g} is the least, since a target"
-            " may be missed by half of that; use fewer rounds, or a larger target_ratio"
-        )
-    if not settings.recovery.trains:
-        yield f"{asked} need a recovery after each; name `recovery.data` or `recovery.text`, or prune in one round"
-
-
 def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[str, Any]:
     """Override settings with others, field by field; neither is validated here.
 
     A size in `winning` also overrules `enabled: false` of the same component in `base`, and switching a component off
-    overrules its size: the last value wins, and only settings from the same place can contradict each other. A mix
-    that only leaves kinds out leaves them out of the mix in `base`.
+    overrules its size: the last value wins, and only settings from the same place can contradict each other.
 
     Args:
         base (`Mapping[str, Any]`): the fields of a configuration file.
@@ -278,14 +194,4 @@ def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[
             pin = PINS.get(name)
             overruled = pin if value.get("enabled") is False else "enabled" if value.get(pin) is not None else None
             merged[name] = {**{field: kept for field, kept in below.items() if field != overruled}, **value}
-            if "mix" in value:
-                merged[name]["mix"] = _merged_mix(below.get("mix"), value["mix"])
     return merged
-
-
-def _merged_mix(base: Any, winning: Any) -> Any:
-    if not (isinstance(base, Mapping) and isinstance(winning, Mapping)) or any(winning.values()):
-        return winning
-    # a mix that sets shares gives none to kinds that it does not name, even if all that it names are left out
-    unnamed = dict.fromkeys(KINDS, 0) if any(base.values()) else {}
-    return {**unnamed, **base, **winning}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from pathlib import Path
 
 from ..utils.errors import ConfigurationError
@@ -13,7 +12,6 @@ from ..utils.places import user_path
 FOLDER = Path(__file__).parent.parent / "recipes"
 
 
-@lru_cache(maxsize=1)
 def recipe_files() -> dict[str, Path]:
     """The file of every recipe by name, sorted."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
@@ -45,8 +43,4 @@ def settings_path(path: str | os.PathLike[str]) -> Path:
         [`ConfigurationError`]: it is empty, or begins with the `~` of a user that is not known here.
     """
     file = user_path(path)
-    try:
-        is_file = file.is_file()
-    except OSError:  # a name longer than the system allows
-        is_file = False
-    return file if is_file else recipe_files().get(os.fspath(path), file)
+    return file if file.is_file() else recipe_files().get(os.fspath(path), file)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from reprlib import repr as short_repr
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from ..utils.compat import base_init
 from ..utils.errors import ConfigurationError
-
-
-LONGEST_SHOWN = 200  # characters of a wrong value in a message
 
 
 @dataclass(frozen=True)
@@ -26,13 +24,11 @@ class Flag:
             default.
         metavar (`str`, *optional*): the value in the help; by default `N` for an integer, `SOURCE` for a list of text,
             and the last word of the field's name for other numbers and text.
-        alias (`str`, *optional*): another name of the flag.
         several (`bool`): whether it takes several values at once, such as files that a shell pattern matches.
     """
 
     name: str | None = None
     metavar: str | None = None
-    alias: str | None = None
     several: bool = False
 
 
@@ -53,15 +49,34 @@ def _name_of_dtype(value: Any) -> Any:
     return value if value is None else str(value).removeprefix("torch.")
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Sources = Annotated[list[str], BeforeValidator(_as_sources)]
 Packages = Annotated[Sources, Flag(metavar="NAME[,NAME...]")]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"] | None, BeforeValidator(_name_of_dtype)]
 
 
 class Section(BaseModel):
-    """A group of settings, each with its type, range, default and description, from which its flag derives."""
+    """A group of settings, each with its type, range, default and description, from which its flag derives.
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+    Raises:
+        [`ConfigurationError`]: lists every fault, one per line that begins with the name of the setting.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        validate_assignment=True,
+        allow_inf_nan=False,
+        revalidate_instances="always",
+        use_attribute_docstrings=True,
+    )
+
+    @base_init
+    def __init__(self, **fields: Any):
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ConfigurationError("\n  ".join(["faulty settings:", *_faults(error, type(self))])) from error
 
 
 def sections_in(kind: type[Section]) -> dict[str, type[Section]]:
@@ -74,58 +89,20 @@ def sections_in(kind: type[Section]) -> dict[str, type[Section]]:
     }
 
 
-class VerbSection(Section):
-    """The settings of one verb, under its `NAME` in a settings file; faults raise a [`ConfigurationError`]."""
-
-    NAME: ClassVar[str]
-
-    def __init__(self, **fields: Any):
-        try:
-            super().__init__(**fields)
-        except ValidationError as error:
-            raise faults_in(f"{self.NAME} settings", descriptions(error, type(self))) from error
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        type(self)(**{**dict(self), name: value})  # refused before it is set
-        super().__setattr__(name, value)
+def refuse_shared(held_out: list[str], others: list[str]) -> None:
+    """Raises a `ValueError` if text that only measures is also used otherwise."""
+    if shared := sorted({*held_out} & {*others}):
+        raise ValueError(f"held_out: {shared[0]!r} is also trained or calibrated on; name text that only measures")
 
 
-def faults_in(where: str, faults: Collection[str]) -> ConfigurationError:
-    """The error that lists faults, one per line."""
-    number = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    return ConfigurationError("\n".join([f"{number} in the {where}:", *(f"  {fault}" for fault in faults)]))
-
-
-def descriptions(error: ValidationError, kind: type[Section]) -> list[str]:
-    """What pydantic found in a section, a line for each fault that begins with the name of its field."""
-    inner, lines = sections_in(kind), []
+def _faults(error: ValidationError, kind: type[Section]) -> list[str]:
+    inside = [f"{name}.{field}" for name, section in sections_in(kind).items() for field in section.model_fields]
+    lines = []
     for fault in error.errors(include_url=False):
-        path = [str(part) for part in fault["loc"] if part != "[key]"]
-        fields = (inner.get(path[0], kind) if path[1:] else kind).model_fields
-        value = value_text(fault["input"])
-        message = f"{value} {fault['msg'].removeprefix('Value error, ').replace('Input should', 'should', 1)}"
+        name = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+        message = fault["msg"].removeprefix("Value error, ").replace("Input", short_repr(fault["input"]), 1)
         if fault["type"] == "extra_forbidden":
-            message = f"unknown field; {nearest(path[-1], fields, inner)}"
-        elif fault["type"] == "model_type":
-            message = f"{value} is not a section; set its fields: {', '.join(inner[path[0]].model_fields)}"
-        elif fault["type"] == "dict_type":
-            message = f"{value} is not a mapping, such as {(fields[path[-1]].examples or [])[0]}"
-        elif not path:  # of several fields together, which it names
-            message = fault["msg"].removeprefix("Value error, ")
-        lines.append(f"{'.'.join(path)}: {message}" if path else message)
+            near = get_close_matches(name, [*kind.model_fields, *inside], n=3, cutoff=0.4)
+            message = f"unknown setting; near it are {', '.join(near) or 'none'}"
+        lines.append(f"{name}: {message}".removeprefix(": "))
     return lines
-
-
-def value_text(value: Any) -> str:
-    """A value for a message, of which the middle is left out where it is long."""
-    text = repr(value)
-    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]} … {text[-LONGEST_SHOWN // 4 :]}"
-
-
-def nearest(name: str, names: Collection[str], sections: Mapping[str, type[Section]]) -> str:
-    """What an unknown field may have been meant to be: one of `names`, or else one of another section."""
-    inside = {field: f"{section}.{field}" for section, kind in sections.items() for field in kind.model_fields}
-    for candidates, cutoff in ((dict(zip(names, names, strict=True)), 0.6), (inside, 0.8)):
-        if matches := get_close_matches(name, candidates, n=1, cutoff=cutoff):
-            return f"did you mean {candidates[matches[0]]!r}?"
-    return f"known fields: {', '.join(names)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from argparse import Action, ArgumentParser
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound="PreTrainedModel")
 TrainerClass = TypeVar("TrainerClass", bound="type[Trainer]")
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 
 # --- transformers: models ------------------------------------------------------------------------------------------
@@ -173,6 +174,16 @@ def measured_hardware(tracker: object) -> Sequence[object]:
 def mode_and_watts(part: object) -> tuple[str | None, float | None]:
     """How a part of a machine is measured, and the power assumed for it; the results do not say."""
     return getattr(part, "_mode", None), getattr(part, "_tdp", None)
+
+
+# --- pydantic ------------------------------------------------------------------------------------------------------
+
+
+def base_init(constructor: Constructor) -> Constructor:
+    """Makes the constructor of a pydantic model one for callers only: a model inside another is validated without it,
+    so that its faults are listed with those of the outer one."""
+    constructor.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+    return constructor
 
 
 # --- argparse ------------------------------------------------------------------------------------------------------

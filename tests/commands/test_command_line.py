@@ -13,7 +13,7 @@ from argparse import ArgumentParser, Namespace
 
 import pytest
 
-from optimum_flab.commands.base import FlabVerb, command_line, faults_with_flags, terminal, with_flags
+from optimum_flab.commands.base import FlabVerb, command_line, terminal, with_flags
 from optimum_flab.commands.prune import PruneCommand
 from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.utils.errors import ConfigurationError, FlabError
@@ -63,11 +63,8 @@ def test_importing_the_package_imports_nothing_heavy_and_names_are_found_on_use(
     ("arguments", "message"),
     [
         ("prune -m x", "the following arguments are required: output"),
-        ("inspect --modle x", "the following arguments are required: -m/--model; did you mean --model?"),
         ("prune -m x out --dtype int8", "argument --dtype: invalid choice: 'int8'"),
-        ("prune -m x out --target 0.3", "unrecognized arguments: --target 0.3; did you mean --target-ratio?"),
-        ("eval -m x --basline=y", "unrecognized arguments: --basline=y; did you mean --baseline?"),
-        ("inspect -m x --jsno -x --zzzz", "unrecognized arguments: --jsno -x --zzzz; did you mean --json?"),
+        ("prune -m x out --seed=much", "argument --seed: invalid int value: 'much'"),
     ],
 )
 def test_wrong_arguments_are_answered_with_the_usage_of_the_verb(arguments, message):
@@ -80,14 +77,14 @@ def test_wrong_arguments_are_answered_with_the_usage_of_the_verb(arguments, mess
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("prune -m x out -c laptop --target-ratio 2", "for example 0.35 (--target-ratio)"),
-        ("prune -m x out --mix own=-1", "data.mix.own: -1.0 should be greater than or equal to 0 (--mix)"),
-        ("prune -m x out -c flab.json", "ffn.widht: unknown field; known fields: enabled,"),
-        ("eval -m x --limit 0", "limit: 0 should be greater than or equal to 1 (--limit)"),
+        ("prune -m x out -c laptop --target-ratio 2", "target_ratio (--target-ratio): 2.0 should be less than 1"),
+        ("prune -m x out --mix own=-1", "data.mix.own: '-1' should be greater than or equal to 0"),
+        ("prune -m x out -c flab.json", "ffn.widht: unknown setting; near it are "),
+        ("eval -m x --limit 0", "evaluation.limit (--limit): 0 should be greater than 0"),
         ("push folder-that-is-missing me/x", "folder 'folder-that-is-missing' does not exist"),
-        ("count a.py -m x -o a.txt", "output: 'a.txt' does not end in .npz; name a file that does (--output)"),
+        ("count a.py -m x -o a.txt", "output (--output): 'a.txt' does not end in .npz; name a file that does"),
         ("prune -m x out --cache-dir ~nosuchuser/x", "'~nosuchuser/x' begins with a user that is not known here"),
-        ("prune -m x out --cache-dir out/x", "--cache-dir out/x and the output folder out must not contain each"),
+        ("prune -m x out --cache-dir out/x", "(--cache-dir): out/x is in the output folder out"),
     ],
 )
 def test_a_fault_ends_with_its_message_its_flag_and_nothing_written(tmp_path, arguments, message):
@@ -111,14 +108,13 @@ def test_an_error_of_ours_keeps_its_traceback():
 
 
 def test_names_in_messages_get_their_flags():
-    flags = {"data.calibration": "--calibration", "dtype": "--dtype", "limit": "--limit", "data.mix": "--mix"}
+    flags = {"data.calibration": "--calibration", "dtype": "--dtype", "limit": "--limit"}
     assert with_flags("try `dtype` float32, or name more in `data.calibration`", flags) == (
-        "try --dtype float32, or name more in data.calibration (--calibration)"
+        "try `dtype` (--dtype) float32, or name more in `data.calibration` (--calibration)"
     )
+    assert with_flags("faulty settings:\n  limit: 0\nx", flags) == "faulty settings:\n  limit (--limit): 0\nx"
     unchanged = "`optimum-cli flab prune` wrote `other`; limit: 3"
     assert with_flags(unchanged, flags) == unchanged
-    faults = "3 faults:\n  limit: 0 is none\n  data.mix.own: x\n  data.calibration: x (--calibration) again\nmodel: y"
-    assert faults_with_flags(faults, flags) == faults.replace("none", "none (--limit)").replace("x\n", "x (--mix)\n")
 
 
 # --- ends that only a process has
@@ -145,8 +141,7 @@ def test_an_interrupt_exits_with_130_and_one_line(tmp_path, interruptible):
     ("arguments", "hint"),
     [
         ({}, ""),
-        ({"cache_dir": None}, "; the same command resumes from the work that could be saved"),
-        ({"cache_dir": None, "no_resume": True}, "; the same command without --no-resume resumes from the work that"),
+        ({"cache_dir": None}, "; the same command resumes"),
     ],
 )
 def test_who_interrupts_is_told_how_to_resume(arguments, hint, capsys):
@@ -159,11 +154,10 @@ def test_who_interrupts_is_told_how_to_resume(arguments, hint, capsys):
     assert end.value.code == 130 and f"interrupted{hint}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["eval", "--list-tasks"], ["prune", "--help"]])
-def test_a_reader_that_has_gone_is_no_fault(arguments):
+def test_a_reader_that_has_gone_is_no_fault():
     read, write = os.pipe()
     os.close(read)
-    result = subprocess.run([*COMMAND, *arguments], stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    result = subprocess.run([*COMMAND, "recipes"], stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
     os.close(write)
     assert (result.returncode in (0, 141), result.stderr) == (True, "")
 
@@ -177,12 +171,6 @@ def test_what_the_encoding_of_the_output_lacks_is_escaped(monkeypatch):
     monkeypatch.setattr(sys, "stdout", output)
     Prints(None, Namespace(), from_defaults_factory=True, parser=ArgumentParser()).run()
     assert output.buffer.getvalue() == b"gr\\xf6\\xdfe\n"
-
-
-def test_a_launched_verb_takes_no_abbreviations_either():
-    command = [sys.executable, "-m", "optimum_flab.pruning", "-m", "x", "out", "--target", "0.3"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 2 and result.stderr.endswith("--target 0.3; did you mean --target-ratio?\n")
 
 
 # --- the command that a run was started with
@@ -211,13 +199,14 @@ def test_the_command_of_a_run_is_told_without_paths_of_the_machine(tmp_path, mon
                 *("--target-ratio", "0.3", "-c", "private/flab.yaml", "--overwrite", "--prompt", "my secret"),
                 *("--dtype", "auto", "--seed", "7", "--memory-budget", "6GB", "--cache-dir", "private/cache"),
                 *("--counts", "private/a.npz", f"{tmp_path}/private/b.npz", "--family", "private/family.json"),
+                *("--mix", "own=1", "--mix", "chat=0.5"),
             ]
         ),
     )
     assert told == (
         "optimum-cli flab prune -m secrets --family family.json out -c flab.yaml --target-ratio 0.3 --seed 7"
         " --corpus secrets --corpus 'org/data:test[a]' --counts a.npz --counts b.npz --calibration 'rows.jsonl[a,b]'"
-        " --keep-token '</s>' --no-ffn"
+        " --mix own=1 --mix chat=0.5 --keep-token '</s>' --no-ffn"
     )
 
 

@@ -7,10 +7,10 @@ import re
 import pytest
 import yaml
 
-from optimum_flab import ConfigurationError, EvaluationSettings, ExportSettings, FlabPrunerConfig
-from optimum_flab.settings.files import ALL_SECTIONS, OTHERS, read_section, read_settings_file
-from optimum_flab.settings.pruning import check_settings
+from optimum_flab import ConfigurationError, FlabPrunerConfig
+from optimum_flab.settings.files import Settings, read_settings_file
 from optimum_flab.settings.recipes import FOLDER, first_comment, read_recipe, recipe_files, settings_path
+from optimum_flab.settings.section import sections_in
 
 from ..conftest import flab
 
@@ -30,16 +30,11 @@ def test_every_file_of_the_folder_is_a_recipe_with_a_name_for_the_command_line()
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_and_what_it_leaves_to_its_reader_are_settings(name):
-    FlabPrunerConfig.from_yaml(name).validate()
-    for kind in OTHERS.values():
-        kind(**read_section(name, kind))
-    for values in (read_settings_file(name), yaml.safe_load(uncommented(read_recipe(name)))):
-        for section, fields in values.items():
-            if section in ALL_SECTIONS:
-                assert fields, f"{section} says nothing"
-                ALL_SECTIONS[section](**fields)
-            else:
-                check_settings({section: fields})
+    Settings(**read_settings_file(name))
+    for section, value in yaml.safe_load(uncommented(read_recipe(name))).items():
+        kind = sections_in(Settings).get(section)
+        assert value or kind is None, f"{section} says nothing"
+        _ = Settings(**{section: value}) if kind is None else kind(**value)
 
 
 def test_the_search_for_what_is_left_to_the_reader_finds_it():
@@ -69,8 +64,7 @@ def test_a_recipe_needs_no_files_of_its_reader(name):
 
 def test_a_recipe_is_read_wherever_a_settings_file_is():
     assert FlabPrunerConfig.from_yaml("laptop").recovery.trains
-    assert read_section("code-completion", EvaluationSettings)["tasks"] == ["humaneval_infilling"]
-    assert read_section("code-completion", ExportSettings)["type"] == "q8_0"
+    assert Settings(**read_settings_file("code-completion")).export.type == "q8_0"
 
 
 def test_a_file_wins_over_the_recipe_of_its_name_and_a_folder_does_not(tmp_path, monkeypatch):
@@ -84,7 +78,7 @@ def test_a_file_wins_over_the_recipe_of_its_name_and_a_folder_does_not(tmp_path,
 
 
 def test_an_unknown_name_is_answered_with_those_that_there_are():
-    with pytest.raises(ConfigurationError, match=f"'laptpo' cannot be read: .*; recipes: {', '.join(NAMES)}$"):
+    with pytest.raises(ConfigurationError, match=f"file 'laptpo', and no recipe; recipes: {', '.join(NAMES)}$"):
         FlabPrunerConfig.from_yaml("laptpo")
 
 

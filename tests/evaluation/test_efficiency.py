@@ -594,10 +594,10 @@ def test_the_command_measures_prints_and_writes(checkpoints, tmp_path, monkeypat
         (
             ("-m", "./none", "--batch-size", "0"),
             2,
-            "greater than or equal to 1 (--batch-size)",
+            "bench.batch_size (--batch-size): 0 should be greater than 0",
         ),
         (("-m", "./none", "--repeats", "many"), 2, "argument --repeats: invalid int value: 'many'"),
-        (("-m", "./none", "--country", "XYZ"), 2, "country: 'XYZ' is not one of"),
+        (("-m", "./none", "--country", "XYZ"), 2, "(--country): 'XYZ' is not one of"),
         (("-m", "./none", "--device", "nowhere"), 2, "device 'nowhere' cannot be used here"),
         (("-m", "./none", "--dtype", "int8"), 2, "argument --dtype: invalid choice: 'int8'"),
     ],

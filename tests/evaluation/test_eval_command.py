@@ -95,23 +95,27 @@ def test_every_flag_says_its_default():
     ("arguments", "code", "message"),
     [
         (["--tasks", "humaneval"], 2, "the following arguments are required: -m/--model"),
-        (["-m", "dense"], 2, "no task is named; set --tasks, such as humaneval"),
+        (["-m", "dense"], 2, "no task is named; set `tasks` (--tasks), such as humaneval"),
         (["-m", "dense", "--tasks", "humaneval"], 2, "--confirm-run-unsafe-code"),
-        (["-m", "dense", "--tasks", "cruxeval_output", "--data", "outputs.jsonl"], 2, "expected TASK=FILE"),
+        (
+            ["-m", "dense", "--tasks", "cruxeval_output", "--data", "outputs.jsonl"],
+            2,
+            "'outputs.jsonl' is not of the form KEY=VALUE",
+        ),
         (
             ["-m", "dense", "--tasks", "cruxeval_output", "--limit", "0"],
             2,
-            "limit: 0 should be greater than or equal to 1 (--limit)",
+            "evaluation.limit (--limit): 0 should be greater than 0",
         ),
         (
             ["-m", "dense", "--tasks", "humaneval", "--confirm-run-unsafe-code", "--allow-packages", "numpy,no_such"],
             2,
-            "--allow-packages no_such: no package of that name is installed here; install it, or leave it out",
+            "(--allow-packages) no_such: no package of that name is installed here; install it, or leave it out",
         ),
         (
             ["-m", "dense", "--tasks", "cot_bleu", "--data", "cot_bleu=plans.jsonl", "--allow-packages", "numpy"],
             2,
-            "allow_packages: numpy, but none of cot_bleu runs programs; leave it out (--allow-packages)",
+            "allow_packages (--allow-packages): numpy, but none of cot_bleu runs programs; leave it out",
         ),
         (
             ["-m", "dense", "--tasks", "cruxeval_output", "--data", "cruxeval_output=faulty.jsonl"],

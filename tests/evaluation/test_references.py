@@ -159,10 +159,7 @@ def test_the_command_ends_well_if_every_reference_passes(cli, tmp_path):
     assert (code, printed) == (0, "openeval: 2 of 2 reference solutions pass\n")
 
 
-def test_data_of_other_tasks_and_no_model_without_the_check_are_refused(cli):
-    code, _, faults = cli("--check-references", "--tasks", "humaneval", "--data", "mbpp=x.jsonl")
-    assert code == 2
-    assert "has task 'mbpp', which is not among those requested (humaneval) (--data)" in faults
+def test_no_model_without_the_check_is_refused(cli):
     code, _, faults = cli("--tasks", "humaneval")
     assert code == 2
     assert "the following arguments are required: -m/--model (only --check-references works without)" in faults

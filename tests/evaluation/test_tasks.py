@@ -18,7 +18,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from optimum_flab.evaluation import catalog
-from optimum_flab.evaluation.catalog import TASKS_FOLDER, executing_call, hub_dataset, load_tasks, shipped_tasks
+from optimum_flab.evaluation.catalog import TASKS_FOLDER, hub_dataset, load_tasks, shipped_tasks
 from optimum_flab.evaluation.data import check_rows, read_file
 from optimum_flab.evaluation.problems import CodeProblem
 from optimum_flab.evaluation.tasks import code, mbpp, output_prediction, plans, recode
@@ -714,45 +714,13 @@ def test_the_example_of_a_task_works():
     assert [[verdict["passed"] for verdict in both] for both in verdicts] == [[True, False]] * 2
 
 
-@pytest.mark.parametrize(
-    ("addition", "module", "reason"),
-    [
-        ("unsafe_code: true", "", "is marked as running code"),
-        (
-            "process_results: !function own.score",
-            "def score(doc, results):\n    exec(results[0])\n",
-            "calls exec() in own",
-        ),
-        (
-            "process_results: !function own.score",
-            "def score(doc, results):\n    return eval(results[0])\n",
-            "calls eval()",
-        ),
-        (
-            "process_results: !function own.score",
-            "import evaluate\nm = evaluate.load('code_eval')\n",
-            "calls 'code_eval'",
-        ),
-    ],
-)
-def test_a_task_that_runs_code_outside_the_sandbox_is_refused_before_it_is_imported(
-    tmp_path, addition, module, reason
-):
-    (tmp_path / "mine.yaml").write_text(OWN_YAML + addition + "\n", encoding="utf-8")
-    (tmp_path / "own.py").write_text("raise SystemExit('imported')\n" + module, encoding="utf-8")
+def test_a_task_that_runs_code_outside_the_sandbox_is_refused_before_it_is_imported(tmp_path):
+    yaml = OWN_YAML + "unsafe_code: true\nprocess_results: !function own.score\n"
+    (tmp_path / "mine.yaml").write_text(yaml, encoding="utf-8")
+    (tmp_path / "own.py").write_text("raise SystemExit('imported')\n", encoding="utf-8")
     jsonl(tmp_path / "mine.jsonl", [{"question": "1+1=", "answer": "2"}])
-    with pytest.raises(FlabError) as error:
+    with pytest.raises(FlabError, match="runs code outside the sandbox of this package, so it is refused"):
         load("mine", include_path=tmp_path)
-    assert reason in str(error.value)
-    assert "outside the sandbox of this package, so it is refused" in str(error.value)
-
-
-def test_calls_that_execute_are_told_from_others_of_their_name(tmp_path):
-    path = tmp_path / "a.py"
-    path.write_text("model.eval()\nast.literal_eval('1')\ndef doc_eval(x): ...\ndoc_eval(1)\n", encoding="utf-8")
-    assert executing_call(path) is None
-    path.write_text("def f(x):\n    return eval(x)\n", encoding="utf-8")
-    assert executing_call(path) == "eval()"
 
 
 def test_a_name_of_ours_cannot_be_taken(tmp_path):

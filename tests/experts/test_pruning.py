@@ -16,7 +16,7 @@ from optimum_flab.criteria import LAYERS
 from optimum_flab.pruning.observers.layers import ranked_layers
 from optimum_flab.records.report import read_report
 from optimum_flab.recovery.trained import Training, merge_training
-from optimum_flab.settings.recovery import RecoverySettings
+from optimum_flab.settings.recovery import RecoveryConfig
 from optimum_flab.utils.errors import ConfigurationError
 
 from ..conftest import TEXTS, byte_level_tokenizer, plan_of, random_tokens, reading, saved, small_config, thorough_but
@@ -181,7 +181,7 @@ def test_a_pruned_mixture_is_recovered(dense, pinned, tmp_path):
     examples = [{"instruction": f"Write part {number}.", "output": text} for number, text in enumerate(TEXTS)]
     (tmp_path / "data.json").write_text(json.dumps(examples))
     data = {"data": [str(tmp_path / "data.json")], "answers": "reference", "template": "plain", "text_share": 0}
-    settings = RecoverySettings(**data, sequence_length=128, batch_size=2, max_steps=3, learning_rate=2e-3)
+    settings = RecoveryConfig(**data, sequence_length=128, batch_size=2, max_steps=3, learning_rate=2e-3)
     recovered = optimizer.recover(settings, cache_dir=tmp_path / "cache")
     section = recovered.report.recovery
     assert section.held_out_after.divergence < section.held_out_before.divergence

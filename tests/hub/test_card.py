@@ -22,7 +22,7 @@ from optimum_flab.records.held_out import KindCost
 from optimum_flab.records.names import CURVE_NAME
 from optimum_flab.records.report import Base, BaseCard
 from optimum_flab.settings.hub import CardSettings, TermsSettings
-from optimum_flab.settings.recovery import RecoverySettings
+from optimum_flab.settings.recovery import RecoveryConfig
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 
@@ -230,7 +230,7 @@ def test_only_what_was_trained_or_pruned_with_is_a_dataset_of_the_model(pruned):
 
 def test_a_model_that_was_trained_says_so(pruned, report):
     before = {**report["held_out"], "divergence": 0.5}
-    settings = RecoverySettings(
+    settings = RecoveryConfig(
         data=["/home/me/x.jsonl", "owner/taught"], text="/home/me/prose.txt", learning_rate=7e-4
     ).model_dump()
     recovery = recovery_of(

@@ -31,7 +31,7 @@ from optimum_flab.recovery.plain import (
 from optimum_flab.recovery.strategy import Counts
 from optimum_flab.running.generation import BatchCache
 from optimum_flab.settings.pruning import KINDS
-from optimum_flab.settings.recovery import LIBRARY_SOURCE, PROBLEM_SOURCE, check_recovery
+from optimum_flab.settings.recovery import LIBRARY_SOURCE, PROBLEM_SOURCE
 from optimum_flab.texts.formats import Formats
 from optimum_flab.texts.overlap import Forbidden
 from optimum_flab.texts.problems import packaged_problems, problems_to_train_on
@@ -143,10 +143,10 @@ def test_packaged_text_is_read_unless_it_is_switched_off_or_cannot_be_learned_fr
         assert RecoveryConfig(data="x", **changes).text_sources == []
     assert RecoveryConfig(text_share=0, continuation_tokens=9).text_sources == PACKAGED
     assert not RecoveryConfig().trains and RecoveryConfig(text="mine").trains
-    with pytest.raises(ConfigurationError, match=f"recovery.held_out: '{LIBRARY_SOURCE}' is also trained on"):
-        check_recovery(RecoveryConfig(data="x", held_out=LIBRARY_SOURCE))
-    with pytest.raises(ConfigurationError, match="recovery.continuation_tokens: plain text has no answers"):
-        check_recovery(RecoveryConfig(data="x", loss="cross-entropy", continuation_tokens=9))
+    with pytest.raises(ConfigurationError, match=f"held_out: '{LIBRARY_SOURCE}' is also trained"):
+        RecoveryConfig(data="x", held_out=LIBRARY_SOURCE)
+    with pytest.raises(ConfigurationError, match="plain text has no answers"):
+        RecoveryConfig(data="x", loss="cross-entropy", continuation_tokens=9)
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=3), st.booleans())
@@ -246,7 +246,7 @@ def test_it_is_said_that_text_is_left_out_for_its_overlap(loaded, made):
 
 
 def test_what_makes_sense_only_as_a_whole_is_measured_as_a_whole_or_not_at_all(loaded, made):
-    asked = config_for(made, data=(), sequence_length=32, held_out_tokens=4000)
+    asked = config_for(made, sequence_length=32, held_out_tokens=4000)
     work = work_of(loaded, made, asked)
     long, short = "ab cd " * 60, " return" * 20  # in characters longer than a sequence, in tokens only the first
     count = partial(data_room._tokens, work)

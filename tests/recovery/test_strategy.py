@@ -23,7 +23,7 @@ from optimum_flab.recovery.strategy import (
     without_overlap,
 )
 from optimum_flab.running.generation import BatchCache
-from optimum_flab.settings.recovery import RecoverySettings
+from optimum_flab.settings.recovery import RecoveryConfig
 from optimum_flab.texts.overlap import Forbidden
 from optimum_flab.utils.errors import ConfigurationError
 
@@ -87,10 +87,10 @@ def test_packages_are_checked_before_any_work(tmp_path):
     problem = {"prompt": PROMPT, "answer": TESTED.answer, "test": TEST, "entry_point": "double"}
     (tmp_path / "problems.jsonl").write_text(json.dumps(problem) + "\n")
     data = str(tmp_path / "problems.jsonl")
-    check_inputs(RecoverySettings(data=data, allow_packages="numpy"), consent=True)
+    check_inputs(RecoveryConfig(data=data, allow_packages="numpy"), consent=True)
     for names, message in (("no_such", "no package of that name is installed"), (["numpy", "json"], "part of Python")):
         with pytest.raises(ConfigurationError, match=message):
-            check_inputs(RecoverySettings(data=data, allow_packages=names), consent=True)
+            check_inputs(RecoveryConfig(data=data, allow_packages=names), consent=True)
 
 
 def test_references_pass_their_own_tests():
