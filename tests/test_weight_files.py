@@ -122,7 +122,7 @@ def test_what_lies_in_the_place_of_a_weight_file_is_named(folder):
     whole = path.read_bytes()
     header = struct.unpack("<Q", whole[:8])[0]
     for content, words in (
-        (POINTER, "is a Git LFS pointer, not the file itself; fetch that with `git lfs pull`"),
+        (POINTER, "is a Git LFS pointer, not the file itself (which `git lfs pull` fetches)"),
         (PAGE, "is a web page; download it again"),
         (b"", "is empty; download it again"),
         (b"abc", "is damaged"),
@@ -154,7 +154,7 @@ def test_no_bytes_give_a_traceback(checkpoint, tmp_path_factory, content):
     [
         ("garbage", "is damaged"),
         (POINTER.decode(), "is a Git LFS pointer"),
-        ("[]", "holds a list"),
+        ("[]", "is not a JSON object"),
         ("{}", "does not name the weight files"),
         ('{"weight_map": "x"}', "does not name the weight files"),
         ('{"weight_map": {"a": 1}}', "does not name the weight files"),

@@ -10,8 +10,9 @@ import torch
 
 from ..families import family_for
 from ..families.resizing import settle_experts
-from ..utils.errors import FlabError, first_line
-from .faults import quantisation_fault, read_json
+from ..records.json_files import read_json
+from ..utils.errors import DOWNLOAD, FlabError, first_line
+from .faults import quantisation_fault
 from .finding import ModelFiles
 from .self_check import check_family
 
@@ -38,9 +39,10 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
 
     stock = True
     if files.gguf is None:
-        if (files.folder / "generation_config.json").is_file():
-            read_json(files.folder / "generation_config.json")  # transformers ignores one that it cannot read
-        raw = read_json(files.folder / "config.json")
+        # transformers ignores one that it cannot read
+        if (generation_config := files.folder / "generation_config.json").is_file():
+            read_json(generation_config, DOWNLOAD)
+        raw = read_json(files.folder / "config.json", DOWNLOAD)
         check_config(raw, files.name, trust_remote_code)
         for extra in ("quantize_config.json", "hf_quant_config.json"):  # how some quantisers mark their work
             if (files.folder / extra).is_file():

@@ -166,12 +166,12 @@ def write_card(
         earlier=[card for card in (before, earlier) if card is not None],
         ask_hub=ask_hub,
     )
-    contents: dict[str, bytes | Path] = {}
+    contents: dict[str, bytes] = {}
     if settings.results is not None:
         for name in (EVALUATION_NAME, EFFICIENCY_NAME):
             own = [path for path in card.facts.result_files if path.name.startswith(name[:-5])]
             copies = [name, *(f"{name[:-5]}-{number}.json" for number in range(2, len(own) + 1))]
-            contents |= dict(zip(copies, own, strict=False))
+            contents |= {copy: path.read_bytes() for copy, path in zip(copies, own, strict=False)}
     contents |= {PAGE_NAME: card.page.encode(), CARD_NAME: card.text.encode()}
     stale = [path for path in folder.iterdir() if settings.results is not None and is_result(path.name)]
     write_files(folder, contents, [path for path in stale if path.name not in contents])

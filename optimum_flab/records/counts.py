@@ -18,8 +18,7 @@ from ..utils.places import user_path
 from ..utils.version import __version__
 from ..vocabulary.usage import TokenUsage
 from .atomic import write_files
-from .json_files import check_format, parse_record
-from .record import Record
+from .json_files import Record, check_format, parse_record
 
 
 FORMAT: Final = 1

@@ -1,21 +1,30 @@
-"""JSON files with a known form. Lightweight."""
+"""JSON files with a known form: what their sections have in common, and how they are read. Lightweight."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
-from ..utils.errors import FlabError
+from ..utils.errors import FlabError, damage
 from ..utils.version import __version__
 
 
 MOST_FAULTS = 3  # named in a message
 ADVICE = "make it again, or restore the file"
 
+# JSON has no NaN: what was not a number is null in the file
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 Form = TypeVar("Form")
+
+
+class Record(BaseModel):
+    """A section of a file: immutable, and without fields that this version does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
 
 def read_json(path: Path, advice: str = ADVICE) -> dict[str, Any]:
@@ -30,7 +39,7 @@ def read_json(path: Path, advice: str = ADVICE) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise FlabError(f"{str(path)!r} cannot be read ({error}); {advice}") from error
+        raise FlabError(f"{str(path)!r} {damage(path, error, advice)}") from error
     if not isinstance(content, dict):
         raise FlabError(f"{str(path)!r} is not a JSON object; {advice}")
     return content

@@ -9,8 +9,7 @@ from pydantic import Field
 
 from ..utils.errors import FlabError
 from .held_out import HeldOut
-from .json_files import check_format, parse_record, read_json
-from .record import Number, Record
+from .json_files import Number, Record, check_format, parse_record, read_json
 from .sides import Side, TriedShape
 from .texts import PlainText, TextCounts
 

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, model_validator
 
-from .json_files import parse_record, read_json
+from .json_files import Record, parse_record, read_json
 from .paths import without_paths
-from .record import Record
 from .scores import Score
 
 

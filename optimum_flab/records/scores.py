@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 
-from .record import Number, Record
+from .json_files import Number, Record
 
 
 PERCENT = "{:.1%}".format

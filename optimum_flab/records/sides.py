@@ -6,7 +6,7 @@ from pydantic import ConfigDict, model_validator
 from typing_extensions import Self
 
 from ..settings.pruning import COMPONENTS
-from .record import Number, Record
+from .json_files import Number, Record
 
 
 class Part(Record):

@@ -395,7 +395,7 @@ def test_results_that_cannot_be_used_are_refused(pruned, report, tmp_path):
     (tmp_path / "empty").mkdir()
     for names, message in (
         (("one", "two"), "pass@1 of humaneval is in both"),
-        (("one-bench", "two-bench"), "is a second flab_efficiency.json"),
+        (("one-bench", "two-bench"), "efficiency is in both"),
         (("empty",), "empty' hold neither"),
         (("nothing",), "nothing' hold neither"),
     ):
@@ -495,7 +495,7 @@ def test_a_card_does_not_depend_on_the_name_of_its_folder(pruned):
 def test_a_failed_write_leaves_the_old_card(pruned, monkeypatch):
     before = {path.name: path.read_bytes() for path in pruned.iterdir()}
 
-    def full(self, content):
+    def full(self, data):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)

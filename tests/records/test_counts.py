@@ -121,9 +121,6 @@ def test_nothing_is_replaced_unless_it_is_asked_for(two, tmp_path):
     for name, message in (("folder.npz", "is a folder"), ("a.txt", r"does not end in \.npz")):
         with pytest.raises(ConfigurationError, match=message):
             two.save(tmp_path / name, overwrite=True)
-    (tmp_path / ".a.npz.partial-999999").write_bytes(b"half")  # of a run that was killed
-    two.save(path, overwrite=True)
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.npz", "folder.npz"]
 
 
 def test_a_file_that_cannot_be_written_is_an_error_of_the_user(two, tmp_path):
