@@ -338,7 +338,7 @@ def test_the_command_counts_and_replaces_nothing(model, tmp_path):
     again = flab("count", "a.jsonl", *into, cwd=tmp_path)
     assert again.code == 2
     assert again.err == (
-        "optimum-cli flab: error: output: 'new/counts.npz' exists already; name another file, or set --overwrite"
+        "optimum-cli flab: error: output: 'new/counts.npz' already exists; name another file, or set --overwrite"
         " (--output)\n"
     )
     assert os.listdir(tmp_path / "new") == ["counts.npz"]

@@ -42,10 +42,6 @@ SECRET = re.compile(
     r"|secrets?(\..*)?|credentials?(\..*)?|\.env(\..*)?|[._](netrc|pypirc|npmrc|git-credentials|htpasswd)",
     re.IGNORECASE,
 )
-IN_FOLDERS = {
-    ADAPTER_FOLDER: ("adapter_config.json", "adapter_model*.safetensors", "README.md"),
-    CHAT_TEMPLATES: ("*.jinja",),
-}
 
 
 def is_secret(name: str) -> bool:
@@ -61,10 +57,7 @@ def is_result(name: str) -> bool:
 def is_part(name: str) -> bool:
     """Whether a file is part of a pruned model, and published with it, by its path in the folder; weights are those
     that the index names."""
-    folder, _, file = name.rpartition("/")
-    if folder:
-        return folder == CHAT_TEMPLATES and fnmatch(file, "*.jinja")
-    return name in FILES or is_result(name) or is_license_file(name)
+    return name in FILES or is_result(name) or is_license_file(name) or fnmatch(name, f"{CHAT_TEMPLATES}/*.jinja")
 
 
 def is_outdated(name: str) -> bool:
@@ -77,8 +70,5 @@ def is_outdated(name: str) -> bool:
 def is_replaceable(path: Path) -> bool:
     """Whether a file or folder at the top of a pruned model's folder may be replaced with it, by its name."""
     if path.is_dir():
-        patterns = IN_FOLDERS.get(path.name)
-        return patterns is not None and all(
-            file.is_file() and any(fnmatch(file.name, pattern) for pattern in patterns) for file in path.iterdir()
-        )
+        return path.name in (ADAPTER_FOLDER, CHAT_TEMPLATES)
     return is_part(path.name) or is_outdated(path.name)

@@ -82,11 +82,6 @@ class ScoreRow(ResultRecord):
         """The score of the model that is judged."""
         return self.pruned or self.score
 
-    @property
-    def is_of_one_kind(self) -> bool:
-        """Whether it is one of the rows beside a total, `metric[kind]`."""
-        return self.metric.endswith("]")
-
 
 class HubDataset(ResultRecord):
     """A dataset on the Hub that the problems of a task are from; `config` and `split` where the task names them."""

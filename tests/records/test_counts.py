@@ -112,7 +112,7 @@ def test_counts_of_two_tokenizers_do_not_add_up(two):
 def test_nothing_is_replaced_unless_it_is_asked_for(two, tmp_path):
     path = tmp_path / "a.npz"
     path.write_bytes(b"something of mine")
-    with pytest.raises(ConfigurationError, match="exists already; name another file, or set `overwrite`"):
+    with pytest.raises(ConfigurationError, match="already exists; name another file, or set `overwrite`"):
         two.save(path)
     assert path.read_bytes() == b"something of mine"
     two.save(path, overwrite=True)
