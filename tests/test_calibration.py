@@ -127,7 +127,7 @@ def test_default_columns_and_row_of_the_missing_one(tmp_path):
         ("a.json", '{"text": "x"}', "holds a JSON dict"),
         ("a.json", "[1", "is not JSON"),
         ("a.jsonl", "[" * 100_000 + "]" * 100_000, "line 1 is not JSON"),
-        ("a.parquet", "no parquet", "cannot be read as parquet"),
+        ("a.parquet", "no parquet", "cannot be read"),
         ("a.txt", " \n", "holds no text"),
         ("a.json", "[]", "holds no text"),
         ("a.csv", "", "holds no text"),
@@ -158,7 +158,7 @@ def test_plain_file_is_one_document_unchanged(tmp_path):
     with pytest.raises(FlabError, match="plain text file and has no columns"):
         texts(f"{path}[a]")
     path.write_bytes(b"latin \xe9")
-    with pytest.raises(FlabError, match=r"a\.py' is not UTF-8 \(byte 6\)"):
+    with pytest.raises(FlabError, match=r"a\.py' is not UTF-8 \(.* in position 6"):
         texts(path)
 
 

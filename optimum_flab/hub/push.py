@@ -20,7 +20,7 @@ from ..records.report import REPORT_NAME, Report, read_report
 from ..settings.files import CONFIG_NAME
 from ..settings.hub import PushSettings
 from ..utils.errors import ConfigurationError, FlabError, first_of, printable
-from .card import Rendered, additions_of, is_generated, metadata_of, read_card, render_card, text_of_user
+from .card import Rendered, is_generated, metadata_of, own_fields, read_card, render_card, text_of_user
 from .client import AGAIN, hub_card, hub_client, redact, translate_errors
 
 
@@ -348,7 +348,7 @@ def is_kept(remote: str, new: str) -> bool:
     """Whether a card holds what somebody wrote into the one in the repository."""
     if is_generated(new) or not is_generated(remote):
         return is_generated(remote) or remote == new
-    return text_of_user(remote) in new and additions_of(remote, is_same_model=True).keys() <= metadata_of(new).keys()
+    return text_of_user(remote) in new and own_fields(remote).keys() <= metadata_of(new).keys()
 
 
 def files_to_send(folder: Path, card: Rendered, included: Set[str]) -> tuple[dict[str, Path | bytes], tuple[str, ...]]:
