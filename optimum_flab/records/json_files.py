@@ -9,11 +9,10 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
-from ..utils.errors import FlabError, damage
+from ..utils.errors import FlabError, damage, first_of
 from ..utils.version import __version__
 
 
-MOST_FAULTS = 3  # named in a message
 ADVICE = "make it again, or restore the file"
 
 # JSON has no NaN: what was not a number is null in the file
@@ -69,10 +68,5 @@ def parse_record(form: type[Form], values: Any, path: Path, advice: str = ADVICE
         # JSON has lists where forms have tuples
         return TypeAdapter(form).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        faults = [
-            ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"]))) for fault in error.errors()
-        ]
-        more = f" and {len(faults) - MOST_FAULTS} more faults" if len(faults) > MOST_FAULTS else ""
-        raise FlabError(
-            f"{str(path)!r} is not as it was written ({'; '.join(faults[:MOST_FAULTS])}{more}); {advice}"
-        ) from error
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}".removeprefix(": ") for fault in error.errors()]
+        raise FlabError(f"{str(path)!r} is not as it was written ({first_of(faults)}); {advice}") from error
