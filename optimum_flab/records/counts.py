@@ -124,7 +124,7 @@ class TokenCounts:
         parts = iter(parts)
         first = next(parts, None)
         if first is None:
-            raise FlabError("no counts to merge; name at least one file")
+            raise FlabError("there are no counts; name at least one source, or file of counts")
         sources, datasets = dict(first.sources), first.datasets
         for part in parts:
             if part.tokenizer != first.tokenizer:
