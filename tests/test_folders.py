@@ -164,7 +164,7 @@ def test_a_second_writer_is_refused_and_what_a_killed_one_left_is_cleared(tmp_pa
 
     child, said = in_child(run)
     assert said() == "begun"
-    with pytest.raises(FlabError, match="another run is writing to output folder .*out; wait until it ends"):
+    with pytest.raises(FlabError, match="another run is writing to .*out; wait until it ends"):
         write(folder, overwrite=True)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)

@@ -222,7 +222,7 @@ def test_a_disk_that_fills_up_ends_a_run_that_goes_on_once_there_is_room(made, p
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))  # larger files are refused, as by a full disk
     try:
-        with pytest.raises(FlabError, match="cannot be written .*; free some space there"):
+        with pytest.raises(FlabError, match="cannot be written .*; free some space"):
             prune(made, "pinned", tmp_path / "out", tmp_path / "cache")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from ..records.atomic import write_atomically
+from ..records.atomic import errors_of_writing, write_atomically
 from ..utils.errors import FlabError
 from ..utils.hashing import file_sha256
 from ..utils.places import cache_root
@@ -63,13 +63,8 @@ def assemble(packages: Sequence[str], sha256: str, target: Path) -> None:
                 " install --force-reinstall 'optimum-flab[demo]'"
             )
 
-    try:
+    with errors_of_writing(target):
         write_atomically(target, join)
-    except OSError as error:
-        raise FlabError(
-            f"{target} cannot be written ({error.strerror or error}); free some space, or set HF_HOME to another"
-            " folder"
-        ) from error
 
 
 def _part(package: str) -> Path:

@@ -14,6 +14,7 @@ import torch
 
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel
+from ..records.atomic import errors_of_writing
 from ..records.folders import check_space
 from ..running.generation import end_ids
 from ..settings.export import OWN_TYPES, ExportSettings
@@ -162,12 +163,9 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
     folder = path.with_name(f".{path.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        folder.mkdir(parents=True)
-        yield folder
-    except OSError as error:
-        # NumPy sets no errno: it says how much of an array was written
-        reason = error.strerror or f"{error}: the disk is full, or files may not be that large"
-        raise FlabError(f"{str(path)!r} could not be written ({reason})") from error
+        with errors_of_writing(path):
+            folder.mkdir(parents=True)
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from ..utils.errors import FlabError
 
@@ -19,6 +21,22 @@ LOCK = "lock"  # the lock file of a folder
 def is_full(error: BaseException) -> bool:
     """Whether an error says that a disk is full; some libraries wrap the system's own."""
     return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+
+
+@contextmanager
+def errors_of_writing(path: str | Path) -> Iterator[None]:
+    """Raises a [`FlabError`] if a file or folder cannot be written in this context, or another run holds its lock."""
+    try:
+        yield
+    except Timeout as error:
+        raise FlabError(f"another run is writing to {path}; wait until it ends, or name another place") from error
+    except Exception as error:
+        if isinstance(error, FlabError) or not (isinstance(error, (OSError, SafetensorError)) or is_full(error)):
+            raise
+        raise FlabError(
+            f"{path} cannot be written ({error}); free some space if the disk is full, or name another place, and run"
+            " the same command again"
+        ) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -51,13 +69,11 @@ def write_files(folder: Path, contents: Mapping[str, bytes], stale: Iterable[Pat
     Raises:
         [`FlabError`]: the folder cannot be written.
     """
-    try:
+    with errors_of_writing(folder):
         for name, content in contents.items():
             write_atomically(folder / name, partial(Path.write_bytes, data=content))
         for path in stale:
             path.unlink(missing_ok=True)
-    except OSError as error:
-        raise FlabError(f"{str(folder)!r} could not be written ({error.strerror or error})") from error
 
 
 def take_lock(folder: Path, wait: Callable[[], object] | None = None) -> FileLock:

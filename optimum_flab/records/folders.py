@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from filelock import Timeout
-
 from ..utils.errors import ConfigurationError, FlabError, first_of
 from ..utils.places import user_path
-from .atomic import is_full, take_lock
+from .atomic import errors_of_writing, take_lock
 
 
 # A run writes to this hidden folder of the output folder, under these names. A mount point cannot be renamed, and its
@@ -173,23 +171,6 @@ def move_content(source: Path, target: Path) -> None:
     for name in sorted(os.listdir(source), key=lambda name: (name == READ_FIRST) is arriving):
         if name not in IGNORED:
             (source / name).rename(target / name)
-
-
-@contextmanager
-def errors_of_writing(folder: str | Path) -> Iterator[None]:
-    """Within this context a folder that cannot be written is refused with a [`FlabError`]."""
-    try:
-        yield
-    except Timeout as error:
-        raise FlabError(
-            f"another run is writing to output folder {folder}; wait until it ends, or name another"
-        ) from error
-    except Exception as error:
-        if not isinstance(error, OSError) and not is_full(error):
-            raise
-        raise FlabError(
-            f"output folder {folder} cannot be written ({error}); free some space if the disk is full, or name another"
-        ) from error
 
 
 def check_writable(folder: str | Path) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 
 from ..utils.errors import FlabError
 from ..utils.progress import say
-from .atomic import write_atomically
+from .atomic import errors_of_writing, write_atomically
 
 
 SUFFIX = ".safetensors"
@@ -59,10 +58,6 @@ class Pieces:
         part = Pieces(self.folder / name)
         part._whole = self  # a temporary folder stays as long as one of its parts
         return part
-
-    def count(self) -> int:
-        """How many there are, those of all parts included."""
-        return len(list(self.folder.rglob(f"*{SUFFIX}")))
 
     def read(self, name: str, only: str = "") -> Piece | None:
         """A piece, or `None` where it is not finished or its file is damaged.
@@ -117,7 +112,7 @@ class Pieces:
         """
         on_cpu = {key: value.detach().cpu().contiguous() for key, value in (tensors or {}).items()}
         header = {FACTS: json.dumps(facts)}
-        with errors_of_saving(self._path(name)):
+        with errors_of_writing(self._path(name)):
             write_atomically(self._path(name), lambda partial: save_file(on_cpu, partial, metadata=header))
 
     def clear(self) -> None:
@@ -126,15 +121,3 @@ class Pieces:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}{SUFFIX}"
-
-
-@contextmanager
-def errors_of_saving(path: Path) -> Iterator[None]:
-    """Raises a [`FlabError`] if something cannot be written in this context."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise FlabError(
-            f"{path} cannot be written ({error}); free some space there, or name another folder with `cache_dir`; the"
-            " same command resumes from what is saved"
-        ) from error

@@ -20,8 +20,8 @@ from pydantic import TypeAdapter
 from ..utils.errors import FlabError
 from ..utils.hashing import digest_of
 from ..utils.progress import say
-from .atomic import LOCK, take_lock
-from .pieces import Pieces, errors_of_saving
+from .atomic import LOCK, errors_of_writing, take_lock
+from .pieces import SUFFIX, Pieces
 
 
 KEY_LENGTH = 16  # of the hash in the name of a value's folder
@@ -117,12 +117,12 @@ class WorkFolder:
         # the first of several processes goes before the others, so that of two equal runs one waits as a whole
         if not self._is_main:
             self._agree(True)
-        with errors_of_saving(folder):
+        with errors_of_writing(folder):
             lock = take_lock(folder, wait)
         try:
             if self._is_main:
                 self._agree(True)
-            with errors_of_saving(folder):
+            with errors_of_writing(folder):
                 os.utime(folder)
                 if not self._resume and folder not in self._used:
                     _empty(folder)
@@ -148,15 +148,15 @@ class WorkFolder:
         start, pieces, unfinished = time.monotonic(), Pieces(folder / PIECES), folder / UNFINISHED
         for path in pieces.folder.rglob(".*.partial-*"):
             path.unlink()  # a killed run was writing it
-        if finished := pieces.count():
-            say(f"{stage.name}: resumes after the {finished} finished pieces in {folder}")
+        if finished := list(pieces.folder.rglob(f"*{SUFFIX}")):
+            say(f"{stage.name}: resumes after the {len(finished)} finished pieces in {folder}")
         value = make(pieces)
         try:
             self._check()
         except FlabError:
             pieces.clear()
             raise
-        with errors_of_saving(folder):
+        with errors_of_writing(folder):
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
             stage.save(value, unfinished)
@@ -194,13 +194,9 @@ def _forget_old(root: Path) -> None:
     not from a work folder stays."""
     for folder in root.iterdir():
         with suppress(OSError):
-            if _is_ours(folder) and time.time() - folder.stat().st_mtime > KEPT_DAYS * 24 * 3600:
+            is_ours = NAME.fullmatch(folder.name) and (folder / INPUTS).is_file() and not folder.is_symlink()
+            if is_ours and time.time() - folder.stat().st_mtime > KEPT_DAYS * 24 * 3600:
                 _remove(folder)
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether a folder belongs to a value, by its name and what is in it."""
-    return NAME.fullmatch(folder.name) is not None and (folder / INPUTS).is_file() and not folder.is_symlink()
 
 
 def _remove(folder: Path) -> None:

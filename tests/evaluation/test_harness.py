@@ -475,7 +475,7 @@ def test_a_write_that_fails_leaves_nothing_behind(run, dense, tokenizer, tmp_pat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(written, "result_text", full)
-    with pytest.raises(FlabError, match="could not be written \\(.*\\)"):
+    with pytest.raises(FlabError, match="cannot be written \\(.*\\)"):
         found.save(tmp_path / "deep" / "results")
     assert not (tmp_path / "deep").exists()
 

@@ -123,7 +123,7 @@ def test_a_disk_that_fills_up_is_said_and_nothing_is_left(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
-        with pytest.raises(FlabError, match="could not be written .* the disk is full"):
+        with pytest.raises(FlabError, match="cannot be written .* the disk is full"):
             export_gguf(loaded, tmp_path / "tiny.gguf")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

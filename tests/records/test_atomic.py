@@ -42,7 +42,7 @@ def test_what_was_there_stays_where_writing_fails(tmp_path, error):
 def test_what_is_stale_goes_once_the_new_files_are_there(tmp_path):
     (tmp_path / "a.json").write_text("before")
     (tmp_path / "old.json").write_text("old")
-    with pytest.raises(FlabError, match="could not be written"):
+    with pytest.raises(FlabError, match="cannot be written"):
         write_files(tmp_path / "a.json", {"b.json": b"after"}, [tmp_path / "old.json"])
     write_files(tmp_path, {"a.json": b"after", "b.json": b"new"}, [tmp_path / "old.json"])
     assert content(tmp_path) == {"a.json": "after", "b.json": "new"}

@@ -125,7 +125,7 @@ def test_nothing_is_replaced_unless_it_is_asked_for(two, tmp_path):
 
 def test_a_file_that_cannot_be_written_is_an_error_of_the_user(two, tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(FlabError, match="could not be written"):
+    with pytest.raises(FlabError, match="cannot be written"):
         two.save(tmp_path / "file" / "a.npz")
 
 
