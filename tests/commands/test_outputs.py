@@ -41,7 +41,7 @@ def project(made, tmp_path) -> Path:
     [
         ("prune -m project/model project", 2, "/project is or holds"),
         ("prune -m project/model project/model", 2, "project/model is or holds"),
-        ("prune -m org/name --corpus project/texts/0.py[text] project", 2, "project/texts/0.py, which this run reads"),
+        ("prune -m org/name --corpus project/texts/0.py project", 2, "project/texts/0.py, which this run reads"),
         ("apply -m org/name --plan project/small.yaml project", 2, "project/small.yaml, which this run reads"),
         ("prune -m org/name -c project/small.yaml --corpus python-stdlib project", 2, "small.yaml, which this run"),
         ("prune -m org/name project", 1, "which is no part of a pruned model"),

@@ -304,7 +304,7 @@ def test_results_are_written_whole_and_never_over_others_unasked(tmp_path, monke
     (folder / "mine.txt").write_text("stays", encoding="utf-8")
     changed = report_on(model=measured(parameters=7))
 
-    def broken(path, content):
+    def broken(path, data):
         raise OSError("no room")
 
     with monkeypatch.context() as patch, pytest.raises(FlabError, match="cannot be written .*no room"):
