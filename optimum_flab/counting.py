@@ -102,26 +102,25 @@ def count_sources(
 
     Raises:
         [`FlabError`]: the model's tokenizer cannot be read or pruned, or a source cannot be read or holds no text.
-        [`ConfigurationError`]: no source is named, or one twice.
+        [`ConfigurationError`]: a source is named twice.
     """
-    parsed = [parse_source(spec) for spec in _checked(sources)]
+    parsed = [parse_source(spec) for spec in _source_names(sources)]
     tokenizer = _tokenizer_of(model_name_or_path, revision, trust_remote_code, family)
     streams = [TextStream(source) for source in parsed]
     for stream in streams:
         stream.check()
     work = WorkFolder(user_path(cache_dir or cache_root("counting")), resume=resume)
     model, by = str(model_name_or_path), pieces_hash(tokenizer)
-    counts: TokenCounts | None = None
+    parts = []
     for stream in streams:
         source = stream.source
         inputs = {"model": {"tokenizer": by, "source": source.spec}, "state": stream.state()}
         counted = work.value(STAGE, inputs, partial(_counted, tokenizer, stream))
         if counted.skipped:
             say(f"{source.spec}: {counted.skipped:,} files that are not UTF-8 text were skipped")
-        part = TokenCounts(model, by, {_named(name or source.spec): counted.usage}, _ids(source.dataset))
-        counts = part if counts is None else TokenCounts.merged([counts, part])
-    assert counts is not None  # there is a source
-    return counts
+        datasets = frozenset(filter(None, [source.dataset]))
+        parts.append(TokenCounts(model, by, {encodable(name or source.spec): counted.usage}, datasets))
+    return TokenCounts.merged(parts)
 
 
 def count_texts(
@@ -146,13 +145,12 @@ def count_texts(
     """
     tokenizer = _tokenizer_of(model_name_or_path, revision, trust_remote_code, family)
     usage = count_tokens(tokenizer, (without_lone_surrogates(text) for text in texts if text and text.strip()))
-    return TokenCounts(str(model_name_or_path), pieces_hash(tokenizer), {_named(name): usage}, _ids(dataset))
+    datasets = frozenset(filter(None, [dataset]))
+    return TokenCounts(str(model_name_or_path), pieces_hash(tokenizer), {encodable(name): usage}, datasets)
 
 
-def _checked(sources: str | Path | Sequence[str | Path]) -> list[str]:
+def _source_names(sources: str | Path | Sequence[str | Path]) -> list[str]:
     specs = [os.fspath(one) for one in ([sources] if isinstance(sources, (str, Path)) else sources)]
-    if not specs:
-        raise ConfigurationError("sources: none is named; name a file, a folder or a Hub dataset")
     if repeated := [spec for place, spec in enumerate(specs) if spec in specs[:place]]:
         raise ConfigurationError(f"sources: {repeated[0]!r} is named twice; name it once")
     return specs
@@ -172,11 +170,7 @@ def _tokenizer_of(
     return tokenizer
 
 
-def _ids(dataset: str | None) -> frozenset[str]:
-    return frozenset() if dataset is None else frozenset([dataset])
-
-
-def _named(name: str) -> str:
+def encodable(name: str) -> str:
     """A name that JSON can hold: paths may have bytes that are not text."""
     return name.encode("utf-8", "backslashreplace").decode()
 

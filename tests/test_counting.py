@@ -303,7 +303,7 @@ def test_what_cannot_be_counted_is_refused_before_anything_is(model, tmp_path, m
     (tmp_path / "b" / "image.png").write_bytes(b"\0\1")
     good = str(tmp_path / "a.jsonl")
     for sources, error, message in (
-        ([], ConfigurationError, "sources: none is named"),
+        ([], FlabError, "there are no counts"),
         ([good, good], ConfigurationError, "is named twice"),
         ([good, str(tmp_path / "gone")], FlabError, "does not exist"),
         ([good, str(tmp_path / "blank.jsonl")], FlabError, "holds no text"),
@@ -338,7 +338,7 @@ def test_the_command_counts_and_replaces_nothing(model, tmp_path):
     again = flab("count", "a.jsonl", *into, cwd=tmp_path)
     assert again.code == 2
     assert again.err == (
-        "optimum-cli flab: error: output: 'new/counts.npz' exists already; name another file, or set --overwrite"
+        "optimum-cli flab: error: output: 'new/counts.npz' already exists; name another file, or set --overwrite"
         " (--output)\n"
     )
     assert os.listdir(tmp_path / "new") == ["counts.npz"]

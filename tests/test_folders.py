@@ -66,7 +66,7 @@ def test_a_folder_that_is_there_stays_the_same_one(tmp_path):
 
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize(
-    ("raised", "message"), [(KeyboardInterrupt("now"), "now"), (OSError(errno.ENOSPC, ""), "the disk is full: free")]
+    ("raised", "message"), [(KeyboardInterrupt("now"), "now"), (OSError(errno.ENOSPC, ""), "free some space if")]
 )
 def test_an_error_leaves_everything_as_it_was(tmp_path, there, raised, message):
     folder = tmp_path / "deep" / "out"
@@ -78,7 +78,7 @@ def test_an_error_leaves_everything_as_it_was(tmp_path, there, raised, message):
         with OutputFolder(folder, KIND, overwrite=True) as output, output.replacement() as new:
             fill(new)
             raise raised
-    assert content(tmp_path) == before and (tmp_path / "deep").exists() == there
+    assert content(tmp_path) == before
 
 
 def test_the_input_is_never_the_output(tmp_path, monkeypatch):
@@ -87,16 +87,16 @@ def test_the_input_is_never_the_output(tmp_path, monkeypatch):
     model.mkdir(parents=True)
     fill(model)
     (tmp_path / "link").symlink_to(model)
-    for named, read, word in (
-        ("project/model", "project/model", "is"),
-        ("project/model", model, "is"),
-        ("project/model/", tmp_path / "link", "is"),
-        ("link", model, "is"),
-        ("project", model, "holds"),
-        (".", "project/model", "holds"),
-        ("project/../project/model", model / "part" / "weights", "holds"),
+    for named, read in (
+        ("project/model", "project/model"),
+        ("project/model", model),
+        ("project/model/", tmp_path / "link"),
+        ("link", model),
+        ("project", model),
+        (".", "project/model"),
+        ("project/../project/model", model / "part" / "weights"),
     ):
-        with pytest.raises(ConfigurationError, match=f"{word} .* which this run reads and would replace"):
+        with pytest.raises(ConfigurationError, match="is or holds .* which this run reads and would replace"):
             write(Path(named), overwrite=True, inputs=[None, "org/name", read])
     assert content(model) == NEW
     write(Path("project/model/below"), inputs=[model])  # takes nothing away
@@ -105,10 +105,10 @@ def test_the_input_is_never_the_output(tmp_path, monkeypatch):
 def test_a_folder_of_another_kind_is_never_replaced(tmp_path):
     for name in "abcdefg":
         (tmp_path / name).touch()
-    with pytest.raises(FlabError, match=r"is not a result, since mark.json is missing.* a, b, c, d, e and 2 more;"):
+    with pytest.raises(FlabError, match="holds a, b, c, d, e and 2 more, which is no part of a result"):
         write(tmp_path, overwrite=True)
     (tmp_path / "mark.json").touch()
-    with pytest.raises(FlabError, match="holds more than a result.* delete a, b, c, d, e and 2 more; move that away"):
+    with pytest.raises(FlabError, match="holds a, b, c, d, e and 2 more, which is no part of a result"):
         write(tmp_path, overwrite=True)
     assert sorted(os.listdir(tmp_path)) == [*"abcdefg", "mark.json"]
 
@@ -120,32 +120,13 @@ def test_what_file_systems_and_desktops_put_there_is_not_in_the_way(tmp_path):
     assert content(tmp_path) == NEW and (tmp_path / "lost+found").is_dir()
 
 
-def test_what_a_killed_writer_of_a_card_left_is_cleared(tmp_path):
-    write(tmp_path)
-    (tmp_path / ".mark.json.partial-123").touch()
-    write(tmp_path, overwrite=True)
-    assert content(tmp_path) == NEW
-
-
 def test_what_somebody_put_there_meanwhile_is_kept(tmp_path):
     folder = tmp_path / "out"
-    with pytest.raises(FlabError, match="is not a result.*it holds theirs"):
+    with pytest.raises(FlabError, match="holds theirs, which is no part of a result"):
         with OutputFolder(folder, KIND) as output, output.replacement() as new:
             fill(new)
             (folder / "theirs").touch()
     assert content(tmp_path) == {"out/theirs": ""}
-
-
-def test_what_somebody_put_there_since_an_interruption_is_kept(tmp_path):
-    (tmp_path / WORK / "ready").mkdir(parents=True)
-    for folder in (tmp_path, tmp_path / WORK / "ready"):
-        (folder / "README.md").write_text(folder.name)
-    with pytest.raises(FlabError, match="was interrupted .*README.md of it would replace what was put there since"):
-        write(tmp_path, overwrite=True)
-    assert (tmp_path / "README.md").read_text() == tmp_path.name
-    (tmp_path / "link").symlink_to("link")
-    with pytest.raises(FlabError, match="cannot be accessed"):
-        write(tmp_path / "link")
 
 
 def in_child(work: Callable[[], object]) -> tuple[int, Callable[[], str]]:
@@ -183,7 +164,7 @@ def test_a_second_writer_is_refused_and_what_a_killed_one_left_is_cleared(tmp_pa
 
     child, said = in_child(run)
     assert said() == "begun"
-    with pytest.raises(FlabError, match="another run is writing to output folder .*out; wait until it ends"):
+    with pytest.raises(FlabError, match="another run is writing to .*out; wait until it ends"):
         write(folder, overwrite=True)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -262,19 +243,7 @@ def test_names_of_folders_that_are_none(tmp_path, monkeypatch):
     assert content(tmp_path / "out") == NEW
     with pytest.raises(ConfigurationError, match="empty path"):
         OutputFolder("", KIND)
-    with pytest.raises(FlabError, match="cannot be accessed"), OutputFolder(tmp_path / ("n" * 300), KIND):
-        pass
-
-
-def test_a_left_over_is_only_that_of_a_file_of_ours(tmp_path):
-    folder = tmp_path / "out"
-    write(folder)
-    (folder / ".important.partial-1").write_text("mine")
-    (folder / ".mark.json.partial-1").write_text("half")
-    with (
-        pytest.raises(FlabError, match=r"would delete \.important.partial-1;"),
-        OutputFolder(folder, KIND, overwrite=True),
-    ):
+    with pytest.raises(FlabError, match="cannot be written"), OutputFolder(tmp_path / ("n" * 300), KIND):
         pass
 
 
@@ -332,13 +301,13 @@ def test_a_folder_whose_parent_is_not_ours_is_written_inside(tmp_path):
     folder.mkdir()
     os.chown(folder, 1234, 1234)
     said = refused_as_nobody(folder, write, lambda _: write(tmp_path / "other"))
-    assert f"other cannot be written: {tmp_path} is not a writable folder" in said
+    assert "other cannot be written" in said and "Permission denied" in said
     assert content(tmp_path) == {f"mine/{name}": text for name, text in NEW.items()}
 
 
 def test_a_file_in_the_place_is_refused(tmp_path):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(FlabError, match="is not a folder"):
+    with pytest.raises(FlabError, match="Not a directory"):
         write(tmp_path / "out", overwrite=True)
     with pytest.raises(FlabError, match="cannot be written"):
         write(tmp_path / "out" / "below")

@@ -38,7 +38,7 @@ def one_of_two(rank, folder):
     own, stage = processes.own_folder(folder), Stage("number", save_number, load_number)
     made = []
     for kept in (0, 1):  # the second finds what the first left in one process alone
-        work = WorkFolder(own, say=lambda text: None, agree=processes.agree)
+        work = WorkFolder(own, agree=processes.agree)
         value = work.value(stage, {"x": 1}, lambda pieces: made.append(1) or 7)
         if kept == 0 and rank == 1:
             work.drop(["number"])
@@ -86,18 +86,6 @@ def test_the_first_of_several_processes_takes_its_folder_first(tmp_path, is_main
     work = WorkFolder(tmp_path, agree=agree, is_main=is_main)
     assert work.value(Stage("number", save_number, load_number), {"x": 1}, lambda pieces: 7) == 7
     assert taken == [is_main, True]
-
-
-def test_a_folder_that_cannot_be_written_is_agreed_on_all_the_same(tmp_path, monkeypatch):
-    calls = []
-    work = WorkFolder(tmp_path, say=lambda text: None, agree=lambda is_so: calls.append(is_so) or is_so)
-
-    def full(folder, busy):
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr("optimum_flab.records.work.take_lock", full)
-    assert work.value(Stage("number", save_number, load_number), {"x": 1}, lambda pieces: 7) == 7
-    assert calls == [True, False]
 
 
 def test_processes_that_decided_differently_are_told_so(monkeypatch):

@@ -20,7 +20,7 @@ from types import GeneratorType
 import pytest
 from transformers import AutoTokenizer
 
-from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig
+from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.commands.prune import check_apart
 from optimum_flab.pruning.texts import read_text_sets
 from optimum_flab.records import work as work_module
@@ -218,17 +218,15 @@ def test_names_of_files_that_are_not_utf8(made, tmp_path):
     assert read_text_sets(AutoTokenizer.from_pretrained(made / "search"), data, 0).deciding_hash
 
 
-def test_a_disk_that_fills_up_costs_only_what_could_be_kept(made, pinned, tmp_path, capsys):
-    optimizer = FlabOptimizer.from_pretrained(made / "search", device="cpu")
+def test_a_disk_that_fills_up_ends_a_run_that_goes_on_once_there_is_room(made, pinned, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))  # larger files are refused, as by a full disk
     try:
-        optimizer.prune(asked(made, **ASKED["pinned"]), cache_dir=tmp_path / "cache")
+        with pytest.raises(FlabError, match="cannot be written .*; free some space"):
+            prune(made, "pinned", tmp_path / "out", tmp_path / "cache")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    optimizer.save_pretrained(tmp_path / "out")
-    said = capsys.readouterr().err
-    assert "cannot be written" in said
+    prune(made, "pinned", tmp_path / "out", tmp_path / "cache")
     assert contents(tmp_path / "out") == pinned.contents
 
 
@@ -299,14 +297,14 @@ def test_a_value_is_computed_once_unless_it_is_asked_for_anew(tmp_path, capsys):
     assert number(tmp_path, 8, seed=0, resume=False) == number(tmp_path, 9, seed=0) == 8
 
 
-def test_what_was_computed_with_other_inputs_is_not_used(tmp_path, monkeypatch):
+def test_what_was_computed_with_other_inputs_or_code_is_not_used(tmp_path, monkeypatch):
     number(tmp_path, 7, seed=0)
     assert number(tmp_path, 8, seed=1) == 8
-    monkeypatch.setattr(work_module, "FORMAT", 2)
+    monkeypatch.setattr(work_module, "code_hash", lambda: "other")
     assert number(tmp_path, 9, seed=1) == 9
 
 
-@pytest.mark.parametrize("damage", [lambda file: file.write_text(""), Path.unlink, lambda file: file.write_text("1")])
+@pytest.mark.parametrize("damage", [lambda file: file.write_text(""), Path.unlink])
 def test_a_damaged_value_is_made_anew(damage, tmp_path, capsys):
     number(tmp_path, 7)
     damage(next(tmp_path.glob("number-*/value/n")))
@@ -330,8 +328,8 @@ def test_where_nothing_can_be_kept_the_run_goes_on(tmp_path, capsys):
     assert (tmp_path / "cache").is_file()
 
 
-def test_a_second_run_of_the_same_waits_and_uses_it(tmp_path):
-    waiting, began, said, found = threading.Event(), threading.Event(), [], []
+def test_a_second_run_of_the_same_waits_and_uses_it(tmp_path, monkeypatch):
+    waiting, began, said, results = threading.Event(), threading.Event(), [], []
 
     def say(text: str) -> None:
         said.append(text)
@@ -342,10 +340,11 @@ def test_a_second_run_of_the_same_waits_and_uses_it(tmp_path):
         assert waiting.wait(60)
         return 7
 
-    first = threading.Thread(target=lambda: found.append(WorkFolder(tmp_path).value(NUMBER, {"a": 1}, slow)))
+    first = threading.Thread(target=lambda: results.append(WorkFolder(tmp_path).value(NUMBER, {"a": 1}, slow)))
     first.start()
     assert began.wait(60)
-    found.append(WorkFolder(tmp_path, say=say).value(NUMBER, {"a": 1}, lambda pieces: 8))
+    monkeypatch.setattr(work_module, "say", say)
+    results.append(WorkFolder(tmp_path).value(NUMBER, {"a": 1}, lambda pieces: 8))
     first.join()
-    assert found == [7, 7] and "reused" in said[1]
+    assert results == [7, 7] and "reused" in said[1]
     assert said[0].startswith("number: another run is computing the same in") and said[0].endswith("waiting for it")

@@ -74,12 +74,12 @@ def test_tensors_that_the_stock_class_does_not_have_are_refused(folder, in_shard
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     change(folder, auto_map={"AutoModelForCausalLM": "modeling.NormedLlama"})
     said = refusal(folder)
-    assert "hold what LlamaForCausalLM does not have (4 tensors: model.layers.0.self_attn.q_norm.weight" in said
+    assert "hold what LlamaForCausalLM does not have (model.layers.0.self_attn.q_norm.weight" in said
 
 
 def test_more_layers_in_the_weights_than_in_the_configuration_are_refused(folder):
     change(folder, num_hidden_layers=3, layer_types=None)
-    assert "does not have (9 tensors: model.layers.3." in refusal(folder)
+    assert "does not have (model.layers.3." in refusal(folder)
 
 
 @pytest.mark.parametrize("head", ["model.layers.1.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"])
@@ -101,7 +101,7 @@ def test_the_same_in_a_gguf_file(tmp_path, name):
     load_dense(tmp_path / "good.gguf")
     write_gguf(tmp_path / "more.gguf", model, tokenizer, embedding, more={name: np.ones(32, dtype=np.float32)})
     said = refusal(tmp_path / "more.gguf")
-    assert "scales its rotary embedding" in said if name.startswith("rope") else f"not have (1 tensor: {name})" in said
+    assert "scales its rotary embedding" in said if name.startswith("rope") else f"not have ({name})" in said
     assert "name the checkpoint that it was made from" in said and "config.json" not in said
 
 
@@ -122,7 +122,7 @@ def test_what_lies_in_the_place_of_a_weight_file_is_named(folder):
     whole = path.read_bytes()
     header = struct.unpack("<Q", whole[:8])[0]
     for content, words in (
-        (POINTER, "is a Git LFS pointer, not the file itself; fetch that with `git lfs pull`"),
+        (POINTER, "is a Git LFS pointer, not the file itself (which `git lfs pull` fetches)"),
         (PAGE, "is a web page; download it again"),
         (b"", "is empty; download it again"),
         (b"abc", "is damaged"),
@@ -154,7 +154,7 @@ def test_no_bytes_give_a_traceback(checkpoint, tmp_path_factory, content):
     [
         ("garbage", "is damaged"),
         (POINTER.decode(), "is a Git LFS pointer"),
-        ("[]", "holds a list"),
+        ("[]", "is not a JSON object"),
         ("{}", "does not name the weight files"),
         ('{"weight_map": "x"}', "does not name the weight files"),
         ('{"weight_map": {"a": 1}}', "does not name the weight files"),

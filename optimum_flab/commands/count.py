@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..utils.compat import ArgumentGroup
+from ..utils.places import output_file
 from . import arguments
 from .base import FlabVerb
 
@@ -35,9 +36,9 @@ class CountCommand(FlabVerb):
     def execute(self) -> None:
         args = self.args
 
-        from ..records.counts import check_path
+        from ..records.counts import SUFFIX
 
-        output = check_path(args.output, args.overwrite)
+        output = output_file(args.output, SUFFIX, args.overwrite)
 
         from ..counting import count_sources
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 import torch
 
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel
+from ..records.atomic import errors_of_writing
 from ..records.folders import check_space
 from ..running.generation import end_ids
 from ..settings.export import OWN_TYPES, ExportSettings
@@ -24,7 +22,7 @@ from ..tensors.gguf_files import PART, WEIGHTS_FIELD
 from ..tensors.lazy import own_tensors
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.hashing import file_sha256
-from ..utils.places import user_path
+from ..utils.places import output_file
 from ..utils.progress import progress
 from .fields import gguf_facts, ignored_window, model_fields, rope_tensors
 from .quantiser import check_quantiser, quantise
@@ -119,8 +117,8 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
             quantise(base, folder / path.name, settings.type)
             base.unlink()
         written = [part.replace(path.parent / part.name) for part in sorted(folder.iterdir())]
-        for stale in set(_there(path)) - set(written):
-            stale.unlink()  # the earlier file, in another number of parts, is to be replaced
+        for stale in {path, *_parts_of(path)} - set(written):
+            stale.unlink(missing_ok=True)  # the earlier file, in another number of parts, is to be replaced
     files = tuple(WrittenFile(part, part.stat().st_size, file_sha256(part)) for part in written)
     return Exported(files, tuple(notes))
 
@@ -131,9 +129,7 @@ def check_path(path: str | Path, settings: ExportSettings) -> Path:
     Raises:
         [`ConfigurationError`]: see [`export_gguf`].
     """
-    path = user_path(path)
-    if path.suffix != ".gguf":
-        raise ConfigurationError(f"path: {str(path)!r} does not end in .gguf; name a file that does")
+    path = output_file(path, ".gguf", settings.overwrite)
     if settings.type not in OWN_TYPES:
         if settings.split_megabytes is not None:
             raise ConfigurationError(
@@ -141,20 +137,15 @@ def check_path(path: str | Path, settings: ExportSettings) -> Path:
                 f" leave it out, or use one of {', '.join(OWN_TYPES)}"
             )
         check_quantiser(settings.type)
-    there = _there(path)
-    if any(one.is_dir() for one in there):
-        raise ConfigurationError(f"path: {str(there[0])!r} is a folder; name a file")
-    if there and not settings.overwrite:
-        raise FlabError(f"{str(there[0])!r} already exists; name another file, or set `overwrite`")
+    for part in _parts_of(path):
+        output_file(part, ".gguf", settings.overwrite)
     return path
 
 
-def _there(path: Path) -> list[Path]:
-    """The existing file of this name, and the parts of a split one."""
-    paths = [path] if path.exists() else []
+def _parts_of(path: Path) -> list[Path]:
+    """The parts of a split file of this name that exist."""
     others = path.parent.iterdir() if path.parent.is_dir() else ()
-    parts = [one for one in others if (part := PART.fullmatch(one.name)) and part["stem"] == path.stem]
-    return [*paths, *sorted(parts)]
+    return [one for one in others if (part := PART.fullmatch(one.name)) and part["stem"] == path.stem]
 
 
 def _name_of(model: LoadedModel) -> str:
@@ -168,20 +159,13 @@ def _name_of(model: LoadedModel) -> str:
 
 @contextmanager
 def _temporary_folder(path: Path) -> Iterator[Path]:
-    """A folder beside a file that is removed at the end, with those of runs that were killed."""
-    for left in path.parent.glob(f".{escape(path.name)}.partial-[0-9]*"):
-        number = int(left.name.rpartition("-")[2])
-        # in a container an earlier run may well have had the same process number
-        if number == os.getpid() or not psutil.pid_exists(number):
-            shutil.rmtree(left, ignore_errors=True)
-    folder = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    """A folder beside a file that is removed at the end; one that a killed run left is removed first."""
+    folder = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
     try:
-        folder.mkdir(parents=True)
-        yield folder
-    except OSError as error:
-        # NumPy sets no errno: it says how much of an array was written
-        reason = error.strerror or f"{error}: the disk is full, or files may not be that large"
-        raise FlabError(f"{str(path)!r} could not be written ({reason})") from error
+        with errors_of_writing(path):
+            folder.mkdir(parents=True)
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -4,7 +4,6 @@ the base model's licence from that model's card on the Hub."""
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
@@ -33,16 +32,18 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 # the Hub knows adapter, finetune, merge and quantized; a pruned model has changed weights of its own
 RELATION = "finetune"
-# the checksum covers our text, without metadata; it is followed by a fingerprint of every statement in our metadata
-MARK = "<!-- Written by optimum-flab, checksum {}, metadata {}. It is written anew by `optimum-cli flab card`. -->"
-MARKED = re.compile(
-    re.escape(MARK)
-    .replace(re.escape("{}"), "(?P<sum>[0-9a-f]{64})", 1)
-    .replace(re.escape("{}"), "(?P<ours>[0-9a-f ]*)")
-)
+# the checksum covers our text, without metadata; older cards have a fingerprint of these after it
+MARK = "<!-- Written by optimum-flab, checksum {}. It is written anew by `optimum-cli flab card`. -->"
+MARKED = re.compile(re.escape(MARK).replace(re.escape("{}"), "(?P<sum>[0-9a-f]{64})(, metadata [0-9a-f ]*)?"))
 BEGIN = "<!-- your text: begin. What stands between these two lines stays when the card is written anew. -->"
 END = "<!-- your text: end -->"
-INDEX = "model-index"
+# of our metadata; others are the user's, and so are further tags
+FIELDS = frozenset(
+    (
+        *("base_model", "base_model_relation", "license", "license_name", "license_link", "language", "datasets"),
+        *("library_name", "pipeline_tag", "tags", "model-index"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,10 @@ def render_card(
     terms = settle_terms(base, stated, ChainMap(*known), ask_hub)
     title = repo_id.split("/")[-1] if repo_id else f"{terms.name}, pruned"
     name = tables.code([terms.name])
-    ours = card_data(facts, terms, title)
-    data = ours
+    data = card_data(facts, terms, title)
     for card in own:
-        data = with_additions(data, additions_of(card, is_same_model=str(facts.report.weights_sha256) in card))
-    mark = MARK.format("0" * 64, " ".join(fingerprint(*statement) for statement in statements(ours)))
+        data = with_additions(data, card)
+    mark = MARK.format("0" * 64)
     text = render(
         {
             "card_data": Whole(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).strip()),
@@ -166,12 +166,12 @@ def write_card(
         earlier=[card for card in (before, earlier) if card is not None],
         ask_hub=ask_hub,
     )
-    contents: dict[str, bytes | Path] = {}
+    contents: dict[str, bytes] = {}
     if settings.results is not None:
         for name in (EVALUATION_NAME, EFFICIENCY_NAME):
             own = [path for path in card.facts.result_files if path.name.startswith(name[:-5])]
             copies = [name, *(f"{name[:-5]}-{number}.json" for number in range(2, len(own) + 1))]
-            contents |= dict(zip(copies, own, strict=False))
+            contents |= {copy: path.read_bytes() for copy, path in zip(copies, own, strict=False)}
     contents |= {PAGE_NAME: card.page.encode(), CARD_NAME: card.text.encode()}
     stale = [path for path in folder.iterdir() if settings.results is not None and is_result(path.name)]
     write_files(folder, contents, [path for path in stale if path.name not in contents])
@@ -326,47 +326,13 @@ def metadata_of(text: str) -> dict[str, Any]:
         raise ConfigurationError(f"the metadata at the top of a card cannot be kept: {error}; correct them") from error
 
 
-def statements(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The statements in metadata, one by one: every field, every item of a list, every result of a model-index."""
-    listed = {field: value if isinstance(value, list) else [value] for field, value in data.items()}
-    if INDEX in listed:
-        models = [model for model in listed[INDEX] if isinstance(model, dict)]
-        listed[INDEX] = [result for model in models for result in model.get("results") or ()]
-    return [(field, item) for field, items in listed.items() for item in items]
+def own_fields(text: str) -> dict[str, Any]:
+    """The fields that a user added to the metadata of a card of ours, which never writes them."""
+    return {field: value for field, value in metadata_of(text).items() if field not in FIELDS}
 
 
-def fingerprint(field: str, item: Any) -> str:
-    """Eight digits by which a statement of ours is recognised later."""
-    return hashlib.sha256(json.dumps([field, item], sort_keys=True, default=str).encode()).hexdigest()[:8]
-
-
-def additions_of(text: str, is_same_model: bool) -> dict[str, Any]:
-    """What a user added to the metadata of a card of ours: fields, items of lists, results of a model-index.
-
-    Args:
-        is_same_model (`bool`): whether the new card is about the same weights; results of others say nothing about it.
-    """
-    mark, data = MARKED.search(body_of(text)), metadata_of(text)
-    ours = set(mark["ours"].split()) if mark is not None else set()
-    added: dict[str, list[Any]] = {}
-    for field, item in statements(data):
-        if item is not None and fingerprint(field, item) not in ours and (field != INDEX or is_same_model):
-            added.setdefault(field, []).append(item)
-    return {field: items if isinstance(data[field], list) else items[0] for field, items in added.items()}
-
-
-def with_additions(ours: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
-    """Our metadata with what a user added. A field of ours with a single value keeps it, since that is a fact about
-    how the model was made."""
-    data = dict(ours)
-    for field, value in added.items():
-        if field == INDEX:
-            (model,) = data.get(INDEX) or [{"name": "results", "results": []}]
-            results = [*model["results"], *(result for result in value if result not in model["results"])]
-            data[INDEX] = [{**model, "results": results}]
-        elif isinstance(data.get(field), list):
-            items = value if isinstance(value, list) else [value]
-            data[field] = [*data[field], *(item for item in items if item not in data[field])]
-        else:
-            data.setdefault(field, value)
-    return data
+def with_additions(ours: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Our metadata with the fields and tags that a user added to an earlier card."""
+    tags = metadata_of(text).get("tags")
+    added = [tag for tag in tags if tag not in ours["tags"]] if isinstance(tags, list) else []
+    return {**own_fields(text), **ours, "tags": [*ours["tags"], *added]}

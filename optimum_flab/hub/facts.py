@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,13 @@ from typing import Any
 from ..checkpoints.saving import needed_transformers
 from ..checkpoints.weight_files import shards
 from ..records.json_files import read_json
-from ..records.names import CURVE_NAME
-from ..records.own_results import find_results, read_results
+from ..records.names import CURVE_NAME, is_license_file, is_result
 from ..records.plan import PruningPlan
 from ..records.report import Report, read_report
-from ..records.results import EfficiencyRecord, EvaluationRecord
+from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME, EfficiencyRecord, EvaluationRecord, read_result
 from ..settings.files import CONFIG_NAME
 from ..tensors.gguf_files import own_gguf_files
-from ..utils.licenses import is_license_file
+from ..utils.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -77,9 +76,7 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
     report, plan = read_report(folder), PruningPlan.load(folder, tensors=False)
     config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else plan.settings
     paths = find_results(folder, results)
-    evaluations, efficiency, left_out = read_results(
-        paths, report, sum(path.stat().st_size for path in shards(folder))
-    )
+    evaluations, efficiency, left_out = read_results(paths, folder, report)
     tokenizer = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     licenses = sorted(one.name for one in folder.glob("*") if is_license_file(one.name) and one.is_file())
     architectures = read_json(folder / "config.json").get("architectures") or [None]
@@ -99,3 +96,68 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
         transformers=needed_transformers(folder),
         loss_curve=report.recovery is not None and (folder / CURVE_NAME).is_file(),
     )
+
+
+def find_results(folder: Path, places: Iterable[str | Path] | None) -> list[Path]:
+    """Files with evaluations and efficiency: those at the top of a folder, or those in other places and below them."""
+    if places is None:
+        return _results_among(folder.glob("*"))
+    paths: list[Path] = []
+    for place in map(Path, places):
+        results = _results_among([place] if place.is_file() else place.rglob("*"))
+        if not results:
+            raise ConfigurationError(
+                f"results {str(place)!r} hold neither {EVALUATION_NAME} nor {EFFICIENCY_NAME}; name what"
+                " `optimum-cli flab eval` or `flab bench` wrote"
+            )
+        paths += results
+    return list(dict.fromkeys(paths))
+
+
+def _results_among(paths: Iterable[Path]) -> list[Path]:
+    """The files of results, those of a folder in the order of their numbers: the 2nd copy before the 10th."""
+    results = (path for path in paths if is_result(path.name) and path.is_file())
+    return sorted(results, key=lambda path: (str(path.parent), len(path.name), path.name))
+
+
+def read_results(
+    paths: Sequence[Path], folder: Path, report: Report
+) -> tuple[dict[Path, EvaluationRecord], dict[Path, EfficiencyRecord], list[str]]:
+    """The results of a checkpoint by their files, and a sentence for each file that is about another.
+
+    An evaluation states the hash of the weights it was made with. Efficiency depends on sizes, not on the values of
+    weights: it must agree in parameters and bytes.
+
+    Args:
+        folder (`Path`): of the checkpoint.
+        report ([`Report`]): of the checkpoint.
+
+    Raises:
+        [`FlabError`]: a file is not what its name says.
+        [`ConfigurationError`]: two files hold the same score, or there are two efficiency files.
+    """
+    evaluations, efficiency, left_out = dict[Path, EvaluationRecord](), dict[Path, EfficiencyRecord](), list[str]()
+    stated: dict[str, Path] = {}
+    size = report.pruned.parameters, sum(path.stat().st_size for path in shards(folder))
+    for path in paths:
+        names = ["efficiency"]
+        if path.name.startswith(EVALUATION_NAME[:-5]):
+            evaluation = read_result(EvaluationRecord, path)
+            if (weights := evaluation.own_model.weights_sha256) != report.weights_sha256:
+                sha256 = f"SHA-256 {weights[:12]}…"
+                left_out.append(f"{path.name} is an evaluation of other weights ({sha256}) and is left out")
+                continue
+            evaluations[path] = evaluation
+            names = [f"{row.metric} of {row.task}" for row in evaluation.scores if row.of is None]
+        else:
+            measured = read_result(EfficiencyRecord, path)
+            if (measured.own_model.parameters, measured.own_model.checkpoint_bytes) != size:
+                left_out.append(f"{path.name} measures a checkpoint of another size and is left out")
+                continue
+            efficiency[path] = measured
+        for name in names:
+            if (other := stated.setdefault(name, path)) != path:
+                raise ConfigurationError(
+                    f"{name} is in both {str(other)!r} and {str(path)!r}; name one of them with `results`"
+                )
+    return evaluations, efficiency, left_out

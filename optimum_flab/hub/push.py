@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.stored_model import check_belongs_together, check_complete
 from ..checkpoints.weight_files import shards
-from ..records.folders import first_of
+from ..records.json_files import read_json
 from ..records.names import CARD_NAME, PAGE_NAME, is_outdated, is_part, is_result, is_secret
-from ..records.paths import last_name
-from ..records.portable import portable
-from ..records.report import Report, read_report
+from ..records.paths import last_name, without_paths
+from ..records.plan import PLAN_NAME, plan_text
+from ..records.report import REPORT_NAME, Report, read_report
+from ..settings.files import CONFIG_NAME
 from ..settings.hub import PushSettings
-from ..utils.errors import ConfigurationError, FlabError, printable
-from .card import Rendered, additions_of, is_generated, metadata_of, read_card, render_card, text_of_user
+from ..utils.errors import ConfigurationError, FlabError, first_of, printable
+from .card import Rendered, is_generated, metadata_of, own_fields, read_card, render_card, text_of_user
 from .client import AGAIN, hub_card, hub_client, redact, translate_errors
 
 
@@ -31,7 +33,6 @@ OBSTACLES = {
     "adapter_config.json": "which would be loaded in place of the model",
     ".gitignore": "by which the Hub could leave out some of the model's files",
 }
-MOST_NAMED = 12  # files left behind that a summary names
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Push:
         lines += [f"  - {printable(path)}" for path in self.delete]
         lines += [f"  = {printable(path)} (kept)" for path in self.keep]
         if self.left:
-            lines.append(f"not sent: {first_of([*self.left], MOST_NAMED)}; `include` sends more")
+            lines.append(f"not sent: {first_of(self.left)}; `include` sends more")
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join([*lines, self.url or "nothing was sent (dry run)"])
 
@@ -347,7 +348,7 @@ def is_kept(remote: str, new: str) -> bool:
     """Whether a card holds what somebody wrote into the one in the repository."""
     if is_generated(new) or not is_generated(remote):
         return is_generated(remote) or remote == new
-    return text_of_user(remote) in new and additions_of(remote, is_same_model=True).keys() <= metadata_of(new).keys()
+    return text_of_user(remote) in new and own_fields(remote).keys() <= metadata_of(new).keys()
 
 
 def files_to_send(folder: Path, card: Rendered, included: Set[str]) -> tuple[dict[str, Path | bytes], tuple[str, ...]]:
@@ -371,6 +372,19 @@ def files_to_send(folder: Path, card: Rendered, included: Set[str]) -> tuple[dic
                 f"{name} in {str(folder)!r} is a link to a file elsewhere, and is not sent; put that file there"
             )
     datasets = {*facts.report.all_datasets, *(name for one in facts.evaluations for name in one.settings.datasets)}
-    files = {name: portable(folder / name, datasets) for name in sent}
+    files = {name: published(folder / name, datasets) for name in sent}
     files |= {CARD_NAME: card.text.encode(), PAGE_NAME: card.page.encode()}
     return dict(sorted(files.items())), tuple(name for name in there if name not in files)
+
+
+def published(path: Path, datasets: Collection[str]) -> Path | bytes:
+    """A file as it is sent: paths of this machine in a record are reduced to names.
+
+    Args:
+        datasets (`Collection[str]`): Hub datasets that were read: as sources of text, they are kept.
+    """
+    if path.name not in (REPORT_NAME, PLAN_NAME, CONFIG_NAME) and not is_result(path.name):
+        return path
+    content = without_paths(read_json(path), datasets)
+    text = plan_text(content) if path.name == PLAN_NAME else json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return text.encode()

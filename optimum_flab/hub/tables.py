@@ -140,8 +140,8 @@ def summary_rows(facts: Facts) -> list[list[str]]:
     rows: list[list[str]] = []
     for evaluation in facts.evaluations:
         paired = evaluation.is_against(facts.report.base_model.weights_sha256)
-        # rows that combine several tasks first, and rows for one kind of problems last
-        ordered = sorted(evaluation.scores, key=lambda row: (row.of is None, row.is_of_one_kind))
+        # rows that combine several tasks first, and rows for one kind of problems (`metric[kind]`) last
+        ordered = sorted(evaluation.scores, key=lambda row: (row.of is None, row.metric.endswith("]")))
         for row in ordered[: MOST_SCORES_ABOVE - len(rows)]:
             shown = [
                 None if score is None else score.model_copy(update={"interval_95": None})

@@ -1,26 +1,42 @@
-"""Files that exist whole or not at all: written to temporary names, then renamed."""
+"""Files that exist whole or not at all, and folders that only one run at a time may change."""
 
 from __future__ import annotations
 
 import errno
 import os
-import re
-import shutil
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from ..utils.errors import FlabError
 
 
-# the temporary file of a writer that was killed
-LEFT_OVER = re.compile(r"\.(?P<name>.+)\.partial-\d+")
+LOCK = "lock"  # the lock file of a folder
 
 
 def is_full(error: BaseException) -> bool:
     """Whether an error says that a disk is full; some libraries wrap the system's own."""
     return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+
+
+@contextmanager
+def errors_of_writing(path: str | Path) -> Iterator[None]:
+    """Raises a [`FlabError`] if a file or folder cannot be written in this context, or another run holds its lock."""
+    try:
+        yield
+    except Timeout as error:
+        raise FlabError(f"another run is writing to {path}; wait until it ends, or name another place") from error
+    except Exception as error:
+        if isinstance(error, FlabError) or not (isinstance(error, (OSError, SafetensorError)) or is_full(error)):
+            raise
+        raise FlabError(
+            f"{path} cannot be written ({error}); free some space if the disk is full, or name another place, and run"
+            " the same command again"
+        ) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -33,49 +49,57 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         `OSError`: the file cannot be written. What `write` raises is passed on. Nothing is left behind.
     """
-    _write_together({path: write})
+    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def write_files(folder: Path, contents: Mapping[str, bytes | Path], stale: Iterable[Path] = ()) -> None:
-    """Writes files under temporary names and renames them at the end, in order; then removes the stale ones.
+def write_files(folder: Path, contents: Mapping[str, bytes], stale: Iterable[Path] = ()) -> None:
+    """Writes files, each whole or not at all, in order; then removes the stale ones.
 
     Args:
         folder (`Path`): created if it does not exist.
-        contents (`Mapping[str, bytes | Path]`): the content of each file, or the file to copy, by its name.
+        contents (`Mapping[str, bytes]`): the content of each file by its name.
         stale (`Iterable[Path]`): files to remove.
 
     Raises:
         [`FlabError`]: the folder cannot be written.
     """
-    for path in folder.glob(".*.partial-*") if folder.is_dir() else ():
-        left_over = LEFT_OVER.fullmatch(path.name)
-        if left_over and left_over["name"] in contents:
-            path.unlink(missing_ok=True)  # of a run that was killed
-    try:
-        _write_together({folder / name: partial(_write_content, content) for name, content in contents.items()})
+    with errors_of_writing(folder):
+        for name, content in contents.items():
+            write_atomically(folder / name, partial(Path.write_bytes, data=content))
         for path in stale:
             path.unlink(missing_ok=True)
-    except OSError as error:
-        raise FlabError(f"{str(folder)!r} could not be written ({error.strerror or error})") from error
 
 
-def _write_content(content: bytes | Path, path: Path) -> None:
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        shutil.copyfile(content, path)
+def take_lock(folder: Path, wait: Callable[[], object] | None = None) -> FileLock:
+    """Creates a folder if it does not exist, and takes its lock.
 
+    Args:
+        folder (`Path`): whoever removes it must hold its lock.
+        wait (`Callable`, *optional*): called before another run that holds it is waited for.
 
-def _write_together(writes: Mapping[Path, Callable[[Path], object]]) -> None:
-    """Renames only once all are written."""
-    temporary = {path: path.with_name(f".{path.name}.partial-{os.getpid()}") for path in writes}
-    try:
-        for path, write in writes.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(temporary[path])
-        for path, file in temporary.items():
-            file.replace(path)
-    finally:
-        for file in temporary.values():
-            with suppress(OSError):
-                file.unlink(missing_ok=True)
+    Returns:
+        `FileLock`: to be released.
+
+    Raises:
+        `OSError`: the folder cannot be created or written; `filelock.Timeout`, which is one too: another run holds the
+            lock, and is not to be waited for.
+    """
+    lock = FileLock(folder / LOCK)
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if wait is None:
+                raise
+            wait()
+            lock.acquire()
+        if Path(lock.lock_file).exists():
+            return lock
+        lock.release()  # the run that held it ended, and removed the file

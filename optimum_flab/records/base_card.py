@@ -70,9 +70,11 @@ def gguf_license(fields: Mapping[str, Any]) -> dict[str, str]:
     license = fields.get("general.license")
     if not isinstance(license, str) or not LICENSE_ID.fullmatch(license.lower()):
         return {}
-    parts = {name: fields.get(f"general.license.{name.removeprefix('license_')}") for name in LICENSE_FIELDS[1:]}
-    stated = {name: text for name, text in parts.items() if isinstance(text, str) and text}
-    return {"license": license.lower(), **stated}
+    stated = {name: fields.get(f"general.{name.replace('_', '.')}") for name in LICENSE_FIELDS[1:]}
+    return {
+        "license": license.lower(),
+        **{name: text for name, text in stated.items() if isinstance(text, str) and text},
+    }
 
 
 def base_card_of(folder: Path | None, gguf: Path | None = None) -> BaseCard | None:

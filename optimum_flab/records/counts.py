@@ -13,13 +13,12 @@ from typing import Final, Literal
 import numpy as np
 from pydantic import Field
 
-from ..utils.errors import ConfigurationError, FlabError
-from ..utils.places import user_path
+from ..utils.errors import FlabError
+from ..utils.places import output_file, user_path
 from ..utils.version import __version__
 from ..vocabulary.usage import TokenUsage
 from .atomic import write_files
-from .json_files import check_format, parse_record
-from .record import Record
+from .json_files import Record, check_format, parse_record
 
 
 FORMAT: Final = 1
@@ -125,7 +124,7 @@ class TokenCounts:
         parts = iter(parts)
         first = next(parts, None)
         if first is None:
-            raise FlabError("no counts to merge; name at least one file")
+            raise FlabError("there are no counts; name at least one source, or file of counts")
         sources, datasets = dict(first.sources), first.datasets
         for part in parts:
             if part.tokenizer != first.tokenizer:
@@ -146,10 +145,10 @@ class TokenCounts:
             overwrite (`bool`): whether a file of counts that is there may be replaced.
 
         Raises:
-            [`ConfigurationError`]: see [`check_path`].
+            [`ConfigurationError`]: see [`~utils.places.output_file`].
             [`FlabError`]: it cannot be written.
         """
-        path = check_path(path, overwrite)
+        path = output_file(path, SUFFIX, overwrite)
         facts = CountsFacts(
             model=self.model,
             tokenizer=self.tokenizer,
@@ -189,19 +188,3 @@ class TokenCounts:
             for one, row in zip(facts.sources, counts, strict=True)
         }
         return cls(facts.model, facts.tokenizer, sources, frozenset(facts.datasets))
-
-
-def check_path(path: str | Path, overwrite: bool = False) -> Path:
-    """Where a file of counts can be written; called before any long work.
-
-    Raises:
-        [`ConfigurationError`]: the path does not end in `.npz`, is a folder, or names a file that may not be replaced.
-    """
-    path = user_path(path)
-    if path.suffix != SUFFIX:
-        raise ConfigurationError(f"output: {str(path)!r} does not end in {SUFFIX}; name a file that does")
-    if path.is_dir():
-        raise ConfigurationError(f"output: {str(path)!r} is a folder; name a file")
-    if path.exists() and not overwrite:
-        raise ConfigurationError(f"output: {str(path)!r} exists already; name another file, or set `overwrite`")
-    return path

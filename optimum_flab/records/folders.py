@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from filelock import FileLock
-
-from ..utils.errors import ConfigurationError, FlabError
+from ..utils.errors import ConfigurationError, FlabError, first_of
 from ..utils.places import user_path
-from .atomic import LEFT_OVER, is_full
-from .locks import take_lock
+from .atomic import errors_of_writing, take_lock
 
 
 # A run writes to this hidden folder of the output folder, under these names. A mount point cannot be renamed, and its
@@ -26,7 +23,6 @@ NEW, READY, OLD = "new", "ready", "old"
 IGNORED = frozenset({WORK, "lost+found", ".DS_Store"})
 # a folder without it is not a checkpoint: it is removed first and added last, so that nobody reads a mixture
 READ_FIRST = "config.json"
-MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -54,9 +50,9 @@ class OutputFolder:
     ...         result.save(folder)
     ```
 
-    What could be refused at the end is refused at the start. Until [`replacement`] ends, the folder is as it was; a
-    folder that existed before remains the same one, with its mode and owner. The next run cleans up what a killed one
-    left.
+    What could be refused at the end is refused at the start. Until [`replacement`] ends, the folder holds what it held
+    before; a folder that existed before remains the same one, with its mode and owner. The next run cleans up what a
+    killed one left.
 
     Args:
         folder (`str` or `Path`): created if it does not exist, with its parents.
@@ -74,20 +70,18 @@ class OutputFolder:
     def __init__(
         self, folder: str | Path, kind: Kind, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
     ):
-        self.named = folder
-        with access_errors(folder):
-            self.folder = user_path(folder).resolve()
+        self.folder = user_path(folder).resolve()
         self._work = self.folder / WORK
         self.kind, self.overwrite = kind, overwrite
-        self.inputs = [user_path(path) for path in inputs if path is not None]
+        self.inputs = [user_path(path).resolve() for path in inputs if path is not None]
 
     def __enter__(self) -> OutputFolder:
-        with access_errors(self.named):
+        with errors_of_writing(self.folder):
             if not self._work.exists():
                 self.check()
-        self._reserve()
+            self._lock = take_lock(self._work)
         try:
-            with access_errors(self.named):
+            with errors_of_writing(self.folder):
                 self._settle()
                 self.check()
         except BaseException:
@@ -106,111 +100,59 @@ class OutputFolder:
         Raises:
             [`FlabError`]: something could not be written; the output folder is as it was.
         """
-        new = self._work / NEW
-        try:
-            new.mkdir()
-            yield new
-            as_new_files(new)
-            self.check()  # somebody may have put something there meanwhile
-            self._move_in()
-        except BaseException as error:
-            with suppress(OSError):  # what is not settled stays where it is, for the next run
+        new, old = self._work / NEW, self._work / OLD
+        with errors_of_writing(self.folder):
+            try:
+                new.mkdir()
+                yield new
+                as_new_files(new)
+                self.check()  # somebody may have put something there meanwhile
+                old.mkdir()
+                move_content(self.folder, old)
+                # from here on the new content is complete, and an interrupted replacement goes forward, not back
+                new.rename(self._work / READY)
                 self._settle()
-            if (full := is_full(error)) or isinstance(error, OSError):
-                reason = "the disk is full: free some space, or name another folder" if full else str(error)
-                raise FlabError(f"{self.folder} could not be written ({reason})") from error
-            raise
+            except BaseException:
+                with suppress(OSError):  # what is not settled stays where it is, for the next run
+                    self._settle()
+                raise
 
     def check(self) -> None:
         """Raises what entering raises, except if another run is writing there; changes nothing."""
-        if self.folder.exists() and not self.folder.is_dir():
-            raise FlabError(f"output {self.named} exists and is not a folder; name another")
         for path in self.inputs:
-            if is_in(path, self.folder):
-                what = "is" if path.resolve() == self.folder else "holds"
+            if path.exists() and path.is_relative_to(self.folder):
                 raise ConfigurationError(
-                    f"output folder {self.named} {what} {path}, which this run reads and would replace; name another"
+                    f"output folder {self.folder} is or holds {path}, which this run reads and would replace; name"
+                    " another"
                 )
-        names = sorted(set(os.listdir(self.folder)) - IGNORED) if self.folder.is_dir() else []
-        if names and self.kind.mark not in names:
+        with errors_of_writing(self.folder):
+            names = sorted(set(os.listdir(self.folder)) - IGNORED) if self.folder.exists() else []
+        is_of_kind = self.kind.mark in names
+        if foreign := [name for name in names if not (is_of_kind and self.kind.owns(self.folder / name))]:
             raise FlabError(
-                f"output folder {self.named} is not {self.kind.name}, since {self.kind.mark} is missing, and will not"
-                f" be replaced: it holds {first_of(names)}; name another folder, or move what is there away"
+                f"output folder {self.folder} holds {first_of(foreign)}, which is no part of {self.kind.name} and is"
+                " not replaced; name another folder, or move that away"
             )
         if names and not self.overwrite:
             raise FlabError(
-                f"output folder {self.named} exists and is not empty (it holds {first_of(names)}); name another, or"
+                f"output folder {self.folder} exists and is not empty (it holds {first_of(names)}); name another, or"
                 " set `overwrite`"
             )
-        if foreign := [name for name in names if not self._is_ours(self.folder / name)]:
-            raise FlabError(
-                f"output folder {self.named} holds more than {self.kind.name}, and `overwrite` would delete"
-                f" {first_of(foreign)}; move that away, or name another folder"
-            )
-
-    def _is_ours(self, path: Path) -> bool:
-        left_over = LEFT_OVER.fullmatch(path.name)
-        if left_over and path.is_file():
-            return self.kind.owns(path.with_name(left_over["name"]))
-        return self.kind.owns(path)
-
-    # --- the hidden folder ---------------------------------------------------------------------------------------
-
-    def _reserve(self) -> None:
-        self._made = [parent for parent in self._work.parents if not parent.exists()]
-        try:
-            self._lock = take_lock(self._work, self._refuse)
-        except OSError as error:
-            self._remove_parents()
-            where = self._work if self._work.exists() else self._work.parent
-            raise FlabError(
-                f"output folder {self.named} cannot be written: {nearest_folder(where)} is not a writable folder"
-                f" ({error.strerror or error})"
-            ) from error
-
-    def _refuse(self, lock: FileLock) -> None:
-        raise FlabError(f"another run is writing to output folder {self.named}; wait until it ends, or name another")
 
     def _release(self) -> None:
-        if self._is_settled():
+        # unless the hidden folder has the only copy of what the output folder held or will hold
+        if not any((self._work / name).exists() for name in (READY, OLD)):
             shutil.rmtree(self._work, ignore_errors=True)
         self._lock.release()
-        self._remove_parents()
-
-    def _is_settled(self) -> bool:
-        """Whether nothing in the hidden folder is the only copy of what the output folder held or will hold."""
-        return not any((self._work / name).exists() for name in (READY, OLD))
-
-    def _remove_parents(self) -> None:
-        for parent in self._made:
-            with suppress(OSError):  # not empty: the output is there
-                parent.rmdir()
-
-    def _move_in(self) -> None:
-        (self._work / OLD).mkdir()
-        move_content(self.folder, self._work / OLD)
-        # from here on the new content is complete, and an interrupted replacement goes forward instead of back
-        (self._work / NEW).rename(self._work / READY)
-        self._settle()
 
     def _settle(self) -> None:
-        """Finishes what was begun: forward if the new content was complete, else back.
-
-        Raises:
-            [`FlabError`]: somebody put files there in the meantime that would be replaced.
-        """
-        new, ready, old = (self._work / name for name in (NEW, READY, OLD))
-        left = ready if ready.is_dir() else old if old.is_dir() else None
-        if left is not None:
-            there = set(os.listdir(self.folder)) - IGNORED
-            if twice := sorted(there & set(os.listdir(left))):
-                raise FlabError(
-                    f"an earlier run was interrupted while it replaced {self.named}, and {first_of(twice)} of it would"
-                    f" replace what was put there since; move that away, or what is in {left}"
-                )
-            move_content(left, self.folder)
-        for folder in (new, ready, old):
-            shutil.rmtree(folder, ignore_errors=True)
+        """Finishes what was begun: forward if the new content was complete, else back."""
+        for name in (READY, OLD):
+            if (self._work / name).is_dir():
+                move_content(self._work / name, self.folder)
+                break
+        for name in (NEW, READY, OLD):
+            shutil.rmtree(self._work / name, ignore_errors=True)
 
 
 def as_new_files(folder: Path) -> None:
@@ -231,27 +173,10 @@ def move_content(source: Path, target: Path) -> None:
             (source / name).rename(target / name)
 
 
-@contextmanager
-def access_errors(folder: str | Path) -> Iterator[None]:
-    """Within this context a folder that cannot be accessed is refused with a [`FlabError`]."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # circular links raise the second before Python 3.13
-        reason = getattr(error, "strerror", None) or error
-        raise FlabError(f"output folder {folder} cannot be accessed ({reason}); name another") from error
-
-
 def check_writable(folder: str | Path) -> None:
     """Raises a [`FlabError`] if `folder` is a file, or cannot be created or written."""
-    with access_errors(folder):
-        if Path(folder).exists() and not Path(folder).is_dir():
-            raise FlabError(f"output {folder} exists and is not a folder; name another")
-        nearest = nearest_folder(folder)
-    try:
-        with TemporaryDirectory(dir=nearest):
-            pass
-    except OSError as error:
-        raise FlabError(f"output folder {folder} cannot be written: {nearest} is not a writable folder") from error
+    with errors_of_writing(folder), TemporaryDirectory(dir=nearest_folder(folder)):
+        pass
 
 
 def check_space(folder: str | Path, needed: int, what: str) -> None:
@@ -269,21 +194,7 @@ def check_space(folder: str | Path, needed: int, what: str) -> None:
         )
 
 
-def is_in(path: Path, folder: Path) -> bool:
-    """Whether `path` exists and is `folder` or below it, whatever names they go by."""
-    path = path.resolve()
-    return path.exists() and folder.exists() and any(part.samefile(folder) for part in (path, *path.parents))
-
-
-def first_of(names: list[str], most: int = MOST_NAMED) -> str:
-    """The first of some names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
 def nearest_folder(folder: str | Path) -> Path:
     """A folder, or if it does not exist yet its nearest existing parent."""
     folder = Path(folder).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return folder
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())

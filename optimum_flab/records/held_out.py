@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from .record import Number, Record
+from .json_files import Number, Record
 
 
 class KindCost(Record):

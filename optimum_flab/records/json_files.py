@@ -1,21 +1,29 @@
-"""JSON files with a known form. Lightweight."""
+"""JSON files with a known form: what their sections have in common, and how they are read. Lightweight."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
-from ..utils.errors import FlabError
+from ..utils.errors import FlabError, damage, first_of
 from ..utils.version import __version__
 
 
-MOST_FAULTS = 3  # named in a message
 ADVICE = "make it again, or restore the file"
 
+# JSON has no NaN: what was not a number is null in the file
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 Form = TypeVar("Form")
+
+
+class Record(BaseModel):
+    """A section of a file: immutable, and without fields that this version does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
 
 def read_json(path: Path, advice: str = ADVICE) -> dict[str, Any]:
@@ -30,7 +38,7 @@ def read_json(path: Path, advice: str = ADVICE) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise FlabError(f"{str(path)!r} cannot be read ({error}); {advice}") from error
+        raise FlabError(f"{str(path)!r} {damage(path, error, advice)}") from error
     if not isinstance(content, dict):
         raise FlabError(f"{str(path)!r} is not a JSON object; {advice}")
     return content
@@ -60,10 +68,5 @@ def parse_record(form: type[Form], values: Any, path: Path, advice: str = ADVICE
         # JSON has lists where forms have tuples
         return TypeAdapter(form).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        faults = [
-            ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"]))) for fault in error.errors()
-        ]
-        more = f" and {len(faults) - MOST_FAULTS} more faults" if len(faults) > MOST_FAULTS else ""
-        raise FlabError(
-            f"{str(path)!r} is not as it was written ({'; '.join(faults[:MOST_FAULTS])}{more}); {advice}"
-        ) from error
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}".removeprefix(": ") for fault in error.errors()]
+        raise FlabError(f"{str(path)!r} is not as it was written ({first_of(faults)}); {advice}") from error

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ..families.files import FAMILY_NAME
 from ..settings.files import CONFIG_NAME
-from ..utils.licenses import is_license_file
 from .plan import PLAN_NAME, WEIGHTS_NAME
 from .report import REPORT_NAME
 from .results import EFFICIENCY_NAME, EVALUATION_NAME, EVALUATION_TABLE
@@ -36,16 +35,19 @@ OTHER_TOKENIZERS = (
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 # `flab_evaluation.json`, or the copies of several: `flab_evaluation-2.json`
 RESULT = re.compile("|".join(rf"{re.escape(name[:-5])}(-\d+)?\.json" for name in (EVALUATION_NAME, EFFICIENCY_NAME)))
+# of a licence or notice: the whole name, with the licence or its purpose, and a text suffix
+LICENSE_FILE = re.compile(
+    r"(licen[sc]e|notice|copying|use_policy)"
+    r"([-_.](apache|mit|bsd|isc|mpl|[al]?gpl|cc|openrail|gemma|llama|code|model|weights|data)([-_.]?v?\d[\d.]*)?)?"
+    r"(\.(txt|md|rst|pdf|html))?",
+    re.IGNORECASE,
+)
 # what nobody means to publish
 SECRET = re.compile(
     r"id_(rsa|dsa|ecdsa|ed25519).*|.*passw(or)?d.*|.*\.(pem|key|p12|pfx|keystore|kdbx)|(.*[-_.])?token(\.txt|\.json)?"
     r"|secrets?(\..*)?|credentials?(\..*)?|\.env(\..*)?|[._](netrc|pypirc|npmrc|git-credentials|htpasswd)",
     re.IGNORECASE,
 )
-IN_FOLDERS = {
-    ADAPTER_FOLDER: ("adapter_config.json", "adapter_model*.safetensors", "README.md"),
-    CHAT_TEMPLATES: ("*.jinja",),
-}
 
 
 def is_secret(name: str) -> bool:
@@ -58,13 +60,16 @@ def is_result(name: str) -> bool:
     return RESULT.fullmatch(name) is not None
 
 
+def is_license_file(name: str) -> bool:
+    """Whether a file of this name holds a licence or a notice: `LICENSE-MIT` and `notice.txt` do, `license.key` and
+    `LICENSE_PASSWORD.txt` do not."""
+    return LICENSE_FILE.fullmatch(name) is not None
+
+
 def is_part(name: str) -> bool:
     """Whether a file is part of a pruned model, and published with it, by its path in the folder; weights are those
     that the index names."""
-    folder, _, file = name.rpartition("/")
-    if folder:
-        return folder == CHAT_TEMPLATES and fnmatch(file, "*.jinja")
-    return name in FILES or is_result(name) or is_license_file(name)
+    return name in FILES or is_result(name) or is_license_file(name) or fnmatch(name, f"{CHAT_TEMPLATES}/*.jinja")
 
 
 def is_outdated(name: str) -> bool:
@@ -77,8 +82,5 @@ def is_outdated(name: str) -> bool:
 def is_replaceable(path: Path) -> bool:
     """Whether a file or folder at the top of a pruned model's folder may be replaced with it, by its name."""
     if path.is_dir():
-        patterns = IN_FOLDERS.get(path.name)
-        return patterns is not None and all(
-            file.is_file() and any(fnmatch(file.name, pattern) for pattern in patterns) for file in path.iterdir()
-        )
+        return path.name in (ADAPTER_FOLDER, CHAT_TEMPLATES)
     return is_part(path.name) or is_outdated(path.name)

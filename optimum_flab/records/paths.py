@@ -18,16 +18,6 @@ SOURCE_KEYS = frozenset({"data", "text", "corpus", "counts", "calibration", "hel
 MODEL_KEYS = frozenset({"base_model", "models"})
 
 
-def file_name(text: str) -> str:
-    """The file name of a text that has the form of an absolute path, columns kept; any other text unchanged.
-
-    `/data/valid.jsonl[prompt,answer]` becomes `valid.jsonl[prompt,answer]`.
-    """
-    if "\n" in text or not LOCAL_PATH.fullmatch(_parts(text)[0]):
-        return text
-    return last_name(text)
-
-
 def last_name(path: str) -> str:
     """The file name at the end of a path or an address, columns kept, without a query: some hold passwords."""
     before, columns = _parts(ADDRESS_END.sub(r"\1\2", path))
@@ -62,9 +52,9 @@ def without_paths(value: Any, datasets: Collection[str] = (), holds: str = "") -
         holds (`str`): what the texts in `value` are: `"sources"`, `"path"`, or anything.
     """
     if isinstance(value, str):
-        if holds == "path" or (holds == "sources" and dataset_of(value, datasets) is None):
-            return last_name(value)
-        return file_name(value)
+        is_source = holds == "sources" and dataset_of(value, datasets) is None
+        is_local = "\n" not in value and LOCAL_PATH.fullmatch(_parts(value)[0])
+        return last_name(value) if holds == "path" or is_source or is_local else value
     if isinstance(value, Mapping):
         return {
             without_paths(key): without_paths(item, datasets, _kind_of(value, key, holds))

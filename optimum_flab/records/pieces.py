@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 
 from ..utils.errors import FlabError
 from ..utils.progress import say
-from .atomic import LEFT_OVER, write_atomically
+from .atomic import errors_of_writing, write_atomically
 
 
 SUFFIX = ".safetensors"
@@ -40,25 +41,23 @@ class Pieces:
     """Pieces by name: one file each, written under a temporary name and renamed, so that none is ever incomplete.
 
     Args:
-        folder (`Path`, *optional*): created for the first piece. `None`: pieces are kept in memory, for a run that
-            cannot be resumed. What does not fit on a full disk is kept in memory too.
-        on_write (`Callable`): called after every piece.
+        folder (`Path`, *optional*): created for the first piece. Defaults to a temporary one, for a run that cannot be
+            resumed.
     """
 
-    def __init__(self, folder: Path | None = None, on_write: Callable[[], None] = lambda: None):
-        self.folder, self._on_write = folder, on_write
-        self._parts: dict[str, Pieces] = {}
-        self._memory: dict[str, Piece] = {}
+    _whole: Pieces | None = None
+
+    def __init__(self, folder: Path | None = None):
+        if folder is None:
+            folder = Path(mkdtemp())
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.folder = folder
 
     def part(self, name: str) -> Pieces:
         """A separate group of pieces inside these; the same one at every call."""
-        if name not in self._parts:
-            self._parts[name] = Pieces(None if self.folder is None else self.folder / name, self._on_write)
-        return self._parts[name]
-
-    def count(self) -> int:
-        """How many there are, those of all parts included."""
-        return len(self._memory) + (len(list(self.folder.rglob(f"*{SUFFIX}"))) if self.folder is not None else 0)
+        part = Pieces(self.folder / name)
+        part._whole = self  # a temporary folder stays as long as one of its parts
+        return part
 
     def read(self, name: str, only: str = "") -> Piece | None:
         """A piece, or `None` where it is not finished or its file is damaged.
@@ -66,18 +65,16 @@ class Pieces:
         Args:
             only (`str`): read the tensors whose names start with this; the others stay on the disk.
         """
-        if name in self._memory:
-            piece = self._memory[name]
-            return Piece({key: value for key, value in piece.tensors.items() if key.startswith(only)}, piece.facts)
-        if self.folder is None or not self._path(name).is_file():
+        path = self._path(name)
+        if not path.is_file():
             return None
         try:
-            with safe_open(self._path(name), framework="pt") as file:
+            with safe_open(path, framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys() if key.startswith(only)}
                 return Piece(tensors, json.loads(file.metadata()[FACTS]))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-            say(f"{self._path(name)} is damaged; its content is computed again")
-            self._path(name).unlink(missing_ok=True)
+            say(f"{path} is damaged; its content is computed again")
+            path.unlink(missing_ok=True)
             return None
 
     def finished(self, name: str, only: str = "") -> Piece:
@@ -108,37 +105,19 @@ class Pieces:
         return tensors
 
     def write(self, name: str, tensors: Mapping[str, torch.Tensor] | None = None, **facts: Any) -> None:
-        """Saves a piece, replacing one of the same name."""
-        tensors = {} if tensors is None else tensors
-        if self.folder is None:
-            self._memory[name] = Piece(dict(tensors), facts)
-            return
-        path = self._path(name)
-        try:
-            whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-            header = {FACTS: json.dumps(facts)}
-            write_atomically(path, lambda partial: save_file(whole, partial, metadata=header))
-            self._memory.pop(name, None)
-            self._on_write()
-        except (OSError, SafetensorError) as error:
-            if not self._memory:
-                say(f"{path} cannot be written ({error}); an interrupted run cannot resume")
-            self._memory[name] = Piece({key: value.detach().cpu() for key, value in tensors.items()}, facts)
+        """Saves a piece, replacing one of the same name.
 
-    def forget_unfinished(self) -> None:
-        """Removes what a killed run was writing; nobody else may write here."""
-        for path in self.folder.rglob(".*.partial-*") if self.folder is not None else ():
-            if LEFT_OVER.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        Raises:
+            [`FlabError`]: it cannot be written, as on a full disk.
+        """
+        on_cpu = {key: value.detach().cpu().contiguous() for key, value in (tensors or {}).items()}
+        header = {FACTS: json.dumps(facts)}
+        with errors_of_writing(self._path(name)):
+            write_atomically(self._path(name), lambda partial: save_file(on_cpu, partial, metadata=header))
 
     def clear(self) -> None:
         """Drops all pieces."""
-        self._memory.clear()
-        self._parts.clear()
-        if self.folder is not None:
-            with suppress(OSError):
-                shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, name: str) -> Path:
-        assert self.folder is not None
         return self.folder / f"{name}{SUFFIX}"

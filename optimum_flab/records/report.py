@@ -10,8 +10,7 @@ from typing_extensions import Self
 
 from ..settings.pruning import COMPONENTS
 from .held_out import HeldOut
-from .json_files import check_format, parse_record, read_json
-from .record import Number, Record
+from .json_files import Number, Record, check_format, parse_record, read_json
 from .texts import PlainText, TextCounts
 
 

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, model_validator
 
-from .json_files import parse_record, read_json
+from .json_files import Record, parse_record, read_json
 from .paths import without_paths
-from .record import Record
 from .scores import Score
 
 
@@ -82,11 +81,6 @@ class ScoreRow(ResultRecord):
     def own(self) -> Score | None:
         """The score of the model that is judged."""
         return self.pruned or self.score
-
-    @property
-    def is_of_one_kind(self) -> bool:
-        """Whether it is one of the rows beside a total, `metric[kind]`."""
-        return self.metric.endswith("]")
 
 
 class HubDataset(ResultRecord):

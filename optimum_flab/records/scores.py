@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 
-from .record import Number, Record
+from .json_files import Number, Record
 
 
 PERCENT = "{:.1%}".format
@@ -37,11 +37,6 @@ def retention_of(pruned: float, dense: float) -> float:
     return abs(pruned) / dense  # no negative zero
 
 
-def is_share(metric: str) -> bool:
-    """Whether a score is shown in percent."""
-    return "pass@" in metric or re.split(r"[,\[]", metric)[0] in SHARES
-
-
 def metric_text(metric: str, higher_is_better: bool) -> str:
     """A metric with its direction, where that is not the usual one."""
     return metric if higher_is_better else f"{metric} (less is better)"
@@ -49,7 +44,8 @@ def metric_text(metric: str, higher_is_better: bool) -> str:
 
 def score_text(score: Score | None, metric: str) -> str:
     """A score of a metric, with its interval where there is one."""
-    return _with_interval(score, PERCENT if is_share(metric) else "{:.4g}".format, "not a number")
+    is_share = "pass@" in metric or re.split(r"[,\[]", metric)[0] in SHARES
+    return _with_interval(score, PERCENT if is_share else "{:.4g}".format, "not a number")
 
 
 def retention_text(retention: Score | None, higher_is_better: bool, under_heading: bool = True) -> str:

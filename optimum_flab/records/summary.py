@@ -82,14 +82,4 @@ def _recovery_lines(recovery: Recovery) -> list[str]:
         f"  divergence             {before.divergence:.4f} -> {after.divergence:.4f}",
         f"  bits per byte          {before.pruned_bits_per_byte:.4f} -> {after.pruned_bits_per_byte:.4f}",
         *(f"  note: {note}" for note in recovery.notes),
-        *_before_lines(recovery.pruning_held_out),
     ]
-
-
-def _before_lines(measured: HeldOut | None) -> list[str]:
-    """What the pruning measured before a training, on different texts."""
-    lines = [] if measured is None else _kind_lines(measured)
-    if measured is None or not lines:
-        return []
-    texts = sum(cost.texts for cost in measured.by_kind.values())
-    return ["", f"Before it, on the {texts:,} held-out texts of the pruning:", *lines[1:]]

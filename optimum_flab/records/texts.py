@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from .record import Record
+from .json_files import Record
 
 
 class CountedText(Record):

@@ -9,29 +9,25 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
-from safetensors import SafetensorError
 
 from ..utils.errors import FlabError
-from ..utils.hashing import digest_of, file_sha256
+from ..utils.hashing import digest_of
 from ..utils.progress import say
-from .atomic import write_atomically
-from .locks import LOCK, take_lock
-from .pieces import Pieces
+from .atomic import LOCK, errors_of_writing, take_lock
+from .pieces import SUFFIX, Pieces
 
 
-FORMAT = 1  # of the work folder
 KEY_LENGTH = 16  # of the hash in the name of a value's folder
 NAME = re.compile(rf".+-[0-9a-f]{{{KEY_LENGTH}}}")
 KEPT_DAYS = 30  # after the last run that used it
-INPUTS, SECONDS, CHECKSUM = "inputs.json", "seconds", "checksum"
+INPUTS, SECONDS = "inputs.json", "seconds"
 VALUE, UNFINISHED, PIECES = "value", "value.partial", "pieces"
 T = TypeVar("T")
 
@@ -55,7 +51,7 @@ def json_stage(name: str, kind: type[T]) -> Stage[T]:
     """A stage whose values pydantic writes as JSON, and reads again.
 
     Args:
-        kind (`type`): a dataclass or a [`~records.record.Record`].
+        kind (`type`): a dataclass or a [`~records.json_files.Record`].
     """
     adapter, file = TypeAdapter(kind), f"{name}.json"
     return Stage(
@@ -71,14 +67,13 @@ class WorkFolder:
     Args:
         root (`Path`): created if it does not exist. If it cannot be written, values are kept until the run ends.
         resume (`bool`): whether saved values may be used; otherwise they are computed again and replaced.
-        say (`Callable`): tells the user about values that are reused.
         agree (`Callable`): for several processes that compute the same values, each in a folder of its own: whether a
             condition holds in all.
         is_main (`bool`): whether this process is the first of them.
         check (`Callable`): called before a value is saved; raises if its inputs have changed in the meantime.
 
     Attributes:
-        seconds (`dict[str, float]`): how long each stage of this run took, including the time before an interruption.
+        seconds (`dict[str, float]`): how long each stage took; without the time before an interruption.
     """
 
     def __init__(
@@ -86,25 +81,21 @@ class WorkFolder:
         root: Path,
         *,
         resume: bool = True,
-        say: Callable[[str], None] = say,
         agree: Callable[[bool], bool] = bool,
         is_main: bool = True,
         check: Callable[[], None] = lambda: None,
     ):
-        self._say, self._resume, self._agree, self._is_main, self._check = say, resume, agree, is_main, check
-        self._used: dict[str, list[Path]] = {}
-        self.root, self.seconds = root, dict[str, float]()
+        self.root, self._resume, self._agree, self._is_main, self._check = root, resume, agree, is_main, check
+        self._used: set[Path] = set()
+        self.seconds = dict[str, float]()
         try:
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root):
                 _forget_old(root)
         except OSError as error:
-            self._save_until_the_end(error)
-
-    def _save_until_the_end(self, error: OSError) -> None:
-        self._say(f"nothing can be saved in {self.root} ({error.strerror or error}): an interrupted run cannot resume")
-        self._temporary = tempfile.TemporaryDirectory()
-        self.root = Path(self._temporary.name)
+            say(f"nothing can be saved in {root} ({error.strerror or error}): an interrupted run cannot resume")
+            self._temporary = tempfile.TemporaryDirectory()
+            self.root = Path(self._temporary.name)
 
     def value(self, stage: Stage[T], inputs: Mapping[str, Any], make: Callable[[Pieces], T]) -> T:
         """The value of a stage: what an earlier run saved for the same inputs, or else what `make` returns.
@@ -113,97 +104,81 @@ class WorkFolder:
             inputs (`Mapping[str, Any]`): everything that decides the value, as JSON can hold it.
             make (`Callable`): computes the value. What it writes to the [`Pieces`] passed to it is available again
                 after an interruption, and is removed once the value is saved.
+
+        Raises:
+            [`FlabError`]: something cannot be saved.
         """
-        inputs = json.loads(json.dumps({"format": FORMAT, "code": code_hash(), **inputs}))
+        inputs = {"code": code_hash(), **inputs}
         folder = self.root / f"{stage.name}-{digest_of(inputs)[:KEY_LENGTH]}"
 
-        with ExitStack() as lock:
-            try:
-                self._lock_in_turn(stage, folder, lock)
+        def wait() -> None:
+            say(f"{stage.name}: another run is computing the same in {folder}; waiting for it")
+
+        # the first of several processes goes before the others, so that of two equal runs one waits as a whole
+        if not self._is_main:
+            self._agree(True)
+        with errors_of_writing(folder):
+            lock = take_lock(folder, wait)
+        try:
+            if self._is_main:
+                self._agree(True)
+            with errors_of_writing(folder):
                 os.utime(folder)
-                if not self._resume and folder not in self._used.get(stage.name, ()):
+                if not self._resume and folder not in self._used:
                     _empty(folder)
-            except OSError as error:
-                self._save_until_the_end(error)
-                folder = self.root / folder.name
-                folder.mkdir(exist_ok=True)
-            saved = self._read(stage, folder)
+                (folder / INPUTS).write_text(json.dumps(inputs, indent=2), encoding="utf-8")
+            self._used.add(folder)
+            saved = _read(stage, folder)
             if not self._agree(saved is not None) and saved is not None:  # another process has to compute it
                 saved = None
                 _empty(folder)
-            self._used.setdefault(stage.name, []).append(folder)
-            value = saved[0] if saved is not None else self._make(stage, folder, inputs, make)
-            self.seconds[stage.name] = _seconds(folder)
+            value = saved[0] if saved is not None else self._make(stage, folder, make)
+            self.seconds[stage.name] = float((folder / VALUE / SECONDS).read_text())
             return value
-
-    def _lock_in_turn(self, stage: Stage[T], folder: Path, lock: ExitStack) -> None:
-        """Takes the lock of a folder; with several processes the first one goes before the others, so that of two
-        equal runs one waits as a whole."""
-
-        def wait(busy: FileLock) -> None:
-            self._say(f"{stage.name}: another run is computing the same in {folder}; waiting for it")
-            busy.acquire()
-
-        if not self._is_main:
-            self._agree(True)
-        try:
-            lock.callback(take_lock(folder, wait).release)
         finally:
-            if self._is_main:
-                self._agree(True)
+            lock.release()
 
     def drop(self, stages: Iterable[str]) -> None:
         """Removes the values of some stages that this run used, unless another run uses them now."""
-        for name in stages:
-            for folder in self._used.pop(name, ()):
-                _remove(folder)
+        for folder in [folder for folder in self._used if folder.name[: -KEY_LENGTH - 1] in stages]:
+            self._used.remove(folder)
+            _remove(folder)
 
-    def _read(self, stage: Stage[T], folder: Path) -> tuple[T] | None:
-        if not (folder / VALUE).is_dir():
-            return None
-        try:
-            if (folder / CHECKSUM).read_text(encoding="utf-8") != _checksum(folder / VALUE):
-                raise ValueError("it is not as it was written")
-            value = stage.load(folder / VALUE)
-        except Exception as error:  # libraries that read files raise errors of many kinds
-            self._say(f"{stage.name}: what was saved in {folder} cannot be read ({error}); it is computed again")
-            _empty(folder)
-            return None
-        self._say(f"{stage.name}: reused from {folder}")
-        shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a run that was killed before it did this
-        return (value,)
-
-    def _make(self, stage: Stage[T], folder: Path, inputs: Mapping[str, Any], make: Callable[[Pieces], T]) -> T:
-        spent, start = _seconds(folder), time.monotonic()
-
-        def elapsed() -> float:
-            return spent + time.monotonic() - start
-
-        pieces = Pieces(folder / PIECES, lambda: _write_seconds(folder, elapsed()))
-        pieces.forget_unfinished()
-        if finished := pieces.count():
-            self._say(f"{stage.name}: resumes after the {finished} finished pieces in {folder}")
-        with suppress(OSError):
-            (folder / INPUTS).write_text(json.dumps(inputs, indent=2), encoding="utf-8")
+    def _make(self, stage: Stage[T], folder: Path, make: Callable[[Pieces], T]) -> T:
+        start, pieces, unfinished = time.monotonic(), Pieces(folder / PIECES), folder / UNFINISHED
+        for path in pieces.folder.rglob(".*.partial-*"):
+            path.unlink()  # a killed run was writing it
+        if finished := list(pieces.folder.rglob(f"*{SUFFIX}")):
+            say(f"{stage.name}: resumes after the {len(finished)} finished pieces in {folder}")
         value = make(pieces)
         try:
             self._check()
         except FlabError:
             pieces.clear()
             raise
-        _write_seconds(folder, elapsed())
-        try:
-            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-            (folder / UNFINISHED).mkdir()
-            stage.save(value, folder / UNFINISHED)
-            (folder / CHECKSUM).write_text(_checksum(folder / UNFINISHED), encoding="utf-8")
-            (folder / UNFINISHED).rename(folder / VALUE)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-            self._say(f"{stage.name} cannot be saved ({error}); an interrupted run resumes after its last piece")
-            return value
+        with errors_of_writing(folder):
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            stage.save(value, unfinished)
+            (unfinished / SECONDS).write_text(f"{time.monotonic() - start:.3f}")
+            unfinished.rename(folder / VALUE)
         pieces.clear()
         return value
+
+
+def _read(stage: Stage[T], folder: Path) -> tuple[T] | None:
+    """The saved value of a stage; `None` where there is none that can be read."""
+    if not (folder / VALUE).is_dir():
+        return None
+    try:
+        value = stage.load(folder / VALUE)
+    except Exception as error:  # libraries that read files raise errors of many kinds
+        say(f"{stage.name}: what was saved in {folder} cannot be read ({error}); it is computed again")
+        _empty(folder)
+        return None
+    say(f"{stage.name}: reused from {folder}")
+    shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a run that was killed before it did this
+    return (value,)
 
 
 @cache
@@ -219,46 +194,21 @@ def _forget_old(root: Path) -> None:
     not from a work folder stays."""
     for folder in root.iterdir():
         with suppress(OSError):
-            if _is_ours(folder) and time.time() - folder.stat().st_mtime > KEPT_DAYS * 24 * 3600:
+            is_ours = NAME.fullmatch(folder.name) and (folder / INPUTS).is_file() and not folder.is_symlink()
+            if is_ours and time.time() - folder.stat().st_mtime > KEPT_DAYS * 24 * 3600:
                 _remove(folder)
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether a folder belongs to a value, by its name and what is in it."""
-    return NAME.fullmatch(folder.name) is not None and (folder / INPUTS).is_file() and not folder.is_symlink()
 
 
 def _remove(folder: Path) -> None:
     """Removes a value with its folder, unless a run holds it."""
-
-    def leave(lock: FileLock) -> None:
-        raise Timeout(lock.lock_file)
-
-    with suppress(OSError):  # a timeout is one too
-        lock = take_lock(folder, leave)
+    with suppress(OSError):
+        lock = take_lock(folder)
         shutil.rmtree(folder, ignore_errors=True)
         lock.release()
 
 
 def _empty(folder: Path) -> None:
-    """Removes everything but the lock, which is held."""
+    """Removes everything but the lock, which is held, and what the name of the folder says."""
     for path in folder.iterdir():
-        if path.name != LOCK:
+        if path.name not in (LOCK, INPUTS):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _checksum(folder: Path) -> str:
-    """Hex SHA-256 of the files of a value."""
-    return digest_of([[path.name, file_sha256(path)] for path in sorted(folder.iterdir())])
-
-
-def _seconds(folder: Path) -> float:
-    try:
-        return float((folder / SECONDS).read_text())
-    except (OSError, ValueError):
-        return 0.0
-
-
-def _write_seconds(folder: Path, seconds: float) -> None:
-    with suppress(OSError):
-        write_atomically(folder / SECONDS, lambda partial: partial.write_text(f"{seconds:.3f}"))

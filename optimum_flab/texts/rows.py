@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import sys
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +24,6 @@ ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")  # all but par
 # for parquet files: rows in memory, and bytes that are read ahead per column
 ROWS_AT_ONCE, READ_AHEAD = 256, 1 << 20
 COPIES = 2  # of a file that are in memory while it is read as a whole: its bytes and its text
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 REMEDY = "name a local file or folder instead"
 
 
@@ -72,21 +70,29 @@ def file_rows(path: Path, columns: Sequence[str] | None = None) -> Iterable[Any]
     return _json_rows(path) if suffix == ".json" else _json_lines(path)
 
 
-def _json_lines(path: Path) -> Iterator[Any]:
-    place = 0
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Within this context a file that cannot be read is refused with a [`FlabError`]."""
     try:
-        with _opened(path) as file:
-            # lines of bytes: JSON strings may hold U+2028 and the like unescaped
-            for number, line in enumerate(file, start=1):
-                text = _decoded(line, path, place).strip()
-                place += len(line)
-                if text:
-                    try:
-                        yield json.loads(text)
-                    except (ValueError, RecursionError) as error:
-                        raise FlabError(f"file {str(path)!r}, line {number} is not JSON ({error})") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise _unreadable(path, error) from error
+        yield
+    except FlabError:
+        raise
+    except UnicodeDecodeError as error:
+        raise FlabError(f"file {str(path)!r} is not UTF-8 ({error}); convert it or leave it out") from error
+    except Exception as error:  # damaged files fail in many ways
+        raise FlabError(f"file {str(path)!r} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
+    # lines of bytes: JSON strings may hold U+2028 and the like unescaped
+    with _reading(path), _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
+                try:
+                    row = json.loads(text)
+                except (ValueError, RecursionError) as error:
+                    raise FlabError(f"file {str(path)!r}, line {number} is not JSON ({error})") from error
+                yield row
 
 
 def _json_rows(path: Path) -> list[Any]:
@@ -104,39 +110,22 @@ def _json_rows(path: Path) -> list[Any]:
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
-    limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = None
-    try:
-        with TextIOWrapper(_opened(path), encoding="utf-8-sig", newline="") as file:  # quoted fields keep line ends
-            reader = csv.DictReader(file)
-            for row in reader:
-                row.pop(None, None)  # cells beyond the header
-                yield row
-    except csv.Error as error:
-        raise FlabError(f"file {str(path)!r} is not CSV ({error})") from error
-    except UnicodeDecodeError as error:
-        line = 1 if reader is None else reader.line_num + 1
-        raise FlabError(
-            f"file {str(path)!r} is not UTF-8 (at line {line} or later); convert it or leave it out"
-        ) from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise _unreadable(path, error) from error
-    finally:
-        csv.field_size_limit(limit)
+    csv.field_size_limit(2**31 - 1)
+    # quoted fields keep line ends
+    with _reading(path), TextIOWrapper(_opened(path), encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file):
+            row.pop(None, None)  # cells beyond the header
+            yield row
 
 
 def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
+    from pyarrow.parquet import ParquetFile
 
-    try:
-        # page by page: a row group may be as large as the file, and is read as a whole by default
-        with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_AHEAD) as file:
-            used = None if columns is None else used_columns(columns, file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=used):
-                yield from batch.to_pylist()
-    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
-        raise FlabError(f"file {str(path)!r} cannot be read as parquet ({error})") from error
+    # page by page: a row group may be as large as the file, and is read as a whole by default
+    with _reading(path), ParquetFile(path, pre_buffer=False, buffer_size=READ_AHEAD) as file:
+        used = None if columns is None else used_columns(columns, file.schema_arrow.names)
+        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=used):
+            yield from batch.to_pylist()
 
 
 def used_columns(named: Sequence[str], there: Sequence[str]) -> list[str] | None:
@@ -152,7 +141,7 @@ def hub_revision(rows: HubRows) -> str | None:
         [`FlabError`]: there is no such dataset, or the Hub cannot be reached.
     """
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
 
     name = rows.dataset
     try:
@@ -161,11 +150,9 @@ def hub_revision(rows: HubRows) -> str | None:
         raise FlabError(f"dataset {name!r} does not exist on the Hub, or is private; {REMEDY}") from error
     except OfflineModeIsEnabled:
         return None  # a cached copy may do
-    except HfHubHTTPError as error:
-        raise FlabError(f"dataset {name!r}: the Hub refused ({first_line(error)}); {REMEDY}") from error
     except Exception as error:  # connection errors come from several libraries
         raise FlabError(
-            f"dataset {name!r} is not a local path, and the Hub cannot be reached ({first_line(error)});"
+            f"dataset {name!r} is not a local path, and the Hub cannot be reached or refuses ({first_line(error)});"
             f" {REMEDY}, or set HF_HUB_OFFLINE=1 to use a cached copy"
         ) from error
 
@@ -176,13 +163,8 @@ def hub_rows(rows: HubRows) -> Dataset:
     Raises:
         [`FlabError`]: it cannot be loaded.
     """
-    import datasets
-
     hub_revision(rows)
-    try:
-        return datasets.load_dataset(rows.dataset, rows.config, split=rows.split)
-    except Exception as error:  # a builder can raise anything
-        raise _unloadable(rows, error) from error
+    return _load(rows)
 
 
 def streamed_hub_rows(rows: HubRows, revision: str | None, columns: Sequence[str]) -> IterableDataset:
@@ -195,19 +177,21 @@ def streamed_hub_rows(rows: HubRows, revision: str | None, columns: Sequence[str
     Raises:
         [`FlabError`]: it cannot be loaded.
     """
+    stream = _load(rows, revision=revision, streaming=True)
+    used = used_columns(columns, stream.column_names or ())
+    return stream if used is None else stream.select_columns(used)
+
+
+def _load(rows: HubRows, **options: Any) -> Any:
     import datasets
 
     try:
-        stream = datasets.load_dataset(rows.dataset, rows.config, split=rows.split, revision=revision, streaming=True)
-        used = used_columns(columns, stream.column_names or ())
-        return stream if used is None else stream.select_columns(used)
+        return datasets.load_dataset(rows.dataset, rows.config, split=rows.split, **options)
     except Exception as error:  # a builder can raise anything
-        raise _unloadable(rows, error) from error
-
-
-def _unloadable(rows: HubRows, error: Exception) -> FlabError:
-    where = f"split {rows.split!r}" if rows.config is None else f"configuration {rows.config!r}, split {rows.split!r}"
-    return FlabError(f"dataset {rows.dataset!r}, {where}, cannot be loaded ({first_line(error)}); {REMEDY}")
+        config = "" if rows.config is None else f"configuration {rows.config!r}, "
+        raise FlabError(
+            f"dataset {rows.dataset!r}, {config}split {rows.split!r}, cannot be loaded ({first_line(error)}); {REMEDY}"
+        ) from error
 
 
 # --- texts ---------------------------------------------------------------------------------------------------------
@@ -248,30 +232,13 @@ def read_text(path: Path) -> str:
     Raises:
         [`FlabError`]: it cannot be read, is not UTF-8, or does not fit in memory.
     """
-    try:
+    with _reading(path), _opened(path) as file:
         if COPIES * path.stat().st_size > available_memory():
             raise FlabError(
                 f"file {str(path)!r} is a single text that does not fit in memory; split it, or write it as a .jsonl"
                 " file with many rows, which are read one by one"
             )
-        with _opened(path) as file:
-            return _decoded(file.read(), path, 0)
-    except (OSError, EOFError, zlib.error) as error:
-        raise _unreadable(path, error) from error
-
-
-def _decoded(data: bytes, path: Path, place: int) -> str:
-    """Decodes the part of a file that begins at byte `place`."""
-    try:
-        return data.removeprefix(b"" if place else BYTE_ORDER_MARK).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise FlabError(
-            f"file {str(path)!r} is not UTF-8 (byte {place + error.start}); convert it or leave it out"
-        ) from error
-
-
-def _unreadable(path: Path, error: Exception) -> FlabError:
-    return FlabError(f"file {str(path)!r} cannot be read ({getattr(error, 'strerror', None) or error})")
+        return file.read().decode("utf-8-sig")
 
 
 def without_lone_surrogates(text: str) -> str:

@@ -105,7 +105,12 @@ def parse_source(spec: str) -> Source:
         if not all(columns):
             raise FlabError(f"source {spec!r} has an empty column name; write it as 'path[column,other_column]'")
         if _exists(base):
-            return Source(spec, path=Path(base).expanduser(), columns=columns)
+            path = Path(base).expanduser()
+            if path.is_dir() or row_suffix(path) is None:
+                raise FlabError(
+                    f"source {spec!r} has no columns; leave out the brackets, or name one of {', '.join(ROW_SUFFIXES)}"
+                )
+            return Source(spec, path=path, columns=columns)
     match = HUB_DATASET.fullmatch(base)
     if match is None or base.lower().endswith(FILE_SUFFIXES):
         raise FlabError(
@@ -179,19 +184,11 @@ def documents_in(source: Source, for_training: bool = False) -> Iterator[Documen
     elif source.rows is not None:
         yield from row_documents(hub_rows(source.rows), source.rows.dataset, source.columns)
     elif (path := _path_of(source)).is_dir():
-        _refuse_columns(source, "a folder", "name a file of it, or leave out the brackets")
         yield from _documents_of_files(folder_files(path), path, f"{path.as_posix()}/")
     elif row_suffix(path) is not None:
         yield from row_documents(file_rows(path, source.columns), str(path), source.columns)
     else:
-        remedy = f"leave out the brackets, or name one of {', '.join(ROW_SUFFIXES)}"
-        _refuse_columns(source, "a plain text file", remedy)
         yield Document(read_text(path), str(path))
-
-
-def _refuse_columns(source: Source, what: str, remedy: str) -> None:
-    if source.columns:
-        raise FlabError(f"source {source.spec!r} is {what} and has no columns; {remedy}")
 
 
 def _path_of(source: Source) -> Path:
@@ -349,21 +346,20 @@ def _walk(folder: Path, enter: Callable[[str], bool]) -> Iterator[Path]:
         [`FlabError`]: `folder` cannot be read; unreadable folders below it are ignored.
     """
     seen = {os.path.realpath(folder)}
+
+    def files_in(above: Path) -> Iterator[Path]:
+        for path in (above / name for name in sorted(os.listdir(above))):
+            if not os.path.isdir(path):
+                yield path
+            elif enter(path.relative_to(folder).as_posix()) and (real := os.path.realpath(path)) not in seen:
+                seen.add(real)  # a symlink may lead back
+                with suppress(OSError):
+                    yield from files_in(path)
+
     try:
-        left = [(folder, iter(sorted(os.listdir(folder))))]
+        yield from files_in(folder)
     except OSError as error:
         raise FlabError(f"folder {str(folder)!r} cannot be read ({error.strerror})") from error
-    while left:
-        above, names = left[-1]
-        path = next((above / name for name in names), None)
-        if path is None:
-            left.pop()
-        elif not os.path.isdir(path):
-            yield path
-        elif enter(path.relative_to(folder).as_posix()) and (real := os.path.realpath(path)) not in seen:
-            seen.add(real)  # a symlink may lead back
-            with suppress(OSError):
-                left.append((path, iter(sorted(os.listdir(path)))))
 
 
 def _documents_of_files(files: Iterable[Path], folder: Path, prefix: str) -> Iterator[Document | None]:

@@ -1,5 +1,18 @@
 """The errors a user can cause, which the command line prints without a traceback, and their texts."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
+
+MOST_NAMED = 5
+DOWNLOAD = "download it again"
+# what is often found in place of a file, by how it begins
+STAND_INS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself (which `git lfs pull` fetches)",
+    b"<": "a web page",
+    b"": "empty",
+}
+
 
 class FlabError(Exception):
     """Something that was asked for cannot be done; the message says what was wrong and what to do.
@@ -25,3 +38,25 @@ def first_line(error: BaseException) -> str:
 def printable(text: str) -> str:
     """Text that is safe for a terminal and a file: control characters and lone surrogates are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def damage(path: Path, error: Exception, advice: str = DOWNLOAD) -> str:
+    """What is wrong with a file that cannot be read, and what to do."""
+    try:
+        what = stand_in(path) or f"damaged ({first_line(error)})"
+    except OSError as fault:
+        return f"cannot be read ({fault.strerror or first_line(error)}); {advice}"
+    return f"is {what}; {advice}"
+
+
+def stand_in(path: Path) -> str | None:
+    """What is there in place of a file; `None` if it looks like the file itself."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    return next((what for begin, what in STAND_INS.items() if (start.startswith(begin) if begin else not start)), None)

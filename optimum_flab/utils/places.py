@@ -27,6 +27,23 @@ def cache_root(name: str) -> Path:
     return Path(HF_HOME, "optimum_flab", name)
 
 
+def output_file(path: str | Path, suffix: str, overwrite: bool) -> Path:
+    """Where a file can be written; called before any long work.
+
+    Raises:
+        [`ConfigurationError`]: the path does not end in `suffix`, is a folder, or names a file that may not be
+            replaced.
+    """
+    path = user_path(path)
+    if path.suffix != suffix:
+        raise ConfigurationError(f"output: {str(path)!r} does not end in {suffix}; name a file that does")
+    if path.is_dir():
+        raise ConfigurationError(f"output: {str(path)!r} is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise ConfigurationError(f"output: {str(path)!r} already exists; name another file, or set `overwrite`")
+    return path
+
+
 def user_path(path: str | os.PathLike[str]) -> Path:
     """A path with `~` replaced by the home folder.
 

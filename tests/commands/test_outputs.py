@@ -39,14 +39,14 @@ def project(made, tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ("prune -m project/model project", 2, "output folder project holds project/model, which this run"),
-        ("prune -m project/model project/model", 2, "project/model is project/model, which this run"),
-        ("prune -m org/name --corpus project/texts/0.py[text] project", 2, "holds project/texts"),
-        ("apply -m org/name --plan project/small.yaml project", 2, "holds project/small.yaml"),
-        ("prune -m org/name -c project/small.yaml --corpus python-stdlib project", 2, "holds project/small.yaml"),
-        ("prune -m org/name project", 1, "is not a pruned model, since flab_plan.json is missing"),
-        ("eval -m project/model -o project --tasks perplexity", 2, "holds project/model"),
-        ("eval -m org/name -o project/model --tasks perplexity", 1, "is not an evaluation"),
+        ("prune -m project/model project", 2, "/project is or holds"),
+        ("prune -m project/model project/model", 2, "project/model is or holds"),
+        ("prune -m org/name --corpus project/texts/0.py project", 2, "project/texts/0.py, which this run reads"),
+        ("apply -m org/name --plan project/small.yaml project", 2, "project/small.yaml, which this run reads"),
+        ("prune -m org/name -c project/small.yaml --corpus python-stdlib project", 2, "small.yaml, which this run"),
+        ("prune -m org/name project", 1, "which is no part of a pruned model"),
+        ("eval -m project/model -o project --tasks perplexity", 2, "project/model, which this run reads"),
+        ("eval -m org/name -o project/model --tasks perplexity", 1, "which is no part of an evaluation"),
     ],
 )
 def test_overwriting_never_deletes_what_is_read_or_is_not_ours(project, arguments, code, message):
@@ -79,7 +79,7 @@ def test_a_run_that_is_ended_leaves_nothing_or_the_next_one_clears_it(project, n
     assert any("Counting tokens" in line for line in run.stderr)
     run.send_signal(signal.SIGSTOP)
     second = flab(*prune, cwd=project)
-    assert second.code == 1 and "another run is writing to output folder new/out" in second.err
+    assert second.code == 1 and "another run is writing to" in second.err
     run.send_signal(number)
     run.send_signal(signal.SIGCONT)
     run.communicate(timeout=60)

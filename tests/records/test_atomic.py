@@ -39,21 +39,13 @@ def test_what_was_there_stays_where_writing_fails(tmp_path, error):
     assert content(tmp_path) == {"a.json": "before"}
 
 
-def test_files_that_belong_together_appear_together(tmp_path):
+def test_what_is_stale_goes_once_the_new_files_are_there(tmp_path):
     (tmp_path / "a.json").write_text("before")
-    (tmp_path / "source").write_text("copied")
-    with pytest.raises(FlabError, match="could not be written"):
-        write_files(tmp_path, {"a.json": b"after", "b.json": tmp_path / "missing"})
-    assert content(tmp_path) == {"a.json": "before", "source": "copied"}
-    write_files(tmp_path, {"a.json": b"after", "b.json": tmp_path / "source"}, [tmp_path / "source"])
-    assert content(tmp_path) == {"a.json": "after", "b.json": "copied"}
-
-
-def test_files_that_a_killed_writer_left_are_cleared_by_the_next(tmp_path):
-    (tmp_path / ".a.json.partial-1").write_text("half")
-    (tmp_path / ".b.json.partial-1").write_text("another's")
-    write_files(tmp_path, {"a.json": b"{}"})
-    assert content(tmp_path) == {".b.json.partial-1": "another's", "a.json": "{}"}
+    (tmp_path / "old.json").write_text("old")
+    with pytest.raises(FlabError, match="cannot be written"):
+        write_files(tmp_path / "a.json", {"b.json": b"after"}, [tmp_path / "old.json"])
+    write_files(tmp_path, {"a.json": b"after", "b.json": b"new"}, [tmp_path / "old.json"])
+    assert content(tmp_path) == {"a.json": "after", "b.json": "new"}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process to be killed")
@@ -69,5 +61,3 @@ def test_a_writer_that_is_killed_leaves_what_was_there(tmp_path):
         write_atomically(tmp_path / "a.json", write)
     os.waitpid(child, 0)
     assert (tmp_path / "a.json").read_text() == "before"
-    write_files(tmp_path, {"a.json": b"after"})
-    assert content(tmp_path) == {"a.json": "after"}
