@@ -319,7 +319,6 @@ def test_too_little_text_is_an_error(tmp_path):
     short = write_rows(tmp_path / "short.jsonl", ["a", "b", "c", "d", "e"])
     with pytest.raises(FlabError, match="have 3 tokens, fewer than one sequence of 8"):
         text_sets(small(corpus=[short]), count_words, seed=0)
-    text_sets(small(corpus=[short], calibration_tokens=3), count_words, seed=0)
 
 
 def test_long_documents_give_one_passage_each_before_a_second(tmp_path):

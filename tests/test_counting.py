@@ -338,8 +338,8 @@ def test_the_command_counts_and_replaces_nothing(model, tmp_path):
     again = flab("count", "a.jsonl", *into, cwd=tmp_path)
     assert again.code == 2
     assert again.err == (
-        "optimum-cli flab: error: output: 'new/counts.npz' already exists; name another file, or set --overwrite"
-        " (--output)\n"
+        "optimum-cli flab: error: output (--output): 'new/counts.npz' already exists; name another file, or set"
+        " `overwrite` (--overwrite)\n"
     )
     assert os.listdir(tmp_path / "new") == ["counts.npz"]
     assert TokenCounts.load(tmp_path / "new" / "counts.npz").hash == found.hash
