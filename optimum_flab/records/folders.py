@@ -77,6 +77,7 @@ class OutputFolder:
 
     def __enter__(self) -> OutputFolder:
         with errors_of_writing(self.folder):
+            self._is_new = not self.folder.exists()
             if not self._work.exists():
                 self.check()
             self._lock = take_lock(self._work)
@@ -143,6 +144,9 @@ class OutputFolder:
         # unless the hidden folder has the only copy of what the output folder held or will hold
         if not any((self._work / name).exists() for name in (READY, OLD)):
             shutil.rmtree(self._work, ignore_errors=True)
+        if self._is_new:
+            with suppress(OSError):  # it has content by now
+                self.folder.rmdir()
         self._lock.release()
 
     def _settle(self) -> None:

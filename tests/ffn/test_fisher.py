@@ -110,20 +110,23 @@ def test_batches_draw_the_same_tokens_whatever_their_size(in_float32):
 
 
 @pytest.mark.parametrize("number", [3, LAYERS + 5])
-def test_what_was_interrupted_on_the_way_up_or_down_goes_on_with_the_same_weights(number, tmp_path, in_float32):
+def test_what_was_interrupted_up_or_down_goes_on_with_the_same_weights(number, tmp_path, monkeypatch, in_float32):
     model, tokens, pieces, runs = tiny_model("llama"), random_tokens(200), [], []
     for layer in family_for(model.config).decoder_layers(model):
         layer.register_forward_hook(lambda *_: runs.append(1))
     whole = weights_of(model, tokens)
     all_runs = len(runs)
 
-    def stop():
-        pieces.append(1)
+    def stop(self, name, *args, **facts):
+        write(self, name, *args, **facts)
+        pieces.append(name)
         if len(pieces) == number:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        weights_of(model, tokens, pieces=Pieces(tmp_path, stop))
+    write = Pieces.write
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Pieces, "write", stop)
+        weights_of(model, tokens, pieces=Pieces(tmp_path))
     runs.clear()
     assert weights_of(model, tokens, pieces=Pieces(tmp_path)).equal(whole)
     assert len(runs) < all_runs
