@@ -15,7 +15,7 @@ import yaml
 
 from ..records.atomic import write_files
 from ..records.base_card import METADATA, card_metadata
-from ..records.names import CARD_NAME, CURVE_NAME, PAGE_NAME, is_result
+from ..records.names import CARD_NAME, PAGE_NAME, is_result
 from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME
 from ..settings.hub import CardSettings, TermsSettings
 from ..utils.errors import ConfigurationError, FlabError
@@ -115,7 +115,6 @@ def render_card(
             "license": license_text(terms, facts.license_files),
             "name": name,
             "base": f"[{terms.base_model}](https://huggingface.co/{terms.base_model})" if terms.base_model else name,
-            "loss_curve": CURVE_NAME if facts.loss_curve else None,
             "repo_id": repo_id,
             "revision": None if revision == "main" else revision,
             "mark": Whole(mark),

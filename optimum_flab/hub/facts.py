@@ -10,7 +10,7 @@ from typing import Any
 from ..checkpoints.saving import needed_transformers
 from ..checkpoints.weight_files import shards
 from ..records.json_files import read_json
-from ..records.names import CURVE_NAME, is_license_file, is_result
+from ..records.names import is_license_file, is_result
 from ..records.plan import PruningPlan
 from ..records.report import Report, read_report
 from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME, EfficiencyRecord, EvaluationRecord, read_result
@@ -37,7 +37,6 @@ class Facts:
         architecture (`str`, *optional*): the class that loads the weights.
         chat_template (`bool`): whether the tokenizer has one.
         transformers (`str`, *optional*): the oldest release that loads the checkpoint as the model that was measured.
-        loss_curve (`bool`): whether there is a plot of the training's losses.
     """
 
     folder: Path
@@ -53,7 +52,6 @@ class Facts:
     architecture: str | None
     chat_template: bool
     transformers: str | None
-    loss_curve: bool
 
     def setting(self, *path: str) -> Any:
         """A setting; `None` where the configuration has none of that name, as those of other versions may not."""
@@ -94,7 +92,6 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
         architecture=architectures[0],
         chat_template=bool(tokenizer.get("chat_template")) or (folder / "chat_template.jinja").is_file(),
         transformers=needed_transformers(folder),
-        loss_curve=report.recovery is not None and (folder / CURVE_NAME).is_file(),
     )
 
 

@@ -14,7 +14,6 @@ from .results import EFFICIENCY_NAME, EVALUATION_NAME, EVALUATION_TABLE
 
 
 CARD_NAME, PAGE_NAME = "README.md", "flab_report.html"
-CURVE_NAME = "flab_recovery_loss.png"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_FOLDER = "adapter"  # of a recovery, beside the weights
 CHAT_TEMPLATES = "additional_chat_templates"
@@ -24,7 +23,7 @@ FILES = frozenset(
         *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
         *(WEIGHTS, WEIGHTS_INDEX, REPORT_NAME, PLAN_NAME, WEIGHTS_NAME, CONFIG_NAME, FAMILY_NAME),
-        *(CARD_NAME, PAGE_NAME, CURVE_NAME),
+        *(CARD_NAME, PAGE_NAME, "flab_recovery_loss.png"),  # the last one before 0.1
     )
 )
 # other forms of a tokenizer, which may differ from its `tokenizer.json`; a pruned one has none of them

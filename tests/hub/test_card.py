@@ -19,7 +19,6 @@ from optimum_flab.hub import terms as terms_module
 from optimum_flab.hub.card import BEGIN, END, MARK, is_generated, metadata_of, render_card, text_of_user, write_card
 from optimum_flab.hub.terms import settle_terms
 from optimum_flab.records.held_out import KindCost
-from optimum_flab.records.names import CURVE_NAME
 from optimum_flab.records.report import Base, BaseCard
 from optimum_flab.settings.hub import CardSettings, TermsSettings
 from optimum_flab.settings.recovery import RecoveryConfig
@@ -245,7 +244,6 @@ def test_a_model_that_was_trained_says_so(pruned, report):
     recovery["training"] |= {"steps_done": 33, "best_step": 22}
     earlier = {"removed_ratio": 0.1, "pruned": report["pruned"], "recovery": recovery, "seconds": {"plan": 26.0}}
     change_json(pruned / "flab_report.json", recovery=recovery, earlier_rounds=[earlier], seconds={"plan": 34.0})
-    (pruned / CURVE_NAME).write_bytes(b"a picture")
     card = ModelCard(card_of(pruned))
     assert card.data.datasets == ["owner/taught"]
     for wanted in (
@@ -258,7 +256,6 @@ def test_a_model_that_was_trained_says_so(pruned, report):
         "| measurement | pruned | trained |",
         "over the vocabulary that is left | 0.5 | 0.25 |",
         "that were not trained on.",
-        f"]({CURVE_NAME})",
         "learning_rate: 0.0007",
         "- Stopped early.",
         "| time of the pruning | 60 s in 2 rounds, measurements included |",
