@@ -69,7 +69,7 @@ def pruned_tensors(
         [`FlabError`]: a tensor would be of another shape: the lists of the plan contradict each other.
     """
     position = {layer: new for new, layer in enumerate(plan.kept_layers)}
-    tokens = {} if plan.kept_tokens is None else {"vocab": torch.as_tensor(plan.kept_tokens)}
+    outside = {name: torch.as_tensor(kept) for name, kept in plan.kept_outside.items()}
     for name, tensor in tensors:
         layer, rest = family.layer_of(name)
         axes = family.axes(name) or ()
@@ -81,7 +81,7 @@ def pruned_tensors(
             tensor = plan.weights[name]
         else:
             inside = {axis: torch.as_tensor(kept[layer]) for axis, kept in plan.kept_inside.items() if layer in kept}
-            tensor = cut(tensor, axes, tokens | inside, outline.shape)
+            tensor = cut(tensor, axes, outside | inside, outline.shape)
         if "vocab" in plain_axes(axes) and plan.kept_tokens is not None:
             tensor = _padded(tensor, plan.vocab_size, outline.dtype)
         if tensor.shape != outline.shape:

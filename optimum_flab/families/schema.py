@@ -237,7 +237,7 @@ class Family(_Facts):
     transformers: str
     modules: Modules
     tensors: dict[str, list[Axis | None]]
-    sizes: dict[Literal["vocab", "layer", "hidden", "neuron", "expert", "head", "kv_head"], FieldName]
+    sizes: dict[Literal[("layer", *DIMENSIONS)], FieldName]  # type: ignore[valid-type]
     per_layer: list[FieldName] = []
     layer_counts: list[FieldName] = []
     absent: dict[FieldName, int] = {}

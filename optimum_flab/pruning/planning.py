@@ -71,10 +71,11 @@ def decided_plan(
 def decided(calibration: Calibrated, config: FlabPrunerConfig, chosen: ChosenShape) -> Kept:
     """What stays in the chosen shape. Components that refit weights are decided one after the other, each on a model
     in which those before it are masked."""
-    shape, kept, masks = chosen.shape, Kept(layer=chosen.kept["layer"]), Kept()
-    for name, layers in chosen.kept.items():
-        if isinstance(layers, dict):
-            kept[name] = {i: NarrowLayer(torch.tensor(layers[i]), None) for i in kept["layer"] if i in layers}
+    shape, kept, masks = chosen.shape, Kept(), Kept()
+    for name, stays in chosen.kept.items():
+        kept[name] = stays
+        if isinstance(stays, dict):
+            kept[name] = {i: NarrowLayer(torch.tensor(stays[i]), None) for i in chosen.kept["layer"] if i in stays}
     choices = choices_of(calibration, config, [shape])
     for component in reversed(components_of(shape)):
         if component.refits:

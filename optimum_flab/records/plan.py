@@ -51,9 +51,10 @@ class PruningPlan:
         corpus_hash (`str`): sha256 of the texts and counts that decided the vocabulary.
         vocab_size (`int`): rows of the new embedding, padding included.
         kept (`dict[str, list[int]` or `dict[int, list[int]]]`): by dimension what stays, as dense indices, ascending:
-            the tokens (`"vocab"`, position is the new id), the layers (`"layer"`), and by dense layer index what is
-            inside layers (`"neuron"`, …). In a mixture of experts neurons are a list for each expert that stays.
-            Dimensions that are not named stay whole; the layers are always named.
+            the tokens (`"vocab"`, position is the new id), the layers (`"layer"`) and whatever else is
+            outside layers, and by dense layer index what is inside layers (`"neuron"`, …). In a mixture of experts
+            neurons are a list for each expert that stays. Dimensions that are not named stay whole; the layers are
+            always named.
         dtype (`str`): dtype of the pruned weights.
         settings (`dict`): the configuration that made the plan.
         weights (`dict[str, torch.Tensor]`): tensors that compensation changed, or training between rounds, by their
@@ -85,6 +86,11 @@ class PruningPlan:
         return layers
 
     @property
+    def kept_outside(self) -> dict[str, list[int]]:
+        """What stays outside layers, and the layers: by dimension."""
+        return {name: kept for name, kept in self.kept.items() if isinstance(kept, list)}
+
+    @property
     def kept_inside(self) -> dict[str, dict[int, list[Any]]]:
         """What stays inside layers: by dimension and dense layer index."""
         return {name: kept for name, kept in self.kept.items() if isinstance(kept, dict)}
@@ -94,7 +100,8 @@ class PruningPlan:
         """The sizes of the model that results, by the dimensions of [`~families.Family`]."""
         first = {name: next(iter(layers.values())) for name, layers in self.kept_inside.items() if layers}
         inside = {name: len(one[0] if is_by_expert(one) else one) for name, one in first.items()}
-        return {"vocab": self.vocab_size, "layer": len(self.kept_layers), **inside}
+        outside = {name: len(kept) for name, kept in self.kept_outside.items()}
+        return {**outside, "vocab": self.vocab_size, **inside}
 
     def to_dict(self) -> dict[str, Any]:
         """All but the tensors, as plain values."""
