@@ -306,3 +306,11 @@ def test_reading_a_file_validates_nothing(tmp_path):
     path = tmp_path / "flab.json"
     path.write_text('{"seed": -1, "other": "ünï"}', encoding="utf-8")
     assert read_settings_file(path) == {"seed": -1, "other": "ünï"}
+
+
+def test_a_size_that_is_assigned_switches_on_what_is_off_by_default():
+    config = FlabPrunerConfig()
+    config.heads.num_attention_heads = 4
+    assert config.heads.enabled and FlabPrunerConfig.from_dict(config.to_dict()).heads.enabled
+    with pytest.raises(ConfigurationError, match="num_attention_heads 4 has no effect, since enabled is false"):
+        FlabPrunerConfig(heads={"enabled": False, "num_attention_heads": 4})

@@ -226,6 +226,35 @@ def test_interrupted_again_and_again_nothing_is_lost(tmp_path, error, monkeypatc
             assert content(folder) in (NEW, dict.fromkeys(NEW, "old"))
 
 
+def test_interrupted_while_the_old_content_is_deleted_the_new_stays(tmp_path, monkeypatch):
+    folder, rmtree = tmp_path / "out", shutil.rmtree
+    write(folder, "old")
+
+    def interrupted(path, **options):
+        if Path(path).name == "old" and Path(path).exists():
+            (Path(path) / "config.json").unlink()
+            raise Interrupted
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with suppress(Interrupted):
+        write(folder, "new", overwrite=True)
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    with OutputFolder(folder, KIND, overwrite=True):
+        pass
+    assert content(folder) == NEW
+
+
+def test_what_somebody_put_there_after_a_kill_is_not_replaced(tmp_path):
+    ready = tmp_path / WORK / "ready"
+    ready.mkdir(parents=True)
+    for path in (ready / "config.json", tmp_path / "config.json"):
+        path.write_text(path.parent.name)
+    with pytest.raises(FlabError, match="put there since; the rest is in .*ready"), OutputFolder(tmp_path, KIND):
+        pass
+    assert (tmp_path / "config.json").read_text() == tmp_path.name
+
+
 def test_files_get_the_mode_of_new_files(tmp_path):
     folder, mask = tmp_path / "out", os.umask(0o027)
     try:

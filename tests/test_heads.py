@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig
+from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.families import family_for
 from optimum_flab.hub.card import render_card
@@ -56,6 +56,14 @@ def test_surgery_equals_masking(data):
     ids = torch.randint(VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(3))
     narrowed = {layer: NarrowLayer(torch.tensor(heads), None) for layer, heads in kept.items()}
     torch.testing.assert_close(pruned(ids).logits, masked_logits(model, narrowed, ids), rtol=1e-4, atol=1e-4)
+
+
+def test_a_plan_that_takes_more_heads_from_one_group_is_refused():
+    model = tiny_model("llama", **SIZES)
+    kept = {layer: list(range(HEADS // 2)) for layer in range(LAYERS)}
+    plan = plan_of(None, list(range(LAYERS)), {}, kept_inside={"head": kept})
+    with pytest.raises(FlabError, match=f"heads are not the same number of each of {GROUPS} groups"):
+        check_plan(model, family_for(model.config), plan)
 
 
 @pytest.mark.parametrize("model_type", sorted(ZOO))

@@ -180,6 +180,21 @@ def test_padding_beyond_the_dense_rows_is_refused():
         shapes_to_compare(config, size_limits(config, odd, 151_900), 151_900, 1)
 
 
+@pytest.mark.parametrize("changes", [{"target_ratio": 0.4}, {"vocabulary": {"size": 30_000}}])
+def test_the_padding_of_a_vocabulary_that_is_not_taken_is_in_nobodys_way(changes):
+    odd = replace(dense_sizes(), shape=DENSE.resized(vocab=151_900))
+    config = FlabPrunerConfig(align=2, **changes)
+    (first, *_), *_ = shapes_to_compare(config, size_limits(config, odd, 151_900), 151_900, 1)
+    assert first["vocab"] < 151_900
+
+
+def test_a_target_that_coarse_rows_come_near_is_met():
+    sizes = dense_sizes()
+    fixed = {"layers": {"enabled": False}, "ffn": {"enabled": False}}
+    (shape,) = shapes_for(sizes, 0.113, vocabulary={"pad_to_multiple_of": 30_000}, **fixed)
+    assert shape["vocab"] == 90_000
+
+
 def test_the_width_of_experts_stays_and_must_be_shared_too(lite):
     with pytest.raises(ConfigurationError, match="ffn.intermediate_size: 1,408 is not"):
         size_limits(FlabPrunerConfig(target_ratio=0.3, align=4, experts={"enabled": True}), lite, 102_400)

@@ -155,7 +155,7 @@ def shapes_to_compare(config: FlabPrunerConfig, limits: Limits, natural: int, fe
     """
     dense, vocabulary, target = limits.dense, config.vocabulary, config.target_ratio
     rows = round_up(natural, row_multiple(config) if vocabulary.enabled else 1)
-    if rows > dense["vocab"]:
+    if rows > dense["vocab"] and (vocabulary.keep_used or target is None) and vocabulary.size is None:
         raise ConfigurationError(
             f"vocabulary.size: the {natural:,} tokens that stay would be padded to {rows:,} rows, more than the"
             f" {dense['vocab']:,} of the dense model; use a smaller `vocabulary.pad_to_multiple_of`, or fewer devices"
@@ -197,8 +197,12 @@ def check_reached(limits: Limits, shapes: Sequence[Shape], target_ratio: float) 
     """
     if reached := [shape for shape in shapes if abs(limits.removed(shape) - target_ratio) <= TOLERANCE]:
         return reached
-    ends = {**limits.allowed, "vocab": (limits.smallest["vocab"], limits.largest["vocab"])}
-    possible = (Shape(dict(zip(ends, sizes, strict=True))) for sizes in product(*ends.values()))
+    rows, budget = limits.allowed["vocab"], parameters_to_keep(limits.counts, limits.dense, target_ratio)
+    possible = list[Shape]()
+    for sizes in product(*({**limits.allowed, "vocab": rows[:1]}).values()):
+        below = limits.fitted(Shape(dict(zip(limits.allowed, sizes, strict=True))), "vocab", budget)
+        above = rows[min(bisect_right(rows, below["vocab"]), len(rows) - 1)]
+        possible += [below, below.resized(vocab=above)]
     shape = min(possible, key=lambda shape: abs(limits.removed(shape) - target_ratio))
     nearest = limits.removed(shape)
     if abs(nearest - target_ratio) <= TOLERANCE:  # a little above the budget

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..families import Family
 from ..records.plan import PruningPlan, is_by_expert
-from ..settings.pruning import COMPONENTS
 from ..utils.errors import FlabError
-from .components import sizes_of
+from .components import components_of, sizes_of
 
 
 if TYPE_CHECKING:
@@ -18,14 +17,22 @@ if TYPE_CHECKING:
 def check_plan(model: PreTrainedModel, family: Family, plan: PruningPlan) -> None:
     """Raises a [`FlabError`] if the plan cannot be for this model, as far as that shows without its weights."""
     sizes, faults = sizes_of(model, family), list[str]()
-    for part in COMPONENTS:
-        dense = sizes.shape.get(part.dimension, 0)
-        size = plan.sizes.get(part.dimension, dense)
-        if any(one != sorted(set(one)) or (one and one[-1] >= dense) for one in _lists(plan.kept.get(part.dimension))):
-            faults.append(f"its {part.units} are not ascending numbers below the model's {dense:,}")
-        elif dense and size not in sizes.possible[part.dimension]:
-            reason = f" ({sizes.reasons[part.dimension]})" if sizes.reasons[part.dimension] else ""
-            faults.append(f"this model cannot have {size:,} {part.units}{reason}")
+    if unknown := plan.kept.keys() - sizes.shape.keys():
+        faults.append(f"it says what stays of {', '.join(sorted(unknown))}, which this model has not")
+    if plan.vocab_size < len(plan.kept_tokens or ()):
+        faults.append(f"its vocab_size is {plan.vocab_size:,}, and more tokens stay")
+    for component in components_of(sizes.shape):
+        name, units = component.dimension, component.settings.units
+        dense, groups, lists = sizes.shape[name], component.groups(model.config, family), _lists(plan.kept.get(name))
+        if any(one != sorted(set(one)) or (one and one[-1] >= dense) for one in lists):
+            faults.append(f"its {units} are not ascending numbers below the model's {dense:,}")
+        elif any(
+            len({sum(i * groups // dense == group for i in one) for group in range(groups)}) > 1 for one in lists
+        ):
+            faults.append(f"its {units} are not the same number of each of {groups:,} groups")
+        elif (size := plan.sizes.get(name, dense)) not in sizes.possible[name]:
+            reason = f" ({sizes.reasons[name]})" if sizes.reasons[name] else ""
+            faults.append(f"this model cannot have {size:,} {units}{reason}")
     if faults:
         raise FlabError(
             f"the plan, made for {plan.base_model}, does not fit this model: {'; '.join(faults)}; name that model, and"

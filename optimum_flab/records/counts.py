@@ -183,6 +183,8 @@ class TokenCounts:
             ) from error
         check_format(values, FORMAT, path)
         facts = parse_record(CountsFacts, values, path, ADVICE)
+        if counts.dtype != np.int64 or counts.ndim != 2 or counts.sum(1).tolist() != [s.tokens for s in facts.sources]:
+            raise FlabError(f"{str(path)!r} is damaged: its counts are not those of its sources; {ADVICE}")
         sources = {
             one.name: TokenUsage(row, one.texts, one.tokens, one.bytes)
             for one, row in zip(facts.sources, counts, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -155,7 +156,7 @@ class OutputFolder:
             if (self._work / name).is_dir():
                 move_content(self._work / name, self.folder)
                 break
-        for name in (NEW, READY, OLD):
+        for name in (NEW, OLD, READY):  # as long as it is there, the rest of the old content is not moved back
             shutil.rmtree(self._work / name, ignore_errors=True)
 
 
@@ -174,6 +175,8 @@ def move_content(source: Path, target: Path) -> None:
     arriving = target.name != OLD
     for name in sorted(os.listdir(source), key=lambda name: (name == READ_FIRST) is arriving):
         if name not in IGNORED:
+            if os.path.lexists(target / name):
+                raise FileExistsError(errno.EEXIST, f"put there since; the rest is in {source}", str(target / name))
             (source / name).rename(target / name)
 
 

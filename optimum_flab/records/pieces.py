@@ -43,11 +43,15 @@ class Pieces:
     Args:
         folder (`Path`, *optional*): created for the first piece. Defaults to a temporary one, for a run that cannot be
             resumed.
+
+    Attributes:
+        lasting (`bool`): whether another run may find them.
     """
 
     _whole: Pieces | None = None
 
     def __init__(self, folder: Path | None = None):
+        self.lasting = folder is not None
         if folder is None:
             folder = Path(mkdtemp())
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
@@ -56,7 +60,7 @@ class Pieces:
     def part(self, name: str) -> Pieces:
         """A separate group of pieces inside these; the same one at every call."""
         part = Pieces(self.folder / name)
-        part._whole = self  # a temporary folder stays as long as one of its parts
+        part._whole, part.lasting = self, self.lasting  # a temporary folder stays as long as one of its parts
         return part
 
     def read(self, name: str, only: str = "") -> Piece | None:

@@ -132,8 +132,7 @@ class WorkFolder:
             if not self._agree(saved is not None) and saved is not None:  # another process has to compute it
                 saved = None
                 _empty(folder)
-            value = saved[0] if saved is not None else self._make(stage, folder, make)
-            self.seconds[stage.name] = float((folder / VALUE / SECONDS).read_text())
+            value, self.seconds[stage.name] = saved if saved is not None else self._make(stage, folder, make)
             return value
         finally:
             lock.release()
@@ -144,7 +143,7 @@ class WorkFolder:
             self._used.remove(folder)
             _remove(folder)
 
-    def _make(self, stage: Stage[T], folder: Path, make: Callable[[Pieces], T]) -> T:
+    def _make(self, stage: Stage[T], folder: Path, make: Callable[[Pieces], T]) -> tuple[T, float]:
         start, pieces, unfinished = time.monotonic(), Pieces(folder / PIECES), folder / UNFINISHED
         for path in pieces.folder.rglob(".*.partial-*"):
             path.unlink()  # a killed run was writing it
@@ -160,25 +159,26 @@ class WorkFolder:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
             stage.save(value, unfinished)
-            (unfinished / SECONDS).write_text(f"{time.monotonic() - start:.3f}")
+            seconds = round(time.monotonic() - start, 3)
+            (unfinished / SECONDS).write_text(f"{seconds}")
             unfinished.rename(folder / VALUE)
         pieces.clear()
-        return value
+        return value, seconds
 
 
-def _read(stage: Stage[T], folder: Path) -> tuple[T] | None:
-    """The saved value of a stage; `None` where there is none that can be read."""
+def _read(stage: Stage[T], folder: Path) -> tuple[T, float] | None:
+    """The saved value of a stage and the seconds it took; `None` where there is none that can be read."""
     if not (folder / VALUE).is_dir():
         return None
     try:
-        value = stage.load(folder / VALUE)
+        value, seconds = stage.load(folder / VALUE), float((folder / VALUE / SECONDS).read_text())
     except Exception as error:  # libraries that read files raise errors of many kinds
         say(f"{stage.name}: what was saved in {folder} cannot be read ({error}); it is computed again")
         _empty(folder)
         return None
     say(f"{stage.name}: reused from {folder}")
     shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a run that was killed before it did this
-    return (value,)
+    return value, seconds
 
 
 @cache

@@ -144,7 +144,8 @@ class LayerPass:
                             trim_heap()  # what is kept was scattered among temporary data
                         else:
                             observer.advance(index)
-                    self._keep_streams(observer.streams, place + 1)
+                    if self.pieces.lasting:
+                        self._keep_streams(observer.streams, place + 1)
                 tick()
 
     def _resumed(self, observer: LayerObserver, order: Sequence[int]) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
@@ -37,16 +36,10 @@ class ComponentSettings(Section):
         """The size that is asked for."""
         return getattr(self, self.setting)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _enabled_by_its_size(cls, values: Any) -> Any:
-        off = not cls.model_fields["enabled"].default
-        if off and isinstance(values, Mapping) and values.get(cls.setting) is not None and "enabled" not in values:
-            return {**values, "enabled": True}
-        return values
-
     @model_validator(mode="after")
-    def _refuse_a_size_of_what_stays(self) -> ComponentSettings:
+    def _enabled_by_its_size(self) -> ComponentSettings:
+        if self.pinned is not None and "enabled" not in self.model_fields_set:
+            self.__dict__["enabled"] = True  # assigned, it would be validated again
         if self.pinned is not None and not self.enabled:
             raise ValueError(f"{self.setting} {self.pinned} has no effect, since enabled is false; drop one of them")
         return self

@@ -189,6 +189,9 @@ def test_a_model_that_gives_nan_is_refused():
             "experts are not ascending numbers below the model's 8",
         ),
         ({"kept_neurons": {2: [list(range(20))] * 4, 3: [list(range(20))] * 4}}, "cannot have 20 neurons"),
+        ({"kept_experts": {2: [0, 1, 2, 3], 3: [2, 3, 6, 7]}}, "experts are not the same number of each of 2 groups"),
+        ({"kept_inside": {"hands": {2: [0]}}}, "it says what stays of hands, which this model has not"),
+        ({"vocab_size": 3, "kept_tokens": [0, 1, 2, 3]}, "its vocab_size is 3, and more tokens stay"),
     ],
 )
 def test_a_plan_that_the_model_cannot_have_is_refused(change, message):

@@ -25,7 +25,7 @@ from ..observers.deciding import NarrowLayer
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from ...settings.configuration import FlabPrunerConfig
 
@@ -152,6 +152,10 @@ class Component:
             tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
         """
         return sizes.possible[self.dimension]
+
+    def groups(self, config: PreTrainedConfig, family: Family) -> int:
+        """Of how many groups of neighbours the same number must stay."""
+        return 1
 
     # --- measuring
 

@@ -17,7 +17,7 @@ from .base import Choice, Component
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class ExpertChoice(Choice):
@@ -49,6 +49,10 @@ class Experts(Component):
         number, mixture = shape["expert"], family.mixture
         fewest, groups = mixture.fewest(model.config), mixture.group_count(model.config)
         return range(min(fewest, number), number + 1, groups), ""
+
+    def groups(self, config: PreTrainedConfig, family: Family) -> int:
+        """Those that the router chooses from by groups."""
+        return family.mixture.group_count(config)
 
 
 COMPONENT = Experts()

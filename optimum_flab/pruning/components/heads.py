@@ -217,6 +217,10 @@ class Heads(Component):
         why = f"as many for each of its {groups} key-value heads, where its class takes it and nothing else changes"
         return [*smaller, heads], why
 
+    def groups(self, config: PreTrainedConfig, family: Family) -> int:
+        """The key-value heads."""
+        return heads_of(config)[1]
+
     def masked(
         self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
     ) -> dict[str, torch.Tensor]:
