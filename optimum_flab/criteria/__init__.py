@@ -1,5 +1,5 @@
 """How layers, neurons and experts are chosen: each criterion is a file in `layers/`, `neurons/` or `experts/`, which
-says what it is and computes it. Lightweight: command line and card quote the words. `docs/criteria.md` says how to add
+says what it is and computes it. Lightweight: help and card quote the words. `docs/criteria.md` says how to add
 one."""
 
 from __future__ import annotations

@@ -29,8 +29,7 @@ class Criterion:
         name (`str`): what the setting calls it.
         summary (`str`): what it does, in words.
         source (`str`): who published it and where, and what is different here.
-        formula (`str`): the score, with its symbols explained, in one line of ASCII: `--help` prints it, and a
-            terminal may show no other characters.
+        formula (`str`): the score, with its symbols explained, in one line of ASCII.
         parameters (`Mapping[str, str]`): what controls it, and how: settings by their path (`"layers.search_tokens"`)
             and constants of `criteria` or of its own module in small letters.
     """

@@ -80,7 +80,7 @@ def _criterion(section: str, units: str, name: str, settings: dict[str, Any]) ->
     start = f"**{units[0].upper()}{units[1:]}** by {code([name])}"
     criterion = criterion_of(section, name, settings)
     if criterion is None:
-        return f"{start}, which this version of `optimum-flab` does not know."
+        return f"{start}, which this version of `optimum-flab` computes in another way, or does not know."
     source = ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", criterion.source)
     steered = ", ".join(f"`{parameter}` ({meaning})" for parameter, meaning in criterion.parameters.items())
     parts = [f"{start}: {criterion.summary}", f"Score: `{criterion.formula}`", f"Source: {source}"]

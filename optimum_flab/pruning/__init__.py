@@ -1,1 +1,1 @@
-"""What stays: budget, shapes, and one folder for each component that is chosen by measuring."""
+"""What stays: texts, vocabulary, shape and plan; one module for each component."""
