@@ -368,6 +368,11 @@ class Family(_Facts):
             return f"{self.experts.module}.{self.experts.out}"
         return f"{self.block.ffn_out}.weight"
 
+    def is_inside_layers(self, dimension: str) -> bool:
+        """Whether a dimension is one of tensors of the layers."""
+        inside = [tuple(axes) for name, axes in self.tensors.items() if name.startswith("{layer}")]
+        return any(dimension in plain_axes(axes) for axes in inside)
+
     def neuron_tensors(self, layer: nn.Module) -> Iterator[tuple[str, nn.Parameter, tuple[str | None, ...]]]:
         """Name in the layer, tensor and axes of everything that belongs to neurons."""
         for name, tensor in layer.named_parameters():

@@ -23,8 +23,15 @@ def check_plan(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Non
         faults.append(f"its vocab_size is {plan.vocab_size:,}, and more tokens stay")
     for component in components_of(sizes.shape):
         name, units = component.dimension, component.settings.units
-        dense, groups, lists = sizes.shape[name], component.groups(model.config, family), _lists(plan.kept.get(name))
-        if any(one != sorted(set(one)) or (one and one[-1] >= dense) for one in lists):
+        kept, dense, groups = plan.kept.get(name), sizes.shape[name], component.groups(model.config, family)
+        lists = _lists(kept)
+        if kept is not None and isinstance(kept, dict) != family.is_inside_layers(name):
+            faults.append(f"its {units} are {'' if isinstance(kept, dict) else 'not '}listed by layer")
+        elif isinstance(kept, dict) and not set(kept) <= set(range(sizes.shape["layer"])):
+            faults.append(f"its {units} are of layers that the model has not")
+        elif len(set(map(len, lists))) > 1:
+            faults.append(f"its {units} are not the same number everywhere")
+        elif any(one != sorted(set(one)) or (one and one[-1] >= dense) for one in lists):
             faults.append(f"its {units} are not ascending numbers below the model's {dense:,}")
         elif any(
             len({sum(i * groups // dense == group for i in one) for group in range(groups)}) > 1 for one in lists

@@ -69,7 +69,7 @@ class PruningPlan:
     corpus_hash: str
     vocab_size: Annotated[int, Field(ge=1)]
     kept: Kept
-    dtype: str
+    dtype: Annotated[str, Field(pattern="^(float32|bfloat16|float16)$")]
     settings: dict[str, Any]
     weights: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
@@ -139,8 +139,10 @@ class PruningPlan:
         file = plan_file(path)
         content = read_json(file, ADVICE)
         check_format(content, FORMAT, file)
-        if content.pop("format", None) in (1, 2):
+        if (form := content.pop("format", None)) in (1, 2):
             content = _from_former(content)
+        elif form != FORMAT:
+            raise FlabError(f"{file} has no known format, but {form!r}; {ADVICE}")
         compensated = content.pop("compensated", None)
         plan, beside, weights = parse_record(cls, content, file, ADVICE), file.with_name(WEIGHTS_NAME), None
         if not tensors or (compensated == [] and not beside.exists()):

@@ -148,4 +148,5 @@ class HeadSettings(ComponentSettings):
     """remove query heads"""
     num_attention_heads: PositiveInt | None = None
     """query heads to keep per layer, the same number for every key-value head; enables their removal, which costs
-    several times what as many parameters of the FFNs do; default: all"""
+    several times what as many parameters of the FFNs do, and after which no GGUF file can describe a qwen2, starcoder2
+    or phi3; default: all"""

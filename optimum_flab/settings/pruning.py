@@ -92,7 +92,7 @@ class DataSettings(Section):
                 f"calibration_tokens {self.calibration_tokens} is less than one sequence (sequence_length is"
                 f" {self.sequence_length}); raise it or shorten the sequences"
             )
-        refuse_shared(self.held_out, self.calibration)
+        refuse_shared(self.held_out, [*self.calibration, *self.corpus])
         return self
 
     @property

@@ -194,8 +194,8 @@ def test_the_criteria_by_which_something_went(pruned, report):
     text = card_of(pruned)
     assert "- **Layers** by `block-influence`: " in text and "[arXiv 2403.03853](https://arxiv.org/abs/2403.0" in text
     assert (
-        "- **Neurons of the FFNs** by `of \\| *yours*`, which this version of `optimum-flab` computes in another way, or does not know."
-        in text
+        "- **Neurons of the FFNs** by `of \\| *yours*`, which this version of `optimum-flab` computes in another way,"
+        " or does not know." in text
     )
     # nothing of a component that is as it was, whatever the settings say
     change_json(path, pruned={**report["pruned"], "num_hidden_layers": report["dense"]["num_hidden_layers"]})
