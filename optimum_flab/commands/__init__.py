@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from importlib import import_module
 from pkgutil import iter_modules
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
+
+from .base import VerbParser
 
 
 def _verbs() -> Iterator[CommandInfo]:
@@ -22,6 +25,10 @@ class FlabCommand(BaseOptimumCLICommand):
 
     COMMAND = CommandInfo("flab", help="Prune the vocabulary, layers and FFNs of code language models.")
     SUBCOMMANDS = tuple(_verbs())
+
+    def parse_args(self, parser: ArgumentParser) -> None:
+        """The verbs declare their parsers as Optimum has it, but with our own parser class."""
+        self.subparsers = parser.add_subparsers(parser_class=VerbParser)
 
 
 __all__ = ["FlabCommand"]

@@ -13,8 +13,9 @@ from abc import abstractmethod
 from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from optimum.commands.base import BaseOptimumCLICommand
 
@@ -70,6 +71,28 @@ def with_flags(message: str, flags: Mapping[str, str]) -> str:
     return NAMED.sub(named, message)
 
 
+class VerbParser(ArgumentParser):
+    """Answers bad usage in two lines, and an unknown flag with those that may be meant; Optimum's parser would not."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)  # short for one flag today may be so for two tomorrow
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for action in actions_of(self) for flag in action.option_strings if flag.startswith("--")]
+            words = {
+                word for one in unknown if one.startswith("--") for word in one.partition("=")[0].split("-") if word
+            }
+            near = [flag for flag in flags if words & {*flag.split("-")}] or get_close_matches(unknown[0].partition("=")[0], flags, n=1)
+            meant = f"; did you mean {', '.join(near[:3])}?" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+        return namespace, unknown
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n`{self.prog} --help` lists all flags\n")
+
+
 class FlabVerb(BaseOptimumCLICommand):
     """One verb of `optimum-cli flab`: `add_arguments` declares its flags, `execute` does the work."""
 
@@ -79,7 +102,6 @@ class FlabVerb(BaseOptimumCLICommand):
     @classmethod
     def parse_args(cls, parser: ArgumentParser) -> None:
         parser.formatter_class, parser.epilog = RawDescriptionHelpFormatter, cls.EPILOG
-        parser.allow_abbrev = False  # short for one flag today may be so for two tomorrow
         # the two groups that every Optimum command shows
         required = parser.add_argument_group("Required arguments")
         optional = parser.add_argument_group("Optional arguments")
@@ -136,7 +158,7 @@ class FlabVerb(BaseOptimumCLICommand):
 
 def run_alone(verb: type[FlabVerb], module: str, description: str) -> None:
     """Run a verb without `optimum-cli`, which launchers of several processes cannot start."""
-    parser = ArgumentParser(prog=f"python -m {module}", description=description)
+    parser = VerbParser(prog=f"python -m {module}", description=description)
     verb.parse_args(parser)
     verb(None, parser.parse_args(), from_defaults_factory=True, parser=parser).run()
 

@@ -65,13 +65,16 @@ def test_importing_the_package_imports_nothing_heavy_and_names_are_found_on_use(
         ("prune -m x", "the following arguments are required: output"),
         ("prune -m x out --dtype int8", "argument --dtype: invalid choice: 'int8'"),
         ("prune -m x out --seed=much", "argument --seed: invalid int value: 'much'"),
+        ("prune -m x out --ratio 0.3", "unrecognized arguments: --ratio 0.3; did you mean --target-ratio?"),
+        ("eval -m x --basline=y", "unrecognized arguments: --basline=y; did you mean --baseline?"),
+        ("inspect -m x -x", "unrecognized arguments: -x\n"),
     ],
 )
-def test_wrong_arguments_are_answered_with_the_usage_of_the_verb(arguments, message):
+def test_wrong_arguments_are_answered_in_two_lines(arguments, message):
     verb, *rest = shlex.split(arguments)
     code, out, err = flab(verb, *rest)
-    assert (code, out) == (2, "") and err.startswith(f"usage: optimum-cli flab {verb} [-h]")
-    assert f"\noptimum-cli flab {verb}: error: {message}" in err
+    assert (code, out) == (2, "") and err.startswith(f"optimum-cli flab {verb}: error: {message}")
+    assert err.endswith(f"\n`optimum-cli flab {verb} --help` lists all flags\n") and err.count("\n") == 2
 
 
 @pytest.mark.parametrize(
