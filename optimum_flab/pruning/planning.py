@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
-from ..families import Family
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
 from ..records.work import Stage, WorkFolder
 from ..settings.configuration import FlabPrunerConfig
 from .components import COMPONENTS, components_of
 from .components.base import Calibrated, Kept, indices_of
+from .components.deciding import NarrowLayer
 from .inputs import PruningInputs
-from .observers.deciding import NarrowLayer
-from .search import ChosenShape, choices_of
+from .search import ChosenShape
 from .shapes import masked_weights
 
 
@@ -71,34 +68,18 @@ def decided_plan(
 def decided(calibration: Calibrated, config: FlabPrunerConfig, chosen: ChosenShape) -> Kept:
     """What stays in the chosen shape. Components that refit weights are decided one after the other, each on a model
     in which those before it are masked."""
-    shape, kept, masks = chosen.shape, Kept(), Kept()
+    shape, kept, refitted = chosen.shape, Kept(), Kept()
     for name, stays in chosen.kept.items():
         kept[name] = stays
         if isinstance(stays, dict):
             kept[name] = {i: NarrowLayer(torch.tensor(stays[i]), None) for i in chosen.kept["layer"] if i in stays}
-    choices = choices_of(calibration, config, [shape])
+    model, family = calibration.dense.model, calibration.dense.family
     for component in reversed(components_of(shape)):
         if component.refits:
-            with masked(calibration.dense.model, calibration.dense.family, masks):
-                layers = choices[component.dimension].decided(shape[component.dimension], kept)
-            kept[component.dimension] = masks[component.dimension] = layers
+            name, masks = component.dimension, masked_weights(model, family, dict(refitted))
+            settings = component.section(config)
+            kept[name] = refitted[name] = component.decide(calibration, settings, kept, shape[name], masks)
     return kept
-
-
-@contextmanager
-def masked(model: PreTrainedModel, family: Family, kept: Kept) -> Iterator[None]:
-    """Within this context a model computes what it will once it is pruned inside its layers like that."""
-    replaced, dense = masked_weights(model, family, kept), list[tuple[torch.nn.Parameter, torch.Tensor]]()
-    try:
-        for index, layer in enumerate(family.decoder_layers(model)):
-            for name, tensor in replaced(index).items():
-                parameter = layer.get_parameter(name)
-                dense.append((parameter, parameter.data))
-                parameter.data = tensor.to(parameter.data)
-        yield
-    finally:
-        for parameter, tensor in dense:
-            parameter.data = tensor
 
 
 def _refitted(calibration: Calibrated, kept: Kept, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from ...criteria.base import NeuronCriterion
 from ...families import Family
 from ...measuring.divergence import OutputHead
 from ...measuring.fisher import fisher_weights
-from ...records.pieces import Pieces
 from ...records.report import RemovedLayer
+from ...running.casting import Replaced
 from ...running.layer_pass import LayerPass
 from ...running.processes import Processes
 from ...settings.components import ComponentSettings
 from ...sizes import ModelSizes, Shape, shape_of
-from ...texts.packing import PackedTokens
-from ..observers.deciding import NarrowLayer
+from .deciding import NarrowLayer
 
 
 if TYPE_CHECKING:
@@ -38,50 +37,54 @@ SURVEYED_PART = 4  # one in this many calibration sequences is enough to compare
 Kept = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Calibrated:
     """What components are measured on.
 
     Args:
         dense ([`LayerPass`]): of the dense model, over the calibration sequences.
-        kept (`np.ndarray`): the dense ids of the vocabulary over which predictions are compared.
+        kept_tokens (`np.ndarray`): the dense ids of the vocabulary over which predictions are compared.
     """
 
     dense: LayerPass
-    kept: np.ndarray
+    kept_tokens: np.ndarray
 
-    @property
+    @cached_property
     def shape(self) -> Shape:
         """The sizes of the dense model."""
         return shape_of(self.dense.model, self.dense.family)
 
-    @property
-    def surveyed(self) -> PackedTokens:
-        """A part of the sequences, enough to tell shapes apart; decisions for the chosen one use all."""
-        tokens = self.dense.tokens
-        return next(tokens.batches(-(-len(tokens.input_ids) // SURVEYED_PART)))
+    @cached_property
+    def surveyed(self) -> Calibrated:
+        """The same on a part of the sequences, enough to tell shapes apart; decisions for the chosen one use all."""
+        tokens, pieces = self.dense.tokens, self.dense.pieces.part("survey")
+        part = tokens.rows(0, -(-len(tokens.mask) // SURVEYED_PART))
+        return Calibrated(replace(self.dense, tokens=part, pieces=pieces), self.kept_tokens)
 
-    def reading(self, tokens: PackedTokens, pieces: Pieces, shared: bool = False) -> LayerPass:
-        """A pass over the layers with a newly seeded source of random numbers.
+    @cached_property
+    def token_weights(self) -> torch.Tensor:
+        """How much each token counts in each layer, see [`~measuring.fisher.fisher_weights`]: of the dense model,
+        whatever was decided before."""
+        head = OutputHead(self.dense.model, self.dense.family, self.kept_tokens)
+        return fisher_weights(self.reading("token-weights", shared=True), head)
+
+    def reading(self, name: str, shared: bool = False, **changes: Any) -> LayerPass:
+        """A pass over the layers with a newly seeded source of random numbers, and pieces of its own.
 
         Args:
+            name (`str`): of the pieces.
             shared (`bool`): whether each process reads a part of the text; else each reads all of it.
+            changes (`Any`): fields of [`LayerPass`] that are different.
         """
         generator = torch.Generator().manual_seed(self.dense.generator.initial_seed())
         processes = self.dense.processes if shared else Processes()
-        return replace(self.dense, tokens=tokens, pieces=pieces, generator=generator, processes=processes)
-
-    def token_weights(self, tokens: PackedTokens, criterion: NeuronCriterion, pieces: Pieces) -> torch.Tensor | None:
-        """How much each token counts in each layer, see [`~measuring.fisher.fisher_weights`]; `None` where nothing is
-        summed over tokens."""
-        if not criterion.reads_text:
-            return None
-        reading = self.reading(tokens, pieces.part("token-weights"), shared=True)
-        return fisher_weights(reading, OutputHead(self.dense.model, self.dense.family, self.kept))
+        pieces = self.dense.pieces.part(name)
+        return replace(self.dense, pieces=pieces, generator=generator, processes=processes, **changes)
 
 
 class Choice:
-    """What stays of a component at any size. It measures when it is first asked, and remembers.
+    """What stays of a component at any size, in shapes that are compared. It measures when it is first asked, and
+    remembers.
 
     Args:
         calibration ([`Calibrated`]): what it measures on.
@@ -93,13 +96,8 @@ class Choice:
         self.calibration, self.sizes, self.settings = calibration, sizes, settings
 
     def __call__(self, size: int) -> Any:
-        """What stays in a shape that is only measured: layers, or by layer what stays inside; empty if that is all."""
+        """Layers, or by layer what stays inside; empty if that is all."""
         raise NotImplementedError
-
-    def decided(self, size: int, kept: Kept) -> Any:
-        """What stays in the chosen shape, on top of what was decided before. Only asked of a component that
-        [`refits`][Component.refits]."""
-        return self(size)
 
     def removals(self, size: int) -> Sequence[RemovedLayer]:
         """What is removed to reach a size, one after the other with its score, where it goes like that."""
@@ -111,10 +109,11 @@ class Component:
 
     Attributes:
         settings (`type`): its section of the settings, which also holds its names.
-        choice (`type`, *optional*): the [`Choice`] that says which parts stay; `None` for tokens, which are chosen
-            along with the texts.
-        refits (`bool`): whether weights are fitted to what stays, so that it is decided along with the plan, after
-            everything that does not, and after those refitting components that stand further down in the settings.
+        choice (`type`, *optional*): the [`Choice`] that says which parts stay in shapes that are compared; `None` for
+            tokens, which are chosen along with the texts, and for what shapes are compared without.
+        refits (`bool`): whether weights are fitted to what stays, so that it is decided along with the plan (see
+            [`decide`]), after everything that does not, and after those refitting components that stand further down
+            in the settings.
         is_searched (`bool`): whether a target may decide its size; otherwise only a pinned size changes it.
         per_device (`int`): what the size must be a multiple of for each device that shares the model, if it is split.
     """
@@ -167,6 +166,19 @@ class Component:
         return {}
 
     # --- plan
+
+    def decide(self, calibration: Calibrated, settings: Any, kept: Kept, size: int, masks: Replaced) -> Any:
+        """By layer, what stays in the chosen shape, with weights fitted to it; empty if that is all. Only of a
+        component that `refits`.
+
+        Args:
+            settings ([`ComponentSettings`]): its section.
+            kept (`dict[str, Any]`): by dimension what was decided before.
+            size (`int`): of it in the chosen shape.
+            masks (`Callable`): for passes over the layers, tensors in place of their own that make them compute what
+                those refitted before do.
+        """
+        raise NotImplementedError(f"{type(self).__name__} refits nothing")
 
     def stored(self, family: Family, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
         """The name in its layer of the tensor that is refitted, and refitted weights of shape `(hidden, kept)` as the
