@@ -122,7 +122,7 @@ def prune(
     notes = [f"{processes.number} processes shared the text"] if processes.number > 1 else []
     notes += note_of_ids(dense.model, sizes.shape["vocab"])
     if resources.seconds is not None:
-        affordable = tokens_in_time(dense, config, resources.seconds, work, processes)
+        affordable = tokens_in_time(dense, config, limits, resources.seconds, work, processes)
         config.data = config.data.model_copy(update={"calibration_tokens": affordable.tokens})
         say(affordable.note)
         notes.append(affordable.note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -82,6 +82,25 @@ class Calibrated:
         return replace(self.dense, pieces=pieces, generator=generator, processes=processes, **changes)
 
 
+class Effort(NamedTuple):
+    """What it takes to decide a component.
+
+    Args:
+        tokens (`float`): that go through the model once, in every process.
+        fitted (`float`): tokens, shared by all processes, that are weighted, and go through the dense and the pruned
+            model while weights are fitted.
+        decisions (`int`): how often each layer is decided from what was summed over them.
+        matrices (`int`): of sums, of all layers.
+        width (`int`): rows of each.
+    """
+
+    tokens: float = 0
+    fitted: float = 0
+    decisions: int = 0
+    matrices: int = 0
+    width: int = 0
+
+
 class Choice:
     """What stays of a component at any size, in shapes that are compared. It measures when it is first asked, and
     remembers.
@@ -153,6 +172,15 @@ class Component:
         return sizes.possible[self.dimension]
 
     # --- measuring
+
+    def effort(self, config: FlabPrunerConfig, dense: Shape, smallest: Shape, tokens: int) -> Effort:
+        """What deciding it takes, about.
+
+        Args:
+            smallest ([`Shape`]): to which the settings allow pruning.
+            tokens (`int`): of calibration text.
+        """
+        return Effort()
 
     def is_maskable(self, family: Family) -> bool:
         """Whether the model can be run without the parts that go by setting weights to zero, see [`masked`]; otherwise

@@ -16,8 +16,9 @@ from ...measuring.divergence import check_finite_layer
 from ...running.experts import ExpertWeights, routed
 from ...running.layer_pass import LayerObserver, LayerPass
 from ...settings.components import ExpertSettings
+from ...settings.configuration import FlabPrunerConfig
 from ...sizes import Shape
-from .base import Choice, Component
+from .base import Choice, Component, Effort
 from .deciding import NarrowLayer
 
 
@@ -110,6 +111,10 @@ class Experts(Component):
         number, mixture = shape["expert"], family.mixture
         fewest, groups = mixture.fewest(model.config), mixture.group_count(model.config)
         return range(min(fewest, number), number + 1, groups), ""
+
+    def effort(self, config: FlabPrunerConfig, dense: Shape, smallest: Shape, tokens: int) -> Effort:
+        """All text once."""
+        return Effort(tokens=tokens if smallest["expert"] < dense["expert"] else 0)
 
 
 COMPONENT = Experts()

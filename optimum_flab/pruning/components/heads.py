@@ -20,11 +20,12 @@ from ...running.layer_pass import LayerPass
 from ...running.layerwise import recorded, run_layer
 from ...running.placement import visits
 from ...settings.components import HeadSettings
+from ...settings.configuration import FlabPrunerConfig
 from ...sizes import Shape
 from ...tensors.matrices import inverse_
 from ...tensors.workspace import Workspace
 from ...utils.compat import new_model
-from .base import Calibrated, Component, Kept, masked_projection
+from .base import Calibrated, Component, Effort, Kept, masked_projection
 from .deciding import DecidingObserver, Decision, NarrowLayer
 
 
@@ -164,6 +165,10 @@ class Heads(Component):
         if not _is_possible(model, family, heads - groups):
             return [heads], "its class takes no fewer query heads, or something else depends on their number"
         return range(groups, heads + 1, groups), f"as many for each of its {groups} key-value heads"
+
+    def effort(self, config: FlabPrunerConfig, dense: Shape, smallest: Shape, tokens: int) -> Effort:
+        """A pass; matrices of heads are small beside those of neurons."""
+        return Effort(fitted=tokens if smallest["head"] < dense["head"] else 0)
 
     def masked(
         self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer

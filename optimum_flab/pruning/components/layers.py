@@ -18,9 +18,10 @@ from ...records.report import RemovedLayer
 from ...running.casting import for_estimates
 from ...running.layer_pass import LayerObserver, LayerPass
 from ...settings.components import LayerSettings
+from ...settings.configuration import FlabPrunerConfig
 from ...sizes import Shape
 from ...utils.progress import progress
-from .base import Choice, Component
+from .base import Choice, Component, Effort
 
 
 if TYPE_CHECKING:
@@ -165,6 +166,11 @@ class Layers(Component):
             return [number], "its layers depend on their positions, so that all stay"
         reason = f"its layers without experts ({fixed}) stay, and one with experts" if fixed else ""
         return range(fixed + 1, number + 1), reason
+
+    def effort(self, config: FlabPrunerConfig, dense: Shape, smallest: Shape, tokens: int) -> Effort:
+        """A candidate goes up from its layer."""
+        goes, number = smallest["layer"] < dense["layer"], dense["layer"]
+        return Effort(tokens=goes * config.layers.search_tokens * number / 2)
 
 
 COMPONENT = Layers()

@@ -21,7 +21,7 @@ from ...running.layerwise import run_block
 from ...settings.components import FFNSettings
 from ...settings.configuration import FlabPrunerConfig
 from ...sizes import ModelSizes, Shape
-from .base import SHARE_OF_DEVICE, Calibrated, Choice, Component, Kept, masked_projection
+from .base import SHARE_OF_DEVICE, SURVEYED_PART, Calibrated, Choice, Component, Effort, Kept, masked_projection
 from .deciding import DecidingObserver, Decision, NarrowLayer
 from .expert_neurons import ExpertObserver
 
@@ -188,16 +188,24 @@ class Neurons(Component):
         layer = family.decoder_layers(model)[index]
         return masked_projection(family, family.block.ffn_out, layer, narrow.kept, narrow.weight)
 
+    def effort(self, config: FlabPrunerConfig, dense: Shape, smallest: Shape, tokens: int) -> Effort:
+        """A pass, and a survey of some of the text before if shapes are compared."""
+        once, surveys = _changes(config.ffn, dense, smallest), config.ffn.enabled and config.target_ratio is not None
+        return Effort(
+            fitted=(once + surveys / SURVEYED_PART) * tokens,
+            decisions=once + surveys,
+            matrices=dense["layer"] * dense.get("expert", 1),
+            width=dense["neuron"],
+        )
+
     def decide(
         self, calibration: Calibrated, settings: FFNSettings, kept: Kept, size: int, masks: Replaced
     ) -> Mapping[int, NarrowLayer]:
         """Each layer on top of those already pruned below it; nothing where nothing is removed or compensated."""
-        criterion, layers, dense = NEURONS[settings.criterion], kept["layer"], calibration.shape
-        has_experts = calibration.dense.family.experts is not None
-        # at full width neurons can still compensate for removed layers, but experts do not
-        compensates = criterion.compensates and not has_experts and len(layers) < dense["layer"]
-        if not settings.enabled or (size == dense["neuron"] and not compensates):
+        criterion, layers = NEURONS[settings.criterion], kept["layer"]
+        if not _changes(settings, calibration.shape, Shape(neuron=size, layer=len(layers))):
             return {}
+        has_experts = calibration.dense.family.experts is not None
         importance = calibration.token_weights if criterion.reads_text else None
         experts = {layer: narrow.kept for layer, narrow in kept.get("expert", {}).items()}
         reading = calibration.reading("neurons", shared=not has_experts, replaced=masks)
@@ -206,6 +214,15 @@ class Neurons(Component):
     def stored(self, family: Family, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
         """The weights out of the neurons; in a mixture of shape `(experts, hidden, kept)`."""
         return family.ffn_out_name, family.stored_out(weight)
+
+
+def _changes(settings: FFNSettings, dense: Shape, shape: Shape) -> bool:
+    """Whether anything of the FFNs changes in a shape: at full width neurons can still compensate for removed layers,
+    but those of experts do not."""
+    compensates = NEURONS[settings.criterion].compensates and "expert" not in dense
+    return settings.enabled and (
+        shape["neuron"] < dense["neuron"] or (compensates and shape["layer"] < dense["layer"])
+    )
 
 
 COMPONENT = Neurons()
