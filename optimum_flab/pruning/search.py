@@ -17,7 +17,7 @@ from ..sizes import Shape
 from ..utils.hashing import digest_of
 from ..utils.progress import progress
 from .components import components_of
-from .components.base import Calibrated, Choice, indices_of
+from .components.base import Calibrated, Choice
 from .inputs import PruningInputs
 from .shapes import StoredShape, cost, measure_shape
 
@@ -74,7 +74,10 @@ def chosen_shape(
             tried = _measured(inputs, calibration, rows, shape, choices)
             shape = min(tried, key=lambda shape: cost(tried[shape]))
         settled = [part.dimension for part in components_of(shape) if part.choice is not None and not part.refits]
-        kept = {name: indices_of(choices[name](shape[name])) for name in settled}
+        kept = {name: choices[name](shape[name]) for name in settled}
+        for name, stays in kept.items():
+            if isinstance(stays, Mapping):
+                kept[name] = {layer: stays[layer].kept.tolist() for layer in kept["layer"] if layer in stays}
         removed = [removal for name in settled for removal in choices[name].removals(shape[name])]
         search = Search(
             candidates=tuple(one.model_copy(update={"chosen": size == shape}) for size, one in tried.items()),

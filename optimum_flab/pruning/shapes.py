@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from ..running.layer_pass import LayerPass
 from ..running.layerwise import LayerStep
 from ..sizes import Shape
 from .components import COMPONENTS, components_of
-from .components.base import Kept
 
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def cost(tried: TriedShape) -> float:
     return tried.validation_bits_per_byte - (1 - VOCABULARY_WEIGHT) * of_tokens
 
 
-def masked_weights(model: PreTrainedModel, family: Family, kept: Kept) -> Replaced:
+def masked_weights(model: PreTrainedModel, family: Family, kept: Mapping[str, Any]) -> Replaced:
     """The weights that change once a model is pruned inside its layers, in their dense shape: zero where parts are
     removed."""
     inside = [component for component in COMPONENTS if isinstance(kept.get(component.dimension), Mapping)]
@@ -65,7 +64,7 @@ def without_layers(step: LayerStep, removed: Container[int]) -> LayerStep:
     return lambda index, hidden, kwargs: hidden if index in removed else step(index, hidden, kwargs)
 
 
-def cut_step(model: PreTrainedModel, family: Family, shape: Shape, kept: Kept) -> LayerStep:
+def cut_step(model: PreTrainedModel, family: Family, shape: Shape, kept: Mapping[str, Any]) -> LayerStep:
     """What each layer does once pruned, for components that cannot be masked."""
     inside = {name: layers for name, layers in kept.items() if isinstance(layers, Mapping)}
     layers = CutLayers(model, family, {name: shape[name] for name in inside})
@@ -85,7 +84,7 @@ def cut_step(model: PreTrainedModel, family: Family, shape: Shape, kept: Kept) -
 
 
 def measure_shape(
-    reading: LayerPass, shape: Shape, kept_tokens: np.ndarray, kept: Kept, size: int, dense_pieces: Pieces
+    reading: LayerPass, shape: Shape, kept_tokens: np.ndarray, kept: Mapping[str, Any], size: int, dense_pieces: Pieces
 ) -> TriedShape:
     """Measures what a shape costs, without surgery.
 
@@ -95,7 +94,7 @@ def measure_shape(
     Args:
         reading ([`LayerPass`]): of the dense model, over text tokenised with the shape's vocabulary.
         kept_tokens (`np.ndarray`): the dense ids of the shape's vocabulary, ascending.
-        kept (`dict[str, Any]`): by dimension what stays besides, see [`~pruning.components.base.Kept`].
+        kept (`Mapping[str, Any]`): by dimension what stays besides: layers, or by layer a `NarrowLayer`.
         size (`int`): bytes of the text in UTF-8.
         dense_pieces ([`Pieces`]): keeps hidden states of the dense model, for other shapes with this vocabulary.
     """

@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 SHARE_OF_DEVICE = 64  # the rows and neurons of one of several devices come in multiples of this
 SURVEYED_PART = 4  # one in this many calibration sequences is enough to compare shapes
 
-# by dimension what stays: indices of layers, and inside layers what each of them keeps, by dense layer index; a
-# dimension that is not named, and a layer that is not, stays whole
-Kept = dict[str, Any]
-
 
 @dataclass
 class Calibrated:
@@ -115,7 +111,7 @@ class Choice:
         self.calibration, self.sizes, self.settings = calibration, sizes, settings
 
     def __call__(self, size: int) -> Any:
-        """Layers, or by layer what stays inside; empty if that is all."""
+        """Layers, or by layer what stays inside, as `NarrowLayer`; empty if that is all."""
         raise NotImplementedError
 
     def removals(self, size: int) -> Sequence[RemovedLayer]:
@@ -195,13 +191,15 @@ class Component:
 
     # --- plan
 
-    def decide(self, calibration: Calibrated, settings: Any, kept: Kept, size: int, masks: Replaced) -> Any:
+    def decide(
+        self, calibration: Calibrated, settings: Any, kept: Mapping[str, Any], size: int, masks: Replaced
+    ) -> Mapping[int, NarrowLayer]:
         """By layer, what stays in the chosen shape, with weights fitted to it; empty if that is all. Only of a
         component that `refits`.
 
         Args:
             settings ([`ComponentSettings`]): its section.
-            kept (`dict[str, Any]`): by dimension what was decided before.
+            kept (`Mapping[str, Any]`): by dimension what stays of those that refit nothing, as the plan has it.
             size (`int`): of it in the chosen shape.
             masks (`Callable`): for passes over the layers, tensors in place of their own that make them compute what
                 those refitted before do.
@@ -228,8 +226,3 @@ def masked_projection(
     masked = torch.zeros_like(dense)
     masked[:, columns] = dense[:, columns] if weight is None else weight.to(dense)
     return {f"{projection}.weight": family.matrix(projection, masked)}
-
-
-def indices_of(kept: list[int] | Mapping[int, NarrowLayer]) -> list[int] | dict[int, list[Any]]:
-    """What stays as plain lists: layers, or by layer what stays inside."""
-    return kept if isinstance(kept, list) else {layer: narrow.kept.tolist() for layer, narrow in kept.items()}

@@ -7,7 +7,7 @@ become smaller, not to meet a target.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,7 +25,7 @@ from ...sizes import Shape
 from ...tensors.matrices import inverse_
 from ...tensors.workspace import Workspace
 from ...utils.compat import new_model
-from .base import Calibrated, Component, Effort, Kept, masked_projection
+from .base import Calibrated, Component, Effort, masked_projection
 from .deciding import DecidingObserver, Decision, NarrowLayer
 
 
@@ -179,7 +179,7 @@ class Heads(Component):
         return masked_projection(family, path, layer, columns_of(narrow.kept, size), narrow.weight)
 
     def decide(
-        self, calibration: Calibrated, settings: HeadSettings, kept: Kept, size: int, masks: Replaced
+        self, calibration: Calibrated, settings: HeadSettings, kept: Mapping[str, Any], size: int, masks: Replaced
     ) -> Mapping[int, NarrowLayer]:
         """By elimination, each layer on top of those already pruned below it."""
         if size == calibration.shape["head"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from ...running.layerwise import run_block
 from ...settings.components import FFNSettings
 from ...settings.configuration import FlabPrunerConfig
 from ...sizes import ModelSizes, Shape
-from .base import SHARE_OF_DEVICE, SURVEYED_PART, Calibrated, Choice, Component, Effort, Kept, masked_projection
+from .base import SHARE_OF_DEVICE, SURVEYED_PART, Calibrated, Choice, Component, Effort, masked_projection
 from .deciding import DecidingObserver, Decision, NarrowLayer
 from .expert_neurons import ExpertObserver
 
@@ -199,7 +199,7 @@ class Neurons(Component):
         )
 
     def decide(
-        self, calibration: Calibrated, settings: FFNSettings, kept: Kept, size: int, masks: Replaced
+        self, calibration: Calibrated, settings: FFNSettings, kept: Mapping[str, Any], size: int, masks: Replaced
     ) -> Mapping[int, NarrowLayer]:
         """Each layer on top of those already pruned below it; nothing where nothing is removed or compensated."""
         criterion, layers = NEURONS[settings.criterion], kept["layer"]
@@ -207,7 +207,7 @@ class Neurons(Component):
             return {}
         has_experts = calibration.dense.family.experts is not None
         importance = calibration.token_weights if criterion.reads_text else None
-        experts = {layer: narrow.kept for layer, narrow in kept.get("expert", {}).items()}
+        experts = {layer: torch.tensor(stay) for layer, stay in kept.get("expert", {}).items()}
         reading = calibration.reading("neurons", shared=not has_experts, replaced=masks)
         return decide_neurons(reading, layers, [size], criterion, importance, experts)[size]
 
