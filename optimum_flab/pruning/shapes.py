@@ -20,7 +20,7 @@ from ..running.cut_layers import CutLayers
 from ..running.layer_pass import LayerPass
 from ..running.layerwise import LayerStep
 from ..sizes import Shape
-from .components import COMPONENTS, components_of
+from .components import COMPONENTS
 
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def without_layers(step: LayerStep, removed: Container[int]) -> LayerStep:
 
 
 def cut_step(model: PreTrainedModel, family: Family, shape: Shape, kept: Mapping[str, Any]) -> LayerStep:
-    """What each layer does once pruned, for components that cannot be masked."""
+    """What each layer does once pruned, for mixtures, whose routers cannot be masked."""
     inside = {name: layers for name, layers in kept.items() if isinstance(layers, Mapping)}
     layers = CutLayers(model, family, {name: shape[name] for name in inside})
     dense = replaced_step(model, family)
@@ -99,7 +99,7 @@ def measure_shape(
         dense_pieces ([`Pieces`]): keeps hidden states of the dense model, for other shapes with this vocabulary.
     """
     model, family, tokens = reading.model, reading.family, reading.tokens
-    if all(component.is_maskable(family) for component in components_of(shape)):
+    if family.experts is None:
         outer, dense_step = for_estimates(model, family)
         _, step = for_estimates(model, family, masked_weights(model, family, kept))
     else:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from ...families import Family
 from ...measuring.divergence import OutputHead
@@ -178,16 +177,18 @@ class Component:
         """
         return Effort()
 
-    def is_maskable(self, family: Family) -> bool:
-        """Whether the model can be run without the parts that go by setting weights to zero, see [`masked`]; otherwise
-        its layers are cut to be measured."""
-        return family.experts is None
-
     def masked(
         self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
     ) -> dict[str, torch.Tensor]:
-        """Tensors of a dense layer, by their names in it, that make it compute what the pruned one does."""
-        return {}
+        """Tensors of a dense layer, by their names in it, that make it compute what the pruned one does: the
+        [`projection`], zero where something is removed."""
+        path = self.projection(family)
+        weight = family.projection(family.decoder_layers(model)[index], path).weight
+        dense = family.matrix(path, weight).to(narrow.kept.device)
+        columns = columns_of(narrow.kept, dense.shape[1] // shape_of(model, family)[self.dimension])
+        masked = torch.zeros_like(dense)
+        masked[:, columns] = dense[:, columns] if narrow.weight is None else narrow.weight.to(dense)
+        return {f"{path}.weight": family.matrix(path, masked)}
 
     # --- plan
 
@@ -204,25 +205,19 @@ class Component:
             masks (`Callable`): for passes over the layers, tensors in place of their own that make them compute what
                 those refitted before do.
         """
-        raise NotImplementedError(f"{type(self).__name__} refits nothing")
+        raise NotImplementedError
+
+    def projection(self, family: Family) -> str:
+        """The path in a layer of the projection into the stream that is refitted."""
+        raise NotImplementedError
 
     def stored(self, family: Family, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
         """The name in its layer of the tensor that is refitted, and refitted weights of shape `(hidden, kept)` as the
         model stores them."""
-        raise NotImplementedError(f"{type(self).__name__} refits nothing")
+        path = self.projection(family)
+        return f"{path}.weight", family.matrix(path, weight)
 
 
-def masked_projection(
-    family: Family, projection: str, layer: nn.Module, columns: torch.Tensor, weight: torch.Tensor | None
-) -> dict[str, torch.Tensor]:
-    """The weights into the stream in their dense shape, zero but for some columns.
-
-    Args:
-        projection (`str`): its path in the layer.
-        columns (`torch.Tensor` of shape `(kept,)`): those that stay.
-        weight (`torch.Tensor` of shape `(hidden, kept)`, *optional*): of these. Defaults to the dense ones.
-    """
-    dense = family.matrix(projection, family.projection(layer, projection).weight).to(columns.device)
-    masked = torch.zeros_like(dense)
-    masked[:, columns] = dense[:, columns] if weight is None else weight.to(dense)
-    return {f"{projection}.weight": family.matrix(projection, masked)}
+def columns_of(kept: torch.Tensor, size: int) -> torch.Tensor:
+    """The columns that belong to units of this size."""
+    return (kept[:, None] * size + torch.arange(size, device=kept.device)).flatten()

@@ -25,7 +25,7 @@ from ...sizes import Shape
 from ...tensors.matrices import inverse_
 from ...tensors.workspace import Workspace
 from ...utils.compat import new_model
-from .base import Calibrated, Component, Effort, masked_projection
+from .base import Calibrated, Component, Effort, columns_of
 from .deciding import DecidingObserver, Decision, NarrowLayer
 
 
@@ -42,11 +42,6 @@ def heads_of(config: PreTrainedConfig) -> tuple[int, int]:
 #
 # trace(w_h inv(inv(H)_hh) w_h'), where H = sum_t c_t x(t) x(t)' + lambda I, x(t) the outputs at token t of the heads
 # that are left, w_h the refitted output weights of head h, c_t as for neurons
-
-
-def columns_of(heads: torch.Tensor, size: int) -> torch.Tensor:
-    """The numbers that belong to heads of this size."""
-    return (heads[:, None] * size + torch.arange(size, device=heads.device)).flatten()
 
 
 def eliminate_heads(
@@ -137,8 +132,8 @@ class HeadObserver(DecidingObserver):
 
     def prune(self, index: int, narrow: NarrowLayer) -> None:
         """See [`DecidingObserver.prune`]."""
-        reading, columns = self.reading, columns_of(narrow.kept, self.size)
-        masked = masked_projection(reading.family, self.path, reading.layers[index], columns, narrow.weight)
+        reading = self.reading
+        masked = COMPONENT.masked(reading.model, reading.family, index, narrow)
         with visits(reading.layers[index], reading.model.device, masked):
             self.streams["pruned"] = reading.through(index, self.streams["pruned"])
 
@@ -170,14 +165,6 @@ class Heads(Component):
         """A pass; matrices of heads are small beside those of neurons."""
         return Effort(fitted=tokens if smallest["head"] < dense["head"] else 0)
 
-    def masked(
-        self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
-    ) -> dict[str, torch.Tensor]:
-        """The weights out of the heads, zero where heads are removed."""
-        layer, path = family.decoder_layers(model)[index], family.block.attention_out
-        size = family.matrix(path, family.projection(layer, path).weight).shape[1] // heads_of(model.config)[0]
-        return masked_projection(family, path, layer, columns_of(narrow.kept, size), narrow.weight)
-
     def decide(
         self, calibration: Calibrated, settings: HeadSettings, kept: Mapping[str, Any], size: int, masks: Replaced
     ) -> Mapping[int, NarrowLayer]:
@@ -188,9 +175,9 @@ class Heads(Component):
         observer = HeadObserver(reading, kept["layer"], size, calibration.token_weights)
         return observer.decided(f"Reducing query heads to {size:,}")[size]
 
-    def stored(self, family: Family, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
-        """The weights out of the heads."""
-        return f"{family.block.attention_out}.weight", family.matrix(family.block.attention_out, weight)
+    def projection(self, family: Family) -> str:
+        """Out of the heads."""
+        return family.block.attention_out
 
 
 def _is_possible(model: PreTrainedModel, family: Family, heads: int) -> bool:

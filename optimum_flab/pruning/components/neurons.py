@@ -21,7 +21,7 @@ from ...running.layerwise import run_block
 from ...settings.components import FFNSettings
 from ...settings.configuration import FlabPrunerConfig
 from ...sizes import ModelSizes, Shape
-from .base import SHARE_OF_DEVICE, SURVEYED_PART, Calibrated, Choice, Component, Effort, masked_projection
+from .base import SHARE_OF_DEVICE, SURVEYED_PART, Calibrated, Choice, Component, Effort
 from .deciding import DecidingObserver, Decision, NarrowLayer
 from .expert_neurons import ExpertObserver
 
@@ -181,13 +181,6 @@ class Neurons(Component):
         step = width_multiple(config, dense)
         return [size for size in sizes.possible["neuron"] if size % step == 0 or size == dense]
 
-    def masked(
-        self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
-    ) -> dict[str, torch.Tensor]:
-        """The weights out of the neurons, zero where neurons are removed."""
-        layer = family.decoder_layers(model)[index]
-        return masked_projection(family, family.block.ffn_out, layer, narrow.kept, narrow.weight)
-
     def effort(self, config: FlabPrunerConfig, dense: Shape, smallest: Shape, tokens: int) -> Effort:
         """A pass, and a survey of some of the text before if shapes are compared."""
         once, surveys = _changes(config.ffn, dense, smallest), config.ffn.enabled and config.target_ratio is not None
@@ -210,6 +203,10 @@ class Neurons(Component):
         experts = {layer: torch.tensor(stay) for layer, stay in kept.get("expert", {}).items()}
         reading = calibration.reading("neurons", shared=not has_experts, replaced=masks)
         return decide_neurons(reading, layers, [size], criterion, importance, experts)[size]
+
+    def projection(self, family: Family) -> str:
+        """Out of the neurons."""
+        return family.block.ffn_out
 
     def stored(self, family: Family, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
         """The weights out of the neurons; in a mixture of shape `(experts, hidden, kept)`."""
