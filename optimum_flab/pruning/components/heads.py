@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from ...criteria.base import SELECTION_DAMPING
 from ...criteria.statistics import NeuronStatistics
@@ -31,6 +32,10 @@ from .deciding import DecidingObserver, Decision, NarrowLayer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+
+# with which configurations and classes refuse a size
+REFUSALS = (ArithmeticError, AssertionError, RuntimeError, StrictDataclassError, TypeError, ValueError)
 
 
 def heads_of(config: PreTrainedConfig) -> tuple[int, int]:
@@ -187,7 +192,7 @@ def _is_possible(model: PreTrainedModel, family: Family, heads: int) -> bool:
         config = resized_config(model.config, family, [0], {"head": heads})
         with torch.device("meta"):
             smaller = new_model(type(model), config).state_dict()
-    except Exception:  # configurations and classes check themselves in many ways
+    except REFUSALS:
         return False
     dense = heads_of(model.config)[0]
     for name, tensor in model.state_dict().items():
