@@ -68,19 +68,14 @@ def cut_step(model: PreTrainedModel, family: Family, shape: Shape, kept: Mapping
     """What each layer does once pruned, for mixtures, whose routers cannot be masked."""
     inside = {name: layers for name, layers in kept.items() if isinstance(layers, Mapping)}
     layers = CutLayers(model, family, {name: shape[name] for name in inside})
-    dense = replaced_step(model, family)
 
-    def kept_in(index: int) -> dict[str, torch.Tensor]:
-        return {name: decided[index].kept for name, decided in inside.items() if index in decided}
+    def weights(index: int) -> dict[str, torch.Tensor]:
+        return layers.weights(
+            index, {name: decided[index].kept for name, decided in inside.items() if index in decided}
+        )
 
-    weights = one_at_a_time(lambda index: layers.weights(index, kept_in(index)))
-
-    def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
-        if any(index in decided for decided in inside.values()):
-            return layers.run(index, weights(index), hidden, kwargs)
-        return dense(index, hidden, kwargs)
-
-    return step
+    of_layer = one_at_a_time(weights)
+    return lambda index, hidden, kwargs: layers.run(index, of_layer(index), hidden, kwargs)
 
 
 def measure_shape(
