@@ -20,6 +20,7 @@ from optimum_flab.pruning.limits import size_limits
 from optimum_flab.pruning.plan_check import check_plan
 from optimum_flab.pruning.shapes import masked_weights
 from optimum_flab.records.summary import report_summary
+from optimum_flab.running.layer_pass import LayerObserver
 from optimum_flab.running.placement import visits
 from optimum_flab.settings.hub import TermsSettings
 from optimum_flab.tensors.workspace import Workspace
@@ -117,6 +118,22 @@ def test_the_refit_is_nearer_to_the_dense_attention_than_the_dense_weights():
     first = {layer: NarrowLayer(torch.tensor([0, 1, 3, 4]), None) for layer in range(LAYERS)}
     unfitted = {layer: NarrowLayer(narrow.kept, None) for layer, narrow in narrowed.items()}
     assert divergence(narrowed) < divergence(unfitted) < divergence(first)
+
+
+def test_a_layer_is_without_its_heads_only_while_the_text_passes_it():
+    model, tokens, masked = tiny_model("qwen2", **SIZES), random_tokens(8), []
+    layers, name, own = model.model.layers, "self_attn.o_proj.weight", dict(model.named_parameters())
+
+    class Observer(LayerObserver):
+        def observe(self, index):
+            masked.append([other for other in range(LAYERS) if not layers[other].get_parameter(name).any()])
+            self.advance(index)
+            return {}
+
+    whole = reading(model, tokens, replaced=lambda index: {name: torch.zeros_like(layers[index].get_parameter(name))})
+    whole.run(Observer(whole, range(LAYERS), "hidden"))
+    assert masked == [[layer] for layer in range(LAYERS)]
+    assert all(parameter is own[name] for name, parameter in model.named_parameters())
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma3_text"])
