@@ -133,7 +133,7 @@ def prune(
     with watch.step("texts"):
         texts = read_text_sets(dense.tokenizer, config.data, config.seed)
     tokens = token_choice(dense, config.vocabulary, texts, counts, work)
-    shapes = shapes_to_compare(config, limits, len(tokens.natural), tokens.smallest)
+    shapes = shapes_to_compare(config, limits, len(tokens.counted.natural), len(tokens.counted.protected))
     computing = dense.on_its_device()
     inputs = PruningInputs(computing, weights, config, texts, tokens, counts, workspace, processes)
     decided_by = inputs.identity()

@@ -61,7 +61,7 @@ def chosen_shape(
     """
 
     def choose(pieces: Pieces) -> ChosenShape:
-        natural = inputs.tokens.natural
+        natural = inputs.tokens.counted.natural
         calibration = inputs.calibrated(natural, pieces)
         shape, tried = start_shape(rows[0], len(natural)), Tried()
         choices = {}
