@@ -22,7 +22,7 @@ from torch import nn
 from optimum_flab.criteria import LAYERS
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import predicting
-from optimum_flab.pruning.observers.layers import ranked_layers
+from optimum_flab.pruning.components.layers import ranked_layers
 from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.texts.packing import PackedTokens, pack
 

@@ -15,7 +15,7 @@ from optimum_flab.criteria import base as criteria_base
 from optimum_flab.criteria.base import BLOCKS, SELECTION_DAMPING, by_score
 from optimum_flab.criteria.statistics import NeuronStatistics
 from optimum_flab.families import family_for
-from optimum_flab.pruning.observers.layers import ranked_layers
+from optimum_flab.pruning.components.layers import ranked_layers
 from optimum_flab.settings.pruning import COMPONENTS, SECTIONS, PrunerSettings
 from optimum_flab.utils.errors import FlabError
 

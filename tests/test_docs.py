@@ -26,7 +26,7 @@ from optimum_flab import criteria
 from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.criteria.statistics import NeuronStatistics
 from optimum_flab.families.files import read_family
-from optimum_flab.pruning.observers.layers import ranked_layers
+from optimum_flab.pruning.components.layers import ranked_layers
 from optimum_flab.settings.files import Settings, read_settings_file
 
 from .conftest import flab, random_tokens, reading, tiny_model, write_project

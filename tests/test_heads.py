@@ -1,6 +1,7 @@
 """Query heads: surgery equals masking, elimination is what its formula says, and a pruning of them is a checkpoint."""
 
 import json
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -13,12 +14,14 @@ from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.families import family_for
 from optimum_flab.hub.card import render_card
 from optimum_flab.pruning.components import sizes_of
-from optimum_flab.pruning.components.heads import columns_of, eliminate_heads, prune_heads
+from optimum_flab.pruning.components.deciding import NarrowLayer
+from optimum_flab.pruning.components.heads import HeadObserver, columns_of, eliminate_heads
 from optimum_flab.pruning.limits import size_limits
-from optimum_flab.pruning.observers.deciding import NarrowLayer
 from optimum_flab.pruning.plan_check import check_plan
-from optimum_flab.pruning.planning import masked
+from optimum_flab.pruning.shapes import masked_weights
 from optimum_flab.records.summary import report_summary
+from optimum_flab.running.layer_pass import LayerObserver
+from optimum_flab.running.placement import visits
 from optimum_flab.settings.hub import TermsSettings
 from optimum_flab.tensors.workspace import Workspace
 
@@ -31,7 +34,11 @@ SIZES = {"num_attention_heads": HEADS, "num_key_value_heads": GROUPS, "head_dim"
 
 
 def masked_logits(model, kept, ids):
-    with masked(model, family_for(model.config), {"head": kept}), torch.no_grad():
+    family, device = family_for(model.config), model.device
+    tensors = masked_weights(model, family, {"head": kept})
+    with ExitStack() as stack, torch.no_grad():
+        for index, layer in enumerate(family.decoder_layers(model)):
+            stack.enter_context(visits(layer, device, tensors(index)))
         return model(input_ids=ids, use_cache=False).logits
 
 
@@ -109,7 +116,7 @@ def test_heads_go_that_the_others_make_up_for_best_and_as_many_of_each_group():
 
 def test_the_refit_is_nearer_to_the_dense_attention_than_the_dense_weights():
     model, tokens = tiny_model("qwen2", **SIZES), random_tokens(60)
-    narrowed = prune_heads(reading(model, tokens), range(LAYERS), 4)
+    narrowed = HeadObserver(reading(model, tokens), range(LAYERS), 4, None).decided("")[4]
     ids = torch.randint(VOCABULARY, (8, 24), generator=torch.Generator().manual_seed(5))
     dense = model(ids).logits.log_softmax(-1)
 
@@ -119,6 +126,22 @@ def test_the_refit_is_nearer_to_the_dense_attention_than_the_dense_weights():
     first = {layer: NarrowLayer(torch.tensor([0, 1, 3, 4]), None) for layer in range(LAYERS)}
     unfitted = {layer: NarrowLayer(narrow.kept, None) for layer, narrow in narrowed.items()}
     assert divergence(narrowed) < divergence(unfitted) < divergence(first)
+
+
+def test_a_layer_is_without_its_heads_only_while_the_text_passes_it():
+    model, tokens, masked = tiny_model("qwen2", **SIZES), random_tokens(8), []
+    layers, name, own = model.model.layers, "self_attn.o_proj.weight", dict(model.named_parameters())
+
+    class Observer(LayerObserver):
+        def observe(self, index):
+            masked.append([other for other in range(LAYERS) if not layers[other].get_parameter(name).any()])
+            self.advance(index)
+            return {}
+
+    whole = reading(model, tokens, replaced=lambda index: {name: torch.zeros_like(layers[index].get_parameter(name))})
+    whole.run(Observer(whole, range(LAYERS), "hidden"))
+    assert masked == [[layer] for layer in range(LAYERS)]
+    assert all(parameter is own[name] for name, parameter in model.named_parameters())
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma3_text"])

@@ -14,7 +14,7 @@ from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden
 from optimum_flab.measuring.fisher import fisher_weights
-from optimum_flab.pruning.observers.narrowing import narrow
+from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.records.work import Stage, WorkFolder
 from optimum_flab.running.processes import Processes, process_state
 from optimum_flab.utils.errors import FlabError
@@ -27,8 +27,9 @@ def calibrated(processes):
     model, tokens = tiny_model("llama"), random_tokens(200)
     weights = fisher_weights(reading(model, tokens, processes=processes), OutputHead(model, family_for(model.config)))
     hidden = final_hidden(reading(model, tokens, processes=processes))
-    kept = (list(range(LAYERS)), WIDTH // 2, CRITERIA["obs"])
-    narrowed = narrow(reading(model, tokens, processes=processes), *kept, weights)
+    width = WIDTH // 2
+    shared = reading(model, tokens, processes=processes)
+    narrowed = decide_neurons(shared, range(LAYERS), [width], CRITERIA["obs"], weights)[width]
     layers = {index: (narrowed[index].kept.tolist(), narrowed[index].weight.tolist()) for index in narrowed}
     return weights.tolist(), hidden.tolist(), layers
 

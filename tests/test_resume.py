@@ -182,14 +182,14 @@ def test_a_layer_that_is_missing_begins_the_pass_anew(made, pinned, tmp_path, mo
 
         def stop_at_the_second_layer(self, name, *args, **facts):
             write(self, name, *args, **facts)
-            of_plan = self.folder.name == "pieces" and self.folder.parent.name.startswith("plan-")
+            of_plan = self.folder.parent.parent.name.startswith("plan-") and self.folder.name == "neurons"
             if of_plan and name == STREAMS and facts["done"] == 2:
                 raise Interrupted
 
         patch.setattr(Pieces, "write", stop_at_the_second_layer)
         prune(made, "pinned", tmp_path / "out", tmp_path / "cache")
     assert pieces
-    (kept,) = (tmp_path / "cache").glob("plan-*/pieces")
+    (kept,) = (tmp_path / "cache").glob("plan-*/pieces/neurons")
     assert (kept / "streams.safetensors").exists()
     (kept / f"{layer_piece(0)}.safetensors").unlink()
     prune(made, "pinned", tmp_path / "out", tmp_path / "cache")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.measuring.divergence import following, predicting
+from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.pruning.limits import candidate_shapes, parameters_to_keep
-from optimum_flab.pruning.observers.narrowing import survey
 from optimum_flab.pruning.search import search_shape, start_shape
 from optimum_flab.pruning.shapes import cost, measure_shape
 from optimum_flab.records.pieces import Pieces
@@ -139,7 +139,9 @@ def test_a_shape_that_only_removes_tokens_costs_what_the_dense_model_does(family
 def test_shapes_cost_the_same_where_bfloat16_is_fast_but_for_rounding(family, monkeypatch):
     model, tokens = tiny_model(family), random_tokens()
     shape = Shape(vocab=VOCABULARY, layer=LAYERS - 1, neuron=40)
-    narrowed = survey(reading(model, random_tokens(60)), [40], CRITERIA["obs"])[40]
+    narrowed = decide_neurons(
+        reading(model, random_tokens(60)), range(LAYERS), [40], CRITERIA["obs"], sequential=False
+    )[40]
     exact, fast = [], []
     for found, multiplies in ((exact, False), (fast, True)):
         monkeypatch.setattr(casting, "multiplies_bfloat16", lambda device, multiplies=multiplies: multiplies)

@@ -14,7 +14,7 @@ from optimum_flab.checkpoints.surgery import _padded
 from optimum_flab.families import family_for
 from optimum_flab.pruning import run
 from optimum_flab.pruning.components import sizes_of
-from optimum_flab.pruning.observers.experts import chosen_experts
+from optimum_flab.pruning.components.experts import chosen_experts
 from optimum_flab.tensors.lazy import StoredTensors
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 from optimum_flab.checkpoints.surgery import operate, pruned_tensors
 from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.families import family_for
-from optimum_flab.pruning.observers.deciding import NarrowLayer
-from optimum_flab.pruning.observers.narrowing import narrow
+from optimum_flab.pruning.components.deciding import NarrowLayer
+from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.pruning.plan_check import check_plan
 from optimum_flab.utils.errors import FlabError
 
@@ -19,7 +19,9 @@ from .conftest import FAMILIES, LAYERS, VOCABULARY, WIDTH, masked_step, plan_of,
 
 
 def plan_for(model, kept_layers=(0, 2, 3), width=40, criterion="energy", kept_tokens=None, vocab_size=None):
-    narrowed = narrow(reading(model, random_tokens(60)), list(kept_layers), width, CRITERIA[criterion])
+    narrowed = decide_neurons(reading(model, random_tokens(60)), list(kept_layers), [width], CRITERIA[criterion])[
+        width
+    ]
     plan = plan_of(
         kept_tokens,
         list(kept_layers),

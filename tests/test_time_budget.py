@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components import sizes_of
+from optimum_flab.pruning.limits import size_limits
 from optimum_flab.pruning.time_budget import (
     BASE,
     LEAST_TOKENS,
@@ -30,7 +31,8 @@ SLOW = Pace(1e6, 1e6, 1e6)
 
 
 def seconds_for(config, sizes, pace, **options):
-    return expected_seconds(config, sizes, pace, config.data.calibration_tokens, **options)
+    limits = size_limits(config, sizes, sizes.shape["vocab"])
+    return expected_seconds(config, limits, pace, config.data.calibration_tokens, **options)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +52,10 @@ def test_what_is_no_duration_is_refused(text):
 def test_what_is_chosen_fits_and_twice_as_much_text_does_not(tokens, share, searches):
     asked = {"target_ratio": 0.3} if searches else {"ffn": {"intermediate_size": 32}}
     config = FlabPrunerConfig(**asked, data={"calibration_tokens": tokens})
+    limits = size_limits(config, SIZES, SIZES.shape["vocab"])
     budget = share * seconds_for(config, SIZES, SLOW)
     try:
-        found = chosen_tokens(partial(expected_seconds, config, SIZES, SLOW), tokens, LEAST_TOKENS, budget)
+        found = chosen_tokens(partial(expected_seconds, config, limits, SLOW), tokens, LEAST_TOKENS, budget)
     except ConfigurationError:
         least = FlabPrunerConfig(**asked, data={"calibration_tokens": LEAST_TOKENS})
         assert seconds_for(least, SIZES, SLOW) > budget
@@ -97,9 +100,16 @@ def test_layers_that_go_take_a_narrowing_and_a_ranking():
     assert nothing < ranking < all_of_it
 
 
-def test_heads_take_a_pass_over_the_text():
-    config = FlabPrunerConfig(heads={"num_attention_heads": 2})
-    assert seconds_for(FlabPrunerConfig(), SIZES, SLOW) < seconds_for(config, SIZES, SLOW)
+def test_heads_take_a_pass_over_the_text_unless_all_stay_and_no_survey():
+    def seconds(heads, **request):
+        config = FlabPrunerConfig(**request, heads={"num_attention_heads": heads})
+        return seconds_for(config, SIZES, SLOW)
+
+    dense = SIZES.shape["head"]
+    alone, none = seconds(dense // 2), seconds(dense)
+    assert none == seconds_for(FlabPrunerConfig(), SIZES, SLOW) < alone
+    # weighted once with the neurons, so that heads add less to a search than they take alone
+    assert 0 < seconds(dense // 2, target_ratio=0.3) - seconds(dense, target_ratio=0.3) < alone - none
 
 
 def test_several_processes_and_idle_experts_take_less():

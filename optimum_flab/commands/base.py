@@ -84,7 +84,9 @@ class VerbParser(ArgumentParser):
             words = {
                 word for one in unknown if one.startswith("--") for word in one.partition("=")[0].split("-") if word
             }
-            near = [flag for flag in flags if words & {*flag.split("-")}] or get_close_matches(unknown[0].partition("=")[0], flags, n=1)
+            near = [flag for flag in flags if words & {*flag.split("-")}] or get_close_matches(
+                unknown[0].partition("=")[0], flags, n=1
+            )
             meant = f"; did you mean {', '.join(near[:3])}?" if near else ""
             self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
         return namespace, unknown

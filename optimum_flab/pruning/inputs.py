@@ -99,5 +99,5 @@ class PruningInputs:
             "computation": {**model, "estimates": str(estimates_dtype(dense.model.dtype, dense.device))},
             "settings": {name: value for name, value in settings.items() if name not in ("recovery", "rounds")},
             "texts": self.texts.deciding_hash,
-            "vocabulary": self.tokens.hash,
+            "vocabulary": self.tokens.counted.hash,
         }

@@ -43,7 +43,8 @@ def memory_needs(
 ) -> tuple[int, int]:
     """The maximum memory that pruning takes on the device that computes, in bytes, apart from file cache.
 
-    Query heads take no more than neurons: they are decided before these, on smaller matrices.
+    Query heads take no more than neurons: they are decided before these, on smaller matrices, and the layers without
+    them are made one at a time.
 
     Args:
         config ([`FlabPrunerConfig`]): what is requested.

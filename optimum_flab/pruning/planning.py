@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
-from ..families import Family
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
 from ..records.work import Stage, WorkFolder
 from ..settings.configuration import FlabPrunerConfig
 from .components import COMPONENTS, components_of
-from .components.base import Calibrated, Kept, indices_of
+from .components.base import Calibrated
+from .components.deciding import NarrowLayer
 from .inputs import PruningInputs
-from .observers.deciding import NarrowLayer
-from .search import ChosenShape, choices_of
+from .search import ChosenShape
 from .shapes import masked_weights
 
 
@@ -45,8 +42,12 @@ def decided_plan(
     def decide(pieces: Pieces) -> PruningPlan:
         tokens = inputs.tokens(chosen.shape["vocab"])
         calibration = inputs.calibrated(tokens, pieces)
-        kept = decided(calibration, inputs.config, chosen)
-        inside = {name: indices_of(layers) for name, layers in kept.items() if name != "layer" and layers}
+        refitted = decide_refitted(calibration, inputs.config, chosen)
+        inside = {
+            name: {layer: narrow.kept.tolist() for layer, narrow in layers.items()}
+            for name, layers in refitted.items()
+        }
+        kept = chosen.kept | inside | ({"vocab": tokens.tolist()} if inputs.config.vocabulary.enabled else {})
         return PruningPlan(
             # its name is not part of the decision, and is filled in when the plan is used
             base_model="",
@@ -54,58 +55,37 @@ def decided_plan(
             base_hash=inputs.weights,
             corpus_hash=inputs.corpus_hash,
             vocab_size=chosen.shape["vocab"],
-            kept={
-                "layer": kept["layer"],
-                **inside,
-                **({"vocab": tokens.tolist()} if inputs.config.vocabulary.enabled else {}),
-            },
+            kept={name: stays for name, stays in kept.items() if stays},
             dtype=str(dtype).removeprefix("torch."),
             settings={},
-            weights=dict(_refitted(calibration, kept, dtype)),
+            weights=dict(_weights(calibration, refitted, dtype)),
         )
 
     plan, dense = work.value(STAGE, decided_by, decide), inputs.dense
     return replace(plan, base_model=dense.name, base_revision=dense.revision, settings=inputs.config.to_dict())
 
 
-def decided(calibration: Calibrated, config: FlabPrunerConfig, chosen: ChosenShape) -> Kept:
-    """What stays in the chosen shape. Components that refit weights are decided one after the other, each on a model
-    in which those before it are masked."""
-    shape, kept, masks = chosen.shape, Kept(), Kept()
-    for name, stays in chosen.kept.items():
-        kept[name] = stays
-        if isinstance(stays, dict):
-            kept[name] = {i: NarrowLayer(torch.tensor(stays[i]), None) for i in chosen.kept["layer"] if i in stays}
-    choices = choices_of(calibration, config, [shape])
-    for component in reversed(components_of(shape)):
+def decide_refitted(
+    calibration: Calibrated, config: FlabPrunerConfig, chosen: ChosenShape
+) -> dict[str, Mapping[int, NarrowLayer]]:
+    """What stays of components that refit weights, by dimension and layer. They are decided one after the other, each
+    on a model in which those before it are masked."""
+    model, family, refitted = calibration.dense.model, calibration.dense.family, dict[str, Mapping[int, NarrowLayer]]()
+    for component in reversed(components_of(chosen.shape)):
         if component.refits:
-            with masked(calibration.dense.model, calibration.dense.family, masks):
-                layers = choices[component.dimension].decided(shape[component.dimension], kept)
-            kept[component.dimension] = masks[component.dimension] = layers
-    return kept
+            settings, size = component.section(config), chosen.shape[component.dimension]
+            masks = masked_weights(model, family, dict(refitted))
+            refitted[component.dimension] = component.decide(calibration, settings, chosen.kept, size, masks)
+    return refitted
 
 
-@contextmanager
-def masked(model: PreTrainedModel, family: Family, kept: Kept) -> Iterator[None]:
-    """Within this context a model computes what it will once it is pruned inside its layers like that."""
-    replaced, dense = masked_weights(model, family, kept), list[tuple[torch.nn.Parameter, torch.Tensor]]()
-    try:
-        for index, layer in enumerate(family.decoder_layers(model)):
-            for name, tensor in replaced(index).items():
-                parameter = layer.get_parameter(name)
-                dense.append((parameter, parameter.data))
-                parameter.data = tensor.to(parameter.data)
-        yield
-    finally:
-        for parameter, tensor in dense:
-            parameter.data = tensor
-
-
-def _refitted(calibration: Calibrated, kept: Kept, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+def _weights(
+    calibration: Calibrated, refitted: Mapping[str, Mapping[int, NarrowLayer]], dtype: torch.dtype
+) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights that were refitted, by their names in the dense model."""
     family = calibration.dense.family
     for component in COMPONENTS:
-        for index, layer in (kept.get(component.dimension, {}) if component.refits else {}).items():
+        for index, layer in refitted.get(component.dimension, {}).items():
             if layer.weight is not None:
                 name, weight = component.stored(family, layer.weight.to("cpu", dtype))
                 yield family.in_layer(index, name), calibration.dense.workspace.copied(weight)

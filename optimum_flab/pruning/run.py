@@ -122,7 +122,7 @@ def prune(
     notes = [f"{processes.number} processes shared the text"] if processes.number > 1 else []
     notes += note_of_ids(dense.model, sizes.shape["vocab"])
     if resources.seconds is not None:
-        affordable = tokens_in_time(dense, config, resources.seconds, work, processes)
+        affordable = tokens_in_time(dense, config, limits, resources.seconds, work, processes)
         config.data = config.data.model_copy(update={"calibration_tokens": affordable.tokens})
         say(affordable.note)
         notes.append(affordable.note)
@@ -133,7 +133,7 @@ def prune(
     with watch.step("texts"):
         texts = read_text_sets(dense.tokenizer, config.data, config.seed)
     tokens = token_choice(dense, config.vocabulary, texts, counts, work)
-    shapes = shapes_to_compare(config, limits, len(tokens.natural), tokens.smallest)
+    shapes = shapes_to_compare(config, limits, len(tokens.counted.natural), len(tokens.counted.protected))
     computing = dense.on_its_device()
     inputs = PruningInputs(computing, weights, config, texts, tokens, counts, workspace, processes)
     decided_by = inputs.identity()

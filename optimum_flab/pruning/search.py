@@ -3,7 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -13,12 +13,11 @@ from pydantic import TypeAdapter
 from ..records.pieces import Pieces
 from ..records.report import Search, TriedShape
 from ..records.work import WorkFolder, json_stage
-from ..settings.configuration import FlabPrunerConfig
 from ..sizes import Shape
 from ..utils.hashing import digest_of
 from ..utils.progress import progress
 from .components import components_of
-from .components.base import Calibrated, Choice, indices_of
+from .components.base import Calibrated, Choice
 from .inputs import PruningInputs
 from .shapes import StoredShape, cost, measure_shape
 
@@ -62,15 +61,23 @@ def chosen_shape(
     """
 
     def choose(pieces: Pieces) -> ChosenShape:
-        natural = inputs.tokens.natural
+        natural = inputs.tokens.counted.natural
         calibration = inputs.calibrated(natural, pieces)
         shape, tried = start_shape(rows[0], len(natural)), Tried()
-        choices = choices_of(calibration, inputs.config, [shape for row in rows for shape in row])
+        choices = {}
+        for component in components_of(calibration.shape):
+            if component.choice is not None:
+                name = component.dimension
+                sizes = sorted({one[name] for row in rows for one in row} - {calibration.shape[name]})
+                choices[name] = component.choice(calibration, sizes, component.section(inputs.config))
         if len(rows) > 1 or len(rows[0]) > 1:
             tried = _measured(inputs, calibration, rows, shape, choices)
             shape = min(tried, key=lambda shape: cost(tried[shape]))
         settled = [part.dimension for part in components_of(shape) if part.choice is not None and not part.refits]
-        kept = {name: indices_of(choices[name](shape[name])) for name in settled}
+        kept = {name: choices[name](shape[name]) for name in settled}
+        for name, stays in kept.items():
+            if isinstance(stays, Mapping):
+                kept[name] = {layer: stays[layer].kept.tolist() for layer in kept["layer"] if layer in stays}
         removed = [removal for name in settled for removal in choices[name].removals(shape[name])]
         search = Search(
             candidates=tuple(one.model_copy(update={"chosen": size == shape}) for size, one in tried.items()),
@@ -80,17 +87,6 @@ def chosen_shape(
         return ChosenShape(shape, kept, search)
 
     return work.value(STAGE, decided_by, choose)
-
-
-def choices_of(calibration: Calibrated, config: FlabPrunerConfig, shapes: Sequence[Shape]) -> dict[str, Choice]:
-    """What says which parts stay in some shapes, by dimension."""
-    choices, dense = {}, calibration.shape
-    for component in components_of(dense):
-        if component.choice is not None:
-            dimension = component.dimension
-            sizes = sorted({shape[dimension] for shape in shapes} - {dense[dimension]})
-            choices[dimension] = component.choice(calibration, sizes, component.section(config))
-    return choices
 
 
 def start_shape(row: list[Shape], natural: int) -> Shape:
@@ -136,7 +132,7 @@ def _measured(
     first: Shape,
     choices: Mapping[str, Choice],
 ) -> Tried:
-    pieces, tokens, texts = calibration.dense.pieces.part("candidates"), inputs.tokens, inputs.texts.validation
+    pieces, tokens, texts = calibration.dense.pieces, inputs.tokens, inputs.texts.validation
     size = sum(len(document.text.encode("utf-8")) for document in texts)
     with progress("Measuring shapes", None, "shape") as tick:
 
@@ -146,14 +142,14 @@ def _measured(
             if calibration.dense.processes.agree(piece is not None) and piece is not None:
                 tick()
                 return TriedShape(**piece.facts["tried"])
-            kept_tokens, hidden = tokens(shape["vocab"]), pieces.part(f"{name}-hidden")
+            kept_tokens = tokens(shape["vocab"])
             text = tokens.packed(kept_tokens, texts, inputs.config.data.sequence_length)
             kept = {dimension: choice(shape[dimension]) for dimension, choice in choices.items()}
-            reading = calibration.reading(text, hidden, shared=True)
+            reading = calibration.reading(f"{name}-hidden", shared=True, tokens=text)
             dense_pieces = pieces.part(f"vocab{shape['vocab']}-dense")
             tried = measure_shape(reading, shape, kept_tokens, kept, size, dense_pieces)
             pieces.write(name, tried=tried.model_dump())
-            hidden.clear()
+            reading.pieces.clear()
             tick()
             return tried
 

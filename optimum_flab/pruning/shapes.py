@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -20,8 +20,7 @@ from ..running.cut_layers import CutLayers
 from ..running.layer_pass import LayerPass
 from ..running.layerwise import LayerStep
 from ..sizes import Shape
-from .components import COMPONENTS, components_of
-from .components.base import Kept
+from .components import COMPONENTS
 
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def cost(tried: TriedShape) -> float:
     return tried.validation_bits_per_byte - (1 - VOCABULARY_WEIGHT) * of_tokens
 
 
-def masked_weights(model: PreTrainedModel, family: Family, kept: Kept) -> Replaced:
+def masked_weights(model: PreTrainedModel, family: Family, kept: Mapping[str, Any]) -> Replaced:
     """The weights that change once a model is pruned inside its layers, in their dense shape: zero where parts are
     removed."""
     inside = [component for component in COMPONENTS if isinstance(kept.get(component.dimension), Mapping)]
@@ -65,27 +64,22 @@ def without_layers(step: LayerStep, removed: Container[int]) -> LayerStep:
     return lambda index, hidden, kwargs: hidden if index in removed else step(index, hidden, kwargs)
 
 
-def cut_step(model: PreTrainedModel, family: Family, shape: Shape, kept: Kept) -> LayerStep:
-    """What each layer does once pruned, for components that cannot be masked."""
+def cut_step(model: PreTrainedModel, family: Family, shape: Shape, kept: Mapping[str, Any]) -> LayerStep:
+    """What each layer does once pruned, for mixtures, whose routers cannot be masked."""
     inside = {name: layers for name, layers in kept.items() if isinstance(layers, Mapping)}
     layers = CutLayers(model, family, {name: shape[name] for name in inside})
-    dense = replaced_step(model, family)
 
-    def kept_in(index: int) -> dict[str, torch.Tensor]:
-        return {name: decided[index].kept for name, decided in inside.items() if index in decided}
+    def weights(index: int) -> dict[str, torch.Tensor]:
+        return layers.weights(
+            index, {name: decided[index].kept for name, decided in inside.items() if index in decided}
+        )
 
-    weights = one_at_a_time(lambda index: layers.weights(index, kept_in(index)))
-
-    def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
-        if any(index in decided for decided in inside.values()):
-            return layers.run(index, weights(index), hidden, kwargs)
-        return dense(index, hidden, kwargs)
-
-    return step
+    of_layer = one_at_a_time(weights)
+    return lambda index, hidden, kwargs: layers.run(index, of_layer(index), hidden, kwargs)
 
 
 def measure_shape(
-    reading: LayerPass, shape: Shape, kept_tokens: np.ndarray, kept: Kept, size: int, dense_pieces: Pieces
+    reading: LayerPass, shape: Shape, kept_tokens: np.ndarray, kept: Mapping[str, Any], size: int, dense_pieces: Pieces
 ) -> TriedShape:
     """Measures what a shape costs, without surgery.
 
@@ -95,12 +89,12 @@ def measure_shape(
     Args:
         reading ([`LayerPass`]): of the dense model, over text tokenised with the shape's vocabulary.
         kept_tokens (`np.ndarray`): the dense ids of the shape's vocabulary, ascending.
-        kept (`dict[str, Any]`): by dimension what stays besides, see [`~pruning.components.base.Kept`].
+        kept (`Mapping[str, Any]`): by dimension what stays besides: layers, or by layer a `NarrowLayer`.
         size (`int`): bytes of the text in UTF-8.
         dense_pieces ([`Pieces`]): keeps hidden states of the dense model, for other shapes with this vocabulary.
     """
     model, family, tokens = reading.model, reading.family, reading.tokens
-    if all(component.is_maskable(family) for component in components_of(shape)):
+    if family.experts is None:
         outer, dense_step = for_estimates(model, family)
         _, step = for_estimates(model, family, masked_weights(model, family, kept))
     else:

@@ -17,10 +17,10 @@ from ..records.work import WorkFolder, json_stage
 from ..running.casting import estimates_dtype
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
-from ..sizes import ModelSizes
 from ..utils.errors import ConfigurationError
 from ..utils.progress import duration
-from .components import sizes_of
+from .components import components_of
+from .limits import Limits
 
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
@@ -63,12 +63,18 @@ STAGE = json_stage("time-budget", ChosenTokens)
 
 
 def tokens_in_time(
-    dense: LoadedModel, config: FlabPrunerConfig, allowed: float, work: WorkFolder, processes: Processes
+    dense: LoadedModel,
+    config: FlabPrunerConfig,
+    limits: Limits,
+    allowed: float,
+    work: WorkFolder,
+    processes: Processes,
 ) -> ChosenTokens:
     """As many calibration tokens as there is time for, at most those that are requested. An interrupted run resumes
     with what was chosen, however fast the machine is by then.
 
     Args:
+        limits ([`Limits`]): how far pruning may go.
         allowed (`float`): seconds.
         processes ([`Processes`]): those that share the pruning; the slowest decides.
 
@@ -79,9 +85,9 @@ def tokens_in_time(
     def choose(_: Pieces) -> ChosenTokens:
         paces = processes.of_each(measured_pace(dense.device, dense.model.dtype))
         slowest = Pace(*map(min, zip(*paces, strict=True)))
-        sizes, data, experts = sizes_of(dense.model, dense.family), config.data, dense.family.experts
-        share = 1.0 if experts is None else getattr(dense.model.config, experts.per_token) / sizes.shape["expert"]
-        expected = partial(expected_seconds, config, sizes, slowest, share=share, processes=processes.number)
+        data, experts = config.data, dense.family.experts
+        share = 1.0 if experts is None else getattr(dense.model.config, experts.per_token) / limits.dense["expert"]
+        expected = partial(expected_seconds, config, limits, slowest, share=share, processes=processes.number)
         return chosen_tokens(expected, data.calibration_tokens, max(LEAST_TOKENS, data.sequence_length), allowed)
 
     computation = {"dtype": str(dense.model.dtype), "device": str(dense.device)}
@@ -122,35 +128,29 @@ def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) ->
 
 
 def expected_seconds(
-    config: FlabPrunerConfig, sizes: ModelSizes, pace: Pace, tokens: int, share: float = 1.0, processes: int = 1
+    config: FlabPrunerConfig, limits: Limits, pace: Pace, tokens: int, share: float = 1.0, processes: int = 1
 ) -> float:
     """About how long pruning takes.
 
     Args:
+        limits ([`Limits`]): how far it may go.
         tokens (`int`): of calibration text.
         share (`float`): of the experts that a token is routed to.
         processes (`int`): that share the text.
     """
-    data, shape, searches = config.data, sizes.shape, config.target_ratio is not None
-    parts, matrices = sizes.counts.parts(shape), shape["layer"] * shape.get("expert", 1)
+    data, dense, smallest, parts = config.data, limits.dense, limits.smallest, limits.counts.parts(limits.dense)
+    efforts = [component.effort(config, dense, smallest, tokens) for component in components_of(dense)]
     idle = (1 - share) * parts.get("experts", 0)
-    once = 2 * (sizes.counts.total(shape) - parts["vocabulary"] // 2 - idle)  # one token through the model
-    ranks = config.layers.enabled and (searches or config.layers.num_hidden_layers is not None)
-    # at full width neurons compensate for removed layers, but those of experts do not
-    narrows = config.ffn.enabled and (
-        searches or config.ffn.intermediate_size is not None or (ranks and "expert" not in shape)
-    )
-    heads = config.heads.enabled  # their matrices are small beside those of neurons
-    passes = (narrows + heads + searches * (1 + heads) / 4) / processes  # over the calibration text
-    shapes = searches * 2 * SHAPES * data.validation_tokens / processes
-    ranking = ranks * config.layers.search_tokens * shape["layer"] / 2
-    measuring = 3 * data.held_out_tokens / processes
-    seconds = (
-        (shapes + ranking + 4 * passes * tokens) * once / pace.estimates
-        + (measuring + 2 * passes * tokens) * once / pace.layers
-        + 1.2 * passes * tokens * share * matrices * shape["neuron"] ** 2 / pace.statistics
-        + (narrows + searches) * CUBES * matrices * shape["neuron"] ** 3 / pace.statistics
-    )
+    once = 2 * (limits.counts.total(dense) - parts["vocabulary"] // 2 - idle)  # one token through the model
+    shapes = 2 * SHAPES * data.validation_tokens if config.target_ratio is not None else 0
+    weighted = 4 * max(effort.fitted for effort in efforts)  # once, whatever is fitted then
+    fitted = 2 * sum(effort.fitted for effort in efforts)
+    seconds = ((shapes + weighted) / processes + sum(effort.tokens for effort in efforts)) * once / pace.estimates + (
+        3 * data.held_out_tokens + fitted
+    ) / processes * once / pace.layers
+    for effort in efforts:
+        sums = 1.2 * effort.fitted / processes * share + CUBES * effort.decisions * effort.width
+        seconds += sums * effort.matrices * effort.width**2 / pace.statistics
     return BASE + seconds / REACHED
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -195,9 +195,10 @@ def token_choice(
         [`ConfigurationError`]: there is no such token, or no such size.
     """
     tokenizer, model = dense.tokenizer, dense.model
-    rows = model.get_input_embeddings().weight.shape[0]
     if not settings.enabled:
-        return TokenChoice(tokenizer, model.config.model_type, rows)
+        rows = np.arange(model.get_input_embeddings().weight.shape[0])
+        everything = CountedTokens(rows, rows, rows, np.zeros(len(rows)), closed=True)
+        return TokenChoice(tokenizer, model.config.model_type, everything)
     required = config_token_ids(model.config, model.generation_config)
     spec = check_vocabulary(tokenizer, settings, required)
     inputs = {
@@ -215,7 +216,7 @@ def token_choice(
             counts += [usage.counts for usage in TokenCounts.merged(file.counts for file in files).sources.values()]
         return counted_tokens(spec, settings, required, counts)
 
-    return TokenChoice(tokenizer, model.config.model_type, rows, spec, work.value(STAGE, inputs, count))
+    return TokenChoice(tokenizer, model.config.model_type, work.value(STAGE, inputs, count), spec)
 
 
 class TokenChoice:
@@ -224,43 +225,25 @@ class TokenChoice:
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the dense one.
         model_type (`str`): of the dense model.
-        rows (`int`): of its embedding.
+        counted ([`CountedTokens`]): what the corpus needs; all rows of the embedding if the vocabulary stays as it is.
         spec ([`TokenizerSpec`], *optional*): of the tokenizer; `None` if the vocabulary stays as it is.
-        counted ([`CountedTokens`], *optional*): what the corpus needs; `None` likewise.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         model_type: str,
-        rows: int,
+        counted: CountedTokens,
         spec: TokenizerSpec | None = None,
-        counted: CountedTokens | None = None,
     ):
-        self._dense, self._model_type, self._rows = tokenizer, model_type, rows
-        self._spec, self._counted = spec, counted
+        self.counted, self._dense, self._model_type, self._spec = counted, tokenizer, model_type, spec
         self._last: tuple[bytes, PreTrainedTokenizerBase] | None = None
-
-    @property
-    def hash(self) -> str | None:
-        """Of what the corpus needs; `None` if the vocabulary stays as it is."""
-        return None if self._counted is None else self._counted.hash
-
-    @cached_property
-    def natural(self) -> np.ndarray:
-        """The dense ids that the corpus needs, ascending; all rows if the vocabulary stays as it is."""
-        return np.arange(self._rows) if self._counted is None else self._counted.natural
-
-    @property
-    def smallest(self) -> int:
-        """The fewest tokens that can stay."""
-        return self._rows if self._counted is None else len(self._counted.protected)
 
     def __call__(self, size: int) -> np.ndarray:
         """The dense ids of this many tokens, or of all if there are fewer, ascending."""
-        if self._counted is None or self._spec is None:
-            return self.natural
-        counted = self._counted
+        counted = self.counted
+        if self._spec is None:
+            return counted.natural
         vocabulary = Vocabulary(counted.natural, counted.protected)
         return resize(self._spec, vocabulary, counted.uses, min(size, len(self._dense)), counted.used)
 
@@ -276,7 +259,7 @@ class TokenChoice:
 
     def changed(self, texts: Sequence[str], kept: Sequence[int] | None) -> int:
         """How many texts of the corpus, or words of a preset, a plan's tokenizer tokenises differently."""
-        if kept is None or self._counted is None or (self._counted.closed and len(kept) >= len(self.natural)):
+        if kept is None or (self.counted.closed and len(kept) >= len(self.counted.natural)):
             return 0  # by construction, see vocabulary.closure
         ids = np.array(kept)
         with progress("Comparing the tokenisation of the corpus", len(texts), "text") as tick:

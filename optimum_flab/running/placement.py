@@ -63,20 +63,28 @@ def with_layers_elsewhere(
 
 
 @contextmanager
-def visits(layer: nn.Module, device: torch.device) -> Iterator[None]:
-    """Within this context the parameters of a layer are on a device; then they are where they were."""
-    elsewhere = [
-        (module, name, parameter)
-        for module in layer.modules()
+def visits(
+    layer: nn.Module, device: torch.device, replaced: Mapping[str, torch.Tensor] | None = None
+) -> Iterator[None]:
+    """Within this context the parameters of a layer are on a device; then they are where they were.
+
+    Args:
+        replaced (`Mapping[str, torch.Tensor]`, *optional*): in place of parameters of these names meanwhile.
+    """
+    replaced = replaced or {}
+    own = [
+        (module, name, parameter, replaced.get(f"{path}.{name}"))
+        for path, module in layer.named_modules()
         for name, parameter in module.named_parameters(recurse=False)
-        if parameter.device != device
+        if parameter.device != device or f"{path}.{name}" in replaced
     ]
-    for module, name, parameter in elsewhere:
-        setattr(module, name, nn.Parameter(parameter.detach().to(device), requires_grad=False))
+    for module, name, parameter, other in own:
+        tensor = parameter.detach() if other is None else other
+        setattr(module, name, nn.Parameter(tensor.to(device, parameter.dtype), requires_grad=False))
     try:
         yield
     finally:
-        for module, name, parameter in elsewhere:
+        for module, name, parameter, _ in own:
             setattr(module, name, parameter)
 
 

@@ -37,8 +37,11 @@ class PackedTokens:
     def batches(self, batch_size: int) -> Iterator[PackedTokens]:
         """The rows, `batch_size` at a time."""
         for start in range(0, len(self.input_ids), batch_size):
-            rows = slice(start, start + batch_size)
-            yield PackedTokens(self.input_ids[rows], self.position_ids[rows], self.mask[rows])
+            yield self.rows(start, start + batch_size)
+
+    def rows(self, start: int, end: int) -> PackedTokens:
+        """Some of the rows."""
+        return PackedTokens(self.input_ids[start:end], self.position_ids[start:end], self.mask[start:end])
 
     def model_inputs(self, device: torch.device | str | None = None) -> dict[str, Any]:
         """Keyword arguments for a causal language model that keep the documents of a row separate.

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.families import cut
-from optimum_flab.pruning.observers.experts import chosen_experts
+from optimum_flab.pruning.components.experts import chosen_experts
 
 
 @st.composite

@@ -11,8 +11,8 @@ from optimum_flab.criteria import EXPERTS
 from optimum_flab.criteria import NEURONS as NEURON_CRITERIA
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components import sizes_of
-from optimum_flab.pruning.observers.experts import chosen_experts, rank_experts
-from optimum_flab.pruning.observers.narrowing import narrow
+from optimum_flab.pruning.components.experts import chosen_experts, rank_experts
+from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.pruning.plan_check import check_plan
 from optimum_flab.sizes import shape_of
 from optimum_flab.utils.errors import FlabError
@@ -46,7 +46,9 @@ def pruned_plan(model, family, criterion, tokens=KEPT):
     scores = rank_experts(reading(model, text), EXPERTS["reap"])
     groups = family.experts.group_count(model.config)
     experts = {layer: chosen_experts(found, number, groups) for layer, found in scores.items() if layer in kept_layers}
-    narrowed = narrow(reading(model, text), kept_layers, width, NEURON_CRITERIA[criterion], kept_experts=experts)
+    narrowed = decide_neurons(
+        reading(model, text), kept_layers, [width], NEURON_CRITERIA[criterion], kept_experts=experts
+    )[width]
     return plan_of(
         tokens,
         kept_layers,
@@ -129,7 +131,7 @@ def test_a_narrowing_at_full_width_changes_nothing(model):
     family, text = family_for(model.config), random_tokens(120, VOCABULARY, 24)
     width, layers = shape_of(model, family)["neuron"], family.decoder_layers(model)
     every = range(len(layers))
-    narrowed = narrow(reading(model, text), every, width, NEURON_CRITERIA["obs"])
+    narrowed = decide_neurons(reading(model, text), every, [width], NEURON_CRITERIA["obs"])[width]
     assert sorted(narrowed) == family.pruned_layers(model)
     for index, layer in narrowed.items():
         dense = layers[index].get_parameter(family.ffn_out_name)

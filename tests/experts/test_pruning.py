@@ -13,7 +13,7 @@ from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
 from optimum_flab.checkpoints.stored_model import check_belongs_together
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.criteria import LAYERS
-from optimum_flab.pruning.observers.layers import ranked_layers
+from optimum_flab.pruning.components.layers import ranked_layers
 from optimum_flab.records.report import read_report
 from optimum_flab.recovery.trained import Training, merge_training
 from optimum_flab.settings.recovery import RecoveryConfig

@@ -15,7 +15,7 @@ from optimum_flab.checkpoints.stored_model import check_belongs_together
 from optimum_flab.criteria import NEURONS
 from optimum_flab.families import FAMILY_NAME, family_for, files, known_families, read_family
 from optimum_flab.inspection import inspect_model
-from optimum_flab.pruning.observers.narrowing import narrow
+from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.records.report import read_report
 from optimum_flab.recovery.closed_form import refit
 from optimum_flab.running.layer_pass import LayerPass
@@ -117,7 +117,9 @@ def test_an_ffn_that_reads_the_rows_of_a_batch_as_one(tmp_path):
     model = stranger(OPT, 160, ffn_dim=48, word_embed_proj_dim=32, init_std=0.3)
     family, tokens = family_for(model.config, written(tmp_path, OPT)), random_tokens(60, 160, 24)
     check_family(model, family)
-    for index, layer in narrow(LayerPass(model, family, tokens, 4), range(3), 48, NEURONS["obs"]).items():
+    for index, layer in decide_neurons(LayerPass(model, family, tokens, 4), range(3), [48], NEURONS["obs"])[
+        48
+    ].items():
         dense = family.ffn_out_matrix(family.decoder_layers(model)[index])
         torch.testing.assert_close(layer.weight, dense, rtol=1e-3, atol=1e-3)
     same = copy.deepcopy(model)

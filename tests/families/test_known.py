@@ -16,7 +16,7 @@ from optimum_flab.families import family_for, known_families
 from optimum_flab.families.resizing import resized_config
 from optimum_flab.measuring.divergence import OutputHead, final_hidden
 from optimum_flab.pruning.components import sizes_of
-from optimum_flab.pruning.observers.narrowing import narrow, survey
+from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.pruning.plan_check import check_plan
 from optimum_flab.recovery.closed_form import refit
 from optimum_flab.running.casting import cast_by_layer, copy_in
@@ -122,7 +122,7 @@ def masked(model, family, plan):
 def pruned_plan(model, family, criterion, kept_layers=(0, 2, 3)):
     width = shape_of(model, family)["neuron"] * 3 // 4
     text = reading(model, random_tokens(40, VOCABULARY, 24))
-    narrowed = narrow(text, list(kept_layers), width, CRITERIA[criterion])
+    narrowed = decide_neurons(text, list(kept_layers), [width], CRITERIA[criterion])[width]
     return plan_of(
         KEPT,
         list(kept_layers),
@@ -155,10 +155,14 @@ def test_surgery_equals_the_masked_dense_model(member_of, criterion, tmp_path):
 def test_a_narrowing_at_full_width_changes_nothing(model):
     family = family_for(model.config)
     width, tokens = shape_of(model, family)["neuron"], random_tokens(60, VOCABULARY, 24)
-    for index, layer in narrow(reading(model, tokens), range(LAYERS), width, CRITERIA["obs"]).items():
+    exactly, roughly = (
+        decide_neurons(reading(model, tokens), range(LAYERS), [width], CRITERIA["obs"], sequential=sequential)[width]
+        for sequential in (True, False)
+    )
+    for index, layer in exactly.items():
         dense = family.ffn_out_matrix(family.decoder_layers(model)[index])
         torch.testing.assert_close(layer.weight, dense, rtol=1e-3, atol=1e-3)
-    for index, layer in survey(reading(model, tokens), [width], CRITERIA["obs"])[width].items():
+    for index, layer in roughly.items():
         dense = family.ffn_out_matrix(family.decoder_layers(model)[index])
         torch.testing.assert_close(layer.weight.float(), dense, rtol=1e-2, atol=1e-2)
 

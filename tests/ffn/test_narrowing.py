@@ -5,8 +5,8 @@ from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.criteria.statistics import PADDING
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence
-from optimum_flab.pruning.observers.deciding import fold_of_tokens
-from optimum_flab.pruning.observers.narrowing import narrow, survey
+from optimum_flab.pruning.components.deciding import fold_of_tokens
+from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.running.layerwise import layer_inputs, run_block, run_layer
 from optimum_flab.utils.errors import FlabError
 
@@ -22,7 +22,7 @@ def divergence(model, architecture, narrowed, removed=frozenset(), tokens=None):
 
 
 def narrowed_by(model, criterion, width, tokens, kept_layers=range(LAYERS)):
-    return narrow(reading(model, tokens), list(kept_layers), width, CRITERIA[criterion])
+    return decide_neurons(reading(model, tokens), list(kept_layers), [width], CRITERIA[criterion])[width]
 
 
 def test_full_width_on_all_layers_changes_nothing(family):
@@ -52,7 +52,9 @@ def test_the_sequential_pass_is_no_worse_than_the_survey():
     model, tokens = tiny_model("llama"), random_tokens(200)
     architecture = family_for(model.config)
     width = WIDTH // 2
-    independent = survey(reading(model, tokens), [width], CRITERIA["obs"])[width]
+    independent = decide_neurons(reading(model, tokens), range(LAYERS), [width], CRITERIA["obs"], sequential=False)[
+        width
+    ]
     sequential = narrowed_by(model, "obs", width, tokens)
     assert divergence(model, architecture, sequential) < divergence(model, architecture, independent)
 
@@ -82,7 +84,7 @@ def test_what_tokens_weigh_decides_what_stays():
     model, tokens = tiny_model("llama"), random_tokens(60)
     uneven = torch.rand(LAYERS, *tokens.mask.shape, generator=torch.Generator().manual_seed(0)) ** 8
     alike, same, other = (
-        narrow(reading(model, tokens), list(range(LAYERS)), 32, CRITERIA["obs"], weights)
+        decide_neurons(reading(model, tokens), range(LAYERS), [32], CRITERIA["obs"], weights)[32]
         for weights in (None, torch.ones_like(uneven), uneven)
     )
     assert all(alike[index].weight.equal(same[index].weight) for index in alike)

@@ -6,7 +6,7 @@ import torch
 from optimum_flab.criteria import LAYERS as CRITERIA
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence, mean_divergences
-from optimum_flab.pruning.observers.layers import ranked_layers
+from optimum_flab.pruning.components.layers import ranked_layers
 from optimum_flab.running import casting
 
 from ..conftest import LAYERS, masked_step, random_tokens, reading, tiny_model

@@ -74,7 +74,7 @@ def choice_of(tokenizer, texts, **settings):
     spec, settings = read_spec(tokenizer), VocabularySettings(**settings)
     corpus = [Document(text, "corpus") for text in texts]
     counted = counted_tokens(spec, settings, (), source_counts(tokenizer, corpus, (), Pieces()))
-    return TokenChoice(tokenizer, "llama", len(tokenizer), spec, counted), counted
+    return TokenChoice(tokenizer, "llama", counted, spec), counted
 
 
 @pytest.mark.parametrize("settings", [{"coverage": 0.85}, {"min_count": 11}])
@@ -96,7 +96,7 @@ def test_every_size_holds_the_smaller_ones_and_the_used_come_first(tokenizer, co
     plain, all_used = choice_of(tokenizer, TEXTS, keep_merges=merges)
     assert np.array_equal(counted.used, all_used.natural) and np.array_equal(counted.uses, all_used.uses)
     before: set[int] = set()
-    for size in (choice.smallest, *range(len(counted.natural), len(tokenizer) + 1, 29)):
+    for size in (len(counted.protected), *range(len(counted.natural), len(tokenizer) + 1, 29)):
         kept = set(choice(size).tolist())
         assert len(kept) == size and before <= kept and with_ancestors(read_spec(tokenizer), kept) == kept
         if size >= len(counted.natural):
@@ -105,7 +105,7 @@ def test_every_size_holds_the_smaller_ones_and_the_used_come_first(tokenizer, co
         if size >= len(counted.used):
             assert kept == set(plain(size).tolist())
         before = kept
-    assert np.array_equal(choice(len(counted.natural)), choice.natural)
+    assert np.array_equal(choice(len(counted.natural)), counted.natural)
     if coverage == 1 and min_count == 1:
         assert np.array_equal(counted.used, counted.natural)
 

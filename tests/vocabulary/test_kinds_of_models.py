@@ -56,9 +56,9 @@ def test_a_word_that_pruning_makes_known_is_counted():
         corpus = [Document("abcd", "corpus"), Document("a", "corpus")]
         settings = VocabularySettings(keep_merges=0)
         counted = counted_tokens(spec, settings, (), source_counts(tokenizer, corpus, (), Pieces()))
-        choice = TokenChoice(tokenizer, "llama", len(vocabulary), spec, counted)
+        choice = TokenChoice(tokenizer, "llama", counted, spec)
         assert spec.kind.exact == (not changed)
-        assert choice.changed([document.text for document in corpus], choice.natural.tolist()) == changed
+        assert choice.changed([document.text for document in corpus], counted.natural.tolist()) == changed
 
 
 # --- all kinds -----------------------------------------------------------------------------------------------------

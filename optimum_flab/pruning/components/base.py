@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
-from ...criteria.base import NeuronCriterion
 from ...families import Family
 from ...measuring.divergence import OutputHead
 from ...measuring.fisher import fisher_weights
-from ...records.pieces import Pieces
 from ...records.report import RemovedLayer
+from ...running.casting import Replaced
 from ...running.layer_pass import LayerPass
 from ...running.processes import Processes
 from ...settings.components import ComponentSettings
 from ...sizes import ModelSizes, Shape, shape_of
-from ...texts.packing import PackedTokens
-from ..observers.deciding import NarrowLayer
+from .deciding import NarrowLayer
 
 
 if TYPE_CHECKING:
@@ -33,55 +31,74 @@ if TYPE_CHECKING:
 SHARE_OF_DEVICE = 64  # the rows and neurons of one of several devices come in multiples of this
 SURVEYED_PART = 4  # one in this many calibration sequences is enough to compare shapes
 
-# by dimension what stays: indices of layers, and inside layers what each of them keeps, by dense layer index; a
-# dimension that is not named, and a layer that is not, stays whole
-Kept = dict[str, Any]
 
-
-@dataclass(frozen=True)
+@dataclass
 class Calibrated:
     """What components are measured on.
 
     Args:
         dense ([`LayerPass`]): of the dense model, over the calibration sequences.
-        kept (`np.ndarray`): the dense ids of the vocabulary over which predictions are compared.
+        kept_tokens (`np.ndarray`): the dense ids of the vocabulary over which predictions are compared.
     """
 
     dense: LayerPass
-    kept: np.ndarray
+    kept_tokens: np.ndarray
 
-    @property
+    @cached_property
     def shape(self) -> Shape:
         """The sizes of the dense model."""
         return shape_of(self.dense.model, self.dense.family)
 
-    @property
-    def surveyed(self) -> PackedTokens:
-        """A part of the sequences, enough to tell shapes apart; decisions for the chosen one use all."""
-        tokens = self.dense.tokens
-        return next(tokens.batches(-(-len(tokens.input_ids) // SURVEYED_PART)))
+    @cached_property
+    def surveyed(self) -> Calibrated:
+        """The same on a part of the sequences, enough to tell shapes apart; decisions for the chosen one use all."""
+        tokens, pieces = self.dense.tokens, self.dense.pieces.part("survey")
+        part = tokens.rows(0, -(-len(tokens.mask) // SURVEYED_PART))
+        return Calibrated(replace(self.dense, tokens=part, pieces=pieces), self.kept_tokens)
 
-    def reading(self, tokens: PackedTokens, pieces: Pieces, shared: bool = False) -> LayerPass:
-        """A pass over the layers with a newly seeded source of random numbers.
+    @cached_property
+    def token_weights(self) -> torch.Tensor:
+        """How much each token counts in each layer, see [`~measuring.fisher.fisher_weights`]: of the dense model,
+        whatever was decided before."""
+        head = OutputHead(self.dense.model, self.dense.family, self.kept_tokens)
+        return fisher_weights(self.reading("token-weights", shared=True), head)
+
+    def reading(self, name: str, shared: bool = False, **changes: Any) -> LayerPass:
+        """A pass over the layers with a newly seeded source of random numbers, and pieces of its own.
 
         Args:
+            name (`str`): of the pieces.
             shared (`bool`): whether each process reads a part of the text; else each reads all of it.
+            changes (`Any`): fields of [`LayerPass`] that are different.
         """
         generator = torch.Generator().manual_seed(self.dense.generator.initial_seed())
         processes = self.dense.processes if shared else Processes()
-        return replace(self.dense, tokens=tokens, pieces=pieces, generator=generator, processes=processes)
+        pieces = self.dense.pieces.part(name)
+        return replace(self.dense, pieces=pieces, generator=generator, processes=processes, **changes)
 
-    def token_weights(self, tokens: PackedTokens, criterion: NeuronCriterion, pieces: Pieces) -> torch.Tensor | None:
-        """How much each token counts in each layer, see [`~measuring.fisher.fisher_weights`]; `None` where nothing is
-        summed over tokens."""
-        if not criterion.reads_text:
-            return None
-        reading = self.reading(tokens, pieces.part("token-weights"), shared=True)
-        return fisher_weights(reading, OutputHead(self.dense.model, self.dense.family, self.kept))
+
+class Effort(NamedTuple):
+    """What it takes to decide a component.
+
+    Args:
+        tokens (`float`): that go through the model once, in every process.
+        fitted (`float`): tokens, shared by all processes, that are weighted, and go through the dense and the pruned
+            model while weights are fitted.
+        decisions (`int`): how often each layer is decided from what was summed over them.
+        matrices (`int`): of sums, of all layers.
+        width (`int`): rows of each.
+    """
+
+    tokens: float = 0
+    fitted: float = 0
+    decisions: int = 0
+    matrices: int = 0
+    width: int = 0
 
 
 class Choice:
-    """What stays of a component at any size. It measures when it is first asked, and remembers.
+    """What stays of a component at any size, in shapes that are compared. It measures when it is first asked, and
+    remembers.
 
     Args:
         calibration ([`Calibrated`]): what it measures on.
@@ -93,13 +110,8 @@ class Choice:
         self.calibration, self.sizes, self.settings = calibration, sizes, settings
 
     def __call__(self, size: int) -> Any:
-        """What stays in a shape that is only measured: layers, or by layer what stays inside; empty if that is all."""
+        """Layers, or by layer what stays inside, as `NarrowLayer`; empty if that is all."""
         raise NotImplementedError
-
-    def decided(self, size: int, kept: Kept) -> Any:
-        """What stays in the chosen shape, on top of what was decided before. Only asked of a component that
-        [`refits`][Component.refits]."""
-        return self(size)
 
     def removals(self, size: int) -> Sequence[RemovedLayer]:
         """What is removed to reach a size, one after the other with its score, where it goes like that."""
@@ -111,10 +123,11 @@ class Component:
 
     Attributes:
         settings (`type`): its section of the settings, which also holds its names.
-        choice (`type`, *optional*): the [`Choice`] that says which parts stay; `None` for tokens, which are chosen
-            along with the texts.
-        refits (`bool`): whether weights are fitted to what stays, so that it is decided along with the plan, after
-            everything that does not, and after those refitting components that stand further down in the settings.
+        choice (`type`, *optional*): the [`Choice`] that says which parts stay in shapes that are compared; `None` for
+            tokens, which are chosen along with the texts, and for what shapes are compared without.
+        refits (`bool`): whether weights are fitted to what stays, so that it is decided along with the plan (see
+            [`decide`]), after everything that does not, and after those refitting components that stand further down
+            in the settings.
         is_searched (`bool`): whether a target may decide its size; otherwise only a pinned size changes it.
         per_device (`int`): what the size must be a multiple of for each device that shares the model, if it is split.
     """
@@ -159,41 +172,56 @@ class Component:
 
     # --- measuring
 
-    def is_maskable(self, family: Family) -> bool:
-        """Whether the model can be run without the parts that go by setting weights to zero, see [`masked`]; otherwise
-        its layers are cut to be measured."""
-        return family.experts is None
+    def effort(self, config: FlabPrunerConfig, dense: Shape, smallest: Shape, tokens: int) -> Effort:
+        """What deciding it takes, about.
+
+        Args:
+            smallest ([`Shape`]): to which the settings allow pruning.
+            tokens (`int`): of calibration text.
+        """
+        return Effort()
 
     def masked(
         self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
     ) -> dict[str, torch.Tensor]:
-        """Tensors of a dense layer, by their names in it, that make it compute what the pruned one does."""
-        return {}
+        """Tensors of a dense layer, by their names in it, that make it compute what the pruned one does: the
+        [`projection`], zero where something is removed."""
+        path = self.projection(family)
+        weight = family.projection(family.decoder_layers(model)[index], path).weight
+        dense = family.matrix(path, weight).to(narrow.kept.device)
+        columns = columns_of(narrow.kept, dense.shape[1] // shape_of(model, family)[self.dimension])
+        masked = torch.zeros_like(dense)
+        masked[:, columns] = dense[:, columns] if narrow.weight is None else narrow.weight.to(dense)
+        return {f"{path}.weight": family.matrix(path, masked)}
 
     # --- plan
+
+    def decide(
+        self, calibration: Calibrated, settings: Any, kept: Mapping[str, Any], size: int, masks: Replaced
+    ) -> Mapping[int, NarrowLayer]:
+        """By layer, what stays in the chosen shape, with weights fitted to it; empty if that is all. Only of a
+        component that `refits`.
+
+        Args:
+            settings ([`ComponentSettings`]): its section.
+            kept (`Mapping[str, Any]`): by dimension what stays of those that refit nothing, as the plan has it.
+            size (`int`): of it in the chosen shape.
+            masks (`Callable`): for passes over the layers, tensors in place of their own that make them compute what
+                those refitted before do.
+        """
+        raise NotImplementedError
+
+    def projection(self, family: Family) -> str:
+        """The path in a layer of the projection into the stream that is refitted."""
+        raise NotImplementedError
 
     def stored(self, family: Family, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
         """The name in its layer of the tensor that is refitted, and refitted weights of shape `(hidden, kept)` as the
         model stores them."""
-        raise NotImplementedError(f"{type(self).__name__} refits nothing")
+        path = self.projection(family)
+        return f"{path}.weight", family.matrix(path, weight)
 
 
-def masked_projection(
-    family: Family, projection: str, layer: nn.Module, columns: torch.Tensor, weight: torch.Tensor | None
-) -> dict[str, torch.Tensor]:
-    """The weights into the stream in their dense shape, zero but for some columns.
-
-    Args:
-        projection (`str`): its path in the layer.
-        columns (`torch.Tensor` of shape `(kept,)`): those that stay.
-        weight (`torch.Tensor` of shape `(hidden, kept)`, *optional*): of these. Defaults to the dense ones.
-    """
-    dense = family.matrix(projection, family.projection(layer, projection).weight).to(columns.device)
-    masked = torch.zeros_like(dense)
-    masked[:, columns] = dense[:, columns] if weight is None else weight.to(dense)
-    return {f"{projection}.weight": family.matrix(projection, masked)}
-
-
-def indices_of(kept: list[int] | Mapping[int, NarrowLayer]) -> list[int] | dict[int, list[Any]]:
-    """What stays as plain lists: layers, or by layer what stays inside."""
-    return kept if isinstance(kept, list) else {layer: narrow.kept.tolist() for layer, narrow in kept.items()}
+def columns_of(kept: torch.Tensor, size: int) -> torch.Tensor:
+    """The columns that belong to units of this size."""
+    return (kept[:, None] * size + torch.arange(size, device=kept.device)).flatten()

@@ -7,28 +7,35 @@ become smaller, not to meet a target.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
-from ...criteria.base import COUNTED, DAMPED, REFITTED, SELECTION_DAMPING, NeuronCriterion
+from ...criteria.base import SELECTION_DAMPING
 from ...criteria.statistics import NeuronStatistics
 from ...families import Family, plain_axes
 from ...families.resizing import resized_config
-from ...running.casting import replaced_step
+from ...running.casting import Replaced
 from ...running.layer_pass import LayerPass
 from ...running.layerwise import recorded, run_layer
+from ...running.placement import visits
 from ...settings.components import HeadSettings
+from ...settings.configuration import FlabPrunerConfig
 from ...sizes import Shape
 from ...tensors.matrices import inverse_
 from ...tensors.workspace import Workspace
 from ...utils.compat import new_model
-from ..observers.deciding import DecidedLayers, DecidingObserver, Decision, NarrowLayer
-from .base import Choice, Component, Kept, masked_projection
+from .base import Calibrated, Component, Effort, columns_of
+from .deciding import DecidingObserver, Decision, NarrowLayer
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+
+# with which configurations and classes refuse a size
+REFUSALS = (ArithmeticError, AssertionError, RuntimeError, StrictDataclassError, TypeError, ValueError)
 
 
 def heads_of(config: PreTrainedConfig) -> tuple[int, int]:
@@ -36,45 +43,10 @@ def heads_of(config: PreTrainedConfig) -> tuple[int, int]:
     return config.num_attention_heads, getattr(config, "num_key_value_heads", None) or config.num_attention_heads
 
 
-# --- criterion
-
-
-def obs(heads: int, groups: int) -> NeuronCriterion:
-    """The criterion for the columns of the projection out of the heads.
-
-    Args:
-        heads (`int`): query heads of the dense model.
-        groups (`int`): key-value heads, each read by as many neighbouring query heads.
-    """
-
-    def select(
-        statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator
-    ) -> dict[int, torch.Tensor]:
-        size = statistics.weight.shape[1] // heads
-        kept = {}
-        for width in widths:
-            gram, cross = statistics.whole.damped(SELECTION_DAMPING)
-            left = eliminate_heads(gram, cross, heads, groups, width // size, statistics.whole.workspace)
-            kept[width] = columns_of(left, size)
-        return kept
-
-    return NeuronCriterion(
-        name="obs",
-        summary="optimal brain surgeon: in each group that query head goes that the others can best make up for"
-        + REFITTED,
-        source="Hassibi and Stork, Second order derivatives for network pruning: Optimal Brain Surgeon, NIPS 1992,"
-        " with one Hessian for all output weights; blocks of the size of a head and token weights are ours",
-        formula="trace(w_h inv(inv(H)_hh) w_h'), where H = sum_t c_t x(t) x(t)' + lambda I, x(t) the outputs at token"
-        " t of the heads that are left, w_h the refitted output weights of head h, c_t as for neurons",
-        parameters={**COUNTED, **DAMPED},
-        select=select,
-        compensates=True,
-    )
-
-
-def columns_of(heads: torch.Tensor, size: int) -> torch.Tensor:
-    """The numbers that belong to heads of this size."""
-    return (heads[:, None] * size + torch.arange(size, device=heads.device)).flatten()
+# --- criterion: optimal brain surgeon, as for neurons, with blocks of the size of a head
+#
+# trace(w_h inv(inv(H)_hh) w_h'), where H = sum_t c_t x(t) x(t)' + lambda I, x(t) the outputs at token t of the heads
+# that are left, w_h the refitted output weights of head h, c_t as for neurons
 
 
 def eliminate_heads(
@@ -125,12 +97,21 @@ class HeadObserver(DecidingObserver):
     """
 
     def __init__(self, reading: LayerPass, layers: Collection[int], number: int, importance: torch.Tensor | None):
-        family, (heads, groups) = reading.family, heads_of(reading.model.config)
-        self.number, self.path = number, family.block.attention_out
+        family, (self.heads, self.groups) = reading.family, heads_of(reading.model.config)
+        self.path = family.block.attention_out
         out = family.projection(reading.layers[0], self.path)
-        self.size = family.matrix(self.path, out.weight).shape[1] // heads
-        decision = Decision([number * self.size], obs(heads, groups), importance, sequential=True)
+        self.size = family.matrix(self.path, out.weight).shape[1] // self.heads
+        decision = Decision([number], self.select, True, importance, sequential=True)
         super().__init__(reading, layers, decision, "dense", "pruned")
+
+    def select(
+        self, statistics: NeuronStatistics, numbers: Sequence[int], generator: torch.Generator
+    ) -> dict[int, torch.Tensor]:
+        """The columns of the projection that belong to the heads that stay."""
+        (number,), workspace = numbers, statistics.whole.workspace
+        gram, cross = statistics.whole.damped(SELECTION_DAMPING)
+        heads = eliminate_heads(gram, cross, self.heads, self.groups, number, workspace)
+        return {number: columns_of(heads, self.size)}
 
     def statistics(self, index: int) -> list[NeuronStatistics]:
         """See [`DecidingObserver.statistics`]."""
@@ -148,49 +129,18 @@ class HeadObserver(DecidingObserver):
         return [statistics]
 
     def joined(self, by_projection: list[dict[int, NarrowLayer]]) -> dict[int, NarrowLayer]:
-        """Heads instead of the numbers that belong to them."""
-        (columns,) = by_projection[0].values()
-        return {self.number: NarrowLayer(columns.kept[:: self.size] // self.size, columns.weight)}
+        """Heads instead of the columns that belong to them."""
+        return {
+            number: NarrowLayer(columns.kept[:: self.size] // self.size, columns.weight)
+            for number, columns in by_projection[0].items()
+        }
 
     def prune(self, index: int, narrow: NarrowLayer) -> None:
         """See [`DecidingObserver.prune`]."""
-        reading, columns = self.reading, columns_of(narrow.kept, self.size)
-        masked = masked_projection(reading.family, self.path, reading.layers[index], columns, narrow.weight)
-        step = replaced_step(reading.model, reading.family, lambda _: masked)
-        batches = zip(self.streams["pruned"], reading.inputs, strict=True)
-        self.streams["pruned"] = [reading.workspace.placed(step(index, h, x.kwargs[index])) for h, x in batches]
-
-
-def prune_heads(
-    reading: LayerPass, kept_layers: Sequence[int], number: int, importance: torch.Tensor | None = None
-) -> Mapping[int, NarrowLayer]:
-    """Decides every kept layer, see [`HeadObserver`]; by dense layer index the heads that stay, and the weights out of
-    them.
-
-    Args:
-        reading ([`LayerPass`]): of the dense model, over calibration sequences.
-    """
-    observer = HeadObserver(reading, kept_layers, number, importance)
-    reading.run(observer, f"Reducing query heads to {number:,}")
-    return DecidedLayers(reading.pieces, number, kept_layers, reading.model.device)
-
-
-class HeadChoice(Choice):
-    """Heads by elimination in the chosen shape. All shapes that are compared have the same number, so that they are
-    compared without it."""
-
-    def __call__(self, size: int) -> Mapping[int, NarrowLayer]:
-        """Nothing is removed."""
-        return {}
-
-    def decided(self, size: int, kept: Kept) -> Mapping[int, NarrowLayer]:
-        """By layer that stays, on top of the removed ones."""
-        calibration, dense = self.calibration, self.calibration.dense
-        if size == calibration.shape["head"]:
-            return {}
-        importance = calibration.token_weights(dense.tokens, obs(1, 1), dense.pieces)
-        reading = calibration.reading(dense.tokens, dense.pieces.part("heads"), shared=True)
-        return prune_heads(reading, kept["layer"], size, importance)
+        reading = self.reading
+        masked = COMPONENT.masked(reading.model, reading.family, index, narrow)
+        with visits(reading.layers[index], reading.model.device, masked):
+            self.streams["pruned"] = reading.through(index, self.streams["pruned"])
 
 
 # --- the component
@@ -200,7 +150,6 @@ class Heads(Component):
     """Query heads: rows of the query projection, columns of the one out of the heads, which is refitted."""
 
     settings = HeadSettings
-    choice = HeadChoice
     refits = True
     is_searched = False
     per_device = 1
@@ -213,25 +162,32 @@ class Heads(Component):
             return [heads], "query heads of mixtures of experts stay"
         if heads % groups or heads == groups:
             return [heads], "each of its key-value heads has one query head"
-        smaller = [size for size in range(groups, heads, groups) if _is_possible(model, family, size)]
-        why = f"as many for each of its {groups} key-value heads, where its class takes it and nothing else changes"
-        return [*smaller, heads], why
+        fewer = [size for size in range(groups, heads, groups) if _is_possible(model, family, size)]
+        if not fewer:
+            return [heads], "its class takes no fewer query heads, or something else depends on their number"
+        return [*fewer, heads], f"as many for each of its {groups} key-value heads, of a number that its class takes"
 
     def groups(self, config: PreTrainedConfig, family: Family) -> int:
         """The key-value heads."""
         return heads_of(config)[1]
 
-    def masked(
-        self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
-    ) -> dict[str, torch.Tensor]:
-        """The weights out of the heads, zero where heads are removed."""
-        layer, path = family.decoder_layers(model)[index], family.block.attention_out
-        size = family.matrix(path, family.projection(layer, path).weight).shape[1] // heads_of(model.config)[0]
-        return masked_projection(family, path, layer, columns_of(narrow.kept, size), narrow.weight)
+    def effort(self, config: FlabPrunerConfig, dense: Shape, smallest: Shape, tokens: int) -> Effort:
+        """A pass; matrices of heads are small beside those of neurons."""
+        return Effort(fitted=tokens if smallest["head"] < dense["head"] else 0)
 
-    def stored(self, family: Family, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
-        """The weights out of the heads."""
-        return f"{family.block.attention_out}.weight", family.matrix(family.block.attention_out, weight)
+    def decide(
+        self, calibration: Calibrated, settings: HeadSettings, kept: Mapping[str, Any], size: int, masks: Replaced
+    ) -> Mapping[int, NarrowLayer]:
+        """By elimination, each layer on top of those already pruned below it."""
+        if size == calibration.shape["head"]:
+            return {}
+        reading = calibration.reading("heads", shared=True, replaced=masks)
+        observer = HeadObserver(reading, kept["layer"], size, calibration.token_weights)
+        return observer.decided(f"Reducing query heads to {size:,}")[size]
+
+    def projection(self, family: Family) -> str:
+        """Out of the heads."""
+        return family.block.attention_out
 
 
 def _is_possible(model: PreTrainedModel, family: Family, heads: int) -> bool:
@@ -241,7 +197,7 @@ def _is_possible(model: PreTrainedModel, family: Family, heads: int) -> bool:
         config = resized_config(model.config, family, [0], {"head": heads})
         with torch.device("meta"):
             smaller = new_model(type(model), config).state_dict()
-    except Exception:  # configurations and classes check themselves in many ways
+    except REFUSALS:
         return False
     dense = heads_of(model.config)[0]
     for name, tensor in model.state_dict().items():

@@ -1,22 +1,29 @@
-"""Neurons of the FFNs, or of the experts of a mixture."""
+"""Neurons of the FFNs, or of the experts of a mixture: which stay, and what their output weights become."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from ...criteria import NEURONS
+from ...criteria.base import NeuronCriterion
+from ...criteria.statistics import NeuronStatistics
 from ...families import Family
 from ...families.resizing import EXPERT_STEP
+from ...running.casting import Replaced
+from ...running.layer_pass import LayerPass
+from ...running.layerwise import run_block
 from ...settings.components import FFNSettings
 from ...settings.configuration import FlabPrunerConfig
 from ...sizes import ModelSizes, Shape
-from ..observers.deciding import NarrowLayer
-from ..observers.narrowing import narrow, survey
-from .base import SHARE_OF_DEVICE, Choice, Component, Kept, masked_projection
+from .base import SHARE_OF_DEVICE, SURVEYED_PART, Calibrated, Choice, Component, Effort
+from .deciding import DecidingObserver, Decision, NarrowLayer
+from .expert_neurons import ExpertObserver
 
 
 if TYPE_CHECKING:
@@ -44,9 +51,95 @@ def width_multiple(config: FlabPrunerConfig, width: int) -> int:
     return coarse if is_usual else math.lcm(USUAL_MULTIPLE, unit)
 
 
+class FfnObserver(DecidingObserver):
+    """Decides the neurons of layers with one FFN each, from the dense stream alone or beside a pruned one."""
+
+    def __init__(self, reading: LayerPass, layers: Collection[int], decision: Decision):
+        super().__init__(reading, layers, decision, *(("dense", "pruned") if decision.sequential else ("dense",)))
+        self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []  # the pruned stream and its neurons, by batch
+
+    def statistics(self, index: int) -> list[NeuronStatistics]:
+        """See [`DecidingObserver.statistics`]."""
+        reading, family, layer = self.reading, self.reading.family, self.reading.layers[index]
+        config, placed, bias = reading.model.config, reading.workspace.placed, family.ffn_out(layer).bias
+        statistics = NeuronStatistics(family.ffn_out_matrix(layer), family.incoming(layer), reading.workspace)
+        dense = self.streams["dense"]
+        pruned = self.streams["pruned"] if self.decision.sequential else dense
+        for batch, x in enumerate(reading.inputs):
+            below, same, kwargs = pruned[batch], pruned[batch] is dense[batch], x.kwargs[index]
+            run = run_block(family, config, layer, dense[batch], kwargs)
+            dense[batch], wanted, dense_stream = placed(run.after), run.output.float(), run.stream
+            if bias is not None:
+                wanted = wanted - bias
+            if not same:
+                run = run_block(family, config, layer, below, kwargs)
+                if family.block.ffn_post_norm is None:  # streams are large, and their difference is small
+                    wanted = wanted + (dense_stream.float() - run.stream.float()) / family.block.scale(config)
+            statistics.add(run.neurons, wanted, self.importance[batch][index], self.folds[batch])
+            if self.decision.sequential:
+                self._seen.append((placed(run.stream), placed(run.neurons)))
+        return [statistics]
+
+    def prune(self, index: int, narrow: NarrowLayer) -> None:
+        """See [`DecidingObserver.prune`]."""
+        family, layer = self.reading.family, self.reading.layers[index]
+        matrix, bias = family.ffn_out_matrix(layer), family.ffn_out(layer).bias
+        weight = (matrix[:, narrow.kept] if narrow.weight is None else narrow.weight).to(matrix)
+        post_norm = family.block.ffn_post_norm
+        for batch in range(len(self._seen)):
+            stream, neurons = self._seen.pop(0)  # so that what is done takes no more memory
+            output = nn.functional.linear(neurons[..., narrow.kept], weight, bias)
+            if post_norm is not None:
+                output = layer.get_submodule(post_norm)(output)
+            stream = stream + family.block.scale(self.reading.model.config) * output
+            self.streams["pruned"][batch] = self.reading.workspace.placed(stream)
+
+
+def decide_neurons(
+    reading: LayerPass,
+    layers: Sequence[int],
+    widths: Sequence[int],
+    criterion: NeuronCriterion,
+    importance: torch.Tensor | None = None,
+    kept_experts: Mapping[int, torch.Tensor] | None = None,
+    sequential: bool = True,
+) -> dict[int, Mapping[int, NarrowLayer]]:
+    """Decides every layer that stays, see [`Decision`].
+
+    Sequentially, two streams of hidden states go up side by side: that of the dense model and that of the pruned one.
+    Each layer's output weights are fitted so that the pruned stream, after the layer, is as near to the dense one as
+    they can make it: this compensates for removed neurons, removed layers and the drift of the layers below alike.
+    (Where there is a norm between the FFN and the stream, the FFN's own dense output is the target.) In a mixture only
+    the pruned stream goes up, and every expert that stays is fitted to its own dense output on the tokens routed to it
+    there.
+
+    Args:
+        reading ([`LayerPass`]): of the dense model, over calibration sequences.
+        layers (`Sequence[int]`): of the dense model that stay, ascending.
+        widths (`Sequence[int]`): neurons to keep per layer, or per expert.
+        importance, sequential: see [`Decision`].
+        kept_experts (`Mapping[int, torch.Tensor]`, *optional*): by layer, the experts that stay. Defaults to all.
+
+    Returns:
+        `dict[int, Mapping[int, NarrowLayer]]`: by width and dense layer index; in a mixture of layers with experts,
+            for the experts that stay, in their order. If not sequential, these have no weights: those of all widths
+            would take several times the model's memory.
+    """
+    if not criterion.reads_text:
+        reading = replace(reading, tokens=reading.tokens.rows(0, 0))
+    is_dense = reading.family.experts is None
+    compensates = criterion.compensates and (is_dense or sequential)
+    decision = Decision(widths, criterion.select, compensates, importance, sequential)
+    observer = (
+        FfnObserver(reading, layers, decision)
+        if is_dense
+        else ExpertObserver(reading, layers, kept_experts or {}, decision)
+    )
+    return observer.decided(f"Narrowing FFNs to {widths[0]:,}" if sequential else "Surveying FFN widths")
+
+
 class NeuronChoice(Choice):
-    """Neurons at several widths from the dense model alone, to compare shapes with, and at one width on top of what
-    was decided below."""
+    """Neurons at several widths, from the dense model alone."""
 
     _surveyed: dict[int, Mapping[int, NarrowLayer]] | None = None
 
@@ -55,31 +148,12 @@ class NeuronChoice(Choice):
         if size not in self.sizes:
             return {}
         if self._surveyed is None:
-            self._surveyed = self._survey()
+            calibration, criterion = self.calibration.surveyed, NEURONS[self.settings.criterion]
+            importance = calibration.token_weights if criterion.reads_text else None
+            reading = calibration.reading("neurons", shared=calibration.dense.family.experts is None)
+            layers = range(calibration.shape["layer"])
+            self._surveyed = decide_neurons(reading, layers, self.sizes, criterion, importance, sequential=False)
         return self._surveyed[size]
-
-    def _survey(self) -> dict[int, Mapping[int, NarrowLayer]]:
-        calibration, pieces = self.calibration, self.calibration.dense.pieces.part("survey")
-        tokens, criterion = calibration.surveyed, NEURONS[self.settings.criterion]
-        importance = calibration.token_weights(tokens, criterion, pieces)
-        reading = calibration.reading(tokens, pieces, shared=calibration.dense.family.experts is None)
-        return survey(reading, self.sizes, criterion, importance)
-
-    def decided(self, size: int, kept: Kept) -> Mapping[int, NarrowLayer]:
-        """By layer, what stays, each on top of the layers already pruned below it; empty where nothing is removed and
-        nothing is compensated."""
-        calibration, layers = self.calibration, kept["layer"]
-        criterion, dense = NEURONS[self.settings.criterion], calibration.shape
-        has_experts = calibration.dense.family.experts is not None
-        # at full width neurons can still compensate for removed layers, but experts do not
-        compensates = criterion.compensates and not has_experts and len(layers) < dense["layer"]
-        if not self.settings.enabled or (size == dense["neuron"] and not compensates):
-            return {}
-        tokens, pieces = calibration.dense.tokens, calibration.dense.pieces
-        importance = calibration.token_weights(tokens, criterion, pieces)
-        experts = {layer: narrow.kept for layer, narrow in kept.get("expert", {}).items()}
-        reading = calibration.reading(tokens, pieces, shared=not has_experts)
-        return narrow(reading, layers, size, criterion, importance, experts)
 
 
 class Neurons(Component):
@@ -107,16 +181,45 @@ class Neurons(Component):
         step = width_multiple(config, dense)
         return [size for size in sizes.possible["neuron"] if size % step == 0 or size == dense]
 
-    def masked(
-        self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
-    ) -> dict[str, torch.Tensor]:
-        """The weights out of the neurons, zero where neurons are removed."""
-        layer = family.decoder_layers(model)[index]
-        return masked_projection(family, family.block.ffn_out, layer, narrow.kept, narrow.weight)
+    def effort(self, config: FlabPrunerConfig, dense: Shape, smallest: Shape, tokens: int) -> Effort:
+        """A pass, and a survey of some of the text before if shapes are compared."""
+        once, surveys = _changes(config.ffn, dense, smallest), config.ffn.enabled and config.target_ratio is not None
+        return Effort(
+            fitted=(once + surveys / SURVEYED_PART) * tokens,
+            decisions=once + surveys,
+            matrices=dense["layer"] * dense.get("expert", 1),
+            width=dense["neuron"],
+        )
+
+    def decide(
+        self, calibration: Calibrated, settings: FFNSettings, kept: Mapping[str, Any], size: int, masks: Replaced
+    ) -> Mapping[int, NarrowLayer]:
+        """Each layer on top of those already pruned below it; nothing where nothing is removed or compensated."""
+        criterion, layers = NEURONS[settings.criterion], kept["layer"]
+        if not _changes(settings, calibration.shape, Shape(neuron=size, layer=len(layers))):
+            return {}
+        has_experts = calibration.dense.family.experts is not None
+        importance = calibration.token_weights if criterion.reads_text else None
+        experts = {layer: torch.tensor(stay) for layer, stay in kept.get("expert", {}).items()}
+        reading = calibration.reading("neurons", shared=not has_experts, replaced=masks)
+        return decide_neurons(reading, layers, [size], criterion, importance, experts)[size]
+
+    def projection(self, family: Family) -> str:
+        """Out of the neurons."""
+        return family.block.ffn_out
 
     def stored(self, family: Family, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
         """The weights out of the neurons; in a mixture of shape `(experts, hidden, kept)`."""
         return family.ffn_out_name, family.stored_out(weight)
+
+
+def _changes(settings: FFNSettings, dense: Shape, shape: Shape) -> bool:
+    """Whether anything of the FFNs changes in a shape: at full width neurons can still compensate for removed layers,
+    but those of experts do not."""
+    compensates = NEURONS[settings.criterion].compensates and "expert" not in dense
+    return settings.enabled and (
+        shape["neuron"] < dense["neuron"] or (compensates and shape["layer"] < dense["layer"])
+    )
 
 
 COMPONENT = Neurons()

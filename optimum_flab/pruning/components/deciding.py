@@ -1,13 +1,13 @@
-"""What observers that decide have in common: statistics of a layer, a criterion, and what stays as a result."""
+"""Deciding what stays of the inputs of projections into the stream, layer by layer: from statistics by a criterion."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from ...criteria.base import DAMPING, NeuronCriterion
+from ...criteria.base import DAMPING
 from ...criteria.statistics import FOLDS, PADDING, NeuronStatistics
 from ...measuring.divergence import check_finite_layer
 from ...records.pieces import Pieces
@@ -36,7 +36,8 @@ class Decision:
 
     Args:
         widths (`Sequence[int]`): numbers of neurons (or other inputs of a projection into the stream) to keep.
-        criterion ([`~criteria.NeuronCriterion`]): by which they are chosen.
+        select (`Callable`): chooses them, see [`~criteria.NeuronCriterion`].
+        compensates (`bool`): whether the weights out of them are fitted to what all of them put out.
         importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
             layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
         sequential (`bool`): whether each layer is decided on top of those already pruned below it, at the only width;
@@ -44,14 +45,15 @@ class Decision:
     """
 
     widths: Sequence[int]
-    criterion: NeuronCriterion
+    select: Callable[[NeuronStatistics, Sequence[int], torch.Generator], dict[int, torch.Tensor]]
+    compensates: bool
     importance: torch.Tensor | None
     sequential: bool
 
     def decide(self, statistics: NeuronStatistics, generator: torch.Generator) -> dict[int, NarrowLayer]:
         """What stays of the inputs of one projection, by width. The statistics may be used up."""
-        kept_by_width = self.criterion.select(statistics, self.widths, generator)
-        if not self.criterion.compensates:
+        kept_by_width = self.select(statistics, self.widths, generator)
+        if not self.compensates:
             return {width: NarrowLayer(kept, None) for width, kept in kept_by_width.items()}
         if self.sequential:
             (kept,) = kept_by_width.values()
@@ -124,6 +126,14 @@ class DecidingObserver(LayerObserver):
             importance = reading.tokens.mask.float().expand(len(reading.layers), -1, -1)
         # `(layers, rows, length)` for each batch of this process
         self.importance = reading.by_batch(importance, rows=1)
+
+    @torch.no_grad()
+    def decided(self, description: str) -> dict[int, Mapping[int, NarrowLayer]]:
+        """Passes all layers; by width what each of those decided keeps."""
+        reading = self.reading
+        reading.run(self, description)
+        device = reading.model.device
+        return {width: DecidedLayers(reading.pieces, width, self.layers, device) for width in self.decision.widths}
 
     def statistics(self, index: int) -> Iterable[NeuronStatistics]:
         """What the tokens of this process say about each such projection of a layer. Passes the streams through it,
