@@ -81,12 +81,9 @@ class VerbParser(ArgumentParser):
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
             flags = [flag for action in actions_of(self) for flag in action.option_strings if flag.startswith("--")]
-            words = {
-                word for one in unknown if one.startswith("--") for word in one.partition("=")[0].split("-") if word
-            }
-            near = [flag for flag in flags if words & {*flag.split("-")}] or get_close_matches(
-                unknown[0].partition("=")[0], flags, n=1
-            )
+            wrong = unknown[0].partition("=")[0]
+            words = {*wrong.split("-")} - {""}
+            near = [flag for flag in flags if words & {*flag.split("-")}] or get_close_matches(wrong, flags, n=1)
             meant = f"; did you mean {', '.join(near[:3])}?" if near else ""
             self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
         return namespace, unknown

@@ -67,7 +67,7 @@ def test_importing_the_package_imports_nothing_heavy_and_names_are_found_on_use(
         ("prune -m x out --seed=much", "argument --seed: invalid int value: 'much'"),
         ("prune -m x out --ratio 0.3", "unrecognized arguments: --ratio 0.3; did you mean --target-ratio?"),
         ("eval -m x --basline=y", "unrecognized arguments: --basline=y; did you mean --baseline?"),
-        ("inspect -m x -x", "unrecognized arguments: -x\n"),
+        ("inspect -m x --zzzz -x", "unrecognized arguments: --zzzz -x\n"),
     ],
 )
 def test_wrong_arguments_are_answered_in_two_lines(arguments, message):
