@@ -15,7 +15,7 @@ from ..execution import best_isolation, check_packages, warn_of
 from ..execution.isolation import Isolation
 from ..execution.packages import parse_packages
 from ..families.positions import most_positions
-from ..measuring.held_out import cut_texts, measure_held_out
+from ..measuring.held_out import DenseSide, cut_texts
 from ..records.folders import OutputFolder
 from ..records.held_out import HeldOut
 from ..records.plan import PLAN_NAME, PruningPlan
@@ -217,7 +217,7 @@ def measure_divergence(
     for kind, of_kind in kinds.items():
         cut = cut_texts(before.tokenizer, after.tokenizer, kept, vocab_size, of_kind, length)
         reading = LayerPass(before.model, before.family, cut.shared, batch_size)
-        by_kind[kind] = measure_held_out(reading, after.model, cut)
+        by_kind[kind] = DenseSide(reading, cut).measure(after.model)
     columns = {"": list(by_kind.values())}
     if len(by_kind) > 1:
         columns |= {f"[{kind}]": [measured] for kind, measured in by_kind.items()}

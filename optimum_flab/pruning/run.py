@@ -18,7 +18,7 @@ from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import note_of_ids, operate
 from ..families import Family
 from ..families.positions import check_positions
-from ..measuring.held_out import cut_texts, measure_held_out
+from ..measuring.held_out import DenseSide, cut_texts
 from ..records.held_out import HeldOut
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
@@ -159,7 +159,7 @@ def prune(
         reading = LayerPass(
             computing.model, dense.family, cut.shared, data.batch_size, pieces=pieces, processes=processes
         )
-        return measure_held_out(reading, model, cut, plan.kept_layers)
+        return DenseSide(reading, cut, plan.kept_layers).measure(model, pieces.part("pruned"))
 
     held_out = work.value(HELD_OUT, {**decided_by, "held_out": texts_hash([*kinds, *passages])}, measure)
     report = build_report(
