@@ -16,7 +16,7 @@ from ..execution.isolation import Isolation
 from ..execution.packages import parse_packages
 from ..families.positions import most_positions
 from ..measuring.held_out import DenseSide, cut_texts
-from ..records.folders import OutputFolder
+from ..records.folders import OutputFolder, check_writable
 from ..records.held_out import HeldOut
 from ..records.plan import PLAN_NAME, PruningPlan
 from ..records.results import EvaluatedModel, EvaluationConditions, ScoreRow
@@ -116,8 +116,9 @@ def evaluate(
 
     if texts is not None:
         kept = kept_tokens(sources["dense"], sources["pruned"])
-    cache = BatchCache(user_path(cache_dir) if cache_dir is not None else cache_root("evaluation"))
-    cache.prepare()
+    folder = user_path(cache_dir) if cache_dir is not None else cache_root("evaluation")
+    check_writable(folder)
+    cache = BatchCache(folder)
     runs: dict[str, list[dict[str, Any]]] = {}
     models: dict[str, EvaluatedModel] = {}
     for role, source in sources.items():
