@@ -138,10 +138,10 @@ def turn(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
 
 SEARCHED = {"layers.search_tokens": "calibration tokens it is measured on"}
 COUNTED = {"data.calibration_tokens": "most tokens t that are summed over"}
-PULL = "pull lambda of the refit towards the dense weights, as a share of the mean of sum_t c_t x_k(t)^2 over all neurons:"
+PULL = "pull lambda of the refit towards the dense weights, as a share of the mean of sum_t c_t x_k(t)^2 over all"
 BEST = f"whatever is best on folds of the calibration set, starting at {DAMPING}"
-DAMPED = {"damping": f"{PULL} {SELECTION_DAMPING} while neurons are chosen, afterwards {BEST}"}
-REFIT_DAMPED = {"damping": f"{PULL} {BEST}"}
+DAMPED = {"damping": f"{PULL} neurons: {SELECTION_DAMPING} while neurons are chosen, afterwards {BEST}"}
+REFIT_DAMPED = {"damping": f"{PULL} neurons: {BEST}"}
 WEIGHTED = (
     "c_t the Fisher information of the token: the squared gradient, with respect to the output of the FFN, of the"
     " log-probability of a next token that the model samples itself; inside an expert c_t is multiplied by the square"

@@ -127,10 +127,10 @@ def prune(
     notes = [f"{processes.number} processes shared the text"] if processes.number > 1 else []
     notes += note_of_ids(dense.model, sizes.shape["vocab"])
     if seconds is not None:
-        affordable = tokens_in_time(dense, config, seconds, work, processes)
-        config.data = config.data.model_copy(update={"calibration_tokens": affordable.tokens})
-        say(affordable.note)
-        notes.append(affordable.note)
+        affordable, note = tokens_in_time(dense, config, seconds, work, processes)
+        config.data = config.data.model_copy(update={"calibration_tokens": affordable})
+        say(note)
+        notes.append(note)
     loaded = dense
     dense, workspace = open_weights(loaded, config, work.root, memory)
     weights = dense_hash(dense)

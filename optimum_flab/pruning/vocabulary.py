@@ -24,7 +24,7 @@ from ..texts.presets import CountedWords, preset_words
 from ..texts.sets import TextSets
 from ..texts.sources import Document
 from ..utils.errors import ConfigurationError
-from ..utils.progress import progress, progress_bar
+from ..utils.progress import progress
 from ..vocabulary.closure import (
     TokenizerSpec,
     Vocabulary,
@@ -122,19 +122,18 @@ def source_counts(
     sources: dict[str, list[str]] = {}
     for document in corpus:
         sources.setdefault(document.source, []).append(document.text)
-    parts: list[tuple[int, str, Sequence[str], np.ndarray | None]] = [
-        (number, f"source-{number}-{place}", part, None)
-        for number, texts in enumerate(sources.values())
-        for place, part in enumerate(text_chunks(texts))
-    ]
-    parts += [(len(sources) + number, f"preset-{number}", one.words, one.counts) for number, one in enumerate(words)]
-    counts: dict[int, np.ndarray] = {}
-    with progress_bar("Counting tokens", sum(_bytes(part) for _, _, part, _ in parts), "B", unit_scale=True) as bar:
-        for number, name, part, times in parts:
-            kept = pieces.tensors(name, partial(_counts, tokenizer, part, times))["counts"].numpy()
-            counts[number] = counts[number] + kept if number in counts else kept
-            bar.update(_bytes(part))
-    return list(counts.values())
+    counted: list[tuple[Sequence[str], np.ndarray | None]] = [(texts, None) for texts in sources.values()]
+    counted += [(one.words, one.counts) for one in words]
+    totals = []
+    with progress("Counting tokens", sum(len(texts) for texts, _ in counted), "text") as tick:
+        for number, (texts, times) in enumerate(counted):
+            total: np.ndarray | int = 0
+            for place, part in enumerate(text_chunks(texts) if times is None else [texts]):
+                count = partial(_counts, tokenizer, part, times)
+                total = total + pieces.tensors(f"source-{number}-{place}", count)["counts"].numpy()
+                tick(len(part))
+            totals.append(np.asarray(total))
+    return totals
 
 
 def counted_tokens(
@@ -155,12 +154,8 @@ def counted_tokens(
     return CountedTokens(vocabulary.kept, vocabulary.protected, used.kept, ranked, closed)
 
 
-def _bytes(texts: Sequence[str]) -> int:
-    return sum(len(text.encode("utf-8")) for text in texts)
-
-
 def _counts(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], times: np.ndarray | None = None
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], times: np.ndarray | None
 ) -> dict[str, torch.Tensor]:
     return {"counts": torch.from_numpy(count_tokens(tokenizer, texts, times=times).counts)}
 
