@@ -52,9 +52,7 @@ def test_what_is_chosen_fits_and_twice_as_much_text_does_not(tokens, share, sear
     config = FlabPrunerConfig(**asked, data={"calibration_tokens": tokens})
     budget = share * seconds_for(config, SIZES, SLOW)
     try:
-        most, note = chosen_tokens(
-            partial(expected_seconds, config, SIZES, SLOW), tokens, LEAST_TOKENS, budget
-        )
+        most, note = chosen_tokens(partial(expected_seconds, config, SIZES, SLOW), tokens, LEAST_TOKENS, budget)
     except ConfigurationError:
         least = FlabPrunerConfig(**asked, data={"calibration_tokens": LEAST_TOKENS})
         assert seconds_for(least, SIZES, SLOW) > budget

@@ -23,7 +23,6 @@ from ..texts.packing import PackedTokens, pack
 from ..texts.presets import CountedWords, preset_words
 from ..texts.sets import TextSets
 from ..texts.sources import Document
-from ..utils.errors import ConfigurationError
 from ..utils.progress import progress
 from ..vocabulary.closure import (
     TokenizerSpec,
@@ -80,32 +79,6 @@ class CountedTokens:
 
 
 STAGE = Stage("vocabulary", CountedTokens.save, CountedTokens.load)
-
-
-def check_vocabulary(
-    tokenizer: PreTrainedTokenizerBase, settings: VocabularySettings, required: Iterable[int]
-) -> TokenizerSpec:
-    """Refuses, before anything is counted, unknown tokens and an impossible size.
-
-    Args:
-        required (`Iterable[int]`): ids that configurations name.
-
-    Returns:
-        [`TokenizerSpec`]: the parts of the tokenizer.
-
-    Raises:
-        [`FlabError`]: the tokenizer is of a kind that cannot be pruned.
-        [`ConfigurationError`]: there is no such token, or no such size.
-    """
-    spec = read_spec(tokenizer)
-    if settings.size is not None and settings.size > len(tokenizer):
-        raise ConfigurationError(
-            f"vocabulary.size: {settings.size:,} is more than the {len(tokenizer):,} tokens of the tokenizer"
-        )
-    least = _natural(spec, np.zeros(0, dtype=np.int64), settings, required)
-    if settings.size is not None and settings.size < len(least.protected):
-        resize(spec, least, np.zeros(0), settings.size)
-    return spec
 
 
 def source_counts(
@@ -194,7 +167,10 @@ def token_choice(
     if not settings.enabled:
         return TokenChoice(tokenizer, model.config.model_type, rows)
     required = config_token_ids(model.config, model.generation_config)
-    spec = check_vocabulary(tokenizer, settings, required)
+    spec = read_spec(tokenizer)
+    least = _natural(spec, np.zeros(0, dtype=np.int64), settings, required)
+    if settings.size is not None and settings.size < len(least.protected):
+        resize(spec, least, np.zeros(0), settings.size)  # refuses it before anything is counted
     inputs = {
         "model": {"tokenizer": tokenizer_hash(tokenizer)},
         "required": required,
