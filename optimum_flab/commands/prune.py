@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..settings.pruning import PrunerSettings
 from ..utils.compat import ArgumentGroup
@@ -14,6 +14,10 @@ from . import arguments
 from .apply import PruningVerb
 from .base import command_line
 from .flags import criteria_text, flags_of
+
+
+if TYPE_CHECKING:
+    from ..pruning.result import PrunedModel
 
 
 class PruneCommand(PruningVerb):
@@ -102,10 +106,11 @@ class PruneCommand(PruningVerb):
             if args.prompt is not None:
                 check_prompt(optimizer.dense, args.prompt)
             work: dict[str, Any] = {"resume": not args.no_resume, "cache_dir": args.cache_dir}
-            if trains:
-                pruned = optimizer.prune_and_recover(config, confirm_run_unsafe_code=consent, **work)
-            else:
-                pruned = optimizer.prune(config, time_budget=args.time_budget, processes=processes, **work)
+            pruned: PrunedModel = (
+                optimizer.prune_and_recover(config, confirm_run_unsafe_code=consent, **work)
+                if trains
+                else optimizer.prune(config, time_budget=args.time_budget, processes=processes, **work)
+            )
             if processes.is_main:
                 optimizer.pruned = pruned.with_report(command=command)
                 optimizer.save_to(output)
