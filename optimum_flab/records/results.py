@@ -5,9 +5,9 @@ Lightweight.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import AfterValidator
 
 from .json_files import Record
 from .paths import without_paths
@@ -18,6 +18,13 @@ EVALUATION_NAME, EVALUATION_TABLE = "flab_evaluation.json", "flab_evaluation.txt
 EFFICIENCY_NAME = "flab_efficiency.json"
 # the columns of an efficiency report
 MODEL, BASELINE = "model", "baseline"
+
+
+def _with_its_own(models: dict[str, Any]) -> dict[str, Any]:
+    if not {"pruned", MODEL} & models.keys():
+        raise ValueError("it does not say which model it belongs to")
+    return models
+
 
 # --- evaluation ----------------------------------------------------------------------------------------------------
 
@@ -127,17 +134,11 @@ class EvaluationRecord(Record):
     """
 
     date: str | None = None
-    models: dict[str, EvaluatedModel]
+    models: Annotated[dict[str, EvaluatedModel], AfterValidator(_with_its_own)]
     scores: tuple[ScoreRow, ...]
     settings: EvaluationConditions = EvaluationConditions()
     protocols: dict[str, str] = {}
     versions: dict[str, str | None] = {}
-
-    @model_validator(mode="after")
-    def _names_its_model(self) -> EvaluationRecord:
-        if not {"pruned", "model"} & self.models.keys():
-            raise ValueError("it does not say which model it belongs to")
-        return self
 
     @property
     def own_model(self) -> EvaluatedModel:
@@ -292,15 +293,9 @@ class EfficiencyRecord(Record):
     device: str
     machine: str
     table: tuple[EfficiencyRow, ...]
-    models: dict[str, MeasuredModel]
+    models: Annotated[dict[str, MeasuredModel], AfterValidator(_with_its_own)]
     notes: tuple[str, ...] = ()
     versions: dict[str, str | None] = {}
-
-    @model_validator(mode="after")
-    def _names_its_model(self) -> EfficiencyRecord:
-        if MODEL not in self.models:
-            raise ValueError("it does not say which model it belongs to")
-        return self
 
     @property
     def own_model(self) -> MeasuredModel:
