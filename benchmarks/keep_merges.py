@@ -17,7 +17,7 @@ from common import positive, print_result
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab.families import family_for
-from optimum_flab.measuring.divergence import OutputHead, final_hidden, total_bits
+from optimum_flab.measuring.divergence import OutputHead, bits_and_lost_mass, final_hidden
 from optimum_flab.pruning.components import sizes_of
 from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.texts.packing import pack
@@ -32,10 +32,11 @@ def bits(model, architecture, token_lists: list[np.ndarray], kept: np.ndarray | 
     tokens = pack([ids.tolist() for ids in token_lists], 512, 0)
     hidden = final_hidden(LayerPass(model, architecture, tokens, 8))
     if kept is None:
-        return total_bits(hidden, OutputHead(model, architecture), tokens)
+        return float(bits_and_lost_mass(hidden, OutputHead(model, architecture), tokens)[0].sum())
     new = {int(old): position for position, old in enumerate(kept)}
     renumbered = pack([[new[i] for i in ids.tolist()] for ids in token_lists], 512, 0)
-    return total_bits(hidden, OutputHead(model, architecture, kept.tolist()), renumbered)
+    head = OutputHead(model, architecture, kept.tolist())
+    return float(bits_and_lost_mass(hidden, head, renumbered)[0].sum())
 
 
 def main() -> None:

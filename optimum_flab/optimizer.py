@@ -22,7 +22,6 @@ from .pruned import (
     to_export,
     write_pruned,
 )
-from .pruning.inputs import Resources
 from .pruning.limits import TOLERANCE
 from .pruning.memory_budget import bytes_of, weights_fit
 from .pruning.result import PrunedModel
@@ -155,9 +154,11 @@ class FlabOptimizer:
             [`FlabError`]: there is too little text, the target is out of reach, or the model produces NaN.
         """
         config.validate()
-        resources = Resources(processes or Processes(), seconds_of(time_budget), self._memory)
-        work = work_folder(self.dense, cache_dir, resume, resources.processes)
-        self.pruned = prune(self.dense, config, self.output_dtype, work, resources)
+        seconds = seconds_of(time_budget)
+        work = work_folder(self.dense, cache_dir, resume, processes)
+        self.pruned = prune(
+            self.dense, config, self.output_dtype, work, processes=processes, seconds=seconds, memory=self._memory
+        )
         return self.pruned
 
     def prune_and_recover(self, config: FlabPrunerConfig, **options: Any) -> PrunedModel:

@@ -175,12 +175,13 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
     return replace(pruned, report=report)
 
 
-def note_completion(folder: Path, completion: Completion) -> None:
+def note_completion(folder: Path, prompt: str, dense: str, pruned: str) -> None:
     """Adds a completion to the report of a folder, and to the page of it."""
     from .hub.facts import read_facts
     from .hub.page import render_page
 
     facts = read_facts(folder)
+    completion = Completion(prompt=prompt, dense=dense, pruned=pruned)
     report = facts.report.model_copy(update={"completions": (*facts.report.completions, completion)})
     page = render_page(report, facts.evaluations)
     write_files(folder, {REPORT_NAME: report_text(report).encode(), PAGE_NAME: page.encode()})

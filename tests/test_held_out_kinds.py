@@ -11,7 +11,7 @@ from conftest import TEXTS, byte_level_tokenizer, reading, tiny_model
 from tokenizers.processors import TemplateProcessing
 from transformers import AddedToken
 
-from optimum_flab.measuring.held_out import cut_texts, measure_held_out
+from optimum_flab.measuring.held_out import DenseSide, cut_texts
 from optimum_flab.measuring.token_kinds import TOKEN_KINDS, kind_of, token_kinds
 
 
@@ -34,7 +34,7 @@ def test_kinds_are_measured_in_one_pass_as_alone(around):
 
     def measured(chosen, names=()):
         cut = cut_texts(tokenizer, tokenizer, None, len(tokenizer), chosen, 48, names)
-        return measure_held_out(reading(dense, cut.shared), pruned, cut)
+        return DenseSide(reading(dense, cut.shared), cut).measure(pruned)
 
     found = measured(texts, kinds)
     assert list(found.by_kind) == ["held-out", "own", "library"] and not measured(texts).by_kind
@@ -96,7 +96,7 @@ def test_costs_by_token_and_by_layer_are_those_of_the_plain_models():
     text = max(TEXTS, key=len)
     ids = torch.tensor([tokenizer(text)["input_ids"]])
     cut = cut_texts(tokenizer, tokenizer, None, len(tokenizer), [text], ids.shape[1])
-    found = measure_held_out(reading(dense, cut.shared), pruned, cut, kept)
+    found = DenseSide(reading(dense, cut.shared), cut, kept).measure(pruned)
 
     streams: dict[str, list[torch.Tensor]] = {"dense": [], "pruned": []}
     logits = {}

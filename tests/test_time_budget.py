@@ -55,16 +55,16 @@ def test_what_is_chosen_fits_and_twice_as_much_text_does_not(tokens, share, sear
     limits = size_limits(config, SIZES, SIZES.shape["vocab"])
     budget = share * seconds_for(config, SIZES, SLOW)
     try:
-        found = chosen_tokens(partial(expected_seconds, config, limits, SLOW), tokens, LEAST_TOKENS, budget)
+        most, note = chosen_tokens(partial(expected_seconds, config, limits, SLOW), tokens, LEAST_TOKENS, budget)
     except ConfigurationError:
         least = FlabPrunerConfig(**asked, data={"calibration_tokens": LEAST_TOKENS})
         assert seconds_for(least, SIZES, SLOW) > budget
         return
-    chosen = FlabPrunerConfig(**asked, data={"calibration_tokens": found.tokens})
+    chosen = FlabPrunerConfig(**asked, data={"calibration_tokens": most})
     assert seconds_for(chosen, SIZES, SLOW) <= budget
-    assert f"{found.tokens:,} calibration tokens" in found.note
-    if found.tokens < tokens:
-        twice = FlabPrunerConfig(**asked, data={"calibration_tokens": min(tokens, 2 * found.tokens + 1)})
+    assert f"{most:,} calibration tokens" in note
+    if most < tokens:
+        twice = FlabPrunerConfig(**asked, data={"calibration_tokens": min(tokens, 2 * most + 1)})
         assert seconds_for(twice, SIZES, SLOW) > budget
 
 

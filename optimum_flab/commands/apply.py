@@ -18,24 +18,16 @@ if TYPE_CHECKING:
 class PruningVerb(FlabVerb):
     """A verb that writes a pruned model, and may complete a prompt with it at the end."""
 
-    def check_completion(self, optimizer: FlabOptimizer) -> None:
-        """Refuse, before any long work, a prompt that the model cannot complete."""
-        if self.args.prompt is not None:
-            from ..pruned import check_prompt
-
-            check_prompt(optimizer.dense, self.args.prompt)
-
     def show_pruned(self, optimizer: FlabOptimizer) -> None:
         """Print what was removed, the requested completions, which its report then holds, and where the model is."""
         self.say(optimizer.summary())
         if (prompt := self.args.prompt) is not None:
             from ..pruned import note_completion
-            from ..records.report import Completion
 
             texts = optimizer.complete(prompt)
             for name, text in texts.items():
                 print(f"\n--- completion by the {name} model\n{text}")
-            note_completion(user_path(self.args.output), Completion(prompt=prompt, **texts))
+            note_completion(user_path(self.args.output), prompt, **texts)
         print(self.ending(self.args.output))
 
 
@@ -59,6 +51,7 @@ class ApplyCommand(PruningVerb):
         args = self.args
 
         from .. import FlabOptimizer, PruningPlan
+        from ..pruned import check_prompt
 
         command = command_line("apply", self.parser, args)
         with FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=[args.model, args.plan]) as output:
@@ -70,7 +63,8 @@ class ApplyCommand(PruningVerb):
                 device="cpu" if args.prompt is None else args.device,
                 dtype=args.dtype,
             )
-            self.check_completion(optimizer)
+            if args.prompt is not None:
+                check_prompt(optimizer.dense, args.prompt)
             optimizer.pruned = optimizer.apply(plan).with_report(command=command)
             optimizer.save_to(output)
         self.show_pruned(optimizer)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from textwrap import fill
 from types import NoneType
@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from ..criteria import CHOICES
 from ..settings.section import NO_FLAG, Flag, Section, sections_in
 from ..utils.compat import ArgumentGroup
+from ..utils.errors import ConfigurationError
 
 
 COLUMNS = 80  # of the text below the flags, which argparse does not wrap
@@ -70,7 +71,6 @@ def add_flag(group: ArgumentGroup, flag: SettingFlag) -> None:
         options = {"choices": get_args(kind)}
     elif get_origin(kind) in (list, dict):
         options = {"action": "extend", "nargs": "+" if marker.several else 1, "metavar": "SOURCE"}
-        options |= {"type": pair} if get_origin(kind) is dict else {}
         how = "several may be named" if marker.several else "may be given several times"
         text += "" if "default: " in text else f"; {how}"
     if marker.metavar is not None:
@@ -102,22 +102,17 @@ def settings_from(args: Namespace, flags: Sequence[SettingFlag]) -> dict[str, An
         value = getattr(args, flag.setting)
         if value is not None:
             section, _, name = flag.setting.rpartition(".")
-            value = mapping_of(value) if get_origin(flag.field.annotation) is dict else value
+            value = mapping_of(flag.name, value) if get_origin(flag.field.annotation) is dict else value
             (settings.setdefault(section, {}) if section else settings)[name] = value
     return settings
 
 
-def pair(text: str) -> str:
-    """Refuses an argument that is not of the form `KEY=VALUE`."""
-    key, _, value = text.partition("=")
-    if not (key.strip() and value):
-        raise ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
-    return text
-
-
-def mapping_of(pairs: Sequence[str]) -> dict[str, Any]:
+def mapping_of(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
     """`KEY=VALUE` arguments as a mapping, with a list for a key that has several values."""
     values: dict[str, list[str]] = {}
-    for key, _, value in (text.partition("=") for text in pairs):
+    for text in pairs:
+        key, _, value = text.partition("=")
+        if not (key.strip() and value):
+            raise ConfigurationError(f"argument {flag}: {text!r} is not of the form KEY=VALUE")
         values.setdefault(key.strip(), []).append(value)
     return {key: several if several[1:] else several[0] for key, several in values.items()}

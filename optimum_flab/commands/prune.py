@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,7 @@ from .flags import criteria_text, flags_of
 
 
 if TYPE_CHECKING:
-    from .. import FlabOptimizer, FlabPrunerConfig
     from ..pruning.result import PrunedModel
-    from ..running.processes import Processes
 
 
 class PruneCommand(PruningVerb):
@@ -65,15 +62,20 @@ class PruneCommand(PruningVerb):
 
         from .. import FlabOptimizer, FlabPrunerConfig
         from ..checkpoints.computation import computation_device
-        from ..pruned import drop_kept
+        from ..pruned import check_prompt, drop_kept
         from ..pruning.time_budget import seconds_of
         from ..running.processes import Processes, launched, process_device
         from ..texts.sources import local_paths, read_sources
 
         command = command_line("prune", self.parser, args)
         config = FlabPrunerConfig(**settings.pruning)
-        if config.recovery.trains:
-            refuse_for_recovery(args, launched())
+        trains, consent = config.recovery.trains, args.confirm_run_unsafe_code
+        if trains and (launched() or args.memory_budget is not None or args.time_budget is not None):
+            raise ConfigurationError(
+                "a run that recovers too takes no `memory_budget` and no `time_budget`, and is not launched in several"
+                " processes; leave out what it would be trained on (`recovery.data`, `recovery.text`,"
+                " `recovery.continuation_tokens`), and recover the pruned model with `optimum-cli flab recover`"
+            )
         read = local_paths([*config.data.sources, *config.recovery.sources])
         inputs = [args.model, args.config, *read, *config.data.counts]
         check_apart(args.output, args.cache_dir)
@@ -86,23 +88,29 @@ class PruneCommand(PruningVerb):
             # what can be refused is refused before weights are downloaded or read; sizes are refused by
             # from_pretrained
             read_sources(config.data.sources)
-            if config.recovery.trains:
+            if trains:
                 from ..recovery.checks import check_inputs
 
-                check_inputs(config.recovery, args.confirm_run_unsafe_code)
+                check_inputs(config.recovery, consent)
             optimizer = FlabOptimizer.from_pretrained(
                 args.model,
                 **arguments.of_model(args),
                 device=device,
-                dtype="float32" if args.dtype == "auto" and config.recovery.trains else args.dtype,
+                dtype="float32" if args.dtype == "auto" and trains else args.dtype,
                 output_dtype=args.output_dtype,
-                in_memory=True if config.recovery.trains else None,
+                in_memory=True if trains else None,
                 memory_budget=args.memory_budget,
                 config=config,
             )
             optimizer.check_space(args.output, config)
-            self.check_completion(optimizer)
-            pruned = self._prune(optimizer, config, processes)
+            if args.prompt is not None:
+                check_prompt(optimizer.dense, args.prompt)
+            work: dict[str, Any] = {"resume": not args.no_resume, "cache_dir": args.cache_dir}
+            pruned: PrunedModel = (
+                optimizer.prune_and_recover(config, confirm_run_unsafe_code=consent, **work)
+                if trains
+                else optimizer.prune(config, time_budget=args.time_budget, processes=processes, **work)
+            )
             if processes.is_main:
                 optimizer.pruned = pruned.with_report(command=command)
                 optimizer.save_to(output)
@@ -112,28 +120,8 @@ class PruneCommand(PruningVerb):
         else:
             drop_kept(pruned)
 
-    def _prune(self, optimizer: FlabOptimizer, config: FlabPrunerConfig, processes: Processes) -> PrunedModel:
-        args = self.args
-        work: dict[str, Any] = {"resume": not args.no_resume, "cache_dir": args.cache_dir}
-        if config.recovery.trains:
-            consent = args.confirm_run_unsafe_code
-            return optimizer.prune_and_recover(config, confirm_run_unsafe_code=consent, **work)
-        return optimizer.prune(config, time_budget=args.time_budget, processes=processes, **work)
-
 
 def check_apart(output: Path, cache_dir: str | None) -> None:
     """Raises a [`ConfigurationError`] if saved work would be in the output folder."""
-    if cache_dir is None:
-        return
-    folder = user_path(cache_dir).resolve()
-    if user_path(output).resolve() in (folder, *folder.parents):
+    if cache_dir is not None and user_path(cache_dir).resolve().is_relative_to(user_path(output).resolve()):
         raise ConfigurationError(f"`cache_dir`: {cache_dir} is in the output folder {output}; name another folder")
-
-
-def refuse_for_recovery(args: Namespace, launched: bool) -> None:
-    """Raises a [`ConfigurationError`] if something was requested that applies to pruning but not to recovery."""
-    if launched or args.memory_budget is not None or args.time_budget is not None:
-        raise ConfigurationError(
-            "a run that recovers too takes no `memory_budget` and no `time_budget`, and is not launched in several"
-            " processes; leave out `recovery.data`, and recover the pruned model with `optimum-cli flab recover`"
-        )

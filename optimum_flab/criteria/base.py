@@ -121,6 +121,13 @@ def by_score(
     return select
 
 
+def permutation(number: int, generator: torch.Generator) -> torch.Tensor:
+    """The numbers from 0 in random order."""
+    import torch
+
+    return torch.randperm(number, generator=generator)
+
+
 def turn(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     """How far hidden states are rotated, as a change that layers go by: 1 - cosine."""
     from torch.nn.functional import cosine_similarity
@@ -130,15 +137,10 @@ def turn(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
 
 SEARCHED = {"layers.search_tokens": "calibration tokens it is measured on"}
 COUNTED = {"data.calibration_tokens": "most tokens t that are summed over"}
-DAMPED = {
-    "damping": "pull lambda of the refit towards the dense weights, as a share of the mean of sum_t c_t x_k(t)^2 over"
-    f" all neurons: {SELECTION_DAMPING} while neurons are chosen, afterwards whatever is best on folds of the"
-    f" calibration set, starting at {DAMPING}"
-}
-REFIT_DAMPED = {
-    "damping": "pull lambda of the refit towards the dense weights, as a share of the mean of sum_t c_t x_k(t)^2 over"
-    f" all neurons: whatever is best on folds of the calibration set, starting at {DAMPING}"
-}
+PULL = "pull lambda of the refit towards the dense weights, as a share of the mean of sum_t c_t x_k(t)^2 over all"
+BEST = f"whatever is best on folds of the calibration set, starting at {DAMPING}"
+DAMPED = {"damping": f"{PULL} neurons: {SELECTION_DAMPING} while neurons are chosen, afterwards {BEST}"}
+REFIT_DAMPED = {"damping": f"{PULL} neurons: {BEST}"}
 WEIGHTED = (
     "c_t the Fisher information of the token: the squared gradient, with respect to the output of the FFN, of the"
     " log-probability of a next token that the model samples itself; inside an expert c_t is multiplied by the square"

@@ -15,8 +15,8 @@ from ..execution import best_isolation, check_packages, warn_of
 from ..execution.isolation import Isolation
 from ..execution.packages import parse_packages
 from ..families.positions import most_positions
-from ..measuring.held_out import cut_texts, measure_held_out
-from ..records.folders import OutputFolder
+from ..measuring.held_out import DenseSide, cut_texts
+from ..records.folders import OutputFolder, check_writable
 from ..records.held_out import HeldOut
 from ..records.plan import PLAN_NAME, PruningPlan
 from ..records.results import EvaluatedModel, EvaluationConditions, ScoreRow
@@ -116,8 +116,9 @@ def evaluate(
 
     if texts is not None:
         kept = kept_tokens(sources["dense"], sources["pruned"])
-    cache = BatchCache(user_path(cache_dir) if cache_dir is not None else cache_root("evaluation"))
-    cache.prepare()
+    folder = user_path(cache_dir) if cache_dir is not None else cache_root("evaluation")
+    check_writable(folder)
+    cache = BatchCache(folder)
     runs: dict[str, list[dict[str, Any]]] = {}
     models: dict[str, EvaluatedModel] = {}
     for role, source in sources.items():
@@ -217,7 +218,7 @@ def measure_divergence(
     for kind, of_kind in kinds.items():
         cut = cut_texts(before.tokenizer, after.tokenizer, kept, vocab_size, of_kind, length)
         reading = LayerPass(before.model, before.family, cut.shared, batch_size)
-        by_kind[kind] = measure_held_out(reading, after.model, cut)
+        by_kind[kind] = DenseSide(reading, cut).measure(after.model)
     columns = {"": list(by_kind.values())}
     if len(by_kind) > 1:
         columns |= {f"[{kind}]": [measured] for kind, measured in by_kind.items()}

@@ -67,8 +67,7 @@ class Evaluation(EvaluationRecord):
         for row in self.scores:
             if row.of is not None:
                 shown = {"model": row.score, "dense": row.dense, "pruned": row.pruned}
-                passes = {role: score.passes for role, score in shown.items() if score and score.passes is not None}
-                notes.append(f"{row.task}: {together_text(row.of, passes)}")
+                notes.append(f"{row.task}: {together_text(row.of, shown)}")
         if self.settings.isolation == "degraded":
             notes.append("programs ran with resource limits only: bubblewrap is missing or does not work")
         for role, tasks in self.samples.items():

@@ -9,11 +9,11 @@ from typing import Any
 
 from ..checkpoints.saving import needed_transformers
 from ..checkpoints.weight_files import shards
-from ..records.json_files import read_json
+from ..records.json_files import parse_record, read_json
 from ..records.names import is_license_file, is_result
 from ..records.plan import PruningPlan
 from ..records.report import Report, read_report
-from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME, EfficiencyRecord, EvaluationRecord, read_result
+from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME, EfficiencyRecord, EvaluationRecord
 from ..settings.files import CONFIG_NAME
 from ..tensors.gguf_files import own_gguf_files
 from ..utils.errors import ConfigurationError
@@ -137,9 +137,9 @@ def read_results(
     stated: dict[str, Path] = {}
     size = report.pruned.parameters, sum(path.stat().st_size for path in shards(folder))
     for path in paths:
-        names = ["efficiency"]
+        names, content, advice = ["efficiency"], read_json(path), "evaluate or measure again"
         if path.name.startswith(EVALUATION_NAME[:-5]):
-            evaluation = read_result(EvaluationRecord, path)
+            evaluation = parse_record(EvaluationRecord, content, path, advice)
             if (weights := evaluation.own_model.weights_sha256) != report.weights_sha256:
                 sha256 = f"SHA-256 {weights[:12]}…"
                 left_out.append(f"{path.name} is an evaluation of other weights ({sha256}) and is left out")
@@ -147,7 +147,7 @@ def read_results(
             evaluations[path] = evaluation
             names = [f"{row.metric} of {row.task}" for row in evaluation.scores if row.of is None]
         else:
-            measured = read_result(EfficiencyRecord, path)
+            measured = parse_record(EfficiencyRecord, content, path, advice)
             if (measured.own_model.parameters, measured.own_model.checkpoint_bytes) != size:
                 left_out.append(f"{path.name} measures a checkpoint of another size and is left out")
                 continue

@@ -386,5 +386,5 @@ def published(path: Path, datasets: Collection[str]) -> Path | bytes:
     if path.name not in (REPORT_NAME, PLAN_NAME, CONFIG_NAME) and not is_result(path.name):
         return path
     content = without_paths(read_json(path), datasets)
-    text = plan_text(content) if path.name == PLAN_NAME else json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    return text.encode()
+    text = plan_text(content) if path.name == PLAN_NAME else json.dumps(content, indent=2, ensure_ascii=False)
+    return f"{text}\n".encode()

@@ -130,9 +130,9 @@ def score_cell(score: Score | None, metric: str) -> str:
     return typeset(score_text(score, metric))
 
 
-def retention_cell(row: ScoreRow, under_heading: bool = True) -> str:
+def retention_cell(row: ScoreRow) -> str:
     """The outcome of a row's comparison, in the words of the terminal."""
-    return typeset(retention_text(row.retention, row.higher_is_better, under_heading))
+    return typeset(retention_text(row.retention, row.higher_is_better))
 
 
 def summary_rows(facts: Facts) -> list[list[str]]:
@@ -148,7 +148,8 @@ def summary_rows(facts: Facts) -> list[list[str]]:
                 for score in (row.dense if paired else None, row.own)
             ]
             label = f"{row.task}, {metric_text(row.metric, row.higher_is_better)}{_problems(row, evaluation)}"
-            kept = retention_cell(row, under_heading=False) if paired else "–"
+            kept = retention_cell(row) if paired else "–"
+            kept += " retained" * ("%" in kept and row.higher_is_better)
             rows.append([cell(label), *(score_cell(score, row.metric) for score in shown), kept])
     rows = rows or [["benchmarks", "–", "not evaluated", "–"]]
     if (held_out := facts.report.held_out) is not None:
@@ -203,8 +204,7 @@ def _how(evaluation: EvaluationRecord, paired: bool) -> Iterable[str]:
     for row in evaluation.scores:
         if row.of is not None:
             shown = {"dense": row.dense, "pruned": row.own} if paired else {"pruned": row.own}
-            passes = {role: score.passes for role, score in shown.items() if score and score.passes is not None}
-            yield sentence(f"{row.task}: {together_text(row.of, passes)}")
+            yield sentence(f"{row.task}: {together_text(row.of, shown)}")
     if evaluation.protocols:
         protocols = "; ".join(f"{cell(task)}: {cell(protocol)}" for task, protocol in evaluation.protocols.items())
         yield f"How the tasks ask: {protocols}."

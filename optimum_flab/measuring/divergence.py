@@ -166,31 +166,25 @@ def mean_divergences(
     return {key: check_finite(total / max(len(dense_hidden), 1)) for key, total in sums.items()}
 
 
-def total_bits(hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens) -> float:
-    """Bits that a model spends on the predicted tokens of `tokens`, whose ids are rows of `head`.
-
-    Divide by the UTF-8 bytes of the text for *bits per byte*. The first token of a document has no context to be
-    predicted from and costs nothing, for the dense and the pruned model alike.
-    """
-    return float(token_bits_and_lost_mass(hidden, head, tokens, range(len(head.weight)))[0].sum())
-
-
-def token_bits_and_lost_mass(
-    hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens, kept: Sequence[int] | np.ndarray
+def bits_and_lost_mass(
+    hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens, kept: Sequence[int] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Bits spent on the next token, and the probability of tokens that are not kept, at each predicting position.
+
+    Divide the sum of the bits by the UTF-8 bytes of the text for *bits per byte*. The first token of a document has no
+    context to be predicted from and costs nothing, for the dense and the pruned model alike.
 
     Args:
         hidden (`torch.Tensor` of shape `(positions, hidden)`): see [`final_hidden`].
         tokens ([`PackedTokens`]): whose ids are rows of `head`.
-        kept (`Sequence[int]`): rows that are kept.
+        kept (`Sequence[int]`, *optional*): rows that are kept. Defaults to all.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: two of shape `(positions,)`, float64, on the CPU.
     """
     targets = following(tokens).to(head.weight.device)
-    gone = torch.ones(len(head.weight), dtype=torch.bool, device=head.weight.device)
-    gone[torch.as_tensor(kept, device=gone.device)] = False
+    gone = torch.full((len(head.weight),), kept is not None, device=head.weight.device)
+    gone[[] if kept is None else kept] = False
     nats, lost = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.float64)]
     for rows in head.chunks(len(hidden)):
         chunk = head.log_probabilities(hidden[rows])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,15 +17,17 @@ from ..running.layer_pass import LayerPass, layer_piece
 from ..settings.pruning import KINDS, NAMED_HELD_OUT
 from ..texts.packing import PackedTokens, pack
 from ..vocabulary.usage import special_ids, token_lists
-from .divergence import (
-    OutputHead,
-    final_hidden,
-    following,
-    predicting,
-    token_bits_and_lost_mass,
-    token_divergences,
-)
+from .divergence import OutputHead, bits_and_lost_mass, final_hidden, following, predicting, token_divergences
 from .token_kinds import TOKEN_KINDS, token_kinds
+
+
+# what a sum over texts is divided by, where a report states a mean
+PER = {
+    "divergence": "positions",
+    "lost_mass": "positions",
+    "dense_bits_per_byte": "bytes",
+    "pruned_bits_per_byte": "bytes",
+}
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,8 @@ class CutTexts:
             and of `new` belongs to.
         predicted (`np.ndarray`): int64, the place in `TOKEN_KINDS` of the token that each predicting position of `new`
             predicts.
-        kinds (`tuple[str, ...]`): of each text.
-        bytes (`np.ndarray`): int64, of each text in UTF-8.
-        dense_tokens, pruned_tokens (`np.ndarray`): int64, tokens of each text.
-        differs (`np.ndarray`): bool, whether the two tokenizers tokenise a text differently.
+        kinds (`np.ndarray`): str, of each text.
+        counts (`dict[str, np.ndarray]`): int64, of each text, by the field of a report that has their sum.
     """
 
     kept: np.ndarray
@@ -52,16 +52,17 @@ class CutTexts:
     text_of_own: np.ndarray
     text_of_new: np.ndarray
     predicted: np.ndarray
-    kinds: tuple[str, ...]
-    bytes: np.ndarray
-    dense_tokens: np.ndarray
-    pruned_tokens: np.ndarray
-    differs: np.ndarray
+    kinds: np.ndarray
+    counts: dict[str, np.ndarray]
 
     @property
     def shared(self) -> PackedTokens:
         """`new` as dense ids."""
         return replace(self.new, input_ids=torch.from_numpy(self.kept)[self.new.input_ids])
+
+    def by_text(self, values: torch.Tensor, text_of: np.ndarray) -> np.ndarray:
+        """The sum over the positions of each text."""
+        return np.bincount(text_of, weights=values.numpy(), minlength=len(self.kinds))
 
 
 def cut_texts(
@@ -87,35 +88,37 @@ def cut_texts(
     pairs = zip(dense_pieces, pruned_pieces, strict=True)
     differs = np.array([before != kept[after].tolist() for before, after in pairs], dtype=bool)
     differing = np.flatnonzero(differs)
-    own_pieces = [dense_pieces[number] for number in differing]
 
-    def packed(pieces: list[list[int]], specials: tuple[Sequence[int], Sequence[int]]) -> PackedTokens:
-        return pack(pieces, sequence_length, 0, specials=specials)
-
-    def text_of(pieces: list[list[int]], specials: tuple[Sequence[int], Sequence[int]]) -> np.ndarray:
+    def packed(pieces: list[list[int]], tokenizer: PreTrainedTokenizerBase) -> tuple[PackedTokens, np.ndarray]:
+        before, after = special_ids(tokenizer)
+        tokens = pack(pieces, sequence_length, 0, specials=(before, after))
         # texts of the same lengths are laid out alike; special tokens belong to no text, so they are numbered by the
         # text that they surround
         numbers = [[number] * len(ids) for number, ids in enumerate(pieces, start=1)]
-        rows = packed(numbers, ([0] * len(specials[0]), [0] * len(specials[1])))
-        chunk = np.cumsum(rows.position_ids.numpy().ravel() == 0) - 1
-        numbers_of_chunks = np.zeros(int(chunk.max(initial=-1)) + 1, dtype=np.int64)
-        np.maximum.at(numbers_of_chunks, chunk, rows.input_ids.numpy().ravel())
-        return numbers_of_chunks[chunk[predicting(rows).numpy().ravel()]] - 1
+        rows = pack(numbers, sequence_length, 0, specials=([0] * len(before), [0] * len(after)))
+        is_start = tokens.position_ids.numpy().ravel() == 0
+        of_chunks = np.maximum.reduceat(rows.input_ids.numpy().ravel(), np.flatnonzero(is_start)) - 1
+        return tokens, of_chunks[np.cumsum(is_start) - 1][predicting(tokens).numpy().ravel()]
 
-    own_specials, new_specials = special_ids(dense_tokenizer), special_ids(pruned_tokenizer)
-    new = packed(pruned_pieces, new_specials)
+    own, text_of_own = packed([dense_pieces[number] for number in differing], dense_tokenizer)
+    new, text_of_new = packed(pruned_pieces, pruned_tokenizer)
+    counts = {
+        "texts": [1] * len(texts),
+        "bytes": [len(text.encode("utf-8", "surrogatepass")) for text in texts],
+        "positions": np.bincount(text_of_new, minlength=len(texts)),
+        "dense_tokens": list(map(len, dense_pieces)),
+        "pruned_tokens": list(map(len, pruned_pieces)),
+        "texts_cut_differently": differs,
+    }
     return CutTexts(
         kept=kept,
-        own=packed(own_pieces, own_specials),
+        own=own,
         new=new,
-        text_of_own=differing[text_of(own_pieces, own_specials)],
-        text_of_new=text_of(pruned_pieces, new_specials),
+        text_of_own=differing[text_of_own],
+        text_of_new=text_of_new,
         predicted=token_kinds(pruned_tokenizer, following(new).numpy()),
-        kinds=tuple(kinds) or ("",) * len(texts),
-        bytes=np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts], dtype=np.int64),
-        dense_tokens=np.array(list(map(len, dense_pieces)), dtype=np.int64),
-        pruned_tokens=np.array(list(map(len, pruned_pieces)), dtype=np.int64),
-        differs=differs,
+        kinds=np.array(kinds or [""] * len(texts)),
+        counts={name: np.array(values, dtype=np.int64) for name, values in counts.items()},
     )
 
 
@@ -123,7 +126,7 @@ class DenseSide:
     """What the dense model predicts for some texts: hidden states and the kept rows of its head, not the model.
 
     Args:
-        reading ([`LayerPass`]): of the dense model, in the dtype to measure in; it reads the texts whatever its own.
+        reading ([`LayerPass`]): of the dense model over `texts.shared`, in the dtype to measure in.
         texts ([`CutTexts`]): texts that decided nothing.
         kept_layers (`Sequence[int]`): the index in the dense model of each layer of the pruned ones, to measure how
             far the residual stream drifts; empty: it is not measured.
@@ -131,27 +134,23 @@ class DenseSide:
 
     @torch.no_grad()
     def __init__(self, reading: LayerPass, texts: CutTexts, kept_layers: Sequence[int] = ()):
-        dense, family, pieces = reading.model, reading.family, reading.pieces
+        dense, family = reading.model, reading.family
         self.family, self.batch_size, self.processes = family, reading.batch_size, reading.processes
         self.texts, self.kept_layers, self.device, self.dtype = texts, tuple(kept_layers), dense.device, dense.dtype
-        full = OutputHead(dense, family)
-        self._pieces = pieces.part("dense-shared")
-        shared = replace(reading, tokens=texts.shared, pieces=self._pieces)
+        full, kept = OutputHead(dense, family), texts.kept.tolist()
+        self._pieces = reading.pieces.part("dense-shared")
         doing = "Measuring the dense model on held-out text"
-        self.hidden = final_hidden(shared, sampled_layers=self.kept_layers, description=doing)
-        kept = texts.kept.tolist()
-        bits, lost = token_bits_and_lost_mass(self.hidden, full, texts.shared, kept)
-        self.bits, self.lost_mass = self._by_text(bits, texts.text_of_new), self._by_text(lost, texts.text_of_new)
-        if texts.differs.any():
-            differing = replace(reading, tokens=texts.own, pieces=pieces.part("dense-own"))
+        self.hidden = final_hidden(replace(reading, pieces=self._pieces), self.kept_layers, doing)
+        spent, lost = bits_and_lost_mass(self.hidden, full, reading.tokens, kept)
+        bits, differs = texts.by_text(spent, texts.text_of_new), texts.counts["texts_cut_differently"]
+        if differs.any():
+            differing = replace(reading, tokens=texts.own, pieces=reading.pieces.part("dense-own"))
             own = final_hidden(differing, description="Measuring the dense model on texts cut differently")
-            bits, _ = token_bits_and_lost_mass(own, full, texts.own, range(len(full.weight)))
-            self.bits = np.where(texts.differs, self._by_text(bits, texts.text_of_own), self.bits)
+            spent, _ = bits_and_lost_mass(own, full, texts.own)
+            bits = np.where(differs, texts.by_text(spent, texts.text_of_own), bits)
+        lost_mass = texts.by_text(lost, texts.text_of_new)
+        self.sums = {**texts.counts, "lost_mass": lost_mass, "dense_bits_per_byte": bits}
         self.head = OutputHead(dense, family, kept)
-
-    def _by_text(self, values: torch.Tensor, text_of: np.ndarray) -> np.ndarray:
-        """The sum over the positions of each text."""
-        return np.bincount(text_of, weights=values.numpy(), minlength=len(self.texts.kinds))
 
     @torch.no_grad()
     def measure(self, pruned: PreTrainedModel, pieces: Pieces | None = None) -> HeldOut:
@@ -162,43 +161,31 @@ class DenseSide:
                 which takes memory there for one layer at a time.
             pieces ([`Pieces`], *optional*): keeps its hidden states, in case the run is interrupted.
         """
-        texts, pieces = self.texts, Pieces() if pieces is None else pieces
+        texts, pieces = self.texts, pieces or Pieces()
         model, step = cast_by_layer(pruned, self.family, self.device, self.dtype)
         reading = LayerPass(
             model, self.family, texts.new, self.batch_size, pieces=pieces, processes=self.processes, step=step
         )
         doing = "Measuring the pruned model on held-out text"
-        hidden = final_hidden(reading, sampled_layers=range(len(self.kept_layers)), description=doing)
-        whole = OutputHead(model, self.family)
-        spent, _ = token_bits_and_lost_mass(hidden, whole, texts.new, range(len(whole.weight)))
+        hidden = final_hidden(reading, range(len(self.kept_layers)), doing)
+        spent, _ = bits_and_lost_mass(hidden, OutputHead(model, self.family), texts.new)
         head = OutputHead(model, self.family, range(len(texts.kept)))
         far = token_divergences(self.hidden, hidden, self.head, head)
-        bits, divergences = self._by_text(spent, texts.text_of_new), self._by_text(far, texts.text_of_new)
-        positions = np.bincount(texts.text_of_new, minlength=len(texts.kinds))
-
-        def cost(chosen: np.ndarray) -> dict[str, Any]:
-            there, size = int(positions[chosen].sum()), int(texts.bytes[chosen].sum())
-            return {
-                "texts": int(chosen.sum()),
-                "bytes": size,
-                "positions": there,
-                "divergence": float(divergences[chosen].sum()) / max(there, 1),
-                "dense_bits_per_byte": float(self.bits[chosen].sum()) / max(size, 1),
-                "pruned_bits_per_byte": float(bits[chosen].sum()) / max(size, 1),
-            }
-
-        kinds = np.array(texts.kinds)
+        sums = {
+            **self.sums,
+            "divergence": texts.by_text(far, texts.text_of_new),
+            "pruned_bits_per_byte": texts.by_text(spent, texts.text_of_new),
+        }
         named = [kind for kind in (NAMED_HELD_OUT, *KINDS) if kind in texts.kinds]
-        total = kinds == NAMED_HELD_OUT if NAMED_HELD_OUT in named else np.ones(len(kinds), dtype=bool)
-        whole_cost = cost(total)
+        chosen = texts.kinds == NAMED_HELD_OUT if NAMED_HELD_OUT in named else np.ones(len(texts.kinds), dtype=bool)
+        kinds = {kind: _costs(sums, texts.kinds == kind) for kind in named}
         return HeldOut(
-            **whole_cost,
-            dense_tokens=int(texts.dense_tokens[total].sum()),
-            pruned_tokens=int(texts.pruned_tokens[total].sum()),
-            texts_cut_differently=int(texts.differs[total].sum()),
-            lost_mass=float(self.lost_mass[total].sum()) / max(whole_cost["positions"], 1),
-            by_kind={kind: KindCost(**cost(kinds == kind)) for kind in named},
-            by_token=self._by_token(far, total[texts.text_of_new]),
+            **_costs(sums, chosen),
+            by_kind={
+                kind: KindCost(**{name: costs[name] for name in KindCost.model_fields})
+                for kind, costs in kinds.items()
+            },
+            by_token=self._by_token(far, chosen[texts.text_of_new]),
             by_layer=tuple(
                 LayerDrift(layer=layer, drift=drift(self._pieces, layer, pieces, place))
                 for place, layer in enumerate(self.kept_layers)
@@ -220,6 +207,12 @@ class DenseSide:
         }
 
 
+def _costs(sums: Mapping[str, np.ndarray], chosen: np.ndarray) -> dict[str, Any]:
+    """What the chosen texts cost together, by the field of a report; `sums` are of each text."""
+    totals = {name: values[chosen].sum().item() for name, values in sums.items()}
+    return {name: total / max(totals[PER[name]], 1) if name in PER else total for name, total in totals.items()}
+
+
 def drift(dense: Pieces, layer: int, pruned: Pieces, place: int) -> float:
     """How far the residual stream is from the dense one after a layer: the mean over positions of
     |pruned - dense|² / |dense|², of what [`~measuring.divergence.StreamSample`] kept.
@@ -233,15 +226,3 @@ def drift(dense: Pieces, layer: int, pruned: Pieces, place: int) -> float:
     )
     far, size = (values.square().sum(dim=-1, dtype=torch.float64) for values in (other - one, one))
     return float((far / size.clamp_min(torch.finfo(torch.float32).tiny)).mean()) if len(one) else 0.0
-
-
-def measure_held_out(
-    reading: LayerPass, pruned: PreTrainedModel, texts: CutTexts, kept_layers: Sequence[int] = ()
-) -> HeldOut:
-    """Measures a pruned model against the dense one on texts that decided nothing.
-
-    Args:
-        reading, texts, kept_layers: see [`DenseSide`].
-        pruned (`PreTrainedModel`): see [`DenseSide.measure`].
-    """
-    return DenseSide(reading, texts, kept_layers).measure(pruned, reading.pieces.part("pruned"))

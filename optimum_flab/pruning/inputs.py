@@ -1,9 +1,9 @@
-"""What a pruning may take, and what the shape and the plan are decided from."""
+"""What the shape and the plan are decided from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,22 +22,6 @@ from ..utils.hashing import digest_of
 from .components.base import Calibrated
 from .counts import CountsFile
 from .vocabulary import TokenChoice
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a pruning may take.
-
-    Args:
-        processes ([`Processes`], *optional*): those that share it, each with a work folder of its own. Defaults to
-            this one only.
-        seconds (`float`, *optional*): how long it may take, see [`~pruning.time_budget.tokens_in_time`].
-        memory (`int`, *optional*): bytes that may be taken if the weights are in files. Defaults to what is free.
-    """
-
-    processes: Processes = field(default_factory=Processes)
-    seconds: float | None = None
-    memory: int | None = None
 
 
 @dataclass(frozen=True)

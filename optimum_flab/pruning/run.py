@@ -18,7 +18,7 @@ from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import note_of_ids, operate
 from ..families import Family
 from ..families.positions import check_positions
-from ..measuring.held_out import cut_texts, measure_held_out
+from ..measuring.held_out import DenseSide, cut_texts
 from ..records.held_out import HeldOut
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
@@ -35,7 +35,7 @@ from ..utils.progress import say
 from ..utils.stopwatch import Stopwatch
 from .components import sizes_of, sizes_of_config
 from .counts import read_counts
-from .inputs import PruningInputs, Resources
+from .inputs import PruningInputs
 from .limits import shapes_to_compare, size_limits
 from .memory_budget import open_weights
 from .plan_check import check_plan
@@ -92,7 +92,10 @@ def prune(
     config: FlabPrunerConfig,
     dtype: torch.dtype,
     work: WorkFolder,
-    resources: Resources | None = None,
+    *,
+    processes: Processes | None = None,
+    seconds: float | None = None,
+    memory: int | None = None,
 ) -> PrunedModel:
     """Searches for what to keep, and prunes.
 
@@ -101,7 +104,10 @@ def prune(
             the work folder, if the CPU computes.
         dtype (`torch.dtype`): of the pruned weights.
         work ([`WorkFolder`]): keeps the values of the stages.
-        resources ([`Resources`], *optional*): what the pruning may take. Defaults to this process and no limits.
+        processes ([`Processes`], *optional*): those that share it, each with a work folder of its own. Defaults to
+            this one only.
+        seconds (`float`, *optional*): how long it may take, see [`~pruning.time_budget.tokens_in_time`].
+        memory (`int`, *optional*): bytes that may be taken if the weights are in files. Defaults to what is free.
 
     Raises:
         [`FlabError`]: there is too little text, the target is out of reach, the model holds or produces NaN, or the
@@ -114,20 +120,19 @@ def prune(
             "after every round"
         )
     config = copy.deepcopy(config)  # a copy is written beside the weights, whatever happens to the original meanwhile
-    resources = resources or Resources()
-    sizes, watch, processes = sizes_of(dense.model, dense.family), Stopwatch(), resources.processes
+    sizes, watch, processes = sizes_of(dense.model, dense.family), Stopwatch(), processes or Processes()
     limits = size_limits(config, sizes, len(dense.tokenizer))
     check_positions(dense.model.config, dense.family, "data.sequence_length", config.data.sequence_length)
     counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
     notes = [f"{processes.number} processes shared the text"] if processes.number > 1 else []
     notes += note_of_ids(dense.model, sizes.shape["vocab"])
-    if resources.seconds is not None:
-        affordable = tokens_in_time(dense, config, limits, resources.seconds, work, processes)
-        config.data = config.data.model_copy(update={"calibration_tokens": affordable.tokens})
-        say(affordable.note)
-        notes.append(affordable.note)
+    if seconds is not None:
+        affordable, note = tokens_in_time(dense, config, limits, seconds, work, processes)
+        config.data = config.data.model_copy(update={"calibration_tokens": affordable})
+        say(note)
+        notes.append(note)
     loaded = dense
-    dense, workspace = open_weights(loaded, config, work.root, resources.memory)
+    dense, workspace = open_weights(loaded, config, work.root, memory)
     weights = dense_hash(dense)
     notes += text_notes(config.data, formats_of(dense.tokenizer))
     with watch.step("texts"):
@@ -159,7 +164,7 @@ def prune(
         reading = LayerPass(
             computing.model, dense.family, cut.shared, data.batch_size, pieces=pieces, processes=processes
         )
-        return measure_held_out(reading, model, cut, plan.kept_layers)
+        return DenseSide(reading, cut, plan.kept_layers).measure(model, pieces.part("pruned"))
 
     held_out = work.value(HELD_OUT, {**decided_by, "held_out": texts_hash([*kinds, *passages])}, measure)
     report = build_report(

@@ -12,7 +12,7 @@ import torch
 from pydantic import PlainSerializer, PlainValidator
 
 from ..families import Family
-from ..measuring.divergence import OutputHead, final_hidden, mean_divergence, total_bits
+from ..measuring.divergence import OutputHead, bits_and_lost_mass, final_hidden, mean_divergence
 from ..records.pieces import Pieces
 from ..records.report import TriedShape
 from ..running.casting import Replaced, for_estimates, one_at_a_time, replaced_step
@@ -106,7 +106,7 @@ def measure_shape(
     head = OutputHead(model, family, kept_tokens)
     divergence = mean_divergence(dense, pruned, head, head)
     ids = torch.from_numpy(np.searchsorted(kept_tokens, tokens.input_ids.numpy()))
-    bits = total_bits(dense, head, replace(tokens, input_ids=ids))
+    bits = float(bits_and_lost_mass(dense, head, replace(tokens, input_ids=ids))[0].sum())
     lost = divergence * len(dense) / math.log(2)
     return TriedShape(
         **shape.reported(),

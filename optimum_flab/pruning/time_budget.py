@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -46,20 +45,7 @@ class Pace(NamedTuple):
     estimates: float
 
 
-@dataclass(frozen=True)
-class ChosenTokens:
-    """What there is time for.
-
-    Args:
-        tokens (`int`): of calibration text.
-        note (`str`): what was chosen, for the user.
-    """
-
-    tokens: int
-    note: str
-
-
-STAGE = json_stage("time-budget", ChosenTokens)
+STAGE = json_stage("time-budget", tuple[int, str])
 
 
 def tokens_in_time(
@@ -69,7 +55,7 @@ def tokens_in_time(
     allowed: float,
     work: WorkFolder,
     processes: Processes,
-) -> ChosenTokens:
+) -> tuple[int, str]:
     """As many calibration tokens as there is time for, at most those that are requested. An interrupted run resumes
     with what was chosen, however fast the machine is by then.
 
@@ -78,11 +64,14 @@ def tokens_in_time(
         allowed (`float`): seconds.
         processes ([`Processes`]): those that share the pruning; the slowest decides.
 
+    Returns:
+        `tuple[int, str]`: how many, and what was chosen, for the user.
+
     Raises:
         [`ConfigurationError`]: even a little text takes longer.
     """
 
-    def choose(_: Pieces) -> ChosenTokens:
+    def choose(_: Pieces) -> tuple[int, str]:
         paces = processes.of_each(measured_pace(dense.device, dense.model.dtype))
         slowest = Pace(*map(min, zip(*paces, strict=True)))
         data, experts = config.data, dense.family.experts
@@ -154,7 +143,7 @@ def expected_seconds(
     return BASE + seconds / REACHED
 
 
-def chosen_tokens(expected: Callable[[int], float], tokens: int, least: int, allowed: float) -> ChosenTokens:
+def chosen_tokens(expected: Callable[[int], float], tokens: int, least: int, allowed: float) -> tuple[int, str]:
     """As many calibration tokens as there is time for: those requested, half of them, and so on.
 
     Args:
@@ -162,6 +151,9 @@ def chosen_tokens(expected: Callable[[int], float], tokens: int, least: int, all
         tokens (`int`): requested.
         least (`int`): the fewest to choose, unless fewer are requested.
         allowed (`float`): seconds.
+
+    Returns:
+        `tuple[int, str]`: how many, and what was chosen, for the user.
 
     Raises:
         [`ConfigurationError`]: even a little text takes longer.
@@ -175,4 +167,4 @@ def chosen_tokens(expected: Callable[[int], float], tokens: int, least: int, all
             )
         tokens = max(tokens // 2, least)
     note = f"time budget of {duration(allowed)}: {tokens:,} calibration tokens, {duration(seconds)} expected"
-    return ChosenTokens(tokens, note)
+    return tokens, note

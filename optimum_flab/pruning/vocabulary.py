@@ -23,8 +23,7 @@ from ..texts.packing import PackedTokens, pack
 from ..texts.presets import CountedWords, preset_words
 from ..texts.sets import TextSets
 from ..texts.sources import Document
-from ..utils.errors import ConfigurationError
-from ..utils.progress import progress, progress_bar
+from ..utils.progress import progress
 from ..vocabulary.closure import (
     TokenizerSpec,
     Vocabulary,
@@ -82,32 +81,6 @@ class CountedTokens:
 STAGE = Stage("vocabulary", CountedTokens.save, CountedTokens.load)
 
 
-def check_vocabulary(
-    tokenizer: PreTrainedTokenizerBase, settings: VocabularySettings, required: Iterable[int]
-) -> TokenizerSpec:
-    """Refuses, before anything is counted, unknown tokens and an impossible size.
-
-    Args:
-        required (`Iterable[int]`): ids that configurations name.
-
-    Returns:
-        [`TokenizerSpec`]: the parts of the tokenizer.
-
-    Raises:
-        [`FlabError`]: the tokenizer is of a kind that cannot be pruned.
-        [`ConfigurationError`]: there is no such token, or no such size.
-    """
-    spec = read_spec(tokenizer)
-    if settings.size is not None and settings.size > len(tokenizer):
-        raise ConfigurationError(
-            f"vocabulary.size: {settings.size:,} is more than the {len(tokenizer):,} tokens of the tokenizer"
-        )
-    least = _natural(spec, np.zeros(0, dtype=np.int64), settings, required)
-    if settings.size is not None and settings.size < len(least.protected):
-        resize(spec, least, np.zeros(0), settings.size)
-    return spec
-
-
 def source_counts(
     tokenizer: PreTrainedTokenizerBase, corpus: Sequence[Document], words: Sequence[CountedWords], pieces: Pieces
 ) -> list[np.ndarray]:
@@ -122,19 +95,18 @@ def source_counts(
     sources: dict[str, list[str]] = {}
     for document in corpus:
         sources.setdefault(document.source, []).append(document.text)
-    parts: list[tuple[int, str, Sequence[str], np.ndarray | None]] = [
-        (number, f"source-{number}-{place}", part, None)
-        for number, texts in enumerate(sources.values())
-        for place, part in enumerate(text_chunks(texts))
-    ]
-    parts += [(len(sources) + number, f"preset-{number}", one.words, one.counts) for number, one in enumerate(words)]
-    counts: dict[int, np.ndarray] = {}
-    with progress_bar("Counting tokens", sum(_bytes(part) for _, _, part, _ in parts), "B", unit_scale=True) as bar:
-        for number, name, part, times in parts:
-            kept = pieces.tensors(name, partial(_counts, tokenizer, part, times))["counts"].numpy()
-            counts[number] = counts[number] + kept if number in counts else kept
-            bar.update(_bytes(part))
-    return list(counts.values())
+    counted: list[tuple[Sequence[str], np.ndarray | None]] = [(texts, None) for texts in sources.values()]
+    counted += [(one.words, one.counts) for one in words]
+    totals = []
+    with progress("Counting tokens", sum(len(texts) for texts, _ in counted), "text") as tick:
+        for number, (texts, times) in enumerate(counted):
+            total: np.ndarray | int = 0
+            for place, part in enumerate(text_chunks(texts) if times is None else [texts]):
+                count = partial(_counts, tokenizer, part, times)
+                total = total + pieces.tensors(f"source-{number}-{place}", count)["counts"].numpy()
+                tick(len(part))
+            totals.append(np.asarray(total))
+    return totals
 
 
 def counted_tokens(
@@ -155,12 +127,8 @@ def counted_tokens(
     return CountedTokens(vocabulary.kept, vocabulary.protected, used.kept, ranked, closed)
 
 
-def _bytes(texts: Sequence[str]) -> int:
-    return sum(len(text.encode("utf-8")) for text in texts)
-
-
 def _counts(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], times: np.ndarray | None = None
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], times: np.ndarray | None
 ) -> dict[str, torch.Tensor]:
     return {"counts": torch.from_numpy(count_tokens(tokenizer, texts, times=times).counts)}
 
@@ -200,7 +168,10 @@ def token_choice(
         everything = CountedTokens(rows, rows, rows, np.zeros(len(rows)), closed=True)
         return TokenChoice(tokenizer, model.config.model_type, everything)
     required = config_token_ids(model.config, model.generation_config)
-    spec = check_vocabulary(tokenizer, settings, required)
+    spec = read_spec(tokenizer)
+    least = _natural(spec, np.zeros(0, dtype=np.int64), settings, required)
+    if settings.size is not None and settings.size < len(least.protected):
+        resize(spec, least, np.zeros(0), settings.size)  # refuses it before anything is counted
     inputs = {
         "model": {"tokenizer": tokenizer_hash(tokenizer)},
         "required": required,

@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
 
 import numpy as np
 from pydantic import Field
@@ -21,7 +20,7 @@ from .atomic import write_files
 from .json_files import Record, check_format, parse_record
 
 
-FORMAT: Final = 1
+FORMAT = 1
 SUFFIX = ".npz"
 ADVICE = "count again with `optimum-cli flab count`"
 
@@ -52,7 +51,7 @@ class CountsFacts(Record):
         version (`str`): of this software.
     """
 
-    format: Literal[1] = FORMAT
+    format: int = FORMAT
     model: str
     tokenizer: str
     sources: tuple[SourceFacts, ...] = Field(min_length=1)

@@ -48,7 +48,7 @@ class LayerDrift(Record):
     drift: Number
 
 
-class HeldOut(Record):
+class HeldOut(KindCost):
     """What pruning cost on held-out text; if such text was named, everything but `by_kind` is about only that.
 
     Args:
@@ -67,16 +67,10 @@ class HeldOut(Record):
         by_layer (`tuple[LayerDrift, ...]`): the drift after each layer; empty in older reports.
     """
 
-    texts: int
-    bytes: int
-    positions: int
     dense_tokens: int
     pruned_tokens: int
     texts_cut_differently: int
-    divergence: Number
     lost_mass: Number
-    dense_bits_per_byte: Number
-    pruned_bits_per_byte: Number
     by_kind: dict[str, KindCost] = Field(default_factory=dict)
     by_token: dict[str, TokenCost] = Field(default_factory=dict)
     by_layer: tuple[LayerDrift, ...] = ()

@@ -21,9 +21,9 @@ Form = TypeVar("Form")
 
 
 class Record(BaseModel):
-    """A section of a file: immutable, and without fields that this version does not know."""
+    """A section of a file: immutable. What another version may have written beside its fields is ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
 
 
 def read_json(path: Path, advice: str = ADVICE) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class PruningPlan:
         """Writes `flab_plan.json`, and `flab_plan.safetensors` if compensation changed something."""
         from ..tensors.lazy import StoredTensors, write_tensors
 
-        Path(folder, PLAN_NAME).write_text(plan_text(self.to_dict()), encoding="utf-8")
+        Path(folder, PLAN_NAME).write_text(plan_text(self.to_dict()) + "\n", encoding="utf-8")
         if self.weights:
             outlines = self.weights.outlines if isinstance(self.weights, StoredTensors) else self.weights
             write_tensors({Path(folder, WEIGHTS_NAME): outlines}, self.weights.items())
@@ -172,20 +172,12 @@ def _from_former(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "kept": {name: kept for name, kept in former.items() if kept not in (None, {})}}
 
 
-def plan_text(fields: Mapping[str, Any]) -> str:
+def plan_text(fields: Mapping[str, Any], indent: str = "  ") -> str:
     """The content of `flab_plan.json`. One line per field, dimension and layer keeps tens of thousands of numbers
     diffable and the file small."""
-    kept = {
-        name: _braced({layer: json.dumps(one) for layer, one in value.items()}, "      ")
-        if isinstance(value, Mapping)
-        else json.dumps(value)
-        for name, value in fields["kept"].items()
-    }
-    lines = {name: json.dumps(value) for name, value in fields.items()}
-    return _braced({**lines, "kept": _braced(kept, "    ")}, "  ") + "\n"
-
-
-def _braced(lines: Mapping[Any, str], indent: str) -> str:
-    """Values that are written already, as a JSON object with a line for each."""
-    inner = ",\n".join(f'{indent}"{name}": {text}' for name, text in lines.items())
-    return f"{{\n{inner}\n{indent[:-2]}}}"
+    lines = [
+        f'{indent}"{name}": '
+        + (plan_text(value, indent + "  ") if isinstance(value, Mapping) and name != "settings" else json.dumps(value))
+        for name, value in fields.items()
+    ]
+    return "{\n" + ",\n".join(lines) + f"\n{indent[:-2]}}}"

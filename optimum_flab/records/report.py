@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
-from pydantic import ConfigDict, Field, model_validator
-from typing_extensions import Self
+from pydantic import ConfigDict, Field
 
-from ..settings.pruning import COMPONENTS
 from .held_out import HeldOut
 from .json_files import Number, Record, check_format, parse_record, read_json
 from .texts import PlainText, TextCounts
 
 
 REPORT_NAME = "flab_report.json"
-FORMAT: Final = 2  # reports that state no format are of format 1
+FORMAT = 2  # reports that state no format are of format 1
 
 
 class BaseCard(Record):
@@ -68,12 +66,6 @@ class Sizes(Record):
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, int | None]
-
-    @model_validator(mode="after")
-    def _refuse_other_fields(self) -> Self:
-        if unknown := set(self.__pydantic_extra__) - {part.reported for part in COMPONENTS}:
-            raise ValueError(f"there is no size {sorted(unknown)[0]!r}")
-        return self
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -344,7 +336,7 @@ class Report(Record):
         command (`str`, *optional*): the command line, with names instead of paths.
     """
 
-    format: Literal[2] = FORMAT
+    format: int = FORMAT
     base_model: Base
     weights_sha256: str | None
     dense: Side
@@ -395,6 +387,5 @@ def read_report(folder: str | Path) -> Report:
     path = Path(folder, REPORT_NAME)
     values = read_json(path, "name the folder of a pruned model")
     check_format(values, FORMAT, path)
-    if values.get("format") in (None, 1):  # what reports of format 1 left out is optional now; they do not state it
-        values["format"] = FORMAT
-    return parse_record(Report, values, path, "restore the file, or prune again")
+    # what reports of format 1 left out is optional now
+    return parse_record(Report, {**values, "format": FORMAT}, path, "restore the file, or prune again")

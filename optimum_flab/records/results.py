@@ -5,12 +5,11 @@ Lightweight.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, model_validator
+from pydantic import AfterValidator
 
-from .json_files import Record, parse_record, read_json
+from .json_files import Record
 from .paths import without_paths
 from .scores import Score
 
@@ -20,19 +19,17 @@ EFFICIENCY_NAME = "flab_efficiency.json"
 # the columns of an efficiency report
 MODEL, BASELINE = "model", "baseline"
 
-Result = TypeVar("Result", bound="ResultRecord")
 
-
-class ResultRecord(Record):
-    """A section of a results file. What another version may have written beside it is ignored."""
-
-    model_config = ConfigDict(extra="ignore")
+def _with_its_own(models: dict[str, Any]) -> dict[str, Any]:
+    if not {"pruned", MODEL} & models.keys():
+        raise ValueError("it does not say which model it belongs to")
+    return models
 
 
 # --- evaluation ----------------------------------------------------------------------------------------------------
 
 
-class EvaluatedModel(ResultRecord):
+class EvaluatedModel(Record):
     """A model that was evaluated.
 
     Args:
@@ -53,7 +50,7 @@ class EvaluatedModel(ResultRecord):
     parameters: int | None = None
 
 
-class ScoreRow(ResultRecord):
+class ScoreRow(Record):
     """One metric of one task.
 
     Args:
@@ -83,7 +80,7 @@ class ScoreRow(ResultRecord):
         return self.pruned or self.score
 
 
-class HubDataset(ResultRecord):
+class HubDataset(Record):
     """A dataset on the Hub that the problems of a task are from; `config` and `split` where the task names them."""
 
     id: str
@@ -91,7 +88,7 @@ class HubDataset(ResultRecord):
     split: str | None = None
 
 
-class EvaluationConditions(ResultRecord):
+class EvaluationConditions(Record):
     """What was asked for and what else determines the scores.
 
     Args:
@@ -124,7 +121,7 @@ class EvaluationConditions(ResultRecord):
         return without_paths(list(self.data[task]), self.datasets, "sources")
 
 
-class EvaluationRecord(ResultRecord):
+class EvaluationRecord(Record):
     """`flab_evaluation.json`.
 
     Args:
@@ -137,17 +134,11 @@ class EvaluationRecord(ResultRecord):
     """
 
     date: str | None = None
-    models: dict[str, EvaluatedModel]
+    models: Annotated[dict[str, EvaluatedModel], AfterValidator(_with_its_own)]
     scores: tuple[ScoreRow, ...]
     settings: EvaluationConditions = EvaluationConditions()
     protocols: dict[str, str] = {}
     versions: dict[str, str | None] = {}
-
-    @model_validator(mode="after")
-    def _names_its_model(self) -> EvaluationRecord:
-        if not {"pruned", "model"} & self.models.keys():
-            raise ValueError("it does not say which model it belongs to")
-        return self
 
     @property
     def own_model(self) -> EvaluatedModel:
@@ -167,7 +158,7 @@ class EvaluationRecord(ResultRecord):
 # --- efficiency ----------------------------------------------------------------------------------------------------
 
 
-class Spread(ResultRecord):
+class Spread(Record):
     """Repeated measurements: their median, quartiles (linear interpolation) and number."""
 
     median: float
@@ -181,7 +172,7 @@ class Spread(ResultRecord):
         return self.model_copy(update=parts)
 
 
-class Flops(ResultRecord):
+class Flops(Record):
     """Floating-point operations per token at batch 1, a multiplication and an addition counted as two.
 
     Args:
@@ -193,14 +184,14 @@ class Flops(ResultRecord):
     decode: int
 
 
-class Run(ResultRecord):
+class Run(Record):
     """One call of `generate`, in seconds from its start to the first token and to the last."""
 
     first_token: float
     last_token: float
 
 
-class EnergyEstimate(ResultRecord):
+class EnergyEstimate(Record):
     """Codecarbon's estimate over some seconds of generating at the larger batch, prompts included.
 
     Args:
@@ -221,7 +212,7 @@ class EnergyEstimate(ResultRecord):
     components_wh: dict[str, float]
 
 
-class Footprint(ResultRecord):
+class Footprint(Record):
     """What is measured in a process that holds one model and nothing else.
 
     Args:
@@ -262,7 +253,7 @@ class MeasuredModel(Footprint):
     runs: dict[int, tuple[Run, ...]]
 
 
-class EfficiencyRow(ResultRecord):
+class EfficiencyRow(Record):
     """A row of the table.
 
     Args:
@@ -285,7 +276,7 @@ class EfficiencyRow(ResultRecord):
         return f"{self.metric} ({self.unit})" if self.unit else self.metric
 
 
-class EfficiencyRecord(ResultRecord):
+class EfficiencyRecord(Record):
     """`flab_efficiency.json`.
 
     Args:
@@ -302,15 +293,9 @@ class EfficiencyRecord(ResultRecord):
     device: str
     machine: str
     table: tuple[EfficiencyRow, ...]
-    models: dict[str, MeasuredModel]
+    models: Annotated[dict[str, MeasuredModel], AfterValidator(_with_its_own)]
     notes: tuple[str, ...] = ()
     versions: dict[str, str | None] = {}
-
-    @model_validator(mode="after")
-    def _names_its_model(self) -> EfficiencyRecord:
-        if MODEL not in self.models:
-            raise ValueError("it does not say which model it belongs to")
-        return self
 
     @property
     def own_model(self) -> MeasuredModel:
@@ -318,18 +303,6 @@ class EfficiencyRecord(ResultRecord):
         return self.models[MODEL]
 
 
-# --- files ---------------------------------------------------------------------------------------------------------
-
-
-def result_text(result: ResultRecord) -> str:
+def result_text(result: Record) -> str:
     """The content of a results file: the fields that were set."""
     return result.model_dump_json(indent=2, exclude_unset=True) + "\n"
-
-
-def read_result(form: type[Result], path: Path) -> Result:
-    """The content of a results file.
-
-    Raises:
-        [`FlabError`]: it is damaged, or does not say which model it belongs to.
-    """
-    return parse_record(form, read_json(path), path, "evaluate or measure again")

@@ -48,28 +48,23 @@ def score_text(score: Score | None, metric: str) -> str:
     return _with_interval(score, PERCENT if is_share else "{:.4g}".format, "not a number")
 
 
-def retention_text(retention: Score | None, higher_is_better: bool, under_heading: bool = True) -> str:
-    """What a comparison of two scores says: the share that is retained where more is better, else the signed change.
-
-    Args:
-        retention ([`Score`], *optional*): pruned score / dense score, see [`retention`].
-        under_heading (`bool`): whether a heading says that it is about retention; else the text does.
-    """
+def retention_text(retention: Score | None, higher_is_better: bool) -> str:
+    """Pruned score / dense score: the share that is retained where more is better, else the signed change."""
     show = PERCENT if higher_is_better else lambda ratio: f"{ratio - 1:+.1%}"
-    text = _with_interval(retention, show, "not comparable")
-    is_share_of_dense = higher_is_better and retention is not None and math.isfinite(retention.value)
-    return text + " retained" * (is_share_of_dense and not under_heading)
+    return _with_interval(retention, show, "not comparable")
 
 
-def together_text(of: Mapping[str, int], passes: Mapping[str, float]) -> str:
+def together_text(of: Mapping[str, int], scores: Mapping[str, Score | None]) -> str:
     """What a score of several tasks together is made up of.
 
     Args:
         of (`Mapping[str, int]`): the problems of each task.
-        passes (`Mapping[str, float]`): how many of all a model passed, by its role.
+        scores (`Mapping[str, Score]`): of the models that were evaluated, by their role.
     """
     tasks = " + ".join(f"{number:,} of {task}" for task, number in of.items())
-    counts = ", ".join(f"{role} {number:,.10g}" for role, number in passes.items())
+    counts = ", ".join(
+        f"{role} {score.passes:,.10g}" for role, score in scores.items() if score and score.passes is not None
+    )
     return (
         f"{tasks}, each counted once: {counts} of {sum(of.values()):,} passed; the interval resamples problems within"
         " each task, and those of one name in several tasks together"

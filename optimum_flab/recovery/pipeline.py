@@ -12,6 +12,7 @@ from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
 from ..families.positions import check_positions
 from ..pruning.result import PrunedModel
+from ..records.folders import check_writable
 from ..running.generation import BatchCache
 from ..running.processes import Processes, process_state
 from ..settings.recovery import RecoveryConfig
@@ -77,8 +78,8 @@ def recover(
     state = process_state(device)
     steps = Steps(quiet=not state.is_main_process)
     root = user_path(cache_dir) if cache_dir is not None else cache_root("recovery")
+    check_writable(root)
     cache = BatchCache(root / "answers")
-    cache.prepare()
     work = Work(dense, pruned.model, pruned.tokenizer, pruned.plan, dense.family, settings, cache, steps)
     examples = read_instructions(settings.data)
     check_consent(settings, examples, confirm_run_unsafe_code)

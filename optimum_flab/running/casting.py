@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 from torch.func import functional_call
 
 from ..families import Family
@@ -59,12 +58,6 @@ def dtypes_of(model: PreTrainedModel) -> dict[str, torch.dtype]:
     return {name: tensor.dtype for name, tensor in model.state_dict().items()}
 
 
-def replaced_step(model: PreTrainedModel, family: Family, replaced: Replaced = lambda index: {}) -> LayerStep:
-    """What the decoder layers of a model do on its device with some of their tensors replaced; the model is left as it
-    is."""
-    return _step(family.decoder_layers(model), family, model.device, dtypes_of(model), replaced)
-
-
 def one_at_a_time(tensors: Replaced) -> Replaced:
     """The same tensors, made once for the consecutive batches that go through a layer."""
     latest: dict[int, Mapping[str, torch.Tensor]] = {}
@@ -78,9 +71,20 @@ def one_at_a_time(tensors: Replaced) -> Replaced:
     return of_layer
 
 
-def _step(
-    layers: nn.ModuleList, family: Family, device: torch.device, dtypes: Mapping[str, torch.dtype], replaced: Replaced
+def replaced_step(
+    model: PreTrainedModel,
+    family: Family,
+    replaced: Replaced = lambda index: {},
+    dtypes: Mapping[str, torch.dtype] | None = None,
 ) -> LayerStep:
+    """What the decoder layers of a model do on its device with some of their tensors replaced; the model is left as it
+    is.
+
+    Args:
+        dtypes (`Mapping`, *optional*): see [`dtypes_of`]. Defaults to the model's own.
+    """
+    layers, device, dtypes = family.decoder_layers(model), model.device, dtypes or dtypes_of(model)
+
     def weights(index: int) -> dict[str, torch.Tensor]:
         tensors = {**dict(layers[index].named_parameters()), **replaced(index)}
         return {name: tensor.to(device, dtypes[family.in_layer(index, name)]) for name, tensor in tensors.items()}
@@ -116,8 +120,8 @@ def cast_by_layer(
     settle_experts(config, family)
     with torch.device("meta"):
         like = new_model(type(model), config, dtype=dtype)
-    outer, dtypes = with_layers_elsewhere(model, family, device, like), dtypes_of(like)
-    return outer, _step(family.decoder_layers(outer), family, device, dtypes, replaced)
+    outer = with_layers_elsewhere(model, family, device, like)
+    return outer, replaced_step(outer, family, replaced, dtypes_of(like))
 
 
 def estimates_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
-from ..records.atomic import write_atomically
+from ..records.pieces import Pieces
 from ..utils.compat import attention_of, experts_of
-from ..utils.errors import FlabError
 from ..utils.hashing import digest_of
 from ..vocabulary.usage import tokenizer_hash
 
@@ -32,49 +28,32 @@ ANCHOR = 8  # prompt tokens that precede a completion when it is decoded
 CACHE_FORMAT = 2  # of batches; increased whenever generating, truncating or scoring changes
 
 
-@dataclass
 class BatchCache:
-    """One JSON file per batch.
+    """What was made of batches, each a piece of its own.
 
     Args:
         folder (`Path`): created when the first batch is stored.
+
+    Attributes:
         made, reused (`int`): batches computed and read so far.
     """
 
-    folder: Path
-    made: int = 0
-    reused: int = 0
+    def __init__(self, folder: Path):
+        self._pieces = Pieces(folder)
+        self.made = self.reused = 0
 
     def get(self, key: Mapping[str, Any], make: Callable[[], list[Any]]) -> list[Any]:
         """What is stored under `key` (any plain values), or what `make` returns, which is then stored."""
         digest = digest_of(key)
-        path = self.folder / digest[:2] / f"{digest}.json"
-        # a value error: a disk that lost its last writes; the batch is computed again
-        with self._naming_the_folder(), suppress(FileNotFoundError, ValueError):
-            stored = json.loads(path.read_text(encoding="utf-8"))
+        name = f"{digest[:2]}/{digest}"
+        piece = self._pieces.read(name)
+        if piece is not None:
             self.reused += 1
-            return stored
+            return piece.facts["result"]
         result = make()
         self.made += 1
-        with self._naming_the_folder():
-            write_atomically(path, lambda partial: partial.write_text(json.dumps(result), encoding="utf-8"))
+        self._pieces.write(name, result=result)
         return result
-
-    def prepare(self) -> None:
-        """Creates the folder; raises a [`FlabError`] if it cannot be written to."""
-        with self._naming_the_folder():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=self.folder).close()
-
-    @contextmanager
-    def _naming_the_folder(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise FlabError(
-                f"the cache folder {str(self.folder)!r} cannot be used ({error.strerror or error}); name another one"
-                " with `cache_dir`"
-            ) from error
 
 
 def batches_by_length(prompts: Sequence[list[int]], batch_size: int) -> list[list[int]]:

@@ -47,7 +47,6 @@ from optimum_flab.records.results import (
     MeasuredModel,
     Run,
     Spread,
-    read_result,
 )
 from optimum_flab.settings.efficiency import BenchSettings
 from optimum_flab.utils.errors import ConfigurationError, FlabError
@@ -297,7 +296,10 @@ def test_results_are_written_whole_and_never_over_others_unasked(tmp_path, monke
     report, folder = report_on(model=measured()), tmp_path / "new" / "out"
     report.save(folder)
     assert sorted(path.name for path in folder.iterdir()) == [EFFICIENCY_NAME]
-    assert read_result(EfficiencyRecord, folder / EFFICIENCY_NAME).model_dump() == report.model_dump()
+    assert (
+        EfficiencyRecord.model_validate_json((folder / EFFICIENCY_NAME).read_text()).model_dump()
+        == report.model_dump()
+    )
 
     with pytest.raises(FlabError, match=f"{EFFICIENCY_NAME} exists; name another folder, or set `overwrite`"):
         report.save(folder)

@@ -124,7 +124,7 @@ def test_commands_are_shown_where_they_are_recorded(pruned):
     assert "With names in place of paths" not in card_of(pruned)
 
 
-@pytest.mark.parametrize("field", ["dense", "held_out", "base_model", "search", "notes", "datasets", "colour"])
+@pytest.mark.parametrize("field", ["dense", "held_out", "base_model", "search", "notes", "datasets"])
 def test_a_report_of_another_form_is_refused_by_the_field(pruned, field):
     change_json(pruned / "flab_report.json", **{field: 7})
     with pytest.raises(FlabError, match=rf"flab_report\.json' is not as it was written \({field}: "):

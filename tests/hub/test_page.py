@@ -13,7 +13,7 @@ from hub.conftest import evaluation_of, write_json
 from optimum_flab.hub.card import write_card
 from optimum_flab.pruned import note_completion
 from optimum_flab.records.names import PAGE_NAME
-from optimum_flab.records.report import Completion, RemovedLayer, read_report, write_report
+from optimum_flab.records.report import RemovedLayer, read_report, write_report
 from optimum_flab.settings.hub import CardSettings
 
 
@@ -100,12 +100,12 @@ def test_nothing_in_it_runs_and_results_and_completions_are_added(pruned, tmp_pa
     write_report(pruned, report.model_copy(update={"notes": (HOSTILE, f"{tmp_path}/data.jsonl")}))
     write_json(tmp_path / "results" / "flab_evaluation.json", evaluation_of(report.model_dump()))
     write_card(pruned, CardSettings(results=[tmp_path / "results"]))
-    note_completion(pruned, Completion(prompt=HOSTILE, dense=f"{HOSTILE}1", pruned=f"{HOSTILE}2"))
+    note_completion(pruned, prompt=HOSTILE, dense=f"{HOSTILE}1", pruned=f"{HOSTILE}2")
     page = page_of(pruned)
     assert "script" not in page.elements and page.text.count(HOSTILE) == 4
     assert "data.jsonl" in page.text and str(tmp_path) not in page.text
     assert read_report(pruned).completions[0].pruned == f"{HOSTILE}2"
-    note_completion(pruned, Completion(prompt="a", dense="b", pruned="\nc"))
+    note_completion(pruned, prompt="a", dense="b", pruned="\nc")
     assert len(read_report(pruned).completions) == 2
     assert "<pre>\n\nc</pre>" in (pruned / PAGE_NAME).read_text(encoding="utf-8")  # HTML drops the first of them
     assert "Not evaluated" not in page.text and page.row("humaneval")[2:] == [
@@ -138,7 +138,7 @@ def test_where_nothing_was_measured_or_differs_that_is_said(pruned):
 @pytest.mark.thorough
 @pytest.mark.skipif(BROWSER is None, reason="no headless browser is installed")
 def test_a_browser_shows_it_without_a_fault(pruned, tmp_path):
-    note_completion(pruned, Completion(prompt="x" * 3000, dense="y" * 3000, pruned="z"))
+    note_completion(pruned, prompt="x" * 3000, dense="y" * 3000, pruned="z")
     options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom")
     address = (pruned / PAGE_NAME).as_uri()
     command = [BROWSER, *options, "--enable-logging=stderr", address]

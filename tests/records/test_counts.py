@@ -140,7 +140,6 @@ def written(path, counts, **changes):
     ("counts", "changes", "message"),
     [
         ([[1]], {"sources": [{"name": "s", "texts": -1, "tokens": 1, "bytes": 1}]}, "sources.0.texts"),
-        ([[1]], {"more": 1}, "more: Extra inputs"),
         ([[1.5]], {}, "is damaged: its counts are not those of its sources"),
         ([[1], [1]], {"sources": [{"name": "s", "texts": 1, "tokens": 1, "bytes": 1}]}, "is damaged: its counts"),
         ([[1]], {"format": 2}, r"has format 2, and optimum-flab \S+ reads formats up to 1; install a newer version"),

@@ -371,7 +371,7 @@ def test_no_space_for_checkpoints_is_said_before_training_but_for_what_is_there(
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(FlabError, match="predictions take another .* MB, and the disk of .* free some space"):
         recovered(loaded, made, **REFERENCES)
-    (made / "cache" / "teacher").mkdir()
+    (made / "cache" / "teacher").mkdir(parents=True)
     (made / "cache" / "teacher" / "a.safetensors").write_bytes(bytes(10**7))
     recovered(loaded, made, max_steps=1, **REFERENCES)
 

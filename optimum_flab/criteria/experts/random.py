@@ -1,20 +1,6 @@
 """Chance."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from ..base import ExpertCriterion, ExpertUse
-
-
-if TYPE_CHECKING:
-    import torch
-
-
-def _score(use: ExpertUse, generator: torch.Generator) -> torch.Tensor:
-    import torch
-
-    return torch.randperm(len(use.tokens), generator=generator)
+from ..base import ExpertCriterion, permutation
 
 
 CRITERION = ExpertCriterion(
@@ -23,5 +9,5 @@ CRITERION = ExpertCriterion(
     source="none: what any other criterion has to beat",
     formula="position of the expert in a random permutation",
     parameters={"seed": "seed of the permutations"},
-    score=_score,
+    score=lambda use, generator: permutation(len(use.tokens), generator),
 )

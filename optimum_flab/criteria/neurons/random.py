@@ -1,23 +1,6 @@
 """Chance."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from ..base import NeuronCriterion, by_score
-
-
-if TYPE_CHECKING:
-    import torch
-
-    from ..statistics import NeuronStatistics
-
-
-def _score(statistics: NeuronStatistics, generator: torch.Generator) -> torch.Tensor:
-    import torch
-
-    order = torch.randperm(statistics.weight.shape[1], generator=generator)
-    return -order.argsort().to(statistics.weight.device)
+from ..base import NeuronCriterion, by_score, permutation
 
 
 CRITERION = NeuronCriterion(
@@ -26,6 +9,8 @@ CRITERION = NeuronCriterion(
     source="none: what any other criterion has to beat",
     formula="-j, where j is the position of the neuron in a random permutation",
     parameters={"seed": "seed of the permutations"},
-    select=by_score(_score),
+    select=by_score(
+        lambda layer, generator: -permutation(layer.weight.shape[1], generator).argsort().to(layer.weight.device)
+    ),
     reads_text=False,
 )
