@@ -183,8 +183,10 @@ def bits_and_lost_mass(
         `tuple[torch.Tensor, torch.Tensor]`: two of shape `(positions,)`, float64, on the CPU.
     """
     targets = following(tokens).to(head.weight.device)
-    gone = torch.full((len(head.weight),), kept is not None, device=head.weight.device)
-    gone[[] if kept is None else kept] = False
+    gone = torch.full((len(head.weight),), kept is not None)
+    if kept is not None:
+        gone[torch.as_tensor(kept)] = False
+    gone = gone.to(head.weight.device)
     nats, lost = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.float64)]
     for rows in head.chunks(len(hidden)):
         chunk = head.log_probabilities(hidden[rows])
