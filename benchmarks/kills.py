@@ -47,7 +47,7 @@ def watched(command: list[str], cache: Path) -> tuple[float, list[float]]:
     start, seen = time.time(), dict[str, float]()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
-        for path in cache.glob("plan-*/pieces/layer-*.safetensors"):
+        for path in cache.glob("plan-*/pieces/neurons/layer-*.safetensors"):
             seen.setdefault(path.name, time.time())
         time.sleep(0.02)
     if process.returncode:
