@@ -98,7 +98,7 @@ def main() -> None:
                 lost.append(killed(command(name), folder / f"cache-{name}", moment))
                 left, kills = left - moment + STARTING, kills + 1
             start = time.time()
-            if not (folder / name).exists():
+            if not (folder / name / "config.json").exists():  # the folder itself is made when a run begins
                 subprocess.run(command(name), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             found = contents(folder / name)
             same += found == expected
