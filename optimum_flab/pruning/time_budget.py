@@ -75,13 +75,19 @@ def tokens_in_time(
         paces = processes.of_each(measured_pace(dense.device, dense.model.dtype))
         slowest = Pace(*map(min, zip(*paces, strict=True)))
         data, experts = config.data, dense.family.experts
-        share = 1.0 if experts is None else getattr(dense.model.config, experts.per_token) / limits.dense["expert"]
+        share = 1.0 if experts is None else routed_share(dense)
         expected = partial(expected_seconds, config, limits, slowest, share=share, processes=processes.number)
         return chosen_tokens(expected, data.calibration_tokens, max(LEAST_TOKENS, data.sequence_length), allowed)
 
     computation = {"dtype": str(dense.model.dtype), "device": str(dense.device)}
     inputs = {"model": dense.name, "settings": config.to_dict(), "budget": allowed, "computation": computation}
     return work.value(STAGE, inputs, choose)
+
+
+def routed_share(dense: LoadedModel) -> float:
+    """The share of the experts of a mixture that a token is routed to."""
+    family, config = dense.family, dense.model.config
+    return getattr(config, family.mixture.per_token) / getattr(config, family.sizes["expert"])
 
 
 def seconds_of(duration: str | float | None) -> float | None:
