@@ -147,11 +147,23 @@ class BlockRun(NamedTuple):
     output: torch.Tensor
 
 
-def run_block(family: Family, config: Any, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> BlockRun:
-    """Runs a layer with an FFN."""
+def run_block(
+    family: Family, config: Any, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any], to_end: bool = True
+) -> BlockRun:
+    """Runs a layer with an FFN.
+
+    Args:
+        to_end (`bool`): whether the output of the FFN is needed; otherwise it is zeros, which spares a product.
+    """
     block, attention = family.block, family.block.attention_post_norm or family.block.attention_out
-    with recorded(layer, attention, block.ffn_out) as runs:
-        after = run_layer(layer, hidden, kwargs)
+    projection = layer.get_submodule(block.ffn_out)
+    if not to_end:
+        projection.forward = lambda neurons: hidden.new_zeros(*neurons.shape[:-1], hidden.shape[-1])
+    try:
+        with recorded(layer, attention, block.ffn_out) as runs:
+            after = run_layer(layer, hidden, kwargs)
+    finally:
+        vars(projection).pop("forward", None)
     neurons, output = runs[block.ffn_out]
     stream = hidden + block.scale(config) * runs[attention][1]
     # some classes flatten the rows before the FFN

@@ -72,7 +72,7 @@ class FfnObserver(DecidingObserver):
             if bias is not None:
                 wanted = wanted - bias
             if not same:
-                run = run_block(family, config, layer, below, kwargs)
+                run = run_block(family, config, layer, below, kwargs, to_end=False)
                 if family.block.ffn_post_norm is None:  # streams are large, and their difference is small
                     wanted = wanted + (dense_stream.float() - run.stream.float()) / family.block.scale(config)
             statistics.add(run.neurons, wanted, self.importance[batch][index], self.folds[batch])
