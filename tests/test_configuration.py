@@ -187,6 +187,7 @@ def test_a_target_needs_something_that_is_free():
             "calibration_tokens 100 is less than one sequence",
         ),
         ("data", {"calibration": ["a", "b"], "held_out": ["b"]}, "held_out: 'b' is also trained or calibrated on"),
+        ("data", {"corpus": ["b"], "held_out": ["b"]}, "held_out: 'b' is also trained or calibrated on"),
         ("recovery", {"micro_batch_size": 3}, "micro_batch_size 3 does not divide batch_size 8"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from optimum_flab.records.pieces import Pieces
-from optimum_flab.running.layer_pass import LayerObserver, layer_piece
+from optimum_flab.running.layer_pass import STREAMS, LayerObserver, layer_piece
 
 from .conftest import LAYERS, random_tokens, reading, tiny_model
 
@@ -56,3 +56,9 @@ def test_a_pass_starts_over_where_something_kept_is_missing(tmp_path):
     run(tmp_path)
     (tmp_path / f"{layer_piece(1)}.safetensors").unlink()
     assert run(tmp_path).passed == list(range(LAYERS))
+
+
+@pytest.mark.parametrize("folder", [None, "pieces"])
+def test_streams_are_saved_only_where_another_run_can_find_them(folder, tmp_path):
+    observer = run(folder and tmp_path / folder)
+    assert (observer.reading.pieces.read(STREAMS) is not None) is bool(folder)
