@@ -18,6 +18,7 @@ from .answers import fenced_code
 
 
 HUMANEVAL = "openai/openai_humaneval"
+ANSWER_BEGINS = "```python\n"  # what a chat model's answer is begun with, see _code_instruct.yaml
 LINE_ENDS = "\r\n"
 FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 
@@ -61,6 +62,11 @@ def head(doc: Mapping[str, Any]) -> str:
 def completion_program(doc: Mapping[str, Any], completion: str) -> Program:
     """The program of a completion, with the prompt before it."""
     return Program(doc["prompt"] + completion, doc["test"], doc["entry_point"])
+
+
+def begun_answer_program(doc: Mapping[str, Any], rest: str) -> Program:
+    """The program of a chat answer whose code block was begun for the model."""
+    return answer_program(doc, ANSWER_BEGINS + rest)
 
 
 def answer_program(doc: Mapping[str, Any], answer: str) -> Program:
@@ -127,7 +133,7 @@ def run_with_progress(programs: Sequence[Program], allow_packages: Sequence[str]
 
 
 run_completions = Judge(completion_program, reference_program)
-run_answers = Judge(answer_program, reference_program)
+run_answers = Judge(begun_answer_program, reference_program)
 
 
 def score(doc: Mapping[str, Any], results: Sequence[list[dict[str, Any]]]) -> dict[str, float]:
