@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from ..records.pieces import Pieces
-from ..utils.compat import attention_of, experts_of
+from ..utils.compat import attention_of, cache_argument, experts_of
 from ..utils.hashing import digest_of
 from ..vocabulary.usage import tokenizer_hash
 
 
 TAIL_MARGIN = 4  # tokens decoded beyond the longest stop string
-FIRST_STEP = 64  # new tokens after which rows that have ended leave a batch for the first time
+STEP = 16  # new tokens after which rows that have ended leave a batch
 # Settings whose meaning does not change if a completion is generated in several steps.
 PLAIN_SETTINGS = frozenset(
     "do_sample temperature top_k top_p max_new_tokens num_beams eos_token_id pad_token_id transformers_version".split()
 )
 ANCHOR = 8  # prompt tokens that precede a completion when it is decoded
-CACHE_FORMAT = 2  # of batches; increased whenever generating, truncating or scoring changes
+CACHE_FORMAT = 3  # of batches; increased whenever generating, truncating or scoring changes
 
 
 class BatchCache:
@@ -100,46 +100,50 @@ def new_tokens(
             as a list or `None`; the checkpoint's own settings do not.
     """
     completions: list[list[int]] = [[] for _ in prompts]
-    rows, written, ends = list(range(len(prompts))), 0, set(config.eos_token_id or ())
-    for most in _steps(config):
+    rows, ends = list(range(len(prompts))), set(config.eos_token_id or ())
+    start = width = max(map(len, prompts))
+    cache = DynamicCache(config=model.config)
+    for step in _steps(config):
         texts = [prompts[row] + completions[row] for row in rows]
-        width = max(map(len, texts))
         padding = [width - len(text) for text in texts]
         ids = [[config.pad_token_id] * pad + text for pad, text in zip(padding, texts, strict=True)]
         mask = [[0] * pad + [1] * (width - pad) for pad in padding]
-        stopping = HasStopString(tokenizer, stops, width - written) if stops else None
+        stopping = HasStopString(tokenizer, stops, start) if stops else None
         shorter = copy.deepcopy(config)
-        shorter.max_new_tokens = most
+        shorter.max_new_tokens = step
         with generates_by(model, shorter):
             output = model.generate(
                 input_ids=torch.tensor(ids, device=model.device),
                 attention_mask=torch.tensor(mask, device=model.device),
                 generation_config=shorter,
                 stopping_criteria=[stopping] if stopping else None,
+                **{cache_argument(model.prepare_inputs_for_generation): cache},
             )
         chunks = output[:, width:].tolist()
         stopped = stopping.done.tolist() if stopping and stopping.done is not None else [False] * len(rows)
         for row, chunk in zip(rows, chunks, strict=True):
             completions[row] += chunk
-        has_ended = [stop or not ends.isdisjoint(chunk) for stop, chunk in zip(stopped, chunks, strict=True)]
-        rows = [row for row, end in zip(rows, has_ended, strict=True) if not end]
-        written += most
-        if not rows:
+        going = [
+            place
+            for place, (stop, chunk) in enumerate(zip(stopped, chunks, strict=True))
+            if not stop and ends.isdisjoint(chunk)
+        ]
+        if not going:
             break
+        if len(going) < len(rows):
+            cache.batch_select_indices(torch.tensor(going, device=model.device))
+        rows = [rows[place] for place in going]
+        width += step
     return completions
 
 
 def _steps(config: GenerationConfig) -> Iterator[int]:
-    """New tokens until rows that have ended leave: each step as long as all before it, since those are read again."""
-    left = config.max_new_tokens
+    """New tokens until rows that have ended leave."""
+    most = config.max_new_tokens
     if config.num_beams not in (None, 1) or not PLAIN_SETTINGS.issuperset(config.to_diff_dict()):
-        yield left
+        yield most
         return
-    written = 0
-    while left:
-        step = min(left, max(FIRST_STEP, written))
-        yield step
-        written, left = written + step, left - step
+    yield from (min(STEP, most - start) for start in range(0, most, STEP))
 
 
 def text_behind(

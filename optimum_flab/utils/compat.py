@@ -7,6 +7,7 @@ imported where they are used, so that this module costs nothing when `optimum-cl
 from __future__ import annotations
 
 import argparse
+import inspect
 from argparse import Action, ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -63,6 +64,12 @@ def experts_by(config: PreTrainedConfig, implementation: str) -> Iterator[None]:
         yield
     finally:
         set_experts(config, before)
+
+
+def cache_argument(function: Callable[..., Any]) -> str:
+    """The name under which a function of transformers takes a cache of keys and values: `past_key_values` was renamed
+    in 5.24."""
+    return "cache" if "cache" in inspect.signature(function).parameters else "past_key_values"
 
 
 def set_conversions(model: PreTrainedModel, conversions: Sequence[object]) -> None:

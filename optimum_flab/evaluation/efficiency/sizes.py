@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import torch
 from ...checkpoints.finding import ModelFiles
 from ...checkpoints.weight_files import shards
 from ...records.results import Flops
-from ...utils.compat import set_experts
+from ...utils.compat import cache_argument, set_experts
 
 
 if TYPE_CHECKING:
@@ -53,9 +52,7 @@ def count_flops(config: PreTrainedConfig, prompt_tokens: int) -> Flops:
             kind["rope_type"] = "default"
     with torch.device("meta"), torch.no_grad():
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-        # transformers renamed the argument between 5.20 and 5.24
-        name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-        cache = {name: DynamicCache(config=model.config)}
+        cache = {cache_argument(model.forward): DynamicCache(config=model.config)}
         counts = []
         for tokens in (prompt_tokens, 1):
             ids = torch.zeros(1, tokens, dtype=torch.int64)
