@@ -110,7 +110,7 @@ def _default_sources(settings: RecoveryConfig, formats: Formats) -> list[PlainSo
         files = read_source(LIBRARY_SOURCE, for_training=True).documents
     files.sort(key=lambda document: rank(settings.seed, document.text))
     longest = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
-    pools = other_pools(mix, files, formats, longest, set(), settings.seed, problems_to_train_on(), None)
+    pools = other_pools(mix, files, formats, longest, set(), settings.seed, problems_to_train_on())
     rng = np.random.default_rng(settings.seed)
     sources = [
         PlainSource(

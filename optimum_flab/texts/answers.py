@@ -6,7 +6,7 @@ collected on its answers fit what it will write after pruning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .formats import Formats
@@ -65,20 +65,29 @@ def answered(
     """
     texts: dict[Problem, list[Document]] = {}
     written = 0
-    for asked in range(ROUNDS):
-        for start in range(0, len(problems), 2 * QUESTIONS_AT_ONCE):
-            part = problems[start : start + 2 * QUESTIONS_AT_ONCE]
-            questions = [one for place, problem in enumerate(part) if (one := ask(problem, asked, place, formats))]
-            for in_chat in (True, False):
-                of_form = [question for question in questions if question.in_chat is in_chat]
-                if not of_form or written >= tokens:
-                    continue
-                for question, (text, number) in zip(of_form, answer(of_form), strict=True):
-                    document = text_of(question, text, formats)
-                    if document is not None:
-                        texts.setdefault(question.problem, []).append(document)
-                        written += number
+    for questions in batches(problems, formats):
+        if written >= tokens:
+            break
+        for question, (text, number) in zip(questions, answer(questions), strict=True):
+            document = text_of(question, text, formats)
+            if document is not None:
+                texts.setdefault(question.problem, []).append(document)
+                written += number
     return {problem: texts[problem] for problem in problems if problem in texts}
+
+
+def batches(problems: Sequence[Problem], formats: Formats) -> Iterator[list[Question]]:
+    """All questions of all rounds, in batches of one form and round."""
+    for asked in range(ROUNDS):
+        waiting: dict[bool, list[Question]] = {True: [], False: []}
+        for place, problem in enumerate(problems):
+            if question := ask(problem, asked, place, formats):
+                of_form = waiting[question.in_chat]
+                of_form.append(question)
+                if len(of_form) == QUESTIONS_AT_ONCE:
+                    yield of_form
+                    waiting[question.in_chat] = []
+        yield from filter(None, waiting.values())
 
 
 def ask(problem: Problem, asked: int, place: int, formats: Formats) -> Question | None:

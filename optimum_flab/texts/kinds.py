@@ -120,7 +120,7 @@ def other_pools(
     never: Collection[str],
     seed: int,
     problems: Sequence[Problem],
-    writing: tuple[Answer, float] | None,
+    writing: tuple[Answer, float] | None = None,
 ) -> list[Pool]:
     """Every kind except the user's own text.
 
