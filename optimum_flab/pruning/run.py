@@ -139,7 +139,9 @@ def prune(
     notes += text_notes(config.data, formats_of(dense.tokenizer), answer is not None)
     if config.ffn.enabled:
         share = 1.0 if dense.family.experts is None else routed_share(dense)
-        notes += few_tokens(config.data.tokens, sizes.shape["neuron"], share)
+        for note in few_tokens(config.data.tokens, sizes.shape["neuron"], share):
+            say(f"warning: {note}")
+            notes.append(note)
     with watch.step("texts"):
         texts = read_text_sets(dense.tokenizer, config.data, config.seed, answer)
     tokens = token_choice(dense, config.vocabulary, texts, counts, work)
