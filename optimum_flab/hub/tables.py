@@ -22,6 +22,7 @@ KIND_LABELS = {
     "own": "of the user's own sources",
     "problems": "small problems with solutions",
     "library": "source of Python libraries",
+    "answers": "the dense model's own answers",
     "chat": "problems as a conversation",
     "infilling": "programs with a gap",
 }
