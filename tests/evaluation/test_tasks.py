@@ -131,7 +131,7 @@ def test_what_evalplus_publishes_is_judged_by_its_longer_tests(tmp_path):
     """A row as in evalplus/mbppplus on the Hub, and one as in HumanEvalPlus."""
     test = "import numpy as np\n\nfor inp, exp in zip([[1], [2]], [2, 4]):\n    assert np.all(double(*inp) == exp)\n"
     row = {"task_id": 2, "code": "def double(x):\n    return x * 2", "prompt": "Write a function that doubles.",
-           "source_file": "a.ipynb", "test_imports": [], "test_list": ["assert double(1) == 2"], "test": test}  # fmt: skip
+           "test_imports": [], "test_list": ["assert double(1) == 2"], "test": test}  # fmt: skip
     task = only_task("mbpp_zero_shot_instruct", jsonl(tmp_path / "mbppplus.jsonl", [row]))
     (doc,) = task.eval_docs
     assert "assert double(1) == 2\n" in mbpp.instruct_prompt(doc) and "numpy" not in mbpp.instruct_prompt(doc)
@@ -240,7 +240,7 @@ def test_mbpp_asks_as_lm_eval_does(tmp_path):
 def test_what_is_said_of_the_tasks_that_share_a_name_with_lm_evals_is_so():
     said = {name: protocol for name, (_, protocol) in shipped_tasks().items()}
     folder = Path(lm_eval.tasks.__file__).parent
-    shared = {path.stem: path for path in folder.glob("**/*.yaml") if path.stem in said}
+    shared = {path.stem: path for path in folder.glob("**/*.yaml") if path.stem in {*said} - {"standard"}}
     infilling = "humaneval_infilling"
     assert set(shared) == {"cruxeval_output", "humaneval", "humaneval_instruct", "humaneval_plus", "mbpp", infilling}
     theirs = {name: load_yaml(path, resolve_func=False) for name, path in shared.items()}
