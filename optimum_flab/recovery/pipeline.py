@@ -90,7 +90,7 @@ def recover(
     Processes(state).check_same(ready.folder.name, "the prepared data")
     give_back_memory()
     with steps.step("training"):
-        training = _train(ready, settings, device, steps)
+        training = _train(ready, work, device)
     state.wait_for_everyone()  # the others may still read the best checkpoint
     if state.is_main_process:
         save_training(training, ready.folder)
@@ -112,12 +112,12 @@ def recover(
     return replace(pruned, model=model).with_report(weights_sha256=weights_hash(model), **changes)
 
 
-def _train(ready: Ready, settings: RecoveryConfig, device: torch.device, steps: Steps) -> Training:
-    done = load_training(ready.folder, ready.start, settings)
+def _train(ready: Ready, work: Work, device: torch.device) -> Training:
+    done = load_training(ready.folder, ready.start, work.settings)
     if done is not None:
-        steps.say(f"this training was finished before; its result is taken from {ready.folder}")
+        work.steps.say(f"this training was finished before; its result is taken from {ready.folder}")
         return done
     folder = ready.folder / CHECKPOINTS
     if (checkpoint := last_checkpoint(folder)) is not None:
-        steps.say(f"the training resumes after step {checkpoint.rsplit('-', 1)[-1]}")
-    return train(ready, settings, folder, device)
+        work.steps.say(f"the training resumes after step {checkpoint.rsplit('-', 1)[-1]}")
+    return train(ready, work.settings, work.family, folder, device)
