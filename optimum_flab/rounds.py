@@ -21,6 +21,8 @@ from .checkpoints.surgery import pruned_tensors
 from .families import Family
 from .families.positions import check_positions
 from .pruned import as_loaded
+from .pruning.answers import answer_writer
+from .pruning.components import sizes_of
 from .pruning.reporting import build_report
 from .pruning.result import PrunedModel
 from .pruning.run import prune, work_folder
@@ -140,7 +142,9 @@ def rebased(
         work ([`WorkFolder`]): holds what the first round counted.
     """
     plan = composed(before.plan, again.plan)
-    texts = read_text_sets(dense.tokenizer, config.data, config.seed)
+    data = config.data.for_model(sizes_of(dense.model, dense.family).shape["neuron"])
+    answer = answer_writer(dense, config, work)
+    texts = read_text_sets(dense.tokenizer, data, config.seed, answer)
     tokens = token_choice(dense, config.vocabulary, texts, (), work)
     plan = replace(plan, weights=changed_weights(dense.model, dense.family, plan, again.model))
     search, kept = again.report.search, before.plan.kept_layers
@@ -151,7 +155,7 @@ def rebased(
         again.model,
         plan,
         again.report.seconds,
-        text_notes(config.data, formats_of(dense.tokenizer)),
+        text_notes(data, formats_of(dense.tokenizer), answer is not None),
         # what its pruning measured was against the trained model; the training measures anew
         search=search.model_copy(update={"removed_layers": removed}),
         texts=text_counts(texts, tokens, (), plan.kept_tokens),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from optimum_flab.running.casting import copy_in
-from optimum_flab.running.generation import generates_by, new_tokens
+from optimum_flab.running.generation import STEP, generates_by, new_tokens
 
 from .conftest import byte_level_tokenizer, tiny_model
 
@@ -43,11 +43,10 @@ def forward_shapes(model, run):
         handle.remove()
 
 
-@pytest.fixture(scope="module")
-def writer():
+def written_by(family, **changes):
     """A tiny model that writes other text for other prompts, and the ids that it writes alone, without an end."""
     tokenizer = byte_level_tokenizer(600)
-    model = tiny_model("qwen2", vocab_size=608, initializer_range=0.4)
+    model = tiny_model(family, vocab_size=608, initializer_range=0.4, **changes)
     prompts = [[5, 6, 7, 8], [9, 10], [200, 11, 40], [33], [401, 77, 300, 25, 90]]
     config = GenerationConfig(max_new_tokens=150, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     with generates_by(model, config):
@@ -56,10 +55,21 @@ def writer():
     return model, tokenizer, prompts, alone
 
 
+@pytest.fixture(scope="module")
+def writer():
+    return written_by("qwen2")
+
+
+@pytest.fixture(scope="module", params=["whole", "sliding"])
+def any_writer(request, writer):
+    """The cache of the other one forgets what is outside its window."""
+    return writer if request.param == "whole" else written_by("mistral", sliding_window=16)
+
+
 @given(ends=st.sets(st.integers(0, 607), max_size=40), most=st.integers(1, 150))
 @settings(max_examples=8, deadline=None)
-def test_rows_that_leave_a_batch_change_nothing(writer, ends, most):
-    model, tokenizer, prompts, alone = writer
+def test_rows_that_leave_a_batch_change_nothing(any_writer, ends, most):
+    model, tokenizer, prompts, alone = any_writer
     ends |= {alone[0][3], alone[1][min(most, 90) - 1]}
     config = GenerationConfig(
         max_new_tokens=most, do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ends)
@@ -70,17 +80,17 @@ def test_rows_that_leave_a_batch_change_nothing(writer, ends, most):
         assert set(found[stop:]) <= {tokenizer.pad_token_id}
 
 
-def test_rows_leave_a_batch_once_they_have_ended(writer):
-    model, tokenizer, prompts, alone = writer
+def test_rows_leave_a_batch_once_they_have_ended(any_writer):
+    model, tokenizer, prompts, alone = any_writer
     # nothing that the others write before their 150th token
-    end = next(t for t in alone[0][:60] if not any(t in row for row in alone[1:]))
+    end = next(token for token in alone[0][:60] if not any(token in row for row in alone[1:]))
+    left = -(-(alone[0].index(end) + 1) // STEP) * STEP
     config = GenerationConfig(
         max_new_tokens=150, do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=[end]
     )
     found, shapes = forward_shapes(model, lambda: new_tokens(model, tokenizer, prompts, [], config))
-    assert [len(row) for row in found] == [64, 150, 150, 150, 150]
-    assert [shape for shape in shapes if shape[1] > 1] == [(5, 5), (4, 69), (4, 133)]
-    assert [shape[0] for shape in shapes] == [5] * 64 + [4] * 86
+    assert [len(row) for row in found] == [left, 150, 150, 150, 150]
+    assert shapes == [(5, 5), *[(5, 1)] * (left - 1), *[(4, 1)] * (150 - left)]  # nothing is read twice
 
 
 def test_a_stop_string_is_found_across_two_steps(writer):

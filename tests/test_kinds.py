@@ -18,7 +18,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from optimum_flab import FlabError
-from optimum_flab.pruning.texts import text_notes
+from optimum_flab.pruning.texts import few_tokens, text_notes
 from optimum_flab.settings.pruning import KINDS, NAMED_HELD_OUT, DataSettings
 from optimum_flab.texts import kinds, passages
 from optimum_flab.texts.code import code_parts, with_gap
@@ -41,6 +41,17 @@ FORMATS = Formats(
     infilling=lambda prefix, middle, suffix: f"<pre>{prefix}<suf>{suffix}<mid>{middle}<end>",
 )
 MEASURED = ("calibration", "validation", "held_out")
+
+
+def answer(questions):
+    """Answers of about 50 tokens, which differ from one another."""
+    texts = [f"    return {question.problem.name!r}, {question.round}" + " + 1" * 40 for question in questions]
+    return [
+        (text, number)
+        for text, number in zip(
+            texts, count([q.prompt + t for q, t in zip(questions, texts, strict=True)]), strict=True
+        )
+    ]
 
 
 def count(batch):
@@ -403,8 +414,8 @@ def test_every_set_has_the_shares_and_no_document_of_another(mine, mix, seed, na
     read = (
         replace(read_texts(data.model_copy(update={"mix": {"own": 1}})), library=library()) if named else some_files()
     )
-    sets = divide_texts(read, data, count, seed, FORMATS)
-    assert sets == divide_texts(read, data, count, seed, FORMATS)
+    sets = divide_texts(read, data, count, seed, FORMATS, answer)
+    assert sets == divide_texts(read, data, count, seed, FORMATS, answer)
 
     texts = {name: {document.text for document in getattr(sets, name)} for name in MEASURED}
     assert all(len(texts[name]) == len(getattr(sets, name)) for name in MEASURED)
@@ -434,7 +445,7 @@ def test_every_set_has_the_shares_and_no_document_of_another(mine, mix, seed, na
     longest = max(count([document.text for document in [*sets.calibration, *sets.validation]]))
     assert sum(tokens.values()) < 1500 + longest * (len(there) + 2)
     assert all(len(one.text) <= 4 * 400 for one in sets.calibration if one.kind in ("own", "library", "problems"))
-    assert all(count([one.text])[0] <= 400 for one in sets.calibration if one.kind in ("chat", "infilling"))
+    assert all(count([one.text])[0] <= 400 for one in sets.calibration if one.kind in ("answers", "chat", "infilling"))
 
 
 def test_sources_count_by_tokens_and_a_small_one_leaves_its_rest_to_the_other(mine):
@@ -466,8 +477,9 @@ def test_kinds_that_are_not_there_leave_their_tokens_to_the_others(mine):
         divide_texts(read, data, count, 0).calibration
     )  # without a chat template and infilling tokens
     assert set(tokens) == {"own", "problems", "library"}
-    for kind, share in {"own": 0.3, "problems": 0.2, "library": 0.15}.items():
-        assert abs(tokens[kind] - 1000 * share / 0.65) <= most[kind]
+    shares = {"own": 0.3, "problems": 0.1, "library": 0.1}
+    for kind, share in shares.items():
+        assert abs(tokens[kind] - 1000 * share / sum(shares.values())) <= most[kind]
 
 
 def test_kinds_that_a_tokenizer_cannot_show_are_named():
@@ -476,13 +488,24 @@ def test_kinds_that_a_tokenizer_cannot_show_are_named():
     tokenizer.chat_template = None
 
     def notes(mix, tokenizer):
-        return text_notes(DataSettings(mix=mix), formats_of(tokenizer))
+        return text_notes(DataSettings(mix=mix), formats_of(tokenizer), can_answer=False)
 
     chat, infilling = notes(mix, tokenizer)
     assert "'chat' is left out, and its share goes" in chat and "no chat template" in chat
     assert "'infilling' is left out, and its share goes" in infilling and "no known tokens for infilling" in infilling
     assert notes({**mix, "infilling": 0}, tokenizer) == [chat]
     assert notes({"infilling": 1}, with_infilling_tokens()) == []
+    (answers,) = notes({"answers": 1, "problems": 1}, tokenizer)
+    assert "'answers' is left out" in answers
+
+
+def test_too_few_tokens_for_the_neurons_are_told():
+    assert few_tokens(8192, 4096, 1.0) == [] and few_tokens(8192, 768, 0.25) == []
+    (note,) = few_tokens(8192, 8960, 1.0)
+    assert "8,192 calibration tokens are 0.9 for each of the 8,960 neurons" in note
+    data = DataSettings()
+    assert data.tokens == data.for_model(2048).tokens == 32_768 and data.for_model(4864).tokens == 8 * 4864
+    assert DataSettings(calibration_tokens=1000).for_model(4864).tokens == 1000
 
 
 def test_named_held_out_text_is_measured_beside_the_kinds(mine, tmp_path):
@@ -495,8 +518,8 @@ def test_named_held_out_text_is_measured_beside_the_kinds(mine, tmp_path):
         held_out_tokens=400,
         sequence_length=400,
     )
-    sets = text_sets(data, count, 0, FORMATS)
+    sets = divide_texts(read_texts(data), data, count, 0, FORMATS, answer)
     tokens, most = counted(sets.held_out)
-    assert set(tokens) == {NAMED_HELD_OUT, *KINDS}
+    assert set(tokens) == {NAMED_HELD_OUT, *(kind for kind, share in KINDS.items() if share)}
     assert tokens[NAMED_HELD_OUT] >= 400 and sum(tokens.values()) < 800 + sum(most.values())
     assert {one.text for one in sets.held_out if one.kind == NAMED_HELD_OUT} <= set(TEXTS)

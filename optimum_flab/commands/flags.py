@@ -6,7 +6,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from textwrap import fill
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -81,10 +81,10 @@ def add_flag(group: ArgumentGroup, flag: SettingFlag) -> None:
 
 
 def value_type(annotation: Any) -> Any:
-    """The type of a field's values, without `None` and without markers."""
+    """The type of a field's values, without `None` and without markers; text where a number or a word may be given."""
     if get_origin(annotation) is Annotated or NoneType in get_args(annotation):
         return value_type(get_args(annotation)[0])
-    return annotation
+    return str if get_origin(annotation) is UnionType else annotation
 
 
 def criteria_text() -> str:

@@ -57,7 +57,7 @@ class PruningInputs:
     def calibrated(self, kept: np.ndarray, pieces: Pieces) -> Calibrated:
         """The dense model on the calibration texts, tokenised with the kept tokens."""
         data = self.config.data
-        packed = self.tokens.packed(kept, self.texts.calibration, data.sequence_length, data.calibration_tokens)
+        packed = self.tokens.packed(kept, self.texts.calibration, data.sequence_length, data.tokens)
         reading = LayerPass(
             self.dense.model,
             self.dense.family,

@@ -56,15 +56,16 @@ def memory_needs(
         `tuple[int, int]`: with the weights in their files, those of a layer elsewhere than on the CPU being taken
             there when it is run, and on the CPU other large data on disk; and with all weights on the device.
     """
-    sizes, data = sizes_of_config(model, family), config.data
+    sizes = sizes_of_config(model, family)
     shape, parameters = sizes.shape, sizes.counts.total(sizes.shape)
+    data = config.data.for_model(shape["neuron"])
     layer, neurons, hidden = sizes.counts.unit(shape, "layer"), shape["neuron"], model.hidden_size * dtype.itemsize
     search_tokens = config.layers.search_tokens if config.layers.enabled else 0
     ranking = shape["vocab"] * hidden + 2 * shape["layer"] * search_tokens * hidden  # with its own head
     pending = 2 * 4 * neurons * STEPS * max(1, neurons // BLOCKS)
     deciding = LAYERS * layer * 4 + ACTIVATIONS * data.batch_size * data.sequence_length * neurons * 4 + pending
-    least = BASE + IN_HAND * data.calibration_tokens * hidden + max(ranking, deciding)
-    streams = data.calibration_tokens * (STREAMS * hidden + neurons * dtype.itemsize)
+    least = BASE + IN_HAND * data.tokens * hidden + max(ranking, deciding)
+    streams = data.tokens * (STREAMS * hidden + neurons * dtype.itemsize)
     working = least + MATRICES * 4 * neurons**2 + streams
     if device.type == "cpu":
         return least, working + parameters * (dtype.itemsize + output_dtype.itemsize)
@@ -121,7 +122,7 @@ def open_weights(
     """
     if dense.stored is None:
         return dense, Workspace()
-    check_disk(folder, dense, config.data.calibration_tokens)
+    check_disk(folder, dense, config.data.tokens)
     cpu, dtype = torch.device("cpu"), dense.model.dtype
     least, _ = memory_needs(config, dense.model.config, dense.family, dtype, dense.storage_dtype, cpu)
     workspace = Workspace(folder, spare=max(0, (budget or free_memory(cpu) or 0) - least))

@@ -33,6 +33,7 @@ from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
 from ..utils.progress import say
 from ..utils.stopwatch import Stopwatch
+from .answers import answer_writer
 from .components import sizes_of, sizes_of_config
 from .counts import read_counts
 from .inputs import PruningInputs
@@ -43,8 +44,8 @@ from .planning import decided_plan
 from .reporting import build_report
 from .result import PrunedModel
 from .search import chosen_shape
-from .texts import read_text_sets, text_counts, text_notes
-from .time_budget import tokens_in_time
+from .texts import few_tokens, read_text_sets, text_counts, text_notes
+from .time_budget import routed_share, tokens_in_time
 from .vocabulary import token_choice, tokenizer_of
 
 
@@ -124,6 +125,7 @@ def prune(
     limits = size_limits(config, sizes, len(dense.tokenizer))
     check_positions(dense.model.config, dense.family, "data.sequence_length", config.data.sequence_length)
     counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
+    config.data = config.data.for_model(sizes.shape["neuron"])
     notes = [f"{processes.number} processes shared the text"] if processes.number > 1 else []
     notes += note_of_ids(dense.model, sizes.shape["vocab"])
     if seconds is not None:
@@ -131,12 +133,17 @@ def prune(
         config.data = config.data.model_copy(update={"calibration_tokens": affordable})
         say(note)
         notes.append(note)
-    loaded = dense
+    loaded, answer = dense, answer_writer(dense, config, work, processes)
     dense, workspace = open_weights(loaded, config, work.root, memory)
     weights = dense_hash(dense)
-    notes += text_notes(config.data, formats_of(dense.tokenizer))
+    notes += text_notes(config.data, formats_of(dense.tokenizer), answer is not None)
+    if config.ffn.enabled:
+        share = 1.0 if dense.family.experts is None else routed_share(dense)
+        for note in few_tokens(config.data.tokens, sizes.shape["neuron"], share):
+            say(f"warning: {note}")
+            notes.append(note)
     with watch.step("texts"):
-        texts = read_text_sets(dense.tokenizer, config.data, config.seed)
+        texts = read_text_sets(dense.tokenizer, config.data, config.seed, answer)
     tokens = token_choice(dense, config.vocabulary, texts, counts, work)
     shapes = shapes_to_compare(config, limits, len(tokens.counted.natural), len(tokens.counted.protected))
     computing = dense.on_its_device()

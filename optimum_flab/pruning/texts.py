@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from ..records.texts import TextCounts
-from ..settings.pruning import DataSettings
+from ..settings.pruning import TOKENS_PER_NEURON, DataSettings
+from ..texts.answers import Answer
 from ..texts.formats import Formats, formats_of
-from ..texts.kinds import CHAT, INFILLING
+from ..texts.kinds import ANSWERS, CHAT, INFILLING
 from ..texts.presets import preset_words
 from ..texts.reading import read_texts
 from ..texts.sets import TextSets, divide_texts
@@ -19,15 +20,25 @@ from .counts import CountsFile, counts_report
 from .vocabulary import TokenChoice
 
 
-# A note for the report.
+FEWEST_PER_NEURON = 2  # calibration tokens
+# Notes for the report.
+NOT_WRITTEN = (
+    "the model's weights stay in their files, from which it cannot write quickly: calibration text of the kind"
+    " 'answers' is left out, and its share goes to the others"
+)
 COUNTED = (
     "text that was only counted may overlap with the text measured on, since counts do not reveal it; name held-out"
     " text that was not counted to be sure"
 )
 
 
-def read_text_sets(tokenizer: PreTrainedTokenizerBase, data: DataSettings, seed: int) -> TextSets:
+def read_text_sets(
+    tokenizer: PreTrainedTokenizerBase, data: DataSettings, seed: int, answer: Answer | None = None
+) -> TextSets:
     """Reads the sources and divides their texts into sets: the same from the same files, whenever that is.
+
+    Args:
+        answer (`Callable`, *optional*): writes the dense model's answers; without it, that kind is left out.
 
     Raises:
         [`FlabError`]: a source cannot be read, or there is too little text.
@@ -36,12 +47,12 @@ def read_text_sets(tokenizer: PreTrainedTokenizerBase, data: DataSettings, seed:
     def count_tokens(texts: list[str]) -> list[int]:
         return [len(ids) for ids in token_lists(tokenizer, texts)]
 
-    return divide_texts(read_texts(data, seed), data, count_tokens, seed, formats_of(tokenizer))
+    return divide_texts(read_texts(data, seed), data, count_tokens, seed, formats_of(tokenizer), answer)
 
 
-def text_notes(data: DataSettings, formats: Formats) -> list[str]:
-    """Notes on the kinds of text that are left out because a tokenizer cannot show them, and on what counts cannot
-    tell."""
+def text_notes(data: DataSettings, formats: Formats, can_answer: bool) -> list[str]:
+    """Notes on the kinds of text that are left out because a tokenizer cannot show them, or a model in its files not
+    write them, and on what counts cannot tell."""
     kinds = (
         (CHAT, formats.chat, "chat template that shows a conversation"),
         (INFILLING, formats.infilling, "known tokens for infilling"),
@@ -52,7 +63,25 @@ def text_notes(data: DataSettings, formats: Formats) -> list[str]:
         for kind, known, what in kinds
         if known is None and data.mix.get(kind)
     ]
+    notes += [NOT_WRITTEN] * bool(data.mix.get(ANSWERS) and not can_answer)
     return [*notes, COUNTED] if data.counts else notes
+
+
+def few_tokens(tokens: int, neurons: int, share: float) -> list[str]:
+    """A note where calibration text is too little to tell a layer's neurons apart.
+
+    Args:
+        tokens (`int`): of calibration text.
+        neurons (`int`): of a layer, or of an expert.
+        share (`float`): of the tokens that an expert is given.
+    """
+    each = tokens * share / neurons
+    if each >= FEWEST_PER_NEURON:
+        return []
+    return [
+        f"{tokens:,} calibration tokens are {each:.1f} for each of the {neurons:,} neurons of a layer: too few to"
+        f" tell them apart, so that the model loses more than it has to; {TOKENS_PER_NEURON} for each are better"
+    ]
 
 
 def text_counts(

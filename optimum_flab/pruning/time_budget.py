@@ -26,6 +26,7 @@ SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 # Estimates: seconds for texts, tokenizer and files; the share of the speed of a plain matrix product that a run
 # reaches; how many products of matrices of shape (neurons, neurons) a layer's decision costs.
 BASE, REACHED, CUBES = 90.0, 0.5, 6
+WRITING = 2  # a token that the model writes costs as much as so many that it reads
 SHAPES = 5  # that a search measures, about
 LEAST_TOKENS = 2048  # fewer say too little about a layer's neurons
 PROBE = 1024  # rows and columns of the matrices that are multiplied
@@ -77,7 +78,7 @@ def tokens_in_time(
         data, experts = config.data, dense.family.experts
         share = 1.0 if experts is None else routed_share(dense)
         expected = partial(expected_seconds, config, limits, slowest, share=share, processes=processes.number)
-        return chosen_tokens(expected, data.calibration_tokens, max(LEAST_TOKENS, data.sequence_length), allowed)
+        return chosen_tokens(expected, data.tokens, max(LEAST_TOKENS, data.sequence_length), allowed)
 
     computation = {"dtype": str(dense.model.dtype), "device": str(dense.device)}
     inputs = {"model": dense.name, "settings": config.to_dict(), "budget": allowed, "computation": computation}
@@ -137,12 +138,15 @@ def expected_seconds(
     efforts = [component.effort(config, dense, smallest, tokens) for component in components_of(dense)]
     idle = (1 - share) * parts.get("experts", 0)
     once = 2 * (limits.counts.total(dense) - parts["vocabulary"] // 2 - idle)  # one token through the model
+    texts = tokens + data.validation_tokens + data.held_out_tokens
+    written = texts * data.mix.get("answers", 0) / sum(data.mix.values())  # one token at a time
     shapes = 2 * SHAPES * data.validation_tokens if config.target_ratio is not None else 0
     weighted = 4 * max(effort.fitted for effort in efforts)  # once, whatever is fitted then
     fitted = 2 * sum(effort.fitted for effort in efforts)
     seconds = ((shapes + weighted) / processes + sum(effort.tokens for effort in efforts)) * once / pace.estimates + (
         3 * data.held_out_tokens + fitted
     ) / processes * once / pace.layers
+    seconds += WRITING * written * once / pace.estimates
     for effort in efforts:
         sums = 1.2 * effort.fitted / processes * share + CUBES * effort.decisions * effort.width
         seconds += sums * effort.matrices * effort.width**2 / pace.statistics

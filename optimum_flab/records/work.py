@@ -85,7 +85,7 @@ class WorkFolder:
         is_main: bool = True,
         check: Callable[[], None] = lambda: None,
     ):
-        self.root, self._resume, self._agree, self._is_main, self._check = root, resume, agree, is_main, check
+        self.root, self.resume, self._agree, self._is_main, self._check = root, resume, agree, is_main, check
         self._used: set[Path] = set()
         self.seconds = dict[str, float]()
         try:
@@ -124,7 +124,7 @@ class WorkFolder:
                 self._agree(True)
             with errors_of_writing(folder):
                 os.utime(folder)
-                if not self._resume and folder not in self._used:
+                if not self.resume and folder not in self._used:
                     _empty(folder)
                 (folder / INPUTS).write_text(json.dumps(inputs, indent=2), encoding="utf-8")
             self._used.add(folder)

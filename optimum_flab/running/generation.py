@@ -33,20 +33,21 @@ class BatchCache:
 
     Args:
         folder (`Path`): created when the first batch is stored.
+        reuse (`bool`): whether what an earlier run stored may be used.
 
     Attributes:
         made, reused (`int`): batches computed and read so far.
     """
 
-    def __init__(self, folder: Path):
-        self._pieces = Pieces(folder)
+    def __init__(self, folder: Path, reuse: bool = True):
+        self._pieces, self._reuse = Pieces(folder), reuse
         self.made = self.reused = 0
 
     def get(self, key: Mapping[str, Any], make: Callable[[], list[Any]]) -> list[Any]:
         """What is stored under `key` (any plain values), or what `make` returns, which is then stored."""
         digest = digest_of(key)
         name = f"{digest[:2]}/{digest}"
-        piece = self._pieces.read(name)
+        piece = self._pieces.read(name) if self._reuse else None
         if piece is not None:
             self.reused += 1
             return piece.facts["result"]
@@ -87,6 +88,7 @@ def new_tokens(
     prompts: Sequence[list[int]],
     stops: Sequence[str],
     config: GenerationConfig,
+    tick: Callable[[int], Any] = lambda rows: None,
 ) -> list[list[int]]:
     """The token ids that a model adds to each prompt of a batch, with whatever fills a row after its end.
 
@@ -98,6 +100,7 @@ def new_tokens(
         stops (`Sequence[str]`): a row ends once its new text contains one of them.
         config (`GenerationConfig`): the complete settings, with `pad_token_id`, `max_new_tokens`, and `eos_token_id`
             as a list or `None`; the checkpoint's own settings do not.
+        tick (`Callable`): called with the number of rows that have ended, as they do.
     """
     completions: list[list[int]] = [[] for _ in prompts]
     rows, ends = list(range(len(prompts))), set(config.eos_token_id or ())
@@ -128,12 +131,14 @@ def new_tokens(
             for place, (stop, chunk) in enumerate(zip(stopped, chunks, strict=True))
             if not stop and ends.isdisjoint(chunk)
         ]
+        tick(len(rows) - len(going))
         if not going:
-            break
+            return completions
         if len(going) < len(rows):
             cache.batch_select_indices(torch.tensor(going, device=model.device))
         rows = [rows[place] for place in going]
         width += step
+    tick(len(rows))
     return completions
 
 

@@ -25,9 +25,12 @@ BOOKKEEPING = frozenset(
 )
 
 # The composition of calibration text: kind -> its default share of the tokens.
-KINDS = {"own": 0.3, "problems": 0.2, "library": 0.15, "chat": 0.1, "infilling": 0.25}
+KINDS = {"own": 0.3, "answers": 0.4, "problems": 0.1, "library": 0.1, "chat": 0.0, "infilling": 0.1}
 # The kind of text that is named in `data.held_out`; reports measure it along with the others.
 NAMED_HELD_OUT = "held-out"
+
+# Calibration tokens that `auto` stands for: as many for each neuron of a layer, and at least.
+TOKENS_PER_NEURON, FEWEST_TOKENS = 8, 32_768
 
 Kind = Literal[(*KINDS,)]  # type: ignore[valid-type]
 
@@ -58,14 +61,14 @@ class DataSettings(Section):
     calibration: Sources = []
     """sources from which your own share of the calibration text is sampled; empty: the corpus"""
     mix: Annotated[dict[Kind, NonNegativeFloat], Flag(metavar="KIND=SHARE")] = KINDS
-    """share of the calibration, validation and held-out tokens of a kind of text: own (your sources), problems,
-    library (installed Python source), chat, infilling (gaps to fill in the middle); kinds that are not named get none,
-    unless all values are 0, which only leaves kinds out; may be given several times (default: own=0.3, problems=0.2,
-    library=0.15, chat=0.1, infilling=0.25)"""
+    """share of the calibration, validation and held-out tokens of a kind of text: own (your sources), answers (the
+    dense model's own, to packaged problems), problems, library (installed Python source), chat, infilling (gaps to
+    fill in the middle); kinds that are not named get none, unless all values are 0, which only leaves kinds out; may
+    be given several times (default: own=0.3, answers=0.4, problems=0.1, library=0.1, infilling=0.1)"""
     held_out: Sources = []
     """sources used only for measuring; empty: documents set aside from the calibration sources"""
-    calibration_tokens: PositiveInt = 32768
-    """maximum number of tokens for collecting statistics"""
+    calibration_tokens: PositiveInt | Literal["auto"] = "auto"
+    """maximum number of tokens for collecting statistics; auto: 8 for each neuron of a layer, at least 32,768"""
     validation_tokens: PositiveInt = 4096
     """maximum number of tokens for choosing between candidate shapes"""
     held_out_tokens: PositiveInt = 8192
@@ -87,13 +90,29 @@ class DataSettings(Section):
 
     @model_validator(mode="after")
     def _refuse_no_text_or_the_same_twice(self) -> DataSettings:
-        if self.calibration_tokens < self.sequence_length:
+        if self.tokens < self.sequence_length:
             raise ValueError(
                 f"calibration_tokens {self.calibration_tokens} is less than one sequence (sequence_length is"
                 f" {self.sequence_length}); raise it or shorten the sequences"
             )
         refuse_shared(self.held_out, [*self.calibration, *self.corpus])
         return self
+
+    @property
+    def tokens(self) -> int:
+        """The calibration tokens as a number; until the model is known, the least that `auto` stands for."""
+        return FEWEST_TOKENS if self.calibration_tokens == "auto" else self.calibration_tokens
+
+    def for_model(self, neurons: int) -> DataSettings:
+        """The same with the number of calibration tokens that `auto` stands for.
+
+        Args:
+            neurons (`int`): of a layer's FFN, or of one expert.
+        """
+        if self.calibration_tokens != "auto":
+            return self
+        rows = -(-TOKENS_PER_NEURON * neurons // self.sequence_length)
+        return self.model_copy(update={"calibration_tokens": max(FEWEST_TOKENS, rows * self.sequence_length)})
 
     @property
     def uses_default_corpus(self) -> bool:

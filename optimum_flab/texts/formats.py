@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -28,12 +29,15 @@ class Formats:
     Args:
         chat (`Callable`, *optional*): returns the text of a conversation, or `None` for one that the template refuses;
             `None`: there is no suitable chat template.
+        question (`Callable`, *optional*): returns the text of a conversation up to where a question is to be answered,
+            or `None` for one that the template refuses; `None`: as above.
         infilling (`Callable`, *optional*): returns an infilling text from what comes before, in and after the gap;
             `None`: there are no known tokens for it.
         around (`int`): the number of special tokens around every text.
     """
 
     chat: Callable[[list[Turn]], str | None] | None = None
+    question: Callable[[str], str | None] | None = None
     infilling: Callable[[str, str, str], str] | None = None
     around: int = 0
 
@@ -44,7 +48,14 @@ NO_FORMATS = Formats()
 def formats_of(tokenizer: PreTrainedTokenizerBase) -> Formats:
     """The formats that a tokenizer has."""
     before, after = special_ids(tokenizer)
-    return Formats(chat=_chat(tokenizer), infilling=_infilling(tokenizer), around=len(before) + len(after))
+    first = tokenizer.bos_token if before and before == [tokenizer.bos_token_id] else ""
+    chat = _chat(tokenizer, first)
+    return Formats(
+        chat=chat,
+        question=None if chat is None else partial(_question, tokenizer, first),
+        infilling=_infilling(tokenizer),
+        around=len(before) + len(after),
+    )
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, turns: list[Turn], **options: Any) -> str:
@@ -66,22 +77,24 @@ def _on_one_day(template: str) -> str:
     return f"{{% macro strftime_now(format) %}}{{{{ format{written} }}}}{{% endmacro %}}{template}"
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Turn]], str | None] | None:
+def _text_of(tokenizer: PreTrainedTokenizerBase, first: str, turns: list[Turn], **options: Any) -> str | None:
+    """The text of a conversation without the token that packing writes before every text."""
+    try:
+        return chat_text(tokenizer, turns, **options).removeprefix(first)
+    except Exception:  # each template refuses what it does not know in its own way; or there are several templates
+        return None
+
+
+def _chat(tokenizer: PreTrainedTokenizerBase, first: str) -> Callable[[list[Turn]], str | None] | None:
     if not tokenizer.chat_template:
         return None
-    before, _ = special_ids(tokenizer)
-    # packing writes it before every text
-    first = tokenizer.bos_token if before and before == [tokenizer.bos_token_id] else None
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "an answer"}]
+    shown = _text_of(tokenizer, first, turns) or ""
+    return partial(_text_of, tokenizer, first) if all(turn["content"] in shown for turn in turns) else None
 
-    def text_of(turns: list[Turn]) -> str | None:
-        try:
-            text = chat_text(tokenizer, turns)
-        except Exception:  # each template refuses what it does not know in its own way; or there are several templates
-            return None
-        return text.removeprefix(first) if first else text
 
-    shown = text_of([{"role": "user", "content": "question"}, {"role": "assistant", "content": "an answer"}])
-    return text_of if shown is not None and "question" in shown and "an answer" in shown else None
+def _question(tokenizer: PreTrainedTokenizerBase, first: str, question: str) -> str | None:
+    return _text_of(tokenizer, first, [{"role": "user", "content": question}], add_generation_prompt=True)
 
 
 def _infilling(tokenizer: PreTrainedTokenizerBase) -> Callable[[str, str, str], str] | None:

@@ -1,7 +1,7 @@
 """The kinds of text that a model is calibrated on, each with the documents that it is sampled from.
 
-A document belongs to one kind: problems are divided among plain text, conversations and gaps, library files among
-plain text and gaps, so that what one kind is measured on is never what another kind decides by.
+A document belongs to one kind: problems are divided among the model's answers, plain text, conversations and gaps,
+library files among plain text and gaps, so that what one kind is measured on is never what another kind decides by.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..settings.pruning import DataSettings
 from ..utils.errors import FlabError
+from .answers import Answer, answer_candidate, answered
 from .formats import Formats
 from .passages import (
     PASSAGE_CHARACTERS_PER_TOKEN,
@@ -28,13 +29,15 @@ from .problems import Problem, packaged_problems
 from .sources import Document
 
 
-OWN, PROBLEMS, LIBRARY, CHAT, INFILLING = "own", "problems", "library", "chat", "infilling"
+OWN, ANSWERS, PROBLEMS = "own", "answers", "problems"
+LIBRARY, CHAT, INFILLING = "library", "chat", "infilling"
 FEWEST_DOCUMENTS = 5  # of a pool
 LARGEST_SHARE_SET_ASIDE = 0.2
 # gaps are made in both; the rest of a kind's share of a token budget is what it takes from them
 SHARE_OF_PROBLEMS_IN_INFILLING = 0.5
 # what is shown around a gap takes tokens too, and dense code has fewer than four characters per token
 SHARE_OF_ROW_FOR_GAPS = 0.75
+MARGIN = 1.1  # of answers: some are too long for a row, or twice the same
 T = TypeVar("T")
 
 
@@ -46,6 +49,7 @@ def all_pools(
     formats: Formats,
     seed: int,
     rng: np.random.Generator,
+    answer: Answer | None,
 ) -> list[Pool]:
     """The pools of all kinds that have a share and enough documents; the user's own text also where no other has any.
 
@@ -57,6 +61,7 @@ def all_pools(
         formats ([`Formats`]): those of the tokenizer.
         seed (`int`): decides which kind gets which document.
         rng (`np.random.Generator`): decides the order of the user's own documents.
+        answer (`Callable`, *optional*): writes the model's answers.
 
     Raises:
         [`FlabError`]: there are no documents, or too few.
@@ -65,7 +70,10 @@ def all_pools(
     has_share = bool(data.mix.get(OWN))
     is_own = bool(data.calibration or data.corpus) and has_share
     unread = {*never, *(document.text for document in documents)} if is_own else never
-    others = other_pools(data.mix, library, formats, most_characters, unread, seed, packaged_problems())
+    tokens = data.tokens + data.validation_tokens + data.held_out_tokens
+    whole = sum(share for kind, share in data.mix.items() if kind != OWN or is_own)
+    writing = None if answer is None else (answer, MARGIN * tokens * data.mix.get(ANSWERS, 0) / whole)
+    others = other_pools(data.mix, library, formats, most_characters, unread, seed, packaged_problems(), writing)
     others = [pool for pool in others if len(pool.candidates) >= FEWEST_DOCUMENTS]
     if not others and not has_share:
         lacking = ", ".join(repr(kind) for kind, share in data.mix.items() if share)
@@ -112,6 +120,7 @@ def other_pools(
     never: Collection[str],
     seed: int,
     problems: Sequence[Problem],
+    writing: tuple[Answer, float] | None = None,
 ) -> list[Pool]:
     """Every kind except the user's own text.
 
@@ -123,16 +132,22 @@ def other_pools(
         never (`Collection[str]`): texts that must not be in any pool.
         seed (`int`): decides which kind gets which document.
         problems (`Sequence[Problem]`): the packaged problems.
+        writing (`tuple`, *optional*): what writes the model's answers, and how many tokens of them; without it, that
+            kind is left out.
     """
     rng = np.random.default_rng([seed, 1])
-    shares = {kind: mix.get(kind, 0.0) for kind in (PROBLEMS, LIBRARY, CHAT, INFILLING)}
+    shares = {kind: mix.get(kind, 0.0) for kind in (ANSWERS, PROBLEMS, LIBRARY, CHAT, INFILLING)}
+    shares[ANSWERS] *= writing is not None
     shares[CHAT] *= formats.chat is not None
     shares[INFILLING] *= formats.infilling is not None
     of_problems, of_library = (
         shares[INFILLING] * part for part in (SHARE_OF_PROBLEMS_IN_INFILLING, 1 - SHARE_OF_PROBLEMS_IN_INFILLING)
     )
     free = [one for one in problems if one.program not in never]
-    plain, chat, problem_gaps = split_by_shares(_shuffle(free, rng), [shares[PROBLEMS], shares[CHAT], of_problems])
+    plain, chat, problem_gaps, to_answer = split_by_shares(
+        _shuffle(free, rng), [shares[PROBLEMS], shares[CHAT], of_problems, shares[ANSWERS]]
+    )
+    answers = {} if writing is None else answered(to_answer, formats, *writing)
     files = [document for document in library if document.text not in never]
     parts, file_gaps = split_by_shares(files, [shares[LIBRARY], of_library])
     longest = int(most_characters * SHARE_OF_ROW_FOR_GAPS)
@@ -144,6 +159,12 @@ def other_pools(
     with_gaps += [code_candidate(document, longest) for document in file_gaps]
     infilling = [infilling_candidate(one, formats) for one in with_gaps]
     pools = [
+        Pool(
+            ANSWERS,
+            shares[ANSWERS],
+            [answer_candidate(problem, texts) for problem, texts in answers.items()],
+            whole=True,
+        ),
         Pool(PROBLEMS, shares[PROBLEMS], [plain_candidate(program_of(one), most_characters) for one in plain]),
         Pool(LIBRARY, shares[LIBRARY], [code_candidate(document, most_characters) for document in parts]),
         Pool(CHAT, shares[CHAT], [chat_candidate(one, formats) for one in chat], whole=True),
@@ -170,7 +191,7 @@ def most_set_aside(pools: Sequence[Pool], data: DataSettings) -> tuple[list[int]
     numbers = []
     for pool in pools:
         number = len(pool.candidates)
-        share = LARGEST_SHARE_SET_ASIDE if pool.kind == OWN else aside / (aside + data.calibration_tokens)
+        share = LARGEST_SHARE_SET_ASIDE if pool.kind == OWN else aside / (aside + data.tokens)
         most = int(number * share)
         first = min(max(1, round(most * data.validation_tokens / aside)), max(1, most - 1))
         if number < FEWEST_DOCUMENTS:  # a small source of the user's beside larger ones

@@ -50,7 +50,7 @@ def read_texts(data: DataSettings, seed: int = 0) -> ReadTexts:
     """
     files = 0
     if data.mix.get(LIBRARY) or data.mix.get(INFILLING):  # enough even if no other kind yields any text
-        tokens = data.calibration_tokens + data.validation_tokens + data.held_out_tokens
+        tokens = data.tokens + data.validation_tokens + data.held_out_tokens
         files = -(-tokens // TOKENS_PER_FILE)
     # with a preset or counts the default corpus may have to be calibrated on: which kinds the tokenizer can show is
     # not yet known

@@ -13,6 +13,7 @@ import numpy as np
 from ..settings.pruning import NAMED_HELD_OUT, DataSettings
 from ..utils.errors import FlabError
 from ..utils.hashing import texts_hash
+from .answers import Answer
 from .formats import NO_FORMATS, Formats
 from .kinds import OWN, all_pools, most_set_aside
 from .passages import PASSAGE_CHARACTERS_PER_TOKEN, Pool, plain_candidate
@@ -73,7 +74,12 @@ class TextSets:
 
 
 def divide_texts(
-    texts: ReadTexts, data: DataSettings, count_tokens: CountTokens, seed: int, formats: Formats = NO_FORMATS
+    texts: ReadTexts,
+    data: DataSettings,
+    count_tokens: CountTokens,
+    seed: int,
+    formats: Formats = NO_FORMATS,
+    answer: Answer | None = None,
 ) -> TextSets:
     """Divides documents into the sets of a run.
 
@@ -102,6 +108,7 @@ def divide_texts(
         seed (`int`): decides the order of documents and the passages.
         formats ([`Formats`]): the formats of the tokenizer for conversations and gaps; without them, there are no such
             kinds.
+        answer (`Callable`, *optional*): writes the model's answers; without it, there is no such kind.
 
     Raises:
         [`FlabError`]: there is too little text.
@@ -110,12 +117,12 @@ def divide_texts(
     never = {document.text for document in named}
     rng = np.random.default_rng(seed)
     documents = _unique((texts.calibration or texts.spare or texts.corpus).documents, never)
-    pools = all_pools(documents, texts.library, data, never, formats, seed, rng)
+    pools = all_pools(documents, texts.library, data, never, formats, seed, rng, answer)
     of_validation, of_held_out = most_set_aside(pools, data)
     sampler = Sampler(pools, count_tokens, data.sequence_length - formats.around, seed)
     validation = sampler.draw(0, data.validation_tokens, of_validation)
     held_out = sampler.draw(1, data.held_out_tokens, of_held_out)
-    calibration = sampler.draw(2, data.calibration_tokens)
+    calibration = sampler.draw(2, data.tokens)
     measured = held_out.passages
     if named:
         shuffled = [named[index] for index in rng.permutation(len(named))]
@@ -164,7 +171,7 @@ def _check_enough(
     """
     length = data.sequence_length
     too_little = f"the calibration texts have {tokens} tokens, fewer than one sequence of {length}"
-    if tokens >= min(length, data.calibration_tokens):
+    if tokens >= min(length, data.tokens):
         if has_validation and has_held_out:
             return
         too_little = f"nothing is left for the {'held-out' if has_validation else 'validation'} text"
