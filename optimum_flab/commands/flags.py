@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Sequence
 from textwrap import fill
 from types import NoneType, UnionType
@@ -62,7 +62,9 @@ def add_flag(group: ArgumentGroup, flag: SettingFlag) -> None:
     kind, text = value_type(field.annotation), " ".join((field.description or "").split())
     shown = "none" if default in (None, []) else default
     options: dict[str, Any] = {"type": kind, "metavar": flag.setting.replace(".", "_").split("_")[-1].upper()}
-    if kind is bool:
+    if kind is bool and default is None:
+        options = {"action": BooleanOptionalAction}
+    elif kind is bool:
         options = {"action": "store_const", "const": not default}
         text, shown = (f"do not {text}", "do") if default else (text, "no")
     elif kind is int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 
+LOGITS_AT_ONCE = 1 << 26  # 256 MB in float32; the logits of more are not kept, but computed again to go backwards
 TINY = 1e-6  # least probability of the tokens that a cached teacher left out, in a logarithm
 
 

@@ -17,11 +17,10 @@ from ..measuring.divergence import predicting
 from ..utils.compat import in_order
 from ..utils.progress import progress_bar
 from .encoding import IGNORED, Sequences
-from .loss import divergence, top_divergence
+from .loss import LOGITS_AT_ONCE, divergence, top_divergence
 from .teacher import CachedTeacher, DenseTeacher
 
 
-LOGITS_AT_ONCE = 1 << 24  # 64 MB in float32; the logits of more are not kept, but computed again to go backwards
 BY_POSITION = ("labels", "distilled", "teacher_values", "teacher_ids")
 
 

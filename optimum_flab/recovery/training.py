@@ -50,7 +50,7 @@ def training_arguments(
         per_device_eval_batch_size=1,  # a mean over rows, however many processes share them
         restore_callback_states_from_checkpoint=True,  # early stopping continues its count
         gradient_accumulation_steps=sizes.accumulation,
-        learning_rate=settings.largest_rate,
+        learning_rate=settings.largest_rate(sizes.steps),
         weight_decay=settings.weight_decay,
         warmup_steps=math.ceil(settings.warmup_share * sizes.steps),
         lr_scheduler_type="cosine_with_min_lr",

@@ -17,7 +17,7 @@ from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.families.files import known_family
 from optimum_flab.records.report import RecoveryEstimate, report_text
 from optimum_flab.recovery import data as data_room
-from optimum_flab.recovery import preparation, trainer
+from optimum_flab.recovery import estimates, preparation, trainer
 from optimum_flab.recovery.checks import check_method
 from optimum_flab.recovery.lora import with_lora
 from optimum_flab.recovery.methods import NamesInCheckpoints, trainable
@@ -142,13 +142,16 @@ def test_early_stopping_counts_on_where_a_killed_run_was(loaded, made, monkeypat
 
 @pytest.mark.thorough
 def test_the_learning_rate_of_the_method_is_taken_and_written_down(loaded, made):
-    assert RecoveryConfig().largest_rate == 10 * RecoveryConfig(method="full").largest_rate == 2e-4
+    for method, rate in (("lora", 2e-4), ("full", 2e-5)):
+        asked = RecoveryConfig(method=method)
+        assert asked.largest_rate(100) == rate and asked.largest_rate(800) == pytest.approx(rate / 2)
+        assert RecoveryConfig(method=method, learning_rate=1.0).largest_rate(800) == 1
     found = recovered(loaded, made, method="full", learning_rate=None, max_steps=1, **REFERENCES)
     assert found.report.recovery.settings["learning_rate"] == 2e-5
 
 
 def test_the_learning_rate_rises_and_falls_along_a_cosine_to_its_floor():
-    settings = RecoveryConfig(learning_rate=1.0, final_rate_share=0.25, warmup_share=0.1, max_steps=100)
+    settings = RecoveryConfig(learning_rate=1.0, final_rate_share=0.25, warmup_share=0.1, max_steps=100, epochs=1)
     arguments = training_arguments(settings, training_sizes(settings, 10), Path("x"), torch.device("cpu"))
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=arguments.learning_rate)
     scheduler = get_scheduler(
@@ -174,6 +177,21 @@ def test_all_weights_are_not_trained_where_memory_lacks_or_experts_are():
         check_method(RecoveryConfig(method="full"), mixture)
     check_method(RecoveryConfig(method="full"), llama)
     check_method(RecoveryConfig(), mixture)
+
+
+def test_all_weights_are_trained_where_there_is_room_and_a_run_keeps_to_its_choice(loaded, made, monkeypatch, capsys):
+    options = {**REFERENCES, "rank": None, "max_steps": 1}
+    free = {"bytes": 0.0}
+    monkeypatch.setattr(estimates, "available_for_training", lambda device: free["bytes"])
+    lora = recovered(loaded, made, **options).report.recovery
+    assert lora.settings["method"] == "lora" and lora.settings["rank"] == 32 and lora.settings["epochs"] == 3
+    (note,) = [note for note in lora.notes if "LoRA matrices are trained instead" in note]
+    assert "of memory, and 0.0 GB are available" in note and note in capsys.readouterr().err
+    free["bytes"] = 1e15
+    assert recovered(loaded, made, **options).report.recovery.settings["method"] == "lora"
+    full = recovered(loaded, made, cache="other", **options).report.recovery
+    assert full.settings["method"] == "full" and full.settings["text_tokens"] == 163_840 and not full.notes
+    assert recovered(loaded, made, cache="other", rank=2, **REFERENCES).report.recovery.settings["method"] == "lora"
 
 
 def test_a_checkpoint_that_lacks_what_is_trained_ends_the_training(tmp_path):
@@ -402,7 +420,7 @@ def test_a_disk_that_fills_up_while_training_is_said(loaded, made, monkeypatch):
 
 
 def test_a_batch_that_processes_cannot_share_is_refused():
-    settings = RecoveryConfig(data="x", batch_size=6)
+    settings = RecoveryConfig(data="x", batch_size=6, epochs=1)
     with pytest.raises(ConfigurationError, match="multiple of 4"):
         training_sizes(settings, 10, 4)
     assert training_sizes(settings, 10, 2).accumulation * training_sizes(settings, 10, 2).micro_batch_size == 3
