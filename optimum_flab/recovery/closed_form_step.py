@@ -62,7 +62,7 @@ def closed_form_step(
     dense_pass = LayerPass(dense, work.family, as_dense(tokens), MEASURED_AT_ONCE)
     left = refit(dense_pass, LayerPass(computing, work.family, tokens, MEASURED_AT_ONCE), work.plan.kept_layers)
     note = (
-        f"{' and '.join(sorted(left))} stay as they were in some layers or all: refitting them takes"
+        f"{' and '.join(sorted(left))} left as before, at least in some layers: a refit takes"
         f" {max(needed[name] for name in left):,} tokens, and {tokens.tokens:,} were read; raise"
         " `recovery.closed_form_tokens`, or train on more text"
         if left

@@ -86,18 +86,29 @@ def training_memory(
     return RUNTIME_BYTES + parameters * itemsize + copy + trained * TRAINED_BYTES + kept + logits
 
 
-def available_for_training(device: torch.device) -> float:
-    """The bytes that a training on a device may take, with what its process already holds; infinite if the device does
-    not say."""
+def available_for_training(work: Work, releases_dense: bool) -> float:
+    """The bytes that a training may take, with what its process already holds, apart from a dense model that stays;
+    infinite if the device does not say."""
+    device, dense = work.dense.model.device, work.dense.model
     free = free_memory(device)
     if free is None:
         return math.inf
-    held = psutil.Process().memory_info().rss if device.type == "cpu" else torch.cuda.memory_allocated(device)
-    return free + held
+    if device.type == "cuda":
+        held = torch.cuda.memory_allocated(device)
+    else:
+        info = psutil.Process().memory_info()
+        held = info.rss - getattr(info, "shared", 0)  # pages of files can be dropped, and count as free already
+    stays = not releases_dense or work.settings.teacher == "resident"
+    return free + held - stays * sum(one.numel() * one.element_size() for one in dense.parameters())
 
 
-def needs_less_than_all(work: Work, root: Path, processes: int) -> str | None:
-    """Why not all weights of a model can be trained here; `None` if they can."""
+def needs_less_than_all(work: Work, root: Path, processes: int, available: float) -> str | None:
+    """Why not all weights of a model can be trained here; `None` if they can.
+
+    Args:
+        root (`Path`): where checkpoints will be.
+        available (`float`): bytes, see [`available_for_training`].
+    """
     settings, model = work.settings.for_method("full"), work.model
     if work.family.experts is not None:
         return "mixtures of experts are not trained as a whole"
@@ -107,23 +118,13 @@ def needs_less_than_all(work: Work, root: Path, processes: int) -> str | None:
         ends = {id(one): one for one in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
         trained -= sum(weight.numel() for weight in ends.values())
     sizes = training_sizes(settings, 1, processes)
-    for what, needed, available in (
-        (
-            "memory",
-            training_memory(model.config, width_of(model, work.family), parameters, trained, sizes, settings),
-            available_for_training(work.dense.model.device),
-        ),
-        (
-            "disk",
-            disk_needed(trained, parameters, model.dtype.itemsize, 0, parameters),
-            shutil.disk_usage(nearest_folder(root)).free,
-        ),
-    ):
-        if needed > available:
-            return (
-                f"training all weights takes about {needed / 1e9:.1f} GB of {what}, and {available / 1e9:.1f} GB are"
-                " available"
-            )
+    memory = training_memory(model.config, width_of(model, work.family), parameters, trained, sizes, settings)
+    disk = disk_needed(trained, parameters, model.dtype.itemsize, 0, parameters)
+    on_disk = shutil.disk_usage(nearest_folder(root)).free
+    for what, needed, there in (("memory", memory, available), ("disk", disk, on_disk)):
+        if needed > there:
+            needs = f"training all weights takes about {needed / 1e9:.1f} GB of {what}"
+            return f"{needs}, and {there / 1e9:.1f} GB are available"
     return None
 
 

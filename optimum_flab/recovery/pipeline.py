@@ -20,7 +20,7 @@ from ..utils.errors import ConfigurationError
 from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
 from .checks import check_consent, check_method, check_teacher
-from .estimates import needs_less_than_all
+from .estimates import available_for_training, needs_less_than_all
 from .instructions import read_instructions
 from .preparation import Ready, prepare_training
 from .results import report_section, write_adapter
@@ -88,7 +88,7 @@ def recover(
     with steps.step("checks"):
         check_teacher(work)
     with state.main_process_first():
-        method, note = chosen_method(work, root, state.num_processes)
+        method, note = chosen_method(work, root, state.num_processes, available_for_training(work, release_dense))
     if note is not None:
         steps.say(f"note: {note}")
     settings = brief(settings.for_method(method), share)
@@ -122,7 +122,9 @@ def recover(
     return replace(pruned, model=model).with_report(weights_sha256=weights_hash(model), **changes)
 
 
-def chosen_method(work: Work, root: Path, processes: int) -> tuple[Literal["full", "lora"], str | None]:
+def chosen_method(
+    work: Work, root: Path, processes: int, available: float
+) -> tuple[Literal["full", "lora"], str | None]:
     """What is trained, and what the user should know about that. A run that was killed resumes with its choice,
     however much memory there is by then."""
     settings = work.settings
@@ -132,7 +134,7 @@ def chosen_method(work: Work, root: Path, processes: int) -> tuple[Literal["full
         return "lora", None
     computation = {"device": work.dense.model.device.type, "processes": processes}
     key = {"kind": "recovery method", "pruned": weights_hash(work.model), **computation, **settings.model_dump()}
-    (reason,) = work.cache.get(key, lambda: [needs_less_than_all(work, root, processes)])
+    (reason,) = work.cache.get(key, lambda: [needs_less_than_all(work, root, processes, available)])
     if reason is None:
         return "full", None
     return "lora", f"{reason}: LoRA matrices are trained instead, as `recovery.method` lora asks for"

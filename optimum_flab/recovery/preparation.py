@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
@@ -123,7 +122,7 @@ def prepare_training(
     there = sum(path.stat().st_size for name in ("runs", "teacher") for path in (root / name).rglob("*.safetensors"))
     check_space(root, estimate.disk_bytes - there, "checkpoints and the dense model's predictions take another")
     if settings.method == "full":
-        _check_memory(estimate, device)
+        _check_memory(estimate, available_for_training(work, release_dense))
     with steps.step("answers"):
         if asked:
             most, cache = min(settings.max_new_tokens, settings.sequence_length // 2), work.cache
@@ -222,9 +221,8 @@ def _estimate(
     )
 
 
-def _check_memory(estimate: RecoveryEstimate, device: torch.device) -> None:
+def _check_memory(estimate: RecoveryEstimate, available: float) -> None:
     """Raises a [`FlabError`] if training all weights would not fit in memory."""
-    available = available_for_training(device)
     if estimate.memory_bytes > available:
         raise FlabError(
             f"training all weights takes about {estimate.memory_bytes / 1e9:.1f} GB of memory, and "
