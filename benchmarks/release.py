@@ -33,14 +33,12 @@ class Release:
         base: id of the dense model on the Hub, under the licence Apache 2.0.
         prune: flags of `flab prune`.
         recover: flags of `flab recover`; `None`: it is not trained.
-        tasks: of `flab eval`.
         types: of the GGUF files.
     """
 
     base: str
     prune: tuple[str, ...]
     recover: tuple[str, ...] | None = None
-    tasks: str = "humaneval,humaneval_infilling"
     types: tuple[str, ...] = ("q8_0", "q4_k_m")
 
 
@@ -56,7 +54,7 @@ RELEASES = {
             *("--no-closed-form", "--rank", "64", "--learning-rate", "3e-4"),
         ),
     ),
-    "1.5b-0.22": Release(BASES["1.5B"], ("--target-ratio", "0.22", "--calibration-tokens", "8192"), tasks="humaneval"),
+    "1.5b-0.22": Release(BASES["1.5B"], ("--target-ratio", "0.22", "--calibration-tokens", "8192")),
 }
 
 
@@ -67,6 +65,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--data", nargs="+", default=[], help="sources of instructions for a recovery")
     parser.add_argument("--cards", type=Path, help="folder that gets a copy of the card (default: none)")
+    parser.add_argument("--tasks", default="standard", help="of `flab eval` (default: %(default)s)")
+    parser.add_argument("--codeharmony", type=Path, help="file with CodeHarmony's problems (default: left out)")
+    parser.add_argument("--cruxeval", type=Path, help="file with CRUXEval's problems (default: from the Hub)")
     parser.add_argument("--limit", type=positive, help="only the first N problems of each task (default: all)")
     parser.add_argument("--confirm-run-unsafe-code", action="store_true", help="run what the models write")
     args = parser.parse_args()
@@ -86,7 +87,9 @@ def main() -> None:
             sources = [word for source in args.data for word in ("--data", source)]
             done += run("recover", "-m", pruned, folder, "--teacher", args.model, *sources, *release.recover)
     limit = [] if args.limit is None else ["--limit", args.limit]
-    asked = ["--tasks", release.tasks, *limit, "--batch-size", BATCH_SIZE, "--confirm-run-unsafe-code"]
+    files = {"codeharmony": args.codeharmony, "cruxeval_output": args.cruxeval}
+    data = [word for task, file in files.items() if file is not None for word in ("--data", f"{task}={file}")]
+    asked = ["--tasks", args.tasks, *data, *limit, "--batch-size", BATCH_SIZE, "--confirm-run-unsafe-code"]
     for verb, out, more in (("eval", results, asked), ("bench", efficiency, [])):
         if made_once(out, [folder, args.model], verb, *pair, *more, "-o", out):
             done.append(verb)

@@ -49,11 +49,9 @@ REPLACED = {
     "--num-experts 64 --intermediate-size 512": "--num-experts 4 --intermediate-size 32",
     "--target-ratio 0.3 --align 2": "--target-ratio 0.227 --align 2",  # that of one layer: other steps are large
     "OMP_NUM_THREADS=8": "OMP_NUM_THREADS=1",
-    "--tasks humaneval --": "--tasks humaneval --data humaneval=problems.jsonl --",
-    "--tasks humaneval,cruxeval_output": "--tasks humaneval,cruxeval_output --data humaneval=problems.jsonl"
-    " --data cruxeval_output=outputs.jsonl",
-    "--tasks humaneval,humaneval_infilling": "--tasks humaneval,humaneval_infilling --data humaneval=problems.jsonl"
-    " --data humaneval_infilling=problems.jsonl",
+    "codeharmony.jsonl": "problems.jsonl",
+    "--tasks standard": "--tasks standard --data humaneval=problems.jsonl --data humaneval_instruct=problems.jsonl"
+    " --data humaneval_infilling=problems.jsonl --data cruxeval_output=outputs.jsonl",
 }
 # what is added to a command of a verb, so that it takes seconds
 LITTLE = {

@@ -17,7 +17,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
 
 from ..records.results import HubDataset
-from ..settings.evaluation import DIVERGENCE, EvaluationSettings
+from ..settings.evaluation import DIVERGENCE, STANDARD, EvaluationSettings
 from ..texts.rows import ROW_SUFFIXES, row_suffix
 from ..utils.compat import filters_of, kind_of_task, read_task_file, task_entry
 from ..utils.errors import ConfigurationError, FlabError
@@ -33,6 +33,15 @@ if TYPE_CHECKING:
 TASKS_FOLDER = Path(__file__).parent / "tasks"
 DIVERGENCE_TEXT = "KL(dense ‖ pruned) and bits per byte of any text; needs a baseline, data from a source of text"
 DIVERGENCE_PROTOCOL = "over the remaining vocabulary, both models on the tokens of the pruned one's tokenizer"
+LINES = "humaneval_infilling"
+# the standard set, for models with a chat template and for others
+STANDARD_CHAT = ("humaneval_instruct", "humaneval", LINES, "codeharmony_instruct", "cruxeval_output")
+STANDARD_RAW = ("humaneval", LINES, "codeharmony", "cruxeval_output")
+STANDARD_TEXT = f"The set by which models are compared: {', '.join(STANDARD_CHAT)}"
+STANDARD_PROTOCOL = (
+    f"without a chat template {', '.join(STANDARD_RAW)}; CodeHarmony where `data` names a file as codeharmony, lines"
+    " where the tokenizer has the tokens for gaps"
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,10 @@ class LoadedTask:
 
 def shipped_tasks() -> dict[str, tuple[str, str | None]]:
     """The names of our own tasks, each with one line on what it is and one on its protocol."""
-    tasks: dict[str, tuple[str, str | None]] = {DIVERGENCE: (DIVERGENCE_TEXT, DIVERGENCE_PROTOCOL)}
+    tasks: dict[str, tuple[str, str | None]] = {
+        DIVERGENCE: (DIVERGENCE_TEXT, DIVERGENCE_PROTOCOL),
+        STANDARD: (STANDARD_TEXT, STANDARD_PROTOCOL),
+    }
     for path in sorted(TASKS_FOLDER.glob("[!_]*.yaml")):
         config = read_task_file(path, with_functions=False)
         tasks[config["task"]] = (config["metadata"]["description"], _protocol(config))

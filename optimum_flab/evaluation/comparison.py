@@ -21,8 +21,7 @@ from ..records.scores import Score, metric_text, retention_of, retention_text, s
 RESAMPLES = 10_000
 COUNTS_AT_ONCE = 1 << 22  # bounds the memory of resampled counts: 32 MB
 LEVEL = 0.95
-TOGETHER = "all code tasks"  # the name of the row that combines several of them
-PASSES = "pass@1"  # the metric of that row
+PASSES = "pass@1"  # the metric of rows that combine several tasks
 
 
 def pass_at_k(samples: int, passes: int, k: int) -> float:
@@ -213,15 +212,17 @@ class Passed:
     Args:
         problems (`Sequence`): what each problem belongs to: itself, or its cluster.
         pruned, dense (`Sequence[float]`): of each problem.
+        programs (`bool`): whether the model wrote whole programs.
     """
 
     task: str
     problems: Sequence[Hashable]
     pruned: Sequence[float]
     dense: Sequence[float] | None = None
+    programs: bool = True
 
 
-def together(sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLES) -> ScoreRow:
+def together(name: str, sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLES) -> ScoreRow:
     """The passes of several tasks in one score: every problem counts once, whichever task it is from.
 
     The bootstrap is stratified by task: each resample holds as many problems, or clusters, of each as there are.
@@ -230,6 +231,7 @@ def together(sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLE
     which they occur.
 
     Args:
+        name (`str`): of the row.
         sets (`Sequence` of [`Passed`]): the tasks, all of them with a dense model or all without.
     """
     paired = all(one.dense is not None for one in sets)
@@ -239,12 +241,12 @@ def together(sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLE
         pruned = MEAN.rows(one.pruned)
         rows.append(np.concatenate([MEAN.rows(one.dense), pruned], axis=1) if one.dense is not None else pruned)
         places += one.problems
-        for name in one.problems:
-            tasks_of.setdefault(name, {})[one.task] = None
+        for problem in one.problems:
+            tasks_of.setdefault(problem, {})[one.task] = None
     both = np.concatenate(rows)
     strata: dict[tuple[str, ...], list[int]] = {}
-    for number, name in enumerate(tasks_of):
-        strata.setdefault(tuple(tasks_of[name]), []).append(number)
+    for number, tasks in enumerate(tasks_of.values()):
+        strata.setdefault(tuple(tasks), []).append(number)
     clusters = by_cluster(both, places)
     seeds = np.random.SeedSequence(seed).generate_state(len(strata))
     sums = sum(
@@ -252,7 +254,7 @@ def together(sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLE
         for key, own in zip(sorted(strata), seeds, strict=True)
     )
     row = ScoreRow(
-        task=TOGETHER,
+        task=name,
         metric=PASSES,
         higher_is_better=True,
         problems=len(both),

@@ -23,17 +23,19 @@ from ..records.results import EvaluatedModel, EvaluationConditions, ScoreRow
 from ..records.scores import Score
 from ..running.generation import BatchCache
 from ..running.layer_pass import LayerPass
-from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_evaluation
+from ..settings.evaluation import DIVERGENCE, STANDARD, EvaluationSettings, check_evaluation
 from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
 from ..utils.errors import FlabError
 from ..utils.places import cache_root, user_path
+from ..utils.progress import say
 from ..vocabulary.infilling import InfillingFormat
 from .catalog import DIVERGENCE_PROTOCOL, LoadedTask, hub_dataset, load_tasks, quiet
 from .lm import FlabLM
 from .models import Model, Source, ask_for_gaps, check_chat_template, load, source_of
 from .results import EVALUATION, Evaluation, package_versions
 from .scoring import compare_task, compare_together, merge_results, run_task, without_interval
+from .standard import suited, with_standard_set
 from .tasks.text import Text, read_texts
 
 
@@ -96,7 +98,8 @@ def evaluate(
         OutputFolder(output, EVALUATION, overwrite=overwrite).check()
     device = computation_device(device)
     dtype = None if settings.dtype is None else computation_dtype(settings.dtype)
-    loaded = load_tasks(settings, confirm_run_unsafe_code=confirm_run_unsafe_code, allow_packages=packages)
+    asked, left_out = with_standard_set(settings)
+    loaded = load_tasks(asked, confirm_run_unsafe_code=confirm_run_unsafe_code, allow_packages=packages)
     isolation = None
     if any(getattr(task, "UNSAFE_CODE", False) for named in loaded for task in named.tasks.values()):
         isolation = best_isolation()  # refused now, not after hours of generation
@@ -110,6 +113,11 @@ def evaluate(
     if baseline is not None:
         names = {"dense": (baseline, baseline_revision), "pruned": (model, revision)}
     sources = {role: source_of(which, at, trust_remote_code, family) for role, (which, at) in names.items()}
+    if STANDARD in settings.tasks:
+        loaded, unsuited = suited(loaded, settings, next(iter(sources.values())).tokenizer)
+        left_out += unsuited
+    for note in left_out:
+        say(f"note: {note}")
     for source in sources.values():
         check_chat_template(source, loaded)
     loaded, infilling = ask_for_gaps(sources, loaded, settings.fim_format)
@@ -159,8 +167,9 @@ def evaluate(
         date=datetime.now(timezone.utc).date().isoformat(),
         models=models,
         scores=tuple(rows),
-        settings=conditions(settings, loaded, isolation, infilling),
+        settings=conditions(asked, loaded, isolation, infilling),
         protocols=protocols,
+        left_out=tuple(left_out),
         versions=package_versions(),
         harness={role: {"model": models[role].model_dump(), **results} for role, (results, _) in merged.items()},
         samples={role: kept for role, (_, kept) in merged.items()},
@@ -179,10 +188,11 @@ def conditions(
     infilling: InfillingFormat | None,
 ) -> EvaluationConditions:
     """What was asked for and what else determines the scores."""
+    names = {DIVERGENCE, *(task.name for task in loaded)}
     sampling = {"temperature": settings.temperature, "top_p": settings.top_p} if settings.samples > 1 else {}
     return EvaluationConditions(
-        tasks=tuple(settings.tasks),
-        data={task: tuple(files) for task, files in settings.data.items()},
+        tasks=tuple(task for task in settings.tasks if task in names),
+        data={task: tuple(files) for task, files in settings.data.items() if task in names},
         datasets=tuple(hub_datasets(settings.sources)),
         task_datasets={
             leaf: dataset

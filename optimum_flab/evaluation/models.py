@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from lm_eval.api.task import Task
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints.hashes import dense_hash
@@ -21,7 +20,7 @@ from ..vocabulary.infilling import EXAMPLE, InfillingFormat, infilling_format, m
 from ..vocabulary.usage import tokenizer_hash
 from .catalog import LoadedTask
 from .lm import INFILLING
-from .tasks.infilling import Question
+from .tasks.infilling import Question, leaves_a_gap
 
 
 Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedModel
@@ -97,7 +96,7 @@ def ask_for_gaps(
         [`FlabError`]: no format is known for the tokenizer, or a model lacks one of its tokens.
     """
     named = None if template is None else InfillingFormat.parse(template)
-    asking = [task for task in tasks if any(map(_leaves_a_gap, task.tasks.values()))]
+    asking = [task for task in tasks if any(map(leaves_a_gap, task.tasks.values()))]
     if not asking:
         if named is not None:
             raise ConfigurationError(
@@ -122,7 +121,7 @@ def ask_for_gaps(
                 " leave the task out"
             )
     for task in asking:
-        for leaf in filter(_leaves_a_gap, task.tasks.values()):
+        for leaf in filter(leaves_a_gap, task.tasks.values()):
             leaf.config.doc_to_text = Question(fim_format.template)
             leaf.config.generation_kwargs = {**leaf.config.generation_kwargs, INFILLING: fim_format.template}
     asked_tasks = {
@@ -130,7 +129,3 @@ def ask_for_gaps(
         for task in asking
     }
     return [asked_tasks.get(task.name, task) for task in tasks], fim_format
-
-
-def _leaves_a_gap(task: Task) -> bool:
-    return isinstance(task.config.doc_to_text, Question)

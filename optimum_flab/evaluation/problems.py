@@ -131,7 +131,8 @@ class GapOfLines(Gap):
 
 
 class MbppProblem(Problem):
-    """In MBPP's format, or in that of its sanitized variant, where the text is called `prompt`."""
+    """In MBPP's format, or where the text is called `prompt` in that of its sanitized variant and of MBPP+, which is
+    judged by `test`."""
 
     task_id: Name
     text: Text = Field(validation_alias=AliasChoices("text", "prompt"))
@@ -139,6 +140,7 @@ class MbppProblem(Problem):
     code: str = ""
     test_setup_code: str = ""
     test_imports: list[str] = []
+    test: Annotated[Source, AfterValidator(_python)] = ""
 
 
 class ShownMbppProblem(MbppProblem):

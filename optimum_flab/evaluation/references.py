@@ -11,7 +11,9 @@ from lm_eval.api.task import Task
 from ..execution import Program, check_packages
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_tasks
 from ..utils.errors import ConfigurationError, FlabError, printable
-from .catalog import load_tasks
+from ..utils.progress import say
+from .catalog import STANDARD_RAW, load_tasks
+from .standard import with_standard_set
 from .tasks import output_prediction
 from .tasks.code import Judge, run_with_progress
 
@@ -66,7 +68,12 @@ def check_references(settings: EvaluationSettings, *, confirm_run_unsafe_code: b
             " `confirm_run_unsafe_code`"
         )
     packages = check_packages(settings.allow_packages)
-    plain = EvaluationSettings(**settings.model_dump(include={"tasks", "data", "include_path", "limit"}))
+    asked, left_out = with_standard_set(settings)
+    for note in left_out:
+        say(f"note: {note}")
+    plain = EvaluationSettings(**asked.model_dump(include={"tasks", "data", "include_path", "limit"}))
+    # chat tasks have the same references
+    plain.tasks = [task for task in plain.tasks if task in (*settings.tasks, *STANDARD_RAW)]
     loaded = load_tasks(plain, confirm_run_unsafe_code=confirm_run_unsafe_code)
     programs = {name: _programs(name, task, named.limit) for named in loaded for name, task in named.tasks.items()}
     return [_run(name, of_problems, packages) for name, of_problems in programs.items()]

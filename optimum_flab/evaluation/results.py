@@ -63,7 +63,7 @@ class Evaluation(EvaluationRecord):
 
     def notes(self) -> list[str]:
         """What a reader of the table must know."""
-        notes = [f"{task}: {protocol}" for task, protocol in self.protocols.items()]
+        notes = [*self.left_out, *(f"{task}: {protocol}" for task, protocol in self.protocols.items())]
         for row in self.scores:
             if row.of is not None:
                 shown = {"model": row.score, "dense": row.dense, "pruned": row.pruned}

@@ -13,11 +13,13 @@ from lm_eval.api import metrics as lm_eval_metrics
 from lm_eval.tasks import TaskManager
 
 from ..records.results import ScoreRow
-from ..records.scores import Score, retention_of
+from ..records.scores import PROGRAMS, TOGETHER, Score, retention_of
 from . import comparison
 from .catalog import LoadedTask, quiet
 from .comparison import MEAN, PASSES, OfSums, Passed
 from .lm import FlabLM
+from .tasks import output_prediction
+from .tasks.infilling import leaves_a_gap
 
 
 # lm-eval's aggregations that are functions of sums, by their name in its registry
@@ -29,6 +31,7 @@ KNOWN_AGGREGATIONS = {
 }
 # what a task's `metadata` may name: the column that groups problems into clusters, and that of their kinds
 CLUSTER, KIND = "cluster", "kind"
+EXACT_MATCH = "exact_match"  # the metric of an output that is right or not
 
 
 def run_task(lm: FlabLM, task: LoadedTask, seed: int, confirm_run_unsafe_code: bool) -> dict[str, Any]:
@@ -95,7 +98,8 @@ def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], see
 def compare_together(
     tasks: Sequence[LoadedTask], results: Mapping[str, Sequence[Mapping[str, Any]]], seed: int
 ) -> Iterator[ScoreRow]:
-    """The combined row of all tasks whose programs pass or fail; nothing where there is only one such task.
+    """The combined rows: of the tasks in which whole programs are written, and of these with all others whose problems
+    are passed or not, such as single lines; each where it holds several tasks, and not the same ones.
 
     Args:
         results (`Mapping`): for every role, lm-eval's results of each task, see [`compare_task`].
@@ -106,18 +110,21 @@ def compare_together(
         for leaf in task.tasks
         if (passed := passes_of(task, leaf, {role: by_task[number] for role, by_task in results.items()})) is not None
     ]
-    if len(sets) > 1:
-        yield comparison.together(sets, seed=seed)
+    programs = [one for one in sets if one.programs]
+    for name, of in ((PROGRAMS, programs), (TOGETHER, sets)):
+        if len(of) > 1 and (name == PROGRAMS or len(of) > len(programs)):
+            yield comparison.together(name, of, seed=seed)
 
 
 def passes_of(task: LoadedTask, leaf: str, results: Mapping[str, Mapping[str, Any]]) -> Passed | None:
     """Which problems of a task were passed; `None` where they do not pass or fail."""
     loaded, subject = task.tasks[leaf], "pruned" if "dense" in results else "model"
-    if statistic_of(loaded, PASSES) is not MEAN:
+    metric = EXACT_MATCH if loaded.config.process_results is output_prediction.score else PASSES
+    if statistic_of(loaded, metric) is not MEAN:
         return None
     samples = {role: result["samples"][leaf] for role, result in results.items()}
     values = {role: values_by_metric(rows) for role, rows in samples.items()}
-    keys = [key for key in values[subject] if key[0] == PASSES]
+    keys = [key for key in values[subject] if key[0] == metric]
     if len(keys) != 1 or not all(keys[0] in by_metric for by_metric in values.values()):
         return None
     of_role = {role: values_of[keys[0]] for role, values_of in values.items()}
@@ -128,6 +135,7 @@ def passes_of(task: LoadedTask, leaf: str, results: Mapping[str, Mapping[str, An
         [names[number] for number in shared],
         [of_role[subject][number] for number in shared],
         [of_role["dense"][number] for number in shared] if "dense" in of_role else None,
+        programs=metric == PASSES and not leaves_a_gap(loaded),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..records.held_out import HeldOut
 from ..records.report import Report
 from ..records.results import BASELINE, EfficiencyRecord, EvaluationRecord, ScoreRow, Spread
-from ..records.scores import Score, metric_text, retention_of, retention_text, score_text, together_text
+from ..records.scores import PROGRAMS, Score, metric_text, retention_of, retention_text, score_text, together_text
 from ..settings.pruning import COMPONENTS
 from ..utils.hashing import file_sha256
 from .facts import Facts
@@ -22,10 +22,11 @@ KIND_LABELS = {
     "own": "of the user's own sources",
     "problems": "small problems with solutions",
     "library": "source of Python libraries",
+    "answers": "the dense model's own answers",
     "chat": "problems as a conversation",
     "infilling": "programs with a gap",
 }
-MOST_SCORES_ABOVE = 6  # rows of scores in the table at the top
+MOST_SCORES_ABOVE = 7  # rows of scores in the table at the top: the standard set and its combined rows
 # what has a meaning in Markdown, and what turns an address into a link
 MARKUP = re.compile(r"[\\`*\[\]|~]|@(?=[\w-]+\.)|(?<!\w)_|_(?!\w)|(?<=:)/(?=/)|(?<=www)\.", re.IGNORECASE)
 
@@ -140,9 +141,7 @@ def summary_rows(facts: Facts) -> list[list[str]]:
     rows: list[list[str]] = []
     for evaluation in facts.evaluations:
         paired = evaluation.is_against(facts.report.base_model.weights_sha256)
-        # rows that combine several tasks first, and rows for one kind of problems (`metric[kind]`) last
-        ordered = sorted(evaluation.scores, key=lambda row: (row.of is None, row.metric.endswith("]")))
-        for row in ordered[: MOST_SCORES_ABOVE - len(rows)]:
+        for row in sorted(evaluation.scores, key=_place)[: MOST_SCORES_ABOVE - len(rows)]:
             shown = [
                 None if score is None else score.model_copy(update={"interval_95": None})
                 for score in (row.dense if paired else None, row.own)
@@ -157,6 +156,13 @@ def summary_rows(facts: Facts) -> list[list[str]]:
         label = "bits per byte of held-out text (less is better)"
         rows.append([label, decimals(before), decimals(after), change(before, after)])
     return rows
+
+
+def _place(row: ScoreRow) -> int:
+    """Programs first, then lines, all tasks together, each task, and last its kinds of problems (`metric[kind]`)."""
+    if row.of is not None:
+        return 0 if row.task == PROGRAMS else 2
+    return 1 if row.task.endswith("_infilling") else 4 if row.metric.endswith("]") else 3
 
 
 def _problems(row: ScoreRow, evaluation: EvaluationRecord) -> str:
@@ -205,6 +211,7 @@ def _how(evaluation: EvaluationRecord, paired: bool) -> Iterable[str]:
         if row.of is not None:
             shown = {"dense": row.dense, "pruned": row.own} if paired else {"pruned": row.own}
             yield sentence(f"{row.task}: {together_text(row.of, shown)}")
+    yield from map(sentence, evaluation.left_out)
     if evaluation.protocols:
         protocols = "; ".join(f"{cell(task)}: {cell(protocol)}" for task, protocol in evaluation.protocols.items())
         yield f"How the tasks ask: {protocols}."

@@ -130,6 +130,7 @@ class EvaluationRecord(Record):
         scores (`tuple[ScoreRow, ...]`): every metric of every task.
         settings ([`EvaluationConditions`]): how it was made.
         protocols (`dict[str, str]`): how each task asks, in words.
+        left_out (`tuple[str, ...]`): what of the standard set was left out, and why.
         versions (`dict[str, str]`): of Python and packages.
     """
 
@@ -138,6 +139,7 @@ class EvaluationRecord(Record):
     scores: tuple[ScoreRow, ...]
     settings: EvaluationConditions = EvaluationConditions()
     protocols: dict[str, str] = {}
+    left_out: tuple[str, ...] = ()
     versions: dict[str, str | None] = {}
 
     @property

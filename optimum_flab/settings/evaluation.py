@@ -11,6 +11,7 @@ from .section import Dtype, Flag, Packages, Section, Seed, Share, Sources, as_te
 
 
 DIVERGENCE = "divergence"  # needs both models, so it is not an lm-eval task
+STANDARD = "standard"  # stands for several tasks
 
 
 class EvaluationSettings(Section):
@@ -30,12 +31,12 @@ class EvaluationSettings(Section):
     """
 
     tasks: Annotated[Sources, Flag(metavar="TASK[,TASK...]")] = []
-    """what to evaluate on, separated by commas: tasks of this package, of the folder with your own, or of lm-eval; may
-    be given several times (default: none)"""
+    """what to evaluate on, separated by commas: `standard`, the set by which models are compared, and tasks of this
+    package, of the folder with your own, or of lm-eval; may be given several times (default: none)"""
     data: Annotated[dict[str, Sources], Flag(metavar="TASK=FILE")] = {}
     """file (.jsonl, .json, .csv or .parquet, optionally .gz) with the problems of a task; for perplexity and
     divergence any source of text; may be given several times, for recode also for the same task; that of a task which
-    is not evaluated is not read (default: the task's dataset on the Hub)"""
+    is not evaluated is not read; codeharmony=FILE also serves `standard` (default: the task's dataset on the Hub)"""
     include_path: Annotated[str | None, BeforeValidator(as_text), Flag(metavar="FOLDER")] = None
     """folder with tasks of your own, one YAML each"""
     limit: PositiveInt | None = None
@@ -47,7 +48,7 @@ class EvaluationSettings(Section):
     top_p: Annotated[Share, Flag(metavar="P")] = 0.95
     """top-p of this sampling"""
     max_new_tokens: PositiveInt | None = None
-    """maximum number of tokens of a completion (default: set by each task, 128 to 1024)"""
+    """maximum number of tokens of a completion (default: set by each task, 64 to 512)"""
     fim_format: Annotated[str | None, Flag(metavar="TEMPLATE")] = None
     """how the models are prompted to fill a gap: their special tokens with {prefix} and {suffix} among them, such as
     '<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>' (default: that of the tokenizer, if known)"""

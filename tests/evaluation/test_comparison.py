@@ -15,7 +15,6 @@ from optimum_flab.evaluation.comparison import (
     MEAN,
     ROBUST_PASS,
     ROBUSTNESS_DROP,
-    TOGETHER,
     WEIGHTED_PERPLEXITY,
     Passed,
     by_cluster,
@@ -238,34 +237,30 @@ def test_every_problem_of_several_tasks_counts_once():
         Passed("humaneval", ["a", "b", "c", "d"], [1, 1, 0, 0], [1, 1, 1, 0]),
         Passed("other", ["x", "y"], [1, 0], [1, 1]),
     ]
-    found = together(sets)
-    assert (found.task, found.metric, found.problems, found.of) == (
-        TOGETHER,
-        "pass@1",
-        6,
-        {"humaneval": 4, "other": 2},
-    )
+    found = together("all", sets)
+    assert (found.task, found.metric, found.problems) == ("all", "pass@1", 6)
+    assert found.of == {"humaneval": 4, "other": 2}
     assert (found.pruned.value, found.dense.value) == (3 / 6, 5 / 6)
     assert found.retention.value == pytest.approx(3 / 5)
     low, high = found.retention.interval_95
     assert low < 0.6 < high <= 1
     assert (found.dense.passes, found.pruned.passes, found.retention.passes) == (5, 3, None)
-    assert together(sets[::-1]) == found
-    alone = together([Passed(one.task, one.problems, one.pruned) for one in sets])
+    assert together("all", sets[::-1]) == found
+    alone = together("all", [Passed(one.task, one.problems, one.pruned) for one in sets])
     assert (alone.dense, alone.retention, alone.score) == (None, None, found.pruned)
 
 
 def test_the_bootstrap_of_several_tasks_is_stratified():
     """Each resample holds as many problems of each as there are, so that these never vary."""
-    found = together([Passed("a", range(10), [1] * 10, [1] * 10), Passed("b", range(90, 95), [0] * 5, [1] * 5)])
+    found = together("all", [Passed("a", range(10), [1] * 10, [1] * 10), Passed("b", range(90, 95), [0] * 5, [1] * 5)])
     assert (found.retention.value, found.retention.interval_95) == (pytest.approx(2 / 3), None)
 
 
 def test_what_has_one_name_in_several_tasks_is_resampled_together():
     passes, number = [1, 0] * 50, 100
     alone = compare(ROW, MEAN, MEAN.rows(passes)).score.interval_95
-    same = together([Passed(task, range(number), passes) for task in "ab"])
-    other = together([Passed(task, [(task, place) for place in range(number)], passes) for task in "ab"])
+    same = together("all", [Passed(task, range(number), passes) for task in "ab"])
+    other = together("all", [Passed(task, [(task, place) for place in range(number)], passes) for task in "ab"])
     assert (same.clusters, other.clusters) == (100, None)
     width = [end[1] - end[0] for end in (alone, same.score.interval_95, other.score.interval_95)]
     assert width[1] == pytest.approx(width[0], abs=0.02)

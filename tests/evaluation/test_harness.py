@@ -26,16 +26,17 @@ from optimum_flab import EvaluationSettings, FlabOptimizer, FlabPrunerConfig, ev
 from optimum_flab.checkpoints import stored_model
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.evaluation import results as written
-from optimum_flab.evaluation.comparison import TOGETHER
 from optimum_flab.evaluation.lm import FlabLM
 from optimum_flab.evaluation.tasks.text import read_texts
 from optimum_flab.records.plan import PruningPlan
+from optimum_flab.records.scores import PROGRAMS
 from optimum_flab.running.generation import BatchCache, HasStopString, batches_by_length, cut, end_ids, text_behind
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 from optimum_flab.vocabulary.usage import tokenizer_hash
 
 
 VOCABULARY = 600
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}<|end|>{% endfor %}"
 PROBLEMS = [
     {
         "task_id": f"Test/{number}",
@@ -71,7 +72,9 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return byte_level_tokenizer(VOCABULARY)
+    tokenizer = byte_level_tokenizer(VOCABULARY)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +214,7 @@ def test_two_protocols_on_the_same_problems_share_no_batch(run, dense, tokenizer
     path = jsonl(tmp_path / "mbpp.jsonl", [{"task_id": 11, "text": "Return it.", "test_list": tests}])
     found = run((dense, tokenizer), "mbpp", "mbpp_zero_shot", data={"mbpp": path, "mbpp_zero_shot": path})
     assert (found.made, found.reused) == (2, 0)
-    assert {row.task for row in found.scores} == {"mbpp", "mbpp_zero_shot", TOGETHER}
+    assert {row.task for row in found.scores} == {"mbpp", "mbpp_zero_shot", PROGRAMS}
     assert found.protocols["mbpp"].startswith("as lm-eval's mbpp, with its prompt, three examples")
 
 

@@ -17,10 +17,10 @@ from tokenizers import AddedToken
 
 from optimum_flab import EvaluationSettings, evaluate
 from optimum_flab.evaluation.catalog import hub_dataset, load_tasks
-from optimum_flab.evaluation.comparison import TOGETHER
 from optimum_flab.evaluation.lm import FlabLM
 from optimum_flab.evaluation.references import check_references
 from optimum_flab.evaluation.tasks import infilling
+from optimum_flab.records.scores import PROGRAMS, TOGETHER
 from optimum_flab.running.generation import BatchCache
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 
@@ -345,6 +345,53 @@ def test_both_models_are_asked_with_the_tokens_of_the_dense_one(file, tmp_path):
         gaps = [gap for problem in (PROBLEM, OTHER) for gap in infilling.gaps(problem)]
         assert prompts == [QWEN.format(**{name: gap[name] for name in ("prefix", "suffix")}) for gap in gaps]
         assert "\n" not in "".join(sample["resps"][0][0] for sample in samples[TASK])
+
+
+@pytest.fixture
+def standard(file, tmp_path, capsys):
+    """Evaluates a model on the standard set and on openeval; gives the results, and what was said before."""
+    outputs = jsonl(tmp_path / "outputs.jsonl", [{"code": "def f(x):\n    return x", "input": "3", "output": "3"}])
+
+    def call(model, **data):
+        data |= dict.fromkeys(("humaneval", "humaneval_instruct", TASK), file) | {"cruxeval_output": outputs}
+        codeharmony = jsonl(tmp_path / "own.jsonl", [{**PROBLEM, "task_id": "Own/0"}])
+        data |= {task: codeharmony for task in ("codeharmony", "openeval") if task in data}
+        settings = EvaluationSettings(tasks="standard,openeval", data=data, max_new_tokens=4)
+        found = evaluate(model, settings, confirm_run_unsafe_code=True, cache_dir=tmp_path / "cache")
+        return found, capsys.readouterr().err
+
+    return call
+
+
+def test_the_standard_set_of_a_chat_model(standard):
+    model, tokenizer = model_with(QWEN)
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}<|end|>{% endfor %}"
+    found, said = standard((model, tokenizer), codeharmony="", openeval="")
+    tasks = ("humaneval_instruct", "humaneval", TASK, "codeharmony_instruct", "cruxeval_output", "openeval")
+    assert (found.settings.tasks, found.left_out) == (tasks, ())
+    assert "note:" not in said
+    assert "codeharmony" not in found.settings.data and found.settings.data["codeharmony_instruct"]
+    rows = {row.task: row for row in found.scores}
+    whole = {"humaneval_instruct": 2, "humaneval": 2, "codeharmony_instruct": 1, "openeval": 1}
+    assert (rows[PROGRAMS].of, rows[PROGRAMS].clusters) == (whole, 3)
+    assert rows[TOGETHER].of == {**whole, TASK: 4, "cruxeval_output": 1}
+    assert (rows[TOGETHER].problems, rows[TOGETHER].clusters) == (11, 4)
+    (prompt,) = {one["arguments"][0][0] for one in found.samples["model"]["codeharmony_instruct"]}
+    assert prompt.endswith("<|end|>```python\n")
+
+
+def test_the_standard_set_of_a_model_without_a_chat_template(standard):
+    tokenizer = byte_level_tokenizer(600)
+    tokenizer.chat_template = None
+    model = tiny_model("llama", len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+    found, said = standard((model, tokenizer), openeval="")
+    assert found.settings.tasks == ("humaneval", "cruxeval_output", "openeval")
+    codeharmony, lines = found.left_out
+    assert codeharmony.startswith("standard: CodeHarmony is left out, since its problems come from a file")
+    assert lines.startswith(f"standard: {TASK} is left out, since the tokenizer lacks the special tokens")
+    assert f"note: {codeharmony}" in said and f"note: {lines}" in said and f"note: {lines}" in found.to_text()
+    rows = {row.task: row for row in found.scores}
+    assert (rows[PROGRAMS].problems, rows[TOGETHER].problems) == (3, 4)
 
 
 def test_the_limit_counts_problems(file, tmp_path):

@@ -119,19 +119,47 @@ def test_mbpp_programs_run_against_bare_assertions(tmp_path):
     completions = ["\ndef double(x):\n    return x * 2", "\ndef double(x):\n    return x", "\ndef other(x): pass"]
     (verdicts,) = mbpp.run_completions([completions], [doc])
     assert [verdict["passed"] for verdict in verdicts] == [True, False, False]
-    (verdicts,) = mbpp.run_answers([["```python\ndef double(x):\n    return x * 2\n```"]], [doc])
-    assert verdicts[0]["passed"]
-
-
-def test_code_of_chat_answers_is_found(tmp_path):
-    task = only_task("mbpp_zero_shot", jsonl(tmp_path / "mbpp.jsonl", [{**MBPP, "code": "def double(x): ..."}]))
     answers = [
-        "Install it:\n```bash\npip install x\n```\nThen\n```python\ndef double(x):\n    return x * 2\n```",
-        "1. So:\n   ```python\n   def double(x):\n       return x * 2\n   ```",
-        "```python\nfrom __future__ import annotations\ndef double(x: Number):\n    return x * 2\n```",
+        "def double(x):\n    return x * 2",
+        "from __future__ import annotations\ndef double(x: N):\n    return 2 * x",
     ]
-    (verdicts,) = mbpp.run_answers([answers], [task.eval_docs[0]])
-    assert [verdict["detail"] for verdict in verdicts] == ["", "", ""]
+    (verdicts,) = mbpp.run_begun_answers([answers], [doc])
+    assert [verdict["detail"] for verdict in verdicts] == ["", ""]
+
+
+def test_what_evalplus_publishes_is_judged_by_its_longer_tests(tmp_path):
+    """A row as in evalplus/mbppplus on the Hub, and one as in HumanEvalPlus."""
+    test = "import numpy as np\n\nfor inp, exp in zip([[1], [2]], [2, 4]):\n    assert np.all(double(*inp) == exp)\n"
+    row = {"task_id": 2, "code": "def double(x):\n    return x * 2", "prompt": "Write a function that doubles.",
+           "test_imports": [], "test_list": ["assert double(1) == 2"], "test": test}  # fmt: skip
+    task = only_task("mbpp_zero_shot_instruct", jsonl(tmp_path / "mbppplus.jsonl", [row]))
+    (doc,) = task.eval_docs
+    assert "assert double(1) == 2\n" in mbpp.instruct_prompt(doc) and "numpy" not in mbpp.instruct_prompt(doc)
+    (verdicts,) = mbpp.run_begun_answers([[row["code"], "def double(x):\n    return 2"]], [doc])
+    assert [verdict["passed"] for verdict in verdicts] == [True, False]
+    test = "import numpy as np\n\ndef check(candidate):\n    assert np.all(candidate(3) == 6)\n"
+    row = {**PROBLEM, "test": test, "base_input": [[3]], "plus_input": [[9]], "atol": 0}
+    task = only_task("humaneval_plus_instruct", jsonl(tmp_path / "HumanEvalPlus.jsonl", [row]))
+    answers = ["def twice(x):\n    return x + x", "def twice(x):\n    return x"]
+    (verdicts,) = code.run_begun_answers([answers], list(task.eval_docs))
+    assert [verdict["passed"] for verdict in verdicts] == [True, False]
+
+
+@pytest.mark.parametrize("name", [path.stem for path in TASKS_FOLDER.glob("[!_]*_instruct.yaml")])
+def test_a_chat_task_begins_the_code_block_of_the_answer(name, tmp_path):
+    task = only_task(name, jsonl(tmp_path / "rows.jsonl", [{**PROBLEM, **MBPP}]))
+    (doc,) = task.eval_docs
+    messages = json.loads(
+        task.fewshot_context(
+            doc, num_fewshot=0, apply_chat_template=True, chat_template=lambda messages, **_: json.dumps(messages),
+            gen_prefix=task.doc_to_prefix(doc),
+        )
+    )  # fmt: skip
+    assert [message["role"] for message in messages] == ["user", "assistant"]
+    assert messages[1]["content"] == code.ANSWER_BEGINS
+    settings = task.config.generation_kwargs
+    assert (settings["until"], settings["max_gen_toks"]) == (["\n```"], 512)
+    assert "the answer's code block begun, at most 512 new tokens" in shipped_tasks()[name][1]
 
 
 def test_an_mbpp_function_may_be_named_like_a_builtin(tmp_path):
@@ -212,7 +240,7 @@ def test_mbpp_asks_as_lm_eval_does(tmp_path):
 def test_what_is_said_of_the_tasks_that_share_a_name_with_lm_evals_is_so():
     said = {name: protocol for name, (_, protocol) in shipped_tasks().items()}
     folder = Path(lm_eval.tasks.__file__).parent
-    shared = {path.stem: path for path in folder.glob("**/*.yaml") if path.stem in said}
+    shared = {path.stem: path for path in folder.glob("**/*.yaml") if path.stem in {*said} - {"standard"}}
     infilling = "humaneval_infilling"
     assert set(shared) == {"cruxeval_output", "humaneval", "humaneval_instruct", "humaneval_plus", "mbpp", infilling}
     theirs = {name: load_yaml(path, resolve_func=False) for name, path in shared.items()}
@@ -222,7 +250,7 @@ def test_what_is_said_of_the_tasks_that_share_a_name_with_lm_evals_is_so():
         limits = {"max_gen_toks": 1024}
         assert {**ours[name]["generation_kwargs"], **limits} == theirs[name]["generation_kwargs"]
         assert "but with 512 new tokens at most instead of 1,024" in said[name]
-    assert theirs["humaneval_instruct"]["gen_prefix"] and "gen_prefix" not in ours["humaneval_instruct"]
+    assert theirs["humaneval_instruct"]["gen_prefix"].endswith("```python\n{{ prompt }}\n")
     assert theirs["cruxeval_output"]["repeats"] == 10 and theirs["cruxeval_output"]["generation_kwargs"]["do_sample"]
     asked = load_yaml(folder / infilling / "single_line_infilling.yaml", resolve_func=False)
     assert asked["doc_to_text"] == "{{suffix}}\n\n{{prompt}}"
@@ -591,7 +619,7 @@ def test_humaneval_comes_from_the_package_that_ships_it():
 def test_every_yaml_is_listed_described_and_marked_where_it_runs_code():
     tasks = shipped_tasks()
     files = {path.stem for path in TASKS_FOLDER.glob("[!_]*.yaml")}
-    assert files | {"divergence"} == set(tasks)
+    assert files | {"divergence", "standard"} == set(tasks)
     assert {"humaneval", "humaneval_instruct", "humaneval_plus", "mbpp", "openeval", "codeharmony"} <= files
     assert {"cruxeval_output", "cot_bleu", "recode", "perplexity"} <= files
     for name in files:

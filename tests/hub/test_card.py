@@ -20,6 +20,7 @@ from optimum_flab.hub.card import BEGIN, END, MARK, is_generated, metadata_of, r
 from optimum_flab.hub.terms import settle_terms
 from optimum_flab.records.held_out import KindCost
 from optimum_flab.records.report import Base, BaseCard
+from optimum_flab.records.scores import PROGRAMS, TOGETHER
 from optimum_flab.settings.hub import CardSettings, TermsSettings
 from optimum_flab.settings.recovery import RecoveryConfig
 from optimum_flab.utils.errors import ConfigurationError, FlabError
@@ -365,26 +366,31 @@ def test_a_score_that_is_not_a_number_is_no_result(pruned, report):
 def test_several_tasks_together_come_first_and_kinds_of_text_last(pruned, report):
     passed = Passed("humaneval", range(164), [1, 0] * 82, [1] * 164)
     lines = Passed("humaneval_infilling", [number // 7 for number in range(1033)], [1] * 1033, [1] * 1033)
-    row = json.loads(together([passed, lines]).model_dump_json())
+    both = json.loads(together(TOGETHER, [passed, lines]).model_dump_json())
+    programs = {**both, "task": PROGRAMS}
     evaluation = evaluation_of(report)
     bits = evaluation["scores"][1]
     kinds = [{**bits, "metric": f"bits_per_byte[{name}]"} for name in ("a.jsonl", "b.jsonl", "c.jsonl", "d.jsonl")]
-    evaluation["scores"] = [bits, *kinds, evaluation["scores"][0], row]
+    gaps = {**bits, "task": "humaneval_infilling", "metric": "pass@1"}
+    evaluation["scores"] = [bits, *kinds, evaluation["scores"][0], gaps, both, programs]
+    evaluation["left_out"] = ["standard: CodeHarmony is left out"]
     write_json(pruned / "flab_evaluation.json", evaluation)
     content = card_of(pruned)
     summary = content.partition("| parameters ")[2].partition("bits per byte of held-out text")[0]
-    assert re.findall(r"^\| (.*?) \(", summary, re.MULTILINE)[-6:] == [
+    assert re.findall(r"^\| (.*?) \(", summary, re.MULTILINE)[-7:] == [
+        "programs, pass@1",
+        "humaneval_infilling, pass@1",
         "all code tasks, pass@1",
         "perplexity, bits_per_byte",
         "humaneval, pass@1",
         "perplexity, bits_per_byte\\[a.jsonl\\]",
         "perplexity, bits_per_byte\\[b.jsonl\\]",
-        "perplexity, bits_per_byte\\[c.jsonl\\]",
     ]
     assert (
         "All code tasks: 164 of humaneval + 1,033 of humaneval_infilling, each counted once: dense 1,197,"
         " pruned 1,115 of 1,197 passed"
     ) in content
+    assert "Standard: CodeHarmony is left out." in content
     assert "all code tasks" not in {
         result["dataset"]["type"] for result in metadata_of(content)["model-index"][0]["results"]
     }

@@ -133,7 +133,8 @@ def run_with_progress(programs: Sequence[Program], allow_packages: Sequence[str]
 
 
 run_completions = Judge(completion_program, reference_program)
-run_answers = Judge(begun_answer_program, reference_program)
+run_answers = Judge(answer_program, reference_program)
+run_begun_answers = Judge(begun_answer_program, reference_program)
 
 
 def score(doc: Mapping[str, Any], results: Sequence[list[dict[str, Any]]]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from .code import Judge, humaneval_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from lm_eval.api.task import Task
 
 
 LINE_END = "\n"
@@ -44,6 +45,11 @@ class Question:
 
 
 question = Question()  # evaluation replaces it with that of the model
+
+
+def leaves_a_gap(task: Task) -> bool:
+    """Whether a task is one of infilling."""
+    return isinstance(task.config.doc_to_text, Question)
 
 
 # --- problems ------------------------------------------------------------------------------------------------------

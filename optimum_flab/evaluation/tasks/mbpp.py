@@ -19,7 +19,7 @@ from ...utils.errors import FlabError
 from ..data import Problems, as_dataset, check_rows, rows_of
 from ..problems import SHOWN_TESTS, MbppProblem, ShownMbppProblem
 from .answers import fenced_code
-from .code import Judge
+from .code import ANSWER_BEGINS, Judge
 
 
 if TYPE_CHECKING:
@@ -126,13 +126,16 @@ def instruct_prompt(doc: Mapping[str, Any]) -> str:
 
 
 def completion_program(doc: Mapping[str, Any], completion: str) -> Program:
-    """The program of a completion; its test is what the problem imports and sets up, and its assertions."""
-    return Program(completion, "\n".join([*doc["test_imports"], doc["test_setup_code"], *doc["test_list"]]))
+    """The program of a completion; its test is what the problem imports and sets up, and its assertions, or where it
+    has one, as in MBPP+, the longer test that includes them."""
+    assertions = [doc["test"]] if doc["test"].strip() else doc["test_list"]
+    return Program(completion, "\n".join([*doc["test_imports"], doc["test_setup_code"], *assertions]))
 
 
-def answer_program(doc: Mapping[str, Any], answer: str) -> Program:
-    """The program of a chat answer."""
-    return completion_program(doc, fenced_code(answer, tested_function(doc["code"], doc["test_list"])))
+def begun_answer_program(doc: Mapping[str, Any], rest: str) -> Program:
+    """The program of a chat answer whose code block was begun for the model."""
+    name = tested_function(doc["code"], doc["test_list"])
+    return completion_program(doc, fenced_code(ANSWER_BEGINS + rest, name))
 
 
 def reference_program(doc: Mapping[str, Any]) -> Program | None:
@@ -151,4 +154,4 @@ def _calls(tests: Sequence[str], name: str | None) -> bool:
 
 
 run_completions = Judge(completion_program, reference_program)
-run_answers = Judge(answer_program, reference_program)
+run_begun_answers = Judge(begun_answer_program, reference_program)
