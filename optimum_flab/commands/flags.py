@@ -7,7 +7,7 @@ from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Sequence
 from textwrap import fill
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -86,7 +86,7 @@ def value_type(annotation: Any) -> Any:
     """The type of a field's values, without `None` and without markers; text where a number or a word may be given."""
     if get_origin(annotation) is Annotated or NoneType in get_args(annotation):
         return value_type(get_args(annotation)[0])
-    return str if get_origin(annotation) is UnionType else annotation
+    return str if get_origin(annotation) in (Union, UnionType) else annotation
 
 
 def criteria_text() -> str:

@@ -233,9 +233,7 @@ def test_only_what_was_trained_or_pruned_with_is_a_dataset_of_the_model(pruned):
 
 def test_a_model_that_was_trained_says_so(pruned, report):
     before = {**report["held_out"], "divergence": 0.5}
-    settings = RecoveryConfig(
-        data=["/home/me/x.jsonl", "owner/taught"], text="/home/me/prose.txt", learning_rate=7e-4
-    )
+    settings = RecoveryConfig(data=["/home/me/x.jsonl", "owner/taught"], text="/home/me/prose.txt", learning_rate=7e-4)
     settings = settings.for_method("lora").model_dump()
     recovery = recovery_of(
         settings=settings,
