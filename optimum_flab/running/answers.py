@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from ..texts.answers import Question
 
 
-# as a user would sample programs
-TEMPERATURE, TOP_P = 0.8, 0.95
+# as a user would sample programs; a share of the probability (top-p) would need the whole vocabulary sorted for every
+# token, which takes longer than the model
+TEMPERATURE, TOP_K = 0.8, 20
 
 
 class AnswerWriter:
@@ -53,8 +54,8 @@ class AnswerWriter:
             num_beams=1,
             do_sample=True,
             temperature=TEMPERATURE,
-            top_p=TOP_P,
-            top_k=0,
+            top_k=TOP_K,
+            top_p=1.0,
             max_new_tokens=most_tokens,
             eos_token_id=ends or None,
             pad_token_id=pad,
@@ -63,7 +64,7 @@ class AnswerWriter:
             **model_identity(model, tokenizer, weights),
             "dtype": str(estimates_dtype(model.dtype, model.device)),
             "kind": "answers",
-            "sampling": [TEMPERATURE, TOP_P, most_tokens, ends, seed],
+            "sampling": [TEMPERATURE, TOP_K, most_tokens, ends, seed],
         }
 
     @cached_property
