@@ -102,11 +102,11 @@ def available_for_training(work: Work, releases_dense: bool) -> float:
     return free + held - stays * sum(one.numel() * one.element_size() for one in dense.parameters())
 
 
-def needs_less_than_all(work: Work, root: Path, processes: int, available: float) -> str | None:
+def needs_less_than_all(work: Work, root: Path | None, processes: int, available: float) -> str | None:
     """Why not all weights of a model can be trained here; `None` if they can.
 
     Args:
-        root (`Path`): where checkpoints will be.
+        root (`Path`, *optional*): where checkpoints will be; without it only memory counts.
         available (`float`): bytes, see [`available_for_training`].
     """
     settings, model = work.settings.for_method("full"), work.model
@@ -120,7 +120,7 @@ def needs_less_than_all(work: Work, root: Path, processes: int, available: float
     sizes = training_sizes(settings, 1, processes)
     memory = training_memory(model.config, width_of(model, work.family), parameters, trained, sizes, settings)
     disk = disk_needed(trained, parameters, model.dtype.itemsize, 0, parameters)
-    on_disk = shutil.disk_usage(nearest_folder(root)).free
+    on_disk = math.inf if root is None else shutil.disk_usage(nearest_folder(root)).free
     for what, needed, there in (("memory", memory, available), ("disk", disk, on_disk)):
         if needed > there:
             needs = f"training all weights takes about {needed / 1e9:.1f} GB of {what}"

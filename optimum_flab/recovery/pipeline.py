@@ -16,7 +16,7 @@ from ..records.folders import check_writable
 from ..running.generation import BatchCache
 from ..running.processes import Processes, process_state
 from ..settings.recovery import LORA_ONLY, RecoveryConfig
-from ..utils.errors import ConfigurationError
+from ..utils.errors import ConfigurationError, FlabError
 from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
 from .checks import check_consent, check_method, check_teacher
@@ -126,8 +126,17 @@ def chosen_method(
     work: Work, root: Path, processes: int, available: float
 ) -> tuple[Literal["full", "lora"], str | None]:
     """What is trained, and what the user should know about that. A run that was killed resumes with its choice,
-    however much memory there is by then."""
+    however much memory there is by then.
+
+    Raises:
+        [`FlabError`]: all weights are requested, and would not fit in memory.
+    """
     settings = work.settings
+    if settings.method == "full" and (reason := needs_less_than_all(work, None, processes, available)):
+        raise FlabError(
+            f"{reason}; use `recovery.method` lora, shorten the sequences with `recovery.sequence_length`, or compute"
+            " activations twice with `recovery.gradient_checkpointing`"
+        )
     if settings.method != "auto":
         return settings.method, None
     if settings.rank is not None or any(getattr(settings, name) for name in LORA_ONLY):

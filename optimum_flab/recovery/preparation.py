@@ -20,14 +20,12 @@ from ..running.casting import copy_in, placed
 from ..running.layer_pass import LayerPass
 from ..texts.answers import QUESTIONS_AT_ONCE, Question
 from ..texts.overlap import benchmark_texts
-from ..utils.errors import FlabError
 from ..utils.hashing import digest_of
 from ..utils.memory import give_back_memory
 from .closed_form_step import closed_form_step
 from .data import Data, Selected, expected_rows, held_out_texts, prepare, select, within_tokens
 from .encoding import Sequences
 from .estimates import (
-    available_for_training,
     disk_needed,
     estimate_text,
     seconds_per_row,
@@ -121,8 +119,6 @@ def prepare_training(
     steps.say(estimate_text(estimate))
     there = sum(path.stat().st_size for name in ("runs", "teacher") for path in (root / name).rglob("*.safetensors"))
     check_space(root, estimate.disk_bytes - there, "checkpoints and the dense model's predictions take another")
-    if settings.method == "full":
-        _check_memory(estimate, available_for_training(work, release_dense))
     with steps.step("answers"):
         if asked:
             most, cache = min(settings.max_new_tokens, settings.sequence_length // 2), work.cache
@@ -219,16 +215,6 @@ def _estimate(
         seconds=training_seconds(per_row, sizes, max(1, round(len(expected) * settings.validation_share)), processes),
         answer_seconds=answers,
     )
-
-
-def _check_memory(estimate: RecoveryEstimate, available: float) -> None:
-    """Raises a [`FlabError`] if training all weights would not fit in memory."""
-    if estimate.memory_bytes > available:
-        raise FlabError(
-            f"training all weights takes about {estimate.memory_bytes / 1e9:.1f} GB of memory, and "
-            f"{available / 1e9:.1f} GB are available; use `recovery.method` lora, shorten the sequences with"
-            " `recovery.sequence_length`, or compute activations twice with `recovery.gradient_checkpointing`"
-        )
 
 
 def _dense_side(work: Work, texts: Sequence[str]) -> DenseSide:

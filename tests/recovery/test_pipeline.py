@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.families.files import known_family
-from optimum_flab.records.report import RecoveryEstimate, report_text
+from optimum_flab.records.report import report_text
 from optimum_flab.recovery import data as data_room
-from optimum_flab.recovery import pipeline, preparation, trainer
+from optimum_flab.recovery import pipeline, trainer
 from optimum_flab.recovery.checks import check_method
 from optimum_flab.recovery.lora import with_lora
 from optimum_flab.recovery.methods import NamesInCheckpoints, trainable
@@ -167,11 +167,7 @@ def test_the_learning_rate_rises_and_falls_along_a_cosine_to_its_floor():
     assert rates[55] == pytest.approx((1 + 0.25) / 2) and rates[100] == pytest.approx(0.25)
 
 
-def test_all_weights_are_not_trained_where_memory_lacks_or_experts_are():
-    much, little = (RecoveryEstimate(memory_bytes=memory, disk_bytes=0, seconds=1.0) for memory in (10**10, 1000))
-    with pytest.raises(FlabError, match="training all weights takes about .* GB are available; use `recovery.method`"):
-        preparation._check_memory(much, 1e9)
-    preparation._check_memory(little, 1e9)
+def test_all_weights_of_experts_are_not_trained():
     mixture, llama = (known_family(name) for name in ("mixtral", "llama"))
     with pytest.raises(ConfigurationError, match="does not train mixtures of experts, such as mixtral"):
         check_method(RecoveryConfig(method="full"), mixture)
@@ -187,6 +183,8 @@ def test_all_weights_are_trained_where_there_is_room_and_a_run_keeps_to_its_choi
     assert lora.settings["method"] == "lora" and lora.settings["rank"] == 32 and lora.settings["epochs"] == 3
     (note,) = [note for note in lora.notes if "LoRA matrices are trained instead" in note]
     assert "of memory, and 0.0 GB are available" in note and note in capsys.readouterr().err
+    with pytest.raises(FlabError, match="training all weights takes about .* available; use `recovery.method` lora"):
+        recovered(loaded, made, **options, method="full")
     free["bytes"] = 1e15
     assert recovered(loaded, made, **options).report.recovery.settings["method"] == "lora"
     full = recovered(loaded, made, cache="other", **options).report.recovery
