@@ -35,7 +35,6 @@ from .recovery.checks import check_consent, check_method
 from .recovery.instructions import read_instructions
 from .recovery.pipeline import recover
 from .settings.configuration import FlabPrunerConfig
-from .settings.recovery import RecoveryConfig
 from .texts.formats import formats_of
 from .utils.errors import ConfigurationError
 from .utils.places import user_path
@@ -94,8 +93,7 @@ def prune_and_recover(
         plan = replace(pruned.plan, settings=config.to_dict())
         pruned = replace(pruned, plan=plan, config=config)
         pruned = pruned.with_report(target_ratio=target if is_last else aim, earlier_rounds=tuple(earlier))
-        settings = config.recovery if is_last else brief(config.recovery, config.rounds.share)
-        pruned = recover(dense, pruned, settings, **options)
+        pruned = recover(dense, pruned, config.recovery, share=1.0 if is_last else config.rounds.share, **options)
         earlier.append(EarlierRound(**{name: getattr(pruned.report, name) for name in EarlierRound.model_fields}))
     assert pruned is not None  # there is at least one round
     return pruned
@@ -111,16 +109,6 @@ def one_round(config: FlabPrunerConfig, target: float | None, first: bool = True
     if not first:
         values["vocabulary"] = {**values["vocabulary"], "coverage": 1.0, "min_count": 1}
     return FlabPrunerConfig.from_dict(values)
-
-
-def brief(settings: RecoveryConfig, share: float) -> RecoveryConfig:
-    """A recovery of a share of the length; nothing of it is kept besides the weights."""
-    length = (
-        {"epochs": settings.epochs * share}
-        if settings.max_steps is None
-        else {"max_steps": max(1, round(settings.max_steps * share))}
-    )
-    return settings.model_copy(update={**length, "keep_adapter": False})
 
 
 def rebased(

@@ -140,8 +140,8 @@ def write_settings(folder: Path) -> None:
     rows = [{"question": "The capital of France is", "answer": " Paris"}]
     write_lines(folder / "my-tasks" / "next_word.jsonl", rows)
     (folder / "mine.yaml").write_text(read_recipe("every-verb"), encoding="utf-8")
-    little = {"text_tokens: 65536": "text_tokens: 256", "continuation_tokens: 8192": "continuation_tokens: 64"}
-    little |= {"sequence_length: 512": "sequence_length: 96", "epochs: 3 ": "max_steps: 2 "}
+    little = {"# text_tokens: 65536": "text_tokens: 256", "sequence_length: 512": "sequence_length: 96"}
+    little |= {"batch_size: 8 ": "max_steps: 2\n  max_new_tokens: 8\n  batch_size: 8 "}
     (folder / "laptop").write_text(replaced(read_recipe("laptop"), little), encoding="utf-8")
 
 

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Sequence
 from textwrap import fill
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -62,7 +62,9 @@ def add_flag(group: ArgumentGroup, flag: SettingFlag) -> None:
     kind, text = value_type(field.annotation), " ".join((field.description or "").split())
     shown = "none" if default in (None, []) else default
     options: dict[str, Any] = {"type": kind, "metavar": flag.setting.replace(".", "_").split("_")[-1].upper()}
-    if kind is bool:
+    if kind is bool and default is None:
+        options = {"action": BooleanOptionalAction}
+    elif kind is bool:
         options = {"action": "store_const", "const": not default}
         text, shown = (f"do not {text}", "do") if default else (text, "no")
     elif kind is int:
@@ -84,7 +86,7 @@ def value_type(annotation: Any) -> Any:
     """The type of a field's values, without `None` and without markers; text where a number or a word may be given."""
     if get_origin(annotation) is Annotated or NoneType in get_args(annotation):
         return value_type(get_args(annotation)[0])
-    return str if get_origin(annotation) is UnionType else annotation
+    return str if get_origin(annotation) in (Union, UnionType) else annotation
 
 
 def criteria_text() -> str:

@@ -74,7 +74,7 @@ class PruneCommand(PruningVerb):
             raise ConfigurationError(
                 "a run that recovers too takes no `memory_budget` and no `time_budget`, and is not launched in several"
                 " processes; leave out what it would be trained on (`recovery.data`, `recovery.text`,"
-                " `recovery.continuation_tokens`), and recover the pruned model with `optimum-cli flab recover`"
+                " `recovery.mix`), and recover the pruned model with `optimum-cli flab recover`"
             )
         read = local_paths([*config.data.sources, *config.recovery.sources])
         inputs = [args.model, args.config, *read, *config.data.counts]

@@ -184,8 +184,8 @@ def recovery_rows(facts: Facts, recovery: Recovery) -> list[list[str]]:
     if passages := data.plain_text.passages:
         text = sources_text(data.plain_text.sources or settings.get("text"), MISSING, facts)
         rows.append(["plain text among them", f"{passages:,} passages of {text}"])
-    if continuations := data.plain_text.continuations:
-        rows.append(["written by the base model among them", f"{continuations:,} continuations of first lines"])
+    if kinds := data.plain_text.by_kind:
+        rows.append(["kinds of plain text", ", ".join(f"{cell(kind)} {number:,}" for kind, number in kinds.items())])
     measured = "set aside from its data" if "set aside to measure on" in data.dropped else "that of the pruning"
     return [
         *rows,

@@ -166,12 +166,14 @@ class ClosedForm(Record):
         before, after (`float`): divergence on the sequences set aside, in nats per token.
         share (`float`): how much of the closed-form update was applied, 0 to 1.
         kept (`bool`): whether the refitted weights were kept.
+        note (`str`, *optional*): which projections were left as they were for lack of text.
     """
 
     before: Number
     after: Number
     share: float
     kept: bool
+    note: str | None = None
 
 
 class CurvePoint(Record):
@@ -223,7 +225,7 @@ class RecoveryEstimate(Record):
         memory_bytes (`int`): of one process while it trains.
         disk_bytes (`int`): checkpoints, cached predictions and the result.
         seconds (`float`): of the training steps, evaluations included.
-        answer_seconds (`float`): of the dense model's answers and continuations, if each is as long as it may be.
+        answer_seconds (`float`): of the dense model's answers, if each is as long as it may be.
     """
 
     memory_bytes: int

@@ -70,15 +70,13 @@ class PlainText(Record):
     Args:
         passages (`int`): passages that were used.
         overlapping (`dict[str, int]`): passages left out because they overlap with a text, by the name of that text.
-        continuations (`int`): beginnings of files that the dense model continued, and that were used.
-        continuations_dropped (`dict[str, int]`): those that were left out, by reason.
-        tokens (`int`, *optional*): tokens of both; `None` in reports of versions that did not count them.
+        by_kind (`dict[str, int]`): passages by kind of text, if no source was named.
+        tokens (`int`, *optional*): their tokens; `None` in reports of versions that did not count them.
         sources (`tuple[str, ...]`): what was read, named or not; in older reports this is in the settings.
     """
 
     passages: int
     overlapping: dict[str, int]
-    continuations: int = 0
-    continuations_dropped: dict[str, int] = {}
+    by_kind: dict[str, int] = {}
     tokens: int | None = None
     sources: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..families import Norm
+from ..families import Family, Norm
 from ..running.layer_pass import LayerObserver, LayerPass
 from ..running.layerwise import recorded, run_block
 from ..tensors.least_squares import LeastSquares, solve
@@ -47,9 +47,9 @@ def corrected(weight: torch.Tensor, problem: LeastSquares, pull: float = PULL) -
 
 
 @torch.no_grad()
-def refit(dense: LayerPass, pruned: LayerPass, kept_layers: Sequence[int]) -> None:
+def refit(dense: LayerPass, pruned: LayerPass, kept_layers: Sequence[int]) -> set[str]:
     """Refits a pruned model in place; in a mixture of experts only the attention's output projections and the final
-    norm.
+    norm. Returns the names of the projections that some layer's tokens were too few for.
 
     Args:
         dense ([`LayerPass`]): of the dense model, in the dtype to compute in.
@@ -62,6 +62,19 @@ def refit(dense: LayerPass, pruned: LayerPass, kept_layers: Sequence[int]) -> No
     final_norm = pruned.family.modules.final_norm
     norms = pruned.model.get_submodule(final_norm), dense.model.get_submodule(final_norm)
     _refit_final_norm(pruned.family.norm, *norms, observer.streams, pruned.masks)
+    return observer.left
+
+
+def tokens_to_refit(model: PreTrainedModel, family: Family) -> dict[str, int]:
+    """The tokens that it takes to refit each projection of a model in all layers, by name."""
+    names = [] if family.block.attention_post_norm is not None else [family.block.attention_out]
+    names += [] if family.block.ffn_post_norm is not None or family.experts is not None else [family.block.ffn_out]
+    needed = dict.fromkeys(names, 0)
+    for layer in family.decoder_layers(model):
+        for name in names:
+            inputs = family.matrix(name, family.projection(layer, name).weight).shape[1]
+            needed[name] = max(needed[name], TOKENS_PER_INPUT * inputs)
+    return needed
 
 
 class _Refit(LayerObserver):
@@ -71,6 +84,7 @@ class _Refit(LayerObserver):
         super().__init__(pruned, ())
         self.streams = {"dense": dense.embedded(), "pruned": pruned.embedded()}
         self.dense, self.kept_layers = dense, kept_layers
+        self.left = set[str]()
 
     def advance(self, index: int) -> None:
         """See [`LayerObserver.advance`]."""
@@ -112,6 +126,7 @@ class _Refit(LayerObserver):
         projection = family.projection(layer, name)
         weight = family.matrix(name, projection.weight)
         if sum(int(mask.sum()) for mask in reading.masks) < TOKENS_PER_INPUT * weight.shape[1]:
+            self.left.add(name)
             return
         problem, scale = LeastSquares(torch.zeros_like(weight)), family.block.scale(config)
         error_sum, input_sum = weight.new_zeros(weight.shape[0]).float(), weight.new_zeros(weight.shape[1]).float()

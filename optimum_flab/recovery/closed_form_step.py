@@ -16,7 +16,7 @@ from ..records.report import ClosedForm
 from ..running.casting import copy_in, placed
 from ..running.layer_pass import LayerPass
 from ..texts.packing import PackedTokens
-from .closed_form import between, refit
+from .closed_form import between, refit, tokens_to_refit
 from .data import Data
 from .work import MEASURED_AT_ONCE, Work
 
@@ -53,11 +53,21 @@ def closed_form_step(
         best.tie_weights()
         return best, section
     computing = copy_in(work.model, dense.device, work.dtype)
-    most = max(1, work.settings.closed_form_tokens // work.settings.sequence_length)
-    tokens = next(data.rows.tokens.batches(most))
-    work.steps.say("refitting in closed form")
+    needed = tokens_to_refit(work.model, work.family)
+    most = work.settings.closed_form_tokens or max(needed.values(), default=0)
+    # the first rows with as many tokens; what fills them up does not count
+    rows = 1 + int((data.rows.tokens.mask.sum(dim=1).cumsum(dim=0) < most).sum())
+    tokens = next(data.rows.tokens.batches(rows))
+    work.steps.say(f"refitting in closed form on {tokens.tokens:,} tokens")
     dense_pass = LayerPass(dense, work.family, as_dense(tokens), MEASURED_AT_ONCE)
-    refit(dense_pass, LayerPass(computing, work.family, tokens, MEASURED_AT_ONCE), work.plan.kept_layers)
+    left = refit(dense_pass, LayerPass(computing, work.family, tokens, MEASURED_AT_ONCE), work.plan.kept_layers)
+    note = (
+        f"{' and '.join(sorted(left))} left as before, at least in some layers: a refit takes"
+        f" {max(needed[name] for name in left):,} tokens, and {tokens.tokens:,} were read; raise"
+        " `recovery.closed_form_tokens`, or train on more text"
+        if left
+        else None
+    )
     measure = _validation_divergence(work, dense, data.validation.tokens, as_dense)
     give_up_dense()
     best = beginning()
@@ -67,7 +77,7 @@ def closed_form_step(
         divergences[share] = measure(best)
     share = min(divergences, key=divergences.__getitem__)
     between(work.model, computing, share, best)
-    section = ClosedForm(before=divergences[0.0], after=divergences[share], share=share, kept=share > 0)
+    section = ClosedForm(before=divergences[0.0], after=divergences[share], share=share, kept=share > 0, note=note)
     weights = {name: p.detach().contiguous() for name, p in best.named_parameters()} if section.kept else {}
     metadata = {"section": section.model_dump_json()}
     write_atomically(file, lambda partial: save_file(weights, partial, metadata=metadata))

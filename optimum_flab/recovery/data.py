@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial, reduce
+from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any, NoReturn
 
@@ -14,31 +13,29 @@ from ..execution.packages import parse_packages
 from ..records.plan import PruningPlan
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoveryConfig
+from ..texts.answers import Answer
 from ..texts.formats import formats_of
 from ..texts.overlap import Forbidden, benchmark_texts
 from ..texts.sources import read_sources
 from ..utils.errors import FlabError
-from .answers import dense_answers, dense_continuations
-from .encoding import Encoded, Sequences, encode, encode_text, pack_examples, split_rows, uses_chat
+from .answers import dense_answers
+from .encoding import Encoded, Sequences, encode, pack_examples, split_rows, uses_chat
 from .instructions import Example
-from .overlap import overlapping_text, source_texts, unchecked_benchmarks
+from .overlap import source_texts
 from .plain import (
     PlainSource,
     passages_in,
     rank,
     read_plain,
     sample_passages,
-    select_beginnings,
     split_text,
     text_budget,
 )
 from .strategy import (
-    MOST_REPEATED,
     Counts,
     choose,
     fault_of_program,
     refuse_empty,
-    repetition,
     to_answer,
     without_overlap,
 )
@@ -59,7 +56,6 @@ class Selected:
         held_out (`list[str]`): texts that only measure.
         forbidden (`dict[str, Forbidden]`): what no training text may share a passage with, by its name.
         plain ([`Sequences`], *optional*): rows of plain text, without labels.
-        beginnings (`list[str]`): of files that the dense model is to continue.
         validation ([`Sequences`], *optional*): rows of plain text that choose the checkpoint, if there are no
             examples.
     """
@@ -69,7 +65,6 @@ class Selected:
     forbidden: dict[str, Forbidden]
     counts: Counts
     plain: Sequences | None = None
-    beginnings: list[str] = field(default_factory=list)
     validation: Sequences | None = None
 
 
@@ -115,22 +110,22 @@ def _tokens(work: Work, text: str) -> int:
     return len(work.dense.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def select(work: Work, examples: list[Example], held_out: list[str]) -> Selected:
-    """Leaves out what must not be trained on, and sets texts aside to measure on if none are named."""
+def select(work: Work, examples: list[Example], held_out: list[str], answer: Answer) -> Selected:
+    """Leaves out what must not be trained on, and sets texts aside to measure on if none are named.
+
+    Args:
+        answer (`Callable`): writes the dense model's answers to packaged problems, or stands in for it.
+    """
     settings, counts = work.settings, Counts(read=len(examples))
     examples = [example for example in examples if not example.blank]
     counts.drop("without a prompt or an answer", counts.read - len(examples))
-    known = benchmark_texts()
-    if note := unchecked_benchmarks(known, settings.exclude):
-        work.steps.say(f"note: {note}")
-    forbidden = {name: Forbidden(texts) for name, texts in known.items()}
+    forbidden = {name: Forbidden(texts) for name, texts in benchmark_texts().items()}
     if settings.exclude:
         forbidden["excluded sources"] = Forbidden(source_texts(settings.exclude))
     if held_out:
         forbidden["held-out text"] = Forbidden(held_out)
-    plain = read_plain(settings, formats_of(work.tokenizer))
     if not settings.data:
-        return _select_text(work, plain, held_out, forbidden, counts)
+        return _select_text(work, answer, held_out, forbidden, counts)
     examples = without_overlap(examples, forbidden, counts)
     refuse_empty(examples, counts)
     examples.sort(key=lambda example: rank(settings.seed, example.text))
@@ -146,35 +141,36 @@ def select(work: Work, examples: list[Example], held_out: list[str]) -> Selected
         forbidden["text set aside"] = Forbidden(held_out)
         examples = without_overlap(examples, forbidden, counts)
         refuse_empty(examples, counts)
-    if not plain:
+    if not settings.text_sources:
         return Selected(examples, held_out, forbidden, counts)
     # what is set aside of the instruction data must not be seen as plain text
     never = {**forbidden, INSTRUCTIONS: Forbidden(example.text for example in examples)}
     chat = uses_chat(work.tokenizer, settings.template)
     budget = text_budget(settings, sum(len(one.ids) for one in encode(examples, work.tokenizer, chat)))
-    rows = _plain_rows(work, plain, budget, never, counts)
-    return Selected(examples, held_out, never, counts, rows, select_beginnings(plain, settings))
+    plain = read_plain(settings, formats_of(work.tokenizer), answer, budget)
+    return Selected(examples, held_out, never, counts, _plain_rows(work, plain, budget, never, counts))
 
 
 def _select_text(
-    work: Work, plain: list[PlainSource], held_out: list[str], forbidden: dict[str, Forbidden], counts: Counts
+    work: Work, answer: Answer, held_out: list[str], forbidden: dict[str, Forbidden], counts: Counts
 ) -> Selected:
     """Divides plain text if there are no instructions."""
     settings = work.settings
+    budget = text_budget(settings, 0)
+    needed = (1 + settings.validation_share) * budget + (0 if held_out else settings.held_out_tokens)
+    plain = read_plain(settings, formats_of(work.tokenizer), answer, needed)
     parts = split_text(plain, settings, partial(_tokens, work), bool(held_out))
     if not held_out:
         held_out, forbidden = parts.held_out, {**forbidden, "text set aside": Forbidden(parts.held_out)}
         counts.drop("set aside to measure on", len(held_out))
     # what chooses the checkpoint must not contain evaluation text either; the report counts what is trained on
     choosing = Counts()
-    validation = _plain_rows(work, parts.validation, settings.text_tokens, forbidden, choosing)
+    validation = _plain_rows(work, parts.validation, budget, forbidden, choosing)
     set_aside = [text for source in parts.validation for document in source.documents for text in document]
     # and training on a near copy of it would favour the checkpoints that memorised it
     forbidden = {**forbidden, "validation text": Forbidden(set_aside)}
-    budget = text_budget(settings, 0)
     rows = _plain_rows(work, parts.training, budget, forbidden, counts)
-    beginnings = select_beginnings(parts.training, settings)
-    if not held_out or validation is None or (rows is None and not beginnings):
+    if not held_out or validation is None or rows is None:
         overlap = counts.passages_dropped or choosing.passages_dropped
         other = ", which overlaps neither excluded nor held-out text" if overlap else ""
         raise FlabError(
@@ -182,17 +178,14 @@ def _select_text(
             f" on, {choosing.describe()} to choose on; name more text in `recovery.text`{other}, or data in"
             " `recovery.data`"
         )
-    return Selected([], held_out, forbidden, counts, rows, beginnings, validation)
+    return Selected([], held_out, forbidden, counts, rows, validation)
 
 
 def _plain_rows(
     work: Work, sources: Sequence[PlainSource], most: int, forbidden: dict[str, Forbidden], counts: Counts
 ) -> Sequences | None:
     """Passages of several sources as rows; `None` if none may be read."""
-    return _text_rows(work, sample_passages(sources, work.tokenizer, work.settings, most, forbidden, counts), counts)
-
-
-def _text_rows(work: Work, pieces: Sequence[Encoded], counts: Counts) -> Sequences | None:
+    pieces = sample_passages(sources, work.tokenizer, work.settings, most, forbidden, counts)
     counts.plain_tokens += sum(len(one.ids) for one in pieces)
     return _pack(work, pieces)[0]
 
@@ -205,9 +198,8 @@ def expected_rows(work: Work, selected: Selected) -> Sequences:
     """The rows that the reference answers would make; raises whatever the data could be refused for."""
     settings, length = work.settings, work.settings.sequence_length
     if not settings.data:
-        rows = selected.plain if selected.plain is not None else selected.validation
-        assert rows is not None  # else it was refused
-        return _with_expected(rows, settings)
+        assert selected.plain is not None  # else it was refused
+        return selected.plain
     chat = uses_chat(work.tokenizer, settings.template)
     if settings.answers == "dense":
         uses_chat(work.dense.tokenizer, settings.template)
@@ -224,13 +216,7 @@ def expected_rows(work: Work, selected: Selected) -> Sequences:
         longest = settings.max_new_tokens if settings.answers == "dense" else 0
         if sum(min(length, len(e.ids) + longest) for e in encoded) <= length:
             _refuse_one_row(length)
-    return _with_expected(packed if selected.plain is None else packed.with_rows(selected.plain), settings)
-
-
-def _with_expected(rows: Sequences, settings: RecoveryConfig) -> Sequences:
-    """Rows extended by as many, of the same text, as there may be of continuations."""
-    more = math.ceil(settings.continuation_tokens / settings.sequence_length)
-    return rows.with_rows(rows.rows([number % len(rows) for number in range(more)])) if more else rows
+    return packed if selected.plain is None else packed.with_rows(selected.plain)
 
 
 def _refuse_one_row(length: int) -> NoReturn:
@@ -244,15 +230,9 @@ def _refuse_one_row(length: int) -> NoReturn:
 def prepare(work: Work, selected: Selected) -> Data:
     """Chooses the answers of the examples and packs them into rows."""
     settings, examples, counts = work.settings, selected.examples, selected.counts
-    continued = _continuation_rows(work, selected) if settings.continuation_tokens else None
-    plain = [rows for rows in (selected.plain, continued) if rows is not None]
     if selected.validation is not None:
-        if not plain:
-            raise FlabError(
-                f"no continuation may be trained on: {counts.describe()}; name text in `recovery.text`, or data in "
-                "`recovery.data`"
-            )
-        return Data(reduce(Sequences.with_rows, plain), selected.validation, selected.held_out, counts)
+        assert selected.plain is not None  # else it was refused
+        return Data(selected.plain, selected.validation, selected.held_out, counts)
     if settings.answers == "dense":
         examples = _choose_answers(work, examples, counts)
         # an answer of the dense model may recite what no reference contained
@@ -270,31 +250,8 @@ def prepare(work: Work, selected: Selected) -> Data:
         _refuse_one_row(settings.sequence_length)
     rows, aside = split_rows(len(packed), settings.validation_share, settings.seed)
     # what is set aside resembles the instructions, which are what a recovery with instructions is for
-    return Data(reduce(Sequences.with_rows, plain, packed.rows(rows)), packed.rows(aside), selected.held_out, counts)
-
-
-def _continuation_rows(work: Work, selected: Selected) -> Sequences | None:
-    """Rows of the dense model's continuations of beginnings of files; `None` if none may be trained on."""
-    counts, most = selected.counts, work.settings.continuation_tokens
-
-    def keep(text: str, number: int) -> bool:
-        fault = "empty" if not number else "repeats itself" if repetition(text) > MOST_REPEATED else None
-        if fault is None and (name := overlapping_text(text, selected.forbidden)):
-            fault = f"overlapping {name}"
-        if fault is not None:
-            counts.continuations_dropped[fault] += 1
-        return fault is None
-
-    with work.steps.bar("Continuations of the dense model", most, "token") as tick:
-        texts = list(dense_continuations(work, selected.beginnings, keep, tick))
-    counts.continuations += len(texts)
-    if (written := sum(number for _, number in texts)) < most:
-        work.steps.say(
-            f"note: of the {most:,} tokens of continuations requested, {written:,} could be generated; name more text"
-            " in `recovery.text` for more files to continue"
-        )
-    length = work.settings.sequence_length
-    return _text_rows(work, [one for text, _ in texts for one in encode_text(text, work.tokenizer, length)], counts)
+    training = packed.rows(rows) if selected.plain is None else packed.rows(rows).with_rows(selected.plain)
+    return Data(training, packed.rows(aside), selected.held_out, counts)
 
 
 def _choose_answers(work: Work, examples: list[Example], counts: Counts) -> list[Example]:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 
+from ..families import Family
+from ..pruning.memory_budget import free_memory
+from ..records.folders import nearest_folder
 from ..records.report import RecoveryEstimate
 from ..settings.recovery import RecoveryConfig
+from ..sizes import shape_of
 from ..texts.packing import PackedTokens
 from ..utils.progress import duration
-from .sizes import TrainingSizes
+from .loss import LOGITS_AT_ONCE
+from .sizes import TrainingSizes, training_sizes
+from .work import Work
 
 
 if TYPE_CHECKING:
@@ -42,6 +52,12 @@ def estimate_text(estimate: RecoveryEstimate) -> str:
     return f"the dense model's answers take about {duration(estimate.answer_seconds)}; {training}"
 
 
+def width_of(model: PreTrainedModel, family: Family) -> int:
+    """Neurons per layer that a token is multiplied with."""
+    at_once = 1 if family.experts is None else getattr(model.config, family.experts.per_token)
+    return at_once * shape_of(model, family)["neuron"]
+
+
 def training_memory(
     config: Any, width: int, parameters: int, trained: int, sizes: TrainingSizes, settings: RecoveryConfig
 ) -> int:
@@ -49,7 +65,7 @@ def training_memory(
 
     Args:
         config (`PreTrainedConfig`): of the pruned model.
-        width (`int`): neurons per layer that a token is multiplied with.
+        width (`int`): see [`width_of`].
         parameters, trained (`int`): weights of the pruned model, and those that are trained.
         settings ([`RecoveryConfig`]): with the dtype of the training. By the method `full` the weights of the pruned
             model are trained themselves, in float32 like all that is trained; else they are frozen, in that dtype.
@@ -61,13 +77,55 @@ def training_memory(
     kept = layer * layers
     if settings.gradient_checkpointing:
         kept = layer + layers * tokens * config.hidden_size * itemsize
-    logits = LOGIT_COPIES * tokens * config.vocab_size * torch.float32.itemsize
+    logits = LOGIT_COPIES * min(tokens * config.vocab_size, LOGITS_AT_ONCE) * torch.float32.itemsize
     # the pruned model stays beside the copy that is trained
     copy = parameters * itemsize
     if settings.method == "full":
         casts = TRAINED_CASTS * trained if itemsize < torch.float32.itemsize else 0
         copy = (parameters - trained) * torch.float32.itemsize + casts
     return RUNTIME_BYTES + parameters * itemsize + copy + trained * TRAINED_BYTES + kept + logits
+
+
+def available_for_training(work: Work, releases_dense: bool) -> float:
+    """The bytes that a training may take, with what its process already holds, apart from a dense model that stays;
+    infinite if the device does not say."""
+    device, dense = work.dense.model.device, work.dense.model
+    free = free_memory(device)
+    if free is None:
+        return math.inf
+    if device.type == "cuda":
+        held = torch.cuda.memory_allocated(device)
+    else:
+        info = psutil.Process().memory_info()
+        held = info.rss - getattr(info, "shared", 0)  # pages of files can be dropped, and count as free already
+    stays = not releases_dense or work.settings.teacher == "resident"
+    return free + held - stays * sum(one.numel() * one.element_size() for one in dense.parameters())
+
+
+def needs_less_than_all(work: Work, root: Path | None, processes: int, available: float) -> str | None:
+    """Why not all weights of a model can be trained here; `None` if they can.
+
+    Args:
+        root (`Path`, *optional*): where checkpoints will be; without it only memory counts.
+        available (`float`): bytes, see [`available_for_training`].
+    """
+    settings, model = work.settings.for_method("full"), work.model
+    if work.family.experts is not None:
+        return "mixtures of experts are not trained as a whole"
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trained = parameters
+    if not settings.train_embeddings:
+        ends = {id(one): one for one in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
+        trained -= sum(weight.numel() for weight in ends.values())
+    sizes = training_sizes(settings, 1, processes)
+    memory = training_memory(model.config, width_of(model, work.family), parameters, trained, sizes, settings)
+    disk = disk_needed(trained, parameters, model.dtype.itemsize, 0, parameters)
+    on_disk = math.inf if root is None else shutil.disk_usage(nearest_folder(root)).free
+    for what, needed, there in (("memory", memory, available), ("disk", disk, on_disk)):
+        if needed > there:
+            needs = f"training all weights takes about {needed / 1e9:.1f} GB of {what}"
+            return f"{needs}, and {there / 1e9:.1f} GB are available"
+    return None
 
 
 def disk_needed(trained: int, parameters: int, output_itemsize: int, cache: int, saved: int | None = None) -> int:

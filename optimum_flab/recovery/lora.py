@@ -22,9 +22,10 @@ def lora_config(model: PreTrainedModel, settings: RecoveryConfig) -> LoraConfig:
     if settings.train_embeddings:
         tied, names = is_tied(model), embedding_names(model)
         embeddings = {"modules_to_save": names[:1] if tied else names, "ensure_weight_tying": tied}
+    rank = settings.for_method("lora").rank
     return LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha or settings.rank,
+        r=rank,
+        lora_alpha=settings.alpha or rank,
         lora_dropout=settings.dropout,
         target_modules=list(settings.targets) or "all-linear",
         task_type="CAUSAL_LM",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,11 +15,12 @@ from ..pruning.result import PrunedModel
 from ..records.folders import check_writable
 from ..running.generation import BatchCache
 from ..running.processes import Processes, process_state
-from ..settings.recovery import RecoveryConfig
-from ..utils.errors import ConfigurationError
+from ..settings.recovery import LORA_ONLY, RecoveryConfig
+from ..utils.errors import ConfigurationError, FlabError
 from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
 from .checks import check_consent, check_method, check_teacher
+from .estimates import available_for_training, needs_less_than_all
 from .instructions import read_instructions
 from .preparation import Ready, prepare_training
 from .results import report_section, write_adapter
@@ -39,6 +40,7 @@ def recover(
     confirm_run_unsafe_code: bool = False,
     cache_dir: str | Path | None = None,
     release_dense: bool = False,
+    share: float = 1.0,
 ) -> PrunedModel:
     """Trains a pruned model back towards its dense model.
 
@@ -55,6 +57,7 @@ def recover(
             cache (`HF_HOME`).
         release_dense (`bool`): release the dense model's weights once they are no longer needed; it cannot be used
             afterwards.
+        share (`float`): of the length of the training; after less than all of it nothing but the weights is kept.
 
     Returns:
         [`PrunedModel`]: of the same class, shape and dtype; its report says what the training did, except in all
@@ -73,8 +76,7 @@ def recover(
     check_method(settings, dense.family)
     check_positions(pruned.model.config, dense.family, "recovery.sequence_length", settings.sequence_length)
     device = dense.model.device
-    taken = {"dtype": number_format(settings.dtype, device), "learning_rate": settings.largest_rate}
-    settings = settings.model_copy(update=taken)
+    settings = settings.model_copy(update={"dtype": number_format(settings.dtype, device)})
     state = process_state(device)
     steps = Steps(quiet=not state.is_main_process)
     root = user_path(cache_dir) if cache_dir is not None else cache_root("recovery")
@@ -86,11 +88,17 @@ def recover(
     with steps.step("checks"):
         check_teacher(work)
     with state.main_process_first():
+        method, note = chosen_method(work, root, state.num_processes, available_for_training(work, release_dense))
+    if note is not None:
+        steps.say(f"note: {note}")
+    settings = brief(settings.for_method(method), share)
+    work = replace(work, settings=settings)
+    with state.main_process_first():
         ready = prepare_training(work, examples, root, state, release_dense)
     Processes(state).check_same(ready.folder.name, "the prepared data")
     give_back_memory()
     with steps.step("training"):
-        training = _train(ready, settings, device, steps)
+        training = _train(ready, work, device)
     state.wait_for_everyone()  # the others may still read the best checkpoint
     if state.is_main_process:
         save_training(training, ready.folder)
@@ -101,9 +109,11 @@ def recover(
     if ready.side is not None:
         with steps.step("held-out measurement"):
             after = ready.side.measure(model)
-        for note in training.notes:
-            steps.say(f"note: {note}")
-        section = report_section(settings, ready, after, training, steps, state.num_processes)
+        for text in (*ready.notes, *training.notes):
+            steps.say(f"note: {text}")
+        notes = [*([] if note is None else [note]), *ready.notes, *training.notes]
+        settings = settings.model_copy(update={"learning_rate": settings.largest_rate(ready.sizes.steps)})
+        section = report_section(settings, ready, after, training, steps, state.num_processes, notes)
         # the report's own measurement is now that of the trained model
         section = section.model_copy(update={"pruning_held_out": pruned.report.held_out})
         changes = {"held_out": after, "recovery": section}
@@ -112,12 +122,51 @@ def recover(
     return replace(pruned, model=model).with_report(weights_sha256=weights_hash(model), **changes)
 
 
-def _train(ready: Ready, settings: RecoveryConfig, device: torch.device, steps: Steps) -> Training:
-    done = load_training(ready.folder, ready.start, settings)
+def chosen_method(
+    work: Work, root: Path, processes: int, available: float
+) -> tuple[Literal["full", "lora"], str | None]:
+    """What is trained, and what the user should know about that. A run that was killed resumes with its choice,
+    however much memory there is by then.
+
+    Raises:
+        [`FlabError`]: all weights are requested, and would not fit in memory.
+    """
+    settings = work.settings
+    if settings.method == "full" and (reason := needs_less_than_all(work, None, processes, available)):
+        raise FlabError(
+            f"{reason}; use `recovery.method` lora, shorten the sequences with `recovery.sequence_length`, or compute"
+            " activations twice with `recovery.gradient_checkpointing`"
+        )
+    if settings.method != "auto":
+        return settings.method, None
+    if settings.rank is not None or any(getattr(settings, name) for name in LORA_ONLY):
+        return "lora", None
+    computation = {"device": work.dense.model.device.type, "processes": processes}
+    key = {"kind": "recovery method", "pruned": weights_hash(work.model), **computation, **settings.model_dump()}
+    (reason,) = work.cache.get(key, lambda: [needs_less_than_all(work, root, processes, available)])
+    if reason is None:
+        return "full", None
+    return "lora", f"{reason}: LoRA matrices are trained instead, as `recovery.method` lora asks for"
+
+
+def brief(settings: RecoveryConfig, share: float) -> RecoveryConfig:
+    """A recovery of a share of the length; nothing of it is kept besides the weights, unless it is all."""
+    if share == 1:
+        return settings
+    if settings.max_steps is not None:
+        length: dict[str, float] = {"max_steps": max(1, round(settings.max_steps * share))}
+    else:
+        assert settings.epochs is not None  # which the method decided
+        length = {"epochs": settings.epochs * share}
+    return settings.model_copy(update={**length, "keep_adapter": False})
+
+
+def _train(ready: Ready, work: Work, device: torch.device) -> Training:
+    done = load_training(ready.folder, ready.start, work.settings)
     if done is not None:
-        steps.say(f"this training was finished before; its result is taken from {ready.folder}")
+        work.steps.say(f"this training was finished before; its result is taken from {ready.folder}")
         return done
     folder = ready.folder / CHECKPOINTS
     if (checkpoint := last_checkpoint(folder)) is not None:
-        steps.say(f"the training resumes after step {checkpoint.rsplit('-', 1)[-1]}")
-    return train(ready, settings, folder, device)
+        work.steps.say(f"the training resumes after step {checkpoint.rsplit('-', 1)[-1]}")
+    return train(ready, work.settings, work.family, folder, device)

@@ -1,21 +1,19 @@
-"""Plain text that is distilled: passages of several sources for shares of the tokens, and beginnings of documents that
-the dense model continues."""
+"""Plain text that is distilled: passages of several sources, or of several kinds, for shares of the tokens."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice, zip_longest
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ..settings.pruning import KINDS
 from ..settings.recovery import LIBRARY_SOURCE, RecoveryConfig
-from ..texts.formats import NO_FORMATS, Formats
-from ..texts.kinds import OWN, other_pools
+from ..texts.answers import Answer
+from ..texts.formats import Formats
+from ..texts.kinds import ANSWERS, MARGIN, other_pools
 from ..texts.overlap import Forbidden
 from ..texts.passages import PASSAGE_CHARACTERS_PER_TOKEN, split_passages
 from ..texts.problems import problems_to_train_on
@@ -30,10 +28,6 @@ FEWEST_DOCUMENTS = 20  # of a source; with fewer, its passages are divided betwe
 FEWEST_PASSAGES = 4  # of such a source: one to measure on, one to choose the checkpoint on, the others to train on
 SHORTEST_PASSAGE = 80  # characters, about 20 tokens; anything shorter is not divided for that
 MOST_SET_ASIDE = 0.1  # of the documents, to measure on, and as many again to choose the checkpoint on
-BEGINNING_CHARACTERS = 160  # about 40 tokens
-LONGEST_BEGINNING = 400
-COMMENTS = ("#", "//", "/*", "*", "--", ";", "%", "<!--")  # a licence at the top of a file is nothing to continue
-SPARE_BEGINNINGS = 4  # times as many as full continuations would need: some end early, some are left out
 
 
 @dataclass(frozen=True)
@@ -43,23 +37,18 @@ class PlainSource:
     Args:
         documents (`list[list[str]]`): each as its passages in order.
         share (`float`): of the tokens, in proportion to those of other sources.
-        whole (`bool`): whether a passage only makes sense as a whole: those longer than a sequence are left out, and
-            their beginnings are not continued.
+        whole (`bool`): whether a passage only makes sense as a whole: those longer than a sequence are left out.
+        kind (`str`): of its text, if it is packaged.
     """
 
     documents: list[list[str]]
     share: float = 1.0
     whole: bool = False
+    kind: str = ""
 
     def passages(self, seed: int) -> list[str]:
         """The distinct passages in a seeded order of their own, so that long documents contribute more."""
         return sorted({text for document in self.documents for text in document}, key=lambda text: rank(seed, text))
-
-
-def beginnings(sources: Sequence[PlainSource]) -> Iterator[str]:
-    """First lines of documents, of each source in turn."""
-    for texts in zip_longest(*(map(first_lines, source.documents) for source in sources if not source.whole)):
-        yield from filter(None, texts)
 
 
 def rank(seed: int, text: str) -> str:
@@ -79,19 +68,22 @@ def as_documents(source: list[str], settings: RecoveryConfig) -> list[str]:
     return [passage for text in source for passage in passages_in(text, settings, most)]
 
 
-def read_plain(settings: RecoveryConfig, formats: Formats = NO_FORMATS) -> list[PlainSource]:
-    """The documents of all sources of plain text.
+def read_plain(
+    settings: RecoveryConfig, formats: Formats, answer: Answer | None = None, tokens: float = 0
+) -> list[PlainSource]:
+    """The documents of all sources of plain text, or of all kinds if none is named.
 
     Args:
-        formats ([`Formats`]): the conversations and gaps of the tokenizer, for text of these kinds if no source is
-            named.
+        formats ([`Formats`]): those of the tokenizer.
+        answer (`Callable`, *optional*): writes the dense model's answers; without it there are none.
+        tokens (`float`): of plain text that are needed, so that enough answers are written.
 
     Raises:
         [`FlabError`]: one cannot be read.
     """
     if settings.text:
         return [_named_source(spec, settings) for spec in settings.text]
-    return _default_sources(settings, formats) if settings.text_sources else []
+    return _kinds(settings, formats, answer, tokens) if settings.text_sources else []
 
 
 def _named_source(spec: str, settings: RecoveryConfig) -> PlainSource:
@@ -102,23 +94,27 @@ def _named_source(spec: str, settings: RecoveryConfig) -> PlainSource:
     return PlainSource([passages_in(text, settings) for text in texts])
 
 
-def _default_sources(settings: RecoveryConfig, formats: Formats) -> list[PlainSource]:
-    """Text of the kinds that models are calibrated on, in the same shares but from other documents."""
-    mix = {kind: share for kind, share in KINDS.items() if kind != OWN}
+def _kinds(settings: RecoveryConfig, formats: Formats, answer: Answer | None, tokens: float) -> list[PlainSource]:
+    """Text of the kinds that models are calibrated on, but from other documents."""
+    mix = settings.text_kinds
     files: list[Document] = []
     with suppress(FlabError):  # from installers that list no files; the problems remain
         files = read_source(LIBRARY_SOURCE, for_training=True).documents
     files.sort(key=lambda document: rank(settings.seed, document.text))
     longest = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
-    pools = other_pools(mix, files, formats, longest, set(), settings.seed, problems_to_train_on())
+    written = MARGIN * tokens * mix.get(ANSWERS, 0) / sum(mix.values())
+    writing = (answer, written) if answer is not None and written else None
+    pools = other_pools(mix, files, formats, longest, set(), settings.seed, problems_to_train_on(), writing)
     rng = np.random.default_rng(settings.seed)
-    sources = [
+    return [
         PlainSource(
-            [[one.text for one in candidate.passages(rng)] for candidate in pool.candidates], pool.share, pool.whole
+            [texts for one in pool.candidates if (texts := [passage.text for passage in one.passages(rng)])],
+            pool.share,
+            pool.whole,
+            pool.kind,
         )
         for pool in pools
     ]
-    return [replace(source, documents=[one for one in source.documents if one]) for source in sources]
 
 
 @dataclass(frozen=True)
@@ -155,7 +151,7 @@ def split_text(
     rest = [[document for document in source.documents if fits(source, document)] for source in sources]
     measured = 0 if held_out_named else settings.held_out_tokens
     held_out = _set_aside(rest, measured, settings.seed, count_tokens)
-    budget = round(settings.validation_share * max(settings.text_tokens, settings.sequence_length))
+    budget = round(settings.validation_share * max(text_budget(settings, 0), settings.sequence_length))
     validation = _set_aside(rest, max(1, budget), settings.seed, count_tokens)
 
     def of_each(documents: list[list[list[str]]]) -> list[PlainSource]:
@@ -220,34 +216,15 @@ def sample_passages(
                 taken.append(piece.head(left))
                 left -= len(piece.ids)
                 tokens[number] += len(piece.ids)
-        counts.passages += 1
+        counts.passages[source.kind] += 1
     return taken
 
 
 def text_budget(settings: RecoveryConfig, instruction_tokens: int) -> int:
     """Tokens of plain text to train on: as many as allowed, or for the default text its share along with instruction
     data."""
-    if settings.text:
+    assert settings.text_tokens is not None  # the method decides
+    if settings.text or not settings.data:
         return settings.text_tokens
-    if not settings.text_sources or not settings.text_share:
-        return 0
     share = settings.text_share / (1 - settings.text_share)
-    return min(settings.text_tokens, round(share * instruction_tokens)) if settings.data else settings.text_tokens
-
-
-def first_lines(document: Sequence[str]) -> str:
-    """The first lines of a document after its leading comments; empty if there are none."""
-    text = ""
-    for line in document[0].splitlines(keepends=True) if document else []:
-        if not text and (not line.strip() or line.lstrip().startswith(COMMENTS)):
-            continue
-        text += line
-        if len(text) >= BEGINNING_CHARACTERS:
-            break
-    return text[:LONGEST_BEGINNING]
-
-
-def select_beginnings(sources: Sequence[PlainSource], settings: RecoveryConfig) -> list[str]:
-    """Enough first lines for the continuations that are requested."""
-    needed = -(-settings.continuation_tokens // settings.max_new_tokens)
-    return list(islice(dict.fromkeys(beginnings(sources)), SPARE_BEGINNINGS * needed))
+    return min(settings.text_tokens, round(share * instruction_tokens)) if settings.text_sources else 0

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
@@ -17,10 +15,11 @@ from ..measuring.held_out import DenseSide, cut_texts
 from ..records.folders import check_space
 from ..records.held_out import HeldOut
 from ..records.report import ClosedForm, RecoveryEstimate
+from ..running.answers import AnswerWriter
 from ..running.casting import copy_in, placed
 from ..running.layer_pass import LayerPass
-from ..sizes import shape_of
-from ..utils.errors import FlabError
+from ..texts.answers import QUESTIONS_AT_ONCE, Question
+from ..texts.overlap import benchmark_texts
 from ..utils.hashing import digest_of
 from ..utils.memory import give_back_memory
 from .closed_form_step import closed_form_step
@@ -33,24 +32,27 @@ from .estimates import (
     seconds_per_token,
     training_memory,
     training_seconds,
+    width_of,
 )
 from .instructions import Example
 from .lora import with_lora
 from .methods import all_weights, trained_parameters
+from .overlap import unchecked_benchmarks
 from .sizes import TrainingSizes, distillation_share, training_sizes
 from .strategy import to_answer
 from .teacher import CachedTeacher, DenseTeacher, cache_bytes
 from .work import MEASURED_AT_ONCE, Work
 
 
-# settings whose effect on a training is in its rows, or that have none
+# settings whose effect on a training is in its rows or beside them, or that have none
 DECIDE_NOTHING = {
     "data",
     "text",
+    "mix",
     "text_tokens",
     "text_share",
-    "continuation_tokens",
-    "continuation_temperature",
+    "epochs",
+    "learning_rate",
     "exclude",
     "allow_packages",
     "held_out",
@@ -73,6 +75,7 @@ class Ready:
         side ([`DenseSide`], *optional*): to measure against; `None` in all processes but the first.
         before ([`HeldOut`], *optional*): what the pruned model costs on held-out text.
         pruned_hash (`str`): SHA-256 of the pruned model's weights.
+        notes (`tuple[str, ...]`): what the user should be told.
     """
 
     data: Data
@@ -86,6 +89,7 @@ class Ready:
     side: DenseSide | None
     before: HeldOut | None
     pruned_hash: str
+    notes: tuple[str, ...] = ()
 
 
 def prepare_training(
@@ -96,18 +100,32 @@ def prepare_training(
     distils = distillation_share(settings) > 0
     cached = distils and settings.teacher == "cached"
     resident = distils and not cached
+    if note := unchecked_benchmarks(benchmark_texts(), settings.exclude):
+        steps.say(f"note: {note}")
     with steps.step("data"):
-        selected = select(work, examples, held_out_texts(settings, work.plan))
+        held_out, asked = held_out_texts(settings, work.plan), list[Question]()
+
+        def references(questions: Sequence[Question]) -> list[tuple[str, int]]:
+            asked.extend(questions)
+            programs = [question.problem.program for question in questions]
+            numbers = map(len, work.dense.tokenizer(programs)["input_ids"])
+            return list(zip((one.problem.canonical_solution for one in questions), numbers, strict=True))
+
         # everything that the settings could be refused for, with the references in place of the answers to come
+        selected = select(work, examples, held_out, references)
         expected = expected_rows(work, selected)
         sizes = training_sizes(settings, len(expected), processes)
-        estimate = _estimate(work, selected, expected, sizes, cached, processes)
+        estimate = _estimate(work, selected, expected, sizes, cached, len(asked), processes)
     steps.say(estimate_text(estimate))
     there = sum(path.stat().st_size for name in ("runs", "teacher") for path in (root / name).rglob("*.safetensors"))
     check_space(root, estimate.disk_bytes - there, "checkpoints and the dense model's predictions take another")
-    if settings.method == "full":
-        _check_memory(estimate, device)
     with steps.step("answers"):
+        if asked:
+            most, cache = min(settings.max_new_tokens, settings.sequence_length // 2), work.cache
+            dense = work.dense
+            write = AnswerWriter(dense.model, dense.tokenizer, work.plan.base_hash, cache, most, settings.seed)
+            selected = select(work, examples, held_out, write)
+            del write
         data = prepare(work, selected)
     sizes = training_sizes(settings, len(data.rows), processes)
     pruned_hash = weights_hash(work.model)
@@ -134,15 +152,18 @@ def prepare_training(
     if cached:
         with steps.step("dense predictions"):
             teachers = _cache_teachers(work, computing, data, root / "teacher")
-    start, closed = work.model, None
+    start, closed, notes = work.model, None, list[str]()
     if settings.closed_form:
         with steps.step("closed form"):
             start, closed = closed_form_step(work, computing, data, folder, give_up_dense)
+        notes += [f"closed form: {closed.note}"] if closed.note else []
     give_up_dense()
     teacher = None
     if resident:
         teacher = DenseTeacher(computing, work.family, work.plan.kept_tokens)
-    return Ready(data, sizes, estimate, folder, start, closed, teachers, teacher, side, before, pruned_hash)
+    return Ready(
+        data, sizes, estimate, folder, start, closed, teachers, teacher, side, before, pruned_hash, tuple(notes)
+    )
 
 
 def run_key(work: Work, pruned_hash: str, data: Data, sizes: TrainingSizes) -> str:
@@ -153,13 +174,20 @@ def run_key(work: Work, pruned_hash: str, data: Data, sizes: TrainingSizes) -> s
         "rows": data.rows.digest,
         "validation": data.validation.digest,
         "settings": work.settings.model_dump(exclude=DECIDE_NOTHING),
+        "learning_rate": work.settings.largest_rate(sizes.steps),
         "steps": sizes.steps,
     }
     return digest_of(values)[:32]
 
 
 def _estimate(
-    work: Work, selected: Selected, expected: Sequences, sizes: TrainingSizes, cached: bool, processes: int
+    work: Work,
+    selected: Selected,
+    expected: Sequences,
+    sizes: TrainingSizes,
+    cached: bool,
+    asked: int,
+    processes: int,
 ) -> RecoveryEstimate:
     settings, dtype = work.settings, work.dtype
     probe = copy_in(work.model, work.dense.model.device, dtype)
@@ -172,40 +200,21 @@ def _estimate(
     number = len(
         to_answer(selected.examples, settings.dense_share, settings.seed) if settings.answers == "dense" else []
     )
-    number += math.ceil(settings.continuation_tokens / settings.max_new_tokens)
-    if number:
-        batch = min(number, settings.generation_batch_size)
-        per_token = seconds_per_token(placed(work.dense.model, work.dense.model.device, dtype), batch)
-        answers = per_token * settings.max_new_tokens * math.ceil(number / batch)
+    for questions, most in ((number, settings.generation_batch_size), (asked, QUESTIONS_AT_ONCE)):
+        if questions:
+            batch = min(questions, most)
+            per_token = seconds_per_token(placed(work.dense.model, work.dense.model.device, dtype), batch)
+            answers += per_token * settings.max_new_tokens * math.ceil(questions / batch)
     itemsize = work.model.dtype.itemsize
     cache = cache_bytes(expected.tokens, settings.top_k) if cached else 0
     refitted = parameters * itemsize if settings.closed_form else 0
-    experts, config = work.family.experts, work.model.config
-    at_once = 1 if experts is None else getattr(config, experts.per_token)
-    width = at_once * shape_of(work.model, work.family)["neuron"]
+    width = width_of(work.model, work.family)
     return RecoveryEstimate(
-        memory_bytes=training_memory(config, width, parameters, trained, sizes, settings),
+        memory_bytes=training_memory(work.model.config, width, parameters, trained, sizes, settings),
         disk_bytes=disk_needed(trained, parameters, itemsize, cache + refitted, parameters if full else None),
         seconds=training_seconds(per_row, sizes, max(1, round(len(expected) * settings.validation_share)), processes),
         answer_seconds=answers,
     )
-
-
-def _check_memory(estimate: RecoveryEstimate, device: torch.device) -> None:
-    """Raises a [`FlabError`] if training all weights would not fit in memory, given what this process already
-    holds."""
-    if device.type == "cuda":
-        available = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    elif device.type == "cpu":
-        available = psutil.virtual_memory().available + psutil.Process().memory_info().rss
-    else:
-        return
-    if estimate.memory_bytes > available:
-        raise FlabError(
-            f"training all weights takes about {estimate.memory_bytes / 1e9:.1f} GB of memory, and "
-            f"{available / 1e9:.1f} GB are available; use `recovery.method` lora, shorten the sequences with"
-            " `recovery.sequence_length`, or compute activations twice with `recovery.gradient_checkpointing`"
-        )
 
 
 def _dense_side(work: Work, texts: Sequence[str]) -> DenseSide:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,7 +22,13 @@ from .work import Steps
 
 
 def report_section(
-    settings: RecoveryConfig, ready: Ready, after: HeldOut, training: Training, steps: Steps, processes: int
+    settings: RecoveryConfig,
+    ready: Ready,
+    after: HeldOut,
+    training: Training,
+    steps: Steps,
+    processes: int,
+    notes: Sequence[str],
 ) -> Recovery:
     """The report's `recovery` section, from the process that measured."""
     assert ready.before is not None
@@ -36,10 +43,9 @@ def report_section(
             kept=counts.kept,
             plain_text=PlainText(
                 sources=tuple(settings.text_sources),
-                passages=counts.passages,
+                passages=counts.passages.total(),
                 overlapping=counts.passages_dropped,
-                continuations=counts.continuations,
-                continuations_dropped=counts.continuations_dropped,
+                by_kind={kind: number for kind, number in counts.passages.items() if kind},
                 tokens=counts.plain_tokens,
             ),
             answers=counts.answers,
@@ -64,7 +70,7 @@ def report_section(
         ),
         estimate=ready.estimate,
         seconds=steps.seconds,
-        notes=tuple(training.notes),
+        notes=tuple(notes),
     )
 
 

@@ -55,6 +55,7 @@ def training_sizes(settings: RecoveryConfig, rows: int, processes: int = 1) -> T
             f"recovery.micro_batch_size: {micro} does not divide the {own} sequences per step of each of {processes} "
             "processes; use a divisor"
         )
+    assert settings.epochs is not None  # the method decides
     steps = settings.max_steps or max(1, math.ceil(settings.epochs * rows / settings.batch_size))
     return TrainingSizes(
         steps, settings.batch_size, micro, own // micro, max(1, math.ceil(steps / settings.evaluations))

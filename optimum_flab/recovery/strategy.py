@@ -23,7 +23,6 @@ from .overlap import overlapping_text
 
 MOST_REPEATED = 0.5  # at most this share of an answer's 4-word runs may repeat an earlier one
 LEAST_WORDS_TO_REPEAT = 24  # shorter answers repeat themselves by chance
-STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # where a completion leaves the requested function
 
 
 @dataclass
@@ -35,10 +34,8 @@ class Counts:
     answers: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     kept: int = 0
-    passages: int = 0
+    passages: Counter[str] = field(default_factory=Counter)  # by kind, which is empty for named sources
     passages_dropped: Counter[str] = field(default_factory=Counter)
-    continuations: int = 0
-    continuations_dropped: Counter[str] = field(default_factory=Counter)
     plain_tokens: int = 0
 
     def drop(self, reason: str, number: int = 1) -> None:
@@ -49,8 +46,9 @@ class Counts:
         parts = [f"{number:,} {reason}" for reason, number in self.dropped.items()]
         left = [f"{number:,} overlapping {name} left out" for name, number in self.passages_dropped.items()]
         among = f" ({', '.join(left)})" if left else ""
-        text = [f"{self.passages:,} passages of plain text{among}"] * bool(self.passages or left or not self.read)
-        text += [f"{self.continuations:,} continuations"] * bool(self.continuations)
+        kinds = ", ".join(f"{kind} {number:,}" for kind, number in self.passages.items() if kind)
+        passages = f"{self.passages.total():,} passages of plain text" + f": {kinds}" * bool(kinds)
+        text = [f"{passages}{among}"] * bool(self.passages or left or not self.read)
         left_out = f" ({', '.join(parts)})" if parts else ""
         examples = [f"of {self.read:,} examples {self.kept:,} stay{left_out}"] * bool(self.read)
         return " and ".join([*examples, *text])

@@ -16,6 +16,7 @@ from torch.utils.data import default_collate
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..families import Family
 from ..records.atomic import is_full
 from ..running.casting import multiplies_bfloat16
 from ..settings.recovery import RecoveryConfig
@@ -26,7 +27,7 @@ from .methods import NamesInCheckpoints, load_checkpoint, trainable, trained_wei
 from .preparation import Ready
 from .sizes import TrainingSizes, distillation_share
 from .trained import Training
-from .trainer import NotFinite, Progress, RecoveryTrainer, Rows, predictions
+from .trainer import NotFinite, Progress, RecoveryTrainer, Rows
 
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def training_arguments(
         per_device_eval_batch_size=1,  # a mean over rows, however many processes share them
         restore_callback_states_from_checkpoint=True,  # early stopping continues its count
         gradient_accumulation_steps=sizes.accumulation,
-        learning_rate=settings.largest_rate,
+        learning_rate=settings.largest_rate(sizes.steps),
         weight_decay=settings.weight_decay,
         warmup_steps=math.ceil(settings.warmup_share * sizes.steps),
         lr_scheduler_type="cosine_with_min_lr",
@@ -89,7 +90,7 @@ def number_format(name: str, device: torch.device) -> str:
     return "bfloat16" if multiplies_bfloat16(device) else "float32"
 
 
-def train(ready: Ready, settings: RecoveryConfig, folder: Path, device: torch.device) -> Training:
+def train(ready: Ready, settings: RecoveryConfig, family: Family, folder: Path, device: torch.device) -> Training:
     """Trains LoRA matrices on a pruned model, or its weights; resumes from the last complete checkpoint in `folder`.
 
     Args:
@@ -113,6 +114,7 @@ def train(ready: Ready, settings: RecoveryConfig, folder: Path, device: torch.de
         data_collator=default_collate,
         callbacks=[EarlyStoppingCallback(settings.patience), Progress(), NamesInCheckpoints()],
         distillation=distillation_share(settings),
+        logits=family.logits,
         dense=ready.dense,
     )
     trainer.remove_callback(PrinterCallback)
@@ -160,8 +162,8 @@ def loss_of(trainer: RecoveryTrainer, rows: Rows) -> float:
     for number in range(len(rows)):
         inputs = {name: tensor.to(device) for name, tensor in default_collate([rows[number]]).items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=trainer.args.bf16):
-            output = predictions(model, inputs)
-        total += float(trainer.loss(output.logits, inputs))
+            hidden = trainer.hidden(model, inputs)
+        total += float(trainer.loss(hidden, inputs))
     return total / len(rows)
 
 

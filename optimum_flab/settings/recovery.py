@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from .section import Flag, Packages, Section, Seed, Sources, refuse_shared
 
 
 LIBRARY_SOURCE = "python-packages"
 PROBLEM_SOURCE = "packaged-problems"
+# The composition of plain text: kind -> its default share of the tokens.
+TEXT_KINDS = {"answers": 0.5, "problems": 0.15, "library": 0.2, "chat": 0.0, "infilling": 0.15}
 LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}  # if the user sets none; LoRA matrices start at zero
+FULL_RATE_STEPS = 100  # of a longer training the rate falls with the cube root of the steps
+# what a method takes where the user sets none
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "full": {"text_tokens": 163_840, "epochs": 1.0, "closed_form": False},
+    "lora": {"text_tokens": 65_536, "epochs": 3.0, "closed_form": True, "rank": 32},
+}
+LORA_ONLY = ("keep_adapter", "alpha", "dropout", "targets")
+
+TextKind = Literal[(*TEXT_KINDS,)]  # type: ignore[valid-type]
 
 
 class RecoveryConfig(Section):
@@ -34,17 +46,16 @@ class RecoveryConfig(Section):
     """sources of instruction data: files, folders or Hub datasets, columns mapped by name in brackets, such as
     'file.jsonl[prompt=question,answer=code,test=tests]'"""
     text: Sources = []
-    """sources of plain text for distillation, each with an equal share of the tokens; default: python-packages and
-    packaged-problems, also as conversations and with gaps, if distillation reads more than answers"""
-    text_tokens: PositiveInt = 65536
-    """maximum number of tokens of plain text, sampled with the seed"""
+    """sources of plain text for distillation, each with an equal share of the tokens; default: the kinds of the mix,
+    from python-packages, packaged-problems and the dense model, if distillation reads more than answers"""
+    mix: Annotated[dict[TextKind, NonNegativeFloat], Flag(metavar="KIND=SHARE")] = {}
+    """share of the plain text of a kind if no source is named: answers (the dense model's own to packaged problems),
+    problems, library (installed Python source), chat, infilling (gaps to fill in the middle); kinds that are not named
+    get none; may be given several times (default: answers=0.5, problems=0.15, library=0.2, infilling=0.15)"""
+    text_tokens: PositiveInt | None = None
+    """maximum number of tokens of plain text, sampled with the seed; default: 163840 for full, 65536 for lora"""
     text_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """share of all tokens that is plain text if none is named, all without instruction data; 0: none"""
-    continuation_tokens: NonNegativeInt = 0
-    """tokens that the dense model generates after the first lines of files of the plain text, to be distilled too;
-    each costs about one of its forward passes"""
-    continuation_temperature: Annotated[NonNegativeFloat, Flag(metavar="T")] = 1.0
-    """sampling temperature of continuations; 0: the likeliest tokens"""
     exclude: Sources = []
     """sources whose text must not be trained on, besides HumanEval (if it is installed)"""
     held_out: Sources = []
@@ -61,7 +72,7 @@ class RecoveryConfig(Section):
     """packages installed here that the dense model's programs may import, by import name, together with their own
     dependencies; default: only the standard library"""
     max_new_tokens: PositiveInt = 256
-    """maximum number of tokens of an answer or a continuation of the dense model"""
+    """maximum number of tokens of an answer of the dense model"""
     generation_batch_size: PositiveInt = 16
     """prompts per batch of the dense model's answers"""
     template: Literal["auto", "chat", "plain"] = "auto"
@@ -70,10 +81,12 @@ class RecoveryConfig(Section):
     """tokens per packed training sequence"""
     validation_share: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     """share of the sequences set aside for early stopping and the best checkpoint"""
-    closed_form: bool = True
-    """refit output projections in closed form before training"""
-    closed_form_tokens: PositiveInt = 16384
-    """maximum number of tokens that the closed-form step reads"""
+    closed_form: bool | None = None
+    """refit output projections in closed form before training; default: before that of LoRA matrices, unless the
+    adapter is kept"""
+    closed_form_tokens: PositiveInt | None = None
+    """maximum number of tokens that the closed-form step reads; default: as many as it needs, 8 for each input of the
+    widest projection"""
     loss: Literal["distillation", "cross-entropy", "both"] = "distillation"
     """what is minimised: the divergence from the dense model, the cost of the answers, or a mix"""
     cross_entropy_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -84,11 +97,11 @@ class RecoveryConfig(Section):
     """dense predictions: the likeliest tokens saved on disk, or all computed as needed"""
     top_k: Annotated[PositiveInt, Flag(metavar="K")] = 64
     """likeliest tokens per position that a cached teacher saves"""
-    method: Literal["lora", "full"] = "lora"
-    """what is trained: LoRA matrices, merged afterwards, or all weights, kept in float32, which takes several times
-    the memory and disk space"""
-    rank: Annotated[PositiveInt, Flag(metavar="R")] = 32
-    """rank of the LoRA matrices"""
+    method: Literal["auto", "full", "lora"] = "auto"
+    """what is trained: all weights, kept in float32, which takes several times the memory and disk space, or LoRA
+    matrices, merged afterwards; auto: all weights where there is room for it and no option of LoRA is set"""
+    rank: Annotated[PositiveInt | None, Flag(metavar="R")] = None
+    """rank of the LoRA matrices; default: 32"""
     alpha: Annotated[PositiveFloat | None, Flag(metavar="A")] = None
     """scale of LoRA times its rank; default: the rank"""
     dropout: Annotated[float, Field(ge=0, lt=1), Flag(metavar="P")] = 0.0
@@ -98,15 +111,16 @@ class RecoveryConfig(Section):
     train_embeddings: bool = False
     """train the embeddings and the output head too"""
     learning_rate: PositiveFloat | None = None
-    """largest learning rate; default: 2e-4 for lora, 2e-5 for full"""
+    """largest learning rate; default: 2e-5 for full, 2e-4 for lora, less where there are more than 100 steps, by the
+    cube root of their number"""
     final_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """share of the largest learning rate that is left at the end of cosine decay"""
     weight_decay: NonNegativeFloat = 0.0
     """weight decay of AdamW"""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """share of the steps with rising learning rate (warm-up)"""
-    epochs: Annotated[PositiveFloat, Flag(metavar="N")] = 3.0
-    """passes over the training sequences"""
+    epochs: Annotated[PositiveFloat | None, Flag(metavar="N")] = None
+    """passes over the training sequences; default: 1 for full, 3 for lora"""
     max_steps: PositiveInt | None = None
     """number of steps, which overrides the epochs; default: by the epochs"""
     batch_size: PositiveInt = 8
@@ -134,27 +148,56 @@ class RecoveryConfig(Section):
     @property
     def text_sources(self) -> list[str]:
         """The sources of plain text: those that are named, else the packaged ones unless they are switched off."""
-        packaged = self.reads_plain_text and (self.text_share > 0 or self.continuation_tokens > 0)
+        packaged = self.reads_plain_text and self.text_share > 0
         return self.text or [LIBRARY_SOURCE, PROBLEM_SOURCE] * packaged
+
+    @property
+    def text_kinds(self) -> Mapping[str, float]:
+        """The shares of the kinds of plain text if no source is named."""
+        return self.mix or TEXT_KINDS
 
     @property
     def trains(self) -> bool:
         """Whether the settings request a training, so that `flab prune` continues with one."""
-        return bool(self.data or self.text or self.continuation_tokens)
+        return bool(self.data or self.text or self.mix)
 
-    @property
-    def largest_rate(self) -> float:
-        """The learning rate that was requested, or that of the method."""
-        return LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
+    def for_method(self, method: Literal["full", "lora"]) -> RecoveryConfig:
+        """The settings for a method, with its defaults where nothing is set."""
+        unset = {name: value for name, value in METHOD_DEFAULTS[method].items() if getattr(self, name) is None}
+        if self.keep_adapter:  # an adapter belongs to the unchanged pruned weights
+            unset["closed_form"] = False
+        return self.model_copy(update={"method": method, **unset})
+
+    def largest_rate(self, steps: int) -> float:
+        """The learning rate that was requested, or that of the method for a training of this length."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return LEARNING_RATES[self.method] * min(1.0, FULL_RATE_STEPS / steps) ** (1 / 3)
 
     @property
     def sources(self) -> list[str]:
         """Every source that is read."""
         return [*self.data, *self.text_sources, *self.exclude, *self.held_out]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_continuations(cls, values: Any) -> Any:
+        """Of files that earlier versions wrote: there are answers now."""
+        if not isinstance(values, dict):
+            return values
+        without = () if values.get("continuation_tokens") else ("continuation_tokens", "continuation_temperature")
+        return {name: value for name, value in values.items() if name not in without}
+
+    @field_validator("mix")
+    @classmethod
+    def _refuse_no_share(cls, value: dict[str, float]) -> dict[str, float]:
+        if value and not any(value.values()):
+            raise ValueError("Input leaves no text; set the share of one kind above 0")
+        return value
+
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> RecoveryConfig:
-        lora_only = [name for name in ("keep_adapter", "alpha", "dropout", "targets") if getattr(self, name)]
+        lora_only = [name for name in LORA_ONLY if getattr(self, name)]
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}; use a divisor"
@@ -166,10 +209,10 @@ class RecoveryConfig(Section):
                 "keep_adapter: an adapter belongs to the unchanged pruned weights, but closed_form refits them first;"
                 " switch `recovery.closed_form` off"
             )
-        if (self.text or self.continuation_tokens or not self.data) and not self.reads_plain_text:
+        if (self.text or self.mix or not self.data) and not self.reads_plain_text:
             raise ValueError(
                 "plain text has no answers, so loss 'cross-entropy' and distill_on 'answer' learn nothing from it;"
-                " name instruction data in `recovery.data`, and neither `recovery.text` nor continuations"
+                " name instruction data in `recovery.data`, and neither `recovery.text` nor `recovery.mix`"
             )
         if not self.data and not self.text_sources:
             raise ValueError("text_share is 0, so there is nothing to train on; name sources in `recovery.data`")

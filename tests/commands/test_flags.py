@@ -34,7 +34,6 @@ BESIDE = {
     "data.calibration_tokens": {"data": {"sequence_length": 8}},
     "rounds.number": {"target_ratio": 0.5, "recovery": {"data": "x"}},
     "recovery.micro_batch_size": {"recovery": {"batch_size": 18}},
-    "recovery.keep_adapter": {"recovery": {"closed_form": False}},
     **{f"recovery.{name}": {"recovery": {"data": "x"}} for name in ("loss", "distill_on")},
 }
 
@@ -100,7 +99,9 @@ def a_value(flag) -> list:
     if get_origin(kind) is Literal:
         return [next(choice for choice in get_args(kind) if choice != flag.field.default)]
     if get_origin(kind) is dict:
-        return ["library=0.5" if flag.setting == "data.mix" else "recode=x=y.jsonl"]
+        return ["library=0.5" if flag.name == "--mix" else "recode=x=y.jsonl"]
+    if flag.field.default == "auto":
+        return ["9"]
     return [{int: 9, float: 0.125}.get(kind, "a/b" if flag.name == "--base-model" else "a-b")]
 
 

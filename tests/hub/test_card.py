@@ -233,9 +233,8 @@ def test_only_what_was_trained_or_pruned_with_is_a_dataset_of_the_model(pruned):
 
 def test_a_model_that_was_trained_says_so(pruned, report):
     before = {**report["held_out"], "divergence": 0.5}
-    settings = RecoveryConfig(
-        data=["/home/me/x.jsonl", "owner/taught"], text="/home/me/prose.txt", learning_rate=7e-4
-    ).model_dump()
+    settings = RecoveryConfig(data=["/home/me/x.jsonl", "owner/taught"], text="/home/me/prose.txt", learning_rate=7e-4)
+    settings = settings.for_method("lora").model_dump()
     recovery = recovery_of(
         settings=settings,
         datasets=["owner/taught"],
@@ -244,7 +243,7 @@ def test_a_model_that_was_trained_says_so(pruned, report):
         notes=["stopped early"],
     )
     recovery["data"] |= {"examples": 2_000, "kept": 1_500, "sequences": 90, "tokens": 40_000, "dropped": {}}
-    recovery["data"]["plain_text"]["passages"] = 7
+    recovery["data"]["plain_text"] |= {"passages": 7, "by_kind": {"answers": 5, "problems": 2}}
     recovery["training"] |= {"steps_done": 33, "best_step": 22}
     earlier = {"removed_ratio": 0.1, "pruned": report["pruned"], "recovery": recovery, "seconds": {"plan": 26.0}}
     change_json(pruned / "flab_report.json", recovery=recovery, earlier_rounds=[earlier], seconds={"plan": 34.0})
@@ -254,6 +253,7 @@ def test_a_model_that_was_trained_says_so(pruned, report):
         "pruned and then trained by",
         "| training data | `x.jsonl`, `owner/taught` |",
         "| plain text among them | 7 passages of `prose.txt` |",
+        "| kinds of plain text | answers 5, problems 2 |",
         "| training examples | 1,500 of 2,000 read, in 90 sequences of 40,000 tokens in all |",
         "learning rate: 0.0007, LoRA rank: 32",
         "| training steps | 33 done; the weights are those after step 22 |",

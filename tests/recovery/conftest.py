@@ -134,6 +134,7 @@ def recovered(loaded, made: Path, cache: str = "cache", **changes) -> PrunedMode
 
 def work_of(loaded, made: Path, settings: RecoveryConfig) -> Work:
     dense, pruned = loaded
+    settings = settings.for_method("lora")
     cache, steps = BatchCache(made / "answers"), Steps(quiet=True)
     return Work(dense, pruned.model, pruned.tokenizer, pruned.plan, dense.family, settings, cache, steps)
 

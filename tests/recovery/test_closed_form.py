@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import final_hidden
-from optimum_flab.recovery.closed_form import between, corrected, refit
+from optimum_flab.recovery.closed_form import between, corrected, refit, tokens_to_refit
 from optimum_flab.running.casting import copy_in
 from optimum_flab.tensors.least_squares import LeastSquares
 
@@ -98,7 +98,11 @@ def test_too_few_tokens_leave_a_projection_as_it_is():
     before = copy.deepcopy(model.state_dict())
     tokens = random_tokens(documents=16)
     assert 8 * 32 < tokens.tokens < 8 * WIDTH * 3 // 4
-    refit(reading(dense, tokens, 8), reading(model, tokens, 8), layers)
+    assert tokens_to_refit(model, family_for(model.config)) == {
+        "self_attn.o_proj": 8 * 32,
+        "mlp.down_proj": 8 * WIDTH * 3 // 4,
+    }
+    assert refit(reading(dense, tokens, 8), reading(model, tokens, 8), layers) == {"mlp.down_proj"}
     changed = {name.split(".")[-2] for name, tensor in model.state_dict().items() if not tensor.equal(before[name])}
     assert changed == {"o_proj", "norm"}
 

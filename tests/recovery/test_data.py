@@ -15,7 +15,7 @@ from .conftest import config_for, problems, recovered, work_of, write_lines
 
 def selected(loaded, made, held_out=("nothing",), **changes):
     work = work_of(loaded, made, config_for(made, answers="reference", **changes))
-    return work, select(work, read_instructions(work.settings.data), list(held_out))
+    return work, select(work, read_instructions(work.settings.data), list(held_out), lambda questions: [])
 
 
 def solutions(number):
@@ -77,14 +77,14 @@ def test_plain_text_is_distilled_up_to_its_budget_and_chooses_nothing(loaded, ma
     text = work.tokenizer.decode(plain.tokens.input_ids.flatten())
     assert "value_" in text and problems(1)[0]["entry_point"] not in text
     counts = selected(loaded, made, text_tokens=10**6, **options)[1].counts
-    assert counts.passages == 40 and counts.passages_dropped == {"excluded sources": 1}
+    assert counts.passages.total() == 40 and counts.passages_dropped == {"excluded sources": 1}
 
 
 def test_plain_text_does_not_show_what_is_set_aside_of_the_instructions(loaded, made):
     rows = [*solutions(4), "something = 'else'\n" * 3]
     source = f"{write_lines(made / 'same.jsonl', [{'text': text} for text in rows])}[text]"
     counts = selected(loaded, made, text=source)[1].counts
-    assert counts.passages == 1 and counts.passages_dropped == {"the instruction data": 4}
+    assert counts.passages.total() == 1 and counts.passages_dropped == {"the instruction data": 4}
 
 
 @pytest.mark.thorough

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.families.files import known_family
-from optimum_flab.records.report import RecoveryEstimate, report_text
+from optimum_flab.records.report import report_text
 from optimum_flab.recovery import data as data_room
-from optimum_flab.recovery import preparation
+from optimum_flab.recovery import pipeline, trainer
 from optimum_flab.recovery.checks import check_method
 from optimum_flab.recovery.lora import with_lora
 from optimum_flab.recovery.methods import NamesInCheckpoints, trainable
@@ -142,13 +142,16 @@ def test_early_stopping_counts_on_where_a_killed_run_was(loaded, made, monkeypat
 
 @pytest.mark.thorough
 def test_the_learning_rate_of_the_method_is_taken_and_written_down(loaded, made):
-    assert RecoveryConfig().largest_rate == 10 * RecoveryConfig(method="full").largest_rate == 2e-4
+    for method, rate in (("lora", 2e-4), ("full", 2e-5)):
+        asked = RecoveryConfig(method=method)
+        assert asked.largest_rate(100) == rate and asked.largest_rate(800) == pytest.approx(rate / 2)
+        assert RecoveryConfig(method=method, learning_rate=1.0).largest_rate(800) == 1
     found = recovered(loaded, made, method="full", learning_rate=None, max_steps=1, **REFERENCES)
     assert found.report.recovery.settings["learning_rate"] == 2e-5
 
 
 def test_the_learning_rate_rises_and_falls_along_a_cosine_to_its_floor():
-    settings = RecoveryConfig(learning_rate=1.0, final_rate_share=0.25, warmup_share=0.1, max_steps=100)
+    settings = RecoveryConfig(learning_rate=1.0, final_rate_share=0.25, warmup_share=0.1, max_steps=100, epochs=1)
     arguments = training_arguments(settings, training_sizes(settings, 10), Path("x"), torch.device("cpu"))
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=arguments.learning_rate)
     scheduler = get_scheduler(
@@ -164,16 +167,29 @@ def test_the_learning_rate_rises_and_falls_along_a_cosine_to_its_floor():
     assert rates[55] == pytest.approx((1 + 0.25) / 2) and rates[100] == pytest.approx(0.25)
 
 
-def test_all_weights_are_not_trained_where_memory_lacks_or_experts_are():
-    much, little = (RecoveryEstimate(memory_bytes=memory, disk_bytes=0, seconds=1.0) for memory in (10**14, 1000))
-    with pytest.raises(FlabError, match="training all weights takes about .* GB are available; use `recovery.method`"):
-        preparation._check_memory(much, torch.device("cpu"))
-    preparation._check_memory(little, torch.device("cpu"))
+def test_all_weights_of_experts_are_not_trained():
     mixture, llama = (known_family(name) for name in ("mixtral", "llama"))
     with pytest.raises(ConfigurationError, match="does not train mixtures of experts, such as mixtral"):
         check_method(RecoveryConfig(method="full"), mixture)
     check_method(RecoveryConfig(method="full"), llama)
     check_method(RecoveryConfig(), mixture)
+
+
+def test_all_weights_are_trained_where_there_is_room_and_a_run_keeps_to_its_choice(loaded, made, monkeypatch, capsys):
+    options = {**REFERENCES, "rank": None, "max_steps": 1}
+    free = {"bytes": 0.0}
+    monkeypatch.setattr(pipeline, "available_for_training", lambda *_: free["bytes"])
+    lora = recovered(loaded, made, **options).report.recovery
+    assert lora.settings["method"] == "lora" and lora.settings["rank"] == 32 and lora.settings["epochs"] == 3
+    (note,) = [note for note in lora.notes if "LoRA matrices are trained instead" in note]
+    assert "of memory, and 0.0 GB are available" in note and note in capsys.readouterr().err
+    with pytest.raises(FlabError, match="training all weights takes about .* available; use `recovery.method` lora"):
+        recovered(loaded, made, **options, method="full")
+    free["bytes"] = 1e15
+    assert recovered(loaded, made, **options).report.recovery.settings["method"] == "lora"
+    full = recovered(loaded, made, cache="other", **options).report.recovery
+    assert full.settings["method"] == "full" and full.settings["text_tokens"] == 163_840 and not full.notes
+    assert recovered(loaded, made, cache="other", rank=2, **REFERENCES).report.recovery.settings["method"] == "lora"
 
 
 def test_a_checkpoint_that_lacks_what_is_trained_ends_the_training(tmp_path):
@@ -272,6 +288,22 @@ def test_every_way_of_training_lowers_its_loss(loaded, made, changes):
 
 
 @pytest.mark.parametrize(
+    "changes",
+    thorough_but(
+        1, [{"train_embeddings": True}, {"loss": "both"}, {**FULL, "teacher": "resident"}, {"targets": ["q_proj"]}]
+    ),
+    ids=str,
+)
+def test_logits_that_are_not_all_kept_train_alike(loaded, made, monkeypatch, changes):
+    options = {**REFERENCES, "max_steps": 2, "evaluations": 2, **changes}
+    whole = recovered(loaded, made, cache="whole", **options)
+    monkeypatch.setattr(trainer, "LOGITS_AT_ONCE", 17 * whole.model.config.vocab_size)
+    parts = recovered(loaded, made, cache="parts", **options)
+    for one, other in zip(whole.report.recovery.training.curve, parts.report.recovery.training.curve, strict=True):
+        assert one.model_dump(exclude_none=True) == pytest.approx(other.model_dump(exclude_none=True), abs=1e-5)
+
+
+@pytest.mark.parametrize(
     ("capabilities", "expected"),
     [({"avx2": True, "avx512_bf16": True}, "bfloat16"), ({"avx2": True, "avx512_bf16": False}, "float32")],
 )
@@ -336,7 +368,7 @@ def test_what_is_learned_and_a_result_from_before_are_said(loaded, made, capsys)
     ("settings", "message"),
     [
         ({"method": "full", "targets": ["q_proj"]}, "targets applies to LoRA"),
-        ({"keep_adapter": True}, "`recovery.closed_form`"),
+        ({"keep_adapter": True, "closed_form": True}, "`recovery.closed_form`"),
         ({"data": [], "text_share": 0}, "text_share is 0, so there is nothing to train on"),
         ({"data": [], "distill_on": "answer"}, "plain text has no answers"),
         ({"text": "python-stdlib", "loss": "cross-entropy"}, "plain text has no answers"),
@@ -386,7 +418,7 @@ def test_a_disk_that_fills_up_while_training_is_said(loaded, made, monkeypatch):
 
 
 def test_a_batch_that_processes_cannot_share_is_refused():
-    settings = RecoveryConfig(data="x", batch_size=6)
+    settings = RecoveryConfig(data="x", batch_size=6, epochs=1)
     with pytest.raises(ConfigurationError, match="multiple of 4"):
         training_sizes(settings, 10, 4)
     assert training_sizes(settings, 10, 2).accumulation * training_sizes(settings, 10, 2).micro_batch_size == 3

@@ -1,38 +1,30 @@
-"""Plain text: equal shares of its sources, what is set aside of it, and what the dense model writes on."""
+"""Plain text: shares of its sources or kinds, what is set aside of it, and what the dense model writes."""
 
 import json
-from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab import ConfigurationError, FlabError, RecoveryConfig
+from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.recovery import data as data_room
 from optimum_flab.recovery import plain as plain_room
-from optimum_flab.recovery.answers import dense_continuations
-from optimum_flab.recovery.data import prepare, select
-from optimum_flab.recovery.instructions import read_instructions
+from optimum_flab.recovery.data import select
 from optimum_flab.recovery.overlap import source_texts
 from optimum_flab.recovery.plain import (
     PlainSource,
-    beginnings,
-    first_lines,
     passages_in,
     read_plain,
     sample_passages,
-    select_beginnings,
     split_text,
     text_budget,
 )
 from optimum_flab.recovery.strategy import Counts
-from optimum_flab.running.generation import BatchCache
-from optimum_flab.settings.pruning import KINDS
 from optimum_flab.settings.recovery import LIBRARY_SOURCE, PROBLEM_SOURCE
-from optimum_flab.texts.formats import Formats
+from optimum_flab.texts.formats import NO_FORMATS, Formats
 from optimum_flab.texts.overlap import Forbidden
 from optimum_flab.texts.problems import packaged_problems, problems_to_train_on
 from optimum_flab.texts.sources import SourceTexts, read_source
@@ -46,6 +38,10 @@ FORMATS = Formats(
     chat=lambda turns: "<chat>" + "".join(f"<{turn['role']}>{turn['content']}" for turn in turns),
     infilling=lambda prefix, middle, suffix: f"<gap>{prefix}<|>{suffix}<|>{middle}",
 )
+
+
+def refuse_questions(questions):
+    raise AssertionError("named text has no answers")
 
 
 def written(path, name, number, lines=6) -> str:
@@ -62,7 +58,7 @@ def test_sources_count_by_equal_shares_and_what_one_lacks_the_others_give(tmp_pa
     tokenizer = byte_level_tokenizer()
     sources = [written(tmp_path, "many", 400), written(tmp_path, "few", 60), written(tmp_path, "least", 1)]
     asked = RecoveryConfig(text=sources, sequence_length=64)
-    plain, counts = read_plain(asked), Counts()
+    plain, counts = read_plain(asked, NO_FORMATS), Counts()
 
     def shares(budget):
         taken = sample_passages(plain, tokenizer, asked, budget, {}, counts)
@@ -84,7 +80,8 @@ def test_sources_count_by_equal_shares_and_what_one_lacks_the_others_give(tmp_pa
 
 @pytest.mark.thorough
 def test_text_that_nobody_named_is_of_the_kinds_and_shares_of_calibration_and_of_other_documents(monkeypatch):
-    asked, tokenizer = RecoveryConfig(text_tokens=40_000, sequence_length=1024), byte_level_tokenizer()
+    mix = {"problems": 0.2, "library": 0.15, "chat": 0.1, "infilling": 0.25}
+    asked, tokenizer = RecoveryConfig(mix=mix, text_tokens=40_000, sequence_length=1024), byte_level_tokenizer()
     files = read_source(LIBRARY_SOURCE, for_training=True)
     monkeypatch.setattr(plain_room, "read_source", lambda *_, **__: SourceTexts(files.documents[:150]))
     sources = read_plain(asked, FORMATS)
@@ -101,10 +98,10 @@ def test_text_that_nobody_named_is_of_the_kinds_and_shares_of_calibration_and_of
         "infilling": sum(len(one.ids) for one, text in zip(rows, texts, strict=True) if text.startswith("<gap>")),
     }
     for kind, found in tokens.items():
-        assert abs(found - 40_000 * KINDS[kind] / (1 - KINDS["own"])) < 1024
+        assert abs(found - 40_000 * mix[kind] / sum(mix.values())) < 1024
     assert all(text in chat for text in texts if text.startswith("<chat>"))  # whole ones
     assert read_plain(asked, FORMATS) == sources
-    assert len(read_plain(asked)) == 2  # of a tokenizer that has neither
+    assert len(read_plain(asked, NO_FORMATS)) == 2  # of a tokenizer that has neither
 
 
 def test_packaged_text_that_is_excluded_is_so_in_both_editions_and_measures_with_that_of_recoveries():
@@ -116,13 +113,9 @@ def test_packaged_text_that_is_excluded_is_so_in_both_editions_and_measures_with
     assert measured == [one.program for one in problems_to_train_on()]
 
 
-def test_where_no_files_of_packages_are_listed_there_are_problems(monkeypatch):
-    def none(*_, **__):
-        raise FlabError("no list of files")
-
-    monkeypatch.setattr(plain_room, "read_source", none)
-    problems, _, chat, _ = read_plain(RecoveryConfig(), FORMATS)
-    assert problems.documents and chat.documents
+def test_where_no_files_of_packages_are_listed_there_are_problems(no_library):
+    problems, _, gaps = read_plain(RecoveryConfig(), FORMATS)
+    assert problems.documents and gaps.documents
 
 
 @given(st.integers(0, 10**6), st.floats(0.01, 0.95))
@@ -133,7 +126,7 @@ def test_packaged_text_has_its_share_beside_instructions_and_never_more_than_its
     assert budget == 50_000 or budget == pytest.approx(share * (budget + tokens), abs=1)
     assert text_budget(RecoveryConfig(data="x", text="y", text_share=share, text_tokens=7), tokens) == 7
     assert text_budget(RecoveryConfig(text_share=share, text_tokens=7), tokens) == 7
-    assert text_budget(RecoveryConfig(data="x", text_share=0), tokens) == 0
+    assert text_budget(RecoveryConfig(data="x", text_share=0, text_tokens=7), tokens) == 0
 
 
 def test_packaged_text_is_read_unless_it_is_switched_off_or_cannot_be_learned_from():
@@ -141,12 +134,16 @@ def test_packaged_text_is_read_unless_it_is_switched_off_or_cannot_be_learned_fr
     assert RecoveryConfig(text="mine").text_sources == ["mine"]
     for changes in ({"text_share": 0}, {"loss": "cross-entropy"}, {"distill_on": "answer"}):
         assert RecoveryConfig(data="x", **changes).text_sources == []
-    assert RecoveryConfig(text_share=0, continuation_tokens=9).text_sources == PACKAGED
     assert not RecoveryConfig().trains and RecoveryConfig(text="mine").trains
+    assert RecoveryConfig(mix={"answers": 1}).trains
     with pytest.raises(ConfigurationError, match=f"held_out: '{LIBRARY_SOURCE}' is also trained"):
         RecoveryConfig(data="x", held_out=LIBRARY_SOURCE)
     with pytest.raises(ConfigurationError, match="plain text has no answers"):
-        RecoveryConfig(data="x", loss="cross-entropy", continuation_tokens=9)
+        RecoveryConfig(data="x", loss="cross-entropy", mix={"library": 1})
+    with pytest.raises(ConfigurationError, match="leaves no text; set the share"):
+        RecoveryConfig(mix={"library": 0})
+    # of settings that earlier versions wrote
+    assert RecoveryConfig(continuation_tokens=0, continuation_temperature=1.0) == RecoveryConfig()
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=3), st.booleans())
@@ -168,61 +165,52 @@ def test_no_document_is_in_two_parts_and_every_source_is_measured(sizes, named):
 @pytest.mark.parametrize("lines", [20, 400])
 def test_a_source_of_one_document_is_trained_on_too_and_chooses_and_measures(tmp_path, lines):
     sources = [written(tmp_path, "many", 100), written(tmp_path, "single", 1, lines)]
-    asked = RecoveryConfig(text=sources, held_out_tokens=400)
-    parts = split_text(read_plain(asked), asked, lambda text: len(text) // 4, False)
+    asked = RecoveryConfig(text=sources, held_out_tokens=400, text_tokens=65536)
+    parts = split_text(read_plain(asked, NO_FORMATS), asked, lambda text: len(text) // 4, False)
     held_out, training = "".join(parts.held_out), [source.passages(0) for source in parts.training]
     for part in (held_out, "".join(parts.validation[1].passages(0)), "".join(training[1])):
         assert "single_0_" in part
     assert "many_" in held_out and len(training[0]) >= 80
 
 
-def test_beginnings_are_first_lines_behind_comments_of_each_source_in_turn():
-    licensed = "# Copyright\n#\n\n// more\nimport os\n" + "x = 1\n" * 100
-    assert first_lines([licensed]).startswith("import os\nx = 1\n") and len(first_lines([licensed])) < 200
-    assert first_lines(["# only\n# comments\n"]) == first_lines([]) == ""
-    assert len(first_lines(["y" * 10_000])) == 400
-    plain = [
-        PlainSource([["a1\n"], ["a2\n"], ["#\n"]]),
-        PlainSource([["b1\n"]]),
-        PlainSource([["<chat>"]], whole=True),
+@pytest.fixture
+def no_library(monkeypatch):
+    def none(*_, **__):
+        raise FlabError("no list of files")
+
+    monkeypatch.setattr(plain_room, "read_source", none)
+
+
+def test_the_dense_models_own_answers_are_trained_on_and_written_once(loaded, made, no_library):
+    options = {"data": (), "mix": {"answers": 3, "problems": 1}, "text_tokens": 4000, "held_out_tokens": 300}
+    options |= {"text_share": 0.5, "max_steps": 2, "closed_form": False, "sequence_length": 256}
+    first, again = (recovered(loaded, made, **options) for _ in range(2))
+    assert weights_hash(first.model) == weights_hash(again.model)
+    plain = first.report.recovery.data.plain_text
+    assert set(plain.by_kind) == {"answers", "problems"} and sum(plain.by_kind.values()) == plain.passages
+    assert plain.by_kind["answers"] > plain.by_kind["problems"] > 0
+    work = work_of(loaded, made, config_for(made, **options))
+
+    def dense(questions):
+        return [("return 'a dense answer'\n", 40) for _ in questions]
+
+    selected = select(work, [], ["nothing"], dense)
+    decoded = [
+        work.tokenizer.decode(rows.tokens.input_ids.flatten()) for rows in (selected.plain, selected.validation)
     ]
-    assert list(beginnings(plain)) == ["a1\n", "b1\n", "a2\n"]
-    assert select_beginnings(plain, RecoveryConfig(continuation_tokens=0)) == []
-    assert len(select_beginnings(plain, RecoveryConfig(continuation_tokens=1, max_new_tokens=8))) == 3
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_continuations_are_drawn_with_the_seed_and_kept(loaded, made, temperature):
-    def write(folder, seed=0, tokens=40, **options):
-        asked = {"seed": seed, "continuation_tokens": tokens, "continuation_temperature": temperature}
-        work = work_of(loaded, made, config_for(made, max_new_tokens=12, generation_batch_size=2, **asked))
-        work = replace(work, cache=BatchCache(made / folder))
-        state = torch.random.get_rng_state()
-        found = list(dense_continuations(work, [f"def f{n}(a):\n" for n in range(8)], **options))
-        assert torch.equal(state, torch.random.get_rng_state())
-        return found, work.cache
-
-    first, cache = write("one")
-    assert sum(number for _, number in first) >= 40 and cache.made == 2 == len(first) // 2
-    assert all(text.startswith(f"def f{n}(a):\n") for n, (text, _) in enumerate(first))
-    again, cache = write("one")
-    assert again == first and cache.made == 0
-    assert write("two")[0] == first
-    assert (write("two", seed=1)[0] == first) is (temperature == 0)
-    assert write("one", tokens=0)[0] == []
-    # what is not kept does not count as written
-    longer = write("one", keep=lambda text, number: text not in [text for text, _ in first])[0]
-    beginnings_left = 8 - len(first)
-    assert sum(number for _, number in longer) >= 40 or len(longer) == beginnings_left
-    assert not set(longer) & set(first)
+    assert all("return 'a dense answer'" in text for text in decoded)
+    assert first.report.recovery.estimate.answer_seconds > 0
+    # what can be refused is refused before anything is written
+    with pytest.raises(FlabError, match="nothing is left"):
+        recovered(loaded, made, **options | {"exclude": [PROBLEM_SOURCE]})
 
 
 def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(loaded, made):
     source = written(made, "word", 60, lines=40)
     options = {"data": (), "text": source, "text_tokens": 3000, "held_out_tokens": 300, "closed_form": False}
-    options |= {"continuation_tokens": 60, "max_steps": 6}
+    options |= {"max_steps": 6}
     work = work_of(loaded, made, config_for(made, **options))
-    selected = select(work, [], [])
+    selected = select(work, [], [], refuse_questions)
     texts = [work.tokenizer.decode(rows.tokens.input_ids.flatten()) for rows in (selected.plain, selected.validation)]
     numbers = [
         {name for name in (f"word_{n}_" for n in range(60)) if name in text} for text in (*texts, *selected.held_out)
@@ -233,8 +221,7 @@ def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(loa
     assert section.held_out_after.divergence < section.held_out_before.divergence
     assert (section.data.examples, section.data.kept, section.data.answer_tokens) == (0, 0, 0)
     plain = section.data.plain_text
-    assert plain.passages > 0 and plain.continuations + sum(plain.continuations_dropped.values()) > 0
-    assert plain.tokens > 3000
+    assert plain.passages > 0 and plain.tokens == 3000 and not plain.by_kind
     assert section.settings["text"] == [source] and plain.sources == (source,)
 
 
@@ -242,11 +229,11 @@ def test_it_is_said_that_text_is_left_out_for_its_overlap(loaded, made):
     source = written(made, "word", 30, lines=12)
     asked = config_for(made, data=(), text=source, exclude=source, text_tokens=3000)
     with pytest.raises(FlabError, match=r"overlapping excluded sources left out.*overlaps neither excluded nor"):
-        select(work_of(loaded, made, asked), [], [])
+        select(work_of(loaded, made, asked), [], [], refuse_questions)
 
 
 def test_what_makes_sense_only_as_a_whole_is_measured_as_a_whole_or_not_at_all(loaded, made):
-    asked = config_for(made, sequence_length=32, held_out_tokens=4000)
+    asked = config_for(made, sequence_length=32, held_out_tokens=4000, text_tokens=4000)
     work = work_of(loaded, made, asked)
     long, short = "ab cd " * 60, " return" * 20  # in characters longer than a sequence, in tokens only the first
     count = partial(data_room._tokens, work)
@@ -263,38 +250,13 @@ def test_near_copies_of_what_chooses_the_checkpoint_are_left_out_and_counted(loa
     source = f"{write_lines(made / 'copies.jsonl', rows)}[text]"
     asked = config_for(made, data=(), text=source, text_tokens=20_000)
     work = work_of(loaded, made, asked)
-    selected = select(work, [], ["nothing"])
+    selected = select(work, [], ["nothing"], refuse_questions)
     found = [work.tokenizer.decode(part.tokens.input_ids.flatten()) for part in (selected.validation, selected.plain)]
     chosen, trained = ({n for n in range(30) if f"word_{n}_" in text} for text in found)
     assert chosen and trained and not chosen & trained
     assert set(selected.counts.passages_dropped) == {"validation text"}
-    # what the dense model writes on from is held against the same
+    # what is set aside counts as text that must not be trained on
     assert all(selected.forbidden["validation text"].overlaps(bodies[n]) for n in chosen)
-
-
-def test_continuations_are_trained_on_beside_instructions(loaded, made):
-    asked = config_for(made, data=("alpaca.json",), answers="reference", continuation_tokens=100, text_share=0.0)
-    asked.text = [written(made, "word", 30)]
-    asked.text_tokens = 1
-    work = work_of(loaded, made, asked)
-    selected = select(work, read_instructions(asked.data), ["nothing"])
-    data, without = prepare(work, selected), prepare(work, replace(selected, beginnings=[]))
-    assert data.counts.continuations > 0 and len(data.rows) > len(without.rows)
-    assert data.validation.digest == without.validation.digest
-    assert len(data_room.expected_rows(work, selected)) > len(without.rows)
-
-
-def test_fewer_continuations_than_asked_for_are_said_to_be_fewer(loaded, made):
-    asked = config_for(made, data=(), text=written(made, "word", 60, 12), text_tokens=200, continuation_tokens=50)
-    work, said = work_of(loaded, made, asked), []
-    work.steps.say = said.append
-    selected = select(work, [], ["nothing"])
-    said.clear()
-    never = {"what is known": Forbidden(selected.beginnings[:1])}
-    data = prepare(work, replace(selected, forbidden=never))
-    assert data.counts.continuations_dropped["overlapping what is known"] == 1 and not said
-    prepare(work, replace(selected, beginnings=selected.beginnings[:1]))
-    assert "of the 50 tokens of continuations requested" in said[0] and "`recovery.text`" in said[0]
 
 
 def test_too_little_text_is_refused_with_what_to_do(loaded, made):
