@@ -9,7 +9,7 @@ import pytest
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.pruning.answers import answer_writer
 from optimum_flab.records.work import WorkFolder
-from optimum_flab.running.answers import AnswerWriter
+from optimum_flab.running.answers import LONGEST_ANSWER, AnswerWriter
 from optimum_flab.running.generation import BatchCache
 from optimum_flab.texts.answers import ROUNDS, answered, ask, text_of
 from optimum_flab.texts.formats import formats_of
@@ -23,6 +23,7 @@ CHAT = """\
 {% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{% endfor %}\
 {% if add_generation_prompt %}<assistant>{% endif %}\
 """
+LONGEST = 600  # tokens
 PROBLEMS = [problem for problem in packaged_problems() if problem.prompt][:6]
 
 
@@ -33,9 +34,9 @@ def tokenizer():
     return made
 
 
-def writer(tokenizer, folder, model=None, seed=0):
+def writer(tokenizer, folder, model=None, seed=0, longest=LONGEST):
     model = model or tiny_model("qwen2", vocab_size=608, initializer_range=0.4)
-    return AnswerWriter(model, tokenizer, "of these weights", BatchCache(folder), 12, seed)
+    return AnswerWriter(model, tokenizer, "of these weights", BatchCache(folder), longest, seed)
 
 
 def test_problems_are_asked_in_conversations_and_as_programs_in_turn(tokenizer, tmp_path):
@@ -80,8 +81,9 @@ def test_answers_are_sampled_by_the_seed_and_kept(tokenizer, tmp_path):
     assert first == writer(tokenizer, tmp_path / "b")(raw)
     assert len({text for text, _ in first}) > 1 and first != writer(tokenizer, tmp_path / "a", seed=1)(raw)
     for question, (text, number) in zip(raw, first, strict=True):
-        written = len(tokenizer(text)["input_ids"])
-        assert written <= 3 * 12 and number == len(tokenizer(question.prompt)["input_ids"]) + written
+        asked, written = (len(tokenizer(part)["input_ids"]) for part in (question.prompt, text))
+        assert number == asked + written and (asked <= LONGEST - LONGEST_ANSWER or not text)
+    assert {text for text, _ in writer(tokenizer, tmp_path / "c", longest=16)(raw)} == {""}  # all are too long
     silent = tiny_model("qwen2", vocab_size=608, initializer_range=0.4)
     silent.forward = None
     assert writer(tokenizer, tmp_path / "a", silent)(raw) == first

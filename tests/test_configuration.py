@@ -154,7 +154,10 @@ def test_all_faults_are_reported_at_once():
     ("mix", "message"),
     [
         (3, "data.mix: 3 should be a valid dictionary"),
-        ({"libary": 1}, "data.mix.libary: 'libary' should be 'own', 'problems', 'library', 'chat' or 'infilling'"),
+        (
+            {"libary": 1},
+            "data.mix.libary: 'libary' should be 'own', 'answers', 'problems', 'library', 'chat' or 'infilling'",
+        ),
         ({"own": -1}, "data.mix.own: -1 should be greater than or equal to 0"),
         ({"own": float("nan")}, "data.mix.own: nan should be a finite number"),
         (dict.fromkeys(KINDS, 0), "data.mix: "),

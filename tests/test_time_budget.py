@@ -32,7 +32,7 @@ SLOW = Pace(1e6, 1e6, 1e6)
 
 def seconds_for(config, sizes, pace, **options):
     limits = size_limits(config, sizes, sizes.shape["vocab"])
-    return expected_seconds(config, limits, pace, config.data.calibration_tokens, **options)
+    return expected_seconds(config, limits, pace, config.data.tokens, **options)
 
 
 @pytest.mark.parametrize(

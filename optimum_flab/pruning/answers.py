@@ -15,7 +15,6 @@ from ..texts.answers import Answer, Question
 from ..texts.kinds import ANSWERS
 
 
-LONGEST = 256  # tokens of an answer, unless rows are shorter
 FOLDER = "answers"
 
 
@@ -36,9 +35,8 @@ def answer_writer(
     if not config.data.mix.get(ANSWERS) or not can_answer(dense):
         return None
     processes = processes or Processes()
-    most = min(LONGEST, config.data.sequence_length // 2)
-    cache = BatchCache(work.root / FOLDER, reuse=work.resume)
-    write = AnswerWriter(dense.model, dense.tokenizer, dense_hash(dense), cache, most, config.seed)
+    cache, longest = BatchCache(work.root / FOLDER, reuse=work.resume), config.data.sequence_length
+    write = AnswerWriter(dense.model, dense.tokenizer, dense_hash(dense), cache, longest, config.seed)
 
     def answer(questions: Sequence[Question]) -> list[tuple[str, int]]:
         return processes.of_each(write(questions) if processes.is_main else [])[0]

@@ -121,9 +121,9 @@ def prepare_training(
     check_space(root, estimate.disk_bytes - there, "checkpoints and the dense model's predictions take another")
     with steps.step("answers"):
         if asked:
-            most, cache = min(settings.max_new_tokens, settings.sequence_length // 2), work.cache
-            dense = work.dense
-            write = AnswerWriter(dense.model, dense.tokenizer, work.plan.base_hash, cache, most, settings.seed)
+            dense, rows, most = work.dense, settings.sequence_length, settings.max_new_tokens
+            cache, base = work.cache, work.plan.base_hash
+            write = AnswerWriter(dense.model, dense.tokenizer, base, cache, rows, settings.seed, most)
             selected = select(work, examples, held_out, write)
             del write
         data = prepare(work, selected)

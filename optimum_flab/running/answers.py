@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..measuring.divergence import check_finite
 from ..utils.hashing import digest_of
 from ..utils.progress import progress
-from ..vocabulary.usage import special_ids
+from ..vocabulary.usage import special_ids, token_lists
 from .casting import estimates_dtype, placed
 from .generation import BatchCache, cut, end_ids, model_identity, new_tokens, text_behind
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 # as a user would sample programs; a share of the probability (top-p) would need the whole vocabulary sorted for every
 # token, which takes longer than the model
 TEMPERATURE, TOP_K = 0.8, 20
+LONGEST_ANSWER = 256  # tokens
 
 
 class AnswerWriter:
@@ -33,8 +36,9 @@ class AnswerWriter:
         tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
         weights (`str`): the hash of its weights.
         cache ([`BatchCache`]): where the batches are kept.
-        most_tokens (`int`): of an answer.
+        longest (`int`): tokens of a question with its answer, which may take half of them.
         seed (`int`): of sampling.
+        most_tokens (`int`, defaults to 256): of an answer.
     """
 
     def __init__(
@@ -43,10 +47,11 @@ class AnswerWriter:
         tokenizer: PreTrainedTokenizerBase,
         weights: str,
         cache: BatchCache,
-        most_tokens: int,
+        longest: int,
         seed: int,
+        most_tokens: int = LONGEST_ANSWER,
     ):
-        self._dense, self._tokenizer, self._cache = model, tokenizer, cache
+        self._dense, self._tokenizer, self._cache, self._longest = model, tokenizer, cache, longest
         ends = end_ids(model, tokenizer)
         # what fills rows is masked, so any id will do if the tokenizer has none
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(ends), 0)
@@ -56,7 +61,7 @@ class AnswerWriter:
             temperature=TEMPERATURE,
             top_k=TOP_K,
             top_p=1.0,
-            max_new_tokens=most_tokens,
+            max_new_tokens=min(most_tokens, longest // 2),
             eos_token_id=ends or None,
             pad_token_id=pad,
         )
@@ -64,7 +69,7 @@ class AnswerWriter:
             **model_identity(model, tokenizer, weights),
             "dtype": str(estimates_dtype(model.dtype, model.device)),
             "kind": "answers",
-            "sampling": [TEMPERATURE, TOP_K, most_tokens, ends, seed],
+            "sampling": [TEMPERATURE, TOP_K, most_tokens, longest, ends, seed],
         }
 
     @cached_property
@@ -75,36 +80,43 @@ class AnswerWriter:
         return model
 
     def __call__(self, questions: Sequence[Question]) -> list[tuple[str, int]]:
-        """An answer to each of some questions of one form, with the number of its tokens and the prompt's.
+        """An answer to each of some questions of one form, with the number of its tokens and the prompt's; an empty
+        one where the question is too long.
 
         Args:
             questions (`Sequence[Question]`): all in conversations, or all as programs, and of the same round.
+
+        Raises:
+            [`FlabError`]: the model produces NaN.
         """
-        before = list(special_ids(self._tokenizer)[0])
-        stops = list(questions[0].stops)
-        prompts = [
-            [*before, *self._tokenizer(question.prompt, add_special_tokens=False)["input_ids"]]
-            for question in questions
+        before = special_ids(self._tokenizer)[0]
+        prompts = [[*before, *ids] for ids in token_lists(self._tokenizer, [one.prompt for one in questions])]
+        most = self._longest - self._config.max_new_tokens
+        short = [place for place, prompt in enumerate(prompts) if len(prompt) <= most]
+        asked, stops = [prompts[place] for place in short], list(questions[0].stops)
+        key = {**self._key, "prompts": asked, "stops": stops, "round": questions[0].round}
+        write = partial(self._answers, asked, stops, int(digest_of(key)[:15], 16))
+        texts = [""] * len(questions)
+        for place, text in zip(short, self._cache.get(key, write) if asked else [], strict=True):
+            texts[place] = text
+        numbers = [len(ids) for ids in token_lists(self._tokenizer, texts)]
+        return [(text, len(prompt) + number) for text, prompt, number in zip(texts, prompts, numbers, strict=True)]
+
+    def _answers(self, prompts: list[list[int]], stops: list[str], seed: int) -> list[str]:
+        model, tokenizer, config = self._model, self._tokenizer, self._config
+        with (
+            torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []),
+            progress("Answers of the dense model", len(prompts), "answer") as tick,
+        ):
+            torch.manual_seed(seed)
+            try:
+                added = new_tokens(model, tokenizer, prompts, stops, config, tick)
+            except RuntimeError as error:
+                if "probability tensor" in str(error):
+                    check_finite(math.nan)
+                raise
+        ends = config.eos_token_id or []
+        return [
+            cut(text_behind(tokenizer, prompt, ids, ends)[0], stops)
+            for prompt, ids in zip(prompts, added, strict=True)
         ]
-        key = {**self._key, "prompts": prompts, "stops": stops, "round": questions[0].round}
-
-        def answers() -> list[list[Any]]:
-            cuda = [self._model.device] if self._model.device.type == "cuda" else []
-            with (
-                torch.random.fork_rng(devices=cuda),
-                progress("Answers of the dense model", len(prompts), "answer") as tick,
-            ):
-                torch.manual_seed(int(digest_of(key)[:15], 16))
-                added = new_tokens(self._model, self._tokenizer, prompts, stops, self._config, tick)
-            ends = self._config.eos_token_id or []
-            texts = [
-                cut(text_behind(self._tokenizer, prompt, ids, ends)[0], stops)
-                for prompt, ids in zip(prompts, added, strict=True)
-            ]
-            return [list(pair) for pair in zip(texts, self._numbers(prompts, texts), strict=True)]
-
-        return [(text, number) for text, number in self._cache.get(key, answers)]
-
-    def _numbers(self, prompts: Sequence[Sequence[int]], texts: Sequence[str]) -> list[int]:
-        encoded = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        return [len(prompt) + len(ids) for prompt, ids in zip(prompts, encoded, strict=True)]
