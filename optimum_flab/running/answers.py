@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..measuring.divergence import check_finite
+from ..utils.errors import FlabError
 from ..utils.hashing import digest_of
 from ..utils.progress import progress
 from ..vocabulary.usage import special_ids, token_lists
@@ -112,9 +111,12 @@ class AnswerWriter:
             try:
                 added = new_tokens(model, tokenizer, prompts, stops, config, tick)
             except RuntimeError as error:
-                if "probability tensor" in str(error):
-                    check_finite(math.nan)
-                raise
+                if "probability tensor" not in str(error):
+                    raise
+                raise FlabError(
+                    "the model produces NaN or infinite predictions, so it cannot answer. If it runs in float16, try"
+                    " `dtype` float32 or bfloat16; otherwise check the checkpoint"
+                ) from error
         ends = config.eos_token_id or []
         return [
             cut(text_behind(tokenizer, prompt, ids, ends)[0], stops)
