@@ -253,10 +253,7 @@ def saved(model: PreTrainedModel, folder: Path, **options) -> Path:
     return folder
 
 
-SMALL_DATA = {
-    **{"calibration_tokens": 256, "validation_tokens": 64, "held_out_tokens": 64, "sequence_length": 32},
-    "mix": {"answers": 0},  # a model in its files writes none
-}
+SMALL_DATA = {"calibration_tokens": 256, "validation_tokens": 64, "held_out_tokens": 64, "sequence_length": 32}
 
 
 def small_config(folder: Path, **sections) -> FlabPrunerConfig:

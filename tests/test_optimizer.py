@@ -99,7 +99,7 @@ def test_one_number_gives_a_stock_checkpoint_within_half_a_point(family, tokeniz
     texts = pruned.report.texts
     assert texts.calibration and texts.held_out and texts.validation
     notes = pruned.report.notes
-    assert any("'infilling' is left out" in note for note in notes)
+    assert all(any(f"'{kind}' is left out" in note for note in notes) for kind in ("chat", "infilling"))
     assert all(f"note: {note}" in optimizer.summary() for note in notes)
 
 

@@ -25,7 +25,7 @@ BOOKKEEPING = frozenset(
 )
 
 # The composition of calibration text: kind -> its default share of the tokens.
-KINDS = {"own": 0.3, "answers": 0.4, "problems": 0.1, "library": 0.1, "chat": 0.0, "infilling": 0.1}
+KINDS = {"own": 0.3, "answers": 0.0, "problems": 0.2, "library": 0.15, "chat": 0.1, "infilling": 0.25}
 # The kind of text that is named in `data.held_out`; reports measure it along with the others.
 NAMED_HELD_OUT = "held-out"
 
@@ -64,7 +64,7 @@ class DataSettings(Section):
     """share of the calibration, validation and held-out tokens of a kind of text: own (your sources), answers (the
     dense model's own, to packaged problems), problems, library (installed Python source), chat, infilling (gaps to
     fill in the middle); kinds that are not named get none, unless all values are 0, which only leaves kinds out; may
-    be given several times (default: own=0.3, answers=0.4, problems=0.1, library=0.1, infilling=0.1)"""
+    be given several times (default: own=0.3, problems=0.2, library=0.15, chat=0.1, infilling=0.25)"""
     held_out: Sources = []
     """sources used only for measuring; empty: documents set aside from the calibration sources"""
     calibration_tokens: PositiveInt | Literal["auto"] = "auto"
