@@ -14,7 +14,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from conftest import TEXTS, byte_level_tokenizer, text_sets
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from optimum_flab import FlabError
@@ -401,7 +401,8 @@ mixes = st.dictionaries(st.sampled_from(sorted(KINDS)), st.floats(0.1, 1), min_s
 
 
 @given(mixes, st.integers(0, 2**32 - 1), st.booleans())
-@settings(max_examples=5, deadline=None, phases=[Phase.generate])
+@example({"own": 0.5}, 0, False)  # the default corpus alone
+@settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.generate])
 def test_every_set_has_the_shares_and_no_document_of_another(mine, mix, seed, named):
     data = DataSettings(
         corpus=[str(mine / "large.jsonl"), str(mine / "small.jsonl")] if named else [],

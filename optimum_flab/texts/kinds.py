@@ -72,7 +72,8 @@ def all_pools(
     unread = {*never, *(document.text for document in documents)} if is_own else never
     tokens = data.tokens + data.validation_tokens + data.held_out_tokens
     whole = sum(share for kind, share in data.mix.items() if kind != OWN or is_own)
-    writing = None if answer is None else (answer, MARGIN * tokens * data.mix.get(ANSWERS, 0) / whole)
+    share = data.mix.get(ANSWERS, 0)
+    writing = (answer, MARGIN * tokens * share / whole) if answer is not None and share else None
     others = other_pools(data.mix, library, formats, most_characters, unread, seed, packaged_problems(), writing)
     others = [pool for pool in others if len(pool.candidates) >= FEWEST_DOCUMENTS]
     if not others and not has_share:
