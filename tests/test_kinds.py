@@ -105,9 +105,9 @@ def test_packaged_problems_do_what_they_say(monkeypatch, read):
         module = ModuleType("problem")
         monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look there for their annotations
         exec(compile(problem.program, problem.name, "exec"), vars(module))
-        for example in doctest.DocTestFinder().find(module, module=module):
+        for case in doctest.DocTestFinder().find(module, module=module):
             said = []
-            assert not doctest.DocTestRunner(verbose=False).run(example, out=said.append).failed, "".join(said)
+            assert not doctest.DocTestRunner(verbose=False).run(case, out=said.append).failed, "".join(said)
 
 
 @pytest.mark.parametrize(("read", "fewest"), [(packaged_problems, 500), (problems_to_train_on, 400)])
