@@ -20,7 +20,6 @@ from ..settings.recovery import RecoveryConfig
 from ..sizes import shape_of
 from ..texts.packing import PackedTokens
 from ..utils.progress import duration
-from .loss import LOGITS_AT_ONCE
 from .sizes import TrainingSizes, training_sizes
 from .work import Work
 
@@ -77,7 +76,7 @@ def training_memory(
     kept = layer * layers
     if settings.gradient_checkpointing:
         kept = layer + layers * tokens * config.hidden_size * itemsize
-    logits = LOGIT_COPIES * min(tokens * config.vocab_size, LOGITS_AT_ONCE) * torch.float32.itemsize
+    logits = LOGIT_COPIES * tokens * config.vocab_size * torch.float32.itemsize
     # the pruned model stays beside the copy that is trained
     copy = parameters * itemsize
     if settings.method == "full":

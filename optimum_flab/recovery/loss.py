@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 
 
-LOGITS_AT_ONCE = 1 << 26  # 256 MB in float32; the logits of more are not kept, but computed again to go backwards
 TINY = 1e-6  # least probability of the tokens that a cached teacher left out, in a logarithm
 
 
@@ -34,8 +33,8 @@ def top_divergence(logits: torch.Tensor, values: torch.Tensor, ids: torch.Tensor
         values (`torch.Tensor` of shape `(positions, k)`): the teacher's log-probabilities.
         ids (`torch.Tensor` of shape `(positions, k)`): the tokens they belong to.
     """
-    values = values.float()
-    student = logits.float().log_softmax(dim=-1).gather(-1, ids.long())
+    logits, values = logits.float(), values.float()
+    student = logits.gather(-1, ids.long()) - logits.logsumexp(dim=-1, keepdim=True)
     rest = (1 - values.exp().sum(dim=-1)).clamp_min(0)
     student_rest = (1 - student.exp().sum(dim=-1)).clamp_min(TINY)
     known = (values.exp() * (values - student)).sum(dim=-1)

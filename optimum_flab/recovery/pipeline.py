@@ -169,4 +169,4 @@ def _train(ready: Ready, work: Work, device: torch.device) -> Training:
     folder = ready.folder / CHECKPOINTS
     if (checkpoint := last_checkpoint(folder)) is not None:
         work.steps.say(f"the training resumes after step {checkpoint.rsplit('-', 1)[-1]}")
-    return train(ready, work.settings, work.family, folder, device)
+    return train(ready, work.settings, folder, device)

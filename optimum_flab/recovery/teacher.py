@@ -55,6 +55,14 @@ class DenseTeacher:
         return output.last_hidden_state
 
     @torch.no_grad()
+    def log_probabilities(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, wanted: torch.Tensor
+    ) -> torch.Tensor:
+        """float32 log-probabilities over the kept vocabulary at the wanted positions, `(positions, kept)`."""
+        hidden = self.hidden(input_ids, position_ids)
+        return self.head.log_probabilities(hidden[wanted.to(hidden.device)]).to(input_ids.device)
+
+    @torch.no_grad()
     def likeliest(self, tokens: PackedTokens, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The `k` largest log-probabilities of each position and their ids, each `(rows, length, k)`."""
         hidden = self.hidden(tokens.input_ids, tokens.position_ids)

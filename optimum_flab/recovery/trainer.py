@@ -8,20 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 
-from ..families.schema import Logits
 from ..measuring.divergence import predicting
 from ..utils.compat import in_order
 from ..utils.progress import progress_bar
 from .encoding import IGNORED, Sequences
-from .loss import LOGITS_AT_ONCE, divergence, top_divergence
+from .loss import divergence, top_divergence
 from .teacher import CachedTeacher, DenseTeacher
-
-
-BY_POSITION = ("labels", "distilled", "teacher_values", "teacher_ids")
 
 
 class Rows(Dataset):
@@ -75,99 +70,53 @@ class NotFinite(Exception):
 class RecoveryTrainer(Trainer):
     """A Trainer with our loss over rows in dataset order.
 
-    The output head reads only the positions that count, and its logits are not all kept.
-
     Args:
         distillation (`float`): how much it counts; the rest is the cross-entropy of the answers.
-        logits ([`Logits`]): what happens to them after the output head.
         dense ([`DenseTeacher`], *optional*): queried for every batch without predictions of its own.
     """
 
     loss_is_scaled_for_ga = False  # it is a mean over the rows of one micro-batch
 
-    def __init__(
-        self, *args: Any, distillation: float, logits: Logits, dense: DenseTeacher | None = None, **kwargs: Any
-    ):
+    def __init__(self, *args: Any, distillation: float, dense: DenseTeacher | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.distillation, self.logits, self.dense = distillation, logits, dense
+        self.distillation, self.dense = distillation, dense
         self.model_accepts_loss_kwargs = False
-        self.head = self.model.get_output_embeddings()
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
-        loss = self.loss(self.hidden(model, inputs), inputs)
+        output = predictions(model, inputs)
+        loss = self.loss(output.logits, inputs)
         if model.training and not _all_finite(self, loss):
             raise NotFinite(f"step {self.state.global_step + 1}")
-        return (loss, {}) if return_outputs else loss
+        return (loss, output) if return_outputs else loss
 
-    def hidden(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """What the output head reads for a batch of packed rows.
-
-        All of the model is called, as it may be wrapped, but its head is given a single position.
-        """
-        read: list[torch.Tensor] = []
-
-        def first_position(_: nn.Module, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-            read.append(arguments[0])
-            return (arguments[0][:, :1],)
-
-        handle = self.head.register_forward_pre_hook(first_position)
-        try:
-            model(
-                input_ids=inputs["input_ids"],
-                position_ids=inputs["position_ids"],
-                attention_mask=None,
-                use_cache=False,
-            )
-        finally:
-            handle.remove()
-        return read[0]
-
-    def loss(self, hidden: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def loss(self, logits: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The mean loss of a batch's rows."""
-        wanted = (inputs["labels"] != IGNORED) & (self.distillation < 1)
-        wanted |= inputs["distilled"] & (self.distillation > 0)
-        given = {name: inputs[name][wanted] for name in BY_POSITION if name in inputs}
-        if self.distillation and "teacher_ids" not in inputs:
-            assert self.dense is not None  # which every training has whose rows come without predictions
-            given["dense"] = self.dense.hidden(inputs["input_ids"], inputs["position_ids"])[wanted]
-        hidden, weights = hidden[wanted], (inputs["label_weight"][0], inputs["distill_weight"][0])
-        step = max(1, LOGITS_AT_ONCE // self.model.config.vocab_size)
-        total = torch.zeros((), device=hidden.device)
-        for start in range(0, max(1, len(hidden)), step):
-            part = {name: tensor[start : start + step] for name, tensor in given.items()}
-            arguments = (hidden[start : start + step], part, *weights)
-            again = len(hidden) > step
-            total = total + (
-                checkpoint(self._costs, *arguments, use_reentrant=False) if again else self._costs(*arguments)
-            )
+        total = torch.zeros((), device=logits.device)
+        if self.distillation < 1:
+            labelled = inputs["labels"] != IGNORED
+            costs = cross_entropy(logits[labelled].float(), inputs["labels"][labelled], reduction="none")
+            total = total + (1 - self.distillation) * inputs["label_weight"][0] * costs.sum()
+        if self.distillation:
+            distilled = inputs["distilled"]
+            if "teacher_values" in inputs:
+                costs = top_divergence(
+                    logits[distilled], inputs["teacher_values"][distilled], inputs["teacher_ids"][distilled]
+                )
+            else:
+                assert self.dense is not None  # which every training has whose rows come without predictions
+                teacher = self.dense.log_probabilities(inputs["input_ids"], inputs["position_ids"], distilled)
+                costs = divergence(logits[distilled], teacher)
+            total = total + self.distillation * inputs["distill_weight"][0] * costs.sum()
         return total / len(inputs["labels"])
 
-    def _costs(
-        self,
-        hidden: torch.Tensor,
-        given: dict[str, torch.Tensor],
-        label_weight: torch.Tensor,
-        distill_weight: torch.Tensor,
-    ) -> torch.Tensor:
-        """The loss of some positions, summed."""
-        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=self.args.bf16):
-            raw = self.head(hidden)
-        logits = self.logits.apply(raw.float(), self.model.config)
-        total = torch.zeros((), device=hidden.device)
-        if self.distillation < 1:
-            costs = cross_entropy(logits, given["labels"], ignore_index=IGNORED, reduction="sum")
-            total = total + (1 - self.distillation) * label_weight * costs
-        if self.distillation:
-            if "teacher_ids" in given:
-                costs = top_divergence(logits, given["teacher_values"], given["teacher_ids"])
-            else:
-                assert self.dense is not None
-                teacher = self.dense.head.log_probabilities(given["dense"]).to(logits.device)
-                costs = divergence(logits, teacher)
-            total = total + self.distillation * distill_weight * costs[given["distilled"]].sum()
-        return total
+
+def predictions(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
+    """What a model predicts for a batch of packed rows."""
+    return model(
+        input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], attention_mask=None, use_cache=False
+    )
 
 
 def _all_finite(trainer: Trainer, loss: torch.Tensor) -> bool:

@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -16,7 +16,6 @@ from torch.utils.data import default_collate
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..families import Family
 from ..records.atomic import is_full
 from ..running.casting import multiplies_bfloat16
 from ..settings.recovery import RecoveryConfig
@@ -27,11 +26,7 @@ from .methods import NamesInCheckpoints, load_checkpoint, trainable, trained_wei
 from .preparation import Ready
 from .sizes import TrainingSizes, distillation_share
 from .trained import Training
-from .trainer import NotFinite, Progress, RecoveryTrainer, Rows
-
-
-if TYPE_CHECKING:
-    pass
+from .trainer import NotFinite, Progress, RecoveryTrainer, Rows, predictions
 
 
 STATE = "trainer_state.json"  # written last into a checkpoint
@@ -90,7 +85,7 @@ def number_format(name: str, device: torch.device) -> str:
     return "bfloat16" if multiplies_bfloat16(device) else "float32"
 
 
-def train(ready: Ready, settings: RecoveryConfig, family: Family, folder: Path, device: torch.device) -> Training:
+def train(ready: Ready, settings: RecoveryConfig, folder: Path, device: torch.device) -> Training:
     """Trains LoRA matrices on a pruned model, or its weights; resumes from the last complete checkpoint in `folder`.
 
     Args:
@@ -114,7 +109,6 @@ def train(ready: Ready, settings: RecoveryConfig, family: Family, folder: Path, 
         data_collator=default_collate,
         callbacks=[EarlyStoppingCallback(settings.patience), Progress(), NamesInCheckpoints()],
         distillation=distillation_share(settings),
-        logits=family.logits,
         dense=ready.dense,
     )
     trainer.remove_callback(PrinterCallback)
@@ -162,8 +156,8 @@ def loss_of(trainer: RecoveryTrainer, rows: Rows) -> float:
     for number in range(len(rows)):
         inputs = {name: tensor.to(device) for name, tensor in default_collate([rows[number]]).items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=trainer.args.bf16):
-            hidden = trainer.hidden(model, inputs)
-        total += float(trainer.loss(hidden, inputs))
+            output = predictions(model, inputs)
+        total += float(trainer.loss(output.logits, inputs))
     return total / len(rows)
 
 

@@ -17,7 +17,7 @@ from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.families.files import known_family
 from optimum_flab.records.report import report_text
 from optimum_flab.recovery import data as data_room
-from optimum_flab.recovery import pipeline, trainer
+from optimum_flab.recovery import pipeline
 from optimum_flab.recovery.checks import check_method
 from optimum_flab.recovery.lora import with_lora
 from optimum_flab.recovery.methods import NamesInCheckpoints, trainable
@@ -285,22 +285,6 @@ def test_every_way_of_training_lowers_its_loss(loaded, made, changes):
     training = found.report.recovery.training
     assert training.best_loss < training.start_loss
     assert found.model.get_input_embeddings().weight is found.model.get_output_embeddings().weight
-
-
-@pytest.mark.parametrize(
-    "changes",
-    thorough_but(
-        1, [{"train_embeddings": True}, {"loss": "both"}, {**FULL, "teacher": "resident"}, {"targets": ["q_proj"]}]
-    ),
-    ids=str,
-)
-def test_logits_that_are_not_all_kept_train_alike(loaded, made, monkeypatch, changes):
-    options = {**REFERENCES, "max_steps": 2, "evaluations": 2, **changes}
-    whole = recovered(loaded, made, cache="whole", **options)
-    monkeypatch.setattr(trainer, "LOGITS_AT_ONCE", 17 * whole.model.config.vocab_size)
-    parts = recovered(loaded, made, cache="parts", **options)
-    for one, other in zip(whole.report.recovery.training.curve, parts.report.recovery.training.curve, strict=True):
-        assert one.model_dump(exclude_none=True) == pytest.approx(other.model_dump(exclude_none=True), abs=1e-5)
 
 
 @pytest.mark.parametrize(

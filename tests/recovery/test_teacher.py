@@ -27,8 +27,7 @@ def tokens(rows: int = ROWS_PER_FILE * 2 + 3) -> PackedTokens:
 def test_predictions_are_those_of_the_dense_model_renormalised_on_the_kept_vocabulary():
     batch = tokens(2)
     wanted = batch.mask
-    dense = teacher()
-    found = dense.head.log_probabilities(dense.hidden(batch.input_ids, batch.position_ids)[wanted])
+    found = teacher().log_probabilities(batch.input_ids, batch.position_ids, wanted)
     ids = torch.tensor(KEPT)[batch.input_ids]
     model = tiny_model("qwen2")
     logits = model(input_ids=ids, position_ids=batch.position_ids, attention_mask=None, use_cache=False).logits
@@ -45,8 +44,8 @@ def test_cached_predictions_are_the_likeliest_ones(tmp_path):
     for row in (0, ROWS_PER_FILE, len(part.input_ids) - 1):
         values, ids = cache.row(row)
         one = PackedTokens(*(t[row : row + 1] for t in (part.input_ids, part.position_ids, part.mask)))
-        dense = teacher()
-        top = dense.head.log_probabilities(dense.hidden(one.input_ids, one.position_ids)[0]).topk(7)
+        whole = teacher().log_probabilities(one.input_ids, one.position_ids, torch.ones_like(one.mask))
+        top = whole.topk(7)
         torch.testing.assert_close(values.float(), top.values, atol=5e-3, rtol=5e-3)
         assert (ids.long() == top.indices).float().mean() > 0.98
     # float16 keys and int32 ids: what was said before
