@@ -131,7 +131,7 @@ def rebased(
     """
     plan = composed(before.plan, again.plan)
     data = config.data.for_model(sizes_of(dense.model, dense.family).shape["neuron"])
-    answer = answer_writer(dense, config, work)
+    answer = answer_writer(dense, before.plan.base_hash, config, work)
     texts = read_text_sets(dense.tokenizer, data, config.seed, answer)
     tokens = token_choice(dense, config.vocabulary, texts, (), work)
     plan = replace(plan, weights=changed_weights(dense.model, dense.family, plan, again.model))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 
@@ -106,6 +106,9 @@ def test_a_pruning_reads_and_measures_answers(tmp_path, monkeypatch, capsys):
     assert any(folder.iterdir())
 
 
-def test_a_model_in_its_files_writes_nothing(tmp_path):
-    in_files = SimpleNamespace(stored={})
-    assert answer_writer(in_files, FlabPrunerConfig(), WorkFolder(tmp_path)) is None
+def test_a_model_in_its_files_writes_nothing(tokenizer, tmp_path):
+    asked, work = FlabPrunerConfig(data={"mix": {"answers": 1}}), WorkFolder(tmp_path)
+    dense = FlabOptimizer(tiny_model("llama", 600), tokenizer).dense
+    assert answer_writer(dense, "weights", asked, work) is not None
+    assert answer_writer(dense, "weights", FlabPrunerConfig(), work) is None  # no share by default
+    assert answer_writer(replace(dense, stored={}), "weights", asked, work) is None

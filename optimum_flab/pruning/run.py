@@ -133,13 +133,13 @@ def prune(
         config.data = config.data.model_copy(update={"calibration_tokens": affordable})
         say(note)
         notes.append(note)
-    loaded, answer = dense, answer_writer(dense, config, work, processes)
+    loaded = dense
     dense, workspace = open_weights(loaded, config, work.root, memory)
     weights = dense_hash(dense)
+    answer = answer_writer(loaded, weights, config, work, processes)
     notes += text_notes(config.data, formats_of(dense.tokenizer), answer is not None)
     if config.ffn.enabled:
-        share = 1.0 if dense.family.experts is None else routed_share(dense)
-        for note in few_tokens(config.data.tokens, sizes.shape["neuron"], share):
+        for note in few_tokens(config.data.tokens, sizes.shape["neuron"], routed_share(dense)):
             say(f"warning: {note}")
             notes.append(note)
     with watch.step("texts"):

@@ -75,8 +75,7 @@ def tokens_in_time(
     def choose(_: Pieces) -> tuple[int, str]:
         paces = processes.of_each(measured_pace(dense.device, dense.model.dtype))
         slowest = Pace(*map(min, zip(*paces, strict=True)))
-        data, experts = config.data, dense.family.experts
-        share = 1.0 if experts is None else routed_share(dense)
+        share, data = routed_share(dense), config.data
         expected = partial(expected_seconds, config, limits, slowest, share=share, processes=processes.number)
         return chosen_tokens(expected, data.tokens, max(LEAST_TOKENS, data.sequence_length), allowed)
 
@@ -86,8 +85,10 @@ def tokens_in_time(
 
 
 def routed_share(dense: LoadedModel) -> float:
-    """The share of the experts of a mixture that a token is routed to."""
+    """The share of the experts of a mixture that a token is routed to; 1 for other models."""
     family, config = dense.family, dense.model.config
+    if family.experts is None:
+        return 1.0
     return getattr(config, family.mixture.per_token) / getattr(config, family.sizes["expert"])
 
 
@@ -143,10 +144,9 @@ def expected_seconds(
     shapes = 2 * SHAPES * data.validation_tokens if config.target_ratio is not None else 0
     weighted = 4 * max(effort.fitted for effort in efforts)  # once, whatever is fitted then
     fitted = 2 * sum(effort.fitted for effort in efforts)
-    seconds = ((shapes + weighted) / processes + sum(effort.tokens for effort in efforts)) * once / pace.estimates + (
-        3 * data.held_out_tokens + fitted
-    ) / processes * once / pace.layers
-    seconds += WRITING * written * once / pace.estimates
+    estimated = (shapes + weighted) / processes + sum(effort.tokens for effort in efforts) + WRITING * written
+    exact = (3 * data.held_out_tokens + fitted) / processes
+    seconds = once * (estimated / pace.estimates + exact / pace.layers)
     for effort in efforts:
         sums = 1.2 * effort.fitted / processes * share + CUBES * effort.decisions * effort.width
         seconds += sums * effort.matrices * effort.width**2 / pace.statistics

@@ -9,7 +9,15 @@ from typing import Any
 from transformers import GenerationConfig
 
 from ..running.casting import placed
-from ..running.generation import batches_by_length, cut, end_ids, model_identity, new_tokens, text_behind
+from ..running.generation import (
+    batches_by_length,
+    cut,
+    end_ids,
+    model_identity,
+    new_tokens,
+    padding_id,
+    text_behind,
+)
 from ..texts.answers import STOP_STRINGS
 from .encoding import prompt_text, turn_end, uses_chat
 from .instructions import Example
@@ -29,15 +37,17 @@ def dense_answers(
     """
     dense, tokenizer, settings = work.dense.model, work.dense.tokenizer, work.settings
     model = placed(dense, dense.device, work.dtype)
-    model.generation_config = dense.generation_config
     most = settings.max_new_tokens
-    chat, ends = uses_chat(tokenizer, settings.template), end_ids(model, tokenizer)
+    chat, ends = uses_chat(tokenizer, settings.template), end_ids(dense, tokenizer)
     if chat and len(end := tokenizer(turn_end(tokenizer), add_special_tokens=False)["input_ids"]) == 1:
         ends = sorted({*ends, *end})
-    # what fills rows is masked, so any id will do if the tokenizer has none
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(ends), 0)
-    options = {"num_beams": 1, "do_sample": False, "eos_token_id": ends or None, "pad_token_id": pad}
-    config = GenerationConfig(**options, max_new_tokens=most)
+    config = GenerationConfig(
+        num_beams=1,
+        do_sample=False,
+        max_new_tokens=most,
+        eos_token_id=ends or None,
+        pad_token_id=padding_id(tokenizer, ends),
+    )
     identity = model_identity(model, tokenizer, work.plan.base_hash)
     identity |= {"kind": "recovery answers", "most_tokens": most, "ends": ends}
 

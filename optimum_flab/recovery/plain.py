@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from ..settings.recovery import LIBRARY_SOURCE, RecoveryConfig
 from ..texts.answers import Answer
 from ..texts.formats import Formats
-from ..texts.kinds import ANSWERS, MARGIN, other_pools
+from ..texts.kinds import other_pools
 from ..texts.overlap import Forbidden
 from ..texts.passages import PASSAGE_CHARACTERS_PER_TOKEN, split_passages
 from ..texts.problems import problems_to_train_on
@@ -102,8 +102,7 @@ def _kinds(settings: RecoveryConfig, formats: Formats, answer: Answer | None, to
         files = read_source(LIBRARY_SOURCE, for_training=True).documents
     files.sort(key=lambda document: rank(settings.seed, document.text))
     longest = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
-    written = MARGIN * tokens * mix.get(ANSWERS, 0) / sum(mix.values())
-    writing = (answer, written) if answer is not None and written else None
+    writing = None if answer is None else (answer, tokens)
     pools = other_pools(mix, files, formats, longest, set(), settings.seed, problems_to_train_on(), writing)
     rng = np.random.default_rng(settings.seed)
     return [

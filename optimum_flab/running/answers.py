@@ -14,7 +14,7 @@ from ..utils.hashing import digest_of
 from ..utils.progress import progress
 from ..vocabulary.usage import special_ids, token_lists
 from .casting import estimates_dtype, placed
-from .generation import BatchCache, cut, end_ids, model_identity, new_tokens, text_behind
+from .generation import BatchCache, cut, end_ids, model_identity, new_tokens, padding_id, text_behind
 
 
 if TYPE_CHECKING:
@@ -52,31 +52,28 @@ class AnswerWriter:
     ):
         self._dense, self._tokenizer, self._cache, self._longest = model, tokenizer, cache, longest
         ends = end_ids(model, tokenizer)
-        # what fills rows is masked, so any id will do if the tokenizer has none
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(ends), 0)
+        most = min(most_tokens, longest // 2)
         self._config = GenerationConfig(
             num_beams=1,
             do_sample=True,
             temperature=TEMPERATURE,
             top_k=TOP_K,
             top_p=1.0,
-            max_new_tokens=min(most_tokens, longest // 2),
+            max_new_tokens=most,
             eos_token_id=ends or None,
-            pad_token_id=pad,
+            pad_token_id=padding_id(tokenizer, ends),
         )
         self._key = {
             **model_identity(model, tokenizer, weights),
             "dtype": str(estimates_dtype(model.dtype, model.device)),
             "kind": "answers",
-            "sampling": [TEMPERATURE, TOP_K, most_tokens, longest, ends, seed],
+            "sampling": [TEMPERATURE, TOP_K, most, ends, seed],
         }
 
     @cached_property
     def _model(self) -> PreTrainedModel:
         dense = self._dense
-        model = placed(dense, dense.device, estimates_dtype(dense.dtype, dense.device))
-        model.generation_config = dense.generation_config
-        return model
+        return placed(dense, dense.device, estimates_dtype(dense.dtype, dense.device))
 
     def __call__(self, questions: Sequence[Question]) -> list[tuple[str, int]]:
         """An answer to each of some questions of one form, with the number of its tokens and the prompt's; an empty

@@ -217,6 +217,11 @@ def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
     return sorted({*ends, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])})
 
 
+def padding_id(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> int:
+    """What fills rows: it is masked, so that any id will do if the tokenizer has none."""
+    return next(iter(ends), 0) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
 def model_identity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weights_hash: str) -> dict[str, Any]:
     """What decides how a model completes a batch, for the keys of a [`BatchCache`]."""
     return {

@@ -70,11 +70,10 @@ def all_pools(
     has_share = bool(data.mix.get(OWN))
     is_own = bool(data.calibration or data.corpus) and has_share
     unread = {*never, *(document.text for document in documents)} if is_own else never
+    mix = {kind: share for kind, share in data.mix.items() if kind != OWN or is_own}
     tokens = data.tokens + data.validation_tokens + data.held_out_tokens
-    whole = sum(share for kind, share in data.mix.items() if kind != OWN or is_own)
-    share = data.mix.get(ANSWERS, 0)
-    writing = (answer, MARGIN * tokens * share / whole) if answer is not None and share else None
-    others = other_pools(data.mix, library, formats, most_characters, unread, seed, packaged_problems(), writing)
+    writing = None if answer is None else (answer, tokens)
+    others = other_pools(mix, library, formats, most_characters, unread, seed, packaged_problems(), writing)
     others = [pool for pool in others if len(pool.candidates) >= FEWEST_DOCUMENTS]
     if not others and not has_share:
         lacking = ", ".join(repr(kind) for kind, share in data.mix.items() if share)
@@ -126,15 +125,15 @@ def other_pools(
     """Every kind except the user's own text.
 
     Args:
-        mix (`Mapping[str, float]`): shares by kind.
+        mix (`Mapping[str, float]`): shares by kind, the user's own text included.
         library (`Sequence[Document]`): library files.
         formats ([`Formats`]): those of the tokenizer; a kind without one is left out.
         most_characters (`int`): the maximum length of a passage.
         never (`Collection[str]`): texts that must not be in any pool.
         seed (`int`): decides which kind gets which document.
         problems (`Sequence[Problem]`): the packaged problems.
-        writing (`tuple`, *optional*): what writes the model's answers, and how many tokens of them; without it, that
-            kind is left out.
+        writing (`tuple`, *optional*): what writes the model's answers, and the tokens that all kinds together are to
+            have; without it, that kind is left out.
     """
     rng = np.random.default_rng([seed, 1])
     shares = {kind: mix.get(kind, 0.0) for kind in (ANSWERS, PROBLEMS, LIBRARY, CHAT, INFILLING)}
@@ -148,7 +147,11 @@ def other_pools(
     plain, chat, problem_gaps, to_answer = split_by_shares(
         _shuffle(free, rng), [shares[PROBLEMS], shares[CHAT], of_problems, shares[ANSWERS]]
     )
-    answers = {} if writing is None else answered(to_answer, formats, *writing)
+    answers: Mapping[Problem, list[Document]] = {}
+    if writing is not None and shares[ANSWERS]:
+        answer, tokens = writing
+        share = shares[ANSWERS] / (mix.get(OWN, 0.0) + sum(shares.values()))
+        answers = answered(to_answer, formats, answer, MARGIN * share * tokens)
     files = [document for document in library if document.text not in never]
     parts, file_gaps = split_by_shares(files, [shares[LIBRARY], of_library])
     longest = int(most_characters * SHARE_OF_ROW_FOR_GAPS)
