@@ -13,9 +13,10 @@ has no row. Where `--methods` names them, `ours-sliced` is ours without its refi
 it.
 
 Every checkpoint is in a folder of its own under DIR, with `measured.json` beside its weights; existing results are not
-made again. Divergence and bits per byte are measured on HumanEval text (`humaneval_text.py`), passes on its problems
-(`passes.py`, which executes what models wrote), and `flab bench` times a prompt of 2,048 tokens and 32 more, once for
-each shape.
+made again. Each row has the seconds and the peak memory of its pruning; that of a score those of a pass over the text
+and of `flab apply`. Divergence and bits per byte are measured on HumanEval text (`humaneval_text.py`), passes on its
+problems (`passes.py`, which executes what models wrote), and `flab bench` times a prompt of 2,048 tokens and 32 more,
+once for each shape.
 `--also LABEL=FOLDER` adds a row for a checkpoint that was made elsewhere, such as a recovered one.
 """
 
@@ -24,11 +25,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -193,9 +196,10 @@ def make(args: argparse.Namespace, place: Path, method: Method, sizes: Mapping[s
         plan = place / f"{method.name}-plan"
         if method.score is None:
             plan_without_refit(place / "ours", plan)
+            before = note(place / "ours")
         else:
-            scored_plan(read, method.score, place / "ours", sizes, plan)
-        run_flab("apply", args, out, "--plan", plan)
+            before = scored_plan(read, method.score, place / "ours", sizes, plan)
+        run_flab("apply", args, out, "--plan", plan, before=before)
     else:
         dense, flags = model_sizes(args.model).shape, {"vocab": "vocab-size", "layer": "num-hidden-layers"}
         flags["neuron"] = "intermediate-size"
@@ -229,15 +233,29 @@ def calibration_flags(args: argparse.Namespace) -> tuple[object, ...]:
     return "--calibration-tokens", args.tokens, "--cache-dir", args.work / "cache"
 
 
-def run_flab(verb: str, args: argparse.Namespace, out: Path, *flags: object) -> None:
-    """Runs `flab prune` or `flab apply`, and notes its time and memory beside the weights."""
+def run_flab(
+    verb: str, args: argparse.Namespace, out: Path, *flags: object, before: Mapping[str, float] | None = None
+) -> None:
+    """Runs `flab prune` or `flab apply`, and notes its time and memory beside the weights, with what was spent
+    before."""
     command = flab_command(verb, "-m", args.model, out, *flags)
-    start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, memory_peak(process.pid, 0.5) as peak:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, cost(process.pid) as spent:
         status = process.wait()
     if status:
         raise SystemExit(f"{' '.join(command)} ended with status {status}")
-    note(out, pruning_seconds=time.perf_counter() - start, pruning_bytes=peak.bytes)
+    before = before or {"pruning_seconds": 0.0, "pruning_bytes": 0}
+    spent["pruning_seconds"] += before["pruning_seconds"]
+    note(out, **spent | {"pruning_bytes": max(spent["pruning_bytes"], before["pruning_bytes"])})
+
+
+@contextmanager
+def cost(pid: int) -> Iterator[dict[str, float]]:
+    """What the block takes, filled in at its end: seconds, and the peak memory of a process with its children."""
+    spent: dict[str, float] = {}
+    start = time.perf_counter()
+    with memory_peak(pid, 0.5) as peak:
+        yield spent
+    spent |= {"pruning_seconds": time.perf_counter() - start, "pruning_bytes": peak.bytes}
 
 
 def by_optipfair(model: str, out: Path, width: int, read: Calibration | None) -> None:
@@ -253,15 +271,15 @@ def by_optipfair(model: str, out: Path, width: int, read: Calibration | None) ->
     if read is not None:
         _, _, tokens = read_calibration(read)
         batches = [{"input_ids": row.input_ids, "attention_mask": row.mask.long()} for row in tokens.batches(1)]
-    start = time.perf_counter()
-    pruned = prune_model(
-        dense, pruning_type="MLP_GLU", pruning_percentage=share, dataloader=batches, show_progress=False
-    )
+    with cost(os.getpid()) as spent:
+        pruned = prune_model(
+            dense, pruning_type="MLP_GLU", pruning_percentage=share, dataloader=batches, show_progress=False
+        )
     if pruned.config.intermediate_size != width:
         raise SystemExit(f"optipfair left {pruned.config.intermediate_size} neurons, not {width}")
     load_tokenizer(model).save_pretrained(out)
     pruned.save_pretrained(out)
-    note(out, pruning_seconds=time.perf_counter() - start)
+    note(out, **spent)
 
 
 def plan_without_refit(ours: Path, folder: Path) -> None:
@@ -272,8 +290,10 @@ def plan_without_refit(ours: Path, folder: Path) -> None:
     replace(PruningPlan.load(ours), weights={}).save(folder)
 
 
-def scored_plan(read: Calibration, score: str, ours: Path, sizes: Mapping[str, int], folder: Path) -> None:
-    """Writes a plan that keeps the neurons of the highest scores in every layer."""
+def scored_plan(
+    read: Calibration, score: str, ours: Path, sizes: Mapping[str, int], folder: Path
+) -> Mapping[str, float]:
+    """Writes a plan that keeps the neurons of the highest scores in every layer; what their sums took."""
     from peers import SCORES, kept_neurons
 
     from optimum_flab import PruningPlan
@@ -281,7 +301,7 @@ def scored_plan(read: Calibration, score: str, ours: Path, sizes: Mapping[str, i
     vocabulary = model_sizes(read.model).shape["vocab"]
     kept = PruningPlan.load(ours).kept_tokens if sizes["vocab"] != vocabulary else None
     stays: dict = {"layer": list(range(sizes["layer"]))} | ({} if kept is None else {"vocab": kept})
-    base_hash, dtype, sums = sums_of_neurons(read, None if kept is None else tuple(kept))
+    base_hash, dtype, sums, spent = sums_of_neurons(read, None if kept is None else tuple(kept))
     folder.mkdir(parents=True, exist_ok=True)
     PruningPlan(
         base_model=read.model,
@@ -293,6 +313,7 @@ def scored_plan(read: Calibration, score: str, ours: Path, sizes: Mapping[str, i
         dtype=dtype,
         settings={},
     ).save(folder)
+    return spent
 
 
 @dataclass(frozen=True)
@@ -323,17 +344,18 @@ def read_calibration(read: Calibration) -> tuple:
 
 
 @cache
-def sums_of_neurons(read: Calibration, kept: tuple[int, ...] | None) -> tuple[str, str, list]:
+def sums_of_neurons(read: Calibration, kept: tuple[int, ...] | None) -> tuple[str, str, list, Mapping[str, float]]:
     """What all scores are made of, from one pass over the calibration text: the hash of the model, the dtype of its
-    weights, and for each layer `peers.NeuronSums`."""
+    weights, for each layer `peers.NeuronSums`, and what that took."""
     from peers import neuron_sums
 
     from optimum_flab.checkpoints.hashes import dense_hash
 
     config, dense, tokens = read_calibration(read)
     common = range(dense.model.get_input_embeddings().num_embeddings) if kept is None else kept
-    sums = neuron_sums(dense.model, dense.family, tokens, common, config.data.batch_size, TAYLOR_ROWS)
-    return dense_hash(dense), str(dense.storage_dtype).removeprefix("torch."), sums
+    with cost(os.getpid()) as spent:
+        sums = neuron_sums(dense.model, dense.family, tokens, common, config.data.batch_size, TAYLOR_ROWS)
+    return dense_hash(dense), str(dense.storage_dtype).removeprefix("torch."), sums, spent
 
 
 def noted_texts(args: argparse.Namespace) -> str:
