@@ -8,6 +8,7 @@ is left of that.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,9 @@ def prune_and_recover(
         confirm_run_unsafe_code (`bool`): the dense model's answers may be run against the problems' tests.
     """
     config.validate()
+    config = copy.copy(config)
+    # the neurons of later rounds are fewer
+    config.data = config.data.for_model(sizes_of(dense.model, dense.family).shape["neuron"])
     if config.rounds.number > 1 and config.data.counts:
         raise ConfigurationError(
             "rounds.number: files of counts are of the dense tokenizer, and later rounds have another; name a corpus"
@@ -130,9 +134,8 @@ def rebased(
         work ([`WorkFolder`]): holds what the first round counted.
     """
     plan = composed(before.plan, again.plan)
-    data = config.data.for_model(sizes_of(dense.model, dense.family).shape["neuron"])
     answer = answer_writer(dense, before.plan.base_hash, config, work)
-    texts = read_text_sets(dense.tokenizer, data, config.seed, answer)
+    texts = read_text_sets(dense.tokenizer, config.data, config.seed, answer)
     tokens = token_choice(dense, config.vocabulary, texts, (), work)
     plan = replace(plan, weights=changed_weights(dense.model, dense.family, plan, again.model))
     search, kept = again.report.search, before.plan.kept_layers
@@ -143,7 +146,7 @@ def rebased(
         again.model,
         plan,
         again.report.seconds,
-        text_notes(data, formats_of(dense.tokenizer), answer is not None),
+        text_notes(config.data, formats_of(dense.tokenizer), answer is not None),
         # what its pruning measured was against the trained model; the training measures anew
         search=search.model_copy(update={"removed_layers": removed}),
         texts=text_counts(texts, tokens, (), plan.kept_tokens),

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from optimum_flab import FlabOptimizer, FlabPrunerConfig
+from optimum_flab import FlabError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.pruning.answers import answer_writer
 from optimum_flab.records.work import WorkFolder
-from optimum_flab.running.answers import LONGEST_ANSWER, AnswerWriter
+from optimum_flab.running.answers import Writer, answers_to
 from optimum_flab.running.generation import BatchCache
-from optimum_flab.texts.answers import ROUNDS, answered, ask, text_of
+from optimum_flab.texts.answers import ROUNDS, Completion, answered, ask, repetition, text_of
 from optimum_flab.texts.formats import formats_of
 from optimum_flab.texts.overlap import Forbidden
 from optimum_flab.texts.problems import packaged_problems
@@ -20,10 +20,10 @@ from .conftest import byte_level_tokenizer, tiny_model, write_project
 
 
 CHAT = """\
-{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{% endfor %}\
+{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{{ '</answer>' if turn.role == 'assistant' }}{% endfor %}\
 {% if add_generation_prompt %}<assistant>{% endif %}\
 """
-LONGEST = 600  # tokens
+LONGEST, MOST = 600, 256  # tokens of a question with its answer, and of that
 PROBLEMS = [problem for problem in packaged_problems() if problem.prompt][:6]
 
 
@@ -34,9 +34,11 @@ def tokenizer():
     return made
 
 
-def writer(tokenizer, folder, model=None, seed=0, longest=LONGEST):
+def written(questions, tokenizer, folder, model=None, seed=0, longest=LONGEST):
     model = model or tiny_model("qwen2", vocab_size=608, initializer_range=0.4)
-    return AnswerWriter(model, tokenizer, "of these weights", BatchCache(folder), longest, seed)
+    options = {"closing": "", "most_tokens": MOST, "batch_size": 2}
+    writer = Writer(model, tokenizer, "of these weights", BatchCache(folder), **options, seed=seed)
+    return answers_to(writer, longest, questions)
 
 
 def test_problems_are_asked_in_conversations_and_as_programs_in_turn(tokenizer, tmp_path):
@@ -44,7 +46,7 @@ def test_problems_are_asked_in_conversations_and_as_programs_in_turn(tokenizer, 
 
     def answer(questions):
         batches.append(questions)
-        return [(f"answer {question.round} to {question.problem.name}", 10) for question in questions]
+        return [(Completion(f"answer {one.round} to {one.problem.name}", True), 10) for one in questions]
 
     texts = answered(PROBLEMS, formats, answer, 1e9)
     assert list(texts) == PROBLEMS and all(len(found) == ROUNDS for found in texts.values())
@@ -54,39 +56,56 @@ def test_problems_are_asked_in_conversations_and_as_programs_in_turn(tokenizer, 
     for batch in batches:
         assert len({(question.in_chat, question.round) for question in batch}) == 1
     chat, raw = (next(one for batch in batches for one in batch if one.in_chat is form) for form in (True, False))
-    assert (
-        raw.prompt == raw.problem.prompt
-        and text_of(raw, "    return 1\n", formats).text == raw.prompt + "    return 1\n"
-    )
+    assert raw.prompt == raw.problem.prompt
+    assert text_of(raw, Completion("    return 1\n", True), formats).text == raw.prompt + "    return 1\n"
     assert chat.prompt == formats.question(chat.problem.instruction)
     assert chat.prompt.endswith("<assistant>")
-    assert text_of(chat, "so", formats).text.startswith(chat.prompt + "so")
+    assert text_of(chat, Completion("so", True), formats).text == chat.prompt + "so</answer>"
+    assert text_of(chat, Completion("so", False), formats).text == chat.prompt + "so"  # it was cut off
 
     assert sum(map(len, answered(PROBLEMS, formats, answer, 25).values())) == 3  # all of the first batch
     tokenizer.chat_template = None
     assert not ask(PROBLEMS[0], 0, 0, formats_of(tokenizer)).in_chat
 
 
-def test_an_answer_that_is_empty_or_in_a_benchmark_is_left_out(tokenizer, monkeypatch):
-    question = ask(PROBLEMS[0], 1, 0, formats_of(tokenizer))
-    assert text_of(question, " \n", formats_of(tokenizer)) is None
+def test_an_answer_that_is_empty_or_repeats_itself_or_is_in_a_benchmark_is_left_out(tokenizer, monkeypatch):
+    formats = formats_of(tokenizer)
+    question = ask(PROBLEMS[0], 1, 0, formats)
     monkeypatch.setattr("optimum_flab.texts.answers.benchmarks", lambda: Forbidden(["one two"]))
-    assert text_of(question, "one two", formats_of(tokenizer)) is None
+    for text in (" \n", "a b c d " * 30, "one two"):
+        assert text_of(question, Completion(text, True), formats) is None
+    assert repetition("a b c " * 3) == repetition(" ".join(map(str, range(60)))) == 0
+
+
+def test_an_answer_ends_where_the_template_ends_it_and_nan_is_refused(tokenizer, tmp_path, monkeypatch):
+    model = tiny_model("qwen2", vocab_size=608)
+
+    def writer(closing):
+        options = {"closing": closing, "most_tokens": 4, "batch_size": 2}
+        return Writer(model, tokenizer, "", BatchCache(tmp_path), **options)
+
+    monkeypatch.setattr("optimum_flab.running.answers.new_tokens", lambda *_: [[70, 300, 71]])
+    text, end = tokenizer.decode([70]), tokenizer.decode([300])
+    assert writer(end)([[5, 6]], []) == [Completion(text, True)]
+    assert writer("")([[5, 6]], []) == [Completion(tokenizer.decode([70, 300, 71]), False)]
+    model.get_output_embeddings().weight.data.fill_(float("nan"))
+    with pytest.raises(FlabError, match="produces NaN"):
+        writer("")([[8]], [])
 
 
 def test_answers_are_sampled_by_the_seed_and_kept(tokenizer, tmp_path):
     questions = [ask(problem, 1, place, formats_of(tokenizer)) for place, problem in enumerate(PROBLEMS)]
     raw = [question for question in questions if not question.in_chat]
-    first = writer(tokenizer, tmp_path / "a")(raw)
-    assert first == writer(tokenizer, tmp_path / "b")(raw)
-    assert len({text for text, _ in first}) > 1 and first != writer(tokenizer, tmp_path / "a", seed=1)(raw)
-    for question, (text, number) in zip(raw, first, strict=True):
-        asked, written = (len(tokenizer(part)["input_ids"]) for part in (question.prompt, text))
-        assert number == asked + written and (asked <= LONGEST - LONGEST_ANSWER or not text)
-    assert {text for text, _ in writer(tokenizer, tmp_path / "c", longest=16)(raw)} == {""}  # all are too long
+    first = written(raw, tokenizer, tmp_path / "a")
+    assert first == written(raw, tokenizer, tmp_path / "b")
+    assert len({one.text for one, _ in first}) > 1 and first != written(raw, tokenizer, tmp_path / "a", seed=1)
+    for question, (answer, number) in zip(raw, first, strict=True):
+        asked, own = (len(tokenizer(part)["input_ids"]) for part in (question.prompt, answer.text))
+        assert number == asked + own and (asked <= LONGEST - MOST or not answer.text)
+    assert {one.text for one, _ in written(raw, tokenizer, tmp_path / "c", longest=16)} == {""}  # all are too long
     silent = tiny_model("qwen2", vocab_size=608, initializer_range=0.4)
     silent.forward = None
-    assert writer(tokenizer, tmp_path / "a", silent)(raw) == first
+    assert written(raw, tokenizer, tmp_path / "a", silent) == first
 
 
 def test_a_pruning_reads_and_measures_answers(tmp_path, monkeypatch, capsys):

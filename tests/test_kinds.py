@@ -21,6 +21,7 @@ from optimum_flab import FlabError
 from optimum_flab.pruning.texts import few_tokens, text_notes
 from optimum_flab.settings.pruning import KINDS, NAMED_HELD_OUT, DataSettings
 from optimum_flab.texts import kinds, passages
+from optimum_flab.texts.answers import Completion
 from optimum_flab.texts.code import code_parts, with_gap
 from optimum_flab.texts.formats import DATE_PARTS, DAY, Formats, formats_of
 from optimum_flab.texts.installed import LEFT_OUT, package_files, required_packages, sample_files
@@ -45,9 +46,12 @@ MEASURED = ("calibration", "validation", "held_out")
 
 def answer(questions):
     """Answers of about 50 tokens, which differ from one another."""
-    texts = [f"    return {question.problem.name!r}, {question.round}" + " + 1" * 40 for question in questions]
+    texts = [
+        f"    return {question.problem.name!r}, {question.round}" + "".join(f" + {n}" for n in range(30))
+        for question in questions
+    ]
     return [
-        (text, number)
+        (Completion(text, True), number)
         for text, number in zip(
             texts, count([q.prompt + t for q, t in zip(questions, texts, strict=True)]), strict=True
         )
@@ -506,6 +510,7 @@ def test_too_few_tokens_for_the_neurons_are_told():
     assert "8,192 calibration tokens are 0.9 for each of the 8,960 neurons" in note
     data = DataSettings()
     assert data.tokens == data.for_model(2048).tokens == 32_768 and data.for_model(4864).tokens == 8 * 4864
+    assert data.for_model(18_944).tokens == 65_536  # of a 7B
     assert DataSettings(calibration_tokens=1000).for_model(4864).tokens == 1000
 
 

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from ..checkpoints.loading import LoadedModel
 from ..records.work import WorkFolder
-from ..running.answers import AnswerWriter
+from ..running.answers import LONGEST_ANSWER, Writer, answers_to
+from ..running.casting import estimates_dtype, placed
 from ..running.generation import BatchCache
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
-from ..texts.answers import Answer, Question
+from ..texts.answers import QUESTIONS_AT_ONCE, Answer, Completion, Question
+from ..texts.formats import formats_of
 from ..texts.kinds import ANSWERS
 
 
@@ -32,9 +34,19 @@ def answer_writer(
         return None
     processes = processes or Processes()
     cache, longest = BatchCache(work.root / FOLDER, reuse=work.resume), config.data.sequence_length
-    write = AnswerWriter(dense.model, dense.tokenizer, weights, cache, longest, config.seed)
+    model, tokenizer = dense.model, dense.tokenizer
+    writer = Writer(
+        placed(model, model.device, estimates_dtype(model.dtype, model.device)),
+        tokenizer,
+        weights,
+        cache,
+        closing=formats_of(tokenizer).closing,
+        most_tokens=min(LONGEST_ANSWER, longest // 2),
+        batch_size=QUESTIONS_AT_ONCE,
+        seed=config.seed,
+    )
 
-    def answer(questions: Sequence[Question]) -> list[tuple[str, int]]:
-        return processes.of_each(write(questions) if processes.is_main else [])[0]
+    def answer(questions: Sequence[Question]) -> list[tuple[Completion, int]]:
+        return processes.of_each(answers_to(writer, longest, questions) if processes.is_main else [])[0]
 
     return answer

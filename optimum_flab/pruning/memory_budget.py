@@ -101,7 +101,7 @@ def weights_fit(
         raise ConfigurationError(
             f"memory_budget: {size} is less than the {least / 1e9:,.1f} GB that pruning this model takes{place} with"
             f" its weights in their files ({most / 1e9:,.1f} GB with all of them there); allow that much, or"
-            f" choose a smaller data.batch_size or data.sequence_length{instead}"
+            f" choose a smaller data.batch_size or data.sequence_length, or fewer data.calibration_tokens{instead}"
         )
     return free is None or most <= free
 

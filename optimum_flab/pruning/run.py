@@ -138,12 +138,13 @@ def prune(
     weights = dense_hash(dense)
     answer = answer_writer(loaded, weights, config, work, processes)
     notes += text_notes(config.data, formats_of(dense.tokenizer), answer is not None)
-    if config.ffn.enabled:
-        for note in few_tokens(config.data.tokens, sizes.shape["neuron"], routed_share(dense)):
-            say(f"warning: {note}")
-            notes.append(note)
     with watch.step("texts"):
         texts = read_text_sets(dense.tokenizer, config.data, config.seed, answer)
+    del answer  # it may hold a copy of the model
+    if config.ffn.enabled:
+        for note in few_tokens(texts.calibration_tokens, sizes.shape["neuron"], routed_share(dense)):
+            say(f"warning: {note}")
+            notes.append(note)
     tokens = token_choice(dense, config.vocabulary, texts, counts, work)
     shapes = shapes_to_compare(config, limits, len(tokens.counted.natural), len(tokens.counted.protected))
     computing = dense.on_its_device()

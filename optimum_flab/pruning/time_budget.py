@@ -16,6 +16,7 @@ from ..records.work import WorkFolder, json_stage
 from ..running.casting import estimates_dtype
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
+from ..texts.kinds import ANSWERS
 from ..utils.errors import ConfigurationError
 from ..utils.progress import duration
 from .components import components_of
@@ -140,7 +141,7 @@ def expected_seconds(
     idle = (1 - share) * parts.get("experts", 0)
     once = 2 * (limits.counts.total(dense) - parts["vocabulary"] // 2 - idle)  # one token through the model
     texts = tokens + data.validation_tokens + data.held_out_tokens
-    written = texts * data.mix.get("answers", 0) / sum(data.mix.values())  # one token at a time
+    written = texts * data.mix.get(ANSWERS, 0) / sum(data.mix.values())  # one token at a time
     shapes = 2 * SHAPES * data.validation_tokens if config.target_ratio is not None else 0
     weighted = 4 * max(effort.fitted for effort in efforts)  # once, whatever is fitted then
     fitted = 2 * sum(effort.fitted for effort in efforts)

@@ -1,4 +1,4 @@
-"""The dense model's answers to instruction data: batched, each batch saved on disk."""
+"""The dense model as it answers: instruction data by its likeliest tokens, packaged problems sampled."""
 
 from __future__ import annotations
 
@@ -6,74 +6,61 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from transformers import GenerationConfig
-
+from ..running.answers import Writer, answers_to
 from ..running.casting import placed
-from ..running.generation import (
-    batches_by_length,
-    cut,
-    end_ids,
-    model_identity,
-    new_tokens,
-    padding_id,
-    text_behind,
-)
-from ..texts.answers import STOP_STRINGS
-from .encoding import prompt_text, turn_end, uses_chat
+from ..texts.answers import STOP_STRINGS, Answer, Completion
+from ..texts.formats import turn_end
+from .encoding import prompt_text, uses_chat
 from .instructions import Example
-from .strategy import Completion
 from .work import Work
 
 
+def writer(work: Work, most_tokens: int, seed: int | None = None) -> Writer:
+    """The dense model, in the dtype of the training.
+
+    Args:
+        most_tokens (`int`): of an answer.
+        seed (`int`, *optional*): of sampling. Defaults to the likeliest token each time.
+    """
+    dense, tokenizer, settings = work.dense.model, work.dense.tokenizer, work.settings
+    return Writer(
+        placed(dense, dense.device, work.dtype),
+        tokenizer,
+        work.plan.base_hash,
+        work.cache,
+        closing=turn_end(tokenizer) if uses_chat(tokenizer, settings.template) else "",
+        most_tokens=most_tokens,
+        batch_size=settings.generation_batch_size,
+        seed=seed,
+    )
+
+
 def dense_answers(
-    work: Work,
-    examples: Sequence[Example],
-    tick: Callable[[int], Any] = lambda done: None,
+    work: Work, examples: Sequence[Example], tick: Callable[[int], Any] = lambda done: None
 ) -> list[Completion]:
-    """The dense model's answers, in the order of the examples.
+    """The dense model's answers to instruction data, in the order of the examples.
 
     Args:
         tick (`Callable`): called with the size of every finished batch.
     """
-    dense, tokenizer, settings = work.dense.model, work.dense.tokenizer, work.settings
-    model = placed(dense, dense.device, work.dtype)
-    most = settings.max_new_tokens
-    chat, ends = uses_chat(tokenizer, settings.template), end_ids(dense, tokenizer)
-    if chat and len(end := tokenizer(turn_end(tokenizer), add_special_tokens=False)["input_ids"]) == 1:
-        ends = sorted({*ends, *end})
-    config = GenerationConfig(
-        num_beams=1,
-        do_sample=False,
-        max_new_tokens=most,
-        eos_token_id=ends or None,
-        pad_token_id=padding_id(tokenizer, ends),
-    )
-    identity = model_identity(model, tokenizer, work.plan.base_hash)
-    identity |= {"kind": "recovery answers", "most_tokens": most, "ends": ends}
-
-    def answers(prompts: list[list[int]], stops: list[str]) -> list[list[Any]]:
-        """The text before its end, and whether it reached one."""
-        texts = []
-        for prompt, ids in zip(prompts, new_tokens(model, tokenizer, prompts, stops, config), strict=True):
-            text, ended = text_behind(tokenizer, prompt, ids, ends)
-            shortened = cut(text, stops)
-            texts.append([shortened + "\n", True] if shortened != text else [text, ended])
-        return texts
-
+    write, tokenizer = writer(work, work.settings.max_new_tokens), work.dense.tokenizer
+    chat = uses_chat(tokenizer, work.settings.template)
     completions = [Completion("", False)] * len(examples)
     for continues in (True, False):
         chosen = [index for index, example in enumerate(examples) if example.continues is continues]
-        prompts = [
-            tokenizer(prompt_text(examples[index], tokenizer, chat), add_special_tokens=continues or not chat)[
-                "input_ids"
-            ]
-            for index in chosen
-        ]
-        stops = list(STOP_STRINGS) if continues else []
-        for batch in batches_by_length(prompts, settings.generation_batch_size):
-            rows = [prompts[place] for place in batch]
-            results = work.cache.get({**identity, "stops": stops, "rows": rows}, partial(answers, rows, stops))
-            for place, (text, ended) in zip(batch, results, strict=True):
-                completions[chosen[place]] = Completion(text, ended)
-            tick(len(batch))
+        texts = [prompt_text(examples[index], tokenizer, chat) for index in chosen]
+        # a chat template writes special tokens itself
+        prompts = [tokenizer(text, add_special_tokens=continues or not chat)["input_ids"] for text in texts]
+        for index, completion in zip(chosen, write(prompts, STOP_STRINGS if continues else (), tick), strict=True):
+            completions[index] = completion
     return completions
+
+
+def own_answers(work: Work) -> Answer:
+    """Samples the dense model's answers to packaged problems."""
+    return partial(answers_to, writer(work, longest_answer(work), work.settings.seed), work.settings.sequence_length)
+
+
+def longest_answer(work: Work) -> int:
+    """The most tokens of an answer to a packaged problem: its prompt has to fit into the sequence, too."""
+    return min(work.settings.max_new_tokens, work.settings.sequence_length // 2)

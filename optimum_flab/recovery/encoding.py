@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..measuring.divergence import predicting
-from ..texts.formats import chat_text
+from ..texts.formats import chat_text, turn_end
 from ..texts.packing import PackedTokens, pack
 from ..utils.errors import FlabError
 from ..vocabulary.usage import special_ids
@@ -101,18 +101,6 @@ def prompt_text(example: Example, tokenizer: PreTrainedTokenizerBase, chat: bool
             f"{example.place}: the tokenizer's chat template refuses it ({error}); set recovery.template to 'plain', "
             "or leave the example out"
         ) from error
-
-
-def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the chat template writes after an answer, without the white space that only separates it from the next
-    turn; empty if the template writes nothing."""
-    mark = "\ufdd0answer\ufdd0"
-    messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
-    try:
-        _, separator, end = chat_text(tokenizer, messages).rpartition(mark)
-        return end.rstrip() if separator else ""
-    except Exception:  # a template that knows no such turns; formatting its examples reports that
-        return ""
 
 
 def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[Encoded]:

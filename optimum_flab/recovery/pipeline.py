@@ -13,10 +13,12 @@ from ..checkpoints.loading import LoadedModel
 from ..families.positions import check_positions
 from ..pruning.result import PrunedModel
 from ..records.folders import check_writable
+from ..records.pieces import Pieces
 from ..running.generation import BatchCache
 from ..running.processes import Processes, process_state
 from ..settings.recovery import LORA_ONLY, RecoveryConfig
 from ..utils.errors import ConfigurationError, FlabError
+from ..utils.hashing import digest_of
 from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
 from .checks import check_consent, check_method, check_teacher
@@ -87,21 +89,24 @@ def recover(
     check_consent(settings, examples, confirm_run_unsafe_code)
     with steps.step("checks"):
         check_teacher(work)
-    with state.main_process_first():
-        method, note = chosen_method(work, root, state.num_processes, available_for_training(work, release_dense))
+    processes = Processes(state)
+    key = {"pruned": weights_hash(work.model), "device": device.type, "processes": processes.number}
+    choice = Pieces(root / "methods" / digest_of({**key, **settings.model_dump()}))
+    method, note = chosen_method(work, root, processes, available_for_training(work, release_dense), choice)
     if note is not None:
         steps.say(f"note: {note}")
     settings = brief(settings.for_method(method), share)
     work = replace(work, settings=settings)
     with state.main_process_first():
         ready = prepare_training(work, examples, root, state, release_dense)
-    Processes(state).check_same(ready.folder.name, "the prepared data")
+    processes.check_same(ready.folder.name, "the prepared data")
     give_back_memory()
     with steps.step("training"):
         training = _train(ready, work, device)
     state.wait_for_everyone()  # the others may still read the best checkpoint
     if state.is_main_process:
         save_training(training, ready.folder)
+        choice.clear()
     give_back_memory()
     with steps.step("merge"):
         model = merge_training(ready.start, training, work.model.dtype)
@@ -123,16 +128,26 @@ def recover(
 
 
 def chosen_method(
-    work: Work, root: Path, processes: int, available: float
+    work: Work, root: Path, processes: Processes, available: float, choice: Pieces
 ) -> tuple[Literal["full", "lora"], str | None]:
-    """What is trained, and what the user should know about that. A run that was killed resumes with its choice,
-    however much memory there is by then.
+    """What is trained, and what the user should know about that.
+
+    Args:
+        root (`Path`): where checkpoints will be.
+        available (`float`): bytes, see [`~recovery.estimates.available_for_training`].
+        choice ([`Pieces`]): keeps it until the training is done: a run that was killed resumes with it, however much
+            memory there is by then.
 
     Raises:
         [`FlabError`]: all weights are requested, and would not fit in memory.
     """
     settings = work.settings
-    if settings.method == "full" and (reason := needs_less_than_all(work, None, processes, available)):
+
+    def lacking(folder: Path | None) -> str | None:
+        reasons = processes.of_each(needs_less_than_all(work, folder, processes.number, available))
+        return next(filter(None, reasons), None)
+
+    if settings.method == "full" and (reason := lacking(None)):
         raise FlabError(
             f"{reason}; use `recovery.method` lora, shorten the sequences with `recovery.sequence_length`, or compute"
             " activations twice with `recovery.gradient_checkpointing`"
@@ -141,9 +156,11 @@ def chosen_method(
         return settings.method, None
     if settings.rank is not None or any(getattr(settings, name) for name in LORA_ONLY):
         return "lora", None
-    computation = {"device": work.dense.model.device.type, "processes": processes}
-    key = {"kind": "recovery method", "pruned": weights_hash(work.model), **computation, **settings.model_dump()}
-    (reason,) = work.cache.get(key, lambda: [needs_less_than_all(work, root, processes, available)])
+    saved = choice.read("reason")
+    facts = processes.of_each(None if saved is None else saved.facts)[0]
+    reason = lacking(root) if facts is None else facts["reason"]
+    if facts is None and processes.is_main:
+        choice.write("reason", reason=reason)
     if reason is None:
         return "full", None
     return "lora", f"{reason}: LoRA matrices are trained instead, as `recovery.method` lora asks for"

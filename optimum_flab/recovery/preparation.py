@@ -15,13 +15,13 @@ from ..measuring.held_out import DenseSide, cut_texts
 from ..records.folders import check_space
 from ..records.held_out import HeldOut
 from ..records.report import ClosedForm, RecoveryEstimate
-from ..running.answers import AnswerWriter
 from ..running.casting import copy_in, placed
 from ..running.layer_pass import LayerPass
-from ..texts.answers import QUESTIONS_AT_ONCE, Question
+from ..texts.answers import Completion, Question
 from ..texts.overlap import benchmark_texts
 from ..utils.hashing import digest_of
 from ..utils.memory import give_back_memory
+from .answers import longest_answer, own_answers
 from .closed_form_step import closed_form_step
 from .data import Data, Selected, expected_rows, held_out_texts, prepare, select, within_tokens
 from .encoding import Sequences
@@ -105,11 +105,11 @@ def prepare_training(
     with steps.step("data"):
         held_out, asked = held_out_texts(settings, work.plan), list[Question]()
 
-        def references(questions: Sequence[Question]) -> list[tuple[str, int]]:
+        def references(questions: Sequence[Question]) -> list[tuple[Completion, int]]:
             asked.extend(questions)
-            programs = [question.problem.program for question in questions]
-            numbers = map(len, work.dense.tokenizer(programs)["input_ids"])
-            return list(zip((one.problem.canonical_solution for one in questions), numbers, strict=True))
+            numbers = map(len, work.dense.tokenizer([question.problem.program for question in questions])["input_ids"])
+            answers = (Completion(question.problem.canonical_solution, True) for question in questions)
+            return list(zip(answers, numbers, strict=True))
 
         # everything that the settings could be refused for, with the references in place of the answers to come
         selected = select(work, examples, held_out, references)
@@ -121,11 +121,7 @@ def prepare_training(
     check_space(root, estimate.disk_bytes - there, "checkpoints and the dense model's predictions take another")
     with steps.step("answers"):
         if asked:
-            dense, rows, most = work.dense, settings.sequence_length, settings.max_new_tokens
-            cache, base = work.cache, work.plan.base_hash
-            write = AnswerWriter(dense.model, dense.tokenizer, base, cache, rows, settings.seed, most)
-            selected = select(work, examples, held_out, write)
-            del write
+            selected = select(work, examples, held_out, own_answers(work))
         data = prepare(work, selected)
     sizes = training_sizes(settings, len(data.rows), processes)
     pruned_hash = weights_hash(work.model)
@@ -200,11 +196,11 @@ def _estimate(
     number = len(
         to_answer(selected.examples, settings.dense_share, settings.seed) if settings.answers == "dense" else []
     )
-    for questions, most in ((number, settings.generation_batch_size), (asked, QUESTIONS_AT_ONCE)):
+    for questions, most in ((number, settings.max_new_tokens), (asked, longest_answer(work))):
         if questions:
-            batch = min(questions, most)
+            batch = min(questions, settings.generation_batch_size)
             per_token = seconds_per_token(placed(work.dense.model, work.dense.model.device, dtype), batch)
-            answers += per_token * settings.max_new_tokens * math.ceil(questions / batch)
+            answers += per_token * most * math.ceil(questions / batch)
     itemsize = work.model.dtype.itemsize
     cache = cache_bytes(expected.tokens, settings.top_k) if cached else 0
     refitted = parameters * itemsize if settings.closed_form else 0

@@ -15,14 +15,11 @@ from dataclasses import dataclass, field, replace
 from ..evaluation.tasks.answers import code_blocks, fenced_code
 from ..evaluation.tasks.code import answer_program
 from ..execution import Program, Verdict
+from ..texts.answers import MOST_REPEATED, Completion, repetition
 from ..texts.overlap import Forbidden, words
 from ..utils.errors import FlabError
 from .instructions import Example
 from .overlap import overlapping_text
-
-
-MOST_REPEATED = 0.5  # at most this share of an answer's 4-word runs may repeat an earlier one
-LEAST_WORDS_TO_REPEAT = 24  # shorter answers repeat themselves by chance
 
 
 @dataclass
@@ -60,14 +57,6 @@ class Counts:
         learned = ", ".join(f"{number:,} {name}" for name, number in self.answers.items())
         rejected = ", ".join(f"{number:,} {name}" for name, number in self.rejected.items())
         return f"answers: {learned}" + (f" (answers of the dense model left out: {rejected})" if rejected else "")
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What the dense model answered, and whether it came to an end within its tokens."""
-
-    text: str
-    ended: bool
 
 
 def without_overlap(examples: Sequence[Example], forbidden: dict[str, Forbidden], counts: Counts) -> list[Example]:
@@ -156,15 +145,6 @@ def parses(code: str) -> bool:
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return False
     return any(not isinstance(node, ast.Expr) or isinstance(node.value, ast.Call) for node in body)
-
-
-def repetition(text: str) -> float:
-    """Share of the runs of 4 words that occurred before; 0 for short texts."""
-    tokens = words(text)
-    if len(tokens) < LEAST_WORDS_TO_REPEAT:
-        return 0.0
-    runs = Counter(tuple(tokens[start : start + 4]) for start in range(len(tokens) - 3))
-    return 1 - len(runs) / sum(runs.values())
 
 
 def choose(

@@ -1,24 +1,29 @@
-"""A model's answers to questions: sampled in batches, each of which is saved on disk."""
+"""A model's answers to prompts: the likeliest tokens or sampled ones, in batches that are each saved on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..texts.answers import Completion, Question
 from ..utils.errors import FlabError
 from ..utils.hashing import digest_of
 from ..utils.progress import progress
 from ..vocabulary.usage import special_ids, token_lists
-from .casting import estimates_dtype, placed
-from .generation import BatchCache, cut, end_ids, model_identity, new_tokens, padding_id, text_behind
-
-
-if TYPE_CHECKING:
-    from ..texts.answers import Question
+from .generation import (
+    BatchCache,
+    batches_by_length,
+    cut,
+    end_ids,
+    model_identity,
+    new_tokens,
+    padding_id,
+    text_behind,
+)
 
 
 # as a user would sample programs; a share of the probability (top-p) would need the whole vocabulary sorted for every
@@ -27,17 +32,18 @@ TEMPERATURE, TOP_K = 0.8, 20
 LONGEST_ANSWER = 256  # tokens
 
 
-class AnswerWriter:
-    """Writes answers for [`~texts.answers.answered`].
+class Writer:
+    """A model that answers prompts.
 
     Args:
-        model (`PreTrainedModel`): the dense model, with its weights in memory.
+        model (`PreTrainedModel`): in the dtype to compute in.
         tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
-        weights (`str`): the hash of its weights.
+        weights (`str`): the hash of its weights, before they were rounded to that dtype.
         cache ([`BatchCache`]): where the batches are kept.
-        longest (`int`): tokens of a question with its answer, which may take half of them.
-        seed (`int`): of sampling.
-        most_tokens (`int`, defaults to 256): of an answer.
+        closing (`str`): what its chat template writes after an answer; empty if it is not shown conversations.
+        most_tokens (`int`): of an answer.
+        batch_size (`int`): prompts at once.
+        seed (`int`, *optional*): of sampling. Defaults to the likeliest token each time.
     """
 
     def __init__(
@@ -46,76 +52,93 @@ class AnswerWriter:
         tokenizer: PreTrainedTokenizerBase,
         weights: str,
         cache: BatchCache,
-        longest: int,
-        seed: int,
-        most_tokens: int = LONGEST_ANSWER,
+        *,
+        closing: str,
+        most_tokens: int,
+        batch_size: int,
+        seed: int | None = None,
     ):
-        self._dense, self._tokenizer, self._cache, self._longest = model, tokenizer, cache, longest
+        self.model, self.tokenizer, self.most_tokens = model, tokenizer, most_tokens
+        self._cache, self._batch_size = cache, batch_size
         ends = end_ids(model, tokenizer)
-        most = min(most_tokens, longest // 2)
+        if len(end := tokenizer(closing, add_special_tokens=False)["input_ids"]) == 1:
+            ends = sorted({*ends, *end})
+        is_sampled = seed is not None
+        drawn = {"temperature": TEMPERATURE, "top_k": TOP_K, "top_p": 1.0} if is_sampled else {}
         self._config = GenerationConfig(
             num_beams=1,
-            do_sample=True,
-            temperature=TEMPERATURE,
-            top_k=TOP_K,
-            top_p=1.0,
-            max_new_tokens=most,
+            do_sample=is_sampled,
+            max_new_tokens=most_tokens,
             eos_token_id=ends or None,
             pad_token_id=padding_id(tokenizer, ends),
+            **drawn,
         )
-        self._key = {
-            **model_identity(model, tokenizer, weights),
-            "dtype": str(estimates_dtype(model.dtype, model.device)),
-            "kind": "answers",
-            "sampling": [TEMPERATURE, TOP_K, most, ends, seed],
-        }
+        identity = model_identity(model, tokenizer, weights)
+        self._key = {**identity, "kind": "answers", "most_tokens": most_tokens, "ends": ends, **drawn, "seed": seed}
 
-    @cached_property
-    def _model(self) -> PreTrainedModel:
-        dense = self._dense
-        return placed(dense, dense.device, estimates_dtype(dense.dtype, dense.device))
-
-    def __call__(self, questions: Sequence[Question]) -> list[tuple[str, int]]:
-        """An answer to each of some questions of one form, with the number of its tokens and the prompt's; an empty
-        one where the question is too long.
+    def __call__(
+        self,
+        prompts: Sequence[list[int]],
+        stops: Sequence[str],
+        tick: Callable[[int], Any] = lambda done: None,
+        number: int = 0,
+    ) -> list[Completion]:
+        """The answers, in the order of the prompts.
 
         Args:
-            questions (`Sequence[Question]`): all in conversations, or all as programs, and of the same round.
+            prompts (`Sequence[list[int]]`): token ids.
+            stops (`Sequence[str]`): strings that end an answer.
+            tick (`Callable`): called with the size of every finished batch.
+            number (`int`): of an answer to the same prompts, where they are sampled.
 
         Raises:
             [`FlabError`]: the model produces NaN.
         """
-        before = special_ids(self._tokenizer)[0]
-        prompts = [[*before, *ids] for ids in token_lists(self._tokenizer, [one.prompt for one in questions])]
-        most = self._longest - self._config.max_new_tokens
-        short = [place for place, prompt in enumerate(prompts) if len(prompt) <= most]
-        asked, stops = [prompts[place] for place in short], list(questions[0].stops)
-        key = {**self._key, "prompts": asked, "stops": stops, "round": questions[0].round}
-        write = partial(self._answers, asked, stops, int(digest_of(key)[:15], 16))
-        texts = [""] * len(questions)
-        for place, text in zip(short, self._cache.get(key, write) if asked else [], strict=True):
-            texts[place] = text
-        numbers = [len(ids) for ids in token_lists(self._tokenizer, texts)]
-        return [(text, len(prompt) + number) for text, prompt, number in zip(texts, prompts, numbers, strict=True)]
+        completions = [Completion("", False)] * len(prompts)
+        for batch in batches_by_length(prompts, self._batch_size):
+            rows = [prompts[place] for place in batch]
+            key = {**self._key, "stops": list(stops), "rows": rows, "number": number}
+            answers = self._cache.get(key, partial(self._write, rows, stops, int(digest_of(key)[:15], 16)))
+            for place, (text, ended) in zip(batch, answers, strict=True):
+                completions[place] = Completion(text, ended)
+            tick(len(batch))
+        return completions
 
-    def _answers(self, prompts: list[list[int]], stops: list[str], seed: int) -> list[str]:
-        model, tokenizer, config = self._model, self._tokenizer, self._config
-        with (
-            torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []),
-            progress("Answers of the dense model", len(prompts), "answer") as tick,
-        ):
-            torch.manual_seed(seed)
-            try:
-                added = new_tokens(model, tokenizer, prompts, stops, config, tick)
-            except RuntimeError as error:
-                if "probability tensor" not in str(error):
-                    raise
+    def _write(self, rows: list[list[int]], stops: Sequence[str], seed: int) -> list[list[Any]]:
+        """For each row of a batch the text before its end, and whether it reached one."""
+        model, ends = self.model, self._config.eos_token_id or []
+        with torch.inference_mode():
+            if not model(torch.tensor(rows[:1], device=model.device)).logits.isfinite().all():
                 raise FlabError(
                     "the model produces NaN or infinite predictions, so it cannot answer. If it runs in float16, try"
                     " `dtype` float32 or bfloat16; otherwise check the checkpoint"
-                ) from error
-        ends = config.eos_token_id or []
-        return [
-            cut(text_behind(tokenizer, prompt, ids, ends)[0], stops)
-            for prompt, ids in zip(prompts, added, strict=True)
-        ]
+                )
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            added = new_tokens(model, self.tokenizer, rows, stops, self._config)
+        texts = []
+        for prompt, ids in zip(rows, added, strict=True):
+            text, ended = text_behind(self.tokenizer, prompt, ids, ends)
+            shortened = cut(text, stops)
+            texts.append([shortened + "\n", True] if shortened != text else [text, ended])
+        return texts
+
+
+def answers_to(writer: Writer, longest: int, questions: Sequence[Question]) -> list[tuple[Completion, int]]:
+    """An answer to each of some questions of one form, with the number of its tokens and the prompt's; an empty one
+    where the question is too long.
+
+    Args:
+        longest (`int`): tokens of a question with its answer.
+        questions (`Sequence[Question]`): all in conversations, or all as programs, and of the same round.
+    """
+    before = special_ids(writer.tokenizer)[0]
+    prompts = [[*before, *ids] for ids in token_lists(writer.tokenizer, [one.prompt for one in questions])]
+    short = [place for place, prompt in enumerate(prompts) if len(prompt) <= longest - writer.most_tokens]
+    answers = [Completion("", True)] * len(questions)
+    with progress("Answers of the dense model", len(short), "answer") as tick:
+        texts = writer([prompts[place] for place in short], questions[0].stops, tick, questions[0].round)
+    for place, answer in zip(short, texts, strict=True):
+        answers[place] = answer
+    numbers = [len(ids) for ids in token_lists(writer.tokenizer, [answer.text for answer in answers])]
+    return [(one, len(prompt) + number) for one, prompt, number in zip(answers, prompts, numbers, strict=True)]

@@ -29,8 +29,8 @@ KINDS = {"own": 0.3, "answers": 0.0, "problems": 0.2, "library": 0.15, "chat": 0
 # The kind of text that is named in `data.held_out`; reports measure it along with the others.
 NAMED_HELD_OUT = "held-out"
 
-# Calibration tokens that `auto` stands for: as many for each neuron of a layer, and at least.
-TOKENS_PER_NEURON, FEWEST_TOKENS = 8, 32_768
+# Calibration tokens that `auto` stands for: as many for each neuron of a layer, but at least and at most.
+TOKENS_PER_NEURON, FEWEST_TOKENS, MOST_TOKENS = 8, 32_768, 65_536
 
 Kind = Literal[(*KINDS,)]  # type: ignore[valid-type]
 
@@ -68,7 +68,8 @@ class DataSettings(Section):
     held_out: Sources = []
     """sources used only for measuring; empty: documents set aside from the calibration sources"""
     calibration_tokens: PositiveInt | Literal["auto"] = "auto"
-    """maximum number of tokens for collecting statistics; auto: 8 for each neuron of a layer, at least 32,768"""
+    """maximum number of tokens for collecting statistics; auto: 8 for each neuron of a layer, from 32,768 to
+    65,536"""
     validation_tokens: PositiveInt = 4096
     """maximum number of tokens for choosing between candidate shapes"""
     held_out_tokens: PositiveInt = 8192
@@ -101,7 +102,9 @@ class DataSettings(Section):
     @property
     def tokens(self) -> int:
         """The calibration tokens as a number; until the model is known, the least that `auto` stands for."""
-        return FEWEST_TOKENS if self.calibration_tokens == "auto" else self.calibration_tokens
+        if self.calibration_tokens == "auto":
+            return max(FEWEST_TOKENS, self.sequence_length)
+        return self.calibration_tokens
 
     def for_model(self, neurons: int) -> DataSettings:
         """The same with the number of calibration tokens that `auto` stands for.
@@ -112,7 +115,8 @@ class DataSettings(Section):
         if self.calibration_tokens != "auto":
             return self
         rows = -(-TOKENS_PER_NEURON * neurons // self.sequence_length)
-        return self.model_copy(update={"calibration_tokens": max(FEWEST_TOKENS, rows * self.sequence_length)})
+        tokens = max(self.tokens, min(rows * self.sequence_length, MOST_TOKENS))
+        return self.model_copy(update={"calibration_tokens": tokens})
 
     @property
     def uses_default_corpus(self) -> bool:

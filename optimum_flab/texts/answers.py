@@ -1,23 +1,25 @@
 """Text that a dense model writes itself: its answers to the packaged problems.
 
-What a model writes is not what it reads: its own programs are plainer, and its own mistakes are in them. Statistics
-collected on its answers fit what it will write after pruning.
+What a model writes is not what it reads: its own programs are plainer, and its own mistakes are in them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .formats import Formats
-from .overlap import benchmarks
+from .overlap import benchmarks, words
 from .passages import Candidate, program_of
 from .problems import Problem
 from .sources import Document
 
 
-ROUNDS = 4  # how often a problem is asked at most
+ROUNDS = 32  # how often a problem is asked at most
 QUESTIONS_AT_ONCE = 64
+MOST_REPEATED = 0.5  # at most this share of an answer's 4-word runs may repeat an earlier one
+LEAST_WORDS_TO_REPEAT = 24  # shorter answers repeat themselves by chance
 # of a raw prompt, where a completion leaves the requested function
 STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 
@@ -44,8 +46,16 @@ class Question:
         return () if self.in_chat else STOP_STRINGS
 
 
+@dataclass(frozen=True)
+class Completion:
+    """What a model answered, and whether it came to an end within its tokens."""
+
+    text: str
+    ended: bool
+
+
 # from questions of one form to an answer of each with its number of tokens, the prompt's included
-Answer = Callable[[Sequence[Question]], Sequence[tuple[str, int]]]
+Answer = Callable[[Sequence[Question]], Sequence[tuple[Completion, int]]]
 
 
 def answered(
@@ -68,8 +78,8 @@ def answered(
     for questions in batches(problems, formats):
         if written >= tokens:
             break
-        for question, (text, number) in zip(questions, answer(questions), strict=True):
-            document = text_of(question, text, formats)
+        for question, (completion, number) in zip(questions, answer(questions), strict=True):
+            document = text_of(question, completion, formats)
             if document is not None:
                 texts.setdefault(question.problem, []).append(document)
                 written += number
@@ -99,16 +109,23 @@ def ask(problem: Problem, asked: int, place: int, formats: Formats) -> Question 
     return Question(problem, problem.prompt, False, asked) if problem.prompt else None
 
 
-def text_of(question: Question, answer: str, formats: Formats) -> Document | None:
-    """The text of a question with its answer; `None` where that is empty, or in a benchmark."""
-    if not answer.strip() or benchmarks().overlaps(answer):
+def text_of(question: Question, answer: Completion, formats: Formats) -> Document | None:
+    """The text of a question with its answer, whose end is shown only where it came to one; `None` where it is empty,
+    repeats itself, or is in a benchmark."""
+    text = answer.text
+    if not text.strip() or repetition(text) > MOST_REPEATED or benchmarks().overlaps(text):
         return None
-    text: str | None = question.prompt + answer
-    if question.in_chat:
-        assert formats.chat is not None
-        turns = [("user", question.problem.instruction), ("assistant", answer)]
-        text = formats.chat([{"role": role, "content": content} for role, content in turns])
-    return None if text is None else Document(text, f"{question.problem.name}:{question.round}")
+    closing = formats.closing if question.in_chat and answer.ended else ""
+    return Document(question.prompt + text + closing, f"{question.problem.name}:{question.round}")
+
+
+def repetition(text: str) -> float:
+    """Share of the runs of 4 words that occurred before; 0 for short texts."""
+    tokens = words(text)
+    if len(tokens) < LEAST_WORDS_TO_REPEAT:
+        return 0.0
+    runs = Counter(tuple(tokens[start : start + 4]) for start in range(len(tokens) - 3))
+    return 1 - len(runs) / sum(runs.values())
 
 
 def answer_candidate(problem: Problem, texts: Sequence[Document]) -> Candidate:

@@ -31,6 +31,7 @@ class Formats:
             `None`: there is no suitable chat template.
         question (`Callable`, *optional*): returns the text of a conversation up to where a question is to be answered,
             or `None` for one that the template refuses; `None`: as above.
+        closing (`str`): what the chat template writes after an answer, see [`turn_end`].
         infilling (`Callable`, *optional*): returns an infilling text from what comes before, in and after the gap;
             `None`: there are no known tokens for it.
         around (`int`): the number of special tokens around every text.
@@ -38,6 +39,7 @@ class Formats:
 
     chat: Callable[[list[Turn]], str | None] | None = None
     question: Callable[[str], str | None] | None = None
+    closing: str = ""
     infilling: Callable[[str, str, str], str] | None = None
     around: int = 0
 
@@ -53,6 +55,7 @@ def formats_of(tokenizer: PreTrainedTokenizerBase) -> Formats:
     return Formats(
         chat=chat,
         question=None if chat is None else partial(_question, tokenizer, first),
+        closing="" if chat is None else turn_end(tokenizer),
         infilling=_infilling(tokenizer),
         around=len(before) + len(after),
     )
@@ -95,6 +98,15 @@ def _chat(tokenizer: PreTrainedTokenizerBase, first: str) -> Callable[[list[Turn
 
 def _question(tokenizer: PreTrainedTokenizerBase, first: str, question: str) -> str | None:
     return _text_of(tokenizer, first, [{"role": "user", "content": question}], add_generation_prompt=True)
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the chat template writes after an answer, without the white space that only separates it from the next
+    turn; empty if the template writes nothing."""
+    mark = "\ufdd0answer\ufdd0"
+    shown = _text_of(tokenizer, "", [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}])
+    _, separator, end = (shown or "").rpartition(mark)  # a template that knows no such turns says nothing
+    return end.rstrip() if separator else ""
 
 
 def _infilling(tokenizer: PreTrainedTokenizerBase) -> Callable[[str, str, str], str] | None:

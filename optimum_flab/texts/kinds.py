@@ -78,9 +78,9 @@ def all_pools(
     if not others and not has_share:
         lacking = ", ".join(repr(kind) for kind, share in data.mix.items() if share)
         raise FlabError(
-            f"data.mix: there is no text for {lacking} here, since the tokenizer has no chat template for"
-            " conversations or no known tokens for gaps, or no library source is installed; name another kind,"
-            " such as 'problems'"
+            f"data.mix: there is no text for {lacking} here: the tokenizer has no chat template for conversations or"
+            " no known tokens for gaps, no library source is installed, or the model, with its weights in their files,"
+            " cannot answer; name another kind, such as 'problems'"
         )
     if others and not is_own:
         return others

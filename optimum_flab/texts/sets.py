@@ -41,6 +41,7 @@ class TextSets:
             kinds.
         skipped_files (`int`): files inside named folders that are not UTF-8 text.
         set_aside (`int`): documents of all kinds taken out of calibration for validation and held-out.
+        calibration_tokens (`int`): about how many tokens the calibration texts have, at most those allowed.
         datasets (`tuple[str, ...]`): ids of the Hub datasets that were read.
         preset (`str`, *optional*): the preset whose words decide the vocabulary together with the corpus, see
             [`~texts.presets.preset_words`].
@@ -52,6 +53,7 @@ class TextSets:
     held_out: list[Document]
     skipped_files: int
     set_aside: int
+    calibration_tokens: int
     datasets: tuple[str, ...] = ()
     preset: str | None = None
 
@@ -148,6 +150,7 @@ def divide_texts(
         held_out=measured,
         skipped_files=texts.skipped,
         set_aside=len(set_aside),
+        calibration_tokens=min(calibration.tokens, data.tokens),
         datasets=texts.datasets,
         preset=data.preset,
     )

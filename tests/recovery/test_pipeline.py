@@ -185,9 +185,14 @@ def test_all_weights_are_trained_where_there_is_room_and_a_run_keeps_to_its_choi
     assert "of memory, and 0.0 GB are available" in note and note in capsys.readouterr().err
     with pytest.raises(FlabError, match="training all weights takes about .* available; use `recovery.method` lora"):
         recovered(loaded, made, **options, method="full")
+    train = pipeline._train
+    monkeypatch.setattr(pipeline, "_train", lambda *_: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        recovered(loaded, made, **options | {"max_steps": 2})
+    monkeypatch.setattr(pipeline, "_train", train)
     free["bytes"] = 1e15
-    assert recovered(loaded, made, **options).report.recovery.settings["method"] == "lora"
-    full = recovered(loaded, made, cache="other", **options).report.recovery
+    assert recovered(loaded, made, **options | {"max_steps": 2}).report.recovery.settings["method"] == "lora"
+    full = recovered(loaded, made, **options).report.recovery
     assert full.settings["method"] == "full" and full.settings["text_tokens"] == 163_840 and not full.notes
     assert recovered(loaded, made, cache="other", rank=2, **REFERENCES).report.recovery.settings["method"] == "lora"
 

@@ -24,6 +24,7 @@ from optimum_flab.recovery.plain import (
 )
 from optimum_flab.recovery.strategy import Counts
 from optimum_flab.settings.recovery import LIBRARY_SOURCE, PROBLEM_SOURCE
+from optimum_flab.texts.answers import Completion
 from optimum_flab.texts.formats import NO_FORMATS, Formats
 from optimum_flab.texts.overlap import Forbidden
 from optimum_flab.texts.problems import packaged_problems, problems_to_train_on
@@ -192,7 +193,7 @@ def test_the_dense_models_own_answers_are_trained_on_and_written_once(loaded, ma
     work = work_of(loaded, made, config_for(made, **options))
 
     def dense(questions):
-        return [("return 'a dense answer'\n", 40) for _ in questions]
+        return [(Completion("return 'a dense answer'\n", True), 40) for _ in questions]
 
     selected = select(work, [], ["nothing"], dense)
     decoded = [

@@ -18,7 +18,6 @@ from optimum_flab.recovery.strategy import (
     parses,
     program_for,
     refuse_empty,
-    repetition,
     to_answer,
     without_overlap,
 )
@@ -120,12 +119,6 @@ def test_answers_without_tests_are_checked():
 def test_what_parses_is_code():
     assert parses("x = 1") and parses("print(1)") and parses("def f():\n    pass")
     assert not parses("Hello") and not parses("") and not parses("def f(") and not parses("\0")
-
-
-def test_repetition_needs_some_length():
-    assert repetition("a b c " * 3) == 0
-    assert repetition("a b c d " * 30) > 0.9
-    assert repetition(" ".join(map(str, range(60)))) == 0
 
 
 def test_only_a_share_of_the_problems_without_tests_is_answered_and_more_data_does_not_change_the_choice():
