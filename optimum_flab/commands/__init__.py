@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
-from .base import VerbParser
+from .parser import VerbParser
 
 
 def _verbs() -> Iterator[CommandInfo]:

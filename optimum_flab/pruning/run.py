@@ -138,8 +138,10 @@ def prune(
     weights = dense_hash(dense)
     answer = answer_writer(loaded, weights, config, work, processes)
     notes += text_notes(config.data, formats_of(dense.tokenizer), answer is not None)
+    each: float | None = None
     if config.ffn.enabled:
-        for note in few_tokens(config.data.tokens, sizes.shape["neuron"], routed_share(dense)):
+        each = config.data.tokens * routed_share(dense) / sizes.shape["neuron"]
+        for note in few_tokens(config.data.tokens, sizes.shape["neuron"], each):
             say(f"warning: {note}")
             notes.append(note)
     with watch.step("texts"):
@@ -155,7 +157,7 @@ def prune(
     decided_by |= {"dtype": str(dtype), "shape": chosen.hash}
     plan = decided_plan(inputs, chosen, dtype, decided_by, work)
     tokenizer = tokens.of_plan(plan.kept_tokens)
-    report_of_texts = text_counts(texts, tokens, counts, plan.kept_tokens)
+    report_of_texts = text_counts(texts, tokens, counts, plan.kept_tokens, each)
     # a choice of tokens holds the merges of its tokenizer, hundreds of megabytes for the largest
     del inputs, tokens
     give_back_memory()

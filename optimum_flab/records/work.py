@@ -74,6 +74,7 @@ class WorkFolder:
 
     Attributes:
         seconds (`dict[str, float]`): how long each stage took; without the time before an interruption.
+        reused_seconds (`float`): those of them in earlier runs, whose values were reused.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class WorkFolder:
     ):
         self.root, self.resume, self._agree, self._is_main, self._check = root, resume, agree, is_main, check
         self._used: set[Path] = set()
-        self.seconds = dict[str, float]()
+        self.seconds, self.reused_seconds = dict[str, float](), 0.0
         try:
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root):
@@ -133,6 +134,7 @@ class WorkFolder:
                 saved = None
                 _empty(folder)
             value, self.seconds[stage.name] = saved if saved is not None else self._make(stage, folder, make)
+            self.reused_seconds += self.seconds[stage.name] if saved is not None else 0.0
             return value
         finally:
             lock.release()
