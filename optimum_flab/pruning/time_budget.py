@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from functools import cache, partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from ..checkpoints.loading import LoadedModel
+from ..families import Family
 from ..records.pieces import Pieces
 from ..records.work import WorkFolder, json_stage
 from ..running.casting import estimates_dtype
@@ -20,6 +21,10 @@ from ..utils.errors import ConfigurationError
 from ..utils.progress import duration
 from .components import components_of
 from .limits import Limits
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
@@ -75,7 +80,7 @@ def tokens_in_time(
     def choose(_: Pieces) -> tuple[int, str]:
         paces = processes.of_each(measured_pace(dense.device, dense.model.dtype))
         slowest = Pace(*map(min, zip(*paces, strict=True)))
-        share, data = routed_share(dense), config.data
+        share, data = routed_share(dense.model.config, dense.family), config.data
         expected = partial(expected_seconds, config, limits, slowest, share=share, processes=processes.number)
         return chosen_tokens(expected, data.tokens, max(LEAST_TOKENS, data.sequence_length), allowed)
 
@@ -84,9 +89,8 @@ def tokens_in_time(
     return work.value(STAGE, inputs, choose)
 
 
-def routed_share(dense: LoadedModel) -> float:
+def routed_share(config: PreTrainedConfig, family: Family) -> float:
     """The share of the experts of a mixture that a token is routed to; 1 for other models."""
-    family, config = dense.family, dense.model.config
     if family.experts is None:
         return 1.0
     return getattr(config, family.mixture.per_token) / getattr(config, family.sizes["expert"])
@@ -107,6 +111,7 @@ def seconds_of(duration: str | float | None) -> float | None:
     return seconds
 
 
+@cache
 def measured_pace(device: torch.device, dtype: torch.dtype) -> Pace:
     """How fast this device multiplies matrices now, in less than a second."""
     fast = estimates_dtype(dtype, device)

@@ -128,13 +128,15 @@ class WorkFolder:
                 if not self.resume and folder not in self._used:
                     _empty(folder)
                 (folder / INPUTS).write_text(json.dumps(inputs, indent=2), encoding="utf-8")
+            was_used = folder in self._used
+            saved = _read(stage, folder, quietly=was_used)
             self._used.add(folder)
-            saved = _read(stage, folder)
             if not self._agree(saved is not None) and saved is not None:  # another process has to compute it
                 saved = None
                 _empty(folder)
             value, self.seconds[stage.name] = saved if saved is not None else self._make(stage, folder, make)
-            self.reused_seconds += self.seconds[stage.name] if saved is not None else 0.0
+            if saved is not None and not was_used:
+                self.reused_seconds += self.seconds[stage.name]
             return value
         finally:
             lock.release()
@@ -168,8 +170,9 @@ class WorkFolder:
         return value, seconds
 
 
-def _read(stage: Stage[T], folder: Path) -> tuple[T, float] | None:
-    """The saved value of a stage and the seconds it took; `None` where there is none that can be read."""
+def _read(stage: Stage[T], folder: Path, quietly: bool) -> tuple[T, float] | None:
+    """The saved value of a stage and the seconds it took; `None` where there is none that can be read. That it is
+    reused is said unless this run saved it itself."""
     if not (folder / VALUE).is_dir():
         return None
     try:
@@ -178,7 +181,8 @@ def _read(stage: Stage[T], folder: Path) -> tuple[T, float] | None:
         say(f"{stage.name}: what was saved in {folder} cannot be read ({error}); it is computed again")
         _empty(folder)
         return None
-    say(f"{stage.name}: reused from {folder}")
+    if not quietly:
+        say(f"{stage.name}: reused from {folder}")
     shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a run that was killed before it did this
     return value, seconds
 
