@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
-# Estimates: seconds for texts, tokenizer and files; the share of the speed of a plain matrix product that a run
-# reaches; how many products of matrices of shape (neurons, neurons) a layer's decision costs.
-BASE, REACHED, CUBES = 90.0, 0.5, 6
+# Estimates: seconds for texts, tokenizer and files with the default corpus, and with others; the share of the speed of
+# a plain matrix product that a run reaches; how many products of matrices of shape (neurons, neurons) a layer's
+# decision costs.
+BASE, OWN_BASE, REACHED, CUBES = 90.0, 15.0, 0.5, 6
 WRITING = 2  # a token that the model writes costs as much as so many that it reads
 SHAPES = 5  # that a search measures, about
 LEAST_TOKENS = 2048  # fewer say too little about a layer's neurons
@@ -155,7 +156,7 @@ def expected_seconds(
     for effort in efforts:
         sums = 1.2 * effort.fitted / processes * share + CUBES * effort.decisions * effort.width
         seconds += sums * effort.matrices * effort.width**2 / pace.statistics
-    return BASE + seconds / REACHED
+    return (BASE if data.uses_default_corpus else OWN_BASE) + seconds / REACHED
 
 
 def chosen_tokens(expected: Callable[[int], float], tokens: int, least: int, allowed: float) -> tuple[int, str]:

@@ -80,7 +80,9 @@ def _reading(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise FlabError(f"file {str(path)!r} is not UTF-8 ({error}); convert it or leave it out") from error
     except Exception as error:  # damaged files fail in many ways
-        raise FlabError(f"file {str(path)!r} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise FlabError(
+            f"file {str(path)!r} cannot be read ({getattr(error, 'strerror', None) or error}); check the name and the file"
+        ) from error
 
 
 def _json_lines(path: Path) -> Iterator[Any]:
