@@ -22,7 +22,7 @@ class PruningEstimate(NamedTuple):
     """What a pruning is expected to take.
 
     Args:
-        seconds (`float`): about; without reused work.
+        seconds (`float`): rather more than it does; nothing is taken off for work that is reused.
         memory_bytes (`int`): at most, on the device that computes.
     """
 
@@ -30,7 +30,7 @@ class PruningEstimate(NamedTuple):
     memory_bytes: int
 
     def __str__(self) -> str:
-        return f"about {duration(self.seconds)}, and up to {self.memory_bytes / 1e9:.1f} GB of memory"
+        return f"up to about {duration(self.seconds)}, and {self.memory_bytes / 1e9:.1f} GB of memory"
 
 
 def pruning_estimate(
@@ -45,7 +45,7 @@ def pruning_estimate(
     in_memory: bool = True,
     processes: int = 1,
 ) -> PruningEstimate:
-    """What a pruning takes on this machine, as busy as it is; measures in less than a second how fast it multiplies.
+    """What a pruning takes on this machine; measures in less than a second how fast it multiplies.
 
     Args:
         config ([`FlabPrunerConfig`]): what is requested.
