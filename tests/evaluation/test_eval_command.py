@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import byte_level_tokenizer, tiny_model
+from conftest import byte_level_tokenizer, flab, tiny_model
 
 
 COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab", "eval"]
@@ -69,9 +69,9 @@ def test_the_table_is_printed_and_the_results_are_written_or_printed_as_json(fol
         "pruned/samples_cruxeval_output.jsonl",
     ]
 
-    again = cli("dense", "-c", "flab.yaml", "--max-new-tokens", 4, "--cache-dir", "cache", "--json", "-q", cwd=folder)
-    assert (again.returncode, again.stderr) == (0, "")
-    assert [score["task"] for score in json.loads(again.stdout)["scores"]] == ["cruxeval_output"]
+    again = flab("eval", "dense", *"-c flab.yaml --max-new-tokens 4 --cache-dir cache --json -q".split(), cwd=folder)
+    assert (again.code, again.err) == (0, "")
+    assert [score["task"] for score in json.loads(again.out)["scores"]] == ["cruxeval_output"]
 
 
 def test_the_tasks_are_listed_without_a_model():
