@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from optimum_flab.commands import FlabCommand
+from optimum_flab.commands.parser import VerbParser
 from optimum_flab.utils.compat import actions_of
 
 
@@ -41,7 +42,7 @@ def verbs() -> dict[str, tuple[str, ArgumentParser]]:
     """What each verb of `optimum-cli flab` is for, and its parser."""
     found = {}
     for verb in FlabCommand.SUBCOMMANDS:
-        parser = ArgumentParser(prog=f"optimum-cli flab {verb.name}")
+        parser = VerbParser(prog=f"optimum-cli flab {verb.name}")
         verb.subcommand_class.parse_args(parser)
         found[verb.name] = (verb.help, parser)
     return found

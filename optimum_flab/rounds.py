@@ -138,8 +138,8 @@ def rebased(
     texts = read_text_sets(dense.tokenizer, config.data, config.seed, answer)
     tokens = token_choice(dense, config.vocabulary, texts, (), work)
     plan = replace(plan, weights=changed_weights(dense.model, dense.family, plan, again.model))
-    search, kept = again.report.search, before.plan.kept_layers
-    assert search is not None  # it was pruned just now
+    search, kept, read = again.report.search, before.plan.kept_layers, again.report.texts
+    assert search is not None and read is not None  # it was pruned just now
     removed = tuple(one.model_copy(update={"layer": kept[one.layer]}) for one in search.removed_layers)
     report = build_report(
         dense,
@@ -149,7 +149,7 @@ def rebased(
         text_notes(config.data, formats_of(dense.tokenizer), answer is not None),
         # what its pruning measured was against the trained model; the training measures anew
         search=search.model_copy(update={"removed_layers": removed}),
-        texts=text_counts(texts, tokens, (), plan.kept_tokens),
+        texts=text_counts(texts, tokens, (), plan.kept_tokens, read.tokens_per_neuron),
         datasets=again.report.datasets,
         weights_sha256=again.report.weights_sha256,
     )

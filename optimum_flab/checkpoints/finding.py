@@ -88,7 +88,7 @@ def _locate(name: str, revision: str | None) -> ModelFiles:
             raise FlabError(
                 f"folder {name!r} has {len(ggufs)} GGUF files; name one of them: {', '.join(f.name for f in ggufs)}"
             )
-        raise FlabError(f"folder {name!r} has no config.json and no GGUF file, so it is not a checkpoint")
+        raise FlabError(f"folder {name!r} has no config.json and no GGUF file, so it is not a checkpoint; name one")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or path.suffix.lower() == ".gguf":
         raise FlabError(f"model {name!r} does not exist; name a local folder, a GGUF file, a Hub id or {DEMO_NAME}")
     return _find_on_hub(name, revision)

@@ -59,7 +59,7 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
         )
     except Exception as error:  # configurations check themselves in many ways
         what = "GGUF file" if files.gguf else "configuration of"
-        raise FlabError(f"{what} {files.name!r} cannot be read ({first_line(error)})") from error
+        raise FlabError(f"{what} {files.name!r} cannot be read ({first_line(error)}); check or download it") from error
     if files.gguf is not None:
         check_config(config.to_dict(), files.name)
     family = family_for(config, files.family)

@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
-from .base import VerbParser
+from .parser import VerbParser
 
 
 def _verbs() -> Iterator[CommandInfo]:
@@ -28,7 +28,7 @@ class FlabCommand(BaseOptimumCLICommand):
 
     def parse_args(self, parser: ArgumentParser) -> None:
         """The verbs declare their parsers as Optimum has it, but with our own parser class."""
-        self.subparsers = parser.add_subparsers(parser_class=VerbParser)
+        self.subparsers = parser.add_subparsers(parser_class=VerbParser, metavar="VERB")
 
 
 __all__ = ["FlabCommand"]

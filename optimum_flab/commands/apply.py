@@ -13,22 +13,38 @@ from .base import FlabVerb, command_line
 
 if TYPE_CHECKING:
     from .. import FlabOptimizer
+    from ..pruning.result import PrunedModel
 
 
 class PruningVerb(FlabVerb):
     """A verb that writes a pruned model, and may complete a prompt with it at the end."""
 
     def show_pruned(self, optimizer: FlabOptimizer) -> None:
-        """Print what was removed, the requested completions, which its report then holds, and where the model is."""
-        self.say(optimizer.summary())
-        if (prompt := self.args.prompt) is not None:
-            from ..pruned import note_completion
+        """Print what was removed, the requested completions, which its report then holds, and where the model is; or
+        else its report as JSON."""
+        from ..pruned import note_completion
+        from ..records.report import read_report, report_text
 
+        as_json, folder = getattr(self.args, "json", False), user_path(self.args.output)
+        if not as_json:
+            self.say(optimizer.summary())
+        if (prompt := self.args.prompt) is not None:
             texts = optimizer.complete(prompt)
-            for name, text in texts.items():
+            for name, text in texts.items() if not as_json else ():
                 print(f"\n--- completion by the {name} model\n{text}")
-            note_completion(user_path(self.args.output), prompt, **texts)
-        print(self.ending(self.args.output))
+            note_completion(folder, prompt, **texts)
+        report = read_report(folder)
+        if as_json:
+            print(report_text(report), end="")
+        self.show_end(self.args.output, None if report.recovery else sum(report.seconds.values()))
+
+    def timed(self, pruned: PrunedModel, command: str) -> PrunedModel:
+        """With the command in its report, and the time that this took besides what its report has of the pruning."""
+        seconds, reused = pruned.report.seconds, 0.0 if pruned.work is None else pruned.work.reused_seconds
+        rest = self.elapsed - (sum(seconds.values()) - reused)
+        if pruned.report.recovery is None:
+            seconds = {**seconds, "loading and all else": round(max(0.0, rest), 3)}
+        return pruned.with_report(command=command, seconds=seconds)
 
 
 class ApplyCommand(PruningVerb):
@@ -43,7 +59,7 @@ class ApplyCommand(PruningVerb):
             required=True,
             help="flab_plan.json of an earlier run, or the folder that holds it",
         )
-        required.add_argument("output", type=Path, help="folder to write the pruned model to")
+        required.add_argument("output", metavar="OUT", type=Path, help="folder to write the pruned model to")
         arguments.add_dtype(optional, "the computation")
         arguments.add(optional, "--device", "--prompt", "--overwrite")
 
@@ -65,6 +81,6 @@ class ApplyCommand(PruningVerb):
             )
             if args.prompt is not None:
                 check_prompt(optimizer.dense, args.prompt)
-            optimizer.pruned = optimizer.apply(plan).with_report(command=command)
+            optimizer.pruned = self.timed(optimizer.apply(plan), command)
             optimizer.save_to(output)
         self.show_pruned(optimizer)

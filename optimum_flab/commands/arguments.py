@@ -23,6 +23,8 @@ SHARED: dict[str, tuple[str | None, str]] = {
     "--overwrite": (None, "replace what an earlier run wrote there (default: refuse)"),
     "--confirm-run-unsafe-code": (None, "consent to run the programs of models, in a sandbox (default: no)"),
     "--no-resume": (None, "start over, whatever an interrupted run left (default: resume where it stopped)"),
+    "--quiet": (None, "show no progress and no notes while it runs, only errors (default: no)"),
+    "--json": (None, "print the results as JSON in place of tables (default: no)"),
     "--cache-dir": ("FOLDER", "folder of finished work, from which a run resumes (default: one in HF_HOME)"),
 }
 
@@ -32,7 +34,8 @@ def add(group: ArgumentGroup, *flags: str) -> None:
     for flag in flags:
         metavar, text = SHARED[flag]
         options = {"action": "store_true"} if metavar is None else {"metavar": metavar}
-        group.add_argument(flag, help=text, **options)  # type: ignore[arg-type]
+        short = ["-q"] if flag == "--quiet" else []
+        group.add_argument(*short, flag, help=text, **options)  # type: ignore[arg-type]
 
 
 def add_model(
@@ -46,6 +49,12 @@ def add_model(
         "-m", "--model", metavar="MODEL", required=always, help=f"{role}: a Hub id, a local folder, or a GGUF file"
     )
     add(optional, "--revision", "--trust-remote-code", "--family")
+
+
+def add_folder(required: ArgumentGroup, what_happens: str = "") -> None:
+    """Declare the flag that names the folder of a pruned model."""
+    text = f"folder that `optimum-cli flab prune` wrote{what_happens}"
+    required.add_argument("-m", "--model", dest="folder", metavar="FOLDER", required=True, help=text)
 
 
 def of_model(args: Namespace) -> dict[str, Any]:

@@ -10,12 +10,11 @@ import signal
 import sys
 import time
 from abc import abstractmethod
-from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from difflib import get_close_matches
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import ClassVar
 
 from optimum.commands.base import BaseOptimumCLICommand
 
@@ -25,6 +24,7 @@ from ..utils.compat import ArgumentGroup, actions_of
 from ..utils.errors import FlabError, printable
 from ..utils.progress import bars_as_lines, duration
 from .flags import SettingFlag, add_flag, settings_from
+from .parser import VerbParser, reader_may_leave
 
 
 PATHS = ("SOURCE", "MODEL", "FILE", "FOLDER")  # metavars of what may be on this machine
@@ -43,8 +43,8 @@ def terminal(flags: Mapping[str, str] | None = None, hint: str = "") -> Iterator
     """
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        yield
-        sys.stdout.flush()  # a closed pipe is noticed here, not when Python exits
+        with reader_may_leave():
+            yield
     except FlabError as error:
         lines = map(printable, with_flags(str(error), flags or {}).split("\n"))
         print("optimum-cli flab: error:", "\n".join(lines), file=sys.stderr)
@@ -52,12 +52,15 @@ def terminal(flags: Mapping[str, str] | None = None, hint: str = "") -> Iterator
     except KeyboardInterrupt as end:
         print(f"optimum-cli flab: interrupted{hint}", file=sys.stderr)
         raise SystemExit(130) from end
-    except BrokenPipeError as error:
-        # nobody reads the output any more; the rest is discarded, so that Python exits cleanly
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from error  # like a program killed by SIGPIPE
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Nothing is shown on standard error; errors of the user are printed after the block."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
+        yield
 
 
 def with_flags(message: str, flags: Mapping[str, str]) -> str:
@@ -71,37 +74,18 @@ def with_flags(message: str, flags: Mapping[str, str]) -> str:
     return NAMED.sub(named, message)
 
 
-class VerbParser(ArgumentParser):
-    """Answers bad usage in two lines, and an unknown flag with those that may be meant; Optimum's parser would not."""
-
-    def __init__(self, **options: Any):
-        super().__init__(allow_abbrev=False, **options)  # short for one flag today may be so for two tomorrow
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        namespace, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            flags = [flag for action in actions_of(self) for flag in action.option_strings if flag.startswith("--")]
-            wrong = unknown[0].partition("=")[0]
-            words = {*wrong.split("-")} - {""}
-            near = [flag for flag in flags if words & {*flag.split("-")}] or get_close_matches(wrong, flags, n=1)
-            meant = f"; did you mean {', '.join(near[:3])}?" if near else ""
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
-        return namespace, unknown
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n`{self.prog} --help` lists all flags\n")
-
-
 class FlabVerb(BaseOptimumCLICommand):
     """One verb of `optimum-cli flab`: `add_arguments` declares its flags, `execute` does the work."""
 
     FLAGS: ClassVar[Sequence[SettingFlag]] = ()  # those that stand for settings
-    EPILOG = ""  # below all flags in the help
+    EXAMPLES: ClassVar[Sequence[str]] = ()  # shown above all flags in the help, from the verb on
+    EPILOG = ""  # below them
 
     @classmethod
     def parse_args(cls, parser: ArgumentParser) -> None:
-        parser.formatter_class, parser.epilog = RawDescriptionHelpFormatter, cls.EPILOG
-        # the two groups that every Optimum command shows
+        examples = [f"  optimum-cli flab {example}" for example in cls.EXAMPLES]
+        parser.description, parser.epilog = "\n".join([cls.__doc__ or "", *examples]), cls.EPILOG
+        # the two groups that every Optimum command declares
         required = parser.add_argument_group("Required arguments")
         optional = parser.add_argument_group("Optional arguments")
         cls.add_arguments(required, optional)
@@ -132,7 +116,8 @@ class FlabVerb(BaseOptimumCLICommand):
             if isinstance(stream, io.TextIOWrapper):  # names that its encoding lacks must not cause a failure
                 stream.reconfigure(errors="backslashreplace")
         hint = "; the same command resumes, unless with --no-resume" if "cache_dir" in self.args else ""
-        with bars_as_lines(), terminal(self.flags, hint):
+        quiet = getattr(self.args, "quiet", False)
+        with bars_as_lines(), terminal(self.flags, hint), silence() if quiet else nullcontext():
             self.execute()
 
     @property
@@ -146,9 +131,19 @@ class FlabVerb(BaseOptimumCLICommand):
         """Print what the library says, with the flags for what it names."""
         print(with_flags(text, self.flags))
 
-    def ending(self, folder: Path) -> str:
-        """The last line that a verb prints: where its result is, and how long it took."""
-        return f"\nwritten to {folder} in {duration(time.perf_counter() - self.start)}"
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+        return time.perf_counter() - self.start
+
+    def show_end(self, folder: Path, seconds: float | None = None) -> None:
+        """Print the last line: where the result is, and how long it took. Beside JSON, nothing.
+
+        Args:
+            seconds (`float`, *optional*): with those of earlier runs, whose work it went on from.
+        """
+        if not getattr(self.args, "json", False):
+            print(f"\nwritten to {folder} in {duration(self.elapsed if seconds is None else seconds)}")
 
     @abstractmethod
     def execute(self) -> None:

@@ -46,4 +46,4 @@ class BenchCommand(FlabVerb):
         # shown first: a full disk must not cost the user minutes of work
         self.say(report.to_text())
         report.save(args.output, overwrite=args.overwrite)
-        print(self.ending(args.output))
+        self.show_end(args.output)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..settings.hub import CardSettings
 from ..utils.compat import ArgumentGroup
+from . import arguments
 from .base import FlabVerb, with_flags
 from .flags import flags_of
 
@@ -18,7 +19,7 @@ class CardCommand(FlabVerb):
 
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
-        required.add_argument("folder", help="folder that `optimum-cli flab prune` wrote; its README.md is written")
+        arguments.add_folder(required, "; its README.md is written")
 
     def execute(self) -> None:
         folder, settings = Path(self.args.folder), self.settings.card

@@ -52,4 +52,4 @@ class CountCommand(FlabVerb):
         )
         counts.save(output, overwrite=args.overwrite)
         print(counts.to_text())
-        print(self.ending(output))
+        self.show_end(output)

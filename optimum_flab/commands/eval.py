@@ -34,7 +34,7 @@ class EvalCommand(FlabVerb):
             " fail, and exit with code 1 if there are any; needs no --model (default: evaluate a model)",
         )
         arguments.add(optional, "--baseline", "--baseline-revision", "--device", "--cache-dir", "--overwrite")
-        arguments.add(optional, "--confirm-run-unsafe-code")
+        arguments.add(optional, "--confirm-run-unsafe-code", "--quiet", "--json")
         optional.add_argument(
             "-o",
             "--output",
@@ -57,6 +57,7 @@ class EvalCommand(FlabVerb):
 
         from ..evaluation.results import EVALUATION
         from ..records.folders import OutputFolder
+        from ..records.results import result_text
 
         inputs = [args.model, args.baseline, args.config, *settings.sources]
         output_folder = (
@@ -78,13 +79,16 @@ class EvalCommand(FlabVerb):
                 **arguments.of_model(args),
             )
             # shown first: a full disk must not cost the user hours of work
-            self.say(evaluation.to_text())
+            if args.json:
+                print(result_text(evaluation), end="")
+            else:
+                self.say(evaluation.to_text())
             if evaluation.reused:
                 batches = evaluation.reused + evaluation.made
                 print(f"{evaluation.reused} of {batches} batches were reused from earlier runs", file=sys.stderr)
             if output is not None:
                 evaluation.save_to(output)
-                print(self.ending(args.output))
+                self.show_end(args.output)
 
     def check_references(self, settings: EvaluationSettings) -> None:
         from ..evaluation.references import check_references

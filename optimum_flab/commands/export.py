@@ -18,8 +18,9 @@ class ExportCommand(FlabVerb):
 
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
-        required.add_argument("model", help="the checkpoint, pruned or dense: a local folder or a Hub id")
-        required.add_argument("path", type=Path, help="the .gguf file to write")
+        text = "the checkpoint, pruned or dense: a local folder or a Hub id"
+        required.add_argument("-m", "--model", metavar="MODEL", required=True, help=text)
+        required.add_argument("path", metavar="FILE", type=Path, help="the .gguf file to write")
         arguments.add(optional, "--revision", "--family")
 
     def execute(self) -> None:

@@ -24,14 +24,18 @@ class PruneCommand(PruningVerb):
     """Prune a model to a smaller stock checkpoint."""
 
     FLAGS = flags_of(PrunerSettings)
+    EXAMPLES = (
+        "prune Qwen/Qwen2.5-Coder-0.5B out    # its vocabulary alone",
+        "prune Qwen/Qwen2.5-Coder-0.5B out --target-ratio 0.35",
+    )
     EPILOG = criteria_text()
 
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         arguments.add_model(required, optional)
-        required.add_argument("output", type=Path, help="folder to write the pruned model to")
+        required.add_argument("output", metavar="OUT", type=Path, help="folder to write the pruned model to")
         arguments.add(optional, "--device", "--no-resume", "--cache-dir", "--prompt", "--overwrite")
-        arguments.add(optional, "--confirm-run-unsafe-code")
+        arguments.add(optional, "--confirm-run-unsafe-code", "--quiet", "--json")
         optional.add_argument(
             "--dtype",
             choices=("auto", *arguments.DTYPES),
@@ -112,7 +116,7 @@ class PruneCommand(PruningVerb):
                 else optimizer.prune(config, time_budget=args.time_budget, processes=processes, **work)
             )
             if processes.is_main:
-                optimizer.pruned = pruned.with_report(command=command)
+                optimizer.pruned = self.timed(pruned, command)
                 optimizer.save_to(output)
         processes.agree(True)  # what each saved is needed until the output is written
         if processes.is_main:

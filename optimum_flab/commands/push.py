@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..settings.hub import PushSettings
 from ..utils.compat import ArgumentGroup
+from . import arguments
 from .base import FlabVerb
 from .flags import flags_of
 
@@ -17,9 +18,11 @@ class PushCommand(FlabVerb):
 
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
-        required.add_argument("folder", help="folder that `optimum-cli flab prune` wrote")
+        arguments.add_folder(required)
         required.add_argument(
-            "repo_id", help="repository to push to, for example me/my-model-flab; created if it does not exist"
+            "repo_id",
+            metavar="OWNER/NAME",
+            help="repository to push to, for example me/my-model-flab; created if it does not exist",
         )
 
     def execute(self) -> None:

@@ -20,7 +20,7 @@ class RecoverCommand(FlabVerb):
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
         required.add_argument("-m", "--model", metavar="FOLDER", type=Path, required=True, help="pruned checkpoint")
-        required.add_argument("output", type=Path, help="folder to write the recovered model to")
+        required.add_argument("output", metavar="OUT", type=Path, help="folder to write the recovered model to")
         required.add_argument(
             "--teacher",
             metavar="MODEL",
@@ -68,4 +68,4 @@ class RecoverCommand(FlabVerb):
                 optimizer.pruned = recovered.with_report(recovery=recovery)
                 optimizer.save_to(output)
                 print(optimizer.summary())
-                print(self.ending(args.output))
+                self.show_end(args.output)

@@ -60,7 +60,8 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"family file {str(path)!r} cannot be read ({error})") from error
+        advice = "name a JSON file as docs/families.md shows it"
+        raise ConfigurationError(f"family file {str(path)!r} cannot be read ({error}); {advice}") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"family file {str(path)!r} holds a {type(content).__name__}, not an object")
     return content

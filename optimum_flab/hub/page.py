@@ -70,10 +70,20 @@ def held_out_rows(report: Report) -> list[list[str]]:
 
 
 def cost_rows(held_out: HeldOut) -> dict[str, list[Row]]:
-    """Divergence by kind of text and of the predicted token, and drift by layer, each with its bar."""
+    """Cost by kind of text, divergence by kind of the predicted token, and drift by layer, each with its bar; nothing
+    by token and layer where the network is unchanged."""
+    if not held_out.divergence:
+        held_out = held_out.model_copy(update={"by_token": {}, "by_layer": ()})
     return {
         "kinds": with_bars(
-            ([tables.KIND_LABELS.get(kind, kind), count(cost.texts), count(cost.positions)], cost.divergence)
+            (
+                [
+                    tables.KIND_LABELS.get(kind, kind),
+                    *map(count, (cost.texts, cost.bytes, cost.positions)),
+                    f"{decimals(cost.dense_bits_per_byte)} → {decimals(cost.pruned_bits_per_byte)}",
+                ],
+                cost.divergence,
+            )
             for kind, cost in held_out.by_kind.items()
         ),
         "tokens": with_bars(
@@ -84,10 +94,10 @@ def cost_rows(held_out: HeldOut) -> dict[str, list[Row]]:
 
 
 def with_bars(rows: Iterable[tuple[Sequence[str], float]]) -> list[Row]:
-    """Cells followed by their value, and its share of the largest; none if all are 0."""
+    """Cells followed by their value, and its share of the largest."""
     rows = list(rows)
-    most = max((value for _, value in rows), default=0.0)
-    return [([*cells, decimals(value)], value / most) for cells, value in rows] if most > 0 else []
+    most = max((value for _, value in rows), default=0.0) or 1.0
+    return [([*cells, decimals(value)], value / most) for cells, value in rows]
 
 
 def score_rows(evaluations: Sequence[EvaluationRecord], dense: str) -> list[list[str]]:

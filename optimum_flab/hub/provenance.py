@@ -15,6 +15,7 @@ from ..records.report import EarlierRound, Recovery, Report, TextCounts
 from ..records.results import EvaluationRecord
 from ..settings.pruning import COMPONENTS
 from ..texts.sources import INSTALLED, STANDARD_LIBRARY
+from ..utils.progress import duration
 from .facts import Facts
 from .tables import cell, change, code, count, join_words, sentence
 
@@ -225,7 +226,7 @@ def provenance_rows(facts: Facts, base: str) -> list[list[str]]:
         prunings = [report.seconds, *(one.seconds for one in report.earlier_rounds)]
         spent = sum(sum(seconds.values()) for seconds in prunings)
         rounds = f" in {len(prunings)} rounds" if len(prunings) > 1 else ""
-        rows.append([label, f"{spent:,.0f} s{rounds}, measurements included"])
+        rows.append([label, f"{duration(spent)}{rounds}, measurements included"])
     known = ", ".join(f"{cell(name)} {cell(version)}" for name, version in report.versions.items() if version)
     return [*rows, ["versions", known or MISSING]]
 

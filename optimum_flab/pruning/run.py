@@ -31,11 +31,12 @@ from ..utils.errors import ConfigurationError, FlabError
 from ..utils.hashing import texts_hash
 from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
-from ..utils.progress import say
+from ..utils.progress import say, stage
 from ..utils.stopwatch import Stopwatch
 from .answers import answer_writer
 from .components import sizes_of, sizes_of_config
 from .counts import read_counts
+from .estimates import pruning_estimate
 from .inputs import PruningInputs
 from .limits import shapes_to_compare, size_limits
 from .memory_budget import open_weights
@@ -50,6 +51,7 @@ from .vocabulary import token_choice, tokenizer_of
 
 
 HELD_OUT = json_stage("held-out", HeldOut)
+STAGES = 6  # numbered for who watches
 
 
 def check_request(
@@ -133,30 +135,42 @@ def prune(
         config.data = config.data.model_copy(update={"calibration_tokens": affordable})
         say(note)
         notes.append(note)
+    elif processes.is_main:
+        around = dense.model.config, dense.family, dense.device, dense.model.dtype, dtype
+        expected = pruning_estimate(
+            config, limits, *around, in_memory=dense.stored is None, processes=processes.number
+        )
+        say(f"pruning takes {expected}")
     loaded = dense
     dense, workspace = open_weights(loaded, config, work.root, memory)
     weights = dense_hash(dense)
     answer = answer_writer(loaded, weights, config, work, processes)
     notes += text_notes(config.data, formats_of(dense.tokenizer), answer is not None)
-    with watch.step("texts"):
+    with watch.step("texts"), stage(1, STAGES, "Reading text"):
         texts = read_text_sets(dense.tokenizer, config.data, config.seed, answer)
     del answer  # it may hold a copy of the model
+    each: float | None = None
     if config.ffn.enabled:
-        for note in few_tokens(texts.calibration_tokens, sizes.shape["neuron"], routed_share(dense)):
+        each = texts.calibration_tokens * routed_share(dense.model.config, dense.family) / sizes.shape["neuron"]
+        for note in few_tokens(texts.calibration_tokens, sizes.shape["neuron"], each):
             say(f"warning: {note}")
             notes.append(note)
-    tokens = token_choice(dense, config.vocabulary, texts, counts, work)
+    with stage(2, STAGES):
+        tokens = token_choice(dense, config.vocabulary, texts, counts, work)
     shapes = shapes_to_compare(config, limits, len(tokens.counted.natural), len(tokens.counted.protected))
     computing = dense.on_its_device()
     inputs = PruningInputs(computing, weights, config, texts, tokens, counts, workspace, processes)
     decided_by = inputs.identity()
     processes.check_same(decided_by, "model, texts and settings")
-    chosen = chosen_shape(inputs, shapes, decided_by, work)
+    with stage(3, STAGES):
+        chosen = chosen_shape(inputs, shapes, decided_by, work)
     processes.check_same(chosen.hash, "the sizes and layers that were chosen")
     decided_by |= {"dtype": str(dtype), "shape": chosen.hash}
-    plan = decided_plan(inputs, chosen, dtype, decided_by, work)
+    with stage(4, STAGES):
+        plan = decided_plan(inputs, chosen, dtype, decided_by, work)
     tokenizer = tokens.of_plan(plan.kept_tokens)
-    report_of_texts = text_counts(texts, tokens, counts, plan.kept_tokens)
+    with watch.step("texts"), stage(5, STAGES):
+        report_of_texts = text_counts(texts, tokens, counts, plan.kept_tokens, each)
     # a choice of tokens holds the merges of its tokenizer, hundreds of megabytes for the largest
     del inputs, tokens
     give_back_memory()
@@ -174,7 +188,8 @@ def prune(
         )
         return DenseSide(reading, cut, plan.kept_layers).measure(model, pieces.part("pruned"))
 
-    held_out = work.value(HELD_OUT, {**decided_by, "held_out": texts_hash([*kinds, *passages])}, measure)
+    with stage(6, STAGES):
+        held_out = work.value(HELD_OUT, {**decided_by, "held_out": texts_hash([*kinds, *passages])}, measure)
     report = build_report(
         dense,
         model,

@@ -15,7 +15,7 @@ from ..records.report import Search, TriedShape
 from ..records.work import WorkFolder, json_stage
 from ..sizes import Shape
 from ..utils.hashing import digest_of
-from ..utils.progress import progress
+from ..utils.progress import progress_bar
 from .components import components_of
 from .components.base import Calibrated, Choice
 from .inputs import PruningInputs
@@ -134,13 +134,14 @@ def _measured(
 ) -> Tried:
     pieces, tokens, texts = calibration.dense.pieces, inputs.tokens, inputs.texts.validation
     size = sum(len(document.text.encode("utf-8")) for document in texts)
-    with progress("Measuring shapes", None, "shape") as tick:
+    # the walk need not reach all of them
+    with progress_bar("Measuring shapes", sum(map(len, rows)), "shape") as bar:
 
         def measure(shape: Shape) -> TriedShape:
             name = "-".join(f"{dimension}{number}" for dimension, number in shape.items())
             piece = pieces.read(name)
             if calibration.dense.processes.agree(piece is not None) and piece is not None:
-                tick()
+                bar.update()
                 return TriedShape(**piece.facts["tried"])
             kept_tokens = tokens(shape["vocab"])
             text = tokens.packed(kept_tokens, texts, inputs.config.data.sequence_length)
@@ -150,7 +151,9 @@ def _measured(
             tried = measure_shape(reading, shape, kept_tokens, kept, size, dense_pieces)
             pieces.write(name, tried=tried.model_dump())
             reading.pieces.clear()
-            tick()
+            bar.update()
             return tried
 
-        return search_shape(rows, first, measure)
+        measured = search_shape(rows, first, measure)
+        bar.total = bar.n
+        return measured

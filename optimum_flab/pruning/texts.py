@@ -67,15 +67,14 @@ def text_notes(data: DataSettings, formats: Formats, can_answer: bool) -> list[s
     return [*notes, COUNTED] if data.counts else notes
 
 
-def few_tokens(tokens: int, neurons: int, share: float) -> list[str]:
+def few_tokens(tokens: int, neurons: int, each: float) -> list[str]:
     """A note where calibration text is too little to tell a layer's neurons apart.
 
     Args:
         tokens (`int`): of calibration text.
         neurons (`int`): of a layer, or of an expert.
-        share (`float`): of the tokens that an expert is given.
+        each (`float`): the tokens for each neuron.
     """
-    each = tokens * share / neurons
     if each >= FEWEST_PER_NEURON:
         return []
     return [
@@ -85,13 +84,18 @@ def few_tokens(tokens: int, neurons: int, share: float) -> list[str]:
 
 
 def text_counts(
-    texts: TextSets, tokens: TokenChoice, counts: Sequence[CountsFile], kept: Sequence[int] | None
+    texts: TextSets,
+    tokens: TokenChoice,
+    counts: Sequence[CountsFile],
+    kept: Sequence[int] | None,
+    tokens_per_neuron: float | None,
 ) -> TextCounts:
     """The texts of a pruning, and how many a plan's tokens tokenise differently, for the report.
 
     Args:
         counts (`Sequence[CountsFile]`): of other text.
         kept (`Sequence[int]`, *optional*): the plan's tokens; `None`: all of them.
+        tokens_per_neuron (`float`, *optional*): see [`~records.texts.TextCounts`].
     """
     words = [word for part in (preset_words(texts.preset) if texts.preset else ()) for word in part.words]
     return TextCounts(
@@ -105,5 +109,6 @@ def text_counts(
         preset_words=len(words),
         preset_words_cut_differently=tokens.changed(words, kept),
         calibration_by_kind=dict(sorted(Counter(document.kind for document in texts.calibration).items())),
+        tokens_per_neuron=tokens_per_neuron,
         counts=tuple(counts_report(file, kept) for file in counts),
     )

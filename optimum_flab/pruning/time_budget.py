@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from functools import cache, partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from ..checkpoints.loading import LoadedModel
+from ..families import Family
 from ..records.pieces import Pieces
 from ..records.work import WorkFolder, json_stage
 from ..running.casting import estimates_dtype
@@ -23,10 +25,15 @@ from .components import components_of
 from .limits import Limits
 
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
-# Estimates: seconds for texts, tokenizer and files; the share of the speed of a plain matrix product that a run
-# reaches; how many products of matrices of shape (neurons, neurons) a layer's decision costs.
-BASE, REACHED, CUBES = 90.0, 0.5, 6
+# Estimates: seconds for texts, tokenizer and files with the default corpus, and with others; the share of the speed of
+# a plain matrix product that a run reaches; how many products of matrices of shape (neurons, neurons) a layer's
+# decision costs.
+BASE, OWN_BASE, REACHED, CUBES = 90.0, 15.0, 0.5, 6
 WRITING = 2  # a token that the model writes costs as much as so many that it reads
 SHAPES = 5  # that a search measures, about
 LEAST_TOKENS = 2048  # fewer say too little about a layer's neurons
@@ -76,7 +83,7 @@ def tokens_in_time(
     def choose(_: Pieces) -> tuple[int, str]:
         paces = processes.of_each(measured_pace(dense.device, dense.model.dtype))
         slowest = Pace(*map(min, zip(*paces, strict=True)))
-        share, data = routed_share(dense), config.data
+        share, data = routed_share(dense.model.config, dense.family), config.data
         expected = partial(expected_seconds, config, limits, slowest, share=share, processes=processes.number)
         return chosen_tokens(expected, data.tokens, max(LEAST_TOKENS, data.sequence_length), allowed)
 
@@ -85,9 +92,8 @@ def tokens_in_time(
     return work.value(STAGE, inputs, choose)
 
 
-def routed_share(dense: LoadedModel) -> float:
+def routed_share(config: PreTrainedConfig, family: Family) -> float:
     """The share of the experts of a mixture that a token is routed to; 1 for other models."""
-    family, config = dense.family, dense.model.config
     if family.experts is None:
         return 1.0
     return getattr(config, family.mixture.per_token) / getattr(config, family.sizes["expert"])
@@ -108,8 +114,9 @@ def seconds_of(duration: str | float | None) -> float | None:
     return seconds
 
 
+@cache
 def measured_pace(device: torch.device, dtype: torch.dtype) -> Pace:
-    """How fast this device multiplies matrices now, in less than a second."""
+    """How fast this device multiplies matrices where nothing else is in the way, measured in less than a second."""
     fast = estimates_dtype(dtype, device)
     speeds = {kind: _products(device, kind) for kind in {torch.float32, dtype, fast}}
     return Pace(speeds[torch.float32], speeds[dtype], speeds[fast])
@@ -118,11 +125,11 @@ def measured_pace(device: torch.device, dtype: torch.dtype) -> Pace:
 def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
     matrix = torch.ones(PROBE, PROBE, device=device, dtype=dtype)
     matrix @ matrix  # libraries initialise themselves
-    start, done = time.perf_counter(), 0
-    while (spent := time.perf_counter() - start) < seconds or not done:
+    start, least = time.perf_counter(), math.inf
+    while (before := time.perf_counter()) - start < seconds or least == math.inf:
         float((matrix @ matrix)[0, 0])  # waits for the device
-        done += 1
-    return 2 * PROBE**3 * done / spent
+        least = min(least, time.perf_counter() - before)  # the others were interrupted
+    return 2 * PROBE**3 / least
 
 
 def expected_seconds(
@@ -151,7 +158,7 @@ def expected_seconds(
     for effort in efforts:
         sums = 1.2 * effort.fitted / processes * share + CUBES * effort.decisions * effort.width
         seconds += sums * effort.matrices * effort.width**2 / pace.statistics
-    return BASE + seconds / REACHED
+    return (BASE if data.uses_default_corpus else OWN_BASE) + seconds / REACHED
 
 
 def chosen_tokens(expected: Callable[[int], float], tokens: int, least: int, allowed: float) -> tuple[int, str]:

@@ -35,7 +35,15 @@ from ..vocabulary.closure import (
     with_prior_uses,
 )
 from ..vocabulary.rewrite import count_changed_texts, rewrite_tokenizer
-from ..vocabulary.usage import balanced_uses, count_tokens, special_ids, text_chunks, token_lists, tokenizer_hash
+from ..vocabulary.usage import (
+    balanced_uses,
+    count_tokens,
+    encode_chunks,
+    special_ids,
+    text_chunks,
+    token_lists,
+    tokenizer_hash,
+)
 from .counts import CountsFile
 
 
@@ -232,9 +240,16 @@ class TokenChoice:
         """How many texts of the corpus, or words of a preset, a plan's tokenizer tokenises differently."""
         if kept is None or (self.counted.closed and len(kept) >= len(self.counted.natural)):
             return 0  # by construction, see vocabulary.closure
-        ids = np.array(kept)
+        ids, changed = np.array(kept), 0
         with progress("Comparing the tokenisation of the corpus", len(texts), "text") as tick:
-            return count_changed_texts(self._dense, self.tokenizer(ids), ids, texts, tick)
+            if self._spec is None or not self._spec.kind.exact:
+                return count_changed_texts(self._dense, self.tokenizer(ids), ids, texts, tick)
+            # whatever is left of such a vocabulary, a text whose tokens all stay is tokenised as before
+            gone = np.isin(np.arange(len(self.counted.uses)), ids, invert=True)
+            for chunk, encoded in encode_chunks(self._dense, texts):
+                changed += sum(bool(gone[tokens].any()) for tokens in encoded)
+                tick(len(chunk))
+        return changed
 
     def packed(
         self, kept: np.ndarray, documents: Sequence[Document], length: int, most_tokens: int | None = None

@@ -57,6 +57,8 @@ def report_summary(report: Report) -> str:
     if texts is not None and texts.counts:
         lines.append(f"{texts.counted_whole:.3%} of the {texts.counted_tokens:,} tokens in files of counts stay whole")
     lines += [f"note: {note}" for note in report.notes]
+    if report.verdict is not None:
+        lines += ["", f"What to expect: {report.verdict}"]
     return "\n".join(lines)
 
 

@@ -38,6 +38,8 @@ class TextCounts(Record):
         calibration_by_kind (`dict[str, int]`): texts of the calibration by kind.
         preset_words, preset_words_cut_differently (`int`): words of the preset that decided the vocabulary with the
             corpus, and those that are tokenised differently than before; 0 without a preset.
+        tokens_per_neuron (`float`, *optional*): of the calibration; `None` if no neurons were to be removed, and in
+            older reports.
         counts (`tuple[CountedText, ...]`): text that decided the vocabulary with the corpus only through its counts.
     """
 
@@ -51,6 +53,7 @@ class TextCounts(Record):
     calibration_by_kind: dict[str, int] = Field(default_factory=dict)
     preset_words: int = 0
     preset_words_cut_differently: int = 0
+    tokens_per_neuron: float | None = None
     counts: tuple[CountedText, ...] = ()
 
     @property

@@ -74,6 +74,7 @@ class WorkFolder:
 
     Attributes:
         seconds (`dict[str, float]`): how long each stage took; without the time before an interruption.
+        reused_seconds (`float`): those of them in earlier runs, whose values were reused.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class WorkFolder:
     ):
         self.root, self.resume, self._agree, self._is_main, self._check = root, resume, agree, is_main, check
         self._used: set[Path] = set()
-        self.seconds = dict[str, float]()
+        self.seconds, self.reused_seconds = dict[str, float](), 0.0
         try:
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root):
@@ -127,12 +128,15 @@ class WorkFolder:
                 if not self.resume and folder not in self._used:
                     _empty(folder)
                 (folder / INPUTS).write_text(json.dumps(inputs, indent=2), encoding="utf-8")
+            was_used = folder in self._used
+            saved = _read(stage, folder, quietly=was_used)
             self._used.add(folder)
-            saved = _read(stage, folder)
             if not self._agree(saved is not None) and saved is not None:  # another process has to compute it
                 saved = None
                 _empty(folder)
             value, self.seconds[stage.name] = saved if saved is not None else self._make(stage, folder, make)
+            if saved is not None and not was_used:
+                self.reused_seconds += self.seconds[stage.name]
             return value
         finally:
             lock.release()
@@ -166,8 +170,9 @@ class WorkFolder:
         return value, seconds
 
 
-def _read(stage: Stage[T], folder: Path) -> tuple[T, float] | None:
-    """The saved value of a stage and the seconds it took; `None` where there is none that can be read."""
+def _read(stage: Stage[T], folder: Path, quietly: bool) -> tuple[T, float] | None:
+    """The saved value of a stage and the seconds it took; `None` where there is none that can be read. That it is
+    reused is said unless this run saved it itself."""
     if not (folder / VALUE).is_dir():
         return None
     try:
@@ -176,7 +181,8 @@ def _read(stage: Stage[T], folder: Path) -> tuple[T, float] | None:
         say(f"{stage.name}: what was saved in {folder} cannot be read ({error}); it is computed again")
         _empty(folder)
         return None
-    say(f"{stage.name}: reused from {folder}")
+    if not quietly:
+        say(f"{stage.name}: reused from {folder}")
     shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a run that was killed before it did this
     return value, seconds
 

@@ -34,7 +34,7 @@ class EvaluationSettings(Section):
     """what to evaluate on, separated by commas: `standard`, the set by which models are compared, and tasks of this
     package, of the folder with your own, or of lm-eval; may be given several times (default: none)"""
     data: Annotated[dict[str, Sources], Flag(metavar="TASK=FILE")] = {}
-    """file (.jsonl, .json, .csv or .parquet, optionally .gz) with the problems of a task; for perplexity and
+    """file with the problems of a task (.jsonl, .json, .csv or .parquet, optionally .gz); for perplexity and
     divergence any source of text; may be given several times, for recode also for the same task; that of a task which
     is not evaluated is not read; codeharmony=FILE also serves `standard` (default: the task's dataset on the Hub)"""
     include_path: Annotated[str | None, BeforeValidator(as_text), Flag(metavar="FOLDER")] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from reprlib import repr as short_repr
@@ -32,6 +33,8 @@ class Flag:
     several: bool = False
 
 
+# what pydantic puts among the names of fields: a key, or the branch of a union
+NOT_NAMED = re.compile(r"\[key\]|constrained-\w+|literal\[.*\]")
 NO_FLAG = Flag("")  # of a field that the command line does not set
 
 
@@ -99,7 +102,7 @@ def _faults(error: ValidationError, kind: type[Section]) -> list[str]:
     inside = [f"{name}.{field}" for name, section in sections_in(kind).items() for field in section.model_fields]
     lines = []
     for fault in error.errors(include_url=False):
-        name = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+        name = ".".join(part for part in map(str, fault["loc"]) if not NOT_NAMED.fullmatch(part))
         message = fault["msg"].removeprefix("Value error, ").replace("Input", short_repr(fault["input"]), 1)
         if fault["type"] == "extra_forbidden":
             near = get_close_matches(name, [*kind.model_fields, *inside], n=3, cutoff=0.4)

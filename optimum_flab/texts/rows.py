@@ -80,7 +80,8 @@ def _reading(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise FlabError(f"file {str(path)!r} is not UTF-8 ({error}); convert it or leave it out") from error
     except Exception as error:  # damaged files fail in many ways
-        raise FlabError(f"file {str(path)!r} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise FlabError(f"file {str(path)!r} cannot be read ({reason}); check its name and content") from error
 
 
 def _json_lines(path: Path) -> Iterator[Any]:

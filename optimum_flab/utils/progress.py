@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 
+_stage = ""  # before what bars say
 LINE_SECONDS = 30.0  # between two lines of one bar
 # a bar below another one is reached by moving the cursor, which means nothing in a file
 CURSOR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -97,7 +98,7 @@ def progress_bar(description: str, total: int | None, unit: str, **options: Any)
         **({"dynamic_ncols": True, "leave": None} if stream.isatty() else {"ncols": 0, "position": 0}),
         **options,
     }
-    return tqdm(desc=description, total=total, unit=unit, file=stream, **options)
+    return tqdm(desc=_stage + description, total=total, unit=unit, file=stream, **options)
 
 
 @contextmanager
@@ -105,6 +106,23 @@ def progress(description: str, total: int | None, unit: str, **options: Any) -> 
     """A [`progress_bar`] as a context manager; yields a function to call after each unit."""
     with progress_bar(description, total, unit, **options) as bar:
         yield bar.update
+
+
+@contextmanager
+def stage(number: int, of: int, title: str = "") -> Iterator[None]:
+    """While the block runs, what bars say begins with the number of a stage: `[2/6]`.
+
+    Args:
+        title (`str`): what is being done, said at once. Defaults to nothing: bars say it.
+    """
+    global _stage
+    before, _stage = _stage, f"[{number}/{of}] "
+    if title:
+        say(f"{_stage}{title}")
+    try:
+        yield
+    finally:
+        _stage = before
 
 
 def say(text: str) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 import pytest
 
+from optimum_flab.commands import FlabCommand
 from optimum_flab.commands.base import FlabVerb, command_line, terminal, with_flags
+from optimum_flab.commands.parser import VerbParser
 from optimum_flab.commands.prune import PruneCommand
 from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.utils.errors import ConfigurationError, FlabError
@@ -21,6 +25,7 @@ from optimum_flab.utils.errors import ConfigurationError, FlabError
 from ..conftest import flab
 
 
+VERBS = {info.name: info.subcommand_class for info in FlabCommand.SUBCOMMANDS}
 COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab"]
 
 
@@ -62,10 +67,18 @@ def test_importing_the_package_imports_nothing_heavy_and_names_are_found_on_use(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("prune -m x", "the following arguments are required: output"),
+        ("prune -m x", "the following arguments are required: OUT"),
+        ("prune x --seed 1", "the following arguments are required: MODEL, OUT"),
+        ("prune x out more", "unrecognized arguments: more"),
+        ("apply x out", "the following arguments are required: --plan FILE"),
         ("prune -m x out --dtype int8", "argument --dtype: invalid choice: 'int8'"),
         ("prune -m x out --seed=much", "argument --seed: invalid int value: 'much'"),
         ("prune -m x out --ratio 0.3", "unrecognized arguments: --ratio 0.3; did you mean --target-ratio?"),
+        (
+            "prune x --vocabulary-size=5 out",
+            "unrecognized arguments: --vocabulary-size=5 out; did you mean --vocab-size?",
+        ),
+        ("prune x out --width 5", "unrecognized arguments: --width 5; did you mean --align, --intermediate-size, "),
         ("eval -m x --basline=y", "unrecognized arguments: --basline=y; did you mean --baseline?"),
         ("inspect -m x --zzzz -x", "unrecognized arguments: --zzzz -x\n"),
     ],
@@ -74,7 +87,41 @@ def test_wrong_arguments_are_answered_in_two_lines(arguments, message):
     verb, *rest = shlex.split(arguments)
     code, out, err = flab(verb, *rest)
     assert (code, out) == (2, "") and err.startswith(f"optimum-cli flab {verb}: error: {message}")
-    assert err.endswith(f"\n`optimum-cli flab {verb} --help` lists all flags\n") and err.count("\n") == 2
+    assert f"\nusage: optimum-cli flab {verb} " in err and err.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "expected"),
+    [
+        ("prune", "x out", {"model": "x", "output": Path("out")}),
+        ("prune", "x --seed 1 out", {"model": "x", "output": Path("out")}),
+        ("prune", "out -m x", {"model": "x", "output": Path("out")}),
+        ("recover", "x --teacher t out", {"model": Path("x"), "output": Path("out")}),
+        ("eval", "x", {"model": "x"}),
+        ("eval", "--list-tasks", {"model": None}),
+        ("push", "--dry-run x me/x", {"folder": "x", "repo_id": "me/x"}),
+        ("count", "a b -m x -o c.npz", {"model": "x", "sources": ["a", "b"]}),
+    ],
+)
+def test_what_m_names_may_come_by_its_place(verb, arguments, expected):
+    parser = VerbParser()
+    VERBS[verb].parse_args(parser)
+    given = vars(parser.parse_args(shlex.split(arguments)))
+    assert {name: given[name] for name in expected} == expected
+
+
+def test_help_of_prune_fits_a_screen_and_all_of_it_is_one_word_away():
+    short, full, criteria = (flab("prune", "--help", *topic).out for topic in ([], ["all"], ["criteria"]))
+    lines = short.splitlines()
+    assert len(lines) <= 120 and max(map(len, lines)) <= 80
+    flags = set(re.findall(r"--[a-z][a-z-]+(?= |$)", full, re.MULTILINE))
+    assert len(flags) > 50 and all(flag in short for flag in flags)
+    assert "sources whose tokens stay in the vocabulary\n" in short and "Vocabulary:" in lines
+    assert (
+        "may be given several times" in " ".join(full.split())
+        and full.endswith(criteria)
+        and criteria.startswith("Criteria:")
+    )
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from ..conftest import flab
 
 VERBS = {info.name: info.subcommand_class for info in FlabCommand.SUBCOMMANDS}
 NEEDED = {
-    **{"prune": ["-m", "x", "out"], "recover": ["-m", "x", "out", "--teacher", "t"], "export": ["x", "x.gguf"]},
-    **{"eval": ["-m", "x"], "bench": ["-m", "x"], "card": ["folder"], "push": ["folder", "me/model"]},
+    **{"prune": ["-m", "x", "out"], "recover": ["-m", "x", "out", "--teacher", "t"], "export": ["-m", "x", "x.gguf"]},
+    **{"eval": ["-m", "x"], "bench": ["-m", "x"], "card": ["-m", "folder"], "push": ["-m", "folder", "me/model"]},
     "inspect": ["-m", "x"],
 }
 
@@ -124,11 +124,10 @@ def test_every_flag_is_explained_with_its_default(verb):
     flags = [action for action in actions_of(parser)[1:] if action.option_strings and not action.required]
     silent = [action.dest for action in flags if "default: " not in action.help]
     assert silent == (["model"] if verb == "eval" else [])
-    assert "Optional arguments:" in flab(verb, "--help").out
 
 
 def test_every_criterion_is_quoted_in_columns_that_fit_a_terminal():
-    below = flab("prune", "--help").out.partition("\nCriteria: ")[2]
+    below = flab("prune", "--help", "criteria").out
     assert below.isascii() and max(map(len, below.splitlines())) <= 80
     text = " ".join(below.split())
     for choices in CHOICES.values():

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from optimum_flab.utils.progress import duration
+
 from ..conftest import flab, write_project
 
 
@@ -93,12 +95,25 @@ def test_a_run_that_is_ended_leaves_nothing_or_the_next_one_clears_it(project, n
 def test_a_log_file_gets_lines_and_the_end_says_where_the_result_is(project):
     code, out, err = flab(*PRUNE, "out", "--target-ratio", 0.5, cwd=project)
     assert code == 0 and "\r" not in err and "\x1b" not in err
-    lines = err.splitlines()
+    lines = [line.partition("] ")[2] for line in err.splitlines() if re.match(r"\[[1-6]/6\] ", line)]
+    assert lines[0] == "Reading text" and "pruning takes up to about 1" in err and "reused" not in err
+    shapes = [line for line in lines if line.startswith("Measuring shapes")]
+    assert re.search(r" 0/\d+ ", shapes[0]) and " 100% " in shapes[-1]
     assert max(sum(line.startswith(word) for line in lines) for word in ("Counting", "Ranking", "Narrowing")) <= 4
     ended = [number for number, line in enumerate(lines) if line.startswith("Ranking layers")]
     narrowing = [number for number, line in enumerate(lines) if line.startswith("Narrowing")]
     assert ended and narrowing and max(ended) < min(narrowing)
-    assert re.fullmatch(r"written to out in \d+ s", out.splitlines()[-1])
+    last, seconds = out.splitlines()[-1], json.loads((project / "out" / "flab_report.json").read_text())["seconds"]
+    assert last == f"written to out in {duration(sum(seconds.values()))}"
+    assert f"| time | {last[18:]}, measurements" in (project / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_json_is_all_that_is_printed_and_nothing_beside_it_where_it_is_to_be_quiet(project):
+    ended = flab("prune", "model", "out", "-c", "small.yaml", "--intermediate-size", 48, "--json", "-q", cwd=project)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == (project / "out" / "flab_report.json").read_text(encoding="utf-8")
+    refused = flab("prune", "model", "out", "-c", "small.yaml", "--json", "-q", cwd=project)
+    assert (refused.code, refused.out) == (1, "") and "out" in refused.err
 
 
 @pytest.mark.thorough

@@ -262,7 +262,7 @@ def test_a_model_that_was_trained_says_so(pruned, report):
         "that were not trained on.",
         "learning_rate: 0.0007",
         "- Stopped early.",
-        "| time of the pruning | 60 s in 2 rounds, measurements included |",
+        "| time of the pruning | 1 min 0 s in 2 rounds, measurements included |",
     ):
         assert wanted in card.text, wanted
     assert "None" not in card.content

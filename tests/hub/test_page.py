@@ -118,10 +118,11 @@ def test_nothing_in_it_runs_and_results_and_completions_are_added(pruned, tmp_pa
 
 def test_where_nothing_was_measured_or_differs_that_is_said(pruned):
     report = read_report(pruned)
-    held_out, sentence = report.held_out, "it predicts what the dense model does for every kind of text and of token"
-    assert sentence not in page_of(pruned).text
+    held_out, sentence = report.held_out, "The network is unchanged"
+    assert sentence not in page_of(pruned).text and "models measured by this project" in page_of(pruned).text
+    kinds = {"own": held_out.model_copy(update={"divergence": 0.0}), "chat": held_out}
     same = {
-        "by_kind": {},
+        **{"divergence": 0.0, "by_kind": kinds},
         "by_token": {kind: cost.model_copy(update={"divergence": 0.0}) for kind, cost in held_out.by_token.items()},
         "by_layer": tuple(row.model_copy(update={"drift": 0.0}) for row in held_out.by_layer),
     }
@@ -129,6 +130,7 @@ def test_where_nothing_was_measured_or_differs_that_is_said(pruned):
     write_card(pruned)
     page = page_of(pruned)
     assert sentence in page.text and "dense|²" not in page.text and "Divergence by" not in page.text
+    assert page.row("of the user's own sources")[2] == f"{held_out.bytes:,}"
     write_report(pruned, report.model_copy(update={"held_out": None, "search": None, "texts": None}))
     write_card(pruned)
     page = page_of(pruned)

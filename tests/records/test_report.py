@@ -28,6 +28,7 @@ from optimum_flab.records.report import (
 )
 from optimum_flab.records.summary import report_summary
 from optimum_flab.records.texts import CountedText
+from optimum_flab.records.verdict import KIND
 from optimum_flab.settings.hub import TermsSettings
 from optimum_flab.utils.errors import FlabError
 
@@ -80,6 +81,46 @@ def test_the_terminal_shows_what_the_report_says(folder):
     assert ("held-out texts" in shown) == (report.held_out is not None)
     assert ("Recovery on" in shown) == (folder.name == "recovered")
     assert ("experts per layer" in shown) == (folder.name == "experts")
+
+
+# --- what to expect
+
+SMALLER = "The network is unchanged. Models measured by this project with a smaller vocabulary kept 99% to 103% of the"
+
+
+@pytest.mark.parametrize(
+    ("divergence", "bits", "each", "said"),
+    [
+        (0.0, 1.02, None, f"{SMALLER} HumanEval programs that the dense model solves."),
+        (0.0, 1.2, None, "larger vocabulary."),
+        (
+            0.13,
+            1.2,
+            8.0,
+            "on held-out problems: models measured by this project with 0.0924 to 0.134 kept 69% to 78%",
+        ),
+        (0.13, 1.2, 8.0, "solves. What would help: `optimum-cli flab recover`, a smaller target."),
+        (
+            0.13,
+            1.2,
+            0.9,
+            "on 0.9 tokens a neuron. What would help: more calibration text (8 tokens a neuron), `o",
+        ),
+        (0.03, 1.2, None, "with 0 to 0.061 kept 75% to 103% of"),
+        (0.3, 1.2, None, "with 0.134 to 0.59 kept 12% to 69% of"),
+        (0.3, 1.2, None, "and the curve through them has 36% to 50% here."),
+        (9.0, 9.0, None, "with 3.78 kept 0% of"),
+    ],
+)
+def test_a_report_says_what_to_expect_by_what_was_measured(divergence, bits, each, said):
+    report = read_report(FORMAT_1[0].with_name("searched"))
+    cost = {"divergence": divergence, "dense_bits_per_byte": 1.0, "pruned_bits_per_byte": bits}
+    kinds = {KIND: KindCost(texts=1, bytes=1, positions=1, **cost)}
+    held_out = report.held_out.model_copy(update={**cost, "divergence": divergence and 99.0, "by_kind": kinds})
+    texts = report.texts.model_copy(update={"tokens_per_neuron": each})
+    report = report.model_copy(update={"held_out": held_out, "texts": texts, "recovery": None})
+    assert said in report.verdict and report_summary(report).endswith(f"What to expect: {report.verdict}")
+    assert json.loads(report_text(report))["verdict"] == report.verdict
 
 
 # --- what is refused

@@ -44,6 +44,21 @@ def of_model(model, decoder=None, **names):
     return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
 
 
+def test_what_is_tokenised_differently_is_found_without_the_pruned_tokenizer(tokenizer):
+    texts = [*CORPUS, *TRAINING_TEXTS]
+    spec, corpus = read_spec(tokenizer), [Document(text, "corpus") for text in texts]
+    counts = source_counts(tokenizer, corpus, (), Pieces())
+    counted = counted_tokens(spec, VocabularySettings(keep_merges=0), (), counts)
+    choice, cut = TokenChoice(tokenizer, "llama", counted, spec), set()
+    for share in (0.9, 0.6, 0.3):
+        kept = choice(max(len(counted.protected), round(share * len(counted.natural))))
+        cut.add(choice.changed(texts, kept.tolist()))
+        assert choice.changed(texts, kept.tolist()) == count_changed_texts(
+            tokenizer, choice.tokenizer(kept), kept, texts
+        )
+    assert max(cut) > 0
+
+
 # --- WordPiece -----------------------------------------------------------------------------------------------------
 
 
