@@ -22,7 +22,7 @@ from .passages import PASSAGE_CHARACTERS_PER_TOKEN, Pool, plain_candidate
 from .presets import preset_texts
 from .reading import ReadTexts, read_texts
 from .sampling import CountTokens, Draw, Sampler
-from .sources import Document
+from .sources import Document, default_corpus, read_sources
 
 
 if TYPE_CHECKING:
@@ -77,6 +77,16 @@ class TextSets:
     @property
     def _of_preset(self) -> list[str]:
         return [] if self.preset is None else preset_texts(self.preset)
+
+
+def corpus_alone(data: DataSettings) -> TextSets:
+    """The corpus that settings name, or the default one, without any text to calibrate or to measure on.
+
+    Raises:
+        [`FlabError`]: a source cannot be read.
+    """
+    read = default_corpus() if data.uses_default_corpus else read_sources(data.corpus)
+    return TextSets(_unique(read.documents), [], [], [], read.skipped, 0, preset=data.preset)
 
 
 def read_text_sets(
