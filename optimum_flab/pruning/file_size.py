@@ -35,7 +35,7 @@ HASH = "0" * 64
 BY_TOKEN = ("token_type", "scores")  # fields with a number of 4 bytes for each token
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class FileSize:
     """The bytes of a model's file, by its shape.
 
