@@ -239,11 +239,22 @@ def check_size(limits: Limits, config: FlabPrunerConfig) -> None:
 def body_notes(limits: Limits, shape: Shape) -> list[str]:
     """A warning where a shape has lost so much of the body that little of what the model can do is left."""
     counts = limits.counts
-    removed = 1 - counts.body(shape) / counts.body(limits.dense)
+    return _body_notes(1 - counts.body(shape) / counts.body(limits.dense), "about")
+
+
+def early_body_notes(config: FlabPrunerConfig, limits: Limits) -> list[str]:
+    """The same as far as that can be told before any text is read: with the smallest vocabulary that is allowed."""
+    if not config.has_target:
+        return []
+    around = limits.measure(limits.dense.resized(vocab=limits.smallest["vocab"]))
+    return _body_notes(1 - budget_of(config, limits)[0] / around, "at least")
+
+
+def _body_notes(removed: float, how: str) -> list[str]:
     if removed <= MOST_OF_BODY:
         return []
     return [
-        f"the target takes about {removed:.0%} of the body (all but the vocabulary): beyond {MOST_OF_BODY:.0%} little"
+        f"the target takes {how} {removed:.0%} of the body (all but the vocabulary): beyond {MOST_OF_BODY:.0%} little"
         " of what a model can do is left; choose a larger one, or begin with a smaller dense model"
     ]
 

@@ -7,6 +7,7 @@ values, and the finished pieces of the stage in progress, and resumes.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from .components import outline, sizes_of
 from .counts import read_counts
 from .file_size import FileSize
 from .inputs import PruningInputs
-from .limits import body_notes, shapes_to_compare, size_limits
+from .limits import body_notes, early_body_notes, shapes_to_compare, size_limits
 from .memory_budget import open_weights
 from .plan_check import check_plan
 from .planning import decided_plan
@@ -142,6 +143,8 @@ def prune(
     config.data = config.data.for_model(sizes.shape["neuron"])
     notes = [f"{processes.number} processes shared the text"] if processes.number > 1 else []
     notes += note_of_ids(dense.model, sizes.shape["vocab"])
+    warned = early_body_notes(config, limits)
+    notes += said_warnings(warned)
     if seconds is not None:
         affordable, note = tokens_in_time(dense, config, limits, seconds, work, processes)
         config.data = config.data.model_copy(update={"calibration_tokens": affordable})
@@ -153,18 +156,16 @@ def prune(
     answer = answer_writer(loaded, weights, config, work, processes)
     notes += text_notes(config.data, formats_of(dense.tokenizer), answer is not None)
     if config.ffn.enabled:
-        for note in few_tokens(config.data.tokens, sizes.shape["neuron"], routed_share(dense)):
-            say(f"warning: {note}")
-            notes.append(note)
+        notes += said_warnings(few_tokens(config.data.tokens, sizes.shape["neuron"], routed_share(dense)))
     with watch.step("texts"):
         texts = read_text_sets(dense.tokenizer, config.data, config.seed, answer)
     tokens = token_choice(dense, config.vocabulary, texts, counts, work)
     if file_size is not None:
         limits = replace(limits, file_size=file_size.changed(order=tokens.in_order()))
     shapes = shapes_to_compare(config, limits, len(tokens.counted.natural), len(tokens.counted.protected))
-    for note in body_notes(limits, start_shape(shapes[0], len(tokens.counted.natural))):
-        say(f"warning: {note}")
-        notes.append(note)
+    if not warned:
+        warned = body_notes(limits, start_shape(shapes[0], len(tokens.counted.natural)))
+        notes += said_warnings(warned)
     computing = dense.on_its_device()
     inputs = PruningInputs(computing, weights, config, texts, tokens, counts, workspace, processes)
     decided_by = inputs.identity() | ({} if file_size is None else {"dtype": str(dtype)})
@@ -211,6 +212,13 @@ def prune(
         weights_sha256=decided_by["pruned"],
     )
     return PrunedModel(model, tokenizer, plan, report, config, work=work)
+
+
+def said_warnings(notes: Sequence[str]) -> Sequence[str]:
+    """Says what the user should know before the work, which is then also a note of the report."""
+    for note in notes:
+        say(f"warning: {note}")
+    return notes
 
 
 def apply_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
