@@ -15,6 +15,8 @@ from .weights import Piece
 # By type of file: the format of most matrices, then what differs: a part of the layers, where that is (the first rule
 # that holds counts), and its format: the larger one where that depends on whether there is an importance matrix.
 MIXTURES: dict[str, tuple[str, ...]] = {
+    "iq1_s": ("IQ1_S", "v grouped Q4_K", "v all Q2_K", "o all IQ2_XXS", "down eighth Q2_K"),
+    "iq1_m": ("IQ1_M", "v grouped Q4_K", "v all Q2_K", "o all IQ2_XXS", "down eighth Q2_K"),
     "iq2_xxs": ("IQ2_XXS", "v grouped Q4_K", "v all Q2_K", "down eighth Q2_K"),
     "iq2_xs": ("IQ2_XS", "v grouped Q4_K", "v all Q2_K", "down eighth Q2_K"),
     "iq2_s": ("IQ2_XS", "v grouped Q4_K", "v all IQ3_S", "o all IQ3_S", "down eighth IQ3_S"),
@@ -29,6 +31,7 @@ MIXTURES: dict[str, tuple[str, ...]] = {
     "iq4_xs": ("IQ4_XS", "v grouped Q5_K", "down eighth Q5_K"),
     "iq4_nl": ("IQ4_NL", "v grouped Q5_K", "down eighth Q5_K"),
     "q2_k": ("Q2_K", "v grouped Q4_K", "v all Q3_K", "o all Q3_K", "down all Q3_K"),
+    "q2_k_s": ("Q2_K", "v grouped Q4_K", "down eighth Q4_K"),
     "q3_k_s": ("Q3_K",),
     "q3_k_m": ("Q3_K", "v two Q5_K", "v all Q4_K", "o all Q4_K", "down sixteenth Q5_K", "down all Q4_K"),
     "q3_k_l": ("Q3_K", "v all Q5_K", "o all Q5_K", "down all Q5_K"),
@@ -47,10 +50,13 @@ PARTS = {
     **{"ffn_gate": "gate", "ffn_up": "up", "ffn_down": "down"},
 }
 # what has an output head of Q5_K, and how its embeddings are stored where the head is another matrix
-COARSE = {"iq2_xxs": "Q2_K", "iq2_xs": "Q2_K", "iq2_s": "IQ3_S", "iq2_m": "IQ3_S", "iq3_xxs": "IQ3_S"}
+COARSE = {
+    **dict.fromkeys(("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs"), "Q2_K"),
+    **dict.fromkeys(("iq2_s", "iq2_m", "iq3_xxs"), "IQ3_S"),
+}
 # for rows that are not a multiple of 256
 FALLBACKS = {
-    **dict.fromkeys(("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
+    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
     **{"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"},
 }
 GROUPED = 4  # query heads of each key-value head, from which a format of its own is worth it
