@@ -14,7 +14,7 @@ from .families.zoo import member
 
 
 def test_inspect_counts_without_weights(tmp_path, family):
-    model = tiny_model(family)
+    model = tiny_model(family, vocab_size=600)
     model.save_pretrained(tmp_path)
     byte_level_tokenizer().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
