@@ -331,9 +331,9 @@ def read_calibration(read: Calibration) -> tuple:
     import numpy as np
 
     from optimum_flab import FlabOptimizer, FlabPrunerConfig
-    from optimum_flab.pruning.texts import read_text_sets
     from optimum_flab.pruning.vocabulary import token_choice
     from optimum_flab.records.work import WorkFolder
+    from optimum_flab.texts.sets import read_text_sets
 
     config = FlabPrunerConfig(target_ratio=read.share, data={"calibration_tokens": read.tokens})
     dense = FlabOptimizer.from_pretrained(read.model).dense

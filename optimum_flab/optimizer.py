@@ -102,7 +102,7 @@ class FlabOptimizer:
                 cannot meet, and counts of another, are refused before its weights are downloaded or read.
         """
         output_dtype = None if output_dtype is None else computation_dtype(output_dtype)
-        memory = None if memory_budget is None else bytes_of(memory_budget)
+        memory, name = None if memory_budget is None else bytes_of(memory_budget), str(model_name_or_path)
         fits = partial(weights_fit, config or FlabPrunerConfig(), memory, output_dtype)
         optimizer = cls.__new__(cls)
         dense = load_dense(
@@ -113,7 +113,7 @@ class FlabOptimizer:
             dtype=dtype,
             family=family,
             in_memory=fits if in_memory is None or (in_memory and memory is not None) else in_memory,
-            check=lambda *model: None if config is None else check_request(config, str(model_name_or_path), *model),
+            check=lambda *model: None if config is None else check_request(config, name, output_dtype, *model),
         )
         optimizer._set_up(dense, output_dtype, memory)
         return optimizer

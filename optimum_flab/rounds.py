@@ -27,7 +27,7 @@ from .pruning.components import sizes_of
 from .pruning.reporting import build_report
 from .pruning.result import PrunedModel
 from .pruning.run import prune, work_folder
-from .pruning.texts import read_text_sets, text_counts, text_notes
+from .pruning.texts import text_counts, text_notes
 from .pruning.vocabulary import token_choice
 from .records.plan import PruningPlan, is_by_expert
 from .records.report import EarlierRound
@@ -37,6 +37,7 @@ from .recovery.instructions import read_instructions
 from .recovery.pipeline import recover
 from .settings.configuration import FlabPrunerConfig
 from .texts.formats import formats_of
+from .texts.sets import read_text_sets
 from .utils.errors import ConfigurationError
 from .utils.places import user_path
 

@@ -9,16 +9,16 @@ from optimum_flab.pruning.limits import parameters_to_keep, shapes_to_compare, s
 from optimum_flab.sizes import ModelSizes
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 
-from .conftest import DENSE, QWEN, byte_level_tokenizer, tiny_model
+from .conftest import DENSE, QWEN, byte_level_tokenizer, small_config, tiny_model
 from .families.zoo import member
 
 
 def test_inspect_counts_without_weights(tmp_path, family):
-    model = tiny_model(family)
+    model = tiny_model(family, vocab_size=600)
     model.save_pretrained(tmp_path)
     byte_level_tokenizer().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    inspection = inspect_model(str(tmp_path), target_ratio=0.3)
+    inspection = inspect_model(str(tmp_path), **small_config(tmp_path, target_ratio=0.3).to_dict())
     assert inspection.to_dict()["parameters"] == sum(p.numel() for p in model.parameters())
     vocabulary = sum(p.numel() for name, p in model.named_parameters() if "embed" in name or "lm_head" in name)
     body = inspection.to_dict()["parameters"] - vocabulary
@@ -27,7 +27,7 @@ def test_inspect_counts_without_weights(tmp_path, family):
 
 
 def test_inspect_refuses_a_ratio_out_of_range_and_a_missing_model(tmp_path):
-    with pytest.raises(ConfigurationError, match="1.5 is not between 0 and 1"):
+    with pytest.raises(ConfigurationError, match="target_ratio: 1.5 should be less than 1"):
         inspect_model("x", target_ratio=1.5)
     with pytest.raises(FlabError, match="nowhere"):
         inspect_model(str(tmp_path / "nowhere"))

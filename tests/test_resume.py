@@ -22,11 +22,11 @@ from transformers import AutoTokenizer
 
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.commands.prune import check_apart
-from optimum_flab.pruning.texts import read_text_sets
 from optimum_flab.records import work as work_module
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.records.work import Stage, WorkFolder
 from optimum_flab.running.layer_pass import STREAMS, layer_piece
+from optimum_flab.texts.sets import read_text_sets
 
 from .conftest import TEXTS, byte_level_tokenizer, thorough_but, tiny_model
 from .families.zoo import member

@@ -14,7 +14,7 @@ from .flags import flags_of
 class InspectCommand(FlabVerb):
     """Count a model's parameters, and what a target would need."""
 
-    FLAGS = [flag for flag in flags_of(PrunerSettings) if flag.setting == "target_ratio"]
+    FLAGS = [flag for flag in flags_of(PrunerSettings) if flag.setting.startswith("target_")]
 
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
@@ -22,9 +22,9 @@ class InspectCommand(FlabVerb):
         optional.add_argument("--json", action="store_true", help="print JSON instead of a table (default: a table)")
 
     def execute(self) -> None:
-        target = self.settings.target_ratio
+        settings = self.settings.pruning  # faults are reported before torch is imported
 
         from ..inspection import inspect_model
 
-        table = inspect_model(self.args.model, target_ratio=target, **arguments.of_model(self.args))
+        table = inspect_model(self.args.model, **settings, **arguments.of_model(self.args))
         print(json.dumps(table.to_dict(), indent=2) if self.args.json else table.to_text())

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import ModelSizes, ParameterCounts, Shape
 from ..utils.errors import ConfigurationError
+from ..utils.units import bytes_in
 from .components import COMPONENTS, Component, components_of
 from .components.vocabulary import round_up, row_multiple
 
 
 TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
+MOST_OF_BODY = 0.5
+BELOW = 0.015  # share of a size by which a file may stay below it
+# bytes of a file for what depends on more than its shape: its name, and what llama.cpp's quantiser writes about an
+# importance matrix
+SPARE = 4096
 MOST_DEPTHS = 3
 WIDTH_STEPS = (-1, 0, 1, 2, 3)  # widths compared, around the one that matches the natural vocabulary
 WIDTH_STEP = 1 / 32  # distance between two of them, as a share of the dense width
@@ -28,11 +34,14 @@ class Limits:
         dense ([`Shape`]): the sizes of the dense model.
         counts ([`ParameterCounts`]): how its parameters follow them.
         allowed (`Mapping[str, Sequence[int]]`): by dimension the sizes that it may have, ascending.
+        file_size (`Callable[[Shape], int]`, *optional*): the bytes of a model's file, if a target is about these;
+            parameters otherwise.
     """
 
     dense: Shape
     counts: ParameterCounts
     allowed: Mapping[str, Sequence[int]]
+    file_size: Callable[[Shape], int] | None = None
 
     @property
     def smallest(self) -> Shape:
@@ -58,12 +67,19 @@ class Limits:
         """The share of all parameters that a model of this shape is without."""
         return 1 - self.counts.total(shape) / self.counts.total(self.dense)
 
+    def measure(self, shape: Shape) -> int:
+        """What the target is about: the parameters of a model of this shape, or the bytes of its file."""
+        return self.counts.total(shape) if self.file_size is None else self.file_size(shape)
+
     def fitted(self, shape: Shape, dimension: str, budget: int) -> Shape:
         """The same shape with the largest size of a dimension that stays within the budget; the smallest if none
         does."""
-        rest = budget - self.counts.total(shape.resized(**{dimension: 0}))
         sizes = self.allowed[dimension]
-        place = bisect_right(sizes, rest // self.counts.unit(shape, dimension)) - 1
+        if self.file_size is None:
+            rest = budget - self.counts.total(shape.resized(**{dimension: 0}))
+            place = bisect_right(sizes, rest // self.counts.unit(shape, dimension)) - 1
+        else:
+            place = bisect_right(sizes, budget, key=lambda size: self.measure(shape.resized(**{dimension: size}))) - 1
         return shape.resized(**{dimension: sizes[max(place, 0)]})
 
 
@@ -72,11 +88,23 @@ def parameters_to_keep(counts: ParameterCounts, dense: Shape, target_ratio: floa
     return round(counts.total(dense) * (1 - target_ratio))
 
 
-def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Limits:
+def budget_of(config: FlabPrunerConfig, limits: Limits) -> tuple[int, int]:
+    """What a target leaves, in parameters or in bytes, and how much of it may be left over."""
+    if config.target_size is not None:
+        size = bytes_in(config.target_size) or 0
+        return size - SPARE * (config.target_type is not None), round(size * BELOW)
+    kept = parameters_to_keep(limits.counts, limits.dense, config.target_ratio or 0.0)
+    return kept, round(limits.counts.total(limits.dense) * TOLERANCE)
+
+
+def size_limits(
+    config: FlabPrunerConfig, sizes: ModelSizes, tokens: int, file_size: Callable[[Shape], int] | None = None
+) -> Limits:
     """How far each size may be reduced under the settings.
 
     Args:
         tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
+        file_size (`Callable[[Shape], int]`, *optional*): the bytes of a model's file, where the target is a size.
 
     Raises:
         [`ConfigurationError`]: the model cannot have a size that is pinned, or that the devices of `align` can share;
@@ -87,10 +115,10 @@ def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Lim
     for component in COMPONENTS:
         if _is_asked_for(config, component, dense):
             allowed[component.dimension] = _allowed(config, component, sizes, tokens)
-    limits = Limits(dense, sizes.counts, allowed)
-    if config.target_ratio is not None:
-        check_target(limits, config.target_ratio)
-    elif not config.vocabulary.enabled and limits.largest == dense:
+    limits = Limits(dense, sizes.counts, allowed, file_size)
+    if config.target_ratio is not None or file_size is not None:
+        check_target(limits, config)
+    elif not config.has_target and not config.vocabulary.enabled and limits.largest == dense:
         pins = [component.settings.setting for component in components_of(dense)]
         raise ConfigurationError(
             f"nothing would be pruned: the vocabulary is switched off, and all {dense['layer']:,} layers stay as they"
@@ -106,7 +134,7 @@ def _is_asked_for(config: FlabPrunerConfig, component: Component, dense: Shape) 
         name, pin = f"{section.section}.enabled", f"{section.section}.{section.setting}"
         if not has_it:
             raise ConfigurationError(f"{name}: this model has no {section.units} to remove; drop it and `{pin}`")
-        if section.pinned is None and (config.target_ratio is None or not component.is_searched):
+        if section.pinned is None and (not config.has_target or not component.is_searched):
             other = " or `target_ratio`" if component.is_searched else ""
             raise ConfigurationError(f"{name}: nothing says how many {section.units} stay; set `{pin}`{other}")
     return has_it
@@ -129,7 +157,7 @@ def _allowed(config: FlabPrunerConfig, component: Component, sizes: ModelSizes, 
                 f"{name}: this model cannot have {size:,}{reason}; use one of {', '.join(f'{n:,}' for n in near)}"
             )
         allowed = [size]
-    elif not section.enabled or (config.target_ratio is None and dimension != "vocab"):
+    elif not section.enabled or (not config.has_target and dimension != "vocab"):
         allowed = [dense]
     else:
         allowed = component.allowed(config, sizes, tokens)
@@ -153,32 +181,35 @@ def shapes_to_compare(config: FlabPrunerConfig, limits: Limits, natural: int, fe
     Raises:
         [`ConfigurationError`]: the vocabulary or the target is out of reach.
     """
-    dense, vocabulary, target = limits.dense, config.vocabulary, config.target_ratio
+    dense, vocabulary = limits.dense, config.vocabulary
     rows = round_up(natural, row_multiple(config) if vocabulary.enabled else 1)
-    if rows > dense["vocab"] and (vocabulary.keep_used or target is None) and vocabulary.size is None:
+    if rows > dense["vocab"] and (vocabulary.keep_used or not config.has_target) and vocabulary.size is None:
         raise ConfigurationError(
             f"vocabulary.size: the {natural:,} tokens that stay would be padded to {rows:,} rows, more than the"
             f" {dense['vocab']:,} of the dense model; use a smaller `vocabulary.pad_to_multiple_of`, or fewer devices"
             " in `align`"
         )
-    if target is None:
+    if not config.has_target:
         return [[limits.largest if vocabulary.size else limits.largest.resized(vocab=rows)]]
     if vocabulary.size is None and vocabulary.enabled:
         least = rows if vocabulary.keep_used else round_up(fewest, row_multiple(config))
         sizes = [least, *(size for size in limits.allowed["vocab"] if size > least)]
         limits = replace(limits, allowed={**limits.allowed, "vocab": sizes})
-        check_target(limits, target)
-    total = limits.counts.total(dense)
-    compared = candidate_shapes(
-        limits, rows, parameters_to_keep(limits.counts, dense, target), round(total * TOLERANCE)
-    )
-    reached = check_reached(limits, [shape for row in compared for shape in row], target)
+        check_target(limits, config)
+    compared = candidate_shapes(limits, rows, *budget_of(config, limits))
+    if config.target_ratio is None:
+        return compared
+    reached = check_reached(limits, [shape for row in compared for shape in row], config.target_ratio)
     near = [[shape for shape in row if shape in reached] for row in compared]
     return list(filter(None, near)) or [[shape] for shape in reached]
 
 
-def check_target(limits: Limits, target_ratio: float) -> None:
+def check_target(limits: Limits, config: FlabPrunerConfig) -> None:
     """Raises a [`ConfigurationError`] that says what is reachable when the target is not."""
+    if config.target_ratio is None:
+        check_size(limits, config)
+        return
+    target_ratio = config.target_ratio
     most, least = limits.removed(limits.smallest), limits.removed(limits.largest)
     if not least - TOLERANCE <= target_ratio <= most + TOLERANCE:
         raise ConfigurationError(
@@ -186,6 +217,46 @@ def check_target(limits: Limits, target_ratio: float) -> None:
             f"{max(least, 0):.3f} and at most {most:.3f} of all parameters can be removed. Free a component, or change"
             " the target"
         )
+
+
+def check_size(limits: Limits, config: FlabPrunerConfig) -> None:
+    """Raises a [`ConfigurationError`] if no model is as small, or the dense one is."""
+    what = f"target_size: {config.target_size} as {config.target_type or 'safetensors'}"
+    (budget, _), smallest = budget_of(config, limits), limits.smallest
+    if (least := limits.measure(smallest)) > budget:
+        parts = [f"{smallest[part.dimension]:,} {part.settings.units}" for part in components_of(smallest)]
+        raise ConfigurationError(
+            f"{what} is less than the {(least + SPARE) / 1e6:,.3f} MB of the least model that can be had"
+            f" ({', '.join(parts)}); allow more, free what is pinned or switched off, or name a smaller target_type"
+        )
+    if (whole := limits.measure(limits.dense)) <= budget:
+        raise ConfigurationError(
+            f"{what} is more than the {whole / 1e6:,.1f} MB of the dense model, which needs no pruning for it; name a"
+            " smaller size"
+        )
+
+
+def body_notes(limits: Limits, shape: Shape) -> list[str]:
+    """A warning where a shape has lost so much of the body that little of what the model can do is left."""
+    counts = limits.counts
+    return _body_notes(1 - counts.body(shape) / counts.body(limits.dense), "about")
+
+
+def early_body_notes(config: FlabPrunerConfig, limits: Limits) -> list[str]:
+    """The same as far as that can be told before any text is read: with the smallest vocabulary that is allowed."""
+    if not config.has_target:
+        return []
+    around = limits.measure(limits.dense.resized(vocab=limits.smallest["vocab"]))
+    return _body_notes(1 - budget_of(config, limits)[0] / around, "at least")
+
+
+def _body_notes(removed: float, how: str) -> list[str]:
+    if removed <= MOST_OF_BODY:
+        return []
+    return [
+        f"the target takes {how} {removed:.0%} of the body (all but the vocabulary): beyond {MOST_OF_BODY:.0%} little"
+        " of what a model can do is left; choose a larger one, or begin with a smaller dense model"
+    ]
 
 
 def check_reached(limits: Limits, shapes: Sequence[Shape], target_ratio: float) -> list[Shape]:
@@ -222,27 +293,32 @@ def candidate_shapes(limits: Limits, natural: int, budget: int, slack: int) -> l
 
     Args:
         natural (`int`): vocabulary size that the corpus asks for.
-        budget (`int`): parameters to keep.
-        slack (`int`): parameters by which a shape may miss the budget; if all depths miss it by more, they are
+        budget (`int`): parameters to keep, or bytes of the file.
+        slack (`int`): by how much a shape may miss the budget; if all depths miss it by more, they are
             returned nevertheless, with one shape each.
     """
-    counts, inner, exact, inexact = limits.counts, limits.inner, list[Shape](), list[Shape]()
+    inner, exact, inexact = limits.inner, list[Shape](), list[Shape]()
     widest, rows = limits.largest[inner], limits.allowed["vocab"]
     for layers in reversed(limits.allowed["layer"]):
         shape = candidate_shape(limits, natural, layers, budget, slack)
         if shape is not None:
-            (exact if abs(budget - counts.total(shape)) <= slack else inexact).append(shape)
+            (exact if abs(budget - limits.measure(shape)) <= slack else inexact).append(shape)
         if len(exact) == MOST_DEPTHS or (exact and exact[-1][inner] == widest):
             break
     first = exact or inexact
     if not exact or not (limits.is_free("vocab") and limits.is_free(inner)) or first[0][inner] == widest:
         return [[shape] for shape in first]
-    step, compared = counts.unit(first[0], "vocab") * (rows[1] - rows[0]), list[list[Shape]]()
+    step, compared = rows[1] - rows[0], list[list[Shape]]()
     widths = neighbours(limits.allowed[inner], first[0][inner])
     for shape in first:
         traded = [limits.fitted(shape.resized(**{inner: width}), "vocab", budget) for width in widths]
-        met = {shape, *(other for other in traded if 0 <= budget - counts.total(other) < step)}
-        compared.append(sorted(met, key=lambda other: other[inner]))
+        larger = [other.resized(vocab=other["vocab"] + step) for other in traded]
+        met = [
+            other
+            for other, more in zip(traded, larger, strict=True)
+            if limits.measure(other) <= budget < limits.measure(more)
+        ]
+        compared.append(sorted({shape, *met}, key=lambda other: other[inner]))
     return compared
 
 
@@ -254,26 +330,27 @@ def candidate_shape(limits: Limits, natural: int, layers: int, budget: int, slac
     take up the remainder.
 
     Args:
-        slack (`int`): parameters that may be left over.
+        slack (`int`): how much of it may be left over.
 
     Returns:
         [`Shape`] or `None` where no shape with this many layers meets the budget.
     """
-    counts, inner, shape = limits.counts, limits.inner, limits.largest.resized(layer=layers)
+    inner, shape = limits.inner, limits.largest.resized(layer=layers)
     sizes = limits.allowed[inner]
     # a fixed vocabulary cannot take up the remainder: the nearest width, or if that is fixed too the nearest depth, is
-    # the best available
-    if not limits.is_free("vocab"):
-        step = counts.unit(shape, inner) * (sizes[1] - sizes[0]) if len(sizes) > 1 else counts.unit(shape, "layer")
+    # the best available; a file must not be larger
+    if not limits.is_free("vocab") and limits.file_size is None:
+        unit = limits.counts.unit
+        step = unit(shape, inner) * (sizes[1] - sizes[0]) if len(sizes) > 1 else unit(shape, "layer")
         budget += step // 2
     natural = max(limits.smallest["vocab"], min(natural, limits.largest["vocab"]))
     shape = limits.fitted(shape.resized(vocab=natural), inner, budget)
     fitted = limits.fitted(shape, "vocab", budget)
-    if limits.is_free("vocab") and budget - counts.total(fitted) > slack and shape[inner] < sizes[-1]:
+    if limits.is_free("vocab") and budget - limits.measure(fitted) > slack and shape[inner] < sizes[-1]:
         wider = shape.resized(**{inner: sizes[bisect_right(sizes, shape[inner])]})
         wider = limits.fitted(wider, "vocab", budget)
-        fitted = wider if counts.total(wider) <= budget else fitted
-    return fitted if counts.total(fitted) <= budget else None
+        fitted = wider if limits.measure(wider) <= budget else fitted
+    return fitted if limits.measure(fitted) <= budget else None
 
 
 def neighbours(sizes: Sequence[int], size: int) -> list[int]:

@@ -17,6 +17,7 @@ from ..tensors.lazy import own_tensors
 from ..tensors.workspace import Workspace
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.memory import available_memory
+from ..utils.units import bytes_in
 from .components import sizes_of, sizes_of_config
 
 
@@ -158,14 +159,8 @@ def bytes_of(size: str | float) -> int:
     Raises:
         [`ConfigurationError`]: it is not one.
     """
-    from accelerate.utils import convert_file_size_to_int
-
-    try:
-        # in capitals: a lower-case b would mean bits
-        number = convert_file_size_to_int(size.strip().upper()) if isinstance(size, str) else int(size)
-    except (ValueError, OverflowError, TypeError):
-        number = 0
-    if number <= 0:
+    number = bytes_in(size)
+    if number is None:
         raise ConfigurationError(f"memory_budget: {size!r} is not a size in bytes; write it as 6GB, 512MB or 8GiB")
     return number
 

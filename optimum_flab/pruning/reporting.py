@@ -57,7 +57,7 @@ def build_report(
         pruned=after,
         removed_ratio=1 - after.parameters / before.parameters,
         removed_body_ratio=1 - after.body_parameters / before.body_parameters,
-        target_ratio=plan.settings.get("target_ratio"),
+        **{name: plan.settings.get(name) for name in ("target_ratio", "target_size", "target_type")},
         removed_layer_indices=tuple(sorted(set(range(layers)) - set(plan.kept_layers))),
         notes=(*dense.notes, *([] if left_out is None else [left_out]), *notes),
         seed=plan.settings.get("seed"),

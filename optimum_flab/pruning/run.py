@@ -7,6 +7,8 @@ values, and the finished pieces of the stage in progress, and resumes.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from ..running.layer_pass import LayerPass
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
 from ..texts.formats import formats_of
+from ..texts.sets import read_text_sets
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.hashing import texts_hash
 from ..utils.memory import give_back_memory
@@ -34,18 +37,19 @@ from ..utils.places import cache_root, user_path
 from ..utils.progress import say, stage
 from ..utils.stopwatch import Stopwatch
 from .answers import answer_writer
-from .components import sizes_of, sizes_of_config
+from .components import outline, sizes_of
 from .counts import read_counts
 from .estimates import pruning_estimate
+from .file_size import FileSize
 from .inputs import PruningInputs
-from .limits import shapes_to_compare, size_limits
+from .limits import body_notes, early_body_notes, shapes_to_compare, size_limits
 from .memory_budget import open_weights
 from .plan_check import check_plan
 from .planning import decided_plan
 from .reporting import build_report
 from .result import PrunedModel
-from .search import chosen_shape
-from .texts import few_tokens, read_text_sets, text_counts, text_notes
+from .search import chosen_shape, start_shape
+from .texts import few_tokens, text_counts, text_notes
 from .time_budget import routed_share, tokens_in_time
 from .vocabulary import token_choice, tokenizer_of
 
@@ -57,17 +61,25 @@ STAGES = 6  # numbered for who watches
 def check_request(
     config: FlabPrunerConfig,
     name: str,
+    output_dtype: torch.dtype | None,
     model_config: PreTrainedConfig,
     family: Family,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     """Refuses requests that a model cannot meet, as far as that can be told without its weights.
 
+    Args:
+        output_dtype (`torch.dtype`, *optional*): of the pruned weights; `None` is that of the configuration.
+
     Raises:
         [`FlabError`]: files of counts are not of its tokenizer, or cannot be read.
         [`ConfigurationError`]: it has no such sizes, or fewer positions.
     """
-    size_limits(config, sizes_of_config(model_config, family), len(tokenizer))
+    model, file_size = outline(model_config), None
+    if config.target_size is not None:
+        dtype = output_dtype or model_config.dtype or torch.float32
+        file_size = FileSize(model, family, tokenizer, dtype, config.target_type, name)
+    size_limits(config, sizes_of(model, family), len(tokenizer), file_size)
     check_positions(model_config, family, "data.sequence_length", config.data.sequence_length)
     read_counts(config.data.counts, tokenizer, name)
 
@@ -124,12 +136,17 @@ def prune(
         )
     config = copy.deepcopy(config)  # a copy is written beside the weights, whatever happens to the original meanwhile
     sizes, watch, processes = sizes_of(dense.model, dense.family), Stopwatch(), processes or Processes()
-    limits = size_limits(config, sizes, len(dense.tokenizer))
+    file_size = None
+    if config.target_size is not None:
+        file_size = FileSize(dense.model, dense.family, dense.tokenizer, dtype, config.target_type, dense.name)
+    limits = size_limits(config, sizes, len(dense.tokenizer), file_size)
     check_positions(dense.model.config, dense.family, "data.sequence_length", config.data.sequence_length)
     counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
     config.data = config.data.for_model(sizes.shape["neuron"])
     notes = [f"{processes.number} processes shared the text"] if processes.number > 1 else []
     notes += note_of_ids(dense.model, sizes.shape["vocab"])
+    warned = early_body_notes(config, limits)
+    notes += said_warnings(warned)
     if seconds is not None:
         affordable, note = tokens_in_time(dense, config, limits, seconds, work, processes)
         config.data = config.data.model_copy(update={"calibration_tokens": affordable})
@@ -152,19 +169,27 @@ def prune(
     each: float | None = None
     if config.ffn.enabled:
         each = texts.calibration_tokens * routed_share(dense.model.config, dense.family) / sizes.shape["neuron"]
-        for note in few_tokens(texts.calibration_tokens, sizes.shape["neuron"], each):
-            say(f"warning: {note}")
-            notes.append(note)
+        notes += said_warnings(few_tokens(texts.calibration_tokens, sizes.shape["neuron"], each))
     with stage(2, STAGES):
         tokens = token_choice(dense, config.vocabulary, texts, counts, work)
+    if file_size is not None:
+        limits = replace(limits, file_size=file_size.changed(order=tokens.in_order()))
     shapes = shapes_to_compare(config, limits, len(tokens.counted.natural), len(tokens.counted.protected))
+    if not warned:
+        warned = body_notes(limits, start_shape(shapes[0], len(tokens.counted.natural)))
+        notes += said_warnings(warned)
     computing = dense.on_its_device()
     inputs = PruningInputs(computing, weights, config, texts, tokens, counts, workspace, processes)
-    decided_by = inputs.identity()
+    decided_by = inputs.identity() | ({} if file_size is None else {"dtype": str(dtype)})
     processes.check_same(decided_by, "model, texts and settings")
     with stage(3, STAGES):
         chosen = chosen_shape(inputs, shapes, decided_by, work)
     processes.check_same(chosen.hash, "the sizes and layers that were chosen")
+    if file_size is not None:
+        notes.append(
+            f"the {file_size.kind or 'safetensors'} file takes about {limits.measure(chosen.shape) / 1e6:,.1f} MB"
+        )
+        notes += file_size.fallbacks(chosen.shape)
     decided_by |= {"dtype": str(dtype), "shape": chosen.hash}
     with stage(4, STAGES):
         plan = decided_plan(inputs, chosen, dtype, decided_by, work)
@@ -203,6 +228,13 @@ def prune(
         weights_sha256=decided_by["pruned"],
     )
     return PrunedModel(model, tokenizer, plan, report, config, work=work)
+
+
+def said_warnings(notes: Sequence[str]) -> Sequence[str]:
+    """Says what the user should know before the work, which is then also a note of the report."""
+    for note in notes:
+        say(f"warning: {note}")
+    return notes
 
 
 def apply_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:

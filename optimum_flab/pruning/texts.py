@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from transformers import PreTrainedTokenizerBase
-
 from ..records.texts import TextCounts
 from ..settings.pruning import TOKENS_PER_NEURON, DataSettings
-from ..texts.answers import Answer
-from ..texts.formats import Formats, formats_of
+from ..texts.formats import Formats
 from ..texts.kinds import ANSWERS, CHAT, INFILLING
 from ..texts.presets import preset_words
-from ..texts.reading import read_texts
-from ..texts.sets import TextSets, divide_texts
-from ..vocabulary.usage import token_lists
+from ..texts.sets import TextSets
 from .counts import CountsFile, counts_report
 from .vocabulary import TokenChoice
 
@@ -30,24 +25,6 @@ COUNTED = (
     "text that was only counted may overlap with the text measured on, since counts do not reveal it; name held-out"
     " text that was not counted to be sure"
 )
-
-
-def read_text_sets(
-    tokenizer: PreTrainedTokenizerBase, data: DataSettings, seed: int, answer: Answer | None = None
-) -> TextSets:
-    """Reads the sources and divides their texts into sets: the same from the same files, whenever that is.
-
-    Args:
-        answer (`Callable`, *optional*): writes the dense model's answers; without it, that kind is left out.
-
-    Raises:
-        [`FlabError`]: a source cannot be read, or there is too little text.
-    """
-
-    def count_tokens(texts: list[str]) -> list[int]:
-        return [len(ids) for ids in token_lists(tokenizer, texts)]
-
-    return divide_texts(read_texts(data, seed), data, count_tokens, seed, formats_of(tokenizer), answer)
 
 
 def text_notes(data: DataSettings, formats: Formats, can_answer: bool) -> list[str]:

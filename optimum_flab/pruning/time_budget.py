@@ -149,7 +149,7 @@ def expected_seconds(
     once = 2 * (limits.counts.total(dense) - parts["vocabulary"] // 2 - idle)  # one token through the model
     texts = tokens + data.validation_tokens + data.held_out_tokens
     written = texts * data.mix.get(ANSWERS, 0) / sum(data.mix.values())  # one token at a time
-    shapes = 2 * SHAPES * data.validation_tokens if config.target_ratio is not None else 0
+    shapes = 2 * SHAPES * data.validation_tokens if config.has_target else 0
     weighted = 4 * max(effort.fitted for effort in efforts)  # once, whatever is fitted then
     fitted = 2 * sum(effort.fitted for effort in efforts)
     estimated = (shapes + weighted) / processes + sum(effort.tokens for effort in efforts) + WRITING * written

@@ -320,6 +320,8 @@ class Report(Record):
         weights_sha256 (`str`, *optional*): hash of the weights; `None` until they are written, if in files only.
         dense, pruned ([`Side`]): before and after.
         removed_ratio, target_ratio (`float`): share of all parameters; no target if sizes were pinned.
+        target_size, target_type (`str`, *optional*): the size that was asked for, and the type of the GGUF file that
+            it is about, if it is not that of the weights.
         removed_body_ratio (`float`, *optional*): share of all but the vocabulary; `None` in the oldest reports.
         removed_layer_indices (`tuple[int, ...]`): of the dense model, ascending.
         held_out ([`HeldOut`], *optional*): `None` if nothing was measured, as when a plan is applied.
@@ -347,6 +349,8 @@ class Report(Record):
     removed_ratio: float
     removed_body_ratio: float | None = None
     target_ratio: float | None = None
+    target_size: str | None = None
+    target_type: str | None = None
     removed_layer_indices: tuple[int, ...]
     held_out: HeldOut | None = None
     search: Search | None = None

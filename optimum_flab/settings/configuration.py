@@ -32,6 +32,9 @@ class FlabPrunerConfig(BaseConfig):
         target_ratio (`float`, *optional*): share of all parameters to remove, between 0 and 1. Without it the
             vocabulary is pruned to its natural size, and layers and feed-forward networks to the sizes given here, if
             any.
+        target_size (`str`, *optional*): size that the file must not exceed, in place of a share: `"300MB"`, `"1.2GB"`.
+        target_type (`str`, *optional*): type of the GGUF file that `target_size` is about; the weights as safetensors
+            by default.
         seed (`int`, defaults to 0): seed of every random choice.
         align (`int`, *optional*): number of devices that share each layer when the model is served: the width and the
             rows of the vocabulary are multiples of 64 for each of them.
@@ -71,6 +74,11 @@ class FlabPrunerConfig(BaseConfig):
         super().__init__()
         for name, value in PrunerSettings(**fields):
             setattr(self, name, value)
+
+    @property
+    def has_target(self) -> bool:
+        """Whether a share or a size decides what is not pinned."""
+        return self.target_ratio is not None or self.target_size is not None
 
     def validate(self) -> None:  # type: ignore[override]  # pydantic's is for classes
         """Check the fields again: they may have changed since.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
+from ..utils.units import bytes_in
 from .components import (
     ComponentSettings,
     ExpertSettings,
@@ -15,6 +16,7 @@ from .components import (
     LayerSettings,
     VocabularySettings,
 )
+from .export import OWN_TYPES, QUANTISED_TYPES
 from .recovery import RecoveryConfig
 from .section import NO_FLAG, Flag, Section, Seed, Share, Sources, refuse_shared, sections_in
 
@@ -40,6 +42,19 @@ PRESETS = ("python", "web", "systems", "all-code")
 # The least share of all parameters that a round removes. A target may be missed by half of that (`TOLERANCE` in
 # pruning/limits.py), so that the next round has something left to remove.
 LEAST_OF_A_ROUND = 0.01
+
+
+TARGETS = ("target_ratio", "target_size")  # one of them
+
+
+def _in_lower_case(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _as_size(value: Any) -> Any:
+    if value is not None and bytes_in(value) is None:
+        raise ValueError("Input is not a size in bytes; write it as 300MB, 1.2GB or 286MiB")
+    return value if value is None else str(value)
 
 
 class DataSettings(Section):
@@ -143,6 +158,10 @@ class PrunerSettings(Section):
 
     target_ratio: Annotated[float | None, Field(gt=0, lt=1)] = None
     """share of all parameters to remove, between 0 and 1, for example 0.35"""
+    target_size: Annotated[str | None, BeforeValidator(_as_size)] = None
+    """size that the file must not exceed, instead of a share: 300MB (300 million bytes), 1.2GB or 286MiB"""
+    target_type: Annotated[Literal[(*OWN_TYPES, *QUANTISED_TYPES)] | None, BeforeValidator(_in_lower_case)] = None  # type: ignore[valid-type]
+    """GGUF type of the file that --target-size is about, such as q4_k_m; default: the weights as safetensors"""
     seed: Seed = 0
     """seed of every random choice"""
     align: Annotated[int | None, Field(ge=1, le=1024)] = None
@@ -166,10 +185,13 @@ class PrunerSettings(Section):
     def _refuse_contradictions(self) -> PrunerSettings:
         components = [getattr(self, component.section) for component in COMPONENTS]
         pinned = [f"{one.section}.{one.setting}" for one in components if one.pinned is not None]
-        if self.target_ratio is not None and all(one.pinned is not None or not one.enabled for one in components):
+        targets = [name for name in TARGETS if getattr(self, name) is not None]
+        if len(targets) > 1:
+            raise ValueError(f"target_size: {self.target_size} is another target than target_ratio; drop one of them")
+        if targets and all(one.pinned is not None or not one.enabled for one in components):
             raise ValueError(
-                f"target_ratio: {self.target_ratio} leaves nothing to choose, since every component is pinned"
-                f" ({', '.join(pinned) or 'none'}) or not enabled; drop target_ratio or free one of them"
+                f"{targets[0]}: {getattr(self, targets[0])} leaves nothing to choose, since every component is pinned"
+                f" ({', '.join(pinned) or 'none'}) or not enabled; drop {targets[0]} or free one of them"
             )
         if (rounds := self.rounds.number) == 1:
             return self
@@ -195,8 +217,9 @@ PINS = {component.section: component.setting for component in COMPONENTS}
 def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[str, Any]:
     """Override settings with others, field by field; neither is validated here.
 
-    A size in `winning` also overrules `enabled: false` of the same component in `base`, and switching a component off
-    overrules its size: the last value wins, and only settings from the same place can contradict each other.
+    A target in `winning` replaces one of either kind in `base`. A size in `winning` also overrules `enabled: false` of
+    the same component in `base`, and switching a component off overrules its size: the last value wins, and only
+    settings from the same place can contradict each other.
 
     Args:
         base (`Mapping[str, Any]`): the fields of a configuration file.
@@ -206,7 +229,8 @@ def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[
     Returns:
         `dict[str, Any]`: the fields of both.
     """
-    merged = dict(base)
+    others = {other for name in TARGETS if winning.get(name) is not None for other in TARGETS}
+    merged = {name: value for name, value in base.items() if name not in others}
     for name, value in winning.items():
         below = merged.get(name) or {}
         if isinstance(below, Section):

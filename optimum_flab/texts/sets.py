@@ -7,20 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..settings.pruning import NAMED_HELD_OUT, DataSettings
 from ..utils.errors import FlabError
 from ..utils.hashing import texts_hash
+from ..vocabulary.usage import token_lists
 from .answers import Answer
-from .formats import NO_FORMATS, Formats
+from .formats import NO_FORMATS, Formats, formats_of
 from .kinds import OWN, all_pools, most_set_aside
 from .passages import PASSAGE_CHARACTERS_PER_TOKEN, Pool, plain_candidate
 from .presets import preset_texts
-from .reading import ReadTexts
+from .reading import ReadTexts, read_texts
 from .sampling import CountTokens, Draw, Sampler
-from .sources import Document
+from .sources import Document, default_corpus, read_sources
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 # the source in the corpus of passages of kinds other than the user's own text
@@ -73,6 +79,34 @@ class TextSets:
     @property
     def _of_preset(self) -> list[str]:
         return [] if self.preset is None else preset_texts(self.preset)
+
+
+def corpus_alone(data: DataSettings) -> TextSets:
+    """The corpus that settings name, or the default one, without any text to calibrate or to measure on.
+
+    Raises:
+        [`FlabError`]: a source cannot be read.
+    """
+    read = default_corpus() if data.uses_default_corpus else read_sources(data.corpus)
+    return TextSets(_unique(read.documents), [], [], [], read.skipped, 0, 0, preset=data.preset)
+
+
+def read_text_sets(
+    tokenizer: PreTrainedTokenizerBase, data: DataSettings, seed: int, answer: Answer | None = None
+) -> TextSets:
+    """Reads the sources and divides their texts into sets: the same from the same files, whenever that is.
+
+    Args:
+        answer (`Callable`, *optional*): writes the dense model's answers; without it, that kind is left out.
+
+    Raises:
+        [`FlabError`]: a source cannot be read, or there is too little text.
+    """
+
+    def count_tokens(texts: list[str]) -> list[int]:
+        return [len(ids) for ids in token_lists(tokenizer, texts)]
+
+    return divide_texts(read_texts(data, seed), data, count_tokens, seed, formats_of(tokenizer), answer)
 
 
 def divide_texts(

@@ -100,7 +100,7 @@ def a_value(flag) -> list:
         return [next(choice for choice in get_args(kind) if choice != flag.field.default)]
     if get_origin(kind) is dict:
         return ["library=0.5" if flag.name == "--mix" else "recode=x=y.jsonl"]
-    if flag.field.default == "auto":
+    if flag.field.default == "auto" or flag.name == "--target-size":
         return ["9"]
     return [{int: 9, float: 0.125}.get(kind, "a/b" if flag.name == "--base-model" else "a-b")]
 

@@ -11,12 +11,12 @@ from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.families.files import known_family
 from optimum_flab.pruning.limits import TOLERANCE
-from optimum_flab.pruning.texts import read_text_sets
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.records.report import read_report
 from optimum_flab.records.summary import report_summary
 from optimum_flab.rounds import composed, one_round
 from optimum_flab.settings.pruning import LEAST_OF_A_ROUND
+from optimum_flab.texts.sets import read_text_sets
 from optimum_flab.vocabulary.rewrite import count_changed_texts
 from optimum_flab.vocabulary.usage import tokenizer_hash
 

@@ -41,9 +41,14 @@ def sizes_of(model: PreTrainedModel, family: Family) -> ModelSizes:
 
 def sizes_of_config(config: PreTrainedConfig, family: Family) -> ModelSizes:
     """The sizes of the model that a configuration describes, without its weights."""
+    return sizes_of(outline(config), family)
+
+
+def outline(config: PreTrainedConfig) -> PreTrainedModel:
+    """The model that a configuration describes, on the meta device."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     model.tie_weights()
-    return sizes_of(model, family)
+    return model

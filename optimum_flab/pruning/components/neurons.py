@@ -46,7 +46,7 @@ def width_multiple(config: FlabPrunerConfig, width: int) -> int:
     if config.ffn.multiple_of is not None:
         return math.lcm(config.ffn.multiple_of, unit)
     coarse = math.lcm(QUANTISED_ROW, unit)
-    vocabulary_moves = config.target_ratio is None or (config.vocabulary.enabled and config.vocabulary.size is None)
+    vocabulary_moves = not config.has_target or (config.vocabulary.enabled and config.vocabulary.size is None)
     is_usual = vocabulary_moves and width % QUANTISED_ROW == 0 and width >= FEWEST_STEPS * coarse
     return coarse if is_usual else math.lcm(USUAL_MULTIPLE, unit)
 
@@ -183,7 +183,7 @@ class Neurons(Component):
 
     def effort(self, config: FlabPrunerConfig, dense: Shape, smallest: Shape, tokens: int) -> Effort:
         """A pass, and a survey of some of the text before if shapes are compared."""
-        once, surveys = _changes(config.ffn, dense, smallest), config.ffn.enabled and config.target_ratio is not None
+        once, surveys = _changes(config.ffn, dense, smallest), config.ffn.enabled and config.has_target
         return Effort(
             fitted=(once + surveys / SURVEYED_PART) * tokens,
             decisions=once + surveys,
