@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..utils.errors import FlabError
 from ..utils.hashing import digest_of
 from ..utils.progress import progress
 from ..vocabulary.usage import special_ids, token_lists
 from .casting import estimates_dtype, placed
-from .generation import BatchCache, cut, end_ids, model_identity, new_tokens, padding_id, text_behind
+from .generation import BatchCache, cut, end_ids, model_identity, new_tokens, padding_id, sampling, text_behind
 
 
 if TYPE_CHECKING:
@@ -103,17 +102,10 @@ class AnswerWriter:
         with (
             torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []),
             progress("Answers of the dense model", len(prompts), "answer") as tick,
+            sampling(),
         ):
             torch.manual_seed(seed)
-            try:
-                added = new_tokens(model, tokenizer, prompts, stops, config, tick)
-            except RuntimeError as error:
-                if "probability tensor" not in str(error):
-                    raise
-                raise FlabError(
-                    "the model produces NaN or infinite predictions, so it cannot answer. If it runs in float16, try"
-                    " `dtype` float32 or bfloat16; otherwise check the checkpoint"
-                ) from error
+            added = new_tokens(model, tokenizer, prompts, stops, config, tick)
         ends = config.eos_token_id or []
         return [
             cut(text_behind(tokenizer, prompt, ids, ends)[0], stops)
