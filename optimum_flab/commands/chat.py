@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WIDE = 100  # columns of a terminal that has room for two answers side by side
 GAP = " | "
 CLEAR, QUIT = "/clear", "/quit"
-HELP = (
+KEYS = (
     f"{CLEAR} forgets the conversation; {QUIT} or Ctrl-D ends; Ctrl-C ends an answer; a line that ends in a backslash"
     " goes on in the next"
 )
@@ -40,42 +40,30 @@ class ChatCommand(FlabVerb):
             "--max-new-tokens", type=int, default=512, metavar="N", help="tokens of an answer, at most (default: 512)"
         )
         optional.add_argument(
-            "--temperature",
-            type=float,
-            default=0.0,
-            metavar="T",
-            help="temperature of sampling; 0: always the likeliest token (default: 0)",
+            "--temperature", type=float, default=0.0, help="of sampling; 0: the likeliest token (default: 0)"
         )
         optional.add_argument(
-            "--raw",
-            action="store_true",
-            help="continue each text as it stands, as models without a chat template do (default: answer)",
+            "--raw", action="store_true", help="continue each text, without the chat template (default: answer)"
         )
 
     def execute(self) -> None:
         args = self.args
-        if args.max_new_tokens < 1:
-            raise ConfigurationError(f"max_new_tokens: {args.max_new_tokens} is less than 1")
-        if not 0 <= args.temperature < float("inf"):
-            raise ConfigurationError(f"temperature: {args.temperature} is not 0 or a positive number")
-        sides = {}
-        if args.baseline is not None:
-            sides[args.baseline] = self.conversation(args.baseline, args.baseline_revision)
-        sides[args.model] = self.conversation(args.model, args.revision)
+        if args.max_new_tokens < 1 or not 0 <= args.temperature < float("inf"):
+            raise ConfigurationError("`max_new_tokens` must be at least 1, and `temperature` 0 or a positive number")
+        models = {args.baseline: args.baseline_revision, args.model: args.revision}
+        sides = {name: self.conversation(name, revision) for name, revision in models.items() if name is not None}
         for name, side in sides.items():
             if side.continues:
                 why = "raw text" if args.raw else "it has no chat template"
                 print(f"{name} continues each text by itself, and answers nothing ({why})", file=sys.stderr)
-        if sys.stdin.isatty():
-            print(HELP, file=sys.stderr)
         for text in typed_texts():
+            if text == QUIT:
+                return
             if text == CLEAR:
                 for side in sides.values():
                     side.turns.clear()
-            elif text == QUIT:
-                return
             elif text.strip():
-                self.show(text, sides)
+                show(text, sides)
 
     def conversation(self, name: str, revision: str | None) -> Conversation:
         args = self.args
@@ -83,89 +71,77 @@ class ChatCommand(FlabVerb):
         from ..checkpoints.loading import load_dense
         from ..running.conversation import Conversation
 
-        loaded = load_dense(
-            name,
-            revision=revision,
-            trust_remote_code=args.trust_remote_code,
-            family=args.family,
-            device=args.device,
-            dtype="auto",
-        )
+        options = {"trust_remote_code": args.trust_remote_code, "family": args.family, "device": args.device}
+        loaded = load_dense(name, revision=revision, dtype="auto", **options)
         limits = args.max_new_tokens, args.temperature
         return Conversation(loaded.model, loaded.tokenizer, loaded.family, *limits, raw=args.raw)
 
-    def show(self, text: str, sides: Mapping[str, Conversation]) -> None:
-        """Print the answers to a text as they are written; a user at a terminal may end them, and goes on after an
-        answer that cannot be given."""
-        with ExitStack() as closed:
-            answers = {name: closed.enter_context(closing(side.answer(text))) for name, side in sides.items()}
-            try:
-                for piece in shown(answers, get_terminal_size().columns):
-                    print(piece, end="", flush=True)
-            except KeyboardInterrupt:
-                if not sys.stdin.isatty():
-                    raise
-            except ConfigurationError as error:
-                if not sys.stdin.isatty():
-                    raise
-                print(f"{error}; {CLEAR} begins anew", file=sys.stderr)
-        print("\n")
-
 
 def typed_texts() -> Iterator[str]:
-    """The texts that are typed, or are the lines of standard input, until it ends."""
+    """What is typed, or stands in standard input, until it ends: lines, and what a backslash joins to them."""
     with suppress(ImportError):
         import readline  # noqa: F401  what makes lines that are typed editable
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
-    first, next_line = ("> ", ". ") if sys.stdin.isatty() else ("", "")
-    lines: list[str] = []
+    if is_terminal := sys.stdin.isatty():
+        print(KEYS, file=sys.stderr)
+    text = ""
     with suppress(EOFError):
         while True:
-            line = input(next_line if lines else first)
-            goes_on = line.endswith("\\")
-            lines.append(line.removesuffix("\\"))
-            if not goes_on:
-                yield "\n".join(lines)
-                lines = []
-    if lines:
-        yield "\n".join(lines)
+            text += input("> " if is_terminal and not text else "")
+            if text.endswith("\\"):
+                text = f"{text[:-1]}\n"
+            else:
+                yield text
+                text = ""
 
 
-def shown(answers: Mapping[str, Iterator[str]], width: int) -> Iterator[str]:
-    """What is printed of answers, by the names of their models, on a terminal of some width."""
-    texts = {
-        name: ("\n".join(map(printable, piece.expandtabs(4).split("\n"))) for piece in answer)
-        for name, answer in answers.items()
-    }
-    if len(texts) == 1:
-        yield from texts.popitem()[1]
-    elif width >= WIDE:
-        yield from side_by_side(texts, (width - len(GAP) * (len(texts) - 1)) // len(texts))
-    else:
-        for number, (name, pieces) in enumerate(texts.items()):
+def show(text: str, sides: Mapping[str, Conversation]) -> None:
+    """Print the answers to a text as they are written, until a user at a terminal interrupts them."""
+    width = get_terminal_size().columns
+    with ExitStack() as closed:
+        answers = {name: visible(closed.enter_context(closing(side.answer(text)))) for name, side in sides.items()}
+        pieces = side_by_side(answers, width) if len(answers) > 1 and width >= WIDE else one_by_one(answers)
+        try:
+            for piece in pieces:
+                print(piece, end="", flush=True)
+        except KeyboardInterrupt:
+            if not sys.stdin.isatty():
+                raise
+    print("\n")
+
+
+def visible(pieces: Iterator[str]) -> Iterator[str]:
+    """Pieces of text without what could control a terminal."""
+    return ("\n".join(map(printable, piece.expandtabs(4).split("\n"))) for piece in pieces)
+
+
+def one_by_one(answers: Mapping[str, Iterator[str]]) -> Iterator[str]:
+    """Texts one after the other, with their names where there are several."""
+    for number, (name, pieces) in enumerate(answers.items()):
+        if len(answers) > 1:
             yield "\n\n" * (number > 0) + f"[{name}]\n"
-            yield from pieces
+        yield from pieces
 
 
-def side_by_side(texts: Mapping[str, Iterator[str]], width: int) -> Iterator[str]:
-    """Lines of text in columns, each as soon as it is complete in every column."""
-    said, going, printed = dict.fromkeys(texts, ""), list(texts), 0
-    yield GAP.join(f"[{name[: width - 2]}]".ljust(width) for name in texts).rstrip()
+def side_by_side(answers: Mapping[str, Iterator[str]], width: int) -> Iterator[str]:
+    """Lines of texts in columns with their names, each line as soon as it is complete in every column."""
+    width = (width - len(GAP) * (len(answers) - 1)) // len(answers)
+    said, going, printed = {name: f"[{name}]\n" for name in answers}, list(answers), 0
     while True:
         columns = {name: rows(text, width) for name, text in said.items()}
         # the last row of a text that goes on may grow
-        complete = min(len(columns[name]) - 1 for name in going) if going else max(map(len, columns.values()))
+        complete = min((len(columns[name]) - 1 for name in going), default=max(map(len, columns.values())))
         for number in range(printed, complete):
             cells = (column[number] if number < len(column) else "" for column in columns.values())
-            yield "\n" + GAP.join(cell.ljust(width) for cell in cells).rstrip()
+            yield GAP.join(cell.ljust(width) for cell in cells).rstrip() + "\n"
         printed = max(printed, complete)
         if not going:
             return
         behind = min(going, key=lambda name: len(columns[name]))
-        piece = next(texts[behind], None)
-        said[behind] += piece or ""
-        if piece is None:
+        try:
+            said[behind] += next(answers[behind])
+        except StopIteration:
             going.remove(behind)
 
 

@@ -5,20 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
-from typing import Any
 
 import torch
-from transformers import (
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    TextIteratorStreamer,
-)
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextIteratorStreamer
 
 from ..families import Family
 from ..families.positions import check_positions
-from ..utils.errors import FlabError, first_line
 from .generation import end_ids, generates_by, padding_id, sampling
 
 
@@ -51,7 +43,6 @@ class Conversation:
         self._model, self._tokenizer, self._family = model, tokenizer, family
         ends = end_ids(model, tokenizer)
         self._config = GenerationConfig(
-            num_beams=1,
             max_new_tokens=max_new_tokens,
             eos_token_id=ends or None,
             pad_token_id=padding_id(tokenizer, ends),
@@ -66,13 +57,16 @@ class Conversation:
         ends the answer; what was said until then is remembered.
 
         Raises:
-            [`FlabError`]: the chat template refuses it, or the model produces NaN.
+            [`FlabError`]: the model produces NaN.
             [`ConfigurationError`]: the conversation has become too long for the model.
         """
         turns = [*self.turns, {"role": "user", "content": text}]
-        ids = self._tokenizer(text)["input_ids"] if self.continues else self._asked(turns)
-        room = self._config.max_new_tokens
-        check_positions(self._model.config, self._family, "conversation and answer", len(ids) + room)
+        if not self.continues:
+            text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        # a chat template writes the special tokens itself
+        ids = self._tokenizer(text, add_special_tokens=self.continues)["input_ids"]
+        needed = len(ids) + self._config.max_new_tokens
+        check_positions(self._model.config, self._family, "conversation and answer", needed)
         streamer = TextIteratorStreamer(
             self._tokenizer,
             skip_prompt=not self.continues,
@@ -92,15 +86,6 @@ class Conversation:
                     self.turns = [*turns, {"role": "assistant", "content": said}]
             writing.result()
 
-    def _asked(self, turns: list[dict[str, str]]) -> list[int]:
-        try:
-            text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # each template refuses what it does not know in its own way
-            raise FlabError(
-                f"the chat template refuses the conversation ({first_line(error)}); continue raw text instead"
-            ) from error
-        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
-
     def _write(self, ids: list[int], streamer: TextIteratorStreamer, closed: Event) -> None:
         prompt = torch.tensor([ids], device=self._model.device)
         try:
@@ -109,18 +94,8 @@ class Conversation:
                     input_ids=prompt,
                     attention_mask=torch.ones_like(prompt),
                     generation_config=self._config,
-                    stopping_criteria=[IsClosed(closed)],
+                    stopping_criteria=[lambda ids, scores: torch.full((1,), closed.is_set(), device=ids.device)],
                     streamer=streamer,
                 )
         finally:
             streamer.end()  # whoever reads it must not wait for more
-
-
-class IsClosed(StoppingCriteria):
-    """Ends generation once nobody reads it any more."""
-
-    def __init__(self, closed: Event):
-        self.closed = closed
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        return torch.full((len(input_ids),), self.closed.is_set(), device=input_ids.device)

@@ -85,9 +85,9 @@ def test_a_row_is_printed_once_both_columns_have_it():
             yield text
 
     left = pieces("left", "one\n", "two\n", "three")
-    shown = side_by_side({"a": left, "b": pieces("right", "1 and more\n")}, 8)
-    assert [next(shown), next(shown)] == ["[a]      | [b]", "\none      | 1 and"] and read == ["left", "right"]
-    assert list(shown) == ["\ntwo      | more", "\nthree    |"]
+    shown = side_by_side({"a": left, "b": pieces("right", "1 and more\n")}, 19)
+    assert [next(shown), next(shown)] == ["[a]      | [b]\n", "one      | 1 and\n"] and read == ["left", "right"]
+    assert list(shown) == ["two      | more\n", "three    |\n"]
 
 
 def test_lines_of_standard_input_are_answered_by_both_models(tmp_path, monkeypatch):
