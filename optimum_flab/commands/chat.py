@@ -48,8 +48,10 @@ class ChatCommand(FlabVerb):
 
     def execute(self) -> None:
         args = self.args
-        if args.max_new_tokens < 1 or not 0 <= args.temperature < float("inf"):
-            raise ConfigurationError("`max_new_tokens` must be at least 1, and `temperature` 0 or a positive number")
+        if args.max_new_tokens < 1:
+            raise ConfigurationError(f"max_new_tokens: {args.max_new_tokens} is less than 1")
+        if not 0 <= args.temperature < float("inf"):
+            raise ConfigurationError(f"temperature: {args.temperature} is neither 0 nor a positive number")
         models = {args.baseline: args.baseline_revision, args.model: args.revision}
         sides = {name: self.conversation(name, revision) for name, revision in models.items() if name is not None}
         for name, side in sides.items():

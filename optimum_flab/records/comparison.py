@@ -18,7 +18,7 @@ from .json_files import parse_record, read_json
 from .names import is_result
 from .paths import last_name
 from .report import REPORT_NAME, Report, read_report
-from .results import EVALUATION_NAME, EvaluationRecord
+from .results import EVALUATION_NAME, EvaluationRecord, ScoreRow
 from .scores import PROGRAMS, Score, metric_text, retention_text, score_text
 
 
@@ -56,15 +56,17 @@ class ComparedModel:
         }
 
     @property
-    def retentions(self) -> dict[str, Score]:
-        """How much of the dense model's scores is left, by task and metric."""
-        base = self.report.base_model.weights_sha256 if self.report else ""
-        return {
-            f"{row.task}, {row.metric}": row.retention
-            for evaluation in self.evaluations
-            for row in evaluation.scores
-            if row.retention and isfinite(row.retention.value) and row.higher_is_better and evaluation.is_against(base)
-        }
+    def scores(self) -> dict[str, ScoreRow]:
+        """The scores by task and metric, without those of a kind of problems; with a retention only where the baseline
+        was the model that was pruned."""
+        base, rows = self.report.base_model.weights_sha256 if self.report else "", {}
+        for evaluation in self.evaluations:
+            kept = {} if evaluation.is_against(base) else {"retention": None}
+            for row in evaluation.scores:
+                if not row.metric.endswith("]"):
+                    label = f"{row.task}, {metric_text(row.metric, row.higher_is_better)} of {row.problems:,}"
+                    rows[label] = row.model_copy(update=kept)
+        return rows
 
 
 def read_models(folders: Sequence[str]) -> list[ComparedModel]:
@@ -143,13 +145,11 @@ def _costs(model: ComparedModel) -> dict[str, str]:
 
 def _scores(model: ComparedModel) -> dict[str, str]:
     figures = {}
-    for evaluation in model.evaluations:
-        for row in evaluation.scores:
-            passes = "" if row.own is None or row.own.passes is None else f", {row.own.passes:,.10g} passed"
-            label = f"{row.task}, {metric_text(row.metric, row.higher_is_better)} of {row.problems:,}"
-            figures[label] = score_text(row.own, row.metric) + passes
-    for label, retention in model.retentions.items():
-        figures[f"{label}: of the dense model's"] = retention_text(retention, True)
+    for label, row in model.scores.items():
+        passes = "" if row.own is None or row.own.passes is None else f", {row.own.passes:,.10g} passed"
+        figures[label] = score_text(row.own, row.metric) + passes
+        if row.retention is not None:
+            figures[f"{label}: against the dense model"] = retention_text(row.retention, row.higher_is_better)
     return figures
 
 
@@ -164,8 +164,9 @@ def plot_comparison(models: Sequence[ComparedModel], path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise FlabError("a plot needs matplotlib; install it with `pip install matplotlib`") from error
-    tasks = [task for model in models for task in model.retentions]
-    task = min(tasks, key=lambda task: not task.startswith(PROGRAMS), default="")
+    rows = [(model, label, row) for model in models for label, row in model.scores.items() if row.higher_is_better]
+    tasks = [label for _, label, row in rows if row.retention]
+    task = min(tasks, key=lambda label: not label.startswith(PROGRAMS), default=None)
     panels = {
         "Divergence from the dense model (nats per token)": [
             (model, Score(value=model.report.held_out.divergence))
@@ -173,7 +174,7 @@ def plot_comparison(models: Sequence[ComparedModel], path: Path) -> None:
             if model.report and model.report.held_out
         ],
         f"Share of the dense score: {task}": [
-            (model, model.retentions[task]) for model in models if task in model.retentions
+            (model, row.retention) for model, label, row in rows if label == task and row.retention
         ],
     }
     shown = {title: scores for title, scores in panels.items() if scores}
