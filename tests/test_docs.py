@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 import yaml
@@ -49,7 +50,7 @@ from .families import zoo
 # flags of other programs that the pages name
 FOREIGN = set(
     "--nproc_per_node --num_processes --mpirun_hostfile --cpu --thorough --task --model --onnx --tensor-parallel-size"
-    " --context --layers --work --measure".split()
+    " --context --layers --work --measure --no-deps".split()
 )
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
@@ -162,6 +163,21 @@ def test_the_family_of_the_worked_example_is_as_described(tmp_path, monkeypatch)
     assert family.model_type in CONFIG_MAPPING
     monkeypatch.setitem(zoo.EVERY, family.model_type, [{"use_bias": True}])
     check_family(zoo.member(family.model_type), family)
+
+
+# --- schemas
+
+
+@pytest.mark.parametrize("name", hooks.schemas())
+def test_a_schema_is_current_and_files_are_as_it_says(name):
+    schema = json.loads((DOCS / "schema" / name).read_text(encoding="utf-8"))
+    assert schema == json.loads(hooks.schemas()[name]), "out of date: `make schemas`"
+    files = sorted(ROOT.glob(f"tests/records/format1/*/{name.removesuffix('.schema.json')}.json"))
+    for file in files:
+        jsonschema.validate(json.loads(file.read_text(encoding="utf-8")), schema)
+    with pytest.raises(jsonschema.ValidationError, match="required property"):
+        jsonschema.validate({}, schema)
+    assert len(files) > 1
 
 
 # --- links and navigation

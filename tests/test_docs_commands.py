@@ -5,6 +5,7 @@ The steps of docs/start.md follow one another; tests/test_docs.py takes them.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -60,6 +61,7 @@ LITTLE = {
     "recover": "--text ./src --text-tokens 256 --sequence-length 96 --max-steps 2 --evaluations 1 --rank 4"
     " --max-new-tokens 8 --held-out-tokens 128 --closed-form-tokens 256",
     "eval": "--limit 2 --max-new-tokens 8",
+    "chat": "--max-new-tokens 8",
     "bench": "--prompt-tokens 8 --new-tokens 4 --batch-size 2 --repeats 2 --energy-seconds 0.2",
 }
 TEXT = " --corpus ./src --calibration ./src"  # for a pruning whose settings file names none
@@ -175,6 +177,7 @@ def folder(made, tmp_path, monkeypatch) -> Iterator[Path]:
     """A copy for one command, which runs in it."""
     copy = shutil.copytree(made, tmp_path / "pages")
     monkeypatch.chdir(copy)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("def add(a, b):\n"))  # what is said to `flab chat`
     yield copy
     shutil.rmtree(copy)
 

@@ -94,6 +94,9 @@ def test_one_number_gives_a_stock_checkpoint_within_half_a_point(family, tokeniz
     assert report["removed_body_ratio"] == pytest.approx(1 - bodies[1] / bodies[0])
     assert f"; {1 - bodies[1] / bodies[0]:.1%} of all but the vocabulary" in optimizer.summary()
     assert report["held_out"]["divergence"] > 0
+    shown = f": {1 - kept / dense:.1%} removed, parameters {kept:,}, vocab_size {len(cut):,}, num_hidden_layers "
+    assert shown in repr(pruned) and len(repr(pruned)) < 200
+    assert repr(pruned).endswith(f", divergence {report['held_out']['divergence']:.4f})")
     assert report["weights_sha256"] == weights_hash(loaded)
     assert f"{1 - kept / dense:.1%}" in optimizer.summary()
     texts = pruned.report.texts

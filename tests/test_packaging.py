@@ -101,7 +101,7 @@ def install(python: Path, *what) -> None:
 
 
 def test_the_wheel_holds_the_package_and_its_registration_and_nothing_else(built, sources):
-    (wheel,) = built.glob("*.whl")
+    (wheel,) = built.glob("*-py3-none-any.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert REGISTRATION in names
     assert {name.split("/")[0] for name in names} == {

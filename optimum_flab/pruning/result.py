@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..records.paths import last_name
 from ..records.plan import PruningPlan
 from ..records.report import Report
 from ..records.work import WorkFolder
@@ -35,6 +36,14 @@ class PrunedModel:
     config: FlabPrunerConfig | None
     files: dict[str, Path] = field(default_factory=dict)
     work: WorkFolder | None = None
+
+    def __repr__(self) -> str:
+        report, pruned = self.report, self.report.pruned
+        said = [f"{last_name(report.base_model.name)}: {report.removed_ratio:.1%} removed"]
+        said += [f"{name} {size:,}" for name, size in {"parameters": pruned.parameters, **pruned.sizes}.items()]
+        if report.held_out is not None:
+            said.append(f"divergence {report.held_out.divergence:.4f}")
+        return f"{type(self).__name__}({', '.join(said)})"
 
     def with_report(self, **changes: Any) -> PrunedModel:
         """The same model with other fields in its report."""

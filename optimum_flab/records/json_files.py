@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError, WithJsonSchema
 
 from ..utils.errors import FlabError, damage, first_of
 from ..utils.version import __version__
@@ -16,7 +16,11 @@ from ..utils.version import __version__
 ADVICE = "make it again, or restore the file"
 
 # JSON has no NaN: what was not a number is null in the file
-Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+Number = Annotated[
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    WithJsonSchema({"type": ["number", "null"]}),
+]
 Form = TypeVar("Form")
 
 

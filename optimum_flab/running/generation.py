@@ -14,6 +14,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTra
 
 from ..records.pieces import Pieces
 from ..utils.compat import attention_of, cache_argument, experts_of
+from ..utils.errors import FlabError
 from ..utils.hashing import digest_of
 from ..vocabulary.usage import tokenizer_hash
 
@@ -79,6 +80,20 @@ def generates_by(model: PreTrainedModel, config: GenerationConfig) -> Iterator[N
     finally:
         model.generation_config = own
         handle.remove()
+
+
+@contextmanager
+def sampling() -> Iterator[None]:
+    """Within this context tokens are sampled; raises a [`FlabError`] if the model produces NaN."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "probability tensor" not in str(error):
+            raise
+        raise FlabError(
+            "the model produces NaN or infinite predictions, so it cannot answer. If it runs in float16, try `dtype`"
+            " float32 or bfloat16; otherwise check the checkpoint"
+        ) from error
 
 
 @torch.inference_mode()

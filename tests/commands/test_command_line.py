@@ -131,6 +131,7 @@ def test_help_of_prune_fits_a_screen_and_all_of_it_is_one_word_away():
         ("prune -m x out --mix own=-1", "data.mix.own: '-1' should be greater than or equal to 0"),
         ("prune -m x out -c flab.json", "ffn.widht: unknown setting; near it are "),
         ("eval -m x --limit 0", "evaluation.limit (--limit): 0 should be greater than 0"),
+        ("chat x --temperature -1", "temperature (--temperature): -1.0 is neither 0 nor a positive number"),
         ("push folder-that-is-missing me/x", "folder 'folder-that-is-missing' does not exist"),
         ("count a.py -m x -o a.txt", "output (--output): 'a.txt' does not end in .npz; name a file that does"),
         ("prune -m x out --cache-dir ~nosuchuser/x", "'~nosuchuser/x' begins with a user that is not known here"),

@@ -1,0 +1,159 @@
+"""`optimum-cli flab chat`."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, suppress
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING
+
+from ..utils.compat import ArgumentGroup
+from ..utils.errors import ConfigurationError, printable
+from . import arguments
+from .base import FlabVerb
+
+
+if TYPE_CHECKING:
+    from ..running.conversation import Conversation
+
+
+WIDE = 100  # columns of a terminal that has room for two answers side by side
+GAP = " | "
+CLEAR, QUIT = "/clear", "/quit"
+KEYS = (
+    f"{CLEAR} forgets the conversation; {QUIT} or Ctrl-D ends; Ctrl-C ends an answer; a line that ends in a backslash"
+    " goes on in the next"
+)
+
+
+class ChatCommand(FlabVerb):
+    """Talk to a model in the terminal, with another one beside it."""
+
+    @staticmethod
+    def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
+        required.add_argument("model", help="the model, pruned or dense: a local folder, a Hub id, or a GGUF file")
+        arguments.add(optional, "--revision", "--trust-remote-code", "--family")
+        arguments.add(optional, "--baseline", "--baseline-revision", "--device")
+        optional.add_argument(
+            "--max-new-tokens", type=int, default=512, metavar="N", help="tokens of an answer, at most (default: 512)"
+        )
+        optional.add_argument(
+            "--temperature", type=float, default=0.0, help="of sampling; 0: the likeliest token (default: 0)"
+        )
+        optional.add_argument(
+            "--raw", action="store_true", help="continue each text, without the chat template (default: answer)"
+        )
+
+    def execute(self) -> None:
+        args = self.args
+        if args.max_new_tokens < 1:
+            raise ConfigurationError(f"max_new_tokens: {args.max_new_tokens} is less than 1")
+        if not 0 <= args.temperature < float("inf"):
+            raise ConfigurationError(f"temperature: {args.temperature} is neither 0 nor a positive number")
+        models = {args.baseline: args.baseline_revision, args.model: args.revision}
+        sides = {name: self.conversation(name, revision) for name, revision in models.items() if name is not None}
+        for name, side in sides.items():
+            if side.continues:
+                why = "raw text" if args.raw else "it has no chat template"
+                print(f"{name} continues each text by itself, and answers nothing ({why})", file=sys.stderr)
+        for text in typed_texts():
+            if text == QUIT:
+                return
+            if text == CLEAR:
+                for side in sides.values():
+                    side.turns.clear()
+            elif text.strip():
+                show(text, sides)
+
+    def conversation(self, name: str, revision: str | None) -> Conversation:
+        args = self.args
+
+        from ..checkpoints.loading import load_dense
+        from ..running.conversation import Conversation
+
+        options = {"trust_remote_code": args.trust_remote_code, "family": args.family, "device": args.device}
+        loaded = load_dense(name, revision=revision, dtype="auto", **options)
+        limits = args.max_new_tokens, args.temperature
+        return Conversation(loaded.model, loaded.tokenizer, loaded.family, *limits, raw=args.raw)
+
+
+def typed_texts() -> Iterator[str]:
+    """What is typed, or stands in standard input, until it ends: lines, and what a backslash joins to them."""
+    with suppress(ImportError):
+        import readline  # noqa: F401  what makes lines that are typed editable
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    if is_terminal := sys.stdin.isatty():
+        print(KEYS, file=sys.stderr)
+    text = ""
+    with suppress(EOFError):
+        while True:
+            text += input("> " if is_terminal and not text else "")
+            if text.endswith("\\"):
+                text = f"{text[:-1]}\n"
+            else:
+                yield text
+                text = ""
+
+
+def show(text: str, sides: Mapping[str, Conversation]) -> None:
+    """Print the answers to a text as they are written, until a user at a terminal interrupts them."""
+    width = get_terminal_size().columns
+    with ExitStack() as closed:
+        answers = {name: visible(closed.enter_context(closing(side.answer(text)))) for name, side in sides.items()}
+        pieces = side_by_side(answers, width) if len(answers) > 1 and width >= WIDE else one_by_one(answers)
+        try:
+            for piece in pieces:
+                print(piece, end="", flush=True)
+        except KeyboardInterrupt:
+            if not sys.stdin.isatty():
+                raise
+    print("\n")
+
+
+def visible(pieces: Iterator[str]) -> Iterator[str]:
+    """Pieces of text without what could control a terminal."""
+    return ("\n".join(map(printable, piece.expandtabs(4).split("\n"))) for piece in pieces)
+
+
+def one_by_one(answers: Mapping[str, Iterator[str]]) -> Iterator[str]:
+    """Texts one after the other, with their names where there are several."""
+    for number, (name, pieces) in enumerate(answers.items()):
+        if len(answers) > 1:
+            yield "\n\n" * (number > 0) + f"[{name}]\n"
+        yield from pieces
+
+
+def side_by_side(answers: Mapping[str, Iterator[str]], width: int) -> Iterator[str]:
+    """Lines of texts in columns with their names, each line as soon as it is complete in every column."""
+    width = (width - len(GAP) * (len(answers) - 1)) // len(answers)
+    said, going, printed = {name: f"[{name}]\n" for name in answers}, list(answers), 0
+    while True:
+        columns = {name: rows(text, width) for name, text in said.items()}
+        # the last row of a text that goes on may grow
+        complete = min((len(columns[name]) - 1 for name in going), default=max(map(len, columns.values())))
+        for number in range(printed, complete):
+            cells = (column[number] if number < len(column) else "" for column in columns.values())
+            yield GAP.join(cell.ljust(width) for cell in cells).rstrip() + "\n"
+        printed = max(printed, complete)
+        if not going:
+            return
+        behind = min(going, key=lambda name: len(columns[name]))
+        try:
+            said[behind] += next(answers[behind])
+        except StopIteration:
+            going.remove(behind)
+
+
+def rows(text: str, width: int) -> list[str]:
+    """The lines of a text, cut after a space where they are too long. More text changes only the last one."""
+    found = []
+    for line in text.split("\n"):
+        while len(line) > width:
+            end = line.rfind(" ", 0, width) + 1 or width
+            found.append(line[:end])
+            line = line[end:]
+        found.append(line)
+    return found
