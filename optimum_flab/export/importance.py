@@ -1,0 +1,138 @@
+"""The importance matrix: how large what the matrices of a model multiply is, so that llama.cpp's quantiser rounds with
+most care what matters most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..checkpoints.loading import LoadedModel
+from ..measuring.divergence import check_finite_layer
+from ..pruning.texts import read_text_sets
+from ..running.experts import ExpertWeights, Routed, routed
+from ..running.layer_pass import LayerObserver, LayerPass
+from ..running.layerwise import recorded, run_layer
+from ..settings.pruning import KINDS, DataSettings
+from ..tensors.workspace import Workspace
+from ..texts.kinds import ANSWERS
+from ..texts.packing import pack
+from ..texts.sets import TextSets
+from ..vocabulary.usage import special_ids, token_lists
+from .weights import Piece
+
+
+TOKENS = 4096  # more change nothing that can be measured
+SUMS, COUNTS = "in_sum2", "counts"  # what llama.cpp calls the two tensors of a matrix
+
+
+class InputSquares(LayerObserver):
+    """Keeps what llama.cpp calls the importance of a layer's matrices, over the real tokens: by the name of each in
+    the layer, the sums of the squares of what it multiplies, `<name>.in_sum2` of shape `(matrices, inputs)`, and the
+    number of tokens, `<name>.counts` of shape `(matrices, 1)`; of several matrices there is one for each expert."""
+
+    def __init__(self, reading: LayerPass):
+        super().__init__(reading, range(len(reading.layers)), "hidden")
+
+    def observe(self, index: int) -> dict[str, torch.Tensor]:
+        """See [`LayerObserver.observe`]."""
+        reading, layer, hidden = self.reading, self.reading.layers[index], self.streams["hidden"]
+        paths = [path for path, module in layer.named_modules() if isinstance(module, nn.Linear)]
+        has_experts, kept = reading.family.has_experts(layer), dict[str, torch.Tensor]()
+        for batch, (x, mask) in enumerate(zip(reading.inputs, reading.masks, strict=True)):
+            with (
+                recorded(layer, *paths) as runs,
+                routed(reading.family, layer) if has_experts else nullcontext([]) as given,
+            ):
+                after = run_layer(layer, hidden[batch], x.kwargs[index])
+            hidden[batch], real = reading.workspace.placed(after), mask.flatten()
+            read = {f"{path}.weight": [rows.reshape(len(real), -1)[real]] for path, (rows, _) in runs.items()}
+            for name, parts in [*read.items(), *(pair for one in given for pair in self._by_expert(layer, one, real))]:
+                sums = torch.stack([rows.float().square().sum(dim=0) for rows in parts]).cpu()
+                check_finite_layer(sums.isfinite().all(), index)
+                counts = torch.tensor([[float(len(rows))] for rows in parts])
+                for key, value in ((f"{name}.{SUMS}", sums), (f"{name}.{COUNTS}", counts)):
+                    kept[key] = kept[key] + value if key in kept else value
+        return kept
+
+    def _by_expert(
+        self, layer: nn.Module, given: Routed, real: torch.Tensor
+    ) -> Iterable[tuple[str, list[torch.Tensor]]]:
+        """The names of the tensors of all experts, each with what that of every expert multiplies."""
+        family = self.reading.family
+        experts = ExpertWeights(family, layer, dict(layer.named_parameters()))
+        hidden = [given.hidden[given.sent_to(expert)[0] & real] for expert in range(len(experts))]
+        for name, tensor in experts.tensors.items():
+            if tensor.ndim == 3:
+                is_out = name == family.mixture.out
+                read = [experts.neurons(*one) for one in enumerate(hidden)] if is_out else hidden
+                yield f"{family.mixture.module}.{name}", read
+
+
+def importance_matrix(
+    model: LoadedModel, pieces: Sequence[Piece], texts: TextSets, data: DataSettings, workspace: Workspace
+) -> dict[str, np.ndarray]:
+    """The sums and counts of all matrices in the decoder layers, by their names in llama.cpp's files: embedding and
+    output head are quantised without.
+
+    Args:
+        model ([`~checkpoints.loading.LoadedModel`]): with weights that can be read.
+        pieces (`Sequence[Piece]`): the tensors of the file.
+        texts ([`~texts.sets.TextSets`]): those of [`matrix_texts`].
+        data ([`~settings.pruning.DataSettings`]): the lengths of sequences and batches.
+        workspace ([`Workspace`]): where hidden states are put.
+
+    Raises:
+        [`FlabError`]: the model produces NaN or infinite values.
+    """
+    ids = token_lists(model.tokenizer, [document.text for document in texts.calibration])
+    packed = pack(ids, data.sequence_length, 0, TOKENS, special_ids(model.tokenizer))
+    reading = LayerPass(model.model, model.family, packed, data.batch_size, workspace=workspace)
+    reading.run(InputSquares(reading), "Weighing what the quantiser rounds")
+    tensors = {}
+    for piece in pieces:
+        index, name = model.family.layer_of(piece.source)
+        if index is not None and piece.is_matrix:
+            kept = reading.kept(index)
+            tensors |= {f"{piece.name}.{part}": kept[f"{name}.{part}"].numpy() for part in (SUMS, COUNTS)}
+    return tensors
+
+
+def matrix_texts(model: LoadedModel, data: DataSettings) -> TextSets:
+    """The calibration text of an importance matrix, without answers of the model.
+
+    Args:
+        data ([`~settings.pruning.DataSettings`]): the sources and kinds of text.
+
+    Raises:
+        [`FlabError`]: a source cannot be read, or there is too little text.
+    """
+    mix = {kind: share for kind, share in data.mix.items() if kind != ANSWERS}
+    few = {"calibration_tokens": max(TOKENS, data.sequence_length), "validation_tokens": 1, "held_out_tokens": 1}
+    few |= {"mix": mix if any(mix.values()) else KINDS}
+    return read_text_sets(model.tokenizer, data.model_copy(update=few), 0)
+
+
+def write_matrix(path: Path, tensors: Mapping[str, np.ndarray], texts: TextSets, length: int) -> None:
+    """Writes an importance matrix in llama.cpp's format.
+
+    Args:
+        length (`int`): tokens of a sequence.
+    """
+    import gguf
+
+    writer = gguf.GGUFWriter(path, "imatrix")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", [", ".join(sorted({document.kind for document in texts.calibration}))])
+    writer.add_uint32("imatrix.chunk_count", -(-TOKENS // length))
+    writer.add_uint32("imatrix.chunk_size", length)
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
