@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,16 @@ if TYPE_CHECKING:
 class PruningVerb(FlabVerb):
     """A verb that writes a pruned model, and may complete a prompt with it at the end."""
 
-    def show_pruned(self, optimizer: FlabOptimizer) -> None:
-        """Print what was removed, the requested completions, which its report then holds, and where the model is."""
+    def show_pruned(self, optimizer: FlabOptimizer, types: Sequence[str] = ()) -> None:
+        """Print what was removed, the requested completions, which its report then holds, and where the model is;
+        write GGUF files of the requested types."""
         self.say(optimizer.summary())
+        if types:
+            from ..pruned import write_gguf_files
+
+            assert optimizer.pruned is not None  # it was written just now
+            for exported in write_gguf_files(optimizer.pruned, user_path(self.args.output), types):
+                self.say(f"\n{exported.to_text()}")
         if (prompt := self.args.prompt) is not None:
             from ..pruned import note_completion
 

@@ -194,6 +194,14 @@ def _notes_of_rows(path: Path) -> list[str]:
     ]
 
 
+def check_export(model: LoadedModel, settings: ExportSettings) -> None:
+    """Raises a [`FlabError`] where a model, or one pruned from it, cannot be written as a file of this type; called
+    before any long work."""
+    if settings.is_quantised:
+        check_quantiser(settings.type)
+    described(model, settings)
+
+
 def check_path(path: str | Path, settings: ExportSettings) -> Path:
     """The path to write to, checked before any long work.
 

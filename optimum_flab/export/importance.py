@@ -4,8 +4,9 @@ most care what matters most."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,10 +45,9 @@ class InputSquares(LayerObserver):
         paths = [path for path, module in layer.named_modules() if isinstance(module, nn.Linear)]
         has_experts, kept = reading.family.has_experts(layer), dict[str, torch.Tensor]()
         for batch, (x, mask) in enumerate(zip(reading.inputs, reading.masks, strict=True)):
-            with (
-                recorded(layer, *paths) as runs,
-                routed(reading.family, layer) if has_experts else nullcontext([]) as given,
-            ):
+            with ExitStack() as stack:
+                runs = stack.enter_context(recorded(layer, *paths))
+                given = stack.enter_context(routed(reading.family, layer)) if has_experts else []
                 after = run_layer(layer, hidden[batch], x.kwargs[index])
             hidden[batch], real = reading.workspace.placed(after), mask.flatten()
             read = {f"{path}.weight": [rows.reshape(len(real), -1)[real]] for path, (rows, _) in runs.items()}
@@ -93,7 +93,7 @@ def importance_matrix(
     packed = pack(ids, data.sequence_length, 0, TOKENS, special_ids(model.tokenizer))
     reading = LayerPass(model.model, model.family, packed, data.batch_size, workspace=workspace)
     reading.run(InputSquares(reading), "Weighing what the quantiser rounds")
-    tensors = {}
+    tensors = dict[str, np.ndarray]()
     for piece in pieces:
         index, name = model.family.layer_of(piece.source)
         if index is not None and piece.is_matrix:
@@ -112,7 +112,11 @@ def matrix_texts(model: LoadedModel, data: DataSettings) -> TextSets:
         [`FlabError`]: a source cannot be read, or there is too little text.
     """
     mix = {kind: share for kind, share in data.mix.items() if kind != ANSWERS}
-    few = {"calibration_tokens": max(TOKENS, data.sequence_length), "validation_tokens": 1, "held_out_tokens": 1}
+    few: dict[str, Any] = {
+        "calibration_tokens": max(TOKENS, data.sequence_length),
+        "validation_tokens": 1,
+        "held_out_tokens": 1,
+    }
     few |= {"mix": mix if any(mix.values()) else KINDS}
     return read_text_sets(model.tokenizer, data.model_copy(update=few), 0)
 

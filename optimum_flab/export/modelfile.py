@@ -39,7 +39,7 @@ def modelfile(model: LoadedModel, file: str) -> str:
     ends = tokenizer.convert_ids_to_tokens(end_ids(model.model, tokenizer))
     lines += [f'PARAMETER stop "{end}"' for end in ends if end is not None]
     lines.append(f"PARAMETER num_ctx {min(model.model.config.max_position_embeddings, MOST_CONTEXT)}")
-    values = {"temperature": 0}
+    values: dict[str, float | None] = {"temperature": 0}
     if generation is not None and generation.do_sample:
         values = {theirs: getattr(generation, name, None) for name, theirs in SAMPLING.items()}
     lines += [f"PARAMETER {name} {value:g}" for name, value in values.items() if value is not None]
