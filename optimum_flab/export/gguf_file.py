@@ -166,9 +166,10 @@ def described(model: LoadedModel, settings: ExportSettings) -> tuple[dict[str, A
 def _weigh(model: LoadedModel, pieces: list[Piece], data: DataSettings, path: Path) -> None:
     """Writes the importance matrix of a model."""
     workspace = Workspace(None if model.stored is None else path.parent)
-    texts = matrix_texts(model, data)
-    readable = model.with_weights(workspace).on_its_device()
-    write_matrix(path, importance_matrix(readable, pieces, texts, data, workspace), texts, data.sequence_length)
+    documents = matrix_texts(model, data)
+    readable, texts = model.with_weights(workspace).on_its_device(), [document.text for document in documents]
+    tensors = importance_matrix(readable, pieces, texts, data, workspace)
+    write_matrix(path, tensors, [document.kind for document in documents], data.sequence_length)
 
 
 def _quantise(base: Path, target: Path, kind: str, matrix: Path | None) -> None:

@@ -22,7 +22,7 @@ from ..settings.pruning import KINDS, DataSettings
 from ..tensors.workspace import Workspace
 from ..texts.kinds import ANSWERS
 from ..texts.packing import pack
-from ..texts.sets import TextSets
+from ..texts.sources import Document
 from ..vocabulary.usage import special_ids, token_lists
 from .weights import Piece
 
@@ -74,7 +74,7 @@ class InputSquares(LayerObserver):
 
 
 def importance_matrix(
-    model: LoadedModel, pieces: Sequence[Piece], texts: TextSets, data: DataSettings, workspace: Workspace
+    model: LoadedModel, pieces: Sequence[Piece], texts: Sequence[str], data: DataSettings, workspace: Workspace
 ) -> dict[str, np.ndarray]:
     """The sums and counts of all matrices in the decoder layers, by their names in llama.cpp's files: embedding and
     output head are quantised without.
@@ -82,14 +82,14 @@ def importance_matrix(
     Args:
         model ([`~checkpoints.loading.LoadedModel`]): with weights that can be read.
         pieces (`Sequence[Piece]`): the tensors of the file.
-        texts ([`~texts.sets.TextSets`]): those of [`matrix_texts`].
+        texts (`Sequence[str]`): what the model reads.
         data ([`~settings.pruning.DataSettings`]): the lengths of sequences and batches.
         workspace ([`Workspace`]): where hidden states are put.
 
     Raises:
         [`FlabError`]: the model produces NaN or infinite values.
     """
-    ids = token_lists(model.tokenizer, [document.text for document in texts.calibration])
+    ids = token_lists(model.tokenizer, texts)
     packed = pack(ids, data.sequence_length, 0, TOKENS, special_ids(model.tokenizer))
     reading = LayerPass(model.model, model.family, packed, data.batch_size, workspace=workspace)
     reading.run(InputSquares(reading), "Weighing what the quantiser rounds")
@@ -102,7 +102,7 @@ def importance_matrix(
     return tensors
 
 
-def matrix_texts(model: LoadedModel, data: DataSettings) -> TextSets:
+def matrix_texts(model: LoadedModel, data: DataSettings) -> list[Document]:
     """The calibration text of an importance matrix, without answers of the model.
 
     Args:
@@ -118,20 +118,21 @@ def matrix_texts(model: LoadedModel, data: DataSettings) -> TextSets:
         "held_out_tokens": 1,
     }
     few |= {"mix": mix if any(mix.values()) else KINDS}
-    return read_text_sets(model.tokenizer, data.model_copy(update=few), 0)
+    return read_text_sets(model.tokenizer, data.model_copy(update=few), 0).calibration
 
 
-def write_matrix(path: Path, tensors: Mapping[str, np.ndarray], texts: TextSets, length: int) -> None:
+def write_matrix(path: Path, tensors: Mapping[str, np.ndarray], kinds: Iterable[str], length: int) -> None:
     """Writes an importance matrix in llama.cpp's format.
 
     Args:
+        kinds (`Iterable[str]`): of the texts.
         length (`int`): tokens of a sequence.
     """
     import gguf
 
     writer = gguf.GGUFWriter(path, "imatrix")
     writer.add_type("imatrix")
-    writer.add_array("imatrix.datasets", [", ".join(sorted({document.kind for document in texts.calibration}))])
+    writer.add_array("imatrix.datasets", [", ".join(sorted({*kinds}))])
     writer.add_uint32("imatrix.chunk_count", -(-TOKENS // length))
     writer.add_uint32("imatrix.chunk_size", length)
     for name, tensor in tensors.items():

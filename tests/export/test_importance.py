@@ -1,0 +1,152 @@
+"""The importance matrix is what the matrices of a model multiply, and llama.cpp's quantiser heeds it."""
+
+import json
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from optimum_flab import ConfigurationError, ExportSettings, FlabError
+from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
+from optimum_flab.export import export_gguf, quantiser
+from optimum_flab.export.importance import importance_matrix
+from optimum_flab.export.llama_library import mean_squares
+from optimum_flab.export.weights import pieces_of
+from optimum_flab.settings.pruning import DataSettings
+from optimum_flab.tensors.lazy import own_tensors
+from optimum_flab.tensors.workspace import Workspace
+from optimum_flab.texts.packing import pack
+from optimum_flab.vocabulary.usage import token_lists
+
+from ..conftest import TEXTS, byte_level_tokenizer
+from .test_weights import saved, tiny
+
+
+needs_quantiser = pytest.mark.skipif(quantiser.find_quantiser() is None, reason="llama.cpp is not installed")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return byte_level_tokenizer(600)
+
+
+@pytest.fixture
+def data(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return DataSettings(corpus=[str(tmp_path / "rows.jsonl")], mix={"own": 1}, sequence_length=32, batch_size=3)
+
+
+def squares_read(model, tokens):
+    """The sums over real tokens of the squares that each linear module reads when the whole model runs, by path."""
+    sums, handles = {}, []
+
+    def add(path):
+        def hook(module, args):
+            rows = args[0].flatten(0, -2)[tokens.mask.flatten()]
+            sums[path] = rows.square().sum(0)
+
+        return hook
+
+    for path, module in model.model.layers.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            handles.append(module.register_forward_pre_hook(add(path)))
+    with torch.no_grad():
+        model(**tokens.model_inputs())
+    for handle in handles:
+        handle.remove()
+    return sums
+
+
+NAMES = {
+    **{"self_attn.q_proj": "attn_q", "self_attn.o_proj": "attn_output"},
+    **{"mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"},
+}
+
+
+def test_it_is_what_the_matrices_multiply(tokenizer, data):
+    model = tiny("llama")
+    loaded = dense_from_memory(model, tokenizer)
+    pieces = pieces_of(own_tensors(model), model.config, loaded.family)
+    found = importance_matrix(loaded, pieces, TEXTS, data, Workspace())
+    packed = pack(token_lists(tokenizer, TEXTS), 32, 0, 4096)
+    expected = squares_read(model, packed)
+    for layer in range(3):
+        for path, name in NAMES.items():
+            sums = found[f"blk.{layer}.{name}.weight.in_sum2"]
+            np.testing.assert_allclose(sums[0], expected[f"{layer}.{path}"].numpy(), rtol=1e-4)
+            assert found[f"blk.{layer}.{name}.weight.counts"].tolist() == [[packed.tokens]]
+    assert len(found) == 2 * 3 * 7  # neither embedding nor head nor norms
+
+
+def test_experts_have_their_own(tokenizer, data):
+    model = tiny("qwen3_moe")
+    loaded = dense_from_memory(model, tokenizer)
+    pieces = pieces_of(own_tensors(model), model.config, loaded.family)
+    found = importance_matrix(loaded, pieces, TEXTS, data, Workspace())
+    packed = pack(token_lists(tokenizer, TEXTS), 32, 0, 4096)
+    block, seen = model.model.layers[0].mlp, []
+    with block.experts.register_forward_pre_hook(lambda module, args: seen.append(args)) and torch.no_grad():
+        model(**packed.model_inputs())
+    hidden, chosen, _ = seen[0]
+    for expert in range(4):
+        rows = hidden[(chosen == expert).any(-1) & packed.mask.flatten()]
+        gate, up = (rows @ block.experts.gate_up_proj[expert].T).chunk(2, dim=-1)
+        read = {"ffn_gate_exps": rows, "ffn_up_exps": rows, "ffn_down_exps": torch.nn.functional.silu(gate) * up}
+        for name, values in read.items():
+            sums = found[f"blk.0.{name}.weight.in_sum2"][expert]
+            np.testing.assert_allclose(sums, values.square().sum(0).numpy(), rtol=1e-3, atol=1e-6)
+            assert found[f"blk.0.{name}.weight.counts"][expert] == len(rows)
+
+
+@needs_quantiser
+def test_the_quantiser_rounds_with_more_care_what_matters_more(tokenizer, data, tmp_path):
+    folder, paths = tmp_path / "model", {}
+    saved(tiny("llama", hidden_size=256, intermediate_size=512), tokenizer, folder)
+    loaded = load_dense(folder, in_memory=False)
+    for name in ("with", "without"):
+        paths[name] = tmp_path / name / "tiny.gguf"
+        settings = ExportSettings(type="Q3_K_M", imatrix=name == "with")
+        done = export_gguf(loaded, paths[name], settings, data)
+        assert done.files[0].path == paths[name] and (done.matrix is not None) == (name == "with")
+    assert paths["with"].stat().st_size == paths["without"].stat().st_size
+    assert sorted(path.name for path in paths["with"].parent.iterdir()) == [
+        *("tiny.Modelfile", "tiny.gguf", "tiny.imatrix"),
+    ]
+    matrix = gguf.GGUFReader(tmp_path / "with/tiny.imatrix")
+    assert matrix.fields["general.type"].contents() == "imatrix"
+    assert matrix.fields["imatrix.datasets"].contents() == ["own"]
+    means = mean_squares(tmp_path / "with/tiny.imatrix")
+    weights, errors = own_tensors(load_dense(folder).model), {"with": 0.0, "without": 0.0}
+    for name, path in paths.items():
+        for tensor in gguf.GGUFReader(path).tensors:
+            if tensor.name.endswith("ffn_down.weight"):
+                source = weights[f"model.layers.{tensor.name.split('.')[1]}.mlp.down_proj.weight"]
+                difference = gguf.dequantize(tensor.data, tensor.tensor_type) - source.numpy()
+                errors[name] += float((difference**2 * means[tensor.name]).sum())
+    assert 0 < errors["with"] < 0.95 * errors["without"]
+
+
+def test_without_a_quantiser_nothing_is_begun(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(quantiser, "find_quantiser", lambda: None)
+    loaded = dense_from_memory(tiny("llama"), tokenizer)
+    with pytest.raises(FlabError, match="brew install llama.cpp.*pip install llama-cpp-py-sync.*q8_0 need neither"):
+        export_gguf(loaded, tmp_path / "tiny.gguf", ExportSettings(type="iq4_xs"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_failing_quantiser_was_given_is_left(tokenizer, tmp_path, monkeypatch):
+    program = tmp_path / "bin" / "llama-quantize"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho main: failed to read $3 >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    loaded, out = dense_from_memory(tiny("llama"), tokenizer), tmp_path / "out"
+    with pytest.raises(FlabError, match="bin/llama-quantize could not .* failed to read Q4_0.* in .*tiny-f32.gguf"):
+        export_gguf(loaded, out / "tiny.gguf", ExportSettings(type="q4_0", imatrix=False))
+    assert [path.name for path in out.iterdir()] == ["tiny-f32.gguf"]
+
+
+def test_types_that_need_a_matrix_are_refused_without_one():
+    with pytest.raises(ConfigurationError, match=r"imatrix: iq2_m is not made without .* q4_k_m"):
+        ExportSettings(type="IQ2_M", imatrix=False)
