@@ -11,7 +11,6 @@ from optimum_flab import ConfigurationError, ExportSettings, FlabError, FlabOpti
 from optimum_flab.checkpoints.loading import dense_from_memory
 from optimum_flab.export import export_gguf
 from optimum_flab.export.fields import model_fields, rope_tensors
-from optimum_flab.export.quantiser import find_spec
 from optimum_flab.families import family_for
 from optimum_flab.tensors.gguf_files import read_header
 
@@ -33,7 +32,7 @@ def project(made, tmp_path):
 
 def test_the_command_says_what_it_wrote_and_overwrites_only_when_asked(project):
     export = ["export", "model", "out/tiny.gguf"]
-    done = flab(*export, "--type", "q8_0", cwd=project)
+    done = flab(*export, "--type", "Q8_0", cwd=project)
     assert done.code == 0, done.err
     header = read_header(project / "out/tiny.gguf")
     assert header.architecture == "llama" and "out/tiny.gguf: 0." in done.out and "sha256" in done.out
@@ -44,7 +43,11 @@ def test_the_command_says_what_it_wrote_and_overwrites_only_when_asked(project):
     assert refused.code == 2 and "already exists" in refused.err and "--overwrite" in refused.err
     assert (project / "out/tiny.gguf").read_bytes() == before
     assert flab(*export, "--overwrite", cwd=project).code == 0
-    assert [path.name for path in (project / "out").iterdir()] == ["tiny.gguf"]
+    assert sorted(path.name for path in (project / "out").iterdir()) == ["tiny.Modelfile", "tiny.gguf"]
+    (project / "out/tiny.gguf").unlink()
+    refused = flab(*export, cwd=project)  # a Modelfile may be somebody's own
+    assert refused.code == 2 and "tiny.Modelfile' already exists" in refused.err
+    assert flab(*export, "--overwrite", cwd=project).code == 0
     assert (project / "out/tiny.gguf").read_bytes() != before
 
 
@@ -61,12 +64,6 @@ def test_wrong_arguments_are_refused_before_anything_is_written(project, argumen
     done = flab("export", *arguments, cwd=project)
     assert done.code == code and message in done.err
     assert [path.name for path in project.iterdir()] == ["model"]
-
-
-@pytest.mark.skipif(find_spec("llama_cpp") is not None, reason="the quantiser is installed")
-def test_a_type_of_the_quantiser_says_how_to_get_it(project):
-    done = flab("export", "model", "tiny.gguf", "--type", "q4_k_m", cwd=project)
-    assert done.code == 1 and "optimum-flab[gguf]" in done.err
 
 
 def test_families_that_llama_cpp_does_not_know_and_positions_that_it_cannot_have_are_refused(tmp_path):

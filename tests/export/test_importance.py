@@ -13,13 +13,14 @@ from optimum_flab.export import export_gguf, quantiser
 from optimum_flab.export.importance import importance_matrix
 from optimum_flab.export.llama_library import mean_squares
 from optimum_flab.export.weights import pieces_of
+from optimum_flab.settings.export import MATRIX_TYPES, QUANTISED_TYPES
 from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.tensors.lazy import own_tensors
 from optimum_flab.tensors.workspace import Workspace
 from optimum_flab.texts.packing import pack
 from optimum_flab.vocabulary.usage import token_lists
 
-from ..conftest import TEXTS, byte_level_tokenizer
+from ..conftest import TEXTS, byte_level_tokenizer, thorough_but
 from .test_weights import saved, tiny
 
 
@@ -145,6 +146,21 @@ def test_what_a_failing_quantiser_was_given_is_left(tokenizer, tmp_path, monkeyp
     with pytest.raises(FlabError, match="bin/llama-quantize could not .* failed to read Q4_0.* in .*tiny-f32.gguf"):
         export_gguf(loaded, out / "tiny.gguf", ExportSettings(type="q4_0", imatrix=False))
     assert [path.name for path in out.iterdir()] == ["tiny-f32.gguf"]
+
+
+@pytest.mark.parametrize("kind", thorough_but(1, ["q2_k_s", *(one for one in QUANTISED_TYPES if one != "q2_k_s")]))
+@needs_quantiser
+def test_every_type_is_made_with_a_matrix_and_all_but_the_coarsest_without(kind, tokenizer, data, tmp_path):
+    loaded = dense_from_memory(tiny("llama", hidden_size=256, intermediate_size=256), tokenizer)
+    export_gguf(loaded, tmp_path / "with.gguf", ExportSettings(type=kind), data)
+    found = gguf.GGUFReader(tmp_path / "with.gguf").fields["general.file_type"].contents()
+    assert gguf.LlamaFileType(found).name == f"MOSTLY_{kind.upper()}"
+    without = ExportSettings.model_construct(**{**ExportSettings(type=kind).model_dump(), "imatrix": False})
+    if kind in MATRIX_TYPES:
+        with pytest.raises(FlabError, match="could not quantise"):
+            export_gguf(loaded, tmp_path / "without.gguf", without)
+    else:
+        export_gguf(loaded, tmp_path / "without.gguf", without)
 
 
 def test_types_that_need_a_matrix_are_refused_without_one():

@@ -1,7 +1,6 @@
 """llama.cpp itself computes, and cuts text, as transformers does; where it is installed."""
 
 import copy
-import ctypes
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from tokenizers import normalizers
 from optimum_flab.checkpoints.loading import load_dense
 from optimum_flab.export import export_gguf
 from optimum_flab.export.tokens import ENDS
-from optimum_flab.settings.export import QUANTISED_TYPES, ExportSettings
+from optimum_flab.settings.export import ExportSettings
 from optimum_flab.tensors.gguf_files import read_header
 
 from ..conftest import PROSE, TEXTS, byte_level_tokenizer
@@ -107,16 +106,9 @@ def test_it_cuts_text_into_the_same_pieces(kind, tokenizer, tmp_path):
 def test_its_quantiser_writes_what_it_reads(kind, tokenizer, tmp_path):
     model = tiny("llama", hidden_size=256, intermediate_size=512)
     export_gguf(saved(model, tokenizer, tmp_path / "model"), tmp_path / "tiny.gguf", ExportSettings(type=kind))
-    assert [path.name for path in tmp_path.iterdir()] in (["model", "tiny.gguf"], ["tiny.gguf", "model"])
     kinds = {tensor.kind.name for tensor in read_header(tmp_path / "tiny.gguf").tensors.values()}
     assert any(name.startswith(kind[:2].upper()) for name in kinds)
     assert np.isfinite(logits_of(in_llama_cpp(tmp_path / "tiny.gguf"), [1, 2, 3])).all()
-
-
-def test_the_quantiser_knows_every_type_that_is_offered():
-    for kind in QUANTISED_TYPES:
-        assert isinstance(getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind.upper()}"), int)
-    assert ctypes.sizeof(llama_cpp.llama_model_quantize_params)
 
 
 def test_a_model_of_files_is_quantised_as_one_in_memory(tokenizer, tmp_path):
