@@ -20,7 +20,7 @@ from common import positive, print_result, progress
 from optimum_flab import ExportSettings
 from optimum_flab.checkpoints.loading import load_dense
 from optimum_flab.export import export_gguf
-from optimum_flab.export.importance import TOKENS, importance_matrix, write_matrix
+from optimum_flab.export.importance import TOKENS, write_importance_matrix
 from optimum_flab.export.weights import pieces_of
 from optimum_flab.measuring.divergence import OutputHead, bits_and_lost_mass, final_hidden, mean_divergence
 from optimum_flab.pruning.texts import read_text_sets
@@ -28,7 +28,6 @@ from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.tensors.gguf_files import GgufTensors
 from optimum_flab.tensors.lazy import ModelTensors, own_tensors
-from optimum_flab.tensors.workspace import Workspace
 from optimum_flab.texts.packing import pack
 from optimum_flab.vocabulary.usage import special_ids, token_lists
 
@@ -44,13 +43,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=positive, default=8192, help="of held-out text (default: %(default)s)")
     args = parser.parse_args()
     loaded = load_dense(args.model, dtype="float32")
-    data = DataSettings(calibration_tokens=TOKENS, validation_tokens=1, held_out_tokens=args.tokens)
+    data = DataSettings(calibration_tokens=TOKENS, held_out_tokens=args.tokens)  # as for the matrix: the same sets
     sets = read_text_sets(loaded.tokenizer, data, 0)
     args.work.mkdir(parents=True, exist_ok=True)
     matrix = args.work / "model.imatrix"
     pieces = pieces_of(own_tensors(loaded.model), loaded.model.config, loaded.family)
-    tensors = importance_matrix(loaded, pieces, [one.text for one in sets.calibration], data, Workspace())
-    write_matrix(matrix, tensors, [one.kind for one in sets.calibration], data.sequence_length)
+    write_importance_matrix(matrix, loaded, pieces, data)
     files = {}
     for kind in args.types:
         for weighed in (False, True):

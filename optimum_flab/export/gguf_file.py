@@ -22,13 +22,12 @@ from ..settings.export import OWN_TYPES, ExportSettings
 from ..settings.pruning import DataSettings
 from ..tensors.gguf_files import PART, WEIGHTS_FIELD, read_header
 from ..tensors.lazy import own_tensors
-from ..tensors.workspace import Workspace
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.hashing import file_sha256
 from ..utils.places import output_file
 from ..utils.progress import progress
 from .fields import gguf_facts, ignored_window, model_fields, rope_tensors
-from .importance import importance_matrix, matrix_texts, write_matrix
+from .importance import write_importance_matrix
 from .modelfile import modelfile
 from .quantiser import PROGRAM, check_quantiser, quantise
 from .tokens import TokenizerFields, tokenizer_fields
@@ -122,14 +121,12 @@ def export_gguf(
     stored = {torch.float32: "f32", torch.float16: "f16"}.get(model.storage_dtype, "bf16")
     own = stored if settings.is_quantised else settings.type
     needed = int(size) * (4 if own == "f32" else 2) * (2 if settings.is_quantised else 1)
-    if weighs:
-        needed += sum(own_tensors(model.model)[name].nbytes for name in model.converted_tensors())
     check_space(path.parent, needed, "the file takes, while it is made, about")
     about = {"general.name": _name_of(model), WEIGHTS_FIELD: dense_hash(model)}
     with _temporary_folder(path) as folder:
         if weighs:
             matrix = folder / f"{path.stem}.imatrix"
-            _weigh(model, pieces, data, matrix)
+            write_importance_matrix(matrix, model, pieces, data)
         base = folder / (f"{path.stem}-{own}.gguf" if settings.is_quantised else path.name)
         split = (settings.split_megabytes or 0) * 1_000_000
         writer = gguf.GGUFWriter(base, gguf_facts(family).architecture, split_max_size=split)
@@ -154,22 +151,13 @@ def described(model: LoadedModel, settings: ExportSettings) -> tuple[dict[str, A
     """What a file says of a model, and of its tokenizer.
 
     Raises:
-        [`FlabError`]: llama.cpp knows its family, position encoding or tokenizer not.
+        [`FlabError`]: llama.cpp does not know its family, position encoding or tokenizer.
     """
     config, family = model.model.config, model.family
     architecture = gguf_facts(family).architecture
     fields = {f"{architecture}.{key}": value for key, value in model_fields(config, family).items()}
     ends, rows = end_ids(model.model, model.tokenizer), getattr(config, family.sizes["vocab"])
     return fields, tokenizer_fields(model.tokenizer, rows, settings.pre_tokenizer, ends)
-
-
-def _weigh(model: LoadedModel, pieces: list[Piece], data: DataSettings, path: Path) -> None:
-    """Writes the importance matrix of a model."""
-    workspace = Workspace(None if model.stored is None else path.parent)
-    documents = matrix_texts(model, data)
-    readable, texts = model.with_weights(workspace).on_its_device(), [document.text for document in documents]
-    tensors = importance_matrix(readable, pieces, texts, data, workspace)
-    write_matrix(path, tensors, [document.kind for document in documents], data.sequence_length)
 
 
 def _quantise(base: Path, target: Path, kind: str, matrix: Path | None) -> None:

@@ -3,10 +3,9 @@ most care what matters most."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from ..settings.pruning import KINDS, DataSettings
 from ..tensors.workspace import Workspace
 from ..texts.kinds import ANSWERS
 from ..texts.packing import pack
-from ..texts.sources import Document
 from ..vocabulary.usage import special_ids, token_lists
 from .weights import Piece
 
@@ -102,39 +100,30 @@ def importance_matrix(
     return tensors
 
 
-def matrix_texts(model: LoadedModel, data: DataSettings) -> list[Document]:
-    """The calibration text of an importance matrix, without answers of the model.
+def write_importance_matrix(path: Path, model: LoadedModel, pieces: Sequence[Piece], data: DataSettings) -> None:
+    """Writes the importance matrix of a model over calibration text, in llama.cpp's format.
 
     Args:
-        data ([`~settings.pruning.DataSettings`]): the sources and kinds of text.
+        path (`Path`): the file; where weights cannot be used as they are stored, they are copied beside it meanwhile.
+        pieces (`Sequence[Piece]`): the tensors of the model's file.
+        data ([`~settings.pruning.DataSettings`]): the sources and kinds of text; the model writes no answers.
 
     Raises:
-        [`FlabError`]: a source cannot be read, or there is too little text.
-    """
-    mix = {kind: share for kind, share in data.mix.items() if kind != ANSWERS}
-    few: dict[str, Any] = {
-        "calibration_tokens": max(TOKENS, data.sequence_length),
-        "validation_tokens": 1,
-        "held_out_tokens": 1,
-    }
-    few |= {"mix": mix if any(mix.values()) else KINDS}
-    return read_text_sets(model.tokenizer, data.model_copy(update=few), 0).calibration
-
-
-def write_matrix(path: Path, tensors: Mapping[str, np.ndarray], kinds: Iterable[str], length: int) -> None:
-    """Writes an importance matrix in llama.cpp's format.
-
-    Args:
-        kinds (`Iterable[str]`): of the texts.
-        length (`int`): tokens of a sequence.
+        [`FlabError`]: a source cannot be read, there is too little text, or the model produces NaN or infinite values.
     """
     import gguf
 
+    mix = {kind: share for kind, share in data.mix.items() if kind != ANSWERS}
+    changes = {"calibration_tokens": TOKENS, "mix": mix if any(mix.values()) else KINDS}
+    documents = read_text_sets(model.tokenizer, data.model_copy(update=changes), 0).calibration
+    workspace = Workspace(None if model.stored is None else path.parent)
+    readable, texts = model.with_weights(workspace).on_its_device(), [document.text for document in documents]
+    tensors = importance_matrix(readable, pieces, texts, data, workspace)
     writer = gguf.GGUFWriter(path, "imatrix")
     writer.add_type("imatrix")
-    writer.add_array("imatrix.datasets", [", ".join(sorted({*kinds}))])
-    writer.add_uint32("imatrix.chunk_count", -(-TOKENS // length))
-    writer.add_uint32("imatrix.chunk_size", length)
+    writer.add_array("imatrix.datasets", [", ".join(sorted({document.kind for document in documents}))])
+    writer.add_uint32("imatrix.chunk_count", -(-TOKENS // data.sequence_length))
+    writer.add_uint32("imatrix.chunk_size", data.sequence_length)
     for name, tensor in tensors.items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()

@@ -38,61 +38,43 @@ def data(tmp_path):
     return DataSettings(corpus=[str(tmp_path / "rows.jsonl")], mix={"own": 1}, sequence_length=32, batch_size=3)
 
 
-def squares_read(model, tokens):
-    """The sums over real tokens of the squares that each linear module reads when the whole model runs, by path."""
-    sums, handles = {}, []
+def matrix_of(model, tokenizer, data):
+    """The importance matrix of a model, and the tokens that it is made of."""
+    loaded = dense_from_memory(model, tokenizer)
+    pieces = pieces_of(own_tensors(model), model.config, loaded.family)
+    found = importance_matrix(loaded, pieces, TEXTS, data, Workspace())
+    return found, pack(token_lists(tokenizer, TEXTS), 32, 0, 4096)
 
-    def add(path):
-        def hook(module, args):
-            rows = args[0].flatten(0, -2)[tokens.mask.flatten()]
-            sums[path] = rows.square().sum(0)
 
-        return hook
-
-    for path, module in model.model.layers.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            handles.append(module.register_forward_pre_hook(add(path)))
-    with torch.no_grad():
+@torch.no_grad()
+def read_by(model, path, tokens):
+    """What a module of a model is given when all of it runs."""
+    seen = []
+    with model.get_submodule(path).register_forward_pre_hook(lambda module, args: seen.append(args)):
         model(**tokens.model_inputs())
-    for handle in handles:
-        handle.remove()
-    return sums
-
-
-NAMES = {
-    **{"self_attn.q_proj": "attn_q", "self_attn.o_proj": "attn_output"},
-    **{"mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"},
-}
+    return seen[0]
 
 
 def test_it_is_what_the_matrices_multiply(tokenizer, data):
     model = tiny("llama")
-    loaded = dense_from_memory(model, tokenizer)
-    pieces = pieces_of(own_tensors(model), model.config, loaded.family)
-    found = importance_matrix(loaded, pieces, TEXTS, data, Workspace())
-    packed = pack(token_lists(tokenizer, TEXTS), 32, 0, 4096)
-    expected = squares_read(model, packed)
-    for layer in range(3):
-        for path, name in NAMES.items():
-            sums = found[f"blk.{layer}.{name}.weight.in_sum2"]
-            np.testing.assert_allclose(sums[0], expected[f"{layer}.{path}"].numpy(), rtol=1e-4)
-            assert found[f"blk.{layer}.{name}.weight.counts"].tolist() == [[packed.tokens]]
+    found, tokens = matrix_of(model, tokenizer, data)
+    names = {"self_attn.q_proj": "attn_q", "self_attn.o_proj": "attn_output", "mlp.down_proj": "ffn_down"}
+    for path, name in names.items():
+        rows = read_by(model, f"model.layers.2.{path}", tokens)[0][tokens.mask]
+        sums = found[f"blk.2.{name}.weight.in_sum2"]
+        np.testing.assert_allclose(sums[0], rows.square().sum(0).numpy(), rtol=1e-4)
+        assert found[f"blk.2.{name}.weight.counts"].tolist() == [[tokens.tokens]]
     assert len(found) == 2 * 3 * 7  # neither embedding nor head nor norms
 
 
 def test_experts_have_their_own(tokenizer, data):
     model = tiny("qwen3_moe")
-    loaded = dense_from_memory(model, tokenizer)
-    pieces = pieces_of(own_tensors(model), model.config, loaded.family)
-    found = importance_matrix(loaded, pieces, TEXTS, data, Workspace())
-    packed = pack(token_lists(tokenizer, TEXTS), 32, 0, 4096)
-    block, seen = model.model.layers[0].mlp, []
-    with block.experts.register_forward_pre_hook(lambda module, args: seen.append(args)) and torch.no_grad():
-        model(**packed.model_inputs())
-    hidden, chosen, _ = seen[0]
+    found, tokens = matrix_of(model, tokenizer, data)
+    hidden, chosen, _ = read_by(model, "model.layers.0.mlp.experts", tokens)
+    experts = model.model.layers[0].mlp.experts
     for expert in range(4):
-        rows = hidden[(chosen == expert).any(-1) & packed.mask.flatten()]
-        gate, up = (rows @ block.experts.gate_up_proj[expert].T).chunk(2, dim=-1)
+        rows = hidden[(chosen == expert).any(-1) & tokens.mask.flatten()]
+        gate, up = (rows @ experts.gate_up_proj[expert].T).chunk(2, dim=-1)
         read = {"ffn_gate_exps": rows, "ffn_up_exps": rows, "ffn_down_exps": torch.nn.functional.silu(gate) * up}
         for name, values in read.items():
             sums = found[f"blk.0.{name}.weight.in_sum2"][expert]
@@ -111,12 +93,10 @@ def test_the_quantiser_rounds_with_more_care_what_matters_more(tokenizer, data, 
         done = export_gguf(loaded, paths[name], settings, data)
         assert done.files[0].path == paths[name] and (done.matrix is not None) == (name == "with")
     assert paths["with"].stat().st_size == paths["without"].stat().st_size
-    assert sorted(path.name for path in paths["with"].parent.iterdir()) == [
-        *("tiny.Modelfile", "tiny.gguf", "tiny.imatrix"),
-    ]
-    matrix = gguf.GGUFReader(tmp_path / "with/tiny.imatrix")
-    assert matrix.fields["general.type"].contents() == "imatrix"
-    assert matrix.fields["imatrix.datasets"].contents() == ["own"]
+    beside = sorted(path.name for path in paths["with"].parent.iterdir())
+    assert beside == ["tiny.Modelfile", "tiny.gguf", "tiny.imatrix"]
+    fields = gguf.GGUFReader(tmp_path / "with/tiny.imatrix").fields
+    assert [fields[name].contents() for name in ("general.type", "imatrix.datasets")] == ["imatrix", ["own"]]
     means = mean_squares(tmp_path / "with/tiny.imatrix")
     weights, errors = own_tensors(load_dense(folder).model), {"with": 0.0, "without": 0.0}
     for name, path in paths.items():
