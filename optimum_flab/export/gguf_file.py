@@ -135,7 +135,8 @@ def export_gguf(
             _quantise(base, folder / path.name, settings.type, matrix)
             notes += _notes_of_rows(folder / path.name)
         parts = sorted(folder.glob("*.gguf"))
-        (folder / f"{path.stem}.Modelfile").write_text(modelfile(model, parts[0].name), encoding="utf-8")
+        if settings.overwrite or not path.with_suffix(".Modelfile").exists():  # it may have been edited
+            (folder / f"{path.stem}.Modelfile").write_text(modelfile(model, parts[0].name), encoding="utf-8")
         written = [part.replace(path.parent / part.name) for part in parts]
         for stale in {path, *_parts_of(path)} - set(written):
             stale.unlink(missing_ok=True)  # the earlier file, in another number of parts, is to be replaced
@@ -207,8 +208,8 @@ def check_path(path: str | Path, settings: ExportSettings) -> Path:
         check_quantiser(settings.type)
     for part in _parts_of(path):
         output_file(part, ".gguf", settings.overwrite)
-    for suffix in (".Modelfile", ".imatrix"):
-        output_file(path.with_suffix(suffix), suffix, settings.overwrite)
+    if settings.weighs:
+        output_file(path.with_suffix(".imatrix"), ".imatrix", settings.overwrite)
     return path
 
 
