@@ -185,8 +185,11 @@ def _notes_of_rows(path: Path) -> list[str]:
 
 
 def check_export(model: LoadedModel, settings: ExportSettings) -> None:
-    """Raises a [`FlabError`] where a model, or one pruned from it, cannot be written as a file of this type; called
-    before any long work."""
+    """Refuses a model that, pruned or not, cannot be written as a file of this type; called before any long work.
+
+    Raises:
+        [`FlabError`]: see [`export_gguf`].
+    """
     if settings.is_quantised:
         check_quantiser(settings.type)
     described(model, settings)
