@@ -1,6 +1,6 @@
 """Serves infilling from a GGUF file to an editor, one request after another, in the format of OpenAI's completions.
 
-pip install 'optimum-flab[gguf]'
+pip install llama-cpp-python
 optimum-cli flab export out/ model.gguf --type q4_k_m
 python examples/serve_infilling.py model.gguf
 curl http://127.0.0.1:8012/v1/completions -d '{"prompt": "def add(a, b):\\n", "suffix": "\\n\\nprint(add(1, 2))\\n"}'

@@ -239,12 +239,12 @@ class FlabOptimizer:
             self.save_pretrained(Path(temporary, "checkpoint"))
             return push_to_hub(Path(temporary, "checkpoint"), repo_id, **options)
 
-    def export_gguf(self, path: str | Path, settings: ExportSettings | None = None) -> Exported:
+    def export_gguf(self, path: str | Path, settings: ExportSettings | None = None, **options: Any) -> Exported:
         """Writes what was pruned, or else what was loaded, as a GGUF file; see [`~export.export_gguf`]."""
         from .export import export_gguf
 
         model = self.dense if self.pruned is None else to_export(self.pruned, self.dense, self.output_dtype)
-        return export_gguf(model, path, settings)
+        return export_gguf(model, path, settings, **options)
 
     def load_pruned(self, folder: str | Path) -> PrunedModel:
         """Takes a checkpoint that was pruned from this dense model, to recover or to evaluate it.

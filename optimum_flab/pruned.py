@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,18 +15,21 @@ from .checkpoints.loading import LoadedModel, load_dense
 from .checkpoints.saving import save_checkpoint
 from .checkpoints.surgery import pruned_tensors
 from .checkpoints.weight_files import shards
+from .export import Exported, export_gguf
 from .families import save_family
 from .families.positions import check_positions
 from .pruning.plan_check import check_plan
 from .pruning.result import PrunedModel
 from .records.atomic import write_files
 from .records.folders import Kind, OutputFolder
-from .records.names import CARD_NAME, PAGE_NAME, is_replaceable
+from .records.names import CARD_NAME, PAGE_NAME, gguf_name, is_replaceable
 from .records.plan import PLAN_NAME, PruningPlan
 from .records.report import REPORT_NAME, Completion, read_report, report_text, write_report
 from .running.casting import copy_in
 from .running.generation import completion
 from .settings.configuration import read_pruner_config
+from .settings.export import ExportSettings
+from .settings.pruning import DataSettings
 from .tensors.lazy import StoredTensors
 from .tensors.workspace import Workspace
 from .utils.errors import ConfigurationError, FlabError
@@ -173,6 +176,27 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
         write_card(partial, earlier=earlier, ask_hub=False)
     drop_kept(pruned)
     return replace(pruned, report=report)
+
+
+def write_gguf_files(pruned: PrunedModel, folder: Path, types: Sequence[str]) -> list[Exported]:
+    """Writes the pruned model in a folder as GGUF files beside the weights, and names them in its card.
+
+    Args:
+        types (`Sequence[str]`): of the files, see [`~settings.export.ExportSettings`].
+
+    Raises:
+        [`FlabError`]: see [`~export.export_gguf`].
+    """
+    from .hub.card import write_card
+
+    data = DataSettings() if pruned.config is None else pruned.config.data
+    model, done, matrix = load_dense(folder, in_memory=False, dtype="auto"), list[Exported](), None
+    for kind in dict.fromkeys(types):
+        path = folder / gguf_name(pruned.report.base_model.name, kind)
+        done.append(export_gguf(model, path, ExportSettings(type=kind), data, matrix))
+        matrix = done[-1].matrix or matrix
+    write_card(folder, ask_hub=False)
+    return done
 
 
 def note_completion(folder: Path, prompt: str, dense: str, pruned: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,15 +20,20 @@ if TYPE_CHECKING:
 class PruningVerb(FlabVerb):
     """A verb that writes a pruned model, and may complete a prompt with it at the end."""
 
-    def show_pruned(self, optimizer: FlabOptimizer) -> None:
+    def show_pruned(self, optimizer: FlabOptimizer, types: Sequence[str] = ()) -> None:
         """Print what was removed, the requested completions, which its report then holds, and where the model is; or
-        else its report as JSON."""
-        from ..pruned import note_completion
+        else its report as JSON. Write GGUF files of the requested types."""
+        from ..pruned import note_completion, write_gguf_files
         from ..records.report import read_report, report_text
 
         as_json, folder = getattr(self.args, "json", False), user_path(self.args.output)
         if not as_json:
             self.say(optimizer.summary())
+        if types:
+            assert optimizer.pruned is not None  # it was written just now
+            for exported in write_gguf_files(optimizer.pruned, folder, types):
+                if not as_json:
+                    self.say(f"\n{exported.to_text()}")
         if (prompt := self.args.prompt) is not None:
             texts = optimizer.complete(prompt)
             for name, text in texts.items() if not as_json else ():

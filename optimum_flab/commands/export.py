@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..settings.export import ExportSettings
+from ..settings.pruning import PrunerSettings
 from ..utils.compat import ArgumentGroup
 from . import arguments
 from .base import FlabVerb
@@ -12,9 +13,13 @@ from .flags import flags_of
 
 
 class ExportCommand(FlabVerb):
-    """Write a checkpoint as a GGUF file, which llama.cpp runs."""
+    """Write a checkpoint as a GGUF file, which llama.cpp and Ollama run."""
 
-    FLAGS = flags_of(ExportSettings, "export")
+    # the text of the importance matrix is that of a pruning
+    FLAGS = (
+        *flags_of(ExportSettings, "export"),
+        *(flag for flag in flags_of(PrunerSettings) if flag.setting == "data.calibration"),
+    )
 
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
@@ -24,11 +29,12 @@ class ExportCommand(FlabVerb):
         arguments.add(optional, "--revision", "--family")
 
     def execute(self) -> None:
-        args, settings = self.args, self.settings.export
+        args, settings, data = self.args, self.settings.export, self.settings.data
 
         from ..checkpoints.loading import load_dense
         from ..export import check_path, export_gguf
 
         check_path(args.path, settings)
-        model = load_dense(args.model, revision=args.revision, family=args.family, in_memory=False)
-        self.say(export_gguf(model, args.path, settings).to_text())
+        dtype = "auto" if settings.weighs else "float32"  # of the text's way through the model
+        model = load_dense(args.model, revision=args.revision, family=args.family, in_memory=False, dtype=dtype)
+        self.say(export_gguf(model, args.path, settings, data).to_text())

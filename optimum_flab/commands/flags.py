@@ -70,7 +70,7 @@ def add_flag(group: ArgumentGroup, flag: SettingFlag) -> None:
     elif kind is int:
         options["metavar"] = "N"
     elif get_origin(kind) is Literal:
-        options = {"choices": get_args(kind)}
+        options = {"choices": get_args(kind), "type": str.lower}
     elif get_origin(kind) in (list, dict):
         options = {"action": "extend", "nargs": "+" if marker.several else 1, "metavar": "SOURCE"}
         how = "several may be named" if marker.several else "may be given several times"

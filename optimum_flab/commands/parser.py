@@ -48,6 +48,7 @@ GROUPS = {
 DEFAULT = re.compile(r"[;,]? ?\(?default: (.*?)\)?$")
 # what ends the part of a text that a line has room for
 ASIDE = re.compile(r"[;:(]|, (?=for example|such as|which|whose|unless|whatever|where|with |over |then )")
+MOST_LISTED = 12  # choices in the short help
 ALIKE = 0.75  # of words
 
 
@@ -222,7 +223,8 @@ def title_of(action: Action) -> str:
 def entry(action: Action, in_full: bool) -> str:
     """An argument with its help in the second column."""
     text = (action.help or "") % vars(action)
-    choices = f": {', '.join(map(str, action.choices))}" if action.choices else ""
+    listed = action.choices if in_full or len(action.choices or ()) <= MOST_LISTED else ()
+    choices = f": {', '.join(map(str, listed))}" if listed else ""
     if not in_full:
         found = DEFAULT.search(text)
         said = ASIDE.split(text[: found.start()] if found else text)[0].strip()

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..settings.export import TYPES, ExportSettings
 from ..settings.pruning import PrunerSettings
 from ..utils.compat import ArgumentGroup
 from ..utils.errors import ConfigurationError
@@ -49,6 +50,16 @@ class PruneCommand(PruningVerb):
             help="number format of the pruned weights (default: the model's own)",
         )
         optional.add_argument(
+            "--gguf",
+            metavar="TYPE",
+            type=str.lower,
+            choices=TYPES,
+            action="append",
+            default=[],
+            help="write the pruned model as a GGUF file of this type too, for example q4_k_m; may be given several"
+            " times (default: none)",
+        )
+        optional.add_argument(
             "--memory-budget",
             metavar="SIZE",
             help="memory of --device that may be used, for example 6GB; weights that would need more stay in their"
@@ -66,6 +77,7 @@ class PruneCommand(PruningVerb):
 
         from .. import FlabOptimizer, FlabPrunerConfig
         from ..checkpoints.computation import computation_device
+        from ..export import check_export
         from ..pruned import check_prompt, drop_kept
         from ..pruning.time_budget import seconds_of
         from ..running.processes import Processes, launched, process_device
@@ -107,6 +119,8 @@ class PruneCommand(PruningVerb):
                 config=config,
             )
             optimizer.check_space(args.output, config)
+            for kind in args.gguf:
+                check_export(optimizer.dense, ExportSettings(type=kind))
             if args.prompt is not None:
                 check_prompt(optimizer.dense, args.prompt)
             work: dict[str, Any] = {"resume": not args.no_resume, "cache_dir": args.cache_dir}
@@ -120,7 +134,7 @@ class PruneCommand(PruningVerb):
                 optimizer.save_to(output)
         processes.agree(True)  # what each saved is needed until the output is written
         if processes.is_main:
-            self.show_pruned(optimizer)
+            self.show_pruned(optimizer, args.gguf)
         else:
             drop_kept(pruned)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,20 +19,26 @@ from ..records.atomic import errors_of_writing
 from ..records.folders import check_space
 from ..running.generation import end_ids
 from ..settings.export import OWN_TYPES, ExportSettings
-from ..tensors.gguf_files import PART, WEIGHTS_FIELD
+from ..settings.pruning import DataSettings
+from ..tensors.gguf_files import PART, WEIGHTS_FIELD, read_header
 from ..tensors.lazy import own_tensors
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.hashing import file_sha256
 from ..utils.places import output_file
 from ..utils.progress import progress
 from .fields import gguf_facts, ignored_window, model_fields, rope_tensors
-from .quantiser import check_quantiser, quantise
-from .tokens import tokenizer_fields
+from .importance import write_importance_matrix
+from .modelfile import modelfile
+from .quantiser import PROGRAM, check_quantiser, quantise
+from .tokens import TokenizerFields, tokenizer_fields
 from .weights import Piece, pieces_of
 
 
 if TYPE_CHECKING:
     import gguf
+
+
+K_ROWS = 256  # rows of K- and IQ-types are whole blocks of so many weights
 
 
 @dataclass(frozen=True)
@@ -56,10 +63,12 @@ class Exported:
     Args:
         files (`tuple[WrittenFile, ...]`): one, or the parts of a split one in order.
         notes (`tuple[str, ...]`): what the user should be told.
+        matrix (`Path`, *optional*): the importance matrix that it was quantised with.
     """
 
     files: tuple[WrittenFile, ...]
     notes: tuple[str, ...]
+    matrix: Path | None = None
 
     def to_text(self) -> str:
         """For the terminal."""
@@ -67,8 +76,14 @@ class Exported:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings | None = None) -> Exported:
-    """Writes a checkpoint, dense or pruned, as GGUF.
+def export_gguf(
+    model: LoadedModel,
+    path: str | Path,
+    settings: ExportSettings | None = None,
+    data: DataSettings | None = None,
+    matrix: Path | None = None,
+) -> Exported:
+    """Writes a checkpoint, dense or pruned, as GGUF; beside it a Modelfile for Ollama, and the importance matrix.
 
     Tensors are read one at a time where the model was loaded with `in_memory=False`. A file is written whole or not at
     all; the parts of a split one are moved into place one by one, once all are written.
@@ -77,22 +92,21 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
         model ([`~checkpoints.loading.LoadedModel`]): with its weights in memory or in their files.
         path (`str` or `Path`): the file, or the start of the names of the parts of a split one.
         settings ([`~settings.export.ExportSettings`], *optional*): the number format and the like.
+        data ([`~settings.pruning.DataSettings`], *optional*): the text of the importance matrix.
+        matrix (`Path`, *optional*): an importance matrix of this model. Defaults to a new one, where one is needed.
 
     Raises:
         [`ConfigurationError`]: the path does not end in `.gguf`, or is a folder; a type cannot be split.
-        [`FlabError`]: the file already exists; a type needs the quantiser, which is not installed; llama.cpp does not
-            know the family, its position encoding or its tokenizer; a weight is too large for the type; the disk is
-            full.
+        [`FlabError`]: the file already exists; a type needs the quantiser, which is not installed or fails; llama.cpp
+            does not know the family, its position encoding or its tokenizer; a weight is too large for the type; the
+            disk is full.
     """
     import gguf
 
-    settings = settings or ExportSettings()
+    settings, data = settings or ExportSettings(), data or DataSettings()
     path = check_path(path, settings)
     config, family = model.model.config, model.family
-    architecture = gguf_facts(family).architecture
-    fields = {f"{architecture}.{key}": value for key, value in model_fields(config, family).items()}
-    rows = getattr(config, family.sizes["vocab"])
-    tokenizer = tokenizer_fields(model.tokenizer, rows, settings.pre_tokenizer, end_ids(model.model, model.tokenizer))
+    fields, tokenizer = described(model, settings)
     tensors: Mapping[str, torch.Tensor] = own_tensors(model.model) if model.stored is None else model.stored
     pieces, more = pieces_of(own_tensors(model.model), config, family), rope_tensors(config, family)
     window = ignored_window(config, family)
@@ -101,26 +115,84 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
         notes.append(
             f"llama.cpp lets all layers attend to the whole text; in the model some see only {window:,} tokens"
         )
+    weighs = settings.weighs and matrix is None
     size = sum(np.prod(piece.shape, dtype=np.int64) for piece in pieces)
     # the quantiser needs a whole file, in the type of the weights
     stored = {torch.float32: "f32", torch.float16: "f16"}.get(model.storage_dtype, "bf16")
-    own = settings.type if settings.type in OWN_TYPES else stored
-    needed = int(size) * (4 if own == "f32" else 2) * (1 if own == settings.type else 2)
+    own = stored if settings.is_quantised else settings.type
+    needed = int(size) * (4 if own == "f32" else 2) * (2 if settings.is_quantised else 1)
     check_space(path.parent, needed, "the file takes, while it is made, about")
     about = {"general.name": _name_of(model), WEIGHTS_FIELD: dense_hash(model)}
     with _temporary_folder(path) as folder:
-        base = folder / path.name if own == settings.type else folder / f"base-{path.name}"
+        if weighs:
+            matrix = folder / f"{path.stem}.imatrix"
+            write_importance_matrix(matrix, model, pieces, data)
+        base = folder / (f"{path.stem}-{own}.gguf" if settings.is_quantised else path.name)
         split = (settings.split_megabytes or 0) * 1_000_000
-        writer = gguf.GGUFWriter(base, architecture, split_max_size=split)
+        writer = gguf.GGUFWriter(base, gguf_facts(family).architecture, split_max_size=split)
         _write(writer, {**about, **fields, **tokenizer.fields}, pieces, tensors, more, own)
-        if own != settings.type:
-            quantise(base, folder / path.name, settings.type)
-            base.unlink()
-        written = [part.replace(path.parent / part.name) for part in sorted(folder.iterdir())]
+        if settings.is_quantised:
+            _quantise(base, folder / path.name, settings.type, matrix)
+            notes += _notes_of_rows(folder / path.name)
+        parts = sorted(folder.glob("*.gguf"))
+        if settings.overwrite or not path.with_suffix(".Modelfile").exists():  # it may have been edited
+            (folder / f"{path.stem}.Modelfile").write_text(modelfile(model, parts[0].name), encoding="utf-8")
+        written = [part.replace(path.parent / part.name) for part in parts]
         for stale in {path, *_parts_of(path)} - set(written):
             stale.unlink(missing_ok=True)  # the earlier file, in another number of parts, is to be replaced
+        for beside in folder.iterdir():
+            beside.replace(path.parent / beside.name)
+    if weighs:
+        matrix = path.with_suffix(".imatrix")
     files = tuple(WrittenFile(part, part.stat().st_size, file_sha256(part)) for part in written)
-    return Exported(files, tuple(notes))
+    return Exported(files, tuple(notes), matrix)
+
+
+def described(model: LoadedModel, settings: ExportSettings) -> tuple[dict[str, Any], TokenizerFields]:
+    """What a file says of a model, and of its tokenizer.
+
+    Raises:
+        [`FlabError`]: llama.cpp does not know its family, position encoding or tokenizer.
+    """
+    config, family = model.model.config, model.family
+    architecture = gguf_facts(family).architecture
+    fields = {f"{architecture}.{key}": value for key, value in model_fields(config, family).items()}
+    ends, rows = end_ids(model.model, model.tokenizer), getattr(config, family.sizes["vocab"])
+    return fields, tokenizer_fields(model.tokenizer, rows, settings.pre_tokenizer, ends)
+
+
+def _quantise(base: Path, target: Path, kind: str, matrix: Path | None) -> None:
+    """Quantises a file and removes it; if that fails, it is left where the other would be."""
+    try:
+        quantise(base, target, kind, matrix)
+    except FlabError as error:
+        left = base.replace(target.parent.parent / base.name)
+        raise FlabError(f"{error}. The model is in {left}, of which {PROGRAM} makes every type") from error
+    base.unlink()
+
+
+def _notes_of_rows(path: Path) -> list[str]:
+    """A note on matrices in other types than their rows would have if they were longer or shorter."""
+    tensors = [one for one in read_header(path).tensors.values() if len(one.shape) > 1]
+    odd = [one for one in tensors if one.shape[-1] % K_ROWS]
+    if not odd:
+        return []
+    size = sum(one.bytes_per_row * math.prod(one.shape[:-1]) for one in odd)
+    return [
+        f"{len(odd):,} of {len(tensors):,} matrices have rows of a length that is no multiple of {K_ROWS}: they"
+        f" are stored as {', '.join(sorted({one.kind.name for one in odd}))} and take {size / 1e6:,.1f} MB"
+    ]
+
+
+def check_export(model: LoadedModel, settings: ExportSettings) -> None:
+    """Refuses a model that, pruned or not, cannot be written as a file of this type; called before any long work.
+
+    Raises:
+        [`FlabError`]: see [`export_gguf`].
+    """
+    if settings.is_quantised:
+        check_quantiser(settings.type)
+    described(model, settings)
 
 
 def check_path(path: str | Path, settings: ExportSettings) -> Path:
@@ -130,7 +202,7 @@ def check_path(path: str | Path, settings: ExportSettings) -> Path:
         [`ConfigurationError`]: see [`export_gguf`].
     """
     path = output_file(path, ".gguf", settings.overwrite)
-    if settings.type not in OWN_TYPES:
+    if settings.is_quantised:
         if settings.split_megabytes is not None:
             raise ConfigurationError(
                 f"split_megabytes: {settings.type} is written by llama.cpp's quantiser, which writes a single file;"
@@ -139,6 +211,8 @@ def check_path(path: str | Path, settings: ExportSettings) -> Path:
         check_quantiser(settings.type)
     for part in _parts_of(path):
         output_file(part, ".gguf", settings.overwrite)
+    if settings.weighs:
+        output_file(path.with_suffix(".imatrix"), ".imatrix", settings.overwrite)
     return path
 
 

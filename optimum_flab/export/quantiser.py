@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -13,42 +13,52 @@ from ..utils.errors import FlabError
 from ..utils.progress import say
 
 
-def check_quantiser(kind: str) -> None:
-    """Raises a [`FlabError`] where the quantiser is not installed."""
-    if find_spec("llama_cpp") is None:
+PROGRAM = "llama-quantize"
+PACKAGES = ("llama_cpp_py_sync", "llama_cpp")  # those with llama.cpp's library; of the first there are wheels
+
+
+def find_quantiser() -> tuple[str, list[str]] | None:
+    """The name of the quantiser of this machine, and the command that starts it: the program on the PATH, else a
+    library in this environment; `None` where there is neither."""
+    if program := shutil.which(PROGRAM):
+        return program, [program]
+    script = str(Path(__file__).with_name("llama_library.py"))
+    return next(((name, [sys.executable, script, name]) for name in PACKAGES if find_spec(name)), None)
+
+
+def check_quantiser(kind: str) -> tuple[str, list[str]]:
+    """What [`find_quantiser`] finds.
+
+    Raises:
+        [`FlabError`]: nothing.
+    """
+    if (found := find_quantiser()) is None:
         raise FlabError(
-            f"type: {kind} is made by llama.cpp's quantiser; install it (pip install 'optimum-flab[gguf]'), or use"
-            f" one of {', '.join(OWN_TYPES)}"
+            f"type: {kind} is made by llama.cpp's quantiser, which is not on this machine. `brew install llama.cpp`"
+            f" installs it (any build will do that puts {PROGRAM} on the PATH), and `pip install llama-cpp-py-sync`"
+            f" its library alone, without a compiler; {', '.join(OWN_TYPES)} need neither"
         )
+    return found
 
 
-def quantise(source: Path, target: Path, kind: str) -> None:
+def quantise(source: Path, target: Path, kind: str, matrix: Path | None = None) -> None:
     """Quantises a GGUF file, in a separate process: on errors llama.cpp ends the one that it runs in.
 
     Args:
         source (`Path`): a file in f32, f16 or bf16.
         target (`Path`): the file to write.
         kind (`str`): llama.cpp's name of the mixture of types, in lower case.
+        matrix (`Path`, *optional*): an importance matrix.
 
     Raises:
-        [`FlabError`]: it failed.
+        [`FlabError`]: there is no quantiser, or it failed.
     """
+    name, command = check_quantiser(kind)
     say(f"quantising to {kind}")
-    command = [sys.executable, "-m", __name__, str(source), str(target), kind]
+    weighed = [] if matrix is None else ["--imatrix", str(matrix)]
+    command = [*command, *weighed, str(source), str(target), kind.upper()]
     ran = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if ran.returncode:
-        said = [line.strip() for line in ran.stderr.splitlines() if line.strip()]
-        raise FlabError(f"llama.cpp could not quantise to {kind}: {said[-1] if said else 'it gave no reason'}")
-
-
-def _quantise_here(source: str, target: str, kind: str) -> int:
-    import gguf
-    import llama_cpp
-
-    settings = llama_cpp.llama_model_quantize_default_params()
-    settings.ftype = int(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
-    return llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(settings))
-
-
-if __name__ == "__main__":
-    sys.exit(1 if _quantise_here(*sys.argv[1:]) else 0)
+        said = [line.strip() for line in f"{ran.stdout}\n{ran.stderr}".splitlines() if line.strip()]
+        reasons = [line for line in said if "fail" in line or "rror" in line] or said[-1:] or ["it gave no reason"]
+        raise FlabError(f"{name} could not quantise to {kind} ({reasons[0]}); if it is an old one, update it")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..families.files import FAMILY_NAME
 from ..settings.files import CONFIG_NAME
+from .paths import last_name
 from .plan import PLAN_NAME, WEIGHTS_NAME
 from .report import REPORT_NAME
 from .results import EFFICIENCY_NAME, EVALUATION_NAME, EVALUATION_TABLE
@@ -15,6 +16,9 @@ from .results import EFFICIENCY_NAME, EVALUATION_NAME, EVALUATION_TABLE
 
 CARD_NAME, PAGE_NAME = "README.md", "flab_report.html"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+# what `flab prune --gguf` writes beside the weights, and what is beside such a file
+GGUF = re.compile(r".+-pruned-[a-z0-9_]+\.gguf")
+BESIDE_GGUF = re.compile(r".+-pruned-[a-z0-9_]+\.(imatrix|Modelfile)")
 ADAPTER_FOLDER = "adapter"  # of a recovery, beside the weights
 CHAT_TEMPLATES = "additional_chat_templates"
 # what transformers and this package write at the top of the folder, besides results, licences and shards
@@ -65,16 +69,27 @@ def is_license_file(name: str) -> bool:
     return LICENSE_FILE.fullmatch(name) is not None
 
 
+def gguf_name(model: str, kind: str) -> str:
+    """The name of a GGUF file beside the weights of a pruned model.
+
+    Args:
+        model (`str`): what the dense model is called.
+        kind (`str`): the number format.
+    """
+    return f"{last_name(model)}-pruned-{kind}.gguf"
+
+
 def is_part(name: str) -> bool:
     """Whether a file is part of a pruned model, and published with it, by its path in the folder; weights are those
     that the index names."""
-    return name in FILES or is_result(name) or is_license_file(name) or fnmatch(name, f"{CHAT_TEMPLATES}/*.jinja")
+    own = name in FILES or is_result(name) or is_license_file(name) or fnmatch(name, f"{CHAT_TEMPLATES}/*.jinja")
+    return own or BESIDE_GGUF.fullmatch(name) is not None
 
 
 def is_outdated(name: str) -> bool:
     """Whether a file of this name, in a repository that holds a pruned model, was part of an earlier one, where the
     new one has no such file."""
-    own = name in FILES or is_result(name) or SHARD.fullmatch(name) is not None
+    own = name in FILES or is_result(name) or any(kind.fullmatch(name) for kind in (SHARD, GGUF, BESIDE_GGUF))
     return own or name in OTHER_TOKENIZERS or name == EVALUATION_TABLE
 
 

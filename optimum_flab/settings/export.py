@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from .section import Flag, Section
 
 
 OWN_TYPES = ("f32", "f16", "bf16", "q8_0")  # written without llama.cpp's quantiser
+# made by it only with an importance matrix
+MATRIX_TYPES = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq2_m", "q2_k_s", "iq3_xxs", "iq3_xs")
 QUANTISED_TYPES = (
-    *("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_0", "q4_1", "q4_k_s", "q4_k_m", "iq4_nl", "iq4_xs"),
+    *MATRIX_TYPES,
+    *("q2_k", "iq3_s", "iq3_m", "q3_k_s", "q3_k_m", "q3_k_l", "iq4_xs", "iq4_nl", "q4_0", "q4_1", "q4_k_s", "q4_k_m"),
     *("q5_0", "q5_1", "q5_k_s", "q5_k_m", "q6_k"),
 )
+TYPES = (*OWN_TYPES, *QUANTISED_TYPES)
+
+
+def _in_lower_case(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 class ExportSettings(Section):
     """How a GGUF file is written; the `export` section of a settings file."""
 
-    type: Literal[(*OWN_TYPES, *QUANTISED_TYPES)] = Field(  # type: ignore[valid-type]  # the names are above
+    type: Annotated[Literal[TYPES], BeforeValidator(_in_lower_case)] = Field(  # type: ignore[valid-type]
         default="f16",
-        description=f"number format of the matrices; all but {', '.join(OWN_TYPES)} are made by llama-cpp-python,"
-        " which has to be installed (pip install 'optimum-flab[gguf]')",
+        description="number format of the matrices, in capitals or not; all but"
+        f" {', '.join(OWN_TYPES)} are made by llama.cpp's quantiser, see `docs/gguf.md`",
     )
+    imatrix: bool = True
+    """let an importance matrix say which weights the quantiser rounds with most care: the mean squares of what they
+    multiply on calibration text"""
     pre_tokenizer: Annotated[str | None, Flag(metavar="NAME")] = None
     """llama.cpp's name for the pre-tokenizer of a byte-level tokenizer, for example qwen2 (default: the one that
     matches the tokenizer)"""
@@ -31,3 +42,22 @@ class ExportSettings(Section):
     """maximum megabytes of weights in one file, which is split beyond that (default: one file)"""
     overwrite: bool = False
     """replace existing files"""
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> ExportSettings:
+        if self.type in MATRIX_TYPES and not self.imatrix:
+            others = ", ".join(one for one in QUANTISED_TYPES if one not in MATRIX_TYPES)
+            raise ValueError(
+                f"imatrix: {self.type} is not made without an importance matrix; allow one, or use {others}"
+            )
+        return self
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether llama.cpp's quantiser makes the type."""
+        return self.type in QUANTISED_TYPES
+
+    @property
+    def weighs(self) -> bool:
+        """Whether an importance matrix is made."""
+        return self.imatrix and self.is_quantised

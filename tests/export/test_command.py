@@ -9,10 +9,10 @@ import torch
 
 from optimum_flab import ConfigurationError, ExportSettings, FlabError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.loading import dense_from_memory
-from optimum_flab.export import export_gguf
+from optimum_flab.export import export_gguf, quantiser
 from optimum_flab.export.fields import model_fields, rope_tensors
-from optimum_flab.export.quantiser import find_spec
 from optimum_flab.families import family_for
+from optimum_flab.records.names import is_replaceable
 from optimum_flab.tensors.gguf_files import read_header
 
 from ..conftest import TEXTS, byte_level_tokenizer, flab, tiny_model
@@ -33,7 +33,7 @@ def project(made, tmp_path):
 
 def test_the_command_says_what_it_wrote_and_overwrites_only_when_asked(project):
     export = ["export", "model", "out/tiny.gguf"]
-    done = flab(*export, "--type", "q8_0", cwd=project)
+    done = flab(*export, "--type", "Q8_0", cwd=project)
     assert done.code == 0, done.err
     header = read_header(project / "out/tiny.gguf")
     assert header.architecture == "llama" and "out/tiny.gguf: 0." in done.out and "sha256" in done.out
@@ -44,7 +44,7 @@ def test_the_command_says_what_it_wrote_and_overwrites_only_when_asked(project):
     assert refused.code == 2 and "already exists" in refused.err and "--overwrite" in refused.err
     assert (project / "out/tiny.gguf").read_bytes() == before
     assert flab(*export, "--overwrite", cwd=project).code == 0
-    assert [path.name for path in (project / "out").iterdir()] == ["tiny.gguf"]
+    assert sorted(path.name for path in (project / "out").iterdir()) == ["tiny.Modelfile", "tiny.gguf"]
     assert (project / "out/tiny.gguf").read_bytes() != before
 
 
@@ -61,12 +61,6 @@ def test_wrong_arguments_are_refused_before_anything_is_written(project, argumen
     done = flab("export", *arguments, cwd=project)
     assert done.code == code and message in done.err
     assert [path.name for path in project.iterdir()] == ["model"]
-
-
-@pytest.mark.skipif(find_spec("llama_cpp") is not None, reason="the quantiser is installed")
-def test_a_type_of_the_quantiser_says_how_to_get_it(project):
-    done = flab("export", "model", "tiny.gguf", "--type", "q4_k_m", cwd=project)
-    assert done.code == 1 and "optimum-flab[gguf]" in done.err
 
 
 def test_families_that_llama_cpp_does_not_know_and_positions_that_it_cannot_have_are_refused(tmp_path):
@@ -166,3 +160,24 @@ def test_factors_of_positions_that_do_not_fit_the_heads_are_refused():
     config.rope_parameters = {"rope_type": "longrope", "rope_theta": 1e4, **factors}
     with pytest.raises(FlabError, match="short_factor .* has 3 numbers, but its heads have 8 pairs"):
         rope_tensors(config, family_for(config))
+
+
+def test_a_pruning_writes_the_files_that_are_asked_for(project, monkeypatch):
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
+    (project / "corpus.jsonl").write_text(rows)
+    prune = "prune -m model out --vocab-size 400 --keep-merges 0 --corpus corpus.jsonl --mix own=1"
+    prune += (
+        " --sequence-length 64 --calibration-tokens 512 --validation-tokens 64 --held-out-tokens 64 --cache-dir cache"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(quantiser, "find_quantiser", lambda: None)
+        refused = flab(*prune.split(), "--gguf", "Q4_K_M", cwd=project)
+    assert refused.code == 1 and "pip install llama-cpp-py-sync" in refused.err and not (project / "cache").exists()
+    done = flab(*prune.split(), "--gguf", "Q8_0", "--gguf", "f16", cwd=project)
+    assert done.code == 0, done.err
+    for kind in ("q8_0", "f16"):
+        name = f"model-pruned-{kind}.gguf"
+        assert read_header(project / "out" / name).fields["llama.vocab_size"] == 400
+        assert f"{name}: 0." in done.out and name in (project / "out/README.md").read_text()
+        for file in (name, f"model-pruned-{kind}.Modelfile"):
+            assert (project / "out" / file).is_file() and is_replaceable(project / "out" / file)

@@ -1,18 +1,15 @@
 """llama.cpp itself computes, and cuts text, as transformers does; where it is installed."""
 
 import copy
-import ctypes
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import normalizers
 
-from optimum_flab.checkpoints.loading import load_dense
 from optimum_flab.export import export_gguf
 from optimum_flab.export.tokens import ENDS
-from optimum_flab.settings.export import QUANTISED_TYPES, ExportSettings
-from optimum_flab.tensors.gguf_files import read_header
+from optimum_flab.settings.export import ExportSettings
 
 from ..conftest import PROSE, TEXTS, byte_level_tokenizer
 from .test_tokens import sentencepiece_like
@@ -101,30 +98,6 @@ def test_it_cuts_text_into_the_same_pieces(kind, tokenizer, tmp_path):
     for text in STRINGS:
         found = model.tokenize(text.encode(), add_bos=False, special=True)
         assert found == loaded.tokenizer(text, add_special_tokens=False)["input_ids"], text
-
-
-@pytest.mark.parametrize("kind", ["q4_0", "q4_k_m", "q6_k"])
-def test_its_quantiser_writes_what_it_reads(kind, tokenizer, tmp_path):
-    model = tiny("llama", hidden_size=256, intermediate_size=512)
-    export_gguf(saved(model, tokenizer, tmp_path / "model"), tmp_path / "tiny.gguf", ExportSettings(type=kind))
-    assert [path.name for path in tmp_path.iterdir()] in (["model", "tiny.gguf"], ["tiny.gguf", "model"])
-    kinds = {tensor.kind.name for tensor in read_header(tmp_path / "tiny.gguf").tensors.values()}
-    assert any(name.startswith(kind[:2].upper()) for name in kinds)
-    assert np.isfinite(logits_of(in_llama_cpp(tmp_path / "tiny.gguf"), [1, 2, 3])).all()
-
-
-def test_the_quantiser_knows_every_type_that_is_offered():
-    for kind in QUANTISED_TYPES:
-        assert isinstance(getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind.upper()}"), int)
-    assert ctypes.sizeof(llama_cpp.llama_model_quantize_params)
-
-
-def test_a_model_of_files_is_quantised_as_one_in_memory(tokenizer, tmp_path):
-    saved(tiny("qwen2", hidden_size=256), tokenizer, tmp_path / "model")
-    for name, in_memory in (("a", True), ("b", False)):
-        loaded = load_dense(tmp_path / "model", in_memory=in_memory)
-        export_gguf(loaded, tmp_path / name / "tiny.gguf", ExportSettings(type="q4_0"))
-    assert (tmp_path / "a/tiny.gguf").read_bytes() == (tmp_path / "b/tiny.gguf").read_bytes()
 
 
 def test_it_stops_where_the_model_does(tokenizer, tmp_path):

@@ -103,7 +103,8 @@ def test_a_split_file_holds_every_tensor_once(tokenizer, tmp_path):
     assert names == [f"parts-{number:05}-of-{len(names):05}.gguf" for number in range(1, len(names) + 1)]
     found = [tensor.name for file in done.files for tensor in gguf.GGUFReader(file.path).tensors]
     assert len(names) > 1 and found == [tensor.name for tensor in gguf.GGUFReader(tmp_path / "whole.gguf").tensors]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [*names, "whole.gguf"]
+    assert sorted(path.name for path in tmp_path.glob("*.gguf")) == [*names, "whole.gguf"]
+    assert f"FROM ./{names[0]}\n" in (tmp_path / "parts.Modelfile").read_text()
 
 
 def test_one_form_takes_the_place_of_another_and_nothing_else_goes(tokenizer, tmp_path):
@@ -115,6 +116,7 @@ def test_one_form_takes_the_place_of_another_and_nothing_else_goes(tokenizer, tm
     for settings in (split, whole, split):
         settings = settings.model_copy(update={"overwrite": True})
         done = export_gguf(loaded, tmp_path / "a[1].gguf", settings)
-        assert {path.name for path in tmp_path.iterdir()} == others | {file.path.name for file in done.files}
+        written = {"a[1].Modelfile", *(file.path.name for file in done.files)}
+        assert {path.name for path in tmp_path.iterdir()} == others | written
     with pytest.raises(FlabError, match="already exists"):
         export_gguf(loaded, tmp_path / "a[1].gguf", whole)

@@ -1,0 +1,132 @@
+"""The importance matrix: how large what the matrices of a model multiply is, so that llama.cpp's quantiser rounds with
+most care what matters most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..checkpoints.loading import LoadedModel
+from ..measuring.divergence import check_finite_layer
+from ..running.experts import ExpertWeights, Routed, routed
+from ..running.layer_pass import LayerObserver, LayerPass
+from ..running.layerwise import recorded, run_layer
+from ..settings.pruning import KINDS, DataSettings
+from ..tensors.workspace import Workspace
+from ..texts.kinds import ANSWERS
+from ..texts.packing import pack
+from ..texts.sets import read_text_sets
+from ..vocabulary.usage import special_ids, token_lists
+from .weights import Piece
+
+
+TOKENS = 4096  # more change nothing that can be measured
+SUMS, COUNTS = "in_sum2", "counts"  # what llama.cpp calls the two tensors of a matrix
+
+
+class InputSquares(LayerObserver):
+    """Keeps what llama.cpp calls the importance of a layer's matrices, over the real tokens: by the name of each in
+    the layer, the sums of the squares of what it multiplies, `<name>.in_sum2` of shape `(matrices, inputs)`, and the
+    number of tokens, `<name>.counts` of shape `(matrices, 1)`; of several matrices there is one for each expert."""
+
+    def __init__(self, reading: LayerPass):
+        super().__init__(reading, range(len(reading.layers)), "hidden")
+
+    def observe(self, index: int) -> dict[str, torch.Tensor]:
+        """See [`LayerObserver.observe`]."""
+        reading, layer, hidden = self.reading, self.reading.layers[index], self.streams["hidden"]
+        paths = [path for path, module in layer.named_modules() if isinstance(module, nn.Linear)]
+        has_experts, kept = reading.family.has_experts(layer), dict[str, torch.Tensor]()
+        for batch, (x, mask) in enumerate(zip(reading.inputs, reading.masks, strict=True)):
+            with ExitStack() as stack:
+                runs = stack.enter_context(recorded(layer, *paths))
+                given = stack.enter_context(routed(reading.family, layer)) if has_experts else []
+                after = run_layer(layer, hidden[batch], x.kwargs[index])
+            hidden[batch], real = reading.workspace.placed(after), mask.flatten()
+            read = {f"{path}.weight": [rows.reshape(len(real), -1)[real]] for path, (rows, _) in runs.items()}
+            for name, parts in [*read.items(), *(pair for one in given for pair in self._by_expert(layer, one, real))]:
+                sums = torch.stack([rows.float().square().sum(dim=0) for rows in parts]).cpu()
+                check_finite_layer(sums.isfinite().all(), index)
+                counts = torch.tensor([[float(len(rows))] for rows in parts])
+                for key, value in ((f"{name}.{SUMS}", sums), (f"{name}.{COUNTS}", counts)):
+                    kept[key] = kept[key] + value if key in kept else value
+        return kept
+
+    def _by_expert(
+        self, layer: nn.Module, given: Routed, real: torch.Tensor
+    ) -> Iterable[tuple[str, list[torch.Tensor]]]:
+        """The names of the tensors of all experts, each with what that of every expert multiplies."""
+        family = self.reading.family
+        experts = ExpertWeights(family, layer, dict(layer.named_parameters()))
+        hidden = [given.hidden[given.sent_to(expert)[0] & real] for expert in range(len(experts))]
+        for name, tensor in experts.tensors.items():
+            if tensor.ndim == 3:
+                is_out = name == family.mixture.out
+                read = [experts.neurons(*one) for one in enumerate(hidden)] if is_out else hidden
+                yield f"{family.mixture.module}.{name}", read
+
+
+def importance_matrix(
+    model: LoadedModel, pieces: Sequence[Piece], texts: Sequence[str], data: DataSettings, workspace: Workspace
+) -> dict[str, np.ndarray]:
+    """The sums and counts of all matrices in the decoder layers, by their names in llama.cpp's files: embedding and
+    output head are quantised without.
+
+    Args:
+        model ([`~checkpoints.loading.LoadedModel`]): with weights that can be read.
+        pieces (`Sequence[Piece]`): the tensors of the file.
+        texts (`Sequence[str]`): what the model reads.
+        data ([`~settings.pruning.DataSettings`]): the lengths of sequences and batches.
+        workspace ([`Workspace`]): where hidden states are put.
+
+    Raises:
+        [`FlabError`]: the model produces NaN or infinite values.
+    """
+    ids = token_lists(model.tokenizer, texts)
+    packed = pack(ids, data.sequence_length, 0, TOKENS, special_ids(model.tokenizer))
+    reading = LayerPass(model.model, model.family, packed, data.batch_size, workspace=workspace)
+    reading.run(InputSquares(reading), "Weighing what the quantiser rounds")
+    tensors = dict[str, np.ndarray]()
+    for piece in pieces:
+        index, name = model.family.layer_of(piece.source)
+        if index is not None and piece.is_matrix:
+            kept = reading.kept(index)
+            tensors |= {f"{piece.name}.{part}": kept[f"{name}.{part}"].numpy() for part in (SUMS, COUNTS)}
+    return tensors
+
+
+def write_importance_matrix(path: Path, model: LoadedModel, pieces: Sequence[Piece], data: DataSettings) -> None:
+    """Writes the importance matrix of a model over calibration text, in llama.cpp's format.
+
+    Args:
+        path (`Path`): the file; where weights cannot be used as they are stored, they are copied beside it meanwhile.
+        pieces (`Sequence[Piece]`): the tensors of the model's file.
+        data ([`~settings.pruning.DataSettings`]): the sources and kinds of text; the model writes no answers.
+
+    Raises:
+        [`FlabError`]: a source cannot be read, there is too little text, or the model produces NaN or infinite values.
+    """
+    import gguf
+
+    mix = {kind: share for kind, share in data.mix.items() if kind != ANSWERS}
+    changes = {"calibration_tokens": TOKENS, "mix": mix if any(mix.values()) else KINDS}
+    documents = read_text_sets(model.tokenizer, data.model_copy(update=changes), 0).calibration
+    workspace = Workspace(None if model.stored is None else path.parent)
+    readable, texts = model.with_weights(workspace).on_its_device(), [document.text for document in documents]
+    tensors = importance_matrix(readable, pieces, texts, data, workspace)
+    writer = gguf.GGUFWriter(path, "imatrix")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", [", ".join(sorted({document.kind for document in documents}))])
+    writer.add_uint32("imatrix.chunk_count", -(-TOKENS // data.sequence_length))
+    writer.add_uint32("imatrix.chunk_size", data.sequence_length)
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

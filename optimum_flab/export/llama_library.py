@@ -1,0 +1,77 @@
+"""llama.cpp's quantiser by its library in a package of Python, with the arguments of the program `llama-quantize`.
+
+This file is run by itself: on errors llama.cpp ends the process that it runs in, and nothing else of this package is
+needed, which takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from argparse import ArgumentParser
+from collections.abc import Mapping
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+
+def main() -> int:
+    """Quantises a file; returns the exit status."""
+    parser = ArgumentParser()
+    parser.add_argument("package", choices=QUANTISE)
+    parser.add_argument("--imatrix", type=Path)
+    for name in ("source", "target", "type"):
+        parser.add_argument(name)
+    args = parser.parse_args()
+    matrix = {} if args.imatrix is None else mean_squares(args.imatrix)
+    kind = int(gguf.LlamaFileType[f"MOSTLY_{args.type}"])
+    return QUANTISE[args.package](args.source.encode(), args.target.encode(), kind, matrix)
+
+
+def mean_squares(path: Path) -> dict[str, np.ndarray]:
+    """What an importance matrix says, by the names of the matrices: the mean squares of what each multiplies, float32
+    of shape `(matrices * inputs,)`; ones for an expert that read nothing."""
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
+    means = {}
+    for name in [name.removesuffix(".counts") for name in tensors if name.endswith(".counts")]:
+        sums, counts = tensors[f"{name}.in_sum2"], tensors[f"{name}.counts"]
+        mean = np.where(counts > 0, sums / np.maximum(counts, 1), 1)
+        means[name] = np.ascontiguousarray(mean, dtype=np.float32).ravel()
+    return means
+
+
+def _by_llama_cpp_py_sync(source: bytes, target: bytes, kind: int, matrix: Mapping[str, np.ndarray]) -> int:
+    from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
+
+    ffi, library = get_ffi(), get_lib()
+    settings = library.llama_model_quantize_default_params()
+    settings.ftype = kind
+    names = [ffi.new("char[]", name.encode()) for name in matrix]  # they live as long as this list
+    entries = ffi.new("struct llama_model_imatrix_data[]", len(matrix) + 1)  # the last one, of zeros, ends it
+    for entry, name, values in zip(entries, names, matrix.values(), strict=False):
+        entry.name, entry.data, entry.size = name, ffi.from_buffer("float[]", values), values.size
+    if matrix:
+        settings.imatrix = entries
+    return library.llama_model_quantize(source, target, ffi.new("llama_model_quantize_params *", settings))
+
+
+def _by_llama_cpp(source: bytes, target: bytes, kind: int, matrix: Mapping[str, np.ndarray]) -> int:
+    import llama_cpp
+
+    settings = llama_cpp.llama_model_quantize_default_params()
+    settings.ftype = kind
+    if matrix:
+        entries = (llama_cpp.llama_model_imatrix_data * (len(matrix) + 1))()
+        for entry, (name, values) in zip(entries, matrix.items(), strict=False):
+            data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+            entry.name, entry.data, entry.size = name.encode(), data, values.size
+        settings.imatrix = entries
+    return llama_cpp.llama_model_quantize(source, target, ctypes.byref(settings))
+
+
+QUANTISE = {"llama_cpp_py_sync": _by_llama_cpp_py_sync, "llama_cpp": _by_llama_cpp}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
