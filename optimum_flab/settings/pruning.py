@@ -159,7 +159,7 @@ class PrunerSettings(Section):
     target_ratio: Annotated[float | None, Field(gt=0, lt=1)] = None
     """share of all parameters to remove, between 0 and 1, for example 0.35"""
     target_size: Annotated[str | None, BeforeValidator(_as_size)] = None
-    """size that the file must not exceed, instead of a share: 300MB (300 million bytes), 1.2GB or 286MiB"""
+    """size that the file must not exceed; instead of a share: 300MB (300 million bytes), 1.2GB or 286MiB"""
     target_type: Annotated[Literal[(*OWN_TYPES, *QUANTISED_TYPES)] | None, BeforeValidator(_in_lower_case)] = None  # type: ignore[valid-type]
     """GGUF type of the file that --target-size is about, such as q4_k_m; default: the weights as safetensors"""
     seed: Seed = 0
