@@ -99,6 +99,8 @@ def main() -> None:
         sources[perturbed[-1].results] = [f"recode={file}"]
     check_distinct([row.results for row in perturbed])
     rows += perturbed
+    if unknown := {*limits} - {"", *(row.named for row in rows)}:
+        raise SystemExit(f"--limit {unknown.pop()}: nothing of that name is evaluated here")
     found: dict[str, dict] = {}
     for label, folder in args.models:
         found[label] = {}

@@ -41,13 +41,13 @@ def main() -> None:
         raise SystemExit("name either --ratios, or --pruned and --tokens")
     rows = [{"tokens": 0, **evaluated(args.pruned, "pruned", args)}] if args.pruned else []
     for number, value in enumerate(args.ratios or args.tokens):
-        out = args.work / f"{value:g}"
+        out = args.work / str(value)
         if args.ratios:
             made_once(out, [args.dense], "prune", "-m", args.dense, out, "--target-ratio", value, *args.flags)
         else:
             told = ["-m", args.pruned, out, "--teacher", args.dense, "--text-tokens", value, *args.flags]
             made_once(out, [args.dense, args.pruned], "recover", *told)
-        rows.append({"ratio" if args.ratios else "tokens": value, **evaluated(out, f"{value:g}", args)})
+        rows.append({"ratio" if args.ratios else "tokens": value, **evaluated(out, str(value), args)})
         progress(number + 1, len(args.ratios or args.tokens), "models")
     if args.plot is not None:
         plot(rows, args.plot)

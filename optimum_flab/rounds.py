@@ -64,9 +64,6 @@ def prune_and_recover(
         confirm_run_unsafe_code (`bool`): the dense model's answers may be run against the problems' tests.
     """
     config.validate()
-    config = copy.copy(config)
-    # the neurons of later rounds are fewer
-    config.data = config.data.for_model(sizes_of(dense.model, dense.family).shape["neuron"])
     if config.rounds.number > 1 and config.data.counts:
         raise ConfigurationError(
             "rounds.number: files of counts are of the dense tokenizer, and later rounds have another; name a corpus"
@@ -77,6 +74,9 @@ def prune_and_recover(
     check_method(config.recovery, dense.family)
     check_positions(dense.model.config, dense.family, "recovery.sequence_length", config.recovery.sequence_length)
     check_consent(config.recovery, read_instructions(config.recovery.data), confirm_run_unsafe_code)
+    config = copy.copy(config)
+    # the layers of later rounds have fewer neurons
+    config.data = config.data.for_model(sizes_of(dense.model, dense.family).shape["neuron"])
     work = work_folder(dense, cache_dir, resume)
     options: dict[str, Any] = {
         "confirm_run_unsafe_code": confirm_run_unsafe_code,

@@ -200,7 +200,7 @@ def test_fields_that_contradict_each_other_are_refused(section, fields, message)
 
 
 def test_changes_are_validated_before_they_are_saved(tmp_path):
-    config = FlabPrunerConfig()
+    config = FlabPrunerConfig(data={"calibration_tokens": 1000})
     config.seed = -1
     with pytest.raises(ConfigurationError, match="seed: -1 should"):
         config.save_pretrained(tmp_path / "new")

@@ -501,7 +501,12 @@ def test_kinds_that_a_tokenizer_cannot_show_are_named():
     assert notes({**mix, "infilling": 0}, tokenizer) == [chat]
     assert notes({"infilling": 1}, with_infilling_tokens()) == []
     (answers,) = notes({"answers": 1, "problems": 1}, tokenizer)
-    assert "'answers' is left out" in answers
+    assert "the problems themselves have the share of" in answers and "'answers'" in answers
+    pools = {
+        pool.kind: pool.share
+        for pool in kinds.other_pools({"answers": 3, "chat": 1}, [], FORMATS, 2000, set(), 0, packaged_problems())
+    }
+    assert pools == {"problems": 3, "chat": 1}
 
 
 def test_too_few_tokens_for_the_neurons_are_told():

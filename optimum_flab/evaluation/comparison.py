@@ -223,7 +223,7 @@ class Passed:
 
 
 def together(name: str, sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLES) -> ScoreRow:
-    """The passes of several tasks in one score: every problem counts once, whichever task it is from.
+    """The passes of several tasks in one score: every problem of every task counts once.
 
     The bootstrap is stratified by task: each resample holds as many problems, or clusters, of each as there are.
     Problems with the same name in several tasks, such as a program that one task asks for as a whole and another line

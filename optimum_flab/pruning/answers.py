@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..checkpoints.loading import LoadedModel
 from ..records.work import WorkFolder
-from ..running.answers import LONGEST_ANSWER, Writer, answers_to
+from ..running.answers import Writer, answers_to
 from ..running.casting import estimates_dtype, placed
 from ..running.generation import BatchCache
 from ..running.processes import Processes
@@ -17,6 +17,7 @@ from ..texts.kinds import ANSWERS
 
 
 FOLDER = "answers"
+LONGEST_ANSWER = 256  # tokens
 
 
 def answer_writer(

@@ -18,8 +18,8 @@ from .vocabulary import TokenChoice
 FEWEST_PER_NEURON = 2  # calibration tokens
 # Notes for the report.
 NOT_WRITTEN = (
-    "the model's weights stay in their files, from which it cannot write quickly: calibration text of the kind"
-    " 'answers' is left out, and its share goes to the others"
+    "the model's weights stay in their files, from which it cannot write quickly: the problems themselves have the"
+    " share of calibration text of the kind 'answers'"
 )
 COUNTED = (
     "text that was only counted may overlap with the text measured on, since counts do not reveal it; name held-out"

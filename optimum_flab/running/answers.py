@@ -29,7 +29,6 @@ from .generation import (
 # as a user would sample programs; a share of the probability (top-p) would need the whole vocabulary sorted for every
 # token, which takes longer than the model
 TEMPERATURE, TOP_K = 0.8, 20
-LONGEST_ANSWER = 256  # tokens
 
 
 class Writer:

@@ -12,9 +12,8 @@ from .section import Flag, Packages, Section, Seed, Sources, refuse_shared
 
 LIBRARY_SOURCE = "python-packages"
 PROBLEM_SOURCE = "packaged-problems"
-ANSWERS = "answers"  # the kind of plain text that the dense model writes itself
 # The composition of plain text: kind -> its default share of the tokens.
-TEXT_KINDS = {ANSWERS: 0.5, "problems": 0.15, "library": 0.2, "chat": 0.0, "infilling": 0.15}
+TEXT_KINDS = {"answers": 0.5, "problems": 0.15, "library": 0.2, "chat": 0.0, "infilling": 0.15}
 LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}  # if the user sets none; LoRA matrices start at zero
 FULL_RATE_STEPS = 100  # of a longer training the rate falls with the cube root of the steps
 # what a method takes where the user sets none
@@ -22,7 +21,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "full": {"text_tokens": 163_840, "epochs": 1.0, "closed_form": False},
     "lora": {"text_tokens": 65_536, "epochs": 3.0, "closed_form": True, "rank": 32},
 }
-OLD_NAMES = ("continuation_tokens", "continuation_temperature")
+OLD_NAMES = ("continuation_tokens", "continuation_temperature")  # that files of earlier versions have
 LORA_ONLY = ("keep_adapter", "alpha", "dropout", "targets")
 
 TextKind = Literal[(*TEXT_KINDS,)]  # type: ignore[valid-type]

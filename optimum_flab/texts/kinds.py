@@ -78,9 +78,9 @@ def all_pools(
     if not others and not has_share:
         lacking = ", ".join(repr(kind) for kind, share in data.mix.items() if share)
         raise FlabError(
-            f"data.mix: there is no text for {lacking} here: the tokenizer has no chat template for conversations or"
-            " no known tokens for gaps, no library source is installed, or the model, with its weights in their files,"
-            " cannot answer; name another kind, such as 'problems'"
+            f"data.mix: there is no text for {lacking} here, since the tokenizer has no chat template for"
+            " conversations or no known tokens for gaps, or no library source is installed; name another kind,"
+            " such as 'problems'"
         )
     if others and not is_own:
         return others
@@ -133,11 +133,12 @@ def other_pools(
         seed (`int`): decides which kind gets which document.
         problems (`Sequence[Problem]`): the packaged problems.
         writing (`tuple`, *optional*): what writes the model's answers, and the tokens that all kinds together are to
-            have; without it, that kind is left out.
+            have; without it, the problems themselves have that share.
     """
     rng = np.random.default_rng([seed, 1])
     shares = {kind: mix.get(kind, 0.0) for kind in (ANSWERS, PROBLEMS, LIBRARY, CHAT, INFILLING)}
-    shares[ANSWERS] *= writing is not None
+    if writing is None:
+        shares |= {ANSWERS: 0.0, PROBLEMS: shares[PROBLEMS] + shares[ANSWERS]}
     shares[CHAT] *= formats.chat is not None
     shares[INFILLING] *= formats.infilling is not None
     of_problems, of_library = (
