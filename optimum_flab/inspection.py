@@ -221,8 +221,9 @@ def outlook_of(dense: LoadedModel, sizes: ModelSizes, config: FlabPrunerConfig) 
         limits = replace(limits, file_size=file_size.changed(order=order))
     shape = start_shape(shapes_to_compare(config, limits, natural, len(tokens.counted.protected))[0], natural)
     files, notes = dict[str, tuple[int, int]](), body_notes(limits, shape)
+    of_kind = file_size.changed(order=order)
     for kind in dict.fromkeys((None, config.target_type, *TYPES)):
-        of_kind = file_size.changed(kind=kind, order=order)
+        of_kind = of_kind.changed(kind=kind)
         try:
             files[kind or "safetensors"] = of_kind(sizes.shape), of_kind(shape)
         except FlabError as error:  # llama.cpp cannot have it

@@ -66,7 +66,8 @@ class FileSize:
         """The same with other fields, without reading the model and its tokenizer again."""
         other = copy(self)
         vars(other).update(fields)
-        vars(other).pop("_of_tokens", None)
+        if "order" in fields:
+            vars(other).pop("_of_tokens", None)
         return other
 
     # --- shapes
