@@ -26,6 +26,7 @@ from optimum_flab.vocabulary.infilling import EXAMPLE
 
 TYPES = ("f16", "q8_0", "q5_k_m", "q4_k_m", "q3_k_m")
 TOKENS = 256  # of a program
+TITLES = {"humaneval": "HumanEval programs that pass", "infilling": "lines filled in"}
 
 
 def main() -> None:
@@ -66,7 +67,7 @@ def main() -> None:
     for name in tasks:
         mark_frontier(rows, name)
     print_result("bytes_against_passes", rows=rows, tokens=TOKENS, limits=limits, threads=args.threads)
-    if args.plot is not None and (tasks or args.repeats):
+    if args.plot is not None and tasks:
         plot(rows, list(tasks), args.plot)
 
 
@@ -116,31 +117,26 @@ def mark_frontier(rows: Sequence[dict[str, Any]], task: str) -> None:
 
 
 def plot(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], file: Path) -> None:
-    """Draws the passes of each task, and the time of a completion, against the size of the file."""
+    """Draws the passes of each task against the size of the file, with its type at each point."""
     from matplotlib.figure import Figure
 
-    timed = all("milliseconds" in row for row in rows)
-    panels = [*tasks, "milliseconds"] if timed else list(tasks)
-    figure = Figure(figsize=(5 * len(panels), 4.5), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    figure = Figure(figsize=(5.5 * len(tasks), 4.2), layout="constrained")
+    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        found = sorted((row for row in rows if task in row), key=lambda row: row["megabytes"])
         for label in dict.fromkeys(row["model"] for row in rows):
-            points = sorted((row for row in rows if row["model"] == label), key=lambda row: row["megabytes"])
-            sizes = [row["megabytes"] for row in points]
-            if panel == "milliseconds":
-                axes.plot(sizes, [row[panel]["completion"] for row in points], "o-", label=label)
-                axes.set_ylabel("ms of a completion: 32 tokens after 2,048")
-                continue
-            values = [row[panel]["passes"] for row in points]
-            ends = [row[panel]["passes_95"] or (value, value) for row, value in zip(points, values, strict=True)]
-            below = [value - low for value, (low, _) in zip(values, ends, strict=True)]
-            above = [high - value for value, (_, high) in zip(values, ends, strict=True)]
-            axes.errorbar(sizes, values, yerr=[below, above], fmt="o-", capsize=2, elinewidth=0.7, label=label)
-            axes.set_ylabel(f"{panel}: passes of {points[0][panel]['of']:,}")
-        if panel == "milliseconds":
-            axes.set_ylim(bottom=0)
-        axes.set_xlabel("MB of the file")
+            points = [row for row in found if row["model"] == label]
+            sizes, values = [row["megabytes"] for row in points], [row[task]["passes"] for row in points]
+            (line,) = axes.plot(sizes, values, "o-", label=label)
+            for row, size, value in zip(points, sizes, values, strict=True):
+                axes.vlines(size, *(row[task]["passes_95"] or (value, value)), color=line.get_color(), alpha=0.2)
+                axes.annotate(
+                    row["type"], (size, value), (4, 4), textcoords="offset points", fontsize=7, color=line.get_color()
+                )
+        axes.set_title(f"{TITLES[task]}, of {found[0][task]['of']:,}")
+        axes.set_xlabel("size of the file, MB")
+        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="lower right")
     figure.savefig(file, dpi=110)
 
 

@@ -178,6 +178,7 @@ def inspect_model(
     from .checkpoints.loading import LoadedModel
     from .checkpoints.model_config import read_model_config
     from .checkpoints.tokenizer import load_tokenizer
+    from .checkpoints.weight_files import stored_dtype
     from .tensors.gguf_files import near_equal_copies
 
     pruning = FlabPrunerConfig(**settings)
@@ -189,7 +190,9 @@ def inspect_model(
     sizes, outlook = sizes_of(model, found), None
     if pruning.has_target:
         tokenizer, _ = load_tokenizer(files, config, trust_remote_code)
-        outlook = outlook_of(LoadedModel(model, tokenizer, found, str(model_name_or_path)), sizes, pruning)
+        stored = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
+        dense = LoadedModel(model, tokenizer, found, str(model_name_or_path), storage_dtype=stored)
+        outlook = outlook_of(dense, sizes, pruning)
     return Inspection(str(model_name_or_path), sizes, pruning.target_ratio, outlook)
 
 
@@ -209,7 +212,7 @@ def outlook_of(dense: LoadedModel, sizes: ModelSizes, config: FlabPrunerConfig) 
     from .texts.sets import corpus_alone
 
     model, family, device = dense.model, dense.family, torch.device("cpu")
-    dtype = model.config.dtype or torch.float32
+    dtype = dense.storage_dtype
     file_size = FileSize(model, family, dense.tokenizer, dtype, config.target_type, dense.name)
     aimed = file_size if config.target_size is not None else None
     limits = size_limits(config, sizes, len(dense.tokenizer), aimed)
