@@ -272,8 +272,10 @@ def test_names_of_folders_that_are_none(tmp_path, monkeypatch):
     assert content(tmp_path / "out") == NEW
     with pytest.raises(ConfigurationError, match="empty path"):
         OutputFolder("", KIND)
-    with pytest.raises(FlabError, match="cannot be written"), OutputFolder(tmp_path / ("n" * 300), KIND):
-        pass
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    for name, message in (("n" * 300, "cannot be written"), ("file", "file is a file"), ("file/x", "file is a file")):
+        with pytest.raises(FlabError, match=message), OutputFolder(tmp_path / name, KIND):
+            pass
 
 
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs another user")

@@ -10,7 +10,7 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from ..utils.compat import ArgumentGroup
-from ..utils.errors import ConfigurationError, printable
+from ..utils.errors import ConfigurationError, FlabError, printable
 from . import arguments
 from .base import FlabVerb
 
@@ -81,6 +81,8 @@ class ChatCommand(FlabVerb):
 
 def typed_texts() -> Iterator[str]:
     """What is typed, or stands in standard input, until it ends: lines, and what a backslash joins to them."""
+    if sys.stdin is None:  # it was closed
+        return
     with suppress(ImportError):
         import readline  # noqa: F401  what makes lines that are typed editable
     if isinstance(sys.stdin, io.TextIOWrapper):
@@ -99,7 +101,8 @@ def typed_texts() -> Iterator[str]:
 
 
 def show(text: str, sides: Mapping[str, Conversation]) -> None:
-    """Print the answers to a text as they are written, until a user at a terminal interrupts them."""
+    """Print the answers to a text as they are written, until one fails or a user interrupts them, which ends the
+    command unless it is at a terminal."""
     width = get_terminal_size().columns
     with ExitStack() as closed:
         answers = {name: visible(closed.enter_context(closing(side.answer(text)))) for name, side in sides.items()}
@@ -107,9 +110,11 @@ def show(text: str, sides: Mapping[str, Conversation]) -> None:
         try:
             for piece in pieces:
                 print(piece, end="", flush=True)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, FlabError) as end:
             if not sys.stdin.isatty():
                 raise
+            if isinstance(end, FlabError):  # what was said before is not lost
+                print(printable(f"{end} ({CLEAR} forgets the conversation)"), file=sys.stderr)
     print("\n")
 
 

@@ -64,7 +64,8 @@ def chat_template(chat: Callable[[list[Turn]], str | None]) -> tuple[str | None,
         return None, ""
     first, before_answer, end = alone
     opening = longer[2].removeprefix(end)
-    if longer != [first, before_answer, end + opening, before_answer, end] or "{{" in "".join(longer):
+    is_uniform = longer == [first, before_answer, end + opening, before_answer, end]
+    if not is_uniform or any(mark in "".join(longer) for mark in ("{{", '"""')):
         return None, ""
     question, system = opening, ""
     if instructed is not None and instructed[2:] == alone[1:]:

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..families import Family
 from ..families.positions import check_positions
+from ..texts.formats import template_faults
 from .generation import end_ids, generates_by, padding_id, sampling
 
 
@@ -57,12 +58,13 @@ class Conversation:
         ends the answer; what was said until then is remembered.
 
         Raises:
-            [`FlabError`]: the model produces NaN.
+            [`FlabError`]: the model produces NaN, or the chat template refuses the conversation.
             [`ConfigurationError`]: the conversation has become too long for the model.
         """
         turns = [*self.turns, {"role": "user", "content": text}]
         if not self.continues:
-            text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            with template_faults():
+                text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         # a chat template writes the special tokens itself
         ids = self._tokenizer(text, add_special_tokens=self.continues)["input_ids"]
         needed = len(ids) + self._config.max_new_tokens

@@ -418,6 +418,10 @@ def test_an_instruct_task_needs_a_chat_template(run, checkpoint, no_weights, tmp
         run(checkpoint, "openeval_instruct", baseline=tmp_path / "plain")
     assert re.search("task 'openeval_instruct' needs a chat template, .*plain' has none; use the", str(error.value))
     assert error.value.exit_code == 1
+    plain.chat_template = "{{ raise_exception('a system turn, please') }}"
+    plain.save_pretrained(tmp_path / "plain")
+    with pytest.raises(FlabError, match=r"refuses it \(a system turn, please\); use the task 'openeval'"):
+        run(tmp_path / "plain", "openeval_instruct")
 
 
 def test_a_tokenizer_that_does_not_fit_the_embeddings_is_refused(run, checkpoint, no_weights, tmp_path):
