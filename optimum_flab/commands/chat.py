@@ -65,7 +65,13 @@ class ChatCommand(FlabVerb):
                 for side in sides.values():
                     side.turns.clear()
             elif text.strip():
-                show(text, sides)
+                try:
+                    show(text, sides)
+                except FlabError as error:
+                    if not sys.stdin.isatty():
+                        raise
+                    # what was said before is not lost
+                    print(printable(f"{error} ({CLEAR} forgets the conversation)"), file=sys.stderr)
 
     def conversation(self, name: str, revision: str | None) -> Conversation:
         args = self.args
@@ -101,8 +107,7 @@ def typed_texts() -> Iterator[str]:
 
 
 def show(text: str, sides: Mapping[str, Conversation]) -> None:
-    """Print the answers to a text as they are written, until one fails or a user interrupts them, which ends the
-    command unless it is at a terminal."""
+    """Print the answers to a text as they are written, until a user at a terminal interrupts them."""
     width = get_terminal_size().columns
     with ExitStack() as closed:
         answers = {name: visible(closed.enter_context(closing(side.answer(text)))) for name, side in sides.items()}
@@ -110,11 +115,9 @@ def show(text: str, sides: Mapping[str, Conversation]) -> None:
         try:
             for piece in pieces:
                 print(piece, end="", flush=True)
-        except (KeyboardInterrupt, FlabError) as end:
+        except KeyboardInterrupt:
             if not sys.stdin.isatty():
                 raise
-            if isinstance(end, FlabError):  # what was said before is not lost
-                print(printable(f"{end} ({CLEAR} forgets the conversation)"), file=sys.stderr)
     print("\n")
 
 

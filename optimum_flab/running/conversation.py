@@ -58,8 +58,9 @@ class Conversation:
         ends the answer; what was said until then is remembered.
 
         Raises:
-            [`FlabError`]: the model produces NaN, or the chat template refuses the conversation.
+            [`FlabError`]: the model produces NaN.
             [`ConfigurationError`]: the conversation has become too long for the model.
+            [`FlabError`]: the chat template refuses it.
         """
         turns = [*self.turns, {"role": "user", "content": text}]
         if not self.continues:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from optimum_flab.commands import FlabCommand
-from optimum_flab.commands.base import FlabVerb, command_line, terminal, with_flags
+from optimum_flab.commands.base import IN_BACKTICKS, FlabVerb, command_line, terminal, with_flags
 from optimum_flab.commands.parser import VerbParser
 from optimum_flab.commands.prune import PruneCommand
 from optimum_flab.commands.recover import RecoverCommand
@@ -166,6 +166,8 @@ def test_names_in_messages_get_their_flags():
     assert with_flags("faulty settings:\n  limit: 0\nx", flags) == "faulty settings:\n  limit (--limit): 0\nx"
     unchanged = "`optimum-cli flab prune` wrote `other`; limit: 3"
     assert with_flags(unchanged, flags) == unchanged
+    table = "limit: 3\nnote: see `limit`"
+    assert with_flags(table, flags, IN_BACKTICKS) == f"{table} (--limit)"
 
 
 # --- ends that only a process has
