@@ -64,7 +64,7 @@ class Conversation:
         """
         turns = [*self.turns, {"role": "user", "content": text}]
         if not self.continues:
-            with template_faults():
+            with template_faults("; `raw` continues texts without it"):
                 text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         # a chat template writes the special tokens itself
         ids = self._tokenizer(text, add_special_tokens=self.continues)["input_ids"]

@@ -64,12 +64,12 @@ def formats_of(tokenizer: PreTrainedTokenizerBase) -> Formats:
 
 
 @contextmanager
-def template_faults() -> Iterator[None]:
+def template_faults(advice: str = "") -> Iterator[None]:
     """Raises a [`FlabError`] if a chat template refuses a conversation in this context: each has its own way."""
     try:
         yield
     except Exception as error:
-        raise FlabError(f"the tokenizer's chat template refuses it ({error})") from error
+        raise FlabError(f"the tokenizer's chat template refuses it ({error}){advice}") from error
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, turns: list[Turn], **options: Any) -> str:
