@@ -27,8 +27,10 @@ def modelfile(model: LoadedModel, file: str) -> str:
     tokenizer, generation = model.tokenizer, model.model.generation_config
     lines = [f"FROM ./{file}"]
     chat = formats_of(tokenizer).chat
-    template, system = (BY_ITSELF, "") if chat is None else chat_template(chat)
-    if chat is not None and template is None:
+    template, system = (
+        (BY_ITSELF if not tokenizer.chat_template else None, "") if chat is None else chat_template(chat)
+    )
+    if template is None:
         lines.append("# The chat template is not of a kind that can be written here; Ollama may know it.")
     else:
         if (gap := infilling_format(tokenizer)) is not None:
