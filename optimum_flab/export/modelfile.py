@@ -27,9 +27,9 @@ def modelfile(model: LoadedModel, file: str) -> str:
     tokenizer, generation = model.tokenizer, model.model.generation_config
     lines = [f"FROM ./{file}"]
     chat = formats_of(tokenizer).chat
-    template, system = (
-        (BY_ITSELF if not tokenizer.chat_template else None, "") if chat is None else chat_template(chat)
-    )
+    template, system = (None, "") if chat is None else chat_template(chat)
+    if not tokenizer.chat_template:
+        template = BY_ITSELF
     if template is None:
         lines.append("# The chat template is not of a kind that can be written here; Ollama may know it.")
     else:
