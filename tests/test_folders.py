@@ -272,10 +272,8 @@ def test_names_of_folders_that_are_none(tmp_path, monkeypatch):
     assert content(tmp_path / "out") == NEW
     with pytest.raises(ConfigurationError, match="empty path"):
         OutputFolder("", KIND)
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    for name, message in (("n" * 300, "cannot be written"), ("file", "file is a file"), ("file/x", "file is a file")):
-        with pytest.raises(FlabError, match=message), OutputFolder(tmp_path / name, KIND):
-            pass
+    with pytest.raises(FlabError, match="cannot be written"), OutputFolder(tmp_path / ("n" * 300), KIND):
+        pass
 
 
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs another user")
@@ -338,10 +336,9 @@ def test_a_folder_whose_parent_is_not_ours_is_written_inside(tmp_path):
 
 def test_a_file_in_the_place_is_refused(tmp_path):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(FlabError, match="Not a directory"):
-        write(tmp_path / "out", overwrite=True)
-    with pytest.raises(FlabError, match="cannot be written"):
-        write(tmp_path / "out" / "below")
+    for folder in (tmp_path / "out", tmp_path / "out" / "below"):
+        with pytest.raises(FlabError, match="out is a file; name another folder"):
+            write(folder, overwrite=True)
 
 
 NAMES = st.sampled_from(["config.json", "mark.json", "part", "a", "b", ".git", "README.md"])
