@@ -240,6 +240,9 @@ def test_a_plan_of_another_dense_model_is_refused_before_anything_is_generated(r
     (tmp_path / "text.txt").write_text("x = 1\n", encoding="utf-8")
     with pytest.raises(FlabError, match="was not made from"):
         run(folder, "divergence", baseline=checkpoint, data={"divergence": str(tmp_path / "text.txt")})
+    other = tiny_model("mistral", VOCABULARY), byte_level_tokenizer(VOCABULARY)
+    with pytest.raises(FlabError, match="is a llama model, and .* a mistral one; name the model that it was pruned"):
+        run(checkpoint, "divergence", baseline=other, data={"divergence": str(tmp_path / "text.txt")})
 
 
 def test_a_checkpoint_has_one_hash_whatever_it_is_computed_in(run, dense, tokenizer, tmp_path):
