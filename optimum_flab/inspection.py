@@ -51,7 +51,7 @@ class Outlook:
 
     def to_dict(self) -> dict[str, Any]:
         """The outlook as plain values."""
-        return {**vars(self), "shape": self.shape.reported()}
+        return {**vars(self), "shape": self.shape.reported(), "expected": self.expected._asdict()}
 
     def to_text(self) -> str:
         """The outlook for the terminal."""

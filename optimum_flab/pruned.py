@@ -191,11 +191,13 @@ def write_gguf_files(pruned: PrunedModel, folder: Path, types: Sequence[str]) ->
 
     data = DataSettings() if pruned.config is None else pruned.config.data
     model, done, matrix = load_dense(folder, in_memory=False, dtype="auto"), list[Exported](), None
-    for kind in dict.fromkeys(types):
-        path = folder / gguf_name(pruned.report.base_model.name, kind)
-        done.append(export_gguf(model, path, ExportSettings(type=kind), data, matrix))
-        matrix = done[-1].matrix or matrix
-    write_card(folder, ask_hub=False)
+    try:
+        for kind in dict.fromkeys(types):
+            path = folder / gguf_name(pruned.report.base_model.name, kind)
+            done.append(export_gguf(model, path, ExportSettings(type=kind), data, matrix))
+            matrix = done[-1].matrix or matrix
+    finally:  # one of them may fail
+        write_card(folder, ask_hub=False)
     return done
 
 

@@ -289,6 +289,14 @@ def test_merging_replaces_fields_and_keeps_the_rest():
     assert below == {"seed": 1, "data": {"corpus": ["a", "b"], "batch_size": 2}, "ffn": None}
 
 
+def test_the_type_of_a_file_goes_with_its_size():
+    (line,) = faults(target_ratio=0.3, target_type="q4_k_m")
+    assert line.startswith("target_type: q4_k_m says which file `target_size` is about, which is not set")
+    file = {"target_size": "100KB", "target_type": "q4_k_m"}
+    assert merge_settings(file, {"target_ratio": 0.3}) == {"target_ratio": 0.3}
+    assert merge_settings(file, {"target_size": "50KB"}) == {**file, "target_size": "50KB"}
+
+
 def test_a_section_in_place_of_its_fields_can_be_overridden():
     base = {"layers": FlabPrunerConfig(layers={"num_hidden_layers": 2}).layers}
     assert FlabPrunerConfig.from_dict(base, layers={"num_hidden_layers": 3}).layers.num_hidden_layers == 3

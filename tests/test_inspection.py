@@ -23,6 +23,7 @@ def test_inspect_counts_without_weights(tmp_path, family):
     vocabulary = sum(p.numel() for name, p in model.named_parameters() if "embed" in name or "lm_head" in name)
     body = inspection.to_dict()["parameters"] - vocabulary
     assert inspection.to_dict()["body_parameters"] == body
+    assert set(inspection.to_dict()["outlook"]["expected"]) == {"seconds", "memory_bytes"}
     assert "One component alone" in inspection.to_text() and f" {body:,} " in inspection.to_text()
 
 

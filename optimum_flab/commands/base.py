@@ -30,7 +30,9 @@ from .parser import VerbParser, reader_may_leave
 PATHS = ("SOURCE", "MODEL", "FILE", "FOLDER")  # metavars of what may be on this machine
 # the arguments of a run that make no difference to its result
 DECIDE_NOTHING = ("overwrite", "prompt", "cache_dir", "no_resume", "memory_budget")
-NAMED = re.compile(r"^ *([a-z_.]+)(?=: )|`([a-z_.]+)`", re.MULTILINE)  # how a message names a setting or an argument
+# how a message names a setting or an argument, and how other text does
+NAMED = re.compile(r"^ *([a-z_.]+)(?=: )|`([a-z_.]+)`", re.MULTILINE)
+IN_BACKTICKS = re.compile(r"`([a-z_.]+)`")
 
 
 @contextmanager
@@ -63,15 +65,15 @@ def silence() -> Iterator[None]:
         yield
 
 
-def with_flags(message: str, flags: Mapping[str, str]) -> str:
+def with_flags(message: str, flags: Mapping[str, str], names: re.Pattern[str] = NAMED) -> str:
     """What the library says, with the flags behind what it names: settings and arguments in backticks, or at the
     beginning of a line."""
 
     def named(match: re.Match[str]) -> str:
-        flag = flags.get(match[1] or match[2])
+        flag = flags.get(match[match.lastindex or 0])
         return match[0] if flag is None else f"{match[0]} ({flag})"
 
-    return NAMED.sub(named, message)
+    return names.sub(named, message)
 
 
 class FlabVerb(BaseOptimumCLICommand):
@@ -129,7 +131,7 @@ class FlabVerb(BaseOptimumCLICommand):
 
     def say(self, text: str) -> None:
         """Print what the library says, with the flags for what it names."""
-        print(with_flags(text, self.flags))
+        print(with_flags(text, self.flags, IN_BACKTICKS))
 
     @property
     def elapsed(self) -> float:

@@ -10,7 +10,7 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from ..utils.compat import ArgumentGroup
-from ..utils.errors import ConfigurationError, printable
+from ..utils.errors import ConfigurationError, FlabError, printable
 from . import arguments
 from .base import FlabVerb
 
@@ -65,7 +65,13 @@ class ChatCommand(FlabVerb):
                 for side in sides.values():
                     side.turns.clear()
             elif text.strip():
-                show(text, sides)
+                try:
+                    show(text, sides)
+                except FlabError as error:
+                    if not sys.stdin.isatty():
+                        raise
+                    # what was said before is not lost
+                    print(printable(f"{error} ({CLEAR} forgets the conversation)"), file=sys.stderr)
 
     def conversation(self, name: str, revision: str | None) -> Conversation:
         args = self.args
@@ -81,6 +87,8 @@ class ChatCommand(FlabVerb):
 
 def typed_texts() -> Iterator[str]:
     """What is typed, or stands in standard input, until it ends: lines, and what a backslash joins to them."""
+    if sys.stdin is None:  # it was closed
+        return
     with suppress(ImportError):
         import readline  # noqa: F401  what makes lines that are typed editable
     if isinstance(sys.stdin, io.TextIOWrapper):

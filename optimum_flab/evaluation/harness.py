@@ -11,6 +11,7 @@ import torch
 
 from ..checkpoints.computation import computation_device, computation_dtype
 from ..checkpoints.loading import LoadedModel
+from ..checkpoints.stored_model import StoredModel
 from ..execution import best_isolation, check_packages, warn_of
 from ..execution.isolation import Isolation
 from ..execution.packages import parse_packages
@@ -267,8 +268,17 @@ def kept_tokens(dense: Source, pruned: Source) -> list[int] | None:
     """The dense id of every token of the pruned model: from its plan, else by the tokens' names.
 
     Raises:
-        [`FlabError`]: the pruned model has tokens that the dense one lacks.
+        [`FlabError`]: it is of another family, or has tokens that the dense one lacks.
     """
+    types = [
+        (source.config if isinstance(source, StoredModel) else source.model.config).model_type
+        for source in (dense, pruned)
+    ]
+    if types[0] != types[1]:
+        raise FlabError(
+            f"task 'divergence': {pruned.name!r} is a {types[1]} model, and {dense.name!r} a {types[0]} one; name the"
+            " model that it was pruned from as the baseline"
+        )
     ids, own = dense.tokenizer.get_vocab(), pruned.tokenizer.get_vocab()
     if pruned.folder is not None and (pruned.folder / PLAN_NAME).is_file():
         kept = PruningPlan.load(pruned.folder).kept_tokens

@@ -15,6 +15,7 @@ from ..checkpoints.stored_model import StoredModel, check_model
 from ..records.results import EvaluatedModel
 from ..running.casting import copy_in
 from ..running.generation import config_hash
+from ..texts.formats import chat_text
 from ..utils.errors import ConfigurationError, FlabError
 from ..vocabulary.infilling import EXAMPLE, InfillingFormat, infilling_format, missing_tokens
 from ..vocabulary.usage import tokenizer_hash
@@ -68,15 +69,21 @@ def load(source: Source, dtype: torch.dtype | None, device: torch.device) -> tup
 
 
 def check_chat_template(source: Source, tasks: Sequence[LoadedTask]) -> None:
-    """Raises a [`FlabError`] if a task needs a chat template that the model lacks."""
+    """Raises a [`FlabError`] if a task needs a chat template that the model lacks, or that refuses a question."""
     for task in tasks:
-        if task.chat_template and not source.tokenizer.chat_template:
-            plain = task.name.removesuffix("_instruct")
-            instead = f"; use the task {plain!r}" if plain != task.name else ""
+        if not task.chat_template:
+            continue
+        plain = task.name.removesuffix("_instruct")
+        instead = f"; use the task {plain!r}" if plain != task.name else ""
+        if not source.tokenizer.chat_template:
             raise FlabError(
                 f"task {task.name!r} needs a chat template, but the tokenizer of {source.name!r} has none{instead}, or"
                 " an instruct model"
             )
+        try:
+            chat_text(source.tokenizer, [{"role": "user", "content": "question"}], add_generation_prompt=True)
+        except FlabError as error:
+            raise FlabError(f"task {task.name!r} shows {source.name!r} a question: {error}{instead}") from error
 
 
 def ask_for_gaps(

@@ -27,8 +27,10 @@ def modelfile(model: LoadedModel, file: str) -> str:
     tokenizer, generation = model.tokenizer, model.model.generation_config
     lines = [f"FROM ./{file}"]
     chat = formats_of(tokenizer).chat
-    template, system = (BY_ITSELF, "") if chat is None else chat_template(chat)
-    if chat is not None and template is None:
+    template, system = (None, "") if chat is None else chat_template(chat)
+    if not tokenizer.chat_template:
+        template = BY_ITSELF
+    if template is None:
         lines.append("# The chat template is not of a kind that can be written here; Ollama may know it.")
     else:
         if (gap := infilling_format(tokenizer)) is not None:
@@ -64,7 +66,8 @@ def chat_template(chat: Callable[[list[Turn]], str | None]) -> tuple[str | None,
         return None, ""
     first, before_answer, end = alone
     opening = longer[2].removeprefix(end)
-    if longer != [first, before_answer, end + opening, before_answer, end] or "{{" in "".join(longer):
+    is_uniform = longer == [first, before_answer, end + opening, before_answer, end]
+    if not is_uniform or any(mark in "".join(longer) for mark in ("{{", '"""')):
         return None, ""
     question, system = opening, ""
     if instructed is not None and instructed[2:] == alone[1:]:

@@ -28,4 +28,6 @@ def check_positions(config: PreTrainedConfig, family: Family, what: str, tokens:
     """
     most = most_positions(config, family)
     if most is not None and tokens > most:
-        raise ConfigurationError(f"{what}: {tokens:,} tokens are more than the {most:,} positions of the model")
+        raise ConfigurationError(
+            f"{what}: {tokens:,} tokens are more than the {most:,} positions of the model; use fewer"
+        )

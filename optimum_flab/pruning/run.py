@@ -29,6 +29,7 @@ from ..running.layer_pass import LayerPass
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
 from ..texts.formats import formats_of
+from ..texts.kinds import ANSWERS
 from ..texts.sets import read_text_sets
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.hashing import texts_hash
@@ -49,7 +50,7 @@ from .planning import decided_plan
 from .reporting import build_report
 from .result import PrunedModel
 from .search import chosen_shape, start_shape
-from .texts import few_tokens, text_counts, text_notes
+from .texts import NO_ANSWERS, few_tokens, text_counts, text_notes
 from .time_budget import routed_share, tokens_in_time
 from .vocabulary import token_choice, tokenizer_of
 
@@ -165,6 +166,8 @@ def prune(
     notes += text_notes(config.data, formats_of(dense.tokenizer), answer is not None)
     with watch.step("texts"), stage(1, STAGES, "Reading text"):
         texts = read_text_sets(dense.tokenizer, config.data, config.seed, answer)
+    if answer is not None and not any(document.kind == ANSWERS for document in texts.calibration):
+        notes += said_warnings([NO_ANSWERS])
     del answer  # it may hold a copy of the model
     each: float | None = None
     if config.ffn.enabled:

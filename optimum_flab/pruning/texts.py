@@ -21,6 +21,10 @@ NOT_WRITTEN = (
     "the model's weights stay in their files, from which it cannot write quickly: the problems themselves have the"
     " share of calibration text of the kind 'answers'"
 )
+NO_ANSWERS = (
+    "no answer of the model is in the calibration text, and the other kinds have its share: with their problems all"
+    " were too long for `data.sequence_length`, empty, or repeated themselves"
+)
 COUNTED = (
     "text that was only counted may overlap with the text measured on, since counts do not reveal it; name held-out"
     " text that was not counted to be sure"

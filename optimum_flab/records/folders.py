@@ -128,6 +128,8 @@ class OutputFolder:
                     " another"
                 )
         with errors_of_writing(self.folder):
+            if not (nearest := nearest_folder(self.folder)).is_dir():
+                raise FlabError(f"output folder {self.folder}: {nearest} is a file; name another folder")
             names = sorted(set(os.listdir(self.folder)) - IGNORED) if self.folder.exists() else []
         is_of_kind = self.kind.mark in names
         if foreign := [name for name in names if not (is_of_kind and self.kind.owns(self.folder / name))]:

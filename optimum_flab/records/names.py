@@ -16,8 +16,8 @@ from .results import EFFICIENCY_NAME, EVALUATION_NAME, EVALUATION_TABLE
 
 CARD_NAME, PAGE_NAME = "README.md", "flab_report.html"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
-# what `flab prune --gguf` writes beside the weights, and what is beside such a file
-GGUF = re.compile(r".+-pruned-[a-z0-9_]+\.gguf")
+# what `flab prune --gguf` writes beside the weights, or leaves where the quantiser failed; and what is beside it
+GGUF = re.compile(r".+-pruned-[a-z0-9_]+(-b?f(16|32))?\.gguf")
 BESIDE_GGUF = re.compile(r".+-pruned-[a-z0-9_]+\.(imatrix|Modelfile)")
 ADAPTER_FOLDER = "adapter"  # of a recovery, beside the weights
 CHAT_TEMPLATES = "additional_chat_templates"
@@ -96,5 +96,6 @@ def is_outdated(name: str) -> bool:
 def is_replaceable(path: Path) -> bool:
     """Whether a file or folder at the top of a pruned model's folder may be replaced with it, by its name."""
     if path.is_dir():
-        return path.name in (ADAPTER_FOLDER, CHAT_TEMPLATES)
+        is_unfinished = path.suffix == ".partial" and GGUF.fullmatch(path.stem) is not None
+        return path.name in (ADAPTER_FOLDER, CHAT_TEMPLATES) or is_unfinished
     return is_part(path.name) or is_outdated(path.name)

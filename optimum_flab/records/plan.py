@@ -142,7 +142,7 @@ class PruningPlan:
         if (form := content.pop("format", None)) in (1, 2):
             content = _from_former(content)
         elif form != FORMAT:
-            raise FlabError(f"{file} has no known format, but {form!r}; {ADVICE}")
+            raise FlabError(f"{file} has a format that is not known here ({form!r}); {ADVICE}")
         compensated = content.pop("compensated", None)
         plan, beside, weights = parse_record(cls, content, file, ADVICE), file.with_name(WEIGHTS_NAME), None
         if not tensors or (compensated == [] and not beside.exists()):

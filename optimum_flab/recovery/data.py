@@ -175,8 +175,8 @@ def _select_text(
         other = ", which overlaps neither excluded nor held-out text" if overlap else ""
         raise FlabError(
             f"nothing is left to train on, to choose the checkpoint on, or to measure on: {counts.describe()} to train"
-            f" on, {choosing.describe()} to choose on; name more text in `recovery.text`{other}, or data in"
-            " `recovery.data`"
+            f" on, {choosing.describe()} to choose on; lengthen the sequences with `recovery.sequence_length`, or name"
+            f" more text in `recovery.text`{other}, or data in `recovery.data`"
         )
     return Selected([], held_out, forbidden, counts, rows, validation)
 

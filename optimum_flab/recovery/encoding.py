@@ -96,10 +96,9 @@ def prompt_text(example: Example, tokenizer: PreTrainedTokenizerBase, chat: bool
     messages = [{"role": role, "content": text} for role, text in example.turns]
     try:
         return chat_text(tokenizer, messages, add_generation_prompt=True)
-    except Exception as error:  # templates refuse what they do not know in various ways
+    except FlabError as error:
         raise FlabError(
-            f"{example.place}: the tokenizer's chat template refuses it ({error}); set recovery.template to 'plain', "
-            "or leave the example out"
+            f"{example.place}: {error}; set recovery.template to 'plain', or leave the example out"
         ) from error
 
 

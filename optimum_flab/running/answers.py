@@ -135,7 +135,7 @@ def answers_to(writer: Writer, longest: int, questions: Sequence[Question]) -> l
     prompts = [[*before, *ids] for ids in token_lists(writer.tokenizer, [one.prompt for one in questions])]
     short = [place for place, prompt in enumerate(prompts) if len(prompt) <= longest - writer.most_tokens]
     answers = [Completion("", True)] * len(questions)
-    with progress("Answers of the dense model", len(short), "answer") as tick:
+    with progress("Answers of the dense model", len(short), "answer", disable=not short) as tick:
         texts = writer([prompts[place] for place in short], questions[0].stops, tick, questions[0].round)
     for place, answer in zip(short, texts, strict=True):
         answers[place] = answer

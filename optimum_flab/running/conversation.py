@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..families import Family
 from ..families.positions import check_positions
+from ..texts.formats import template_faults
 from .generation import end_ids, generates_by, padding_id, sampling
 
 
@@ -59,10 +60,12 @@ class Conversation:
         Raises:
             [`FlabError`]: the model produces NaN.
             [`ConfigurationError`]: the conversation has become too long for the model.
+            [`FlabError`]: the chat template refuses it.
         """
         turns = [*self.turns, {"role": "user", "content": text}]
         if not self.continues:
-            text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            with template_faults("; `raw` continues texts without it"):
+                text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         # a chat template writes the special tokens itself
         ids = self._tokenizer(text, add_special_tokens=self.continues)["input_ids"]
         needed = len(ids) + self._config.max_new_tokens

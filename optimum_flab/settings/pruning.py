@@ -188,6 +188,11 @@ class PrunerSettings(Section):
         targets = [name for name in TARGETS if getattr(self, name) is not None]
         if len(targets) > 1:
             raise ValueError(f"target_size: {self.target_size} is another target than target_ratio; drop one of them")
+        if self.target_type is not None and self.target_size is None:
+            raise ValueError(
+                f"target_type: {self.target_type} says which file `target_size` is about, which is not set; set it, or"
+                f" drop the type (`flab prune --gguf {self.target_type}` writes such a file of any size)"
+            )
         if targets and all(one.pinned is not None or not one.enabled for one in components):
             raise ValueError(
                 f"{targets[0]}: {getattr(self, targets[0])} leaves nothing to choose, since every component is pinned"
@@ -217,9 +222,9 @@ PINS = {component.section: component.setting for component in COMPONENTS}
 def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[str, Any]:
     """Override settings with others, field by field; neither is validated here.
 
-    A target in `winning` replaces one of either kind in `base`. A size in `winning` also overrules `enabled: false` of
-    the same component in `base`, and switching a component off overrules its size: the last value wins, and only
-    settings from the same place can contradict each other.
+    A target in `winning` replaces one of either kind in `base`, and a share the type of the file too. A size in
+    `winning` also overrules `enabled: false` of the same component in `base`, and switching a component off overrules
+    its size: the last value wins, and only settings from the same place can contradict each other.
 
     Args:
         base (`Mapping[str, Any]`): the fields of a configuration file.
@@ -230,6 +235,7 @@ def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[
         `dict[str, Any]`: the fields of both.
     """
     others = {other for name in TARGETS if winning.get(name) is not None for other in TARGETS}
+    others |= {"target_type"} if winning.get("target_ratio") is not None else set()
     merged = {name: value for name, value in base.items() if name not in others}
     for name, value in winning.items():
         below = merged.get(name) or {}

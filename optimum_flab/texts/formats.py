@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from ..utils.errors import FlabError
 from ..vocabulary.infilling import infilling_format
 from ..vocabulary.usage import special_ids
 
@@ -61,15 +63,28 @@ def formats_of(tokenizer: PreTrainedTokenizerBase) -> Formats:
     )
 
 
+@contextmanager
+def template_faults(advice: str = "") -> Iterator[None]:
+    """Raises a [`FlabError`] if a chat template refuses a conversation in this context: each has its own way."""
+    try:
+        yield
+    except Exception as error:
+        raise FlabError(f"the tokenizer's chat template refuses it ({error}){advice}") from error
+
+
 def chat_text(tokenizer: PreTrainedTokenizerBase, turns: list[Turn], **options: Any) -> str:
     """The text that a tokenizer's chat template makes of a conversation, always with the same date: a template that
     writes today's date would produce other bytes tomorrow.
 
     Args:
         options: further arguments of `apply_chat_template`.
+
+    Raises:
+        [`FlabError`]: the template refuses it; or there are several templates.
     """
-    template = _on_one_day(tokenizer.get_chat_template())
-    return tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, **options)
+    with template_faults():
+        template = _on_one_day(tokenizer.get_chat_template())
+        return tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, **options)
 
 
 def _on_one_day(template: str) -> str:
@@ -84,7 +99,7 @@ def _text_of(tokenizer: PreTrainedTokenizerBase, first: str, turns: list[Turn], 
     """The text of a conversation without the token that packing writes before every text."""
     try:
         return chat_text(tokenizer, turns, **options).removeprefix(first)
-    except Exception:  # each template refuses what it does not know in its own way; or there are several templates
+    except FlabError:
         return None
 
 

@@ -79,8 +79,8 @@ def all_pools(
         lacking = ", ".join(repr(kind) for kind, share in data.mix.items() if share)
         raise FlabError(
             f"data.mix: there is no text for {lacking} here, since the tokenizer has no chat template for"
-            " conversations or no known tokens for gaps, or no library source is installed; name another kind,"
-            " such as 'problems'"
+            " conversations or no known tokens for gaps, no library source is installed, or no answer fits into"
+            f" {data.sequence_length} tokens; name another kind, such as 'problems'"
         )
     if others and not is_own:
         return others

@@ -69,6 +69,30 @@ def test_a_conversation_that_does_not_fit_is_refused():
 # --- the terminal
 
 
+class Terminal(io.StringIO):
+    """What is typed."""
+
+    def isatty(self):
+        return True
+
+
+def test_what_a_chat_template_refuses_ends_no_conversation_at_a_terminal(tmp_path, monkeypatch):
+    template = "{% if 'bad' in messages[-1].content %}{{ raise_exception('no') }}{% endif %}" + ROLES
+    saved(tiny_model("qwen2", 600), tmp_path / "out")
+    tokenizer = byte_level_tokenizer(600)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path / "out")
+
+    def talk(stdin):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        return flab("chat", "out", "--max-new-tokens", 4, cwd=tmp_path)
+
+    good, both = talk(io.StringIO("def\n")), talk(Terminal("bad\ndef\n"))
+    assert both.code == 0 and "chat template refuses it (no)" in both.err and good.out.strip() in both.out
+    assert talk(io.StringIO("bad\ndef\n")).code == 1
+    assert talk(None).code == 0  # it was closed
+
+
 @given(st.text(st.sampled_from("ab \n"), max_size=60), st.integers(0, 60))
 def test_more_text_changes_only_the_last_row(text, cut):
     before, after = rows(text[:cut], 7), rows(text, 7)

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from optimum_flab.commands import FlabCommand
-from optimum_flab.commands.base import FlabVerb, command_line, terminal, with_flags
+from optimum_flab.commands.base import IN_BACKTICKS, FlabVerb, command_line, terminal, with_flags
 from optimum_flab.commands.parser import VerbParser
 from optimum_flab.commands.prune import PruneCommand
 from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 
-from ..conftest import flab
+from ..conftest import flab, write_project
 
 
 VERBS = {info.name: info.subcommand_class for info in FlabCommand.SUBCOMMANDS}
@@ -145,6 +145,42 @@ def test_a_fault_ends_with_its_message_its_flag_and_nothing_written(tmp_path, ar
     assert os.listdir(tmp_path) == ["flab.json"]
 
 
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    write_project(folder, "m", "texts")
+    (folder / "file").write_text("x", encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ("prune m out --target-ratio 0.3 --target-size 1MB", 2, "1MB is another target than target_ratio; drop one"),
+        ("prune m out --target-ratio 0.9 -c small.yaml", 2, "(--target-ratio): 0.9 cannot be reached with what is"),
+        ("prune m out --target-size 1e3", 2, "(--target-size): '1e3' is not a size in bytes; write it as 300MB"),
+        ("prune m out --target-size 10KB -c small.yaml", 2, "10KB as safetensors is less than the 0.053 MB of the"),
+        ("prune m out --gguf q4_k_m,q8_0", 2, "argument --gguf: invalid choice: 'q4_k_m,q8_0'"),
+        ("prune m out --mix answers=two", 2, "data.mix.answers: 'two' should be a valid number"),
+        ("prune m out -c texts", 2, "configuration file 'texts' cannot be read: "),
+        ("prune m file", 1, "file is a file; name another folder"),
+        ("prune m m", 2, "which this run reads and would replace; name another"),
+        ("prune texts m", 1, "which is no part of a pruned model and is not replaced; name another folder"),
+        ("recover m out --teacher m", 2, "folder 'm' is not a complete pruned model, since it lacks flab_plan.json"),
+        ("eval m --tasks codeharmony --data codeharmony", 2, "--data: 'codeharmony' is not of the form KEY=VALUE"),
+        ("chat file", 1, "model 'file' is a file but not a .gguf file; name the folder"),
+        ("compare m", 2, "folder 'm' has neither flab_report.json nor flab_evaluation.json"),
+        ("apply m out --plan texts", 1, "texts/flab_plan.json' cannot be read"),
+        ("count gone.py -m m -o c.npz", 1, "source 'gone.py' does not exist; name a file"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is(project, arguments, code, message):
+    before = sorted(os.listdir(project))
+    ended = flab(*shlex.split(arguments), cwd=project)
+    assert (ended.code, ended.out) == (code, "") and message in ended.err
+    assert "Traceback" not in ended.err and sorted(os.listdir(project)) == before
+
+
 @pytest.mark.parametrize(("error", "code"), [(FlabError("no luck"), 1), (ConfigurationError("no luck"), 2)])
 def test_an_error_of_the_user_ends_with_its_message_and_exit_code(capsys, error, code):
     with pytest.raises(SystemExit) as end, terminal():
@@ -166,6 +202,8 @@ def test_names_in_messages_get_their_flags():
     assert with_flags("faulty settings:\n  limit: 0\nx", flags) == "faulty settings:\n  limit (--limit): 0\nx"
     unchanged = "`optimum-cli flab prune` wrote `other`; limit: 3"
     assert with_flags(unchanged, flags) == unchanged
+    table = "limit: 3\nnote: see `limit`"
+    assert with_flags(table, flags, IN_BACKTICKS) == f"{table} (--limit)"
 
 
 # --- ends that only a process has

@@ -31,6 +31,7 @@ NEEDED = {
 
 # what else must be set for a value that is not the default
 BESIDE = {
+    "target_type": {"target_size": "9MB"},
     "data.calibration_tokens": {"data": {"sequence_length": 8}},
     "rounds.number": {"target_ratio": 0.5, "recovery": {"data": "x"}},
     "recovery.micro_batch_size": {"recovery": {"batch_size": 18}},

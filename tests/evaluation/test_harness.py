@@ -240,6 +240,9 @@ def test_a_plan_of_another_dense_model_is_refused_before_anything_is_generated(r
     (tmp_path / "text.txt").write_text("x = 1\n", encoding="utf-8")
     with pytest.raises(FlabError, match="was not made from"):
         run(folder, "divergence", baseline=checkpoint, data={"divergence": str(tmp_path / "text.txt")})
+    other = tiny_model("mistral", VOCABULARY), byte_level_tokenizer(VOCABULARY)
+    with pytest.raises(FlabError, match="is a llama model, and .* a mistral one; name the model that it was pruned"):
+        run(checkpoint, "divergence", baseline=other, data={"divergence": str(tmp_path / "text.txt")})
 
 
 def test_a_checkpoint_has_one_hash_whatever_it_is_computed_in(run, dense, tokenizer, tmp_path):
@@ -418,6 +421,10 @@ def test_an_instruct_task_needs_a_chat_template(run, checkpoint, no_weights, tmp
         run(checkpoint, "openeval_instruct", baseline=tmp_path / "plain")
     assert re.search("task 'openeval_instruct' needs a chat template, .*plain' has none; use the", str(error.value))
     assert error.value.exit_code == 1
+    plain.chat_template = "{{ raise_exception('a system turn, please') }}"
+    plain.save_pretrained(tmp_path / "plain")
+    with pytest.raises(FlabError, match=r"refuses it \(a system turn, please\); use the task 'openeval'"):
+        run(tmp_path / "plain", "openeval_instruct")
 
 
 def test_a_tokenizer_that_does_not_fit_the_embeddings_is_refused(run, checkpoint, no_weights, tmp_path):

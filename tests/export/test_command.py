@@ -181,3 +181,6 @@ def test_a_pruning_writes_the_files_that_are_asked_for(project, monkeypatch):
         assert f"{name}: 0." in done.out and name in (project / "out/README.md").read_text()
         for file in (name, f"model-pruned-{kind}.Modelfile"):
             assert (project / "out" / file).is_file() and is_replaceable(project / "out" / file)
+    (project / ".model-pruned-q4_k_m.gguf.partial").mkdir()  # of an export that was killed
+    for file in (".model-pruned-q4_k_m.gguf.partial", "model-pruned-q4_k_m-bf16.gguf"):
+        assert is_replaceable(project / file)

@@ -79,6 +79,10 @@ def test_a_model_is_stopped_and_sampled_as_it_says():
     ):
         assert line in text.splitlines()
     assert "TEMPLATE" not in text and "# The chat template" in text
+    tokenizer.chat_template = QWEN.replace("<|im_end|>", '"""')  # ends a TEMPLATE
+    assert "TEMPLATE" not in modelfile(dense_from_memory(model, tokenizer), "tiny.gguf")
+    tokenizer.chat_template = "{{ raise_exception('a system turn, please') }}"
+    assert "TEMPLATE" not in modelfile(dense_from_memory(model, tokenizer), "tiny.gguf")
     tokenizer.chat_template = None
     text = modelfile(dense_from_memory(model, tokenizer), "tiny.gguf")
     gap = "<|fim_prefix|>{{ .Prompt }}<|fim_suffix|>{{ .Suffix }}<|fim_middle|>"

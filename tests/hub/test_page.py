@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -131,6 +132,10 @@ def test_where_nothing_was_measured_or_differs_that_is_said(pruned):
     page = page_of(pruned)
     assert sentence in page.text and "dense|²" not in page.text and "Divergence by" not in page.text
     assert page.row("of the user's own sources")[2] == f"{held_out.bytes:,}"
+    unknown = held_out.model_copy(update={"divergence": math.nan, "by_kind": {}})
+    write_report(pruned, report.model_copy(update={"held_out": unknown}))
+    write_card(pruned)
+    assert "What to expect" not in page_of(pruned).text
     write_report(pruned, report.model_copy(update={"held_out": None, "search": None, "texts": None}))
     write_card(pruned)
     page = page_of(pruned)
