@@ -171,7 +171,7 @@ def test_a_plan_of_another_model_is_refused(change, message):
 def test_a_plan_with_experts_is_refused_by_a_model_without(weights):
     model = tiny_model("llama")
     plan = plan_of(None, [0, 1], {}, kept_experts={0: [0], 1: [0]}, weights=weights)
-    with pytest.raises(FlabError, match="it says what stays of expert, which this model has not"):
+    with pytest.raises(FlabError, match="it says what stays of expert, which this model lacks"):
         check_and_operate(model, plan)
 
 

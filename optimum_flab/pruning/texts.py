@@ -18,8 +18,8 @@ from .vocabulary import TokenChoice
 FEWEST_PER_NEURON = 2  # calibration tokens
 # Notes for the report.
 NOT_WRITTEN = (
-    "the model's weights stay in their files, from which it cannot write quickly: the problems themselves have the"
-    " share of calibration text of the kind 'answers'"
+    "the model's weights stay in their files, so that it would write too slowly: the share of the calibration text of"
+    " the kind 'answers' goes to the problems themselves"
 )
 COUNTED = (
     "text that was only counted may overlap with the text measured on, since counts do not reveal it; name held-out"
