@@ -226,7 +226,7 @@ def load_dense(
             )
         if callable(in_memory):
             notes.append(
-                "the weights stay in their files: pruning with all of them in memory would take more memory than is free"
+                "the weights stay in their files: pruning with all of them in memory would take more than is free"
             )
             say(notes[-1])
     if stored is not None:
