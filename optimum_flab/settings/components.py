@@ -109,8 +109,8 @@ class FFNSettings(ComponentSettings):
     intermediate_size: PositiveInt | None = None
     """width to keep; default: decided by the target, or all"""
     multiple_of: Annotated[PositiveInt | None, Flag("--ffn-multiple-of")] = None
-    """the width is a multiple of this; default: 256, which llama.cpp's K-quants need, if the dense width is such a
-    multiple, has 8 such steps, and the vocabulary can make up the rest of a target; 64 otherwise"""
+    """the width is a multiple of this; default: 256 or 64: 256, which llama.cpp's K-quants need, if the dense width is
+    such a multiple, has 8 such steps, and the vocabulary can make up the rest of a target"""
     criterion: Annotated[Literal[tuple(NEURONS)], Flag("--ffn-criterion")] = "obs"  # type: ignore[valid-type]
     """what ranks the neurons, and how the removal is compensated"""
 
