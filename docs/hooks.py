@@ -1,4 +1,4 @@
-"""What `mkdocs build` adds to the pages: README, CHANGELOG and others, the flags of every verb, and the docstrings.
+"""What `mkdocs build` adds to the pages: CHANGELOG and other files, the flags of every verb, and the docstrings.
 
 The flags are read from the parsers and the names from `docs/reference.md`, so that neither page can be out of date.
 """
@@ -28,7 +28,6 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 # pages that are made of files outside of docs/, and where other files that pages link to lie in the site
 PAGES = {
-    "README.md": "overview.md",
     "CHANGELOG.md": "changes.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
@@ -108,9 +107,9 @@ def public_names() -> Iterator[tuple[str, str]]:
 
 def api() -> str:
     """The docstrings of all public functions and classes, by room."""
-    parts: list[str] = []
+    parts = ["## Docstrings"]
     for room, name in public_names():
-        heading = f"## {room}"
+        heading = f"### {room}"
         parts += [f"::: {name}"] if heading in parts else [heading, f"::: {name}"]
     return "\n\n".join(parts)
 

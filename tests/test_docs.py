@@ -50,7 +50,7 @@ from .families import zoo
 # flags of other programs that the pages name
 FOREIGN = set(
     "--nproc_per_node --num_processes --mpirun_hostfile --cpu --thorough --task --model --onnx --tensor-parallel-size"
-    " --context --layers --work --measure --no-deps".split()
+    " --context --layers --work --measure --no-deps --imatrix".split()
 )
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
@@ -126,7 +126,7 @@ def test_python_is_valid_and_imports_what_there_is(block):
 
 def criterion_of_the_page(number: int, folder: ModuleType) -> Any:
     scope: dict = {"__package__": folder.__name__}
-    exec(block_of("adding_a_criterion", "python", number), scope)
+    exec(block_of("criteria", "python", number), scope)
     criterion = scope["CRITERION"]
     for text in (criterion.summary, criterion.formula, criterion.source):
         assert text.isascii() and not text.endswith(".")
@@ -158,7 +158,7 @@ def test_the_criterion_for_layers_ranks_them():
 
 def test_the_family_of_the_worked_example_is_as_described(tmp_path, monkeypatch):
     path = tmp_path / "family.json"
-    path.write_text(block_of("adding_a_family", "json"), encoding="utf-8")
+    path.write_text(block_of("families", "json"), encoding="utf-8")
     family = read_family(path)
     assert family.model_type in CONFIG_MAPPING
     monkeypatch.setitem(zoo.EVERY, family.model_type, [{"use_bias": True}])
@@ -286,7 +286,7 @@ def test_the_site_is_built_and_loads_nothing_from_elsewhere(tmp_path):
             r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=\"?(https?:[^\"\s>]+)", page.read_text()
         )
         assert loaded == [], page
-    api = (tmp_path / "api.html").read_text(encoding="utf-8")
+    api = (tmp_path / "reference.html").read_text(encoding="utf-8")
     assert [name for _, name in hooks.public_names() if f'id="{name}"' not in api] == []
     assert "--target-ratio" in (tmp_path / "cli.html").read_text(encoding="utf-8")
 

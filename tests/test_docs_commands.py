@@ -134,7 +134,7 @@ def write_texts(folder: Path) -> None:
 def write_settings(folder: Path) -> None:
     """What the pages have a reader write, and a `laptop` that trains for two steps."""
     (folder / "my-settings.yaml").write_text(block_of("pruning", "yaml"), encoding="utf-8")
-    (folder / "ernie4_5.json").write_text(block_of("adding_a_family", "json"), encoding="utf-8")
+    (folder / "ernie4_5.json").write_text(block_of("families", "json"), encoding="utf-8")
     (folder / "my-tasks").mkdir()
     for language, suffix in (("json", "jsonl"), ("yaml", "yaml")):
         text = block_of("adding_a_task", language)

@@ -186,7 +186,7 @@ def test_a_pickle_of_more_than_tensors(broken):
     folder, _ = broken
     (folder / "model.safetensors").unlink()
     torch.save({"model.norm.weight": argparse.Namespace()}, folder / "pytorch_model.bin")
-    with pytest.raises(FlabError, match=r"pickled with something else than tensors \(argparse.Namespace\)"):
+    with pytest.raises(FlabError, match=r"pickled with more than tensors \(argparse.Namespace\)"):
         load_dense(folder)
 
 
@@ -195,7 +195,7 @@ def test_tokens_that_share_an_id(broken):
     content = json.loads((folder / "tokenizer.json").read_text())
     content["model"]["vocab"] |= {"ef": content["model"]["vocab"]["a"]}
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(FlabError, match="gives '(a|ef)' and '(a|ef)' one id, "):
+    with pytest.raises(FlabError, match="gives '(a|ef)' and '(a|ef)' the same id, "):
         load_dense(folder)
 
 

@@ -157,7 +157,7 @@ def test_output_dtype():
         ({"vocab": [1, 5000]}, "tokens are not ascending numbers below the model's 320"),
         ({"neuron": {i: [0, WIDTH] for i in (0, 2, 3)}}, "below the model.s 64"),
         ({"neuron": {0: [0], 2: [0, 1], 3: [0]}}, "its neurons of the FFNs are not the same number everywhere"),
-        ({"neuron": {0: [0], 1: [0]}}, r"of model.layers.2.mlp.gate_proj.weight it leaves \(64, 32\)"),
+        ({"neuron": {0: [0], 1: [0]}}, r"it cuts model.layers.2.mlp.gate_proj.weight to \(64, 32\)"),
     ],
 )
 def test_a_plan_of_another_model_is_refused(change, message):
@@ -171,7 +171,7 @@ def test_a_plan_of_another_model_is_refused(change, message):
 def test_a_plan_with_experts_is_refused_by_a_model_without(weights):
     model = tiny_model("llama")
     plan = plan_of(None, [0, 1], {}, kept_experts={0: [0], 1: [0]}, weights=weights)
-    with pytest.raises(FlabError, match="it says what stays of expert, which this model has not"):
+    with pytest.raises(FlabError, match="it says what stays of expert, which this model lacks"):
         check_and_operate(model, plan)
 
 

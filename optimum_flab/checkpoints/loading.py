@@ -226,8 +226,7 @@ def load_dense(
             )
         if callable(in_memory):
             notes.append(
-                "the weights stay in their files: with all of them in memory, pruning would take more than there is"
-                " room for"
+                "the weights stay in their files: pruning with all of them in memory would take more than is free"
             )
             say(notes[-1])
     if stored is not None:
@@ -294,7 +293,7 @@ def dense_from_memory(
         if len(devices_of(model)) > 1:
             notes.append(
                 "the weights are on several devices: names and shapes of its tensors were compared with the"
-                " description of its family, and what they compute was not"
+                " description of its family, but not what they compute"
             )
     model = model.eval().requires_grad_(False)
     check_family(model, facts)

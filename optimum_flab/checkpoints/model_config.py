@@ -131,7 +131,7 @@ def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = Fa
         )
     if raw.get("use_bidirectional_attention"):
         raise FlabError(
-            f"model {name!r} attends to the tokens after each one (use_bidirectional_attention), so it does not write"
+            f"model {name!r} attends to later tokens too (use_bidirectional_attention), so it does not write"
             " text; name a model that does"
         )
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)

@@ -86,7 +86,7 @@ def pruned_tensors(
             tensor = _padded(tensor, plan.vocab_size, outline.dtype)
         if tensor.shape != outline.shape:
             raise FlabError(
-                f"the plan does not fit together: of {name} it leaves {tuple(tensor.shape)}, where the model that it"
+                f"the plan contradicts itself: it cuts {name} to {tuple(tensor.shape)}, but the model that it"
                 f" states has {tuple(outline.shape)}; use the plan as it was written"
             )
         yield new_name, tensor.to("cpu", outline.dtype).contiguous()

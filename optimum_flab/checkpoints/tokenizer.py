@@ -49,7 +49,7 @@ def load_tokenizer(
     if type(loaded).__module__.startswith("transformers_modules."):
         raise FlabError(
             f"the tokenizer of {files.name!r} is custom code ({type(loaded).__name__}), and a pruned checkpoint"
-            " must load without; save it as a PreTrainedTokenizerFast beside the weights, and prune that folder"
+            " must load without it; save it as a PreTrainedTokenizerFast beside the weights, and prune that folder"
         )
     if files.gguf is not None:
         return settle_tokenizer(rebuild_tokenizer(loaded, config.model_type), files.name, config.model_type), None
@@ -137,6 +137,6 @@ def check_loaded(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     for token, index in tokenizer.get_vocab().items():
         if (other := tokens.setdefault(index, token)) != token:
             raise FlabError(
-                f"the tokenizer of {name!r} gives {other!r} and {token!r} one id, {index}; correct its tokenizer.json,"
-                " or download it again"
+                f"the tokenizer of {name!r} gives {other!r} and {token!r} the same id, {index}; correct its"
+                " tokenizer.json, or download it again"
             )

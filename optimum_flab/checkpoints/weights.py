@@ -44,7 +44,7 @@ def load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype
     except pickle.UnpicklingError as error:
         match = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         raise FlabError(
-            f"the weights of {files.name!r} are pickled with something else than tensors"
+            f"the weights of {files.name!r} are pickled with more than tensors"
             f" ({match[1] if match else first_line(error)}), which may run any code when it is loaded; name a"
             " checkpoint with safetensors files, or convert this one where that can do no harm"
         ) from error

@@ -21,7 +21,7 @@ SHARED: dict[str, tuple[str | None, str]] = {
     "--device": ("DEVICE", "device to compute on, for example cpu or cuda:0 (default: chosen automatically)"),
     "--prompt": ("TEXT", "complete this text with the dense and the pruned model at the end (default: do not)"),
     "--overwrite": (None, "replace what an earlier run wrote there (default: refuse)"),
-    "--confirm-run-unsafe-code": (None, "consent to run the programs of models, in a sandbox (default: no)"),
+    "--confirm-run-unsafe-code": (None, "consent to run programs written by models, sandboxed (default: no)"),
     "--no-resume": (None, "start over, whatever an interrupted run left (default: resume where it stopped)"),
     "--quiet": (None, "show no progress and no notes while it runs, only errors (default: no)"),
     "--json": (None, "print the results as JSON in place of tables (default: no)"),

@@ -37,10 +37,14 @@ class ChatCommand(FlabVerb):
         arguments.add(optional, "--revision", "--trust-remote-code", "--family")
         arguments.add(optional, "--baseline", "--baseline-revision", "--device")
         optional.add_argument(
-            "--max-new-tokens", type=int, default=512, metavar="N", help="tokens of an answer, at most (default: 512)"
+            "--max-new-tokens",
+            type=int,
+            default=512,
+            metavar="N",
+            help="maximum number of tokens of an answer (default: 512)",
         )
         optional.add_argument(
-            "--temperature", type=float, default=0.0, help="of sampling; 0: the likeliest token (default: 0)"
+            "--temperature", type=float, default=0.0, help="sampling temperature; 0: the likeliest token (default: 0)"
         )
         optional.add_argument(
             "--raw", action="store_true", help="continue each text, without the chat template (default: answer)"
@@ -57,7 +61,7 @@ class ChatCommand(FlabVerb):
         for name, side in sides.items():
             if side.continues:
                 why = "raw text" if args.raw else "it has no chat template"
-                print(f"{name} continues each text by itself, and answers nothing ({why})", file=sys.stderr)
+                print(f"{name} continues each text instead of answering it ({why})", file=sys.stderr)
         for text in typed_texts():
             if text == QUIT:
                 return

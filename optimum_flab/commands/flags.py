@@ -91,10 +91,12 @@ def value_type(annotation: Any) -> Any:
 
 def criteria_text() -> str:
     """The criteria that flags choose from, to be shown below all flags."""
-    lines = ["Criteria: what has the lowest score is removed first. docs/criteria.md has formulas and sources."]
+    lines = ["Criteria: what has the lowest score is removed first."]
     for section, criteria in CHOICES.items():
-        lines += ["", f"{section}:", *(f"  {one.name}: {one.summary}" for one in criteria.values())]
-    return "\n".join(fill(line, COLUMNS, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
+        lines += ["", f"{section}:"]
+        for one in criteria.values():
+            lines += [f"  {one.name}: {one.summary}", f"    score: {one.formula}", f"    source: {one.source}"]
+    return "\n".join(fill(line, COLUMNS, subsequent_indent="      ", break_on_hyphens=False) for line in lines)
 
 
 def settings_from(args: Namespace, flags: Sequence[SettingFlag]) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class PruneCommand(PruningVerb):
         trains, consent = config.recovery.trains, args.confirm_run_unsafe_code
         if trains and (launched() or args.memory_budget is not None or args.time_budget is not None):
             raise ConfigurationError(
-                "a run that recovers too takes no `memory_budget` and no `time_budget`, and is not launched in several"
+                "a run that also recovers takes no `memory_budget` or `time_budget`, and cannot be launched in several"
                 " processes; leave out what it would be trained on (`recovery.data`, `recovery.text`,"
                 " `recovery.mix`), and recover the pruned model with `optimum-cli flab recover`"
             )

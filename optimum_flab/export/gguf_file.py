@@ -121,7 +121,7 @@ def export_gguf(
     stored = {torch.float32: "f32", torch.float16: "f16"}.get(model.storage_dtype, "bf16")
     own = stored if settings.is_quantised else settings.type
     needed = int(size) * (4 if own == "f32" else 2) * (2 if settings.is_quantised else 1)
-    check_space(path.parent, needed, "the file takes, while it is made, about")
+    check_space(path.parent, needed, "while it is written, the file takes about")
     about = {"general.name": _name_of(model), WEIGHTS_FIELD: dense_hash(model)}
     with _temporary_folder(path) as folder:
         if weighs:
@@ -167,7 +167,7 @@ def _quantise(base: Path, target: Path, kind: str, matrix: Path | None) -> None:
         quantise(base, target, kind, matrix)
     except FlabError as error:
         left = base.replace(target.parent.parent / base.name)
-        raise FlabError(f"{error}. The model is in {left}, of which {PROGRAM} makes every type") from error
+        raise FlabError(f"{error}. The model is in {left}, from which {PROGRAM} makes every type") from error
     base.unlink()
 
 
@@ -179,7 +179,7 @@ def _notes_of_rows(path: Path) -> list[str]:
         return []
     size = sum(one.bytes_per_row * math.prod(one.shape[:-1]) for one in odd)
     return [
-        f"{len(odd):,} of {len(tensors):,} matrices have rows of a length that is no multiple of {K_ROWS}: they"
+        f"{len(odd):,} of {len(tensors):,} matrices have rows whose length is not a multiple of {K_ROWS}: they"
         f" are stored as {', '.join(sorted({one.kind.name for one in odd}))} and take {size / 1e6:,.1f} MB"
     ]
 

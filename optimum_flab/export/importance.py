@@ -90,7 +90,7 @@ def importance_matrix(
     ids = token_lists(model.tokenizer, texts)
     packed = pack(ids, data.sequence_length, 0, TOKENS, special_ids(model.tokenizer))
     reading = LayerPass(model.model, model.family, packed, data.batch_size, workspace=workspace)
-    reading.run(InputSquares(reading), "Weighing what the quantiser rounds")
+    reading.run(InputSquares(reading), "Measuring the importance matrix")
     tensors = dict[str, np.ndarray]()
     for piece in pieces:
         index, name = model.family.layer_of(piece.source)

@@ -35,7 +35,7 @@ def check_quantiser(kind: str) -> tuple[str, list[str]]:
     if (found := find_quantiser()) is None:
         raise FlabError(
             f"type: {kind} is made by llama.cpp's quantiser, which is not on this machine. `brew install llama.cpp`"
-            f" installs it (any build will do that puts {PROGRAM} on the PATH), and `pip install llama-cpp-py-sync`"
+            f" installs it (any build that puts {PROGRAM} on the PATH will do), and `pip install llama-cpp-py-sync`"
             f" its library alone, without a compiler; {', '.join(OWN_TYPES)} need neither"
         )
     return found

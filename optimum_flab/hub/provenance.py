@@ -203,7 +203,7 @@ def earlier_row(number: int, one: EarlierRound) -> list[str]:
     """What a round before the last did: label, value."""
     steps, tokens = one.recovery.training.best_step, one.recovery.data.tokens
     done = f"{one.removed_ratio:.1%} removed, then trained by {steps:,} steps on {tokens:,} tokens of the same sources"
-    return [f"round {number}, which the pruning below went on from", done]
+    return [f"round {number}, from which the pruning below went on", done]
 
 
 def provenance_rows(facts: Facts, base: str) -> list[list[str]]:

@@ -145,7 +145,7 @@ class DenseSide:
         bits, differs = texts.by_text(spent, texts.text_of_new), texts.counts["texts_cut_differently"]
         if differs.any():
             differing = replace(reading, tokens=texts.own, pieces=reading.pieces.part("dense-own"))
-            own = final_hidden(differing, description="Measuring the dense model on texts cut differently")
+            own = final_hidden(differing, description="Measuring the dense model on texts tokenised differently")
             spent, _ = bits_and_lost_mass(own, full, texts.own)
             bits = np.where(differs, texts.by_text(spent, texts.text_of_own), bits)
         lost_mass = texts.by_text(lost, texts.text_of_new)

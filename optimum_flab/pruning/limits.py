@@ -226,7 +226,7 @@ def check_size(limits: Limits, config: FlabPrunerConfig) -> None:
     if (least := limits.measure(smallest)) > budget:
         parts = [f"{smallest[part.dimension]:,} {part.settings.units}" for part in components_of(smallest)]
         raise ConfigurationError(
-            f"{what} is less than the {(least + SPARE) / 1e6:,.3f} MB of the least model that can be had"
+            f"{what} is less than the {(least + SPARE) / 1e6:,.3f} MB of the smallest model possible"
             f" ({', '.join(parts)}); allow more, free what is pinned or switched off, or name a smaller target_type"
         )
     if (whole := limits.measure(limits.dense)) <= budget:
@@ -255,7 +255,7 @@ def _body_notes(removed: float, how: str) -> list[str]:
         return []
     return [
         f"the target takes {how} {removed:.0%} of the body (all but the vocabulary): beyond {MOST_OF_BODY:.0%} little"
-        " of what a model can do is left; choose a larger one, or begin with a smaller dense model"
+        " of what a model can do is left; remove less, or begin with a smaller dense model"
     ]
 
 

@@ -18,9 +18,9 @@ def check_plan(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Non
     """Raises a [`FlabError`] if the plan cannot be for this model, as far as that shows without its weights."""
     sizes, faults = sizes_of(model, family), list[str]()
     if unknown := plan.kept.keys() - sizes.shape.keys():
-        faults.append(f"it says what stays of {', '.join(sorted(unknown))}, which this model has not")
+        faults.append(f"it says what stays of {', '.join(sorted(unknown))}, which this model lacks")
     if plan.vocab_size < len(plan.kept_tokens or ()):
-        faults.append(f"its vocab_size is {plan.vocab_size:,}, and more tokens stay")
+        faults.append(f"its vocab_size is {plan.vocab_size:,}, but more tokens stay")
     for component in components_of(sizes.shape):
         name, units = component.dimension, component.settings.units
         kept, dense, groups = plan.kept.get(name), sizes.shape[name], component.groups(model.config, family)
@@ -28,7 +28,7 @@ def check_plan(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Non
         if kept is not None and isinstance(kept, dict) != family.is_inside_layers(name):
             faults.append(f"its {units} are {'' if isinstance(kept, dict) else 'not '}listed by layer")
         elif isinstance(kept, dict) and not set(kept) <= set(range(sizes.shape["layer"])):
-            faults.append(f"its {units} are of layers that the model has not")
+            faults.append(f"its {units} are of layers that the model lacks")
         elif len(set(map(len, lists))) > 1:
             faults.append(f"its {units} are not the same number everywhere")
         elif any(one != sorted(set(one)) or (one and one[-1] >= dense) for one in lists):

@@ -18,8 +18,8 @@ from .vocabulary import TokenChoice
 FEWEST_PER_NEURON = 2  # calibration tokens
 # Notes for the report.
 NOT_WRITTEN = (
-    "the model's weights stay in their files, from which it cannot write quickly: the problems themselves have the"
-    " share of calibration text of the kind 'answers'"
+    "the model's weights stay in their files, so that it would write too slowly: the share of the calibration text of"
+    " the kind 'answers' goes to the problems themselves"
 )
 NO_ANSWERS = (
     "no answer of the model is in the calibration text, and the other kinds have its share: with their problems all"

@@ -33,7 +33,7 @@ MEASURED = (
     Measured(0.0, 1.00, "Qwen2.5-Coder-0.5B, vocabulary alone (bits per byte +2.3%)"),
     Measured(0.0, 1.03, "the same in llama.cpp, q4_k_m"),
     Measured(0.0, 0.99, "the same in llama.cpp, q8_0"),
-    Measured(0.061, 0.75, "Qwen2.5-Coder-1.5B at 0.22, 0.9 calibration tokens a neuron"),
+    Measured(0.061, 0.75, "Qwen2.5-Coder-1.5B at 0.22, 0.9 calibration tokens per neuron"),
     Measured(0.0795, 0.83, "Qwen2.5-Coder-0.5B at 0.35, recovered"),
     Measured(0.0924, 0.78, "Qwen2.5-Coder-0.5B at 0.35, on HumanEval"),
     Measured(0.130, 0.75, "the same on held-out problems"),
@@ -82,12 +82,12 @@ def verdict_of(report: Report) -> str | None:
     ]
     if near[-1].divergence > near[0].divergence * NEAR**2:
         least, most = (math.exp(-decay * cost.divergence) for decay in reversed(DECAY))
-        said[0] += f", and the curve through them has {least:.0%} to {most:.0%} here"
+        said[0] += f"; the curve through them gives {least:.0%} to {most:.0%} here"
     helps = [] if report.recovery else ["`optimum-cli flab recover`"]
     each = None if report.texts is None else report.texts.tokens_per_neuron
     if each is not None and each < TOKENS_PER_NEURON:
-        said.append(f"It was calibrated on {each:.1f} tokens a neuron")
-        helps.insert(0, f"more calibration text ({TOKENS_PER_NEURON} tokens a neuron)")
+        said.append(f"It was calibrated on {each:.1f} tokens per neuron")
+        helps.insert(0, f"more calibration text ({TOKENS_PER_NEURON} tokens per neuron)")
     said.append(f"What would help: {', '.join([*helps, 'a smaller target'])}")
     return ". ".join(said) + "."
 

@@ -163,7 +163,7 @@ def chosen_method(
         choice.write("reason", reason=reason)
     if reason is None:
         return "full", None
-    return "lora", f"{reason}: LoRA matrices are trained instead, as `recovery.method` lora asks for"
+    return "lora", f"{reason}: LoRA matrices are trained instead, as with `recovery.method` lora"
 
 
 def brief(settings: RecoveryConfig, share: float) -> RecoveryConfig:

@@ -110,7 +110,7 @@ class FFNSettings(ComponentSettings):
     """width to keep; default: decided by the target, or all"""
     multiple_of: Annotated[PositiveInt | None, Flag("--ffn-multiple-of")] = None
     """the width is a multiple of this; default: 256 or 64: 256, which llama.cpp's K-quants need, if the dense width is
-    one, has 8 such steps and the vocabulary can take up what they leave of a target"""
+    such a multiple, has 8 such steps, and the vocabulary can make up the rest of a target"""
     criterion: Annotated[Literal[tuple(NEURONS)], Flag("--ffn-criterion")] = "obs"  # type: ignore[valid-type]
     """what ranks the neurons, and how the removal is compensated"""
 
@@ -148,5 +148,5 @@ class HeadSettings(ComponentSettings):
     """remove query heads"""
     num_attention_heads: PositiveInt | None = None
     """query heads to keep per layer, the same number for every key-value head; enables their removal, which costs
-    several times what as many parameters of the FFNs do, and after which no GGUF file can describe a qwen2, starcoder2
-    or phi3; default: all"""
+    several times as much as removing as many parameters from the FFNs; no GGUF file can then describe a qwen2,
+    starcoder2 or phi3; default: all"""

@@ -228,7 +228,7 @@ def _check_memory(sources: Sequence[Source]) -> None:
     if COPIES * size > free:
         named = ", ".join(repr(source.spec) for source in sources if source.path is not None)
         raise FlabError(
-            f"{named}: {size / 1e9:,.1f} GB of text take {COPIES} times that while they are read, and"
+            f"{named}: {size / 1e9:,.1f} GB of text take {COPIES} times as much memory while they are read, and"
             f" {free / 1e9:,.1f} GB of memory are free; count the text first with `flab count`, which reads it in"
             " pieces, name the counts in `data.counts`, and only a sample of the text here"
         )

@@ -124,7 +124,7 @@ def test_lines_of_standard_input_are_answered_by_both_models(tmp_path, monkeypat
         return flab("chat", "out", "--baseline", "dense", "--max-new-tokens", 4, "--raw", cwd=tmp_path)
 
     wide = talk("def add(a):\\\n    return\n\n/clear\nclass A:", 110)
-    assert wide.code == 0 and wide.err.count("continues each text by itself") == 2
+    assert wide.code == 0 and wide.err.count("continues each text instead of answering it") == 2
     head, first, second, *_ = wide.out.splitlines()
     assert head.split() == ["[dense]", "|", "[out]"] and first.split(" | ")[1] == "def add(a):"
     assert second.startswith("    return") and wide.out.count("[dense]") == 2

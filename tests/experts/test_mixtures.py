@@ -192,11 +192,11 @@ def test_a_model_that_gives_nan_is_refused():
         ),
         ({"kept_neurons": {2: [list(range(20))] * 4, 3: [list(range(20))] * 4}}, "cannot have 20 neurons"),
         ({"kept_experts": {2: [0, 1, 2, 3], 3: [2, 3, 6, 7]}}, "experts are not the same number of each of 2 groups"),
-        ({"kept_inside": {"hands": {2: [0]}}}, "it says what stays of hands, which this model has not"),
+        ({"kept_inside": {"hands": {2: [0]}}}, "it says what stays of hands, which this model lacks"),
         ({"kept_inside": {"head": [0, 1]}}, "query heads are not listed by layer"),
-        ({"kept_inside": {"head": {9: [0, 1]}}}, "query heads are of layers that the model has not"),
+        ({"kept_inside": {"head": {9: [0, 1]}}}, "query heads are of layers that the model lacks"),
         ({"kept_experts": {2: [0, 1, 4, 5], 3: []}}, "experts are not the same number everywhere"),
-        ({"vocab_size": 3, "kept_tokens": [0, 1, 2, 3]}, "its vocab_size is 3, and more tokens stay"),
+        ({"vocab_size": 3, "kept_tokens": [0, 1, 2, 3]}, "its vocab_size is 3, but more tokens stay"),
     ],
 )
 def test_a_plan_that_the_model_cannot_have_is_refused(change, message):
