@@ -24,7 +24,7 @@ from ..utils.compat import ArgumentGroup, actions_of
 from ..utils.errors import FlabError, printable
 from ..utils.progress import bars_as_lines, duration
 from .flags import SettingFlag, add_flag, settings_from
-from .parser import VerbParser, reader_may_leave
+from .parser import VerbParser
 
 
 PATHS = ("SOURCE", "MODEL", "FILE", "FOLDER")  # metavars of what may be on this machine
@@ -43,8 +43,8 @@ def terminal(flags: Mapping[str, str] | None = None, hint: str = "") -> Iterator
     """
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        with reader_may_leave():
-            yield
+        yield
+        sys.stdout.flush()  # a closed pipe is noticed here, not when Python exits
     except FlabError as error:
         lines = map(printable, with_flags(str(error), flags or {}).split("\n"))
         print("optimum-cli flab: error:", "\n".join(lines), file=sys.stderr)
@@ -52,6 +52,10 @@ def terminal(flags: Mapping[str, str] | None = None, hint: str = "") -> Iterator
     except KeyboardInterrupt as end:
         print(f"optimum-cli flab: interrupted{hint}", file=sys.stderr)
         raise SystemExit(130) from end
+    except BrokenPipeError as error:
+        # nobody reads the output any more; the rest is discarded, so that Python exits cleanly
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from error  # like a program killed by SIGPIPE
     finally:
         signal.signal(signal.SIGTERM, before)
 
