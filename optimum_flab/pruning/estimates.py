@@ -18,7 +18,7 @@ class PruningEstimate(NamedTuple):
     """What a pruning is expected to take.
 
     Args:
-        seconds (`float`): rather more than it does; nothing is taken off for work that is reused.
+        seconds (`float`): where no other program is in the way; nothing is taken off for work that is reused.
         memory_bytes (`int`): at most, on the device that computes.
     """
 
@@ -26,7 +26,7 @@ class PruningEstimate(NamedTuple):
     memory_bytes: int
 
     def __str__(self) -> str:
-        return f"up to about {duration(self.seconds)}, and {self.memory_bytes / 1e9:.1f} GB of memory"
+        return f"about {duration(self.seconds)}, and {self.memory_bytes / 1e9:.1f} GB of memory"
 
 
 def pruning_estimate(

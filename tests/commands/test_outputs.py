@@ -96,7 +96,7 @@ def test_a_log_file_gets_lines_and_the_end_says_where_the_result_is(project):
     code, out, err = flab(*PRUNE, "out", "--target-ratio", 0.5, cwd=project)
     assert code == 0 and "\r" not in err and "\x1b" not in err
     lines = [line.partition("] ")[2] for line in err.splitlines() if re.match(r"\[[1-6]/6\] ", line)]
-    assert lines[0] == "Reading text" and "pruning takes up to about 1" in err and "reused" not in err
+    assert lines[0] == "Reading text" and "pruning takes about 4" in err and "reused" not in err
     shapes = [line for line in lines if line.startswith("Measuring shapes")]
     assert re.search(r" 0/\d+ ", shapes[0]) and " 100% " in shapes[-1]
     assert max(sum(line.startswith(word) for line in lines) for word in ("Counting", "Ranking", "Narrowing")) <= 4
