@@ -135,19 +135,10 @@ class FlabVerb(BaseOptimumCLICommand):
         """Print what the library says, with the flags for what it names."""
         print(with_flags(text, self.flags))
 
-    @property
-    def elapsed(self) -> float:
-        """Seconds since it began."""
-        return time.perf_counter() - self.start
-
-    def show_end(self, folder: Path, seconds: float | None = None) -> None:
-        """Print the last line: where the result is, and how long it took. Beside JSON, nothing.
-
-        Args:
-            seconds (`float`, *optional*): with those of earlier runs, whose work it went on from.
-        """
+    def show_end(self, folder: Path) -> None:
+        """Print the last line: where the result is, and how long it took. Beside JSON, nothing."""
         if not getattr(self.args, "json", False):
-            print(f"\nwritten to {folder} in {duration(self.elapsed if seconds is None else seconds)}")
+            print(f"\nwritten to {folder} in {duration(time.perf_counter() - self.start)}")
 
     @abstractmethod
     def execute(self) -> None:
