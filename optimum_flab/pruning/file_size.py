@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..export.fields import gguf_facts, model_fields, rope_tensors
+from ..export.fields import rope_tensors
+from ..export.gguf_file import file_fields
 from ..export.mixtures import Setting, stored_bytes, tensor_format
-from ..export.tokens import PREFIX, tokenizer_fields
+from ..export.tokens import PREFIX
 from ..export.weights import Piece, pieces_of
 from ..families import Family, plain_axes
-from ..running.generation import end_ids
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import Shape, shape_of
 from ..tensors.lazy import WrittenTensors, own_tensors
@@ -92,15 +92,13 @@ class FileSizes:
     @cached_property
     def _gguf_headers(self) -> np.ndarray:
         """What is before the tensors, by the number of tokens."""
-        config, rows = self._model.config, self._dense["vocab"]
-        fields = tokenizer_fields(self._tokenizer, rows, ends=end_ids(self._model, self._tokenizer)).fields
+        of_model, of_tokenizer = file_fields(self._model, self._tokenizer, self._family)
+        fields = {**of_model, **of_tokenizer.fields}
         tokens, merges = fields.pop(TOKENS), Counter[str]()
         for merge in fields.pop(MERGES, ()):
             merges[merge.replace(" ", "")] += _bytes(merge)
         numbers = 4 * sum(fields.pop(name, None) is not None for name in NUMBERS)
         by_token = sorted((_bytes(token) + numbers + merges[token] for token in tokens), reverse=True)
-        prefix = len(gguf_facts(self._family).architecture) + 1
-        fields |= {f"{' ' * prefix}{name}": value for name, value in model_fields(config, self._family).items()}
         fixed = sum(_bytes(name) + 4 + _bytes(value) for name, value in fields.items())
         fixed += sum(_bytes(piece.name) + 16 + 8 * len(piece.shape) for piece in self._pieces)
         return np.cumsum([fixed, *by_token])
