@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,7 @@ import torch
 
 from .families import family_for
 from .pruning.components import components_of, outline, sizes_of
-from .pruning.components.vocabulary import FEWEST_TOKENS
-from .pruning.limits import body_notes, parameters_to_keep, shapes_to_compare, size_limits
+from .pruning.limits import body_notes, shapes_to_compare, size_limits
 from .settings.configuration import FlabPrunerConfig
 from .sizes import ModelSizes, Shape
 from .utils.errors import FlabError
@@ -76,38 +75,12 @@ class Inspection:
     Args:
         name (`str`): the model.
         sizes ([`ModelSizes`]): its sizes.
-        target_ratio (`float`, *optional*): share of parameters to remove.
         outlook ([`Outlook`], *optional*): what the target, a share or a size, would come to.
     """
 
     name: str
     sizes: ModelSizes
-    target_ratio: float | None = None
     outlook: Outlook | None = None
-
-    def alone(self) -> dict[str, int | None]:
-        """By component, the size at which it would meet the target if only it were pruned; `None` where it cannot."""
-        counts, dense, left = self.sizes.counts, self.sizes.shape, {}
-        config = FlabPrunerConfig(target_ratio=self.target_ratio, vocabulary={"enabled": False})
-        for component in components_of(dense):
-            dimension = component.dimension
-            most = dense[dimension] - math.ceil(self.removed / counts.unit(dense, dimension))
-            sizes = [size for size in component.allowed(config, self.sizes, dense["vocab"]) if size <= most]
-            left[component.settings.reported] = max(sizes, default=None)
-        return left
-
-    @property
-    def removed(self) -> int:
-        """Parameters that have to go."""
-        counts, dense = self.sizes.counts, self.sizes.shape
-        return counts.total(dense) - parameters_to_keep(counts, dense, self.target_ratio or 0.0)
-
-    @property
-    def least_body_ratio(self) -> float:
-        """The share of the body that has to go even if the vocabulary gives up all tokens but the fewest."""
-        counts, dense = self.sizes.counts, self.sizes.shape
-        vocabulary = max(0, dense["vocab"] - FEWEST_TOKENS) * counts.unit(dense, "vocab")
-        return max(0.0, (self.removed - vocabulary) / counts.body(dense))
 
     def to_dict(self) -> dict[str, Any]:
         """The inspection as plain values."""
@@ -119,11 +92,6 @@ class Inspection:
             "body_parameters": counts.body(dense),
             "components": counts.parts(dense),
         }
-        if self.target_ratio is not None:
-            result["target_ratio"] = self.target_ratio
-            result["parameters_to_remove"] = self.removed
-            result["least_body_ratio"] = self.least_body_ratio
-            result["one_component_alone"] = self.alone()
         return result if self.outlook is None else {**result, "outlook": self.outlook.to_dict()}
 
     def to_text(self) -> str:
@@ -140,16 +108,6 @@ class Inspection:
             lines.append(f"{part:<22}{parameters:>16,}{parameters / total:>9.1%}")
         body = counts.body(dense)
         lines.append(f"{'all but vocabulary':<22}{body:>16,}{body / total:>9.1%}")
-        if self.target_ratio is not None:
-            lines += [
-                "",
-                f"Removing {self.target_ratio:.1%} means {self.removed:,} parameters, at least"
-                f" {self.least_body_ratio:.1%} of the body (all but the vocabulary).",
-                "One component alone:",
-            ]
-            for component, size in zip(components_of(dense), self.alone().values(), strict=True):
-                change = "cannot reach it" if size is None else f"{dense[component.dimension]:,} -> {size:,}"
-                lines.append(f"  {component.settings.label:<20}{change}")
         if self.outlook is not None:
             lines += ["", self.outlook.to_text()]
         return "\n".join(lines)
@@ -191,9 +149,11 @@ def inspect_model(
     if pruning.has_target:
         tokenizer, _ = load_tokenizer(files, config, trust_remote_code)
         stored = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
-        dense = LoadedModel(model, tokenizer, found, str(model_name_or_path), storage_dtype=stored)
+        dense = LoadedModel(
+            model, tokenizer, found, str(model_name_or_path), storage_dtype=stored, computed_on=torch.device("cpu")
+        )
         outlook = outlook_of(dense, sizes, pruning)
-    return Inspection(str(model_name_or_path), sizes, pruning.target_ratio, outlook)
+    return Inspection(str(model_name_or_path), sizes, outlook)
 
 
 def outlook_of(dense: LoadedModel, sizes: ModelSizes, config: FlabPrunerConfig) -> Outlook:
@@ -205,41 +165,26 @@ def outlook_of(dense: LoadedModel, sizes: ModelSizes, config: FlabPrunerConfig) 
     """
     from .pruning.counts import read_counts
     from .pruning.estimates import pruning_estimate
-    from .pruning.file_size import FileSize
+    from .pruning.file_size import FileSizes
     from .pruning.search import start_shape
     from .pruning.vocabulary import token_choice
     from .records.work import WorkFolder
     from .texts.sets import corpus_alone
 
-    model, family, device = dense.model, dense.family, torch.device("cpu")
     dtype = dense.storage_dtype
-    file_size = FileSize(model, family, dense.tokenizer, dtype, config.target_type, dense.name)
-    aimed = file_size if config.target_size is not None else None
+    file_sizes = FileSizes(dense.model, dense.family, dense.tokenizer, dtype)
+    aimed = None if config.target_size is None else partial(file_sizes, kind=config.target_type)
     limits = size_limits(config, sizes, len(dense.tokenizer), aimed)
     counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
     work = WorkFolder(cache_root("pruning"), resume=True)
-    tokens = token_choice(dense, config.vocabulary, corpus_alone(config.data), counts, work)
-    natural, order = len(tokens.counted.natural), tokens.in_order()
-    if aimed is not None:
-        limits = replace(limits, file_size=file_size.changed(order=order))
-    shape = start_shape(shapes_to_compare(config, limits, natural, len(tokens.counted.protected))[0], natural)
-    files, notes = dict[str, tuple[int, int]](), body_notes(limits, shape)
-    of_kind = file_size.changed(order=order)
-    for kind in dict.fromkeys((None, config.target_type, *TYPES)):
-        of_kind = of_kind.changed(kind=kind)
-        try:
-            files[kind or "safetensors"] = of_kind(sizes.shape), of_kind(shape)
-        except FlabError as error:  # llama.cpp cannot have it
-            notes.append(f"there will be no GGUF file: {error}")
-            break
-        notes += of_kind.fallbacks(shape) if kind == config.target_type else []
-    counted = sizes.counts
-    return Outlook(
-        natural,
-        shape,
-        limits.removed(shape),
-        1 - counted.body(shape) / counted.body(sizes.shape),
-        files,
-        pruning_estimate(config, limits, model.config, family, device, dtype, dtype),
-        tuple(notes),
-    )
+    counted = token_choice(dense, config.vocabulary, corpus_alone(config.data), counts, work).counted
+    natural = len(counted.natural)
+    shape = start_shape(shapes_to_compare(config, limits, natural, len(counted.protected))[0], natural)
+    files, notes = dict[str, tuple[int, int]](), body_notes(config, limits, shape)
+    try:
+        for kind in dict.fromkeys((None, config.target_type, *TYPES)):
+            files[kind or "safetensors"] = file_sizes(sizes.shape, kind), file_sizes(shape, kind)
+    except FlabError as error:  # llama.cpp cannot have it
+        notes.append(f"there will be no GGUF file: {error}")
+    removed = limits.removed(shape), limits.removed_body(shape)
+    return Outlook(natural, shape, *removed, files, pruning_estimate(dense, config, limits, dtype), tuple(notes))

@@ -510,9 +510,9 @@ def test_kinds_that_a_tokenizer_cannot_show_are_named():
 
 
 def test_too_few_tokens_for_the_neurons_are_told():
-    assert few_tokens(8192, 4096, 2.0) == []
-    (note,) = few_tokens(8192, 8960, 8192 / 8960)
-    assert "8,192 calibration tokens are 0.9 for each of the 8,960 neurons" in note
+    assert few_tokens(8192, 2.0) == []
+    (note,) = few_tokens(8192, 8192 / 8960)
+    assert "8,192 calibration tokens are 0.9 for each neuron" in note
     data = DataSettings()
     assert data.tokens == data.for_model(2048).tokens == 32_768 and data.for_model(4864).tokens == 8 * 4864
     assert data.for_model(18_944).tokens == 65_536  # of a 7B

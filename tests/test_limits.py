@@ -13,7 +13,7 @@ from optimum_flab import FlabPrunerConfig
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components import sizes_of_config
 from optimum_flab.pruning.components.neurons import width_multiple
-from optimum_flab.pruning.limits import TOLERANCE, body_notes, early_body_notes, shapes_to_compare, size_limits
+from optimum_flab.pruning.limits import TOLERANCE, body_notes, shapes_to_compare, size_limits
 from optimum_flab.settings.files import read_settings_file
 from optimum_flab.settings.pruning import merge_settings
 from optimum_flab.sizes import ModelSizes
@@ -83,7 +83,7 @@ def test_a_target_that_takes_most_of_the_body_is_warned_of(target, early, late):
     config, sizes = FlabPrunerConfig(target_ratio=target), dense_sizes()
     limits = size_limits(config, sizes, sizes.shape["vocab"])
     (first, *_), *_ = shapes_to_compare(config, limits, NATURAL, 1)
-    assert bool(early_body_notes(config, limits)) is early and bool(body_notes(limits, first)) is late
+    assert bool(body_notes(config, limits)) is early and bool(body_notes(config, limits, first)) is late
 
 
 def test_experts_need_a_number_or_a_target(lite):

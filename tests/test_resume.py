@@ -296,7 +296,7 @@ def test_a_value_is_computed_once_unless_it_is_asked_for_anew(tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"number: reused from {tmp_path}")
     once = WorkFolder(tmp_path)
     assert [once.value(NUMBER, {"seed": 1}, lambda pieces: 7) for _ in range(2)] == [7, 7]
-    assert capsys.readouterr().err == "" and once.reused_seconds == 0
+    assert capsys.readouterr().err == ""
     assert number(tmp_path, 8, seed=0, resume=False) == number(tmp_path, 9, seed=0) == 8
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 
 MAX_SHARD_SIZE = "50GB"  # what `save_pretrained` takes by default
-FILE_METADATA = {"format": "pt"}  # of each file of weights
 
 
 def save_checkpoint(
@@ -76,7 +75,7 @@ def _save_weights(
     files = {
         folder / file: {name: outlines[name] for name in names} for file, names in split.filename_to_tensors.items()
     }
-    write_tensors(files, _parts(model, tensors), FILE_METADATA)
+    write_tensors(files, _parts(model, tensors), {"format": "pt"})
     if split.is_sharded:
         metadata = {"total_parameters": model.num_parameters(), **split.metadata}
         index = {"metadata": metadata, "weight_map": split.tensor_to_filename}

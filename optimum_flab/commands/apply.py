@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..utils.compat import ArgumentGroup
 from ..utils.places import user_path
+from ..utils.progress import duration
 from . import arguments
 from .base import FlabVerb, command_line
 
 
 if TYPE_CHECKING:
     from .. import FlabOptimizer
-    from ..pruning.result import PrunedModel
 
 
 class PruningVerb(FlabVerb):
@@ -27,30 +27,21 @@ class PruningVerb(FlabVerb):
         from ..records.report import read_report, report_text
 
         as_json, folder = getattr(self.args, "json", False), user_path(self.args.output)
-        if not as_json:
-            self.say(optimizer.summary())
+        show: Callable[[str], None] = (lambda text: None) if as_json else self.say
+        show(optimizer.summary())
         if types:
             assert optimizer.pruned is not None  # it was written just now
             for exported in write_gguf_files(optimizer.pruned, folder, types):
-                if not as_json:
-                    self.say(f"\n{exported.to_text()}")
+                show(f"\n{exported.to_text()}")
         if (prompt := self.args.prompt) is not None:
             texts = optimizer.complete(prompt)
-            for name, text in texts.items() if not as_json else ():
-                print(f"\n--- completion by the {name} model\n{text}")
+            for name, text in texts.items():
+                show(f"\n--- completion by the {name} model\n{text}")
             note_completion(folder, prompt, **texts)
         report = read_report(folder)
+        show(f"\nwritten to {self.args.output}; pruning took {duration(report.pruning_seconds)}")
         if as_json:
             print(report_text(report), end="")
-        self.show_end(self.args.output, None if report.recovery else sum(report.seconds.values()))
-
-    def timed(self, pruned: PrunedModel, command: str) -> PrunedModel:
-        """With the command in its report, and the time that this took besides what its report has of the pruning."""
-        seconds, reused = pruned.report.seconds, 0.0 if pruned.work is None else pruned.work.reused_seconds
-        rest = self.elapsed - (sum(seconds.values()) - reused)
-        if pruned.report.recovery is None:
-            seconds = {**seconds, "loading and all else": round(max(0.0, rest), 3)}
-        return pruned.with_report(command=command, seconds=seconds)
 
 
 class ApplyCommand(PruningVerb):
@@ -87,6 +78,6 @@ class ApplyCommand(PruningVerb):
             )
             if args.prompt is not None:
                 check_prompt(optimizer.dense, args.prompt)
-            optimizer.pruned = self.timed(optimizer.apply(plan), command)
+            optimizer.pruned = optimizer.apply(plan).with_report(command=command)
             optimizer.save_to(output)
         self.show_pruned(optimizer)

@@ -24,7 +24,7 @@ from ..utils.compat import ArgumentGroup, actions_of
 from ..utils.errors import FlabError, printable
 from ..utils.progress import bars_as_lines, duration
 from .flags import SettingFlag, add_flag, settings_from
-from .parser import VerbParser, reader_may_leave
+from .parser import VerbParser
 
 
 PATHS = ("SOURCE", "MODEL", "FILE", "FOLDER")  # metavars of what may be on this machine
@@ -45,8 +45,8 @@ def terminal(flags: Mapping[str, str] | None = None, hint: str = "") -> Iterator
     """
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        with reader_may_leave():
-            yield
+        yield
+        sys.stdout.flush()  # a closed pipe is noticed here, not when Python exits
     except FlabError as error:
         lines = map(printable, with_flags(str(error), flags or {}).split("\n"))
         print("optimum-cli flab: error:", "\n".join(lines), file=sys.stderr)
@@ -54,6 +54,10 @@ def terminal(flags: Mapping[str, str] | None = None, hint: str = "") -> Iterator
     except KeyboardInterrupt as end:
         print(f"optimum-cli flab: interrupted{hint}", file=sys.stderr)
         raise SystemExit(130) from end
+    except BrokenPipeError as error:
+        # nobody reads the output any more; the rest is discarded, so that Python exits cleanly
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from error  # like a program killed by SIGPIPE
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -133,19 +137,10 @@ class FlabVerb(BaseOptimumCLICommand):
         """Print what the library says, with the flags for what it names."""
         print(with_flags(text, self.flags, IN_BACKTICKS))
 
-    @property
-    def elapsed(self) -> float:
-        """Seconds since it began."""
-        return time.perf_counter() - self.start
-
-    def show_end(self, folder: Path, seconds: float | None = None) -> None:
-        """Print the last line: where the result is, and how long it took. Beside JSON, nothing.
-
-        Args:
-            seconds (`float`, *optional*): with those of earlier runs, whose work it went on from.
-        """
+    def show_end(self, folder: Path) -> None:
+        """Print the last line: where the result is, and how long it took. Beside JSON, nothing."""
         if not getattr(self.args, "json", False):
-            print(f"\nwritten to {folder} in {duration(self.elapsed if seconds is None else seconds)}")
+            print(f"\nwritten to {folder} in {duration(time.perf_counter() - self.start)}")
 
     @abstractmethod
     def execute(self) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, suppress
-from shutil import get_terminal_size
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from ..utils.compat import ArgumentGroup
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from ..running.conversation import Conversation
 
 
-WIDE = 100  # columns of a terminal that has room for two answers side by side
-GAP = " | "
 CLEAR, QUIT = "/clear", "/quit"
 KEYS = (
     f"{CLEAR} forgets the conversation; {QUIT} or Ctrl-D ends; Ctrl-C ends an answer; a line that ends in a backslash"
@@ -111,61 +108,17 @@ def typed_texts() -> Iterator[str]:
 
 
 def show(text: str, sides: Mapping[str, Conversation]) -> None:
-    """Print the answers to a text as they are written, until a user at a terminal interrupts them."""
-    width = get_terminal_size().columns
-    with ExitStack() as closed:
-        answers = {name: visible(closed.enter_context(closing(side.answer(text)))) for name, side in sides.items()}
-        pieces = side_by_side(answers, width) if len(answers) > 1 and width >= WIDE else one_by_one(answers)
-        try:
-            for piece in pieces:
-                print(piece, end="", flush=True)
-        except KeyboardInterrupt:
-            if not sys.stdin.isatty():
-                raise
-    print("\n")
-
-
-def visible(pieces: Iterator[str]) -> Iterator[str]:
-    """Pieces of text without what could control a terminal."""
-    return ("\n".join(map(printable, piece.expandtabs(4).split("\n"))) for piece in pieces)
-
-
-def one_by_one(answers: Mapping[str, Iterator[str]]) -> Iterator[str]:
-    """Texts one after the other, with their names where there are several."""
-    for number, (name, pieces) in enumerate(answers.items()):
-        if len(answers) > 1:
-            yield "\n\n" * (number > 0) + f"[{name}]\n"
-        yield from pieces
-
-
-def side_by_side(answers: Mapping[str, Iterator[str]], width: int) -> Iterator[str]:
-    """Lines of texts in columns with their names, each line as soon as it is complete in every column."""
-    width = (width - len(GAP) * (len(answers) - 1)) // len(answers)
-    said, going, printed = {name: f"[{name}]\n" for name in answers}, list(answers), 0
-    while True:
-        columns = {name: rows(text, width) for name, text in said.items()}
-        # the last row of a text that goes on may grow
-        complete = min((len(columns[name]) - 1 for name in going), default=max(map(len, columns.values())))
-        for number in range(printed, complete):
-            cells = (column[number] if number < len(column) else "" for column in columns.values())
-            yield GAP.join(cell.ljust(width) for cell in cells).rstrip() + "\n"
-        printed = max(printed, complete)
-        if not going:
-            return
-        behind = min(going, key=lambda name: len(columns[name]))
-        try:
-            said[behind] += next(answers[behind])
-        except StopIteration:
-            going.remove(behind)
-
-
-def rows(text: str, width: int) -> list[str]:
-    """The lines of a text, cut after a space where they are too long. More text changes only the last one."""
-    found = []
-    for line in text.split("\n"):
-        while len(line) > width:
-            end = line.rfind(" ", 0, width) + 1 or width
-            found.append(line[:end])
-            line = line[end:]
-        found.append(line)
-    return found
+    """Print the answers to a text as they are written, one after the other with their names where there are several,
+    until a user at a terminal interrupts one."""
+    for name, side in sides.items():
+        if len(sides) > 1:
+            print(f"[{name}]")
+        with closing(side.answer(text)) as pieces:
+            try:
+                for piece in pieces:
+                    # without what could control a terminal
+                    print("\n".join(map(printable, piece.expandtabs(4).split("\n"))), end="", flush=True)
+            except KeyboardInterrupt:
+                if not sys.stdin.isatty():
+                    raise
+        print("\n")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import cached_property
 from textwrap import fill
 from typing import Any, NoReturn
 
@@ -22,50 +19,20 @@ GROUPS = {
     "Target": ("target_ratio", "target_size", "target_type", "align", "rounds"),
     "Text": ("data", "seed"),
     "Output": ("output", "output_dtype", "gguf", "prompt", "overwrite", "quiet", "json"),
-    "Model and settings": (
-        "config",
-        "revision",
-        "trust_remote_code",
-        "family",
-        "baseline",
-        "baseline_revision",
-        "teacher_revision",
-    ),
     "Vocabulary": ("vocabulary",),
     "Layers": ("layers",),
     "FFN and query heads": ("ffn", "heads"),
     "Experts": ("experts",),
-    "Machine": (
-        "device",
-        "dtype",
-        "memory_budget",
-        "time_budget",
-        "cache_dir",
-        "no_resume",
-        "confirm_run_unsafe_code",
-    ),
+    "Machine": ("device", "dtype", "memory_budget", "time_budget", "cache_dir", "no_resume"),
 }
 DEFAULT = re.compile(r"[;,]? ?\(?default: (.*?)\)?$")
 # what ends the part of a text that a line has room for
 ASIDE = re.compile(r"[;:(]|, (?=for example|such as|which|whose|unless|whatever|where|with |over |then )")
 MOST_LISTED = 12  # choices in the short help
-ALIKE = 0.75  # of words
-
-
-@contextmanager
-def reader_may_leave() -> Iterator[None]:
-    """Exit quietly if nobody reads the output any more."""
-    try:
-        yield
-        sys.stdout.flush()  # a closed pipe is noticed here, not when Python exits
-    except BrokenPipeError as error:
-        # the rest is discarded, so that Python exits cleanly
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from error  # like a program killed by SIGPIPE
 
 
 class Help(Action):
-    """`--help`: a line for each flag; `--help all`: all of it; `--help criteria`: what stands below the flags."""
+    """`--help`: a line for each flag; `--help all`: all that is said of each, and what stands below them."""
 
     def __init__(self, option_strings: list[str], dest: str):
         text = "show this, or with `all` every flag in full"
@@ -74,9 +41,7 @@ class Help(Action):
     def __call__(self, parser: ArgumentParser, namespace: Namespace, topic: Any, option: str | None = None) -> None:
         """Print the help and exit."""
         assert isinstance(parser, VerbParser)
-        below = topic == "criteria" and parser.epilog
-        with reader_may_leave():
-            print(parser.epilog if below else help_text(parser, in_full=topic is not None))
+        print(help_text(parser, in_full=topic is not None))
         parser.exit()
 
 
@@ -87,70 +52,56 @@ class VerbParser(ArgumentParser):
     def __init__(self, **options: Any):
         # what is short for one flag today may be so for two tomorrow
         super().__init__(allow_abbrev=False, add_help=False, **options)
-        self._deferred: list[Action] = []
         self.add_argument("-h", "--help", action=Help)
 
-    @property
+    @cached_property
     def needed(self) -> list[Action]:
         """The arguments that cannot be left out."""
-        return [action for action in actions_of(self) if action.required] or self._deferred
+        return [action for action in actions_of(self) if action.required]
+
+    @cached_property
+    def places(self) -> list[Action]:
+        """What is given without a flag, in its order; `-m` is first unless a verb takes any number of words."""
+        positional = [action for action in actions_of(self) if not action.option_strings]
+        if any(action.nargs for action in positional):
+            return positional
+        return [*(action for action in actions_of(self) if "-m" in action.option_strings), *positional]
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        self._deferred = required = self.needed
-        for action in required:
-            action.required = False  # one may come by its place: what is missing is looked for below
-        try:
-            namespace, unknown = super().parse_known_args(args, namespace)
-        finally:
-            for action in required:
-                action.required = True
-        if wrong := next((word for word in unknown if word.startswith("-")), None):
-            near = flags_near(self, wrong.partition("=")[0])
+        for action in self.needed:
+            action.required = False  # what is missing is looked for below
+        for action in self.places:
+            if not action.option_strings and action.nargs is None:
+                action.nargs = SUPPRESS  # it is taken from what is left over
+        namespace, words = super().parse_known_args(args, namespace)
+        if wrong := [word for word in words if word.startswith("-")]:
+            near = flags_near(self, wrong[0].partition("=")[0])
             meant = f"; did you mean {', '.join(near)}?" if near else ""
-            self.error(f"unrecognized arguments: {' '.join(unknown[unknown.index(wrong) :])}{meant}")
-        taken = by_place(self)  # the first of them may be -m, which more arguments than places stand for
-        given = [value for action in taken[1:] if (value := getattr(namespace, action.dest)) is not None]
-        values = [*given, *unknown][: len(taken)]
-        if unknown and len(values) == len(taken) and getattr(namespace, taken[0].dest) is None:
-            unknown = unknown[len(values) - len(given) :]
-            for action, value in zip(taken, values, strict=True):
-                setattr(namespace, action.dest, (action.type or str)(str(value)))  # type: ignore[operator]
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        missing = [action for action in required if getattr(namespace, action.dest, None) is None]
-        if taken and taken[0] in missing:  # what was given by place may have been meant for it
-            missing = [*taken, *(action for action in missing if action not in taken)]
-        if missing:
-            names = [value_of(action) if action in taken else names_of(action) for action in missing]
-            self.error(f"the following arguments are required: {', '.join(names)}")
-        return namespace, unknown
+            self.error(f"unrecognized arguments: {' '.join(wrong)}{meant}")
+        places = [action for action in self.places if getattr(namespace, action.dest) is None]
+        for action, word in zip(places, words, strict=False):
+            setattr(namespace, action.dest, (action.type or str)(word))  # type: ignore[operator]
+        if more := words[len(places) :]:
+            self.error(f"unrecognized arguments: {' '.join(more)}")
+        if missing := [action for action in self.needed if getattr(namespace, action.dest) is None]:
+            self.error(f"the following arguments are required: {', '.join(map(self.usage_of, missing))}")
+        return namespace, []
+
+    def usage_of(self, action: Action) -> str:
+        """An argument that cannot be left out, as it is given."""
+        return value_of(action) if action in self.places else names_of(action)
 
     def format_usage(self) -> str:
-        return usage(self) + "\n"
+        """How it is called, without what can be left out."""
+        optional = [f"[{value_of(action)}]" for action in self.places if action not in self.needed]
+        given = sorted(self.needed, key=lambda action: action not in self.places)
+        return " ".join(["usage:", self.prog, *map(self.usage_of, given), *optional, "[options]"])
 
     def format_help(self) -> str:
         return help_text(self) + "\n"
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n{usage(self)}; `{self.prog} --help` lists them\n")
-
-
-# --- arguments by their place --------------------------------------------------------------------------------------
-
-
-def by_place(parser: ArgumentParser) -> list[Action]:
-    """The argument `-m` and the positional ones, in the order in which they are given without flags."""
-    model = [action for action in actions_of(parser) if "-m" in action.option_strings]
-    others = [action for action in actions_of(parser) if not action.option_strings]
-    return model + others if all(action.nargs is None for action in others) else others
-
-
-def usage(parser: VerbParser) -> str:
-    """How a verb is called, without what can be left out."""
-    taken, needed = by_place(parser), parser.needed
-    words = [value_of(action) if action in needed else f"[{value_of(action).strip('[]')}]" for action in taken]
-    flags = [names_of(action) for action in needed if action not in taken]
-    return " ".join(["usage:", parser.prog, *words, *flags, "[options]"])
+        self.exit(2, f"{self.prog}: error: {message}\n{self.format_usage()}; `{self.prog} --help` lists them\n")
 
 
 def value_of(action: Action) -> str:
@@ -158,7 +109,7 @@ def value_of(action: Action) -> str:
     if action.nargs == 0:
         return ""
     name = str(action.metavar or ("NAME" if action.choices else action.dest.upper()))
-    return name if action.nargs in (None, 1) else f"[{name}]" if action.nargs == "?" else f"{name} ..."
+    return {"?": f"[{name}]", "+": f"{name} ...", "*": f"[{name} ...]"}.get(str(action.nargs), name)
 
 
 def names_of(action: Action) -> str:
@@ -166,30 +117,11 @@ def names_of(action: Action) -> str:
     return f"{', '.join(action.option_strings)} {value_of(action)}".strip()
 
 
-# --- flags that may be meant ---------------------------------------------------------------------------------------
-
-
 def flags_near(parser: ArgumentParser, wrong: str) -> list[str]:
-    """The flags whose words are nearest to those of an unknown one, else those whose help has one of these."""
-    helps = {flag: action.help or "" for action in actions_of(parser) for flag in action.option_strings}
-    words = {flag: [word for word in flag.split("-") if word] for flag in helps if flag.startswith("--")}
-    asked = [word for word in wrong.split("-") if word]
-
-    def alike(word: str, others: Iterable[str]) -> bool:
-        return bool(get_close_matches(word, others, cutoff=ALIKE)) or any(
-            min(len(word), len(other)) > 2 and (word.startswith(other) or other.startswith(word)) for other in others
-        )
-
-    def likeness(flag: str) -> float:
-        return sum(alike(word, words[flag]) for word in asked) / max(len(asked), len(words[flag]))
-
-    best = max(map(likeness, words))
-    if best > 0:
-        return [flag for flag in words if likeness(flag) == best][:3]
-    return [flag for flag in words if any(len(word) > 3 and word in helps[flag].split() for word in asked)][:3]
-
-
-# --- the help ------------------------------------------------------------------------------------------------------
+    """The flags that are most like an unknown one: of those that share a word with it, if there are any, else one."""
+    flags = [flag for action in actions_of(parser) for flag in action.option_strings if flag.startswith("--")]
+    sharing = [flag for flag in flags if {*wrong.split("-")} & {*flag.split("-")} - {""}]
+    return get_close_matches(wrong, sharing, cutoff=0.5) or sharing[:3] or get_close_matches(wrong, flags, n=1)
 
 
 def help_text(parser: VerbParser, in_full: bool = False) -> str:
@@ -202,16 +134,13 @@ def help_text(parser: VerbParser, in_full: bool = False) -> str:
     for action in actions_of(parser):
         is_needed = action in parser.needed or not action.option_strings
         groups[NEEDED if is_needed else title_of(action)].append(entry(action, in_full or is_needed))
-    lines = [usage(parser), "", parser.description or ""]
+    lines = [parser.format_usage(), "", parser.description or ""]
     for title, entries in groups.items():
         if entries:
             lines += ["", f"{title}:", *entries]
-    if parser.epilog and (in_full or len(parser.epilog) < 2 * COLUMNS):
+    if parser.epilog and (in_full or "\n" not in parser.epilog):
         lines += ["", parser.epilog]
-    if not in_full:
-        more = "; `--help criteria`: what they rank by" * ((parser.epilog or "").startswith("Criteria"))
-        lines += ["", fill(f"Defaults are in brackets. `--help all`: every flag in full{more}.", COLUMNS)]
-    return "\n".join(lines)
+    return "\n".join(lines if in_full else [*lines, "", "Defaults are in brackets; `--help all` shows everything."])
 
 
 def title_of(action: Action) -> str:
@@ -223,8 +152,8 @@ def title_of(action: Action) -> str:
 def entry(action: Action, in_full: bool) -> str:
     """An argument with its help in the second column."""
     text = (action.help or "") % vars(action)
-    listed = action.choices if in_full or len(action.choices or ()) <= MOST_LISTED else ()
-    choices = f": {', '.join(map(str, listed))}" if listed else ""
+    listed = [str(choice) for choice in action.choices or ()]
+    choices = f": {', '.join(listed)}" if listed and (in_full or len(listed) <= MOST_LISTED) else ""
     if not in_full:
         found = DEFAULT.search(text)
         said = ASIDE.split(text[: found.start()] if found else text)[0].strip()

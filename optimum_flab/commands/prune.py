@@ -130,7 +130,7 @@ class PruneCommand(PruningVerb):
                 else optimizer.prune(config, time_budget=args.time_budget, processes=processes, **work)
             )
             if processes.is_main:
-                optimizer.pruned = self.timed(pruned, command)
+                optimizer.pruned = pruned.with_report(command=command)
                 optimizer.save_to(output)
         processes.agree(True)  # what each saved is needed until the output is written
         if processes.is_main:

@@ -36,6 +36,9 @@ from .weights import Piece, pieces_of
 
 if TYPE_CHECKING:
     import gguf
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..families import Family
 
 
 K_ROWS = 256  # rows of K- and IQ-types are whole blocks of so many weights
@@ -106,7 +109,7 @@ def export_gguf(
     settings, data = settings or ExportSettings(), data or DataSettings()
     path = check_path(path, settings)
     config, family = model.model.config, model.family
-    fields, tokenizer = described(model, settings)
+    fields, tokenizer = file_fields(model.model, model.tokenizer, family, settings.pre_tokenizer)
     tensors: Mapping[str, torch.Tensor] = own_tensors(model.model) if model.stored is None else model.stored
     pieces, more = pieces_of(own_tensors(model.model), config, family), rope_tensors(config, family)
     window = ignored_window(config, family)
@@ -148,17 +151,18 @@ def export_gguf(
     return Exported(files, tuple(notes), matrix)
 
 
-def described(model: LoadedModel, settings: ExportSettings) -> tuple[dict[str, Any], TokenizerFields]:
+def file_fields(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, family: Family, pre_tokenizer: str | None = None
+) -> tuple[dict[str, Any], TokenizerFields]:
     """What a file says of a model, and of its tokenizer.
 
     Raises:
         [`FlabError`]: llama.cpp does not know its family, position encoding or tokenizer.
     """
-    config, family = model.model.config, model.family
     architecture = gguf_facts(family).architecture
-    fields = {f"{architecture}.{key}": value for key, value in model_fields(config, family).items()}
-    ends, rows = end_ids(model.model, model.tokenizer), getattr(config, family.sizes["vocab"])
-    return fields, tokenizer_fields(model.tokenizer, rows, settings.pre_tokenizer, ends)
+    fields = {f"{architecture}.{key}": value for key, value in model_fields(model.config, family).items()}
+    rows = getattr(model.config, family.sizes["vocab"])
+    return fields, tokenizer_fields(tokenizer, rows, pre_tokenizer, end_ids(model, tokenizer))
 
 
 def _quantise(base: Path, target: Path, kind: str, matrix: Path | None) -> None:
@@ -192,7 +196,7 @@ def check_export(model: LoadedModel, settings: ExportSettings) -> None:
     """
     if settings.is_quantised:
         check_quantiser(settings.type)
-    described(model, settings)
+    file_fields(model.model, model.tokenizer, model.family, settings.pre_tokenizer)
 
 
 def check_path(path: str | Path, settings: ExportSettings) -> Path:

@@ -1,4 +1,4 @@
-"""llama.cpp's quantiser by its library in a package of Python, with the arguments of the program `llama-quantize`.
+"""llama.cpp's quantiser by its library in the package llama-cpp-py-sync, with the arguments of `llama-quantize`.
 
 This file is run by itself: on errors llama.cpp ends the process that it runs in, and nothing else of this package is
 needed, which takes seconds to import.
@@ -6,7 +6,6 @@ needed, which takes seconds to import.
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping
@@ -19,14 +18,13 @@ import numpy as np
 def main() -> int:
     """Quantises a file; returns the exit status."""
     parser = ArgumentParser()
-    parser.add_argument("package", choices=QUANTISE)
     parser.add_argument("--imatrix", type=Path)
     for name in ("source", "target", "type"):
         parser.add_argument(name)
     args = parser.parse_args()
     matrix = {} if args.imatrix is None else mean_squares(args.imatrix)
     kind = int(gguf.LlamaFileType[f"MOSTLY_{args.type}"])
-    return QUANTISE[args.package](args.source.encode(), args.target.encode(), kind, matrix)
+    return quantise(args.source.encode(), args.target.encode(), kind, matrix)
 
 
 def mean_squares(path: Path) -> dict[str, np.ndarray]:
@@ -41,7 +39,13 @@ def mean_squares(path: Path) -> dict[str, np.ndarray]:
     return means
 
 
-def _by_llama_cpp_py_sync(source: bytes, target: bytes, kind: int, matrix: Mapping[str, np.ndarray]) -> int:
+def quantise(source: bytes, target: bytes, kind: int, matrix: Mapping[str, np.ndarray]) -> int:
+    """Quantises a file; returns llama.cpp's status.
+
+    Args:
+        kind (`int`): llama.cpp's number of the mixture of types.
+        matrix (`Mapping[str, np.ndarray]`): see [`mean_squares`]; may be empty.
+    """
     from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
 
     ffi, library = get_ffi(), get_lib()
@@ -54,23 +58,6 @@ def _by_llama_cpp_py_sync(source: bytes, target: bytes, kind: int, matrix: Mappi
     if matrix:
         settings.imatrix = entries
     return library.llama_model_quantize(source, target, ffi.new("llama_model_quantize_params *", settings))
-
-
-def _by_llama_cpp(source: bytes, target: bytes, kind: int, matrix: Mapping[str, np.ndarray]) -> int:
-    import llama_cpp
-
-    settings = llama_cpp.llama_model_quantize_default_params()
-    settings.ftype = kind
-    if matrix:
-        entries = (llama_cpp.llama_model_imatrix_data * (len(matrix) + 1))()
-        for entry, (name, values) in zip(entries, matrix.items(), strict=False):
-            data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-            entry.name, entry.data, entry.size = name.encode(), data, values.size
-        settings.imatrix = entries
-    return llama_cpp.llama_model_quantize(source, target, ctypes.byref(settings))
-
-
-QUANTISE = {"llama_cpp_py_sync": _by_llama_cpp_py_sync, "llama_cpp": _by_llama_cpp}
 
 
 if __name__ == "__main__":

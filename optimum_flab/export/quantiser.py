@@ -13,32 +13,30 @@ from ..utils.errors import FlabError
 from ..utils.progress import say
 
 
-PROGRAM = "llama-quantize"
-PACKAGES = ("llama_cpp_py_sync", "llama_cpp")  # those with llama.cpp's library; of the first there are wheels
+PROGRAM, PACKAGE = "llama-quantize", "llama_cpp_py_sync"  # the package has llama.cpp's library in its wheel
 
 
-def find_quantiser() -> tuple[str, list[str]] | None:
-    """The name of the quantiser of this machine, and the command that starts it: the program on the PATH, else a
-    library in this environment; `None` where there is neither."""
+def find_quantiser() -> list[str] | None:
+    """The command that starts the quantiser of this machine: the program on the PATH, else the library in this
+    environment; `None` where there is neither."""
     if program := shutil.which(PROGRAM):
-        return program, [program]
-    script = str(Path(__file__).with_name("llama_library.py"))
-    return next(((name, [sys.executable, script, name]) for name in PACKAGES if find_spec(name)), None)
+        return [program]
+    return [sys.executable, str(Path(__file__).with_name("llama_library.py"))] if find_spec(PACKAGE) else None
 
 
-def check_quantiser(kind: str) -> tuple[str, list[str]]:
+def check_quantiser(kind: str) -> list[str]:
     """What [`find_quantiser`] finds.
 
     Raises:
         [`FlabError`]: nothing.
     """
-    if (found := find_quantiser()) is None:
+    if (command := find_quantiser()) is None:
         raise FlabError(
             f"type: {kind} is made by llama.cpp's quantiser, which is not on this machine. `brew install llama.cpp`"
             f" installs it (any build that puts {PROGRAM} on the PATH will do), and `pip install llama-cpp-py-sync`"
             f" its library alone, without a compiler; {', '.join(OWN_TYPES)} need neither"
         )
-    return found
+    return command
 
 
 def quantise(source: Path, target: Path, kind: str, matrix: Path | None = None) -> None:
@@ -53,12 +51,12 @@ def quantise(source: Path, target: Path, kind: str, matrix: Path | None = None) 
     Raises:
         [`FlabError`]: there is no quantiser, or it failed.
     """
-    name, command = check_quantiser(kind)
+    command = check_quantiser(kind)
     say(f"quantising to {kind}")
     weighed = [] if matrix is None else ["--imatrix", str(matrix)]
-    command = [*command, *weighed, str(source), str(target), kind.upper()]
-    ran = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    arguments = [*weighed, str(source), str(target), kind.upper()]
+    ran = subprocess.run([*command, *arguments], capture_output=True, text=True, errors="replace", check=False)
     if ran.returncode:
         said = [line.strip() for line in f"{ran.stdout}\n{ran.stderr}".splitlines() if line.strip()]
         reasons = [line for line in said if "fail" in line or "rror" in line] or said[-1:] or ["it gave no reason"]
-        raise FlabError(f"{name} could not quantise to {kind} ({reasons[0]}); if it is an old one, update it")
+        raise FlabError(f"{command[-1]} could not quantise to {kind} ({reasons[0]}); if it is an old one, update it")

@@ -223,10 +223,8 @@ def provenance_rows(facts: Facts, base: str) -> list[list[str]]:
     rows.append(["computed in", f"{cell(report.computation.dtype)} on {cell(report.computation.device)}"])
     if report.seconds:
         label = "time of the pruning" if facts.report.recovery else "time"
-        prunings = [report.seconds, *(one.seconds for one in report.earlier_rounds)]
-        spent = sum(sum(seconds.values()) for seconds in prunings)
-        rounds = f" in {len(prunings)} rounds" if len(prunings) > 1 else ""
-        rows.append([label, f"{duration(spent)}{rounds}, measurements included"])
+        rounds = f" in {len(report.earlier_rounds) + 1} rounds" if report.earlier_rounds else ""
+        rows.append([label, f"{duration(report.pruning_seconds)}{rounds}, measurements included"])
     known = ", ".join(f"{cell(name)} {cell(version)}" for name, version in report.versions.items() if version)
     return [*rows, ["versions", known or MISSING]]
 

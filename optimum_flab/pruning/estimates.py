@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from ..families import Family
+from ..checkpoints.loading import LoadedModel
 from ..settings.configuration import FlabPrunerConfig
 from ..utils.progress import duration
 from .limits import Limits
@@ -14,15 +14,11 @@ from .memory_budget import memory_needs
 from .time_budget import expected_seconds, measured_pace, routed_share
 
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
-
 class PruningEstimate(NamedTuple):
     """What a pruning is expected to take.
 
     Args:
-        seconds (`float`): rather more than it does; nothing is taken off for work that is reused.
+        seconds (`float`): where no other program is in the way; nothing is taken off for work that is reused.
         memory_bytes (`int`): at most, on the device that computes.
     """
 
@@ -30,33 +26,23 @@ class PruningEstimate(NamedTuple):
     memory_bytes: int
 
     def __str__(self) -> str:
-        return f"up to about {duration(self.seconds)}, and {self.memory_bytes / 1e9:.1f} GB of memory"
+        return f"about {duration(self.seconds)}, and {self.memory_bytes / 1e9:.1f} GB of memory"
 
 
 def pruning_estimate(
-    config: FlabPrunerConfig,
-    limits: Limits,
-    model: PreTrainedConfig,
-    family: Family,
-    device: torch.device,
-    dtype: torch.dtype,
-    output_dtype: torch.dtype,
-    *,
-    in_memory: bool = True,
-    processes: int = 1,
+    dense: LoadedModel, config: FlabPrunerConfig, limits: Limits, output_dtype: torch.dtype, processes: int = 1
 ) -> PruningEstimate:
     """What a pruning takes on this machine; measures in less than a second how fast it multiplies.
 
     Args:
-        config ([`FlabPrunerConfig`]): what is requested.
+        dense ([`LoadedModel`]): the weights are not read.
         limits ([`Limits`]): how far pruning may go, see [`~pruning.limits.size_limits`].
-        model (`PreTrainedConfig`): of the dense model, whose weights are not needed.
-        dtype, output_dtype (`torch.dtype`): of the computation, and of the pruned weights.
-        in_memory (`bool`): whether the weights are, rather than in their files.
+        output_dtype (`torch.dtype`): of the pruned weights.
         processes (`int`): that share the text.
     """
+    model, family, device, dtype = dense.model.config, dense.family, dense.device, dense.model.dtype
     data = config.data.for_model(limits.dense["neuron"])
     pace, share = measured_pace(device, dtype), routed_share(model, family)
     seconds = expected_seconds(config, limits, pace, data.tokens, share=share, processes=processes)
-    memory = memory_needs(config, model, family, dtype, output_dtype, device)[in_memory]
+    memory = memory_needs(config, model, family, dtype, output_dtype, device)[dense.stored is None]
     return PruningEstimate(seconds, memory)

@@ -18,8 +18,7 @@ from .components.vocabulary import round_up, row_multiple
 TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
 MOST_OF_BODY = 0.5
 BELOW = 0.015  # share of a size by which a file may stay below it
-# bytes of a file for what depends on more than its shape: its name, and what llama.cpp's quantiser writes about an
-# importance matrix
+# bytes of a GGUF file for what every one says of itself, and what llama.cpp's quantiser says of an importance matrix
 SPARE = 4096
 MOST_DEPTHS = 3
 WIDTH_STEPS = (-1, 0, 1, 2, 3)  # widths compared, around the one that matches the natural vocabulary
@@ -66,6 +65,10 @@ class Limits:
     def removed(self, shape: Shape) -> float:
         """The share of all parameters that a model of this shape is without."""
         return 1 - self.counts.total(shape) / self.counts.total(self.dense)
+
+    def removed_body(self, shape: Shape) -> float:
+        """The share of all but the vocabulary that a model of this shape is without."""
+        return 1 - self.counts.body(shape) / self.counts.body(self.dense)
 
     def measure(self, shape: Shape) -> int:
         """What the target is about: the parameters of a model of this shape, or the bytes of its file."""
@@ -236,26 +239,22 @@ def check_size(limits: Limits, config: FlabPrunerConfig) -> None:
         )
 
 
-def body_notes(limits: Limits, shape: Shape) -> list[str]:
-    """A warning where a shape has lost so much of the body that little of what the model can do is left."""
-    counts = limits.counts
-    return _body_notes(1 - counts.body(shape) / counts.body(limits.dense), "about")
+def body_notes(config: FlabPrunerConfig, limits: Limits, shape: Shape | None = None) -> list[str]:
+    """A warning where a target takes so much of the body that little of what the model can do is left.
 
-
-def early_body_notes(config: FlabPrunerConfig, limits: Limits) -> list[str]:
-    """The same as far as that can be told before any text is read: with the smallest vocabulary that is allowed."""
-    if not config.has_target:
-        return []
-    around = limits.measure(limits.dense.resized(vocab=limits.smallest["vocab"]))
-    return _body_notes(1 - budget_of(config, limits)[0] / around, "at least")
-
-
-def _body_notes(removed: float, how: str) -> list[str]:
+    Args:
+        shape ([`Shape`], *optional*): about what it comes to. Before any text is read that is not known; then the
+            smallest vocabulary that is allowed is assumed.
+    """
+    removed = 0.0 if shape is None else limits.removed_body(shape)
+    if shape is None and config.has_target:
+        around = limits.dense.resized(vocab=limits.smallest["vocab"])
+        removed = 1 - budget_of(config, limits)[0] / limits.measure(around)
     if removed <= MOST_OF_BODY:
         return []
     return [
-        f"the target takes {how} {removed:.0%} of the body (all but the vocabulary): beyond {MOST_OF_BODY:.0%} little"
-        " of what a model can do is left; remove less, or begin with a smaller dense model"
+        f"the target takes {removed:.0%} or more of the body (all but the vocabulary): beyond {MOST_OF_BODY:.0%}"
+        " little of what a model can do is left; remove less, or begin with a smaller dense model"
     ]
 
 

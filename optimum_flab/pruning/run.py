@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints.hashes import dense_hash, weights_hash
 from ..checkpoints.loading import LoadedModel
@@ -28,6 +28,7 @@ from ..records.work import WorkFolder, json_stage
 from ..running.layer_pass import LayerPass
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
+from ..settings.pruning import DataSettings
 from ..texts.formats import formats_of
 from ..texts.kinds import ANSWERS
 from ..texts.sets import read_text_sets
@@ -41,17 +42,17 @@ from .answers import answer_writer
 from .components import outline, sizes_of
 from .counts import read_counts
 from .estimates import pruning_estimate
-from .file_size import FileSize
+from .file_size import target_file_size
 from .inputs import PruningInputs
-from .limits import body_notes, early_body_notes, shapes_to_compare, size_limits
+from .limits import body_notes, shapes_to_compare, size_limits
 from .memory_budget import open_weights
 from .plan_check import check_plan
 from .planning import decided_plan
 from .reporting import build_report
 from .result import PrunedModel
 from .search import chosen_shape, start_shape
-from .texts import NO_ANSWERS, few_tokens, text_counts, text_notes
-from .time_budget import routed_share, tokens_in_time
+from .texts import NO_ANSWERS, few_tokens, text_counts, text_notes, tokens_per_neuron
+from .time_budget import tokens_in_time
 from .vocabulary import token_choice, tokenizer_of
 
 
@@ -76,10 +77,8 @@ def check_request(
         [`FlabError`]: files of counts are not of its tokenizer, or cannot be read.
         [`ConfigurationError`]: it has no such sizes, or fewer positions.
     """
-    model, file_size = outline(model_config), None
-    if config.target_size is not None:
-        dtype = output_dtype or model_config.dtype or torch.float32
-        file_size = FileSize(model, family, tokenizer, dtype, config.target_type, name)
+    model, dtype = outline(model_config), output_dtype or model_config.dtype or torch.float32
+    file_size = target_file_size(config, model, family, tokenizer, dtype)
     size_limits(config, sizes_of(model, family), len(tokenizer), file_size)
     check_positions(model_config, family, "data.sequence_length", config.data.sequence_length)
     read_counts(config.data.counts, tokenizer, name)
@@ -137,28 +136,21 @@ def prune(
         )
     config = copy.deepcopy(config)  # a copy is written beside the weights, whatever happens to the original meanwhile
     sizes, watch, processes = sizes_of(dense.model, dense.family), Stopwatch(), processes or Processes()
-    file_size = None
-    if config.target_size is not None:
-        file_size = FileSize(dense.model, dense.family, dense.tokenizer, dtype, config.target_type, dense.name)
+    file_size = target_file_size(config, dense.model, dense.family, dense.tokenizer, dtype)
     limits = size_limits(config, sizes, len(dense.tokenizer), file_size)
     check_positions(dense.model.config, dense.family, "data.sequence_length", config.data.sequence_length)
     counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
     config.data = config.data.for_model(sizes.shape["neuron"])
     notes = [f"{processes.number} processes shared the text"] if processes.number > 1 else []
     notes += note_of_ids(dense.model, sizes.shape["vocab"])
-    warned = early_body_notes(config, limits)
-    notes += said_warnings(warned)
+    warnings = said_warnings(body_notes(config, limits))
     if seconds is not None:
         affordable, note = tokens_in_time(dense, config, limits, seconds, work, processes)
         config.data = config.data.model_copy(update={"calibration_tokens": affordable})
         say(note)
         notes.append(note)
     elif processes.is_main:
-        around = dense.model.config, dense.family, dense.device, dense.model.dtype, dtype
-        expected = pruning_estimate(
-            config, limits, *around, in_memory=dense.stored is None, processes=processes.number
-        )
-        say(f"pruning takes {expected}")
+        say(f"pruning takes {pruning_estimate(dense, config, limits, dtype, processes.number)}")
     loaded = dense
     dense, workspace = open_weights(loaded, config, work.root, memory)
     weights = dense_hash(dense)
@@ -169,18 +161,13 @@ def prune(
     if answer is not None and not any(document.kind == ANSWERS for document in texts.calibration):
         notes += said_warnings([NO_ANSWERS])
     del answer  # it may hold a copy of the model
-    each: float | None = None
-    if config.ffn.enabled:
-        each = texts.calibration_tokens * routed_share(dense.model.config, dense.family) / sizes.shape["neuron"]
-        notes += said_warnings(few_tokens(texts.calibration_tokens, sizes.shape["neuron"], each))
+    each = tokens_per_neuron(dense, config, texts)
+    notes += said_warnings(few_tokens(texts.calibration_tokens, each))
     with stage(2, STAGES):
         tokens = token_choice(dense, config.vocabulary, texts, counts, work)
-    if file_size is not None:
-        limits = replace(limits, file_size=file_size.changed(order=tokens.in_order()))
-    shapes = shapes_to_compare(config, limits, len(tokens.counted.natural), len(tokens.counted.protected))
-    if not warned:
-        warned = body_notes(limits, start_shape(shapes[0], len(tokens.counted.natural)))
-        notes += said_warnings(warned)
+    natural = len(tokens.counted.natural)
+    shapes = shapes_to_compare(config, limits, natural, len(tokens.counted.protected))
+    notes += warnings or said_warnings(body_notes(config, limits, start_shape(shapes[0], natural)))
     computing = dense.on_its_device()
     inputs = PruningInputs(computing, weights, config, texts, tokens, counts, workspace, processes)
     decided_by = inputs.identity() | ({} if file_size is None else {"dtype": str(dtype)})
@@ -189,10 +176,8 @@ def prune(
         chosen = chosen_shape(inputs, shapes, decided_by, work)
     processes.check_same(chosen.hash, "the sizes and layers that were chosen")
     if file_size is not None:
-        notes.append(
-            f"the {file_size.kind or 'safetensors'} file takes about {limits.measure(chosen.shape) / 1e6:,.1f} MB"
-        )
-        notes += file_size.fallbacks(chosen.shape)
+        kind, size = config.target_type or "safetensors", file_size(chosen.shape)
+        notes.append(f"the {kind} file takes at most {size / 1e6:,.1f} MB")
     decided_by |= {"dtype": str(dtype), "shape": chosen.hash}
     with stage(4, STAGES):
         plan = decided_plan(inputs, chosen, dtype, decided_by, work)
@@ -206,17 +191,10 @@ def prune(
         model = operate(dense.model, dense.family, plan, workspace)
     decided_by |= {"pruned": weights_hash(model)}
     loaded.check_unchanged()
-    kinds, passages = ([getattr(one, part) for one in texts.held_out] for part in ("kind", "text"))
-
-    def measure(pieces: Pieces) -> HeldOut:
-        data, tokenizers = config.data, (computing.tokenizer, tokenizer)
-        cut = cut_texts(*tokenizers, plan.kept_tokens, plan.vocab_size, passages, data.sequence_length, kinds)
-        reading = LayerPass(
-            computing.model, dense.family, cut.shared, data.batch_size, pieces=pieces, processes=processes
-        )
-        return DenseSide(reading, cut, plan.kept_layers).measure(model, pieces.part("pruned"))
-
     with stage(6, STAGES):
+        passages = [document.text for document in texts.held_out]
+        kinds = [document.kind for document in texts.held_out]
+        measure = partial(held_out_cost, computing, model, tokenizer, plan, passages, kinds, config.data, processes)
         held_out = work.value(HELD_OUT, {**decided_by, "held_out": texts_hash([*kinds, *passages])}, measure)
     report = build_report(
         dense,
@@ -231,6 +209,31 @@ def prune(
         weights_sha256=decided_by["pruned"],
     )
     return PrunedModel(model, tokenizer, plan, report, config, work=work)
+
+
+def held_out_cost(
+    dense: LoadedModel,
+    pruned: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    plan: PruningPlan,
+    texts: Sequence[str],
+    kinds: Sequence[str],
+    data: DataSettings,
+    processes: Processes,
+    pieces: Pieces,
+) -> HeldOut:
+    """What pruning costs on held-out texts.
+
+    Args:
+        dense ([`LoadedModel`]): to compute with.
+        tokenizer (`PreTrainedTokenizerBase`): of the pruned model.
+        kinds (`Sequence[str]`): of each text.
+        pieces ([`Pieces`]): what is measured of each layer.
+    """
+    tokenizers = dense.tokenizer, tokenizer
+    cut = cut_texts(*tokenizers, plan.kept_tokens, plan.vocab_size, texts, data.sequence_length, kinds)
+    reading = LayerPass(dense.model, dense.family, cut.shared, data.batch_size, pieces=pieces, processes=processes)
+    return DenseSide(reading, cut, plan.kept_layers).measure(pruned, pieces.part("pruned"))
 
 
 def said_warnings(notes: Sequence[str]) -> Sequence[str]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from ..checkpoints.loading import LoadedModel
 from ..records.texts import TextCounts
+from ..settings.configuration import FlabPrunerConfig
 from ..settings.pruning import TOKENS_PER_NEURON, DataSettings
 from ..texts.formats import Formats
 from ..texts.kinds import ANSWERS, CHAT, INFILLING
 from ..texts.presets import preset_words
 from ..texts.sets import TextSets
 from .counts import CountsFile, counts_report
+from .time_budget import routed_share
 from .vocabulary import TokenChoice
 
 
@@ -48,20 +51,28 @@ def text_notes(data: DataSettings, formats: Formats, can_answer: bool) -> list[s
     return [*notes, COUNTED] if data.counts else notes
 
 
-def few_tokens(tokens: int, neurons: int, each: float) -> list[str]:
+def few_tokens(tokens: int, each: float | None) -> list[str]:
     """A note where calibration text is too little to tell a layer's neurons apart.
 
     Args:
         tokens (`int`): of calibration text.
-        neurons (`int`): of a layer, or of an expert.
-        each (`float`): the tokens for each neuron.
+        each (`float`, *optional*): the tokens for each neuron; `None`: none is to be removed.
     """
-    if each >= FEWEST_PER_NEURON:
+    if each is None or each >= FEWEST_PER_NEURON:
         return []
     return [
-        f"{tokens:,} calibration tokens are {each:.1f} for each of the {neurons:,} neurons of a layer: too few to"
-        f" tell them apart, so that the model loses more than it has to; {TOKENS_PER_NEURON} for each are better"
+        f"{tokens:,} calibration tokens are {each:.1f} for each neuron of a layer: too few to tell them apart, so that"
+        f" the model loses more than it has to; {TOKENS_PER_NEURON} for each are better"
     ]
+
+
+def tokens_per_neuron(dense: LoadedModel, config: FlabPrunerConfig, texts: TextSets) -> float | None:
+    """The calibration tokens for each neuron of a layer; `None` if none is to be removed."""
+    if not config.ffn.enabled:
+        return None
+    model = dense.model.config
+    neurons = getattr(model, dense.family.sizes["neuron"])
+    return texts.calibration_tokens * routed_share(model, dense.family) / neurons
 
 
 def text_counts(

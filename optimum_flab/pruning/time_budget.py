@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
-import time
 from collections.abc import Callable
 from functools import cache, partial
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -30,10 +29,9 @@ if TYPE_CHECKING:
 
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
-# Estimates: seconds for texts, tokenizer and files with the default corpus, and with others; the share of the speed of
-# a plain matrix product that a run reaches; how many products of matrices of shape (neurons, neurons) a layer's
-# decision costs.
-BASE, OWN_BASE, REACHED, CUBES = 90.0, 15.0, 0.5, 6
+# Estimates: seconds for texts, tokenizer and files; the share of the speed of a plain matrix product that a run
+# reaches; how many products of matrices of shape (neurons, neurons) a layer's decision costs.
+BASE, REACHED, CUBES = 40.0, 0.85, 6
 WRITING = 2  # a token that the model writes costs as much as so many that it reads
 SHAPES = 5  # that a search measures, about
 LEAST_TOKENS = 2048  # fewer say too little about a layer's neurons
@@ -125,11 +123,13 @@ def measured_pace(device: torch.device, dtype: torch.dtype) -> Pace:
 def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
     matrix = torch.ones(PROBE, PROBE, device=device, dtype=dtype)
     matrix @ matrix  # libraries initialise themselves
-    start, least = time.perf_counter(), math.inf
-    while (before := time.perf_counter()) - start < seconds or least == math.inf:
+    # the time of the processor leaves out when other programs have their turn
+    clock, threads = (process_time, torch.get_num_threads()) if device.type == "cpu" else (perf_counter, 1)
+    start, done = clock(), 0
+    while (spent := clock() - start) < seconds * threads or not done:
         float((matrix @ matrix)[0, 0])  # waits for the device
-        least = min(least, time.perf_counter() - before)  # the others were interrupted
-    return 2 * PROBE**3 / least
+        done += 1
+    return 2 * PROBE**3 * done * threads / spent
 
 
 def expected_seconds(
@@ -146,7 +146,7 @@ def expected_seconds(
     data, dense, smallest, parts = config.data, limits.dense, limits.smallest, limits.counts.parts(limits.dense)
     efforts = [component.effort(config, dense, smallest, tokens) for component in components_of(dense)]
     idle = (1 - share) * parts.get("experts", 0)
-    once = 2 * (limits.counts.total(dense) - parts["vocabulary"] // 2 - idle)  # one token through the model
+    once = 2 * (limits.counts.total(dense) - idle)  # one token through the model
     texts = tokens + data.validation_tokens + data.held_out_tokens
     written = texts * data.mix.get(ANSWERS, 0) / sum(data.mix.values())  # one token at a time
     shapes = 2 * SHAPES * data.validation_tokens if config.has_target else 0
@@ -158,7 +158,7 @@ def expected_seconds(
     for effort in efforts:
         sums = 1.2 * effort.fitted / processes * share + CUBES * effort.decisions * effort.width
         seconds += sums * effort.matrices * effort.width**2 / pace.statistics
-    return (BASE if data.uses_default_corpus else OWN_BASE) + seconds / REACHED
+    return BASE + seconds / REACHED
 
 
 def chosen_tokens(expected: Callable[[int], float], tokens: int, least: int, allowed: float) -> tuple[int, str]:

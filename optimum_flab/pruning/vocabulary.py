@@ -29,7 +29,6 @@ from ..vocabulary.closure import (
     Vocabulary,
     config_token_ids,
     covering,
-    kept_first,
     natural_vocabulary,
     read_spec,
     resize,
@@ -226,13 +225,6 @@ class TokenChoice:
             return counted.natural
         vocabulary = Vocabulary(counted.natural, counted.protected)
         return resize(self._spec, vocabulary, counted.uses, min(size, len(self._dense)), counted.used)
-
-    def in_order(self) -> np.ndarray:
-        """The dense ids of all tokens; any number of the first are about those that stay at that size."""
-        counted = self.counted
-        if self._spec is None:
-            return counted.natural
-        return kept_first(self._spec, Vocabulary(counted.natural, counted.protected), counted.uses, counted.used)
 
     def tokenizer(self, kept: np.ndarray) -> PreTrainedTokenizerBase:
         """A tokenizer with only these tokens."""

@@ -9,7 +9,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from ..settings.files import CONFIG_NAME
 from ..settings.pruning import COMPONENTS
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.places import user_path
@@ -29,29 +28,18 @@ class ComparedModel:
     Args:
         name (`str`): the folder.
         report ([`Report`], *optional*): `None` where only an evaluation is known.
-        calibration_tokens (`int`, *optional*): that were asked for.
         evaluations (`list[EvaluationRecord]`): of these weights.
     """
 
     name: str
     report: Report | None = None
-    calibration_tokens: int | None = None
     evaluations: list[EvaluationRecord] = field(default_factory=list)
-
-    @property
-    def tokens_per_neuron(self) -> float | None:
-        """Calibration tokens for each neuron of a layer; `None` for mixtures of experts."""
-        sizes = self.report.dense.sizes if self.report else {}
-        if self.calibration_tokens is None or "num_experts" in sizes:
-            return None
-        return self.calibration_tokens / sizes["intermediate_size"]
 
     def to_dict(self) -> dict[str, Any]:
         """What the files hold, as plain values."""
         return {
             "folder": self.name,
             "report": self.report and json.loads(self.report.model_dump_json()),
-            "calibration_tokens_per_neuron": self.tokens_per_neuron,
             "evaluations": [json.loads(one.model_dump_json()) for one in self.evaluations],
         }
 
@@ -84,8 +72,7 @@ def read_models(folders: Sequence[str]) -> list[ComparedModel]:
         results = sorted(path for path in folder.glob(f"{EVALUATION_NAME[:-5]}*") if is_result(path.name))
         evaluations += [(name, parse_record(EvaluationRecord, read_json(path), path)) for path in results]
         if (folder / REPORT_NAME).is_file():
-            settings = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
-            models.append(ComparedModel(name, read_report(folder), settings.get("data", {}).get("calibration_tokens")))
+            models.append(ComparedModel(name, read_report(folder)))
         elif not results:
             raise ConfigurationError(f"folder {name!r} has neither {REPORT_NAME} nor {EVALUATION_NAME}")
     for name, evaluation in evaluations:
@@ -115,10 +102,11 @@ def comparison_text(models: Sequence[ComparedModel]) -> str:
 
 
 def _sizes(model: ComparedModel) -> dict[str, str]:
-    report, tokens = model.report, model.tokens_per_neuron
+    report = model.report
     if report is None:
         return {}
     pruned, body = report.pruned, report.removed_body_ratio
+    tokens = None if report.texts is None else report.texts.tokens_per_neuron
     trained = None if report.recovery is None else report.recovery.data.tokens
     return {
         "pruned from": last_name(report.base_model.name),

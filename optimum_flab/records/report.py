@@ -373,6 +373,11 @@ class Report(Record):
         return verdict_of(self)
 
     @property
+    def pruning_seconds(self) -> float:
+        """What all rounds of pruning took, measurements included."""
+        return sum(sum(seconds.values()) for seconds in (self.seconds, *(one.seconds for one in self.earlier_rounds)))
+
+    @property
     def all_datasets(self) -> frozenset[str]:
         """The ids of the Hub datasets that were read to prune and to train."""
         return frozenset((*self.datasets, *(self.recovery.datasets if self.recovery is not None else ())))

@@ -74,7 +74,6 @@ class WorkFolder:
 
     Attributes:
         seconds (`dict[str, float]`): how long each stage took; without the time before an interruption.
-        reused_seconds (`float`): those of them in earlier runs, whose values were reused.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class WorkFolder:
     ):
         self.root, self.resume, self._agree, self._is_main, self._check = root, resume, agree, is_main, check
         self._used: set[Path] = set()
-        self.seconds, self.reused_seconds = dict[str, float](), 0.0
+        self.seconds = dict[str, float]()
         try:
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root):
@@ -128,15 +127,12 @@ class WorkFolder:
                 if not self.resume and folder not in self._used:
                     _empty(folder)
                 (folder / INPUTS).write_text(json.dumps(inputs, indent=2), encoding="utf-8")
-            was_used = folder in self._used
-            saved = _read(stage, folder, quietly=was_used)
+            saved = _read(stage, folder, quietly=folder in self._used)
             self._used.add(folder)
             if not self._agree(saved is not None) and saved is not None:  # another process has to compute it
                 saved = None
                 _empty(folder)
             value, self.seconds[stage.name] = saved if saved is not None else self._make(stage, folder, make)
-            if saved is not None and not was_used:
-                self.reused_seconds += self.seconds[stage.name]
             return value
         finally:
             lock.release()

@@ -10,13 +10,13 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..texts.answers import Completion, Question
-from ..utils.errors import FlabError
 from ..utils.hashing import digest_of
 from ..utils.progress import progress
 from ..vocabulary.usage import special_ids, token_lists
 from .generation import (
     BatchCache,
     batches_by_length,
+    check_predictions,
     cut,
     end_ids,
     model_identity,
@@ -106,12 +106,7 @@ class Writer:
     def _write(self, rows: list[list[int]], stops: Sequence[str], seed: int) -> list[list[Any]]:
         """For each row of a batch the text before its end, and whether it reached one."""
         model, ends = self.model, self._config.eos_token_id or []
-        with torch.inference_mode():
-            if not model(torch.tensor(rows[:1], device=model.device)).logits.isfinite().all():
-                raise FlabError(
-                    "the model produces NaN or infinite predictions, so it cannot answer. If it runs in float16, try"
-                    " `dtype` float32 or bfloat16; otherwise check the checkpoint"
-                )
+        check_predictions(model, rows[0])
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(seed)
             added = new_tokens(model, self.tokenizer, rows, stops, self._config)

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..families import Family
 from ..families.positions import check_positions
 from ..texts.formats import template_faults
-from .generation import end_ids, generates_by, padding_id, sampling
+from .generation import check_predictions, end_ids, generates_by, padding_id
 
 
 class Conversation:
@@ -58,7 +58,7 @@ class Conversation:
         ends the answer; what was said until then is remembered.
 
         Raises:
-            [`FlabError`]: the model produces NaN.
+            [`FlabError`]: the model produces NaN or infinite values.
             [`ConfigurationError`]: the conversation has become too long for the model.
             [`FlabError`]: the chat template refuses it.
         """
@@ -70,6 +70,8 @@ class Conversation:
         ids = self._tokenizer(text, add_special_tokens=self.continues)["input_ids"]
         needed = len(ids) + self._config.max_new_tokens
         check_positions(self._model.config, self._family, "conversation and answer", needed)
+        if not self.turns:
+            check_predictions(self._model, ids)
         streamer = TextIteratorStreamer(
             self._tokenizer,
             skip_prompt=not self.continues,
@@ -92,7 +94,7 @@ class Conversation:
     def _write(self, ids: list[int], streamer: TextIteratorStreamer, closed: Event) -> None:
         prompt = torch.tensor([ids], device=self._model.device)
         try:
-            with generates_by(self._model, self._config), sampling():
+            with generates_by(self._model, self._config):
                 self._model.generate(
                     input_ids=prompt,
                     attention_mask=torch.ones_like(prompt),

@@ -82,18 +82,14 @@ def generates_by(model: PreTrainedModel, config: GenerationConfig) -> Iterator[N
         handle.remove()
 
 
-@contextmanager
-def sampling() -> Iterator[None]:
-    """Within this context tokens are sampled; raises a [`FlabError`] if the model produces NaN."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "probability tensor" not in str(error):
-            raise
+@torch.inference_mode()
+def check_predictions(model: PreTrainedModel, ids: list[int]) -> None:
+    """Raises a [`FlabError`] where what a model predicts behind token ids is NaN or infinite."""
+    if not model(torch.tensor([ids], device=model.device)).logits.isfinite().all():
         raise FlabError(
             "the model produces NaN or infinite predictions, so it cannot answer. If it runs in float16, try `dtype`"
             " float32 or bfloat16; otherwise check the checkpoint"
-        ) from error
+        )
 
 
 @torch.inference_mode()

@@ -24,10 +24,13 @@ def _in_lower_case(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+GGUFType = Annotated[Literal[TYPES], BeforeValidator(_in_lower_case)]  # type: ignore[valid-type]
+
+
 class ExportSettings(Section):
     """How a GGUF file is written; the `export` section of a settings file."""
 
-    type: Annotated[Literal[TYPES], BeforeValidator(_in_lower_case)] = Field(  # type: ignore[valid-type]
+    type: GGUFType = Field(
         default="f16",
         description="number format of the matrices, in capitals or not; all but"
         f" {', '.join(OWN_TYPES)} are made by llama.cpp's quantiser, see `docs/gguf.md`",

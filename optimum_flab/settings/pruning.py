@@ -16,7 +16,7 @@ from .components import (
     LayerSettings,
     VocabularySettings,
 )
-from .export import OWN_TYPES, QUANTISED_TYPES
+from .export import GGUFType
 from .recovery import RecoveryConfig
 from .section import NO_FLAG, Flag, Section, Seed, Share, Sources, refuse_shared, sections_in
 
@@ -45,10 +45,6 @@ LEAST_OF_A_ROUND = 0.01
 
 
 TARGETS = ("target_ratio", "target_size")  # one of them
-
-
-def _in_lower_case(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
 
 
 def _as_size(value: Any) -> Any:
@@ -160,7 +156,7 @@ class PrunerSettings(Section):
     """share of all parameters to remove, between 0 and 1, for example 0.35"""
     target_size: Annotated[str | None, BeforeValidator(_as_size)] = None
     """size that the file must not exceed; instead of a share: 300MB (300 million bytes), 1.2GB or 286MiB"""
-    target_type: Annotated[Literal[(*OWN_TYPES, *QUANTISED_TYPES)] | None, BeforeValidator(_in_lower_case)] = None  # type: ignore[valid-type]
+    target_type: GGUFType | None = None
     """GGUF type of the file that --target-size is about, such as q4_k_m; default: the weights as safetensors"""
     seed: Seed = 0
     """seed of every random choice"""

@@ -246,7 +246,7 @@ class WrittenTensors(LazyTensors):
         outlines = {name: torch.empty_like(tensor, device="meta") for name, tensor in own.items()}
         self.outlines: dict[str, torch.Tensor] = revert_weight_conversion(model, dict(outlines))
         names = {id(outline): name for name, outline in outlines.items()}
-        self.renamed = {
+        self._renamed = {
             part: names.pop(id(outline)) for part, outline in self.outlines.items() if id(outline) in names
         }
         self._cut: dict[str, str] = {}
@@ -261,8 +261,8 @@ class WrittenTensors(LazyTensors):
         self._latest: dict[str, dict[str, torch.Tensor]] = {}
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        if name in self.renamed:
-            return self.tensors[self.renamed[name]]
+        if name in self._renamed:
+            return self.tensors[self._renamed[name]]
         origin = self._cut[name]
         if origin not in self._latest:
             parts = written_parts(self.model, origin, self.tensors[origin])
@@ -339,28 +339,15 @@ def _begin_file(
     Returns:
         `dict[str, int]`: where each tensor begins in it.
     """
-    header, starts = file_header(outlines, metadata)
-    path.write_bytes(header)
-    return {name: len(header) + start for name, start in starts.items()}
-
-
-def file_header(
-    outlines: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None
-) -> tuple[bytes, dict[str, int]]:
-    """The header of a safetensors file, and where each tensor begins behind it.
-
-    Args:
-        outlines (`Mapping[str, torch.Tensor]`): the tensors, which may be on the meta device.
-        metadata (`Mapping[str, str]`, *optional*): of the file.
-    """
     names = sorted(outlines, key=lambda name: (-ORDER.index(NAMES[outlines[name].dtype]), name))
     header: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
     starts, end = {}, 0
     for name in names:
         starts[name], start = end, end
-        end += outlines[name].nbytes
+        end += outlines[name].numel() * outlines[name].element_size()
         kind = NAMES[outlines[name].dtype]
         header[name] = {"dtype": kind, "shape": list(outlines[name].shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text, starts
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    return {name: 8 + len(text) + start for name, start in starts.items()}

@@ -320,35 +320,7 @@ def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, p
     Raises:
         [`ConfigurationError`]: more than `size` tokens are protected; says how many.
     """
-    return np.setdiff1d(keep, _dropped(spec, keep, uses, size, protected))
-
-
-def kept_first(spec: TokenizerSpec, vocabulary: Vocabulary, uses: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """All tokens in an order of which every beginning is what [`resize`] keeps at that size: beyond `used` only about,
-    since there a token may wait for others that come with it.
-
-    Args:
-        uses, used (`np.ndarray`): as of [`resize`].
-    """
-    protected = _as_ids(with_ancestors(spec, vocabulary.protected.tolist()) & set(vocabulary.kept.tolist()))
-    below = _dropped(spec, vocabulary.kept, uses, len(protected), protected)
-    above = _dropped(spec, used, uses, len(vocabulary.kept), vocabulary.kept)
-    rest = sorted(spec.tokens, key=lambda token: token in spec.placeholders)
-    order = [
-        *protected.tolist(),
-        *reversed(below),
-        *reversed(above),
-        *(token for *_, token in spec.kind.learnt),
-        *rest,
-    ]
-    return np.array(list(dict.fromkeys(order)))
-
-
-def _dropped(
-    spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, protected: Iterable[int]
-) -> list[int]:
-    """The tokens that [`shrink`] drops, in the order in which they go."""
-    kept, dropped = set(keep.tolist()), list[int]()
+    kept = set(keep.tolist())
     fixed = with_ancestors(spec, (int(token) for token in protected)) & kept
     if size < len(fixed):
         raise ConfigurationError(
@@ -373,14 +345,13 @@ def _dropped(
             heapq.heappush(heap, entry(-token))
             continue
         kept.remove(-token)
-        dropped.append(-token)
         for part in spec.kind.pieces(-token, kept):
             left[part] = left.get(part, 0) + count
         for part in spec.kind.ancestors(-token):
             needed_by[part] -= 1
             if not needed_by[part] and part not in fixed:
                 heapq.heappush(heap, entry(part))
-    return dropped
+    return _as_ids(kept)
 
 
 def covering(

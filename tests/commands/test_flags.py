@@ -128,7 +128,7 @@ def test_every_flag_is_explained_with_its_default(verb):
 
 
 def test_every_criterion_is_quoted_in_columns_that_fit_a_terminal():
-    below = flab("prune", "--help", "criteria").out
+    below = flab("prune", "--help", "all").out.partition("\nCriteria: ")[2]
     assert below.isascii() and max(map(len, below.splitlines())) <= 80
     text = " ".join(below.split())
     for choices in CHOICES.values():

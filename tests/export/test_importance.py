@@ -108,14 +108,6 @@ def test_the_quantiser_rounds_with_more_care_what_matters_more(tokenizer, data, 
     assert 0 < errors["with"] < 0.95 * errors["without"]
 
 
-def test_without_a_quantiser_nothing_is_begun(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(quantiser, "find_quantiser", lambda: None)
-    loaded = dense_from_memory(tiny("llama"), tokenizer)
-    with pytest.raises(FlabError, match="brew install llama.cpp.*pip install llama-cpp-py-sync.*q8_0 need neither"):
-        export_gguf(loaded, tmp_path / "tiny.gguf", ExportSettings(type="iq4_xs"))
-    assert not list(tmp_path.iterdir())
-
-
 def test_what_a_failing_quantiser_was_given_is_left(tokenizer, tmp_path, monkeypatch):
     program = tmp_path / "bin" / "llama-quantize"
     program.parent.mkdir()
