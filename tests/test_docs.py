@@ -72,7 +72,7 @@ def test_a_command_with_a_fault_is_found(capsys):
     (words,) = commands("optimum-cli flab prune -m model out/ \\\n   --target-ration 0.3  # a slip\n")
     with pytest.raises(SystemExit):
         VERBS["prune"][1].parse_args(flab_arguments(words)[1:])
-    assert "unrecognized arguments: --target-ration 0.3" in capsys.readouterr().err
+    assert "unrecognized arguments: --target-ration;" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
