@@ -23,12 +23,12 @@ from optimum_flab.export import export_gguf
 from optimum_flab.export.importance import TOKENS, write_importance_matrix
 from optimum_flab.export.weights import pieces_of
 from optimum_flab.measuring.divergence import OutputHead, bits_and_lost_mass, final_hidden, mean_divergence
-from optimum_flab.texts.sets import read_text_sets
 from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.tensors.gguf_files import GgufTensors
 from optimum_flab.tensors.lazy import ModelTensors, own_tensors
 from optimum_flab.texts.packing import pack
+from optimum_flab.texts.sets import read_text_sets
 from optimum_flab.vocabulary.usage import special_ids, token_lists
 
 

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 TYPES = ("f16", "q8_0", "q5_k_m", "q4_k_m", "iq4_xs", "q3_k_m")
 
 
+# docs/results.md
+PROGRAMS_BY_BODY = (
+    "For comparison: Qwen2.5-Coder-0.5B kept 100% of its programs with none of its body removed, 85% with 11.5%, and"
+    " 66% with 18.5%."
+)
+
+
 @dataclass(frozen=True)
 class Outlook:
     """What a pruning would probably come to, and take.
@@ -59,6 +66,7 @@ class Outlook:
             [
                 f"Likely shape: {', '.join(parts)} (the text uses {self.natural:,} tokens):",
                 f"{self.removed_ratio:.1%} of all parameters are removed, {self.removed_body_ratio:.1%} of the body.",
+                PROGRAMS_BY_BODY,
                 f"Pruning takes {self.expected} here.",
                 "",
                 f"{'file (MB)':<22}{'dense':>16}{'pruned':>16}",
