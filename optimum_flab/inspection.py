@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,20 +173,22 @@ def outlook_of(dense: LoadedModel, sizes: ModelSizes, config: FlabPrunerConfig) 
     """
     from .pruning.counts import read_counts
     from .pruning.estimates import pruning_estimate
-    from .pruning.file_size import FileSizes
+    from .pruning.file_size import FileSizes, target_file_size
     from .pruning.search import start_shape
     from .pruning.vocabulary import token_choice
     from .records.work import WorkFolder
     from .texts.sets import corpus_alone
 
     dtype = dense.storage_dtype
-    file_sizes = FileSizes(dense.model, dense.family, dense.tokenizer, dtype)
-    aimed = None if config.target_size is None else partial(file_sizes, kind=config.target_type)
+    aimed = target_file_size(config, dense.model, dense.family, dense.tokenizer, dtype)
     limits = size_limits(config, sizes, len(dense.tokenizer), aimed)
     counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
     work = WorkFolder(cache_root("pruning"), resume=True)
-    counted = token_choice(dense, config.vocabulary, corpus_alone(config.data), counts, work).counted
-    natural = len(counted.natural)
+    tokens = token_choice(dense, config.vocabulary, corpus_alone(config.data), counts, work)
+    counted, natural = tokens.counted, len(tokens.counted.natural)
+    file_sizes = FileSizes(dense.model, dense.family, dense.tokenizer, dtype, tokens.order)
+    if aimed is not None:
+        limits = replace(limits, file_size=partial(file_sizes, kind=config.target_type))
     shape = start_shape(shapes_to_compare(config, limits, natural, len(counted.protected))[0], natural)
     files, notes = dict[str, tuple[int, int]](), body_notes(config, limits, shape)
     try:

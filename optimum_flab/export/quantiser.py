@@ -34,7 +34,8 @@ def check_quantiser(kind: str) -> list[str]:
         raise FlabError(
             f"type: {kind} is made by llama.cpp's quantiser, which is not on this machine. `brew install llama.cpp`"
             f" installs it (any build that puts {PROGRAM} on the PATH will do), and `pip install llama-cpp-py-sync`"
-            f" its library alone, without a compiler; {', '.join(OWN_TYPES)} need neither"
+            " its library alone, without a compiler, on x86-64 and on macOS 14 or newer;"
+            f" {', '.join(OWN_TYPES)} need neither"
         )
     return command
 

@@ -28,23 +28,34 @@ if TYPE_CHECKING:
 
 
 ALIGNMENT = 32  # of each tensor in a GGUF file
+# bytes of a GGUF file for what every one says of itself, and what llama.cpp's quantiser says of an importance matrix
+SPARE = 4096
 ENTRY = 160  # bytes that the header of a safetensors file has for a tensor besides its name, at most
 TOKENS, MERGES, NUMBERS = f"{PREFIX}tokens", f"{PREFIX}merges", (f"{PREFIX}token_type", f"{PREFIX}scores")
 
 
 class FileSizes:
-    """The bytes of a model's file by its shape. Tensors are counted exactly; for the names of tensors and tokens the
-    longest are assumed, since which ones stay is not known yet.
+    """The bytes of a model's file by its shape. Tensors are counted exactly, and so are tokens where it is known which
+    stay; otherwise the longest are assumed. For the names of tensors too much is assumed.
 
     Args:
         model (`PreTrainedModel`): the dense model, of which only shapes and configurations are read.
         family ([`Family`]): what its tensors are.
         tokenizer (`PreTrainedTokenizerBase`): the dense one.
         dtype (`torch.dtype`): of the pruned weights.
+        order (`Sequence[int]`): the ids of tokens in the order in which they enter as the vocabulary grows; the others
+            follow, the longest first.
     """
 
-    def __init__(self, model: PreTrainedModel, family: Family, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype):
-        self._model, self._family, self._tokenizer = model, family, tokenizer
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        family: Family,
+        tokenizer: PreTrainedTokenizerBase,
+        dtype: torch.dtype,
+        order: Sequence[int] = (),
+    ):
+        self._model, self._family, self._tokenizer, self._order = model, family, tokenizer, order
         self._dense = shape_of(model, family)
         with torch.device("meta"):
             outline = new_model(type(model), model.config, dtype=dtype)
@@ -91,16 +102,17 @@ class FileSizes:
 
     @cached_property
     def _gguf_headers(self) -> np.ndarray:
-        """What is before the tensors, by the number of tokens."""
+        """What a file says of model and tokenizer, by the number of tokens."""
         of_model, of_tokenizer = file_fields(self._model, self._tokenizer, self._family)
         fields = {**of_model, **of_tokenizer.fields}
         tokens, merges = fields.pop(TOKENS), Counter[str]()
         for merge in fields.pop(MERGES, ()):
             merges[merge.replace(" ", "")] += _bytes(merge)
         numbers = 4 * sum(fields.pop(name, None) is not None for name in NUMBERS)
-        by_token = sorted((_bytes(token) + numbers + merges[token] for token in tokens), reverse=True)
-        fixed = sum(_bytes(name) + 4 + _bytes(value) for name, value in fields.items())
-        fixed += sum(_bytes(piece.name) + 16 + 8 * len(piece.shape) for piece in self._pieces)
+        sizes = [_bytes(token) + numbers + merges[token] for token in tokens]
+        by_token = [sizes[index] for index in self._order]
+        by_token += sorted((sizes[index] for index in {*range(len(sizes))}.difference(self._order)), reverse=True)
+        fixed = SPARE + sum(_bytes(name) + 4 + _bytes(value) for name, value in fields.items())
         return np.cumsum([fixed, *by_token])
 
     def _gguf(self, shape: Shape, kind: str) -> int:
@@ -108,12 +120,14 @@ class FileSizes:
         heads = shape.get("head", getattr(self._model.config, sizes["head"]))
         tied = all(piece.name != "output.weight" for piece in self._pieces)
         setting = Setting(kind, shape["layer"], heads / getattr(self._model.config, sizes["kv_head"]), tied)
-        size = _aligned(int(self._gguf_headers[min(shape["vocab"], self._dense["vocab"])]))
+        head = int(self._gguf_headers[min(shape["vocab"], self._dense["vocab"])])
+        tensors = sum(_aligned(stored_bytes(one, "F32")) for one in self._rope)
         for piece in self._pieces:
             if self._layer(piece.source) < shape["layer"]:
                 resized = self._resized(piece.source, piece.shape, shape)
-                size += _aligned(stored_bytes(resized, tensor_format(piece, resized[-1], setting)))
-        return size + sum(_aligned(stored_bytes(one, "F32")) for one in self._rope)
+                head += _bytes(piece.name) + 16 + 8 * len(resized)
+                tensors += _aligned(stored_bytes(resized, tensor_format(piece, resized[-1], setting)))
+        return _aligned(head) + tensors
 
 
 def target_file_size(
@@ -122,11 +136,12 @@ def target_file_size(
     family: Family,
     tokenizer: PreTrainedTokenizerBase,
     dtype: torch.dtype,
+    order: Sequence[int] = (),
 ) -> Callable[[Shape], int] | None:
     """The bytes, by a model's shape, of the file that a target is about; `None` where it is not a size."""
     if config.target_size is None:
         return None
-    return partial(FileSizes(model, family, tokenizer, dtype), kind=config.target_type)
+    return partial(FileSizes(model, family, tokenizer, dtype, order), kind=config.target_type)
 
 
 def _bytes(value: Any) -> int:

@@ -18,8 +18,6 @@ from .components.vocabulary import round_up, row_multiple
 TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
 MOST_OF_BODY = 0.5
 BELOW = 0.015  # share of a size by which a file may stay below it
-# bytes of a GGUF file for what every one says of itself, and what llama.cpp's quantiser says of an importance matrix
-SPARE = 4096
 MOST_DEPTHS = 3
 WIDTH_STEPS = (-1, 0, 1, 2, 3)  # widths compared, around the one that matches the natural vocabulary
 WIDTH_STEP = 1 / 32  # distance between two of them, as a share of the dense width
@@ -95,7 +93,7 @@ def budget_of(config: FlabPrunerConfig, limits: Limits) -> tuple[int, int]:
     """What a target leaves, in parameters or in bytes, and how much of it may be left over."""
     if config.target_size is not None:
         size = bytes_in(config.target_size) or 0
-        return size - SPARE * (config.target_type is not None), round(size * BELOW)
+        return size, round(size * BELOW)
     kept = parameters_to_keep(limits.counts, limits.dense, config.target_ratio or 0.0)
     return kept, round(limits.counts.total(limits.dense) * TOLERANCE)
 
@@ -229,7 +227,7 @@ def check_size(limits: Limits, config: FlabPrunerConfig) -> None:
     if (least := limits.measure(smallest)) > budget:
         parts = [f"{smallest[part.dimension]:,} {part.settings.units}" for part in components_of(smallest)]
         raise ConfigurationError(
-            f"{what} is less than the {(least + SPARE) / 1e6:,.3f} MB of the smallest model possible"
+            f"{what} is less than the {least / 1e6:,.3f} MB of the smallest model possible"
             f" ({', '.join(parts)}); allow more, free what is pinned or switched off, or name a smaller target_type"
         )
     if (whole := limits.measure(limits.dense)) <= budget:

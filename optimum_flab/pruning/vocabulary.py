@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,6 +30,7 @@ from ..vocabulary.closure import (
     Vocabulary,
     config_token_ids,
     covering,
+    dropped,
     natural_vocabulary,
     read_spec,
     resize,
@@ -225,6 +227,18 @@ class TokenChoice:
             return counted.natural
         vocabulary = Vocabulary(counted.natural, counted.protected)
         return resize(self._spec, vocabulary, counted.uses, min(size, len(self._dense)), counted.used)
+
+    @cached_property
+    def order(self) -> Sequence[int]:
+        """The dense ids that the corpus uses, in the order in which they enter as the size grows."""
+        counted = self.counted
+        if self._spec is None:
+            return counted.natural.tolist()
+        sets = [{*ids.tolist()} for ids in (counted.protected, counted.natural, counted.used)]
+        order = [*sets[0]]
+        for smaller, larger in pairwise(sets):
+            order += [*dropped(self._spec, larger, counted.uses, smaller)][::-1]
+        return order
 
     def tokenizer(self, kept: np.ndarray) -> PreTrainedTokenizerBase:
         """A tokenizer with only these tokens."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import heapq
 import json
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -327,7 +328,16 @@ def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, p
             f"vocabulary.size: the vocabulary cannot shrink to {size} tokens: bytes, special tokens and tokens named"
             f" to be kept number {len(fixed)}; choose at least that size"
         )
-    left = dict(enumerate(uses.tolist()))
+    return _as_ids(kept.difference(islice(dropped(spec, kept, uses, fixed), len(kept) - size)))
+
+
+def dropped(spec: TokenizerSpec, keep: Set[int], uses: np.ndarray, fixed: Set[int]) -> Iterator[int]:
+    """The ids that [`shrink`] drops, in this order.
+
+    Args:
+        fixed (`Set[int]`): ids that stay, closed under ancestors.
+    """
+    kept, left = set(keep), dict(enumerate(uses.tolist()))
     last_rank = {token: rank for rank, (*_, token) in enumerate(spec.kind.learnt)}
     needed_by = dict.fromkeys(kept, 0)
     for token in kept:
@@ -339,7 +349,7 @@ def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, p
 
     heap = [entry(token) for token in kept - fixed if not needed_by[token]]
     heapq.heapify(heap)
-    while len(kept) > size:
+    while heap:
         count, _, token = heapq.heappop(heap)
         if count != left.get(-token, 0):  # it has gained uses since
             heapq.heappush(heap, entry(-token))
@@ -351,7 +361,7 @@ def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, p
             needed_by[part] -= 1
             if not needed_by[part] and part not in fixed:
                 heapq.heappush(heap, entry(part))
-    return _as_ids(kept)
+        yield -token
 
 
 def covering(
