@@ -501,7 +501,7 @@ def test_kinds_that_a_tokenizer_cannot_show_are_named():
     assert notes({**mix, "infilling": 0}, tokenizer) == [chat]
     assert notes({"infilling": 1}, with_infilling_tokens()) == []
     (answers,) = notes({"answers": 1, "problems": 1}, tokenizer)
-    assert "the problems themselves have the share of" in answers and "'answers'" in answers
+    assert "goes to the problems themselves" in answers and "'answers'" in answers
     pools = {
         pool.kind: pool.share
         for pool in kinds.other_pools({"answers": 3, "chat": 1}, [], FORMATS, 2000, set(), 0, packaged_problems())

@@ -590,7 +590,7 @@ def test_the_command_measures_prints_and_writes(checkpoints, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((), 2, "the following arguments are required: -m/--model"),
+        ((), 2, "the following arguments are required: MODEL"),
         (("-m", "./none"), 1, "model './none' does not exist"),
         (("-m", "{model}", "--baseline", "./none"), 1, "model './none' does not exist"),
         (

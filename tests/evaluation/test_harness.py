@@ -473,7 +473,7 @@ def test_results_that_are_there_are_not_overwritten_unless_asked(run, dense, tok
     with pytest.raises(FlabError, match="holds thesis.tex, which is no part of an evaluation"):
         found.save(tmp_path / "other", overwrite=True)
     (tmp_path / "file").touch()
-    with pytest.raises(FlabError, match="Not a directory"):
+    with pytest.raises(FlabError, match="is a file; name another folder"):
         found.save(tmp_path / "file", overwrite=True)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["results"]
 
