@@ -166,8 +166,9 @@ def prune(
     notes += said_warnings(few_tokens(texts.calibration_tokens, each))
     with stage(2, STAGES):
         tokens = token_choice(dense, config.vocabulary, texts, counts, work)
-    file_size = target_file_size(config, dense.model, dense.family, dense.tokenizer, dtype, tokens.order)
-    limits = replace(limits, file_size=file_size)
+    if file_size is not None:
+        file_size = target_file_size(config, dense.model, dense.family, dense.tokenizer, dtype, tokens.order)
+        limits = replace(limits, file_size=file_size)
     natural = len(tokens.counted.natural)
     shapes = shapes_to_compare(config, limits, natural, len(tokens.counted.protected))
     notes += warnings or said_warnings(body_notes(config, limits, start_shape(shapes[0], natural)))
