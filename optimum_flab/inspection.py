@@ -186,7 +186,8 @@ def outlook_of(dense: LoadedModel, sizes: ModelSizes, config: FlabPrunerConfig) 
     work = WorkFolder(cache_root("pruning"), resume=True)
     tokens = token_choice(dense, config.vocabulary, corpus_alone(config.data), counts, work)
     counted, natural = tokens.counted, len(tokens.counted.natural)
-    file_sizes = FileSizes(dense.model, dense.family, dense.tokenizer, dtype, tokens.order)
+    order = () if config.target_size is None else tokens.order
+    file_sizes = FileSizes(dense.model, dense.family, dense.tokenizer, dtype, order)
     if aimed is not None:
         limits = replace(limits, file_size=partial(file_sizes, kind=config.target_type))
     shape = start_shape(shapes_to_compare(config, limits, natural, len(counted.protected))[0], natural)
