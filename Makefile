@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # search; little text, to be quick.
 demo: $(BIN)/python
 	$(BIN)/pip install --quiet -e '.[demo]'
-	$(BIN)/optimum-cli flab prune flab-demo demo-out --overwrite --target-ratio 0.6 --vocab-size 32768 --no-layers \
+	$(BIN)/optimum-cli flab prune flab-demo demo-out --overwrite --target-ratio 0.57 --vocab-size 32768 --no-layers \
 		--calibration-tokens 4096 --held-out-tokens 4096 --gguf q8_0 --prompt 'def fibonacci(n):'
 
 # One test process per core, each on one thread.
