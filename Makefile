@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 # file, and a completion before and after. A pinned vocabulary leaves some of the target to the FFNs and spares the
 # search; little text, to be quick.
 demo: $(BIN)/python
+	@echo 'installing into $(VENV), about 2 GB; this takes a minute or more'
 	$(BIN)/pip install --quiet -e '.[demo]'
 	$(BIN)/optimum-cli flab prune flab-demo demo-out --overwrite --target-ratio 0.57 --vocab-size 32768 --no-layers \
 		--calibration-tokens 4096 --held-out-tokens 4096 --gguf q8_0 --prompt 'def fibonacci(n):'

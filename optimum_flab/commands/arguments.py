@@ -15,7 +15,10 @@ SHARED: dict[str, tuple[str | None, str]] = {
     "--revision": ("REVISION", "branch, tag or commit of the model on the Hub (default: its main branch)"),
     "--trust-remote-code": (None, "run the Python code in the model's repository (default: no)"),
     "--family": ("FILE", "JSON file that describes the model's family, where it is not a known one (default: none)"),
-    "--baseline": ("MODEL", "model to compare with, usually the dense one, named like --model (default: none)"),
+    "--baseline": (
+        "MODEL",
+        "model to compare with, a Hub id, folder or GGUF file; usually the dense one (default: none)",
+    ),
     "--baseline-revision": ("REVISION", "branch, tag or commit of the baseline on the Hub (default: its main branch)"),
     "--teacher-revision": ("REVISION", "branch, tag or commit of the teacher on the Hub (default: its main branch)"),
     "--device": ("DEVICE", "device to compute on, for example cpu or cuda:0 (default: chosen automatically)"),

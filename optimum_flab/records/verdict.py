@@ -98,7 +98,7 @@ def verdict_of(report: Report) -> str | None:
 def _of_vocabulary(held_out: HeldOut) -> str:
     dense, pruned = held_out.dense_bits_per_byte, held_out.pruned_bits_per_byte
     known = [one for one in MEASURED if not one.divergence]
-    said = f"The network is unchanged. Models measured by this project with a smaller vocabulary kept {_shares(known)}"
+    said = f"The network is unchanged. Qwen2.5-Coder-0.5B with a smaller vocabulary kept {_shares(known)}"
     if not pruned > dense * (1 + LIKE_VOCABULARY):
         return f"{said}."
     return f"{said}, but their bits per byte rose by less than here. What would help: a larger vocabulary."
