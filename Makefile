@@ -11,7 +11,7 @@ demo: $(BIN)/python
 	@echo 'installing into $(VENV), about 2 GB; this takes a minute or more'
 	$(BIN)/pip install --quiet -e '.[demo]'
 	$(BIN)/optimum-cli flab prune flab-demo demo-out --overwrite --target-ratio 0.57 --vocab-size 32768 --no-layers \
-		--calibration-tokens 4096 --held-out-tokens 4096 --gguf q8_0 --prompt 'def fibonacci(n):'
+		--calibration-tokens 4096 --held-out-tokens 2048 --gguf q8_0 --prompt 'def fibonacci(n):'
 
 # One test process per core, each on one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --quiet -n logical --maxprocesses 8 --dist worksteal
