@@ -150,7 +150,7 @@ def inspect_model(
     sizes, outlook = sizes_of(model, found), None
     if pruning.has_target:
         tokenizer, _ = load_tokenizer(files, config, trust_remote_code)
-        stored = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
+        stored = stored_dtype(files, config)
         dense = LoadedModel(
             model, tokenizer, found, str(model_name_or_path), storage_dtype=stored, computed_on=torch.device("cpu")
         )

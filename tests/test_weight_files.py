@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from optimum_flab import FlabOptimizer
+from optimum_flab.checkpoints.finding import ModelFiles
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.loading import load_dense
 from optimum_flab.checkpoints.model_config import check_config
@@ -144,7 +145,7 @@ def test_no_bytes_give_a_traceback(checkpoint, tmp_path_factory, content):
     folder = tmp_path_factory.mktemp("weights")
     (folder / "model.safetensors").write_bytes(content)
     try:
-        stored_dtype(folder, tiny_model("llama").config)
+        stored_dtype(ModelFiles("m", "m", folder), tiny_model("llama").config)
     except FlabError as error:
         assert "model.safetensors" in str(error)
 

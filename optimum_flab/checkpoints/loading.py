@@ -199,7 +199,7 @@ def load_dense(
     as_loaded.tie_word_embeddings |= finer_copy is not None
     check(as_loaded, facts, tokenizer)
     check_weights(files, config)
-    storage_dtype = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
+    storage_dtype = stored_dtype(files, config)
     dtype = choose_dtype(dtype, storage_dtype, device)
     if torch.promote_types(storage_dtype, dtype) != dtype:
         stored_in, computed_in = (str(one).removeprefix("torch.") for one in (storage_dtype, dtype))

@@ -57,7 +57,7 @@ class StoredModel:
     @property
     def storage_dtype(self) -> torch.dtype:
         """What its weights are stored in, or read as: bfloat16 for GGUF files, and float32 for float64."""
-        stored = torch.bfloat16 if self.files.gguf is not None else stored_dtype(self.folder, self.config)
+        stored = stored_dtype(self.files, self.config)
         return torch.float32 if stored == torch.float64 else stored
 
     def load(self, dtype: str | torch.dtype, device: str | torch.device) -> LoadedModel:

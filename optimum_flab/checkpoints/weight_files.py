@@ -27,13 +27,16 @@ SAFETENSORS_DTYPES = {name: dtype for name, dtype in DTYPES.items() if dtype.is_
 PICKLED_WEIGHTS = "pytorch_model.bin"
 
 
-def stored_dtype(folder: Path, config: PreTrainedConfig) -> torch.dtype:
-    """The dtype that most weights are stored in; without safetensors files, what the configuration says.
+def stored_dtype(files: ModelFiles, config: PreTrainedConfig) -> torch.dtype:
+    """The dtype that most weights are stored in, bfloat16 for a GGUF file; without safetensors files, what the
+    configuration says.
 
     Raises:
         [`FlabError`]: a weight file is damaged.
     """
-    tensors = [tensor for path in shards(folder) for tensor in safetensors_header(path)]
+    if files.gguf is not None:
+        return torch.bfloat16
+    tensors = [tensor for path in shards(files.folder) for tensor in safetensors_header(path)]
     dtypes = [SAFETENSORS_DTYPES[dtype] for dtype, _ in tensors if dtype in SAFETENSORS_DTYPES]
     sizes = [shape.numel() for dtype, shape in tensors if dtype in SAFETENSORS_DTYPES]
     if dtypes:

@@ -252,8 +252,8 @@ class TokenChoice:
 
     def changed(self, texts: Sequence[str], kept: Sequence[int] | None) -> int:
         """How many texts of the corpus, or words of a preset, a plan's tokenizer tokenises differently."""
-        if kept is None or (self.counted.closed and len(kept) >= len(self.counted.natural)):
-            return 0  # by construction, see vocabulary.closure
+        if not texts or kept is None or (self.counted.closed and len(kept) >= len(self.counted.natural)):
+            return 0  # of a natural vocabulary by construction, see vocabulary.closure
         ids, changed = np.array(kept), 0
         with progress("Comparing the tokenisation of the corpus", len(texts), "text") as tick:
             if self._spec is None or not self._spec.kind.exact:
