@@ -28,6 +28,7 @@ from ..utils.places import output_file
 from ..utils.progress import progress
 from .fields import gguf_facts, ignored_window, model_fields, rope_tensors
 from .importance import write_importance_matrix
+from .mixtures import FALLBACKS, MIXTURES
 from .modelfile import modelfile
 from .quantiser import PROGRAM, check_quantiser, quantise
 from .tokens import TokenizerFields, tokenizer_fields
@@ -136,7 +137,8 @@ def export_gguf(
         _write(writer, {**about, **fields, **tokenizer.fields}, pieces, tensors, more, own)
         if settings.is_quantised:
             _quantise(base, folder / path.name, settings.type, matrix)
-            notes += _notes_of_rows(folder / path.name)
+            if MIXTURES[settings.type][0] in FALLBACKS:
+                notes += _notes_of_rows(folder / path.name)
         parts = sorted(folder.glob("*.gguf"))
         if settings.overwrite or not path.with_suffix(".Modelfile").exists():  # it may have been edited
             (folder / f"{path.stem}.Modelfile").write_text(modelfile(model, parts[0].name), encoding="utf-8")

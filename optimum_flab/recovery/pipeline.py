@@ -154,7 +154,7 @@ def chosen_method(
         )
     if settings.method != "auto":
         return settings.method, None
-    if settings.rank is not None or any(getattr(settings, name) for name in LORA_ONLY):
+    if any(getattr(settings, name) for name in LORA_ONLY):
         return "lora", None
     saved = choice.read("reason")
     facts = processes.of_each(None if saved is None else saved.facts)[0]

@@ -22,7 +22,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "lora": {"text_tokens": 65_536, "epochs": 3.0, "closed_form": True, "rank": 32},
 }
 OLD_NAMES = ("continuation_tokens", "continuation_temperature")  # that files of earlier versions have
-LORA_ONLY = ("keep_adapter", "alpha", "dropout", "targets")
+LORA_ONLY = ("rank", "alpha", "dropout", "targets", "keep_adapter")
 
 TextKind = Literal[(*TEXT_KINDS,)]  # type: ignore[valid-type]
 

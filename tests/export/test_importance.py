@@ -135,6 +135,14 @@ def test_every_type_is_made_with_a_matrix_and_all_but_the_coarsest_without(kind,
         export_gguf(loaded, tmp_path / "without.gguf", without)
 
 
+@needs_quantiser
+def test_only_types_of_long_blocks_have_a_note_on_short_rows(tokenizer, tmp_path):
+    loaded = dense_from_memory(tiny("llama", hidden_size=64, intermediate_size=96), tokenizer)
+    for kind, noted in (("q4_k_s", True), ("q4_0", False)):
+        done = export_gguf(loaded, tmp_path / f"{kind}.gguf", ExportSettings(type=kind, imatrix=False))
+        assert any("not a multiple of 256" in note for note in done.notes) == noted
+
+
 def test_types_that_need_a_matrix_are_refused_without_one():
     with pytest.raises(ConfigurationError, match=r"imatrix: iq2_m is not made without .* q4_k_m"):
         ExportSettings(type="IQ2_M", imatrix=False)

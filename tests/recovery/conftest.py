@@ -124,7 +124,8 @@ def loaded(_made) -> tuple[LoadedModel, PrunedModel]:
 
 
 def config_for(made: Path, *, data=("problems.jsonl", "alpaca.json"), **changes) -> RecoveryConfig:
-    return RecoveryConfig(**{"data": [str(made / name) for name in data], **SMALL, **changes})
+    of_all_weights = {"rank": None} if changes.get("method") == "full" else {}
+    return RecoveryConfig(**{"data": [str(made / name) for name in data], **SMALL, **of_all_weights, **changes})
 
 
 def recovered(loaded, made: Path, cache: str = "cache", **changes) -> PrunedModel:

@@ -357,6 +357,7 @@ def test_what_is_learned_and_a_result_from_before_are_said(loaded, made, capsys)
     ("settings", "message"),
     [
         ({"method": "full", "targets": ["q_proj"]}, "targets applies to LoRA"),
+        ({"method": "full", "rank": 8}, "rank applies to LoRA"),
         ({"keep_adapter": True, "closed_form": True}, "`recovery.closed_form`"),
         ({"data": [], "text_share": 0}, "text_share is 0, so there is nothing to train on"),
         ({"data": [], "distill_on": "answer"}, "plain text has no answers"),

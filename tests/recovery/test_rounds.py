@@ -146,7 +146,7 @@ def test_what_a_training_would_refuse_is_refused_before_the_pruning(_made, tmp_p
     with pytest.raises(ConfigurationError, match="`confirm_run_unsafe_code`"):
         optimizer.prune_and_recover(config_of(_made, recovery=recovery), cache_dir=tmp_path / "cache")
     optimizer.dense = replace(optimizer.dense, family=known_family("mixtral"))
-    recovery |= {"method": "full", "answers": "reference"}
+    recovery |= {"method": "full", "rank": None, "answers": "reference"}
     with pytest.raises(ConfigurationError, match="does not train mixtures of experts, such as mixtral"):
         optimizer.prune_and_recover(config_of(_made, recovery=recovery), cache_dir=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
