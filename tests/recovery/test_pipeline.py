@@ -193,7 +193,8 @@ def test_all_weights_are_trained_where_there_is_room_and_a_run_keeps_to_its_choi
     free["bytes"] = 1e15
     assert recovered(loaded, made, **options | {"max_steps": 2}).report.recovery.settings["method"] == "lora"
     full = recovered(loaded, made, **options).report.recovery
-    assert full.settings["method"] == "full" and full.settings["text_tokens"] == 163_840 and not full.notes
+    assert full.settings["method"] == "full" and full.settings["text_tokens"] == 163_840
+    assert not [note for note in full.notes if "LoRA" in note]
     assert recovered(loaded, made, cache="other", rank=2, **REFERENCES).report.recovery.settings["method"] == "lora"
 
 
