@@ -38,28 +38,6 @@ def test_the_sums_and_the_solution_are_those_of_the_definition(seed, inside, out
     assert gradient.abs().max() < 1e-3 * (1 + problem.cross.abs().max())
 
 
-def test_inputs_in_bfloat16_are_multiplied_in_it_and_summed_in_float32(monkeypatch):
-    generator, precisions, added = torch.Generator().manual_seed(0), [], HalfMatrix.add_product
-    inputs, targets = (torch.randn(4096, size, generator=generator) for size in (64, 32))
-    importance, before = torch.rand(4096, generator=generator), torch.get_float32_matmul_precision()
-
-    def add_product(half, factor):
-        precisions.append(torch.get_float32_matmul_precision())
-        added(half, factor)
-
-    monkeypatch.setattr(HalfMatrix, "add_product", add_product)
-    LeastSquares(torch.zeros(32, 64)).add(inputs, targets, importance)
-    problem = LeastSquares(torch.zeros(32, 64))
-    problem.add(inputs.bfloat16(), targets, importance)
-    assert precisions == [before, "medium"] and torch.get_float32_matmul_precision() == before
-
-    x, t, c = inputs.bfloat16().double(), targets.double(), importance.double()[:, None]
-    level = float((c * x.square()).sum(dim=0).mean())
-    assert (problem.gram - (c * x).T @ x).abs().max() < 2**-10 * level
-    assert (problem.cross - (c * t).T @ x).abs().max() < 2**-10 * level
-    assert torch.linalg.eigvalsh(problem.gram.double()).min() > 0
-
-
 def test_tokens_may_be_added_after_the_matrix_was_read():
     inputs, targets = torch.randn(60, 19), torch.randn(60, 3)
     once, twice = LeastSquares(torch.randn(3, 19)), LeastSquares(torch.randn(3, 19))

@@ -10,7 +10,7 @@ from functools import reduce
 
 import torch
 
-from .matrices import HalfMatrix, cholesky_, full_sum, products_of, submatrix
+from .matrices import HalfMatrix, cholesky_, full_sum, submatrix
 from .workspace import Workspace
 
 
@@ -22,7 +22,7 @@ ROWS_SOLVED = 512  # rows of the weights solved at once
 
 class LeastSquares:
     """`sum_c |t - W x|² + λ |W - W₀|²` over the weights `W` of one projection, of which `gram` and `cross` are
-    sufficient statistics: a quadratic form in `W`, accumulated in float32. Inputs in bfloat16 are multiplied in it.
+    sufficient statistics: a quadratic form in `W`, accumulated in float32.
 
     Args:
         weight (`torch.Tensor` of shape `(out, in)`): `W₀`, what the weights are pulled towards.
@@ -61,9 +61,8 @@ class LeastSquares:
         """
         root = importance.float().sqrt()[:, None]
         scaled = (inputs * root).float()
-        with products_of(inputs.dtype):
-            self._halves[0].add_product(scaled)
-            self.cross.addmm_((targets * root).float().T, scaled)
+        self._halves[0].add_product(scaled)
+        self.cross.addmm_((targets * root).float().T, scaled)
 
     def __add__(self, other: LeastSquares) -> LeastSquares:
         """The problem on the tokens of both, which share their Gram matrices with it: no tokens are added later."""

@@ -7,8 +7,7 @@ float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 
@@ -39,19 +38,6 @@ class HalfMatrix:
         for block in column_blocks(len(self.place)):
             columns = self.columns(block)
             self.place[block, columns].addmm_(factor[:, block].T, factor[:, columns])
-
-
-@contextmanager
-def products_of(dtype: torch.dtype) -> Iterator[None]:
-    """Within it, matrices in float32 may be rounded to bfloat16 before they are multiplied, if `dtype` is that, where
-    the device has instructions for it: numbers that were computed in bfloat16 are no more exact. Products are summed
-    in float32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else before)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def column_blocks(size: int) -> list[slice]:
