@@ -100,6 +100,7 @@ def train(ready: Ready, settings: RecoveryConfig, folder: Path, device: torch.de
         torch.cuda.set_device(device)  # the Trainer asks for "cuda", whichever that is
     model = trainable(ready.start, settings, device, dtype)
     rows, sizes = ready.data.rows, ready.sizes
+    early_stopping = [] if settings.patience is None else [EarlyStoppingCallback(settings.patience)]
     order = schedule(len(rows), sizes.steps, sizes.batch_size, settings.seed)
     trainer = RecoveryTrainer(
         model=model,
@@ -107,7 +108,7 @@ def train(ready: Ready, settings: RecoveryConfig, folder: Path, device: torch.de
         train_dataset=Rows(rows, order, ready.teachers[0], settings.distill_on),
         eval_dataset=Rows(ready.data.validation, teacher=ready.teachers[1], distill_on=settings.distill_on),
         data_collator=default_collate,
-        callbacks=[EarlyStoppingCallback(settings.patience), Progress(), NamesInCheckpoints()],
+        callbacks=[*early_stopping, Progress(), NamesInCheckpoints()],
         distillation=distillation_share(settings),
         dense=ready.dense,
     )

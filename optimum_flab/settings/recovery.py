@@ -81,7 +81,7 @@ class RecoveryConfig(Section):
     sequence_length: Annotated[int, Field(ge=8)] = 512
     """tokens per packed training sequence"""
     validation_share: Annotated[float, Field(gt=0, le=0.5)] = 0.05
-    """share of the sequences set aside for early stopping and the best checkpoint"""
+    """share of the sequences set aside to choose the best checkpoint"""
     closed_form: bool | None = None
     """refit output projections in closed form before training; default: before that of LoRA matrices, unless the
     adapter is kept"""
@@ -130,8 +130,9 @@ class RecoveryConfig(Section):
     """sequences per forward pass of a process; default: about 512 tokens"""
     evaluations: PositiveInt = 8
     """number of evaluations, each with a checkpoint, spread over the steps"""
-    patience: PositiveInt = 3
-    """evaluations without improvement after which training stops"""
+    patience: PositiveInt | None = None
+    """evaluations without improvement after which training stops; default: it never stops early, since the loss may
+    rise before the learning rate falls"""
     gradient_checkpointing: bool = False
     """compute activations twice to save memory"""
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], Flag("--training-dtype")] = "auto"

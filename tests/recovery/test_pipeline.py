@@ -138,6 +138,8 @@ def test_early_stopping_counts_on_where_a_killed_run_was(loaded, made, monkeypat
     resumed = recovered(loaded, made, cache="b", **wanted).report.recovery
     assert (whole.training.steps_done, whole.training.best_step) == (8, 2)
     assert (resumed.training.steps_done, resumed.training.best_step) == (8, 2)
+    patient = recovered(loaded, made, cache="c", **wanted | {"patience": None}).report.recovery
+    assert (patient.training.steps_done, patient.training.best_step) == (16, 2)
 
 
 @pytest.mark.thorough
