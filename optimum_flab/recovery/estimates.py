@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
+from torch import nn
 
 from ..families import Family
 from ..pruning.memory_budget import free_memory
@@ -36,7 +37,7 @@ WIDE_ACTIVATIONS_PER_LAYER = 9
 LOGIT_COPIES = 4  # float32
 TRAINED_CASTS = 2  # bytes of a trained parameter's bfloat16 copy, if that is the dtype of the computation
 RUNTIME_BYTES = 600_000_000  # the interpreter and its libraries
-BACKWARD_COST = 3.0  # a training step relative to the forward pass of the same tokens
+FORWARD_SHARE = 1 / 3  # of the time of a training pass
 CHECKPOINTS = 3  # on disk at once: two and the one being written
 
 
@@ -138,13 +139,26 @@ def disk_needed(trained: int, parameters: int, output_itemsize: int, cache: int,
     return CHECKPOINTS * checkpoint * torch.float32.itemsize + cache + parameters * output_itemsize
 
 
-def seconds_per_row(model: PreTrainedModel, tokens: PackedTokens, rows: int) -> float:
-    """Wall time of a forward pass per row, on a few rows."""
+def seconds_per_row(model: nn.Module, tokens: PackedTokens, rows: int, dtype: torch.dtype) -> float:
+    """Wall time of a forward and a backward pass per row, on a few rows.
+
+    Args:
+        model (`nn.Module`): as it is trained.
+        dtype (`torch.dtype`): to compute in.
+    """
     part = next(tokens.batches(rows))
-    inputs = part.model_inputs(next(model.parameters()).device)
-    return _seconds(lambda: model.base_model(**inputs), inputs["input_ids"].device) / len(part.input_ids)
+    device = next(model.parameters()).device
+    inputs = part.model_inputs(device)
+
+    def run() -> None:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            logits = model(**inputs).logits
+        logits.float().logsumexp(-1).sum().backward()
+
+    return _seconds(run, device) / len(part.input_ids)
 
 
+@torch.inference_mode()
 def seconds_per_token(model: PreTrainedModel, batch_size: int) -> float:
     """Wall time of one more token for each prompt of a batch, without the time for attention to the prompts."""
     inputs = torch.zeros(batch_size, 1, dtype=torch.long, device=next(model.parameters()).device)
@@ -152,18 +166,17 @@ def seconds_per_token(model: PreTrainedModel, batch_size: int) -> float:
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    with torch.inference_mode():
-        run()  # the first time is slower than the others
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+    run()  # the first time is slower than the others
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start
 
 
 def training_seconds(per_row: float, sizes: TrainingSizes, validation_rows: int, processes: int) -> float:
-    """Wall time of all steps and evaluations."""
+    """Wall time of all steps and evaluations; see [`seconds_per_row`]."""
     evaluations = 1 + sizes.steps // sizes.evaluate_every
-    return per_row * (BACKWARD_COST * sizes.steps * sizes.batch_size + evaluations * validation_rows) / processes
+    return per_row * (sizes.steps * sizes.batch_size + FORWARD_SHARE * evaluations * validation_rows) / processes

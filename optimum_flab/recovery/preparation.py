@@ -15,7 +15,7 @@ from ..measuring.held_out import DenseSide, cut_texts
 from ..records.folders import check_space
 from ..records.held_out import HeldOut
 from ..records.report import ClosedForm, RecoveryEstimate
-from ..running.casting import copy_in, placed
+from ..running.casting import placed
 from ..running.layer_pass import LayerPass
 from ..texts.answers import Completion, Question
 from ..texts.overlap import benchmark_texts
@@ -35,8 +35,7 @@ from .estimates import (
     width_of,
 )
 from .instructions import Example
-from .lora import with_lora
-from .methods import all_weights, trained_parameters
+from .methods import trainable, trained_parameters
 from .overlap import unchecked_benchmarks
 from .sizes import TrainingSizes, distillation_share, training_sizes
 from .strategy import to_answer
@@ -186,12 +185,14 @@ def _estimate(
     processes: int,
 ) -> RecoveryEstimate:
     settings, dtype = work.settings, work.dtype
-    probe = copy_in(work.model, work.dense.model.device, dtype)
-    per_row = seconds_per_row(probe, expected.tokens, sizes.micro_batch_size)
-    parameters, full = sum(parameter.numel() for parameter in probe.parameters()), settings.method == "full"
-    probe_trained = all_weights(probe, settings) if full else with_lora(probe, settings)
-    trained = sum(parameter.numel() for parameter in trained_parameters(probe_trained).values())
-    del probe, probe_trained
+    parameters, full = sum(parameter.numel() for parameter in work.model.parameters()), settings.method == "full"
+    probe = trainable(work.model, settings, work.dense.model.device, dtype)
+    if settings.gradient_checkpointing:
+        probe.train().gradient_checkpointing_enable({"use_reentrant": False})
+    trained = sum(parameter.numel() for parameter in trained_parameters(probe).values())
+    per_row = seconds_per_row(probe, expected.tokens, sizes.micro_batch_size, dtype)
+    del probe
+    give_back_memory()
     answers = 0.0
     number = len(
         to_answer(selected.examples, settings.dense_share, settings.seed) if settings.answers == "dense" else []

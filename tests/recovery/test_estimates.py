@@ -4,6 +4,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,12 +13,14 @@ from optimum_flab.records.report import RecoveryEstimate
 from optimum_flab.recovery.estimates import (
     disk_needed,
     estimate_text,
+    seconds_per_row,
     seconds_per_token,
     training_memory,
     training_seconds,
 )
 from optimum_flab.recovery.sizes import TrainingSizes, distillation_share, training_sizes
 from optimum_flab.recovery.training import curve_of
+from optimum_flab.texts.packing import pack
 
 from ..conftest import tiny_model
 
@@ -86,3 +89,10 @@ def test_answers_are_timed_only_where_there_are_any():
     assert "answers" not in estimate_text(estimate)
     estimate = estimate.model_copy(update={"answer_seconds": 600.0})
     assert "the dense model's answers take about 10 min 0 s; training" in estimate_text(estimate)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_training_pass_is_timed_forward_and_back(dtype):
+    model = tiny_model("qwen2").requires_grad_(True)
+    assert seconds_per_row(model, pack([[1, 2, 3]] * 4, 3, 0), 2, dtype) > 0
+    assert all(parameter.grad is not None for parameter in model.parameters())
