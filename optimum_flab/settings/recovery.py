@@ -14,7 +14,7 @@ LIBRARY_SOURCE = "python-packages"
 PROBLEM_SOURCE = "packaged-problems"
 # The composition of plain text: kind -> its default share of the tokens.
 TEXT_KINDS = {"answers": 0.5, "problems": 0.15, "library": 0.2, "chat": 0.0, "infilling": 0.15}
-LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}  # if the user sets none; LoRA matrices start at zero
+LEARNING_RATES = {"lora": 2e-4, "full": 5e-6}  # if the user sets none; LoRA matrices start at zero
 FULL_RATE_STEPS = 100  # of a longer training the rate falls with the cube root of the steps
 # what a method takes where the user sets none
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -112,7 +112,7 @@ class RecoveryConfig(Section):
     train_embeddings: bool = False
     """train the embeddings and the output head too"""
     learning_rate: PositiveFloat | None = None
-    """largest learning rate; default: 2e-5 for full, 2e-4 for lora, less where there are more than 100 steps, by the
+    """largest learning rate; default: 5e-6 for full, 2e-4 for lora, less where there are more than 100 steps, by the
     cube root of their number"""
     final_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """share of the largest learning rate that is left at the end of cosine decay"""
