@@ -188,6 +188,14 @@ def test_source_that_shares_text_with_a_benchmark_has_no_gaps_either(monkeypatch
     assert gaps([]) and not gaps([program])
 
 
+def test_gaps_are_as_often_in_problems_as_in_files():
+    whole = {}
+    for name, files in (("both", library()), ("problems", [])):
+        pools = kinds.other_pools({"infilling": 1.0}, files, FORMATS, 2000, set(), 0, packaged_problems())
+        whole[name] = [(pool.kind, pool.share, pool.whole) for pool in pools]
+    assert whole == {"both": [("infilling", 0.5, True)] * 2, "problems": [("infilling", 1.0, True)]}
+
+
 # --- parts and gaps
 
 
@@ -441,9 +449,9 @@ def test_every_set_has_the_shares_and_no_document_of_another(mine, mix, seed, na
     whole = sum(there.values())
     short = 0 if "own" not in there else max(0, 1500 * there["own"] / whole - tokens["own"])
     for kind, share in there.items():
-        # each source ends with a whole passage, and one's own are two; 88 small programs may be too few for a large
-        # share: then the others have more
-        sources = 2 if kind == "own" and named else 1
+        # each source ends with a whole passage, and one's own are two, as are problems and files with gaps; 88 small
+        # programs may be too few for a large share: then the others have more
+        sources = 2 if (kind == "own" and named) or kind == "infilling" else 1
         assert tokens[kind] < 1500 * share / whole + sources * most[kind] + short + 1
         if kind != "own":
             assert tokens[kind] >= 1500 * share / whole - 1

@@ -156,13 +156,15 @@ def other_pools(
     files = [document for document in library if document.text not in never]
     parts, file_gaps = split_by_shares(files, [shares[LIBRARY], of_library])
     longest = int(most_characters * SHARE_OF_ROW_FOR_GAPS)
-    with_gaps = [
+    problems_with_gaps = [
         # other languages are not parsed
         (code_candidate if one.language == "python" else plain_candidate)(program_of(one), longest)
         for one in problem_gaps
     ]
-    with_gaps += [code_candidate(document, longest) for document in file_gaps]
-    infilling = [infilling_candidate(one, formats) for one in with_gaps]
+    files_with_gaps = [code_candidate(document, longest) for document in file_gaps]
+    # apart, since a file has many more passages than a problem
+    gaps = [part for part in ((of_problems, problems_with_gaps), (of_library, files_with_gaps)) if part[1]]
+    whole = sum(share for share, _ in gaps)
     pools = [
         Pool(
             ANSWERS,
@@ -173,7 +175,15 @@ def other_pools(
         Pool(PROBLEMS, shares[PROBLEMS], [plain_candidate(program_of(one), most_characters) for one in plain]),
         Pool(LIBRARY, shares[LIBRARY], [code_candidate(document, most_characters) for document in parts]),
         Pool(CHAT, shares[CHAT], [chat_candidate(one, formats) for one in chat], whole=True),
-        Pool(INFILLING, shares[INFILLING], _shuffle(infilling, rng), whole=True),
+        *(
+            Pool(
+                INFILLING,
+                shares[INFILLING] * share / whole,
+                [infilling_candidate(one, formats) for one in candidates],
+                whole=True,
+            )
+            for share, candidates in gaps
+        ),
     ]
     return [pool for pool in pools if pool.share]
 

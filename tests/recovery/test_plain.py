@@ -86,8 +86,9 @@ def test_text_that_nobody_named_is_of_the_kinds_and_shares_of_calibration_and_of
     files = read_source(LIBRARY_SOURCE, for_training=True)
     monkeypatch.setattr(plain_room, "read_source", lambda *_, **__: SourceTexts(files.documents[:150]))
     sources = read_plain(asked, FORMATS)
-    assert [source.whole for source in sources] == [False, False, True, True]
-    problems, library, chat, gaps = (texts_of([source]) for source in sources)
+    assert [source.whole for source in sources] == [False, False, True, True, True]
+    problems, library, chat, of_problems, of_library = (texts_of([source]) for source in sources)
+    gaps = [*of_problems, *of_library]
     programs = {one.program for one in problems_to_train_on()}
     assert set(problems) <= programs and programs.isdisjoint(one.program for one in packaged_problems())
     assert all(text.startswith("<chat><user>") for text in chat) and all(text.startswith("<gap>") for text in gaps)
@@ -100,6 +101,8 @@ def test_text_that_nobody_named_is_of_the_kinds_and_shares_of_calibration_and_of
     }
     for kind, found in tokens.items():
         assert abs(found - 40_000 * mix[kind] / sum(mix.values())) < 1024
+    in_problems = sum(len(one.ids) for one, text in zip(rows, texts, strict=True) if text in of_problems)
+    assert abs(in_problems - tokens["infilling"] / 2) < 1024
     assert all(text in chat for text in texts if text.startswith("<chat>"))  # whole ones
     assert read_plain(asked, FORMATS) == sources
     assert len(read_plain(asked, NO_FORMATS)) == 2  # of a tokenizer that has neither
