@@ -164,7 +164,7 @@ def other_pools(
     files_with_gaps = [code_candidate(document, longest) for document in file_gaps]
     # apart, since a file has many more passages than a problem
     gaps = [part for part in ((of_problems, problems_with_gaps), (of_library, files_with_gaps)) if part[1]]
-    whole = sum(share for share, _ in gaps)
+    total = sum(share for share, _ in gaps)
     pools = [
         Pool(
             ANSWERS,
@@ -178,7 +178,7 @@ def other_pools(
         *(
             Pool(
                 INFILLING,
-                shares[INFILLING] * share / whole,
+                shares[INFILLING] * share / total,
                 [infilling_candidate(one, formats) for one in candidates],
                 whole=True,
             )
