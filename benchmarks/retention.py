@@ -86,7 +86,7 @@ def plot(rows: list[dict], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     horizontal = "ratio" if "ratio" in rows[0] else "tokens"
-    for label in ROWS.values():
+    for label in (label for label in ROWS.values() if any(label in row for row in rows)):
         drawn = [row for row in rows if label in row]
         values = [row[label]["retention"] for row in drawn]
         ends = [row[label]["interval"] or [value, value] for row, value in zip(drawn, values, strict=True)]
@@ -95,6 +95,7 @@ def plot(rows: list[dict], path: Path) -> None:
     axes.axhline(0.9, color="grey", linewidth=0.8, linestyle="--")
     title = {"ratio": "Share of the parameters removed, no training", "tokens": "Tokens trained on"}[horizontal]
     axes.set(xlabel=title, ylabel="Passes relative to the dense model")
+    axes.xaxis.set_major_formatter({"ratio": "{x:.0%}", "tokens": "{x:,.0f}"}[horizontal])
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.legend()
     figure.savefig(path, dpi=150)
