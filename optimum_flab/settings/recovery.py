@@ -131,8 +131,8 @@ class RecoveryConfig(Section):
     evaluations: PositiveInt = 8
     """number of evaluations, each with a checkpoint, spread over the steps"""
     patience: PositiveInt | None = None
-    """evaluations without improvement after which training stops; default: it never stops early, since the loss may
-    rise before the learning rate falls"""
+    """evaluations without improvement after which training stops; default: it never stops early, since at a large
+    learning rate the loss may rise before it falls"""
     gradient_checkpointing: bool = False
     """compute activations twice to save memory"""
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], Flag("--training-dtype")] = "auto"
