@@ -106,7 +106,7 @@ SMALLER = "The network is unchanged. Qwen2.5-Coder-0.5B with a smaller vocabular
             0.9,
             "on 0.9 tokens per neuron. What would help: more calibration text (8 tokens per neuron), `o",
         ),
-        (0.03, 1.2, None, "with 0.029 to 0.061 kept 75% to 92% of"),
+        (0.03, 1.2, None, "with 0.029 to 0.061 kept 75% to 91% of"),
         (0.3, 1.2, None, "with 0.134 to 0.59 kept 12% to 69% of"),
         (0.3, 1.2, None, "; the curve through them gives 36% to 50% here."),
         (9.0, 9.0, None, "with 3.78 kept 0% of"),
