@@ -89,7 +89,7 @@ def test_what_pieces_cost_counts_for_less_than_what_neurons_cost(vocabulary, div
     pieces = tried(divergence, vocabulary + more, vocabulary + divergence + more)
     neurons = tried(divergence + more, vocabulary, vocabulary + divergence + more)
     assert cost(base) < cost(pieces) < cost(neurons)
-    assert cost(pieces) - cost(base) == pytest.approx((cost(neurons) - cost(base)) / 2)
+    assert cost(pieces) - cost(base) == pytest.approx((cost(neurons) - cost(base)) / 4)
 
 
 def bowl(width: int, layers: int):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # A bit lost to different tokens takes almost nothing from what a model can do, one lost to removed neurons or layers
 # does: see benchmarks/README.md
-VOCABULARY_WEIGHT = 0.5
+VOCABULARY_WEIGHT = 0.25
 
 
 # as files have it
