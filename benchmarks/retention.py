@@ -86,8 +86,10 @@ def plot(rows: list[dict], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     horizontal = "ratio" if "ratio" in rows[0] else "tokens"
-    for label in (label for label in ROWS.values() if any(label in row for row in rows)):
+    for label in ROWS.values():
         drawn = [row for row in rows if label in row]
+        if not drawn:
+            continue
         values = [row[label]["retention"] for row in drawn]
         ends = [row[label]["interval"] or [value, value] for row, value in zip(drawn, values, strict=True)]
         errors = [[abs(value - end[side]) for value, end in zip(values, ends, strict=True)] for side in (0, 1)]
