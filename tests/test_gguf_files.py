@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from optimum_flab.tensors.gguf_files import GgufTensors, read_header
+from optimum_flab.tensors.gguf_files import GgufTensors
+from optimum_flab.tensors.gguf_header import read_header
 from optimum_flab.tensors.lazy import ModelTensors, own_tensors
 from optimum_flab.utils.errors import FlabError
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..tensors.gguf_files import GgufTensor, GgufTensors, dequantise_rows
+from ..tensors.gguf_files import GgufTensors, dequantise_rows
+from ..tensors.gguf_header import GgufTensor
 from ..tensors.lazy import ModelTensors, StoredTensors
 from ..utils.compat import forget_quantisation
 from ..utils.errors import FlabError, first_line, first_of

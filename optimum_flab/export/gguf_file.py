@@ -20,7 +20,7 @@ from ..records.folders import check_space
 from ..running.generation import end_ids
 from ..settings.export import OWN_TYPES, ExportSettings
 from ..settings.pruning import DataSettings
-from ..tensors.gguf_files import PART, WEIGHTS_FIELD, read_header
+from ..tensors.gguf_header import PART, WEIGHTS_FIELD, read_header
 from ..tensors.lazy import own_tensors
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.hashing import file_sha256

@@ -17,7 +17,7 @@ from ..vocabulary.kinds.bpe import BytePairEncoding
 from ..vocabulary.kinds.kind import BYTE_TOKENS
 from ..vocabulary.steps import byte_level, steps
 from ..vocabulary.usage import special_ids
-from .pre_tokenizers import name_of
+from ..vocabulary.pre_tokenizers import name_of
 
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)

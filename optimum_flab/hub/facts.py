@@ -15,7 +15,7 @@ from ..records.plan import PruningPlan
 from ..records.report import Report, read_report
 from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME, EfficiencyRecord, EvaluationRecord
 from ..settings.files import CONFIG_NAME
-from ..tensors.gguf_files import own_gguf_files
+from ..tensors.gguf_header import own_gguf_files
 from ..utils.errors import ConfigurationError
 
 

@@ -5,22 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
-from ..checkpoints.loading import LoadedModel
 from ..records.counts import TokenCounts
 from ..records.pieces import Pieces
 from ..records.work import Stage, WorkFolder
 from ..settings.components import VocabularySettings
-from ..texts.packing import PackedTokens, pack
 from ..texts.presets import CountedWords, preset_words
 from ..texts.sets import TextSets
 from ..texts.sources import Document
@@ -39,14 +36,19 @@ from ..vocabulary.closure import (
 from ..vocabulary.rewrite import count_changed_texts, rewrite_tokenizer
 from ..vocabulary.usage import (
     balanced_uses,
+    count_corpus,
     count_tokens,
     encode_chunks,
     special_ids,
-    text_chunks,
     token_lists,
     tokenizer_hash,
 )
 from .counts import CountsFile
+
+
+if TYPE_CHECKING:
+    from ..checkpoints.loading import LoadedModel
+    from ..texts.packing import PackedTokens
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,9 @@ STAGE = Stage("vocabulary", CountedTokens.save, CountedTokens.load)
 
 
 def source_counts(
-    tokenizer: PreTrainedTokenizerBase, corpus: Sequence[Document], words: Sequence[CountedWords], pieces: Pieces
+    tokenizer: PreTrainedTokenizerBase, corpus: Sequence[Document], words: Sequence[CountedWords] = ()
 ) -> list[np.ndarray]:
     """Counts the tokens of a corpus, source by source, and of the words of a preset, each part of which is a source.
-
-    Args:
-        pieces ([`Pieces`]): keeps the counts of a part of a source, in case the run is interrupted.
 
     Returns:
         `list[np.ndarray]`: int64 by id, for each source.
@@ -105,18 +104,9 @@ def source_counts(
     sources: dict[str, list[str]] = {}
     for document in corpus:
         sources.setdefault(document.source, []).append(document.text)
-    counted: list[tuple[Sequence[str], np.ndarray | None]] = [(texts, None) for texts in sources.values()]
-    counted += [(one.words, one.counts) for one in words]
-    totals = []
-    with progress("Counting tokens", sum(len(texts) for texts, _ in counted), "text") as tick:
-        for number, (texts, times) in enumerate(counted):
-            total: np.ndarray | int = 0
-            for place, part in enumerate(text_chunks(texts) if times is None else [texts]):
-                count = partial(_counts, tokenizer, part, times)
-                total = total + pieces.tensors(f"source-{number}-{place}", count)["counts"].numpy()
-                tick(len(part))
-            totals.append(np.asarray(total))
-    return totals
+    with progress("Counting tokens", len(corpus), "text") as tick:
+        counts = [count_corpus(tokenizer, texts, tick) for texts in sources.values()]
+    return counts + [count_tokens(tokenizer, one.words, one.counts).counts for one in words]
 
 
 def counted_tokens(
@@ -135,12 +125,6 @@ def counted_tokens(
         vocabulary = covering(spec, vocabulary, uses, ranked, settings.coverage, settings.keep_merges)
     closed = spec.kind.exact and bool(np.isin(np.flatnonzero(together), vocabulary.kept).all())
     return CountedTokens(vocabulary.kept, vocabulary.protected, used.kept, ranked, closed)
-
-
-def _counts(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], times: np.ndarray | None
-) -> dict[str, torch.Tensor]:
-    return {"counts": torch.from_numpy(count_tokens(tokenizer, texts, times=times).counts)}
 
 
 def _natural(
@@ -192,7 +176,7 @@ def token_choice(
     words = [] if texts.preset is None else preset_words(texts.preset)
 
     def count(pieces: Pieces) -> CountedTokens:
-        counts = source_counts(tokenizer, texts.corpus, words, pieces)
+        counts = source_counts(tokenizer, texts.corpus, words)
         if files:
             counts += [usage.counts for usage in TokenCounts.merged(file.counts for file in files).sources.values()]
         return counted_tokens(spec, settings, required, counts)
@@ -269,6 +253,8 @@ class TokenChoice:
         self, kept: np.ndarray, documents: Sequence[Document], length: int, most_tokens: int | None = None
     ) -> PackedTokens:
         """Documents tokenised with these tokens, as dense ids, in rows of this length."""
+        from ..texts.packing import pack  # torch takes seconds to import, and choosing tokens needs none of it
+
         tokenizer = self.tokenizer(kept)
         pieces = [kept[ids] for ids in token_lists(tokenizer, [document.text for document in documents])]
         before, after = (kept[ids] for ids in special_ids(tokenizer))

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ..settings.hub import LICENSE_ID
-from ..tensors.gguf_files import read_header
+from ..tensors.gguf_header import read_header
 from .names import CARD_NAME
 from .report import BaseCard
 

@@ -9,15 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..utils.errors import FlabError
 from ..utils.progress import say
 from .atomic import errors_of_writing, write_atomically
+
+
+if TYPE_CHECKING:
+    import torch
 
 
 SUFFIX = ".safetensors"
@@ -114,6 +116,8 @@ class Pieces:
         Raises:
             [`FlabError`]: it cannot be written, as on a full disk.
         """
+        from safetensors.torch import save_file
+
         on_cpu = {key: value.detach().cpu().contiguous() for key, value in (tensors or {}).items()}
         header = {FACTS: json.dumps(facts)}
         with errors_of_writing(self._path(name)):

@@ -1,24 +1,22 @@
-"""GGUF files: their content, and their tensors as transformers reads them, one at a time."""
+"""The tensors of GGUF files as transformers reads them, one at a time."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..utils.errors import FlabError
-from .lazy import LazyTensors, file_state
+from ..utils.hashing import file_state
+from .gguf_header import EMBEDDING, HEAD, GgufHeader, GgufTensor, read_header
+from .lazy import LazyTensors
 
 
 if TYPE_CHECKING:
-    import gguf
     from transformers import PreTrainedModel
     from transformers.modeling_gguf_pytorch_utils import TensorProcessor
 
@@ -27,95 +25,6 @@ if TYPE_CHECKING:
 # 15% at 3 bits; separately trained matrices differ by more than 100%
 LARGEST_QUANTISATION_DIFFERENCE = 0.2
 ROWS_AT_ONCE = 4096
-EMBEDDING, HEAD = "token_embd.weight", "output.weight"
-PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")  # of several files
-WEIGHTS_FIELD = "flab.weights_sha256"  # in a file that this package wrote: the hash of the weights in it
-
-
-@dataclass(frozen=True)
-class GgufTensor:
-    """Where a tensor is in a GGUF file.
-
-    Args:
-        name (`str`): what the file calls it.
-        shape (`tuple[int, ...]`): in the order of torch.
-        kind (`gguf.GGMLQuantizationType`): how it is quantised.
-        start (`int`): its first byte.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    kind: gguf.GGMLQuantizationType
-    start: int
-
-    @property
-    def bits_per_weight(self) -> float:
-        weights, size = _block(self.kind)
-        return 8 * size / weights
-
-    @property
-    def bytes_per_row(self) -> int:
-        weights, size = _block(self.kind)
-        return self.shape[-1] // weights * size
-
-
-@dataclass(frozen=True)
-class GgufHeader:
-    """The metadata of a GGUF file.
-
-    Args:
-        fields (`dict[str, Any]`): its fields; for lists of strings only their length.
-        tensors (`dict[str, GgufTensor]`): by name.
-    """
-
-    fields: dict[str, Any]
-    tensors: dict[str, GgufTensor]
-
-    @property
-    def architecture(self) -> str:
-        return self.fields["general.architecture"]
-
-
-def _block(kind: gguf.GGMLQuantizationType) -> tuple[int, int]:
-    import gguf
-
-    return gguf.GGML_QUANT_SIZES[kind]
-
-
-def read_header(path: Path) -> GgufHeader:
-    """Reads everything but the tensors of a GGUF file; only once while it is unchanged, for the library goes through
-    every token of a vocabulary.
-
-    Raises:
-        [`FlabError`]: the file is damaged, truncated, or of a version that the library cannot read.
-    """
-    return _header(path, file_state(path))
-
-
-@lru_cache(maxsize=1)
-def _header(path: Path, state: tuple[int, int]) -> GgufHeader:
-    import gguf
-
-    try:
-        reader = gguf.GGUFReader(path)
-        texts = {gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.STRING}
-        fields = {
-            # for lists of strings, such as vocabularies, only their length
-            name: len(field.data) if texts <= set(field.types) else field.contents()
-            for name, field in reader.fields.items()
-        }
-        tensors = {
-            tensor.name: GgufTensor(
-                tensor.name, tuple(map(int, tensor.shape[::-1])), tensor.tensor_type, int(tensor.data_offset)
-            )
-            for tensor in reader.tensors
-        }
-    except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
-        said = (str(error).splitlines() or [""])[0]
-        raise FlabError(f"GGUF file {str(path)!r} is damaged or truncated ({said}); download it again") from error
-    if not isinstance(fields.get("general.architecture"), str) or any(not one.shape for one in tensors.values()):
-        raise FlabError(f"GGUF file {str(path)!r} is damaged: it names no architecture, or tensors without a shape")
-    return GgufHeader(fields, tensors)
 
 
 def dequantise_rows(path: Path, tensor: GgufTensor) -> Iterator[tuple[int, np.ndarray]]:
@@ -250,26 +159,3 @@ def _shape(pieces: Iterable[GgufTensor], wanted: torch.Size) -> tuple[int, ...]:
     some."""
     parts = list(pieces)
     return tuple(wanted) if sum(prod(piece.shape) for piece in parts) == wanted.numel() else parts[0].shape
-
-
-def own_gguf_files(folder: Path, weights: str | None) -> dict[str, str]:
-    """The number formats of the GGUF files in a folder that were written from some weights, by their sorted names.
-
-    Args:
-        weights (`str`, *optional*): the hash of the weights, see [`~checkpoints.hashes.weights_hash`].
-    """
-    import gguf
-
-    types = {}
-    for path in sorted(folder.glob("*.gguf")):
-        part = PART.fullmatch(path.name)
-        # of several parts the first states what they were made from
-        first = path if part is None else path.with_name(f"{part['stem']}-00001-of-{part['count']}.gguf")
-        try:
-            fields = read_header(first).fields
-            if fields.get(WEIGHTS_FIELD) == weights is not None:
-                name = gguf.LlamaFileType(fields["general.file_type"]).name
-                types[path.name] = name.removeprefix("MOSTLY_").removeprefix("ALL_").lower()
-        except (FlabError, OSError, KeyError, ValueError):  # damaged, or somebody else's
-            continue
-    return types

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..utils.compat import ignored_tensors, optional_tensors, set_conversions
 from ..utils.errors import FlabError
+from ..utils.hashing import file_state
 
 
 if TYPE_CHECKING:
@@ -103,12 +104,6 @@ class StoredTensors(LazyTensors):
                 return file.get_tensor(name)
         except (OSError, SafetensorError) as error:
             raise FlabError(f"weight file {str(path)!r} can no longer be read ({error}); put it back") from error
-
-
-def file_state(path: Path) -> tuple[int, int]:
-    """What shows whether a file was modified: its size and when it was last written."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 class ModelTensors(LazyTensors):

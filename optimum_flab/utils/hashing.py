@@ -26,6 +26,12 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def file_state(path: Path) -> tuple[int, int]:
+    """What shows whether a file was modified: its size and when it was last written."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
 def texts_hash(texts: Iterable[str]) -> str:
     """Hex SHA-256 over UTF-8 texts in order, each preceded by its length in bytes (8 bytes, little-endian)."""
     digest = hashlib.sha256()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from bisect import bisect_left
+import math
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -385,12 +385,13 @@ def covering(
         [`Vocabulary`]: with the same protected tokens, closed under ancestors.
     """
     first = (token for learnt in spec.kind.learnt[:keep_merges] for token in learnt)
-    fixed = _as_ids(with_ancestors(spec, [*vocabulary.protected.tolist(), *first]))
-    from_here = replace(vocabulary, protected=fixed)
-
-    def whole(size: int) -> float:
-        return float(uses[resize(spec, from_here, ranked, size)].sum())
-
-    sizes = range(len(fixed), len(vocabulary.kept))  # tokens go in one order, whatever the size
-    size = len(fixed) + bisect_left(sizes, coverage * float(uses.sum()), key=whole)
-    return replace(vocabulary, kept=resize(spec, from_here, ranked, size))
+    kept = set(vocabulary.kept.tolist())
+    fixed = with_ancestors(spec, [*vocabulary.protected.tolist(), *first]) & kept
+    covered, least = math.fsum(uses[vocabulary.kept]), coverage * math.fsum(uses)
+    gone = set[int]()
+    for token in dropped(spec, kept, ranked, fixed):
+        covered -= uses[token]
+        if covered < least:
+            break
+        gone.add(token)
+    return replace(vocabulary, kept=_as_ids(kept - gone))

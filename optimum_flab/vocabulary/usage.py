@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 
 # An encoding takes some thirty times the memory of its text.
 CHARACTERS_AT_ONCE = 1 << 21
+# how a vocabulary writes white space, and what follows a letter within a token
+WRITTEN = str.maketrans("ĠĊĉč▁", " \n\t\r ")
+AFTER_LETTER = re.compile("[A-Za-z]([^A-Za-z])")
+JOINED = 2000  # segments that are tokenised as one text
+TRIED_TEXTS, TRIED = 64, 4096  # and the characters of each
 # What does not affect how text is split: the parts of a `tokenizer.json` that only frame a text, or decode it.
 NOT_OF_PIECES = ("padding", "truncation", "post_processor", "decoder")
 
@@ -100,6 +107,63 @@ def usage_so_far(
         size = sum(len(text.encode("utf-8")) for text in chunk)
         usage += TokenUsage(counts, len(chunk), int(counts.sum()), size)
         yield usage
+
+
+def count_corpus(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], tick: Callable[[int], object] = lambda done: None
+) -> np.ndarray:
+    """The same counts for texts in memory, in half the time where it is known that a tokenizer reaches across no place
+    between a letter and some other characters: what is between two such places is then tokenised only once.
+
+    Args:
+        tick (`Callable`): called with the number of texts after each bounded amount of them.
+
+    Returns:
+        `np.ndarray`: int64 by id.
+    """
+    pattern, total = _segments(tokenizer, texts), no_usage(tokenizer).counts
+    if pattern is None:
+        for chunk, encoded in encode_chunks(tokenizer, texts):
+            total += np.bincount(np.fromiter(chain.from_iterable(encoded), dtype=np.int64), minlength=len(total))
+            tick(len(chunk))
+        return total
+    times = Counter[str]()
+    for chunk in text_chunks(texts):
+        for text in chunk:
+            times.update(pattern.findall(text))
+        tick(len(chunk))
+    together: dict[tuple[int, bool], list[str]] = {}
+    for segment, number in times.items():
+        # one that begins where a text may be divided and ends in a letter can stand between any others
+        joins = pattern.match(f"a{segment}").end() == 1 and segment[-1].isascii() and segment[-1].isalpha()
+        together.setdefault((number, joins), []).append(segment)
+    for (number, joins), segments in together.items():
+        parts = ["".join(segments[at : at + JOINED]) for at in range(0, len(segments), JOINED)] if joins else segments
+        for _, encoded in encode_chunks(tokenizer, parts):
+            ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int64)
+            total += number * np.bincount(ids, minlength=len(total))
+    return total
+
+
+def _segments(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> re.Pattern[str] | None:
+    """What divides texts where no token of a tokenizer reaches across; `None` where that is not known.
+
+    Merges make tokens only, so no merge crosses a place that no token crosses; whether the steps before them see only
+    what is at both sides of it is tried.
+    """
+    if type(tokenizer.backend_tokenizer.model).__name__ != "BPE":
+        return None
+    inside = {mark for token in tokenizer.get_vocab() for mark in AFTER_LETTER.findall(token.translate(WRITTEN))}
+    joined = re.escape("".join(sorted({mark for mark in inside if mark.isascii()} | {"'"})))
+    pattern = re.compile(rf"[^A-Za-z]*[A-Za-z]+(?:[{joined}\x80-\U0010ffff][^A-Za-z]*[A-Za-z]*)*|[^A-Za-z]+")
+    sample = [text[:TRIED] for text in texts[:: max(1, len(texts) // TRIED_TEXTS)]]
+    backend = tokenizer.backend_tokenizer
+    with whole_texts(backend):
+        for text in sample:
+            parts = backend.encode_batch_fast(pattern.findall(text), add_special_tokens=False)
+            if backend.encode(text, add_special_tokens=False).ids != [index for part in parts for index in part.ids]:
+                return None
+    return pattern
 
 
 def balanced_uses(counts: Sequence[np.ndarray]) -> np.ndarray:

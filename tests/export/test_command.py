@@ -13,7 +13,7 @@ from optimum_flab.export import export_gguf, quantiser
 from optimum_flab.export.fields import model_fields, rope_tensors
 from optimum_flab.families import family_for
 from optimum_flab.records.names import is_replaceable
-from optimum_flab.tensors.gguf_files import read_header
+from optimum_flab.tensors.gguf_header import read_header
 
 from ..conftest import TEXTS, byte_level_tokenizer, flab, tiny_model
 

@@ -1,4 +1,4 @@
-"""llama.cpp itself computes, and cuts text, as transformers does; where it is installed."""
+"""llama.cpp itself computes, and cuts text, as transformers does."""
 
 import copy
 
@@ -12,25 +12,15 @@ from optimum_flab.export.tokens import ENDS
 from optimum_flab.settings.export import ExportSettings
 
 from ..conftest import PROSE, TEXTS, byte_level_tokenizer
+from ..llama import LlamaFile
 from .test_tokens import sentencepiece_like
 from .test_weights import FAMILIES, saved, tiny
 
 
-llama_cpp = pytest.importorskip("llama_cpp")
 STRINGS = [
     *(*TEXTS, *PROSE, "", " ", "  \n\t x\r\n", "naïve café 🚀 数学 العربية", "1234567 0x1F 3.14", "don't I'LL we've"),
     *("<|endoftext|>", "a<|pad|>b", "\u200d\ufeff", "x" * 300, "\n" * 40 + " " * 40),
 ]
-
-
-def in_llama_cpp(path, **options):
-    return llama_cpp.Llama(str(path), n_ctx=64, n_batch=64, logits_all=True, verbose=False, n_threads=1, **options)
-
-
-def logits_of(model, ids):
-    model.reset()
-    model.eval(ids)
-    return np.array(model.scores[: len(ids)])
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +71,9 @@ def test_it_computes_what_transformers_does(model_type, changes, tokenizer, tmp_
     ids = torch.randint(600, (40,), generator=torch.Generator().manual_seed(1)).tolist()
     with torch.no_grad():
         expected = loaded.model(torch.tensor([ids])).logits[0].log_softmax(-1).numpy()
-    found = torch.tensor(logits_of(in_llama_cpp(tmp_path / "tiny.gguf"), ids)).log_softmax(-1).numpy()
+    with LlamaFile(tmp_path / "tiny.gguf", context=64) as file:
+        found = torch.tensor(file.logits(ids)).log_softmax(-1).numpy()
+    print("DIFF", np.abs(found - expected).max(), (found.argmax(-1) == expected.argmax(-1)).mean())
     assert np.abs(found - expected).max() < 0.1  # its keys and values are in float16
     assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.95
 
@@ -94,10 +86,9 @@ def test_it_cuts_text_into_the_same_pieces(kind, tokenizer, tmp_path):
         tokenizer = sentencepiece_like(added=())
     loaded = saved(tiny("llama"), tokenizer, tmp_path / "model")
     export_gguf(loaded, tmp_path / "tiny.gguf")
-    model = in_llama_cpp(tmp_path / "tiny.gguf", vocab_only=True)
-    for text in STRINGS:
-        found = model.tokenize(text.encode(), add_bos=False, special=True)
-        assert found == loaded.tokenizer(text, add_special_tokens=False)["input_ids"], text
+    with LlamaFile(tmp_path / "tiny.gguf", vocab_only=True) as file:
+        for text in STRINGS:
+            assert file.tokenize(text) == loaded.tokenizer(text, add_special_tokens=False)["input_ids"], text
 
 
 def test_it_stops_where_the_model_does(tokenizer, tmp_path):
@@ -107,10 +98,8 @@ def test_it_stops_where_the_model_does(tokenizer, tmp_path):
     model.generation_config.eos_token_id = [600, 0]
     path = tmp_path / "tiny.gguf"
     assert not export_gguf(saved(model, tokenizer, tmp_path / "model"), path).notes
-    found = in_llama_cpp(path)
-    vocabulary = llama_cpp.llama_model_get_vocab(found.model)
-    ends = [index for index in range(608) if llama_cpp.llama_vocab_is_eog(vocabulary, index)]
-    assert ends == [0, 600]
+    with LlamaFile(path) as file:
+        assert [index for index in range(608) if file.is_end(index)] == [0, 600]
 
 
 HARMONY = {"<|return|>", "<|call|>", "<|flush|>", "<|calls|>"}  # beside them it takes <|end|> for the end of a part
@@ -123,7 +112,6 @@ def test_it_stops_at_tokens_of_these_names(harmony, tokenizer, tmp_path):
     tokenizer.add_special_tokens({"additional_special_tokens": ends})
     path = tmp_path / "tiny.gguf"
     export_gguf(saved(tiny("llama", vocab_size=640), tokenizer, tmp_path / "model"), path)
-    found = in_llama_cpp(path)
-    vocabulary = llama_cpp.llama_model_get_vocab(found.model)
-    for name in ends:
-        assert llama_cpp.llama_vocab_is_eog(vocabulary, tokenizer.convert_tokens_to_ids(name)), name
+    with LlamaFile(path) as file:
+        for name in ends:
+            assert file.is_end(tokenizer.convert_tokens_to_ids(name)), name

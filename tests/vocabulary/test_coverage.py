@@ -10,7 +10,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from optimum_flab.pruning.vocabulary import CountedTokens, TokenChoice, counted_tokens, source_counts
-from optimum_flab.records.pieces import Pieces
 from optimum_flab.settings.components import VocabularySettings
 from optimum_flab.texts.sources import Document
 from optimum_flab.vocabulary.closure import (
@@ -73,7 +72,7 @@ def test_of_what_a_fewest_count_took_no_more_goes(tokenizers):
 def choice_of(tokenizer, texts, **settings):
     spec, settings = read_spec(tokenizer), VocabularySettings(**settings)
     corpus = [Document(text, "corpus") for text in texts]
-    counted = counted_tokens(spec, settings, (), source_counts(tokenizer, corpus, (), Pieces()))
+    counted = counted_tokens(spec, settings, (), source_counts(tokenizer, corpus))
     return TokenChoice(tokenizer, "llama", counted, spec), counted
 
 

@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerFast
 
 import optimum_flab
 from optimum_flab.pruning.vocabulary import TokenChoice, counted_tokens, source_counts
-from optimum_flab.records.pieces import Pieces
 from optimum_flab.settings.components import VocabularySettings
 from optimum_flab.texts.sources import Document
 from optimum_flab.utils.errors import FlabError
@@ -47,7 +46,7 @@ def of_model(model, decoder=None, **names):
 def test_what_is_tokenised_differently_is_found_without_the_pruned_tokenizer(tokenizer):
     texts = [*CORPUS, *TRAINING_TEXTS]
     spec, corpus = read_spec(tokenizer), [Document(text, "corpus") for text in texts]
-    counts = source_counts(tokenizer, corpus, (), Pieces())
+    counts = source_counts(tokenizer, corpus)
     counted = counted_tokens(spec, VocabularySettings(keep_merges=0), (), counts)
     choice, cut = TokenChoice(tokenizer, "llama", counted, spec), set()
     for share in (0.9, 0.6, 0.3):
@@ -70,7 +69,7 @@ def test_a_word_that_pruning_makes_known_is_counted():
         spec = read_spec(tokenizer)
         corpus = [Document("abcd", "corpus"), Document("a", "corpus")]
         settings = VocabularySettings(keep_merges=0)
-        counted = counted_tokens(spec, settings, (), source_counts(tokenizer, corpus, (), Pieces()))
+        counted = counted_tokens(spec, settings, (), source_counts(tokenizer, corpus))
         choice = TokenChoice(tokenizer, "llama", counted, spec)
         assert spec.kind.exact == (not changed)
         assert choice.changed([document.text for document in corpus], counted.natural.tolist()) == changed

@@ -1,4 +1,4 @@
-"""How byte-level tokenizers split text before they merge, by llama.cpp's names.
+"""How byte-level tokenizers split text before they merge, by llama.cpp's names, and back.
 
 llama.cpp has no regular expressions in its files, only names of those that it was built with, and a pruned tokenizer
 splits text as the dense one did. So the name follows from the tokenizer's own first step.
@@ -12,6 +12,7 @@ from typing import Any
 
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 WORDS = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|{digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+MARKED = WORDS.replace(r"\p{L}+", r"[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]")
 CASED = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+{end}"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*{end}"
@@ -31,6 +32,7 @@ KNOWN: dict[tuple[str, ...], tuple[str | None, str | None]] = {
     (GPT2,): ("gpt-2", None),
     (SINGLE_DIGITS, GPT2): ("starcoder", None),
     (_with(WORDS, ONE),): ("qwen2", None),
+    (_with(MARKED, ONE),): ("qwen35", None),
     (_with(WORDS, THREE),): ("dbrx", "llama-bpe"),
     (_with(CASED, THREE, CONTRACTIONS + "?"),): ("gpt-4o", None),
     (_with(CASED, ONE),): (None, "tekken"),
@@ -41,6 +43,40 @@ KNOWN: dict[tuple[str, ...], tuple[str | None, str | None]] = {
         "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
     ): ("deepseek-v3", None),
 }
+# other names of llama.cpp for the same step
+ALIASES = {
+    "gpt-2": (
+        *("phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "jina-v1-en", "jina-v2-code", "roberta-bpe"),
+        *("gigachat", "a.x-4.0", "mellum", "mpt", "olmo", "jais", "trillion", "granite-docling"),
+    ),
+    "starcoder": ("refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b"),
+    "qwen2": ("deepseek-r1-qwen", "stablelm2", "kormo", "megrez", "f2llmv2"),
+    "dbrx": ("smaug-bpe", "glm4", "chatglm-bpe"),
+    "llama-bpe": ("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+    "gpt-4o": ("llama4",),
+    "deepseek-v3": ("hunyuan-dense",),
+}
+
+
+def pre_tokenizer_of(name: str) -> tuple[dict[str, Any], bool] | None:
+    """The entry `pre_tokenizer` of a `tokenizer.json` by llama.cpp's name, and `ignore_merges` of its model; `None` where
+    it is not known here."""
+    name = next((known for known, others in ALIASES.items() if name in others), name)
+    for steps, names in KNOWN.items():
+        if name in names:
+            parts = [*map(_part, steps)]
+            if steps[-1] != GPT2:  # bytes become symbols in any case
+                parts.append({**_part(GPT2), "use_regex": False})
+            return {"type": "Sequence", "pretokenizers": parts}, names.index(name) == 1
+    return None
+
+
+def _part(step: str) -> dict[str, Any]:
+    if step == SINGLE_DIGITS:
+        return {"type": "Digits", "individual_digits": True}
+    if step == GPT2:
+        return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    return {"type": "Split", "pattern": {"Regex": step}, "behavior": "Isolated", "invert": False}
 
 
 def name_of(pre_tokenizer: Mapping[str, Any] | None, whole_pieces: bool) -> str | None:
