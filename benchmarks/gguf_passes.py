@@ -7,18 +7,24 @@ completion's time is the median of `--repeats`: 32 tokens after a prompt of 2,04
 source, none of which is cached. The others are compared with the first file, by a paired bootstrap over the problems.
 Passes are reused from `--output` if they are for a file with the same content and were obtained in the same way. This
 executes what a model wrote: run it where nothing can be lost.
+
+llama.cpp is that of the wheel llama-cpp-py-sync (`pip install llama-cpp-py-sync`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from common import humaneval_problems, positive, print_result, progress
 
 from optimum_flab.evaluation.catalog import TASKS_FOLDER
@@ -34,6 +40,10 @@ from optimum_flab.vocabulary.infilling import EXAMPLE, InfillingFormat
 
 TASKS = {"humaneval": "humaneval", "infilling": "humaneval_infilling"}  # and what `flab eval` calls them
 GAP_TOKENS = 64
+PARALLEL = 16  # completions at a time
+BATCH = 512  # tokens of a prompt at a time
+LENGTH = 1536  # most tokens of a program and its prompt
+LONGEST = 4096  # and of a line, or of what is timed
 
 
 class Task(NamedTuple):
@@ -98,22 +108,207 @@ def key_of(content: str, name: str, task: Task) -> str:
     return json.dumps({"sha256": content, "task": name, "problems": len(task.problems), **task.asked}, sort_keys=True)
 
 
-def passes(model: Any, path: str, task: Task, name: str, threads: int | None) -> list[bool]:
-    """Whether each problem is passed by what the model writes."""
-    asked, total = [task.ask(problem) for problem in task.problems], len(task.problems)
-    if task.parallel:
-        from gguf_generation import Writer
+@dataclass
+class Writing:
+    """A completion that is being written.
 
-        writer = Writer(path, threads)
+    Args:
+        number (`int`): of its prompt.
+        following (`int`): the token that the model has not read yet.
+    """
+
+    number: int
+    following: int
+    written: list[int] = field(default_factory=list)
+    text: bytes = b""
+
+
+class Writer:
+    """A GGUF file that writes what is most likely, several completions at a time, so that each weight is read once for
+    all of them.
+
+    Args:
+        path (`str`): the file.
+        threads (`int`, *optional*): of llama.cpp. Defaults to half of the cores, and all of them for prompts.
+        parallel (`int`): completions at a time.
+        length (`int`): most tokens of a prompt and its completion.
+    """
+
+    def __init__(self, path: str, threads: int | None, parallel: int = PARALLEL, length: int = LENGTH):
+        from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
+
+        self._ffi, self._library = get_ffi(), get_lib()
+        self._model = self._context = self._ffi.NULL
+        self._length = length
+        self._known: list[list[int]] = [[] for _ in range(parallel)]  # what has been read of each sequence
+        self._silence()
+        settings = self._library.llama_model_default_params()
+        self._model = self._made(path, self._library.llama_model_load_from_file(os.fsencode(path), settings))
+        self._vocabulary = self._library.llama_model_get_vocab(self._model)
+        self._size = self._library.llama_vocab_n_tokens(self._vocabulary)
+        settings = self._library.llama_context_default_params()
+        settings.n_ctx, settings.n_seq_max, settings.n_batch = parallel * length, parallel, BATCH
+        settings.kv_unified = False
+        cores = os.cpu_count() or 1
+        settings.n_threads, settings.n_threads_batch = threads or max(1, cores // 2), threads or cores
+        self._context = self._made(path, self._library.llama_init_from_model(self._model, settings))
+        self._memory = self._library.llama_get_memory(self._context)
+        self._batch = self._library.llama_batch_init(BATCH, 0, 1)
+
+    def _silence(self) -> None:
+        """Of what llama.cpp says while the file is open, only errors are passed on."""
+        ffi, library = self._ffi, self._library
+        self._said_before = ffi.new("ggml_log_callback *"), ffi.new("void **")
+        library.llama_log_get(*self._said_before)
+
+        def say(level: int, text: Any, _: Any) -> None:
+            if level == library.GGML_LOG_LEVEL_ERROR:
+                sys.stderr.write(ffi.string(text).decode(errors="replace"))
+
+        self._say = ffi.callback("ggml_log_callback", say)  # kept: llama.cpp calls it until it is told otherwise
+        library.llama_log_set(self._say, ffi.NULL)
+
+    def _made(self, path: str, made: Any) -> Any:
+        if made == self._ffi.NULL:
+            self.close()
+            raise SystemExit(f"{path}: llama.cpp cannot read this file")
+        return made
+
+    def tokenize(self, text: bytes, special: bool = False) -> list[int]:
+        """The tokens of a text, and before it what the file asks for."""
+        size = len(text) + 2
+        while True:
+            ids = self._ffi.new("llama_token[]", size)
+            count = self._library.llama_tokenize(self._vocabulary, text, len(text), ids, size, True, special)
+            if count >= 0:
+                return list(ids[0:count])
+            size = -count
+
+    def completions(
+        self,
+        prompts: Sequence[str],
+        stops: Sequence[str],
+        tokens: int,
+        tick: Callable[[int], None] = lambda done: None,
+    ) -> list[str]:
+        """What the file writes after each prompt, up to the first stop string, the end of the text or `tokens`."""
+        waiting = list(enumerate(prompts))[::-1]
+        slots: dict[int, Writing] = {}
+        found: dict[int, str] = {}
+        while waiting or slots:
+            for slot in range(len(self._known)):
+                if slot not in slots and waiting:
+                    number, prompt = waiting.pop()
+                    slots[slot] = Writing(number, self._begin(slot, self._prompt(number, prompt, tokens)))
+            for slot, one in list(slots.items()):
+                if (text := self._ended(one, stops, tokens)) is not None:
+                    found[one.number] = text
+                    del slots[slot]
+                    tick(len(found))
+            if not slots:
+                continue
+            self._decode([(slot, one.following, True) for slot, one in slots.items()])
+            for place, one in enumerate(slots.values()):
+                one.following = self._best(place)
+        return [found[number] for number in range(len(prompts))]
+
+    def generate(self, ids: Sequence[int], temp: float = 0.0) -> Iterator[int]:
+        """The most likely tokens after others, without end; `temp` is what else llama-cpp-python has to be told."""
+        following = self._begin(0, ids)
+        while True:
+            yield following
+            self._decode([(0, following, True)])
+            following = self._best(0)
+
+    def reset(self) -> None:
+        """Forgets what has been read."""
+        self._library.llama_memory_clear(self._memory, True)
+        self._known = [[] for _ in self._known]
+
+    def _prompt(self, number: int, prompt: str, tokens: int) -> list[int]:
+        ids = self.tokenize(prompt.encode(), special=True)
+        if len(ids) + tokens > self._length:
+            raise SystemExit(f"prompt {number} has {len(ids)} tokens, too many for {self._length} with its completion")
+        return ids
+
+    def _begin(self, slot: int, ids: Sequence[int]) -> int:
+        """Reads a prompt into a sequence, but for what its last one began with, too; returns what follows."""
+        known = self._known[slot]
+        pairs = zip(known, ids[:-1], strict=False)  # the last token is read again, for what it predicts
+        shared = next((at for at, (old, new) in enumerate(pairs) if old != new), min(len(known), len(ids) - 1))
+        if not self._library.llama_memory_seq_rm(self._memory, slot, shared, -1):  # states that cannot go back
+            self._library.llama_memory_seq_rm(self._memory, slot, -1, -1)
+            shared = 0
+        del known[shared:]
+        for start in range(shared, len(ids), BATCH):
+            part = ids[start : start + BATCH]
+            last = start + len(part) == len(ids)
+            self._decode([(slot, token, last and at == len(part) - 1) for at, token in enumerate(part)])
+        return self._best(len(part) - 1)
+
+    def _ended(self, one: Writing, stops: Sequence[str], tokens: int) -> str | None:
+        """The text of a completion that has come to its end; else takes up the token that follows."""
+        ended = self._library.llama_vocab_is_eog(self._vocabulary, one.following)
+        if not ended:
+            one.written.append(one.following)
+            one.text += self._piece(one.following)
+        text = one.text.decode(errors="ignore")
+        places = [place for stop in stops if (place := text.find(stop)) >= 0]
+        if places:
+            return text[: min(places)]
+        return text if ended or len(one.written) == tokens else None
+
+    def _piece(self, token: int) -> bytes:
+        """The text of a token, nothing for a control token."""
+        size = 32
+        while True:
+            text = self._ffi.new("char[]", size)
+            count = self._library.llama_token_to_piece(self._vocabulary, token, text, size, 0, False)
+            if count >= 0:
+                return self._ffi.buffer(text, count)[:]
+            size = -count
+
+    def _decode(self, entries: Sequence[tuple[int, int, bool]]) -> None:
+        """Reads the next tokens of sequences; of those that are marked, what follows is asked for."""
+        batch = self._batch
+        batch.n_tokens = len(entries)
+        for place, (slot, token, asked) in enumerate(entries):
+            batch.token[place], batch.pos[place], batch.logits[place] = token, len(self._known[slot]), asked
+            batch.n_seq_id[place], batch.seq_id[place][0] = 1, slot
+            self._known[slot].append(token)
+        if failed := self._library.llama_decode(self._context, batch):
+            raise RuntimeError(f"llama_decode gave {failed}")
+
+    def _best(self, place: int) -> int:
+        """The most likely token after an entry of the last batch."""
+        found = self._library.llama_get_logits_ith(self._context, place)
+        values = self._ffi.buffer(found, self._size * self._ffi.sizeof("float"))
+        return int(np.frombuffer(values, np.float32).argmax())
+
+    def close(self) -> None:
+        """Gives its memory back."""
+        if self._context != self._ffi.NULL:
+            self._library.llama_batch_free(self._batch)
+            self._library.llama_free(self._context)
+        if self._model != self._ffi.NULL:
+            self._library.llama_model_free(self._model)
+        self._model = self._context = self._ffi.NULL
+        callback, data = self._said_before
+        self._library.llama_log_set(callback[0], data[0])
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def passes(_: Any, path: str, task: Task, name: str, threads: int | None) -> list[bool]:
+    """Whether each problem is passed by what the model in a file writes."""
+    asked, total = [task.ask(problem) for problem in task.problems], len(task.problems)
+    parallel, length = (PARALLEL, LENGTH) if task.parallel else (1, LONGEST)
+    with Writer(path, threads, parallel, length) as writer:
         found = writer.completions(asked, task.stops, task.tokens, lambda done: progress(done, total, name))
-        writer.close()
-    else:
-        found = []
-        for number, prompt in enumerate(asked, 1):
-            ids = model.tokenize(prompt.encode(), special=True)
-            answer = model.create_completion(ids, max_tokens=task.tokens, temperature=0.0, stop=task.stops)
-            found.append(answer["choices"][0]["text"])
-            progress(number, total, name)
     programs = [task.program(problem, text) for problem, text in zip(task.problems, found, strict=True)]
     return [verdict.passed for verdict in run_programs(programs, confirm_run_unsafe_code=True)]
 
@@ -171,8 +366,6 @@ def main() -> None:
     parser.add_argument("--output", help="JSON file with what passed, which is taken up where it is there")
     args = parser.parse_args()
 
-    from llama_cpp import Llama
-
     tasks = tasks_of(args.tasks, args.limit, args.fim_format, args.max_new_tokens)
     kept = Path(args.output) if args.output else None
     passed = json.loads(kept.read_text(encoding="utf-8")) if kept is not None and kept.is_file() else {}
@@ -180,18 +373,17 @@ def main() -> None:
     reference: dict[str, list[bool]] = {}  # of the first file
     for path in args.files:
         content = file_sha256(Path(path))
-        model = Llama(path, n_ctx=4096, n_batch=512, n_threads=args.threads, verbose=False)
         files[path] = {"sha256": content, "megabytes": Path(path).stat().st_size / 1e6}
         if args.repeats:
-            files[path]["milliseconds"] = completion_milliseconds(model, args.repeats)
+            with Writer(path, args.threads, 1, LONGEST) as writer:
+                files[path]["milliseconds"] = completion_milliseconds(writer, args.repeats)
         for label, task in tasks.items():
             key = key_of(content, label, task)
             if key not in passed:
-                passed[key] = passes(model, path, task, f"{label} ({path})", args.threads)
+                passed[key] = passes(None, path, task, f"{label} ({path})", args.threads)
                 if kept is not None:
                     kept.write_text(json.dumps(passed), encoding="utf-8")
             files[path][label] = score(label, task, passed[key], reference.setdefault(label, passed[key]))
-        model.close()
     settings = {name: getattr(args, name) for name in ("max_new_tokens", "threads", "limit")}
     print_result("gguf_passes", files=files, settings=settings)
 

@@ -67,7 +67,7 @@ class LlamaFile:
         self._model = self._made(LIBRARY.llama_model_load_from_file(os.fsencode(self._path), settings))
 
     def _use(self, embeddings: bool) -> None:
-        """Makes a context. Another one for other outputs: told to give embeddings later, llama.cpp (b11739) crashes."""
+        """Makes a context, another for other outputs: told only later to give embeddings, llama.cpp b11739 crashes."""
         settings = LIBRARY.llama_context_default_params()
         settings.n_ctx = settings.n_batch = settings.n_ubatch = self._size
         settings.n_threads = settings.n_threads_batch = settings.n_seq_max = 1
@@ -77,7 +77,7 @@ class LlamaFile:
         settings.offload_kqv = settings.op_offload = False
         settings.embeddings = embeddings
         _errors.clear()
-        self._forget_context()
+        self._drop_context()
         self._context = self._made(LIBRARY.llama_init_from_model(self._model, settings))
         self._embeds = embeddings
 
@@ -181,12 +181,12 @@ class LlamaFile:
 
     def close(self) -> None:
         """Gives its memory back."""
-        self._forget_context()
+        self._drop_context()
         if self._model != FFI.NULL:
             LIBRARY.llama_model_free(self._model)
         self._model = FFI.NULL
 
-    def _forget_context(self) -> None:
+    def _drop_context(self) -> None:
         if self._context != FFI.NULL:
             LIBRARY.llama_free(self._context)
         self._context = FFI.NULL

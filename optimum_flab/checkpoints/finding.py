@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..families import FAMILY_NAME
 from ..records.names import is_license_file
+from ..tensors.gguf_header import PART
 from ..utils.errors import FlabError, first_line
 from ..utils.places import user_path
 from .demo import DEMO_NAME, demo_model
@@ -43,19 +44,25 @@ class ModelFiles:
 
 
 def find_model(
-    model_name_or_path: str | Path, revision: str | None = None, family: str | Path | None = None
+    model_name_or_path: str | Path,
+    revision: str | None = None,
+    family: str | Path | None = None,
+    parts: bool = False,
 ) -> ModelFiles:
     """Finds a model's files; from a Hub repository downloads everything but the weights.
 
     Args:
         family (`str` or `Path`, *optional*): a file that describes the model's family. Defaults to the one beside a
             pruned model.
+        parts (`bool`): whether a GGUF file may be one of several parts.
 
     Raises:
         [`FlabError`]: there is no such path or repository, the Hub cannot be reached, or there is neither a config nor
             a GGUF file.
     """
     files = _locate(str(model_name_or_path), revision)
+    if files.gguf is not None and PART.fullmatch(files.gguf.name) and not parts:
+        raise FlabError(f"GGUF file {files.name!r} is one part of several; join them with llama-gguf-split --merge")
     beside = files.folder / FAMILY_NAME
     return replace(files, family=Path(family) if family is not None else beside if beside.is_file() else None)
 
@@ -113,8 +120,6 @@ def _gguf_model(name: str, path: Path) -> ModelFiles:
         raise FlabError(f"GGUF file {name!r} cannot be read ({error.strerror or error})") from error
     if magic != b"GGUF":
         raise FlabError(f"{name!r} is not a GGUF file (it starts with {magic!r}); download it again")
-    if re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name, re.IGNORECASE):
-        raise FlabError(f"GGUF file {name!r} is one part of several; join them with llama-gguf-split --merge")
     return ModelFiles(name, str(path.parent), path.parent, gguf=path)
 
 

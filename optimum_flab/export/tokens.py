@@ -12,24 +12,26 @@ from transformers import PreTrainedTokenizerBase
 
 from ..utils.errors import ConfigurationError, FlabError
 from ..vocabulary.closure import SPACE
+from ..vocabulary.gguf import (
+    BYTE,
+    CONTROL,
+    ENDS,
+    NORMAL,
+    PREFIX,
+    SPECIALS,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+)
 from ..vocabulary.infilling import infilling_format
 from ..vocabulary.kinds.bpe import BytePairEncoding
 from ..vocabulary.kinds.kind import BYTE_TOKENS
+from ..vocabulary.pre_tokenizers import name_of
 from ..vocabulary.steps import byte_level, steps
 from ..vocabulary.usage import special_ids
-from ..vocabulary.pre_tokenizers import name_of
 
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-PREFIX = "tokenizer.ggml."
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
-# llama.cpp's names of special tokens, where they differ from those of transformers
-SPECIALS = {"bos": "bos", "eos": "eos", "unknown": "unk", "seperator": "sep", "padding": "pad", "mask": "mask"}
-# tokens at which llama.cpp stops because of their names
-ENDS = (
-    *("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>"),
-    *("<EOT>", "_<EOT>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_utterance>"),
-)
 
 
 @dataclass(frozen=True)

@@ -52,16 +52,16 @@ class Rendered:
 
     Args:
         text (`str`): metadata and text.
-        page (`str`): the report as an HTML page.
+        page (`str`, *optional*): the report as an HTML page; a trimmed model has none.
         terms ([`Terms`]): whose model was pruned, and its licence.
-        facts ([`Facts`]): what both were made from.
+        facts ([`Facts`], *optional*): what both were made from.
         notes (`tuple[str, ...]`): what the user should be told.
     """
 
     text: str
-    page: str
+    page: str | None
     terms: Terms
-    facts: Facts
+    facts: Facts | None
     notes: tuple[str, ...]
 
 

@@ -15,13 +15,17 @@ from ..checkpoints.weight_files import shards
 from ..records.json_files import read_json
 from ..records.names import CARD_NAME, PAGE_NAME, is_outdated, is_part, is_result, is_secret
 from ..records.paths import last_name, without_paths
-from ..records.plan import PLAN_NAME, plan_text
+from ..records.plan import PLAN_NAME, PruningPlan, plan_text
 from ..records.report import REPORT_NAME, Report, read_report
+from ..records.trim import TRIM_NAME, TrimReport
 from ..settings.files import CONFIG_NAME
 from ..settings.hub import PushSettings
+from ..settings.pruning import DataSettings
+from ..texts.sources import hub_datasets
 from ..utils.errors import ConfigurationError, FlabError, first_of, printable
 from .card import Rendered, is_generated, metadata_of, own_fields, read_card, render_card, text_of_user
 from .client import AGAIN, hub_card, hub_client, redact, translate_errors
+from .trimmed import check_trimmed, is_trimmed, render_trimmed
 
 
 if TYPE_CHECKING:
@@ -115,9 +119,14 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, **options: Any) ->
             f"repository {repo_id!r} names no owner, and there is no token that says whose it is; write"
             f" OWNER/{repo_id}, or run `hf auth login`"
         )
-    check_complete(folder)
-    report = read_report(folder)
-    check_belongs_together(folder, report)
+    if is_trimmed(folder):
+        check_trimmed(folder)
+        title = trim_title(TrimReport.load(folder))
+    else:
+        check_complete(folder)
+        report = read_report(folder)
+        check_belongs_together(folder, report)
+        title = commit_title(report)
     included = included_files(folder, settings.include)
     if get_token() is None and not settings.dry_run:
         raise FlabError("there is no token for the Hub; run `hf auth login`, or set HF_TOKEN, and push again")
@@ -145,7 +154,7 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, **options: Any) ->
     if settings.dry_run:
         return push
 
-    commit = send(api, target, files, delete, settings, settings.commit_message or commit_title(report))
+    commit = send(api, target, files, delete, settings, settings.commit_message or title)
     if commit.oid == target.head:
         push = replace(push, notes=(*push.notes, "nothing has changed since the last commit, and nothing was sent"))
     return replace(push, url=redact(commit.pr_url or commit.commit_url))
@@ -197,6 +206,12 @@ def send(
             create_pr=settings.create_pr or None,
             parent_commit=target.head,
         )
+
+
+def trim_title(report: TrimReport) -> str:
+    """What a push of a trimmed model contains, on one line."""
+    tokens = f"{report.tokens_before:,} to {report.tokens_after:,} tokens"
+    return f"Upload {last_name(report.base_model)}, trimmed from {tokens}"
 
 
 def commit_title(report: Report) -> str:
@@ -325,7 +340,10 @@ def card_to_send(folder: Path, settings: PushSettings, repo_id: str, remote: str
             f"between the marked lines the card on the Hub differs from {CARD_NAME} in the folder; copy what you need"
             " from there, and let yours win with `overwrite_card`"
         )
-    card = render_card(folder, settings, repo_id=repo_id, revision=settings.revision, earlier=earlier)
+    if is_trimmed(folder):
+        card = render_trimmed(folder, settings, repo_id=repo_id, earlier=earlier)
+    else:
+        card = render_card(folder, settings, repo_id=repo_id, revision=settings.revision, earlier=earlier)
     if own is None or is_generated(own):
         card.terms.check_license()
     elif not metadata_of(own).get("license"):
@@ -362,8 +380,18 @@ def files_to_send(folder: Path, card: Rendered, included: Set[str]) -> tuple[dic
         [`ConfigurationError`]: one of them is a link to a file elsewhere.
     """
     facts, there = card.facts, files_in(folder)
-    known = {*included, *facts.gguf_files, *(path.name for path in (*shards(folder), *facts.result_files))}
-    sent = [name for name in there if name in known or (is_part(name) and not is_result(name))]
+    known, datasets = set(included), set[str]()
+    if facts is None:
+        report = TrimReport.load(folder)
+        known |= {*report.files, *report.others, TRIM_NAME}
+        datasets |= set(hub_datasets(DataSettings(**PruningPlan.load(folder).settings.get("data", {})).sources))
+    else:
+        known |= {*facts.gguf_files, *(path.name for path in (*shards(folder), *facts.result_files))}
+        datasets |= {
+            *facts.report.all_datasets,
+            *(name for one in facts.evaluations for name in one.settings.datasets),
+        }
+    sent = [name for name in there if name in known or (facts and is_part(name) and not is_result(name))]
     root = folder.resolve()
     root = root.parents[1] if root.parent.name == "snapshots" else root  # in the Hub's cache files are links
     for name in sent:
@@ -371,9 +399,8 @@ def files_to_send(folder: Path, card: Rendered, included: Set[str]) -> tuple[dic
             raise ConfigurationError(
                 f"{name} in {str(folder)!r} is a link to a file elsewhere, and is not sent; put that file there"
             )
-    datasets = {*facts.report.all_datasets, *(name for one in facts.evaluations for name in one.settings.datasets)}
     files = {name: published(folder / name, datasets) for name in sent}
-    files |= {CARD_NAME: card.text.encode(), PAGE_NAME: card.page.encode()}
+    files |= {CARD_NAME: card.text.encode(), **({} if card.page is None else {PAGE_NAME: card.page.encode()})}
     return dict(sorted(files.items())), tuple(name for name in there if name not in files)
 
 
@@ -383,7 +410,7 @@ def published(path: Path, datasets: Collection[str]) -> Path | bytes:
     Args:
         datasets (`Collection[str]`): Hub datasets that were read: as sources of text, they are kept.
     """
-    if path.name not in (REPORT_NAME, PLAN_NAME, CONFIG_NAME) and not is_result(path.name):
+    if path.name not in (REPORT_NAME, PLAN_NAME, CONFIG_NAME, TRIM_NAME) and not is_result(path.name):
         return path
     content = without_paths(read_json(path), datasets)
     text = plan_text(content) if path.name == PLAN_NAME else json.dumps(content, indent=2, ensure_ascii=False)

@@ -23,6 +23,7 @@ else:
 
 PLAN_NAME = "flab_plan.json"
 WEIGHTS_NAME = "flab_plan.safetensors"
+TOKENS = "tokens:"  # before the hash of tokens in place of that of weights
 FORMAT = 3
 FORMER_FIELDS = {"kept_tokens": "vocab", "kept_layers": "layer", "kept_neurons": "neuron", "kept_experts": "expert"}
 WRITTEN_FIRST = ("base_model", "base_revision", "base_hash", "corpus_hash", "dtype", "vocab_size", "settings")
@@ -47,7 +48,8 @@ class PruningPlan:
     Args:
         base_model (`str`): name or path of the dense model.
         base_revision (`str`, *optional*): its commit.
-        base_hash (`str`): sha256 of its weights, see [`~optimum_flab.checkpoints.hashes.weights_hash`].
+        base_hash (`str`): sha256 of its weights, see [`~optimum_flab.checkpoints.hashes.weights_hash`]; of a trim that
+            of the tokens that stay (`tokens:` and sha256), so that the plan is for any model with these tokens.
         corpus_hash (`str`): sha256 of the texts and counts that decided the vocabulary.
         vocab_size (`int`): rows of the new embedding, padding included.
         kept (`dict[str, list[int]` or `dict[int, list[int]]]`): by dimension what stays, as dense indices, ascending:
@@ -55,7 +57,7 @@ class PruningPlan:
             outside layers, and by dense layer index what is inside layers (`"neuron"`, …). In a mixture of experts
             neurons are a list for each expert that stays. Dimensions that are not named stay whole; the layers are
             always named.
-        dtype (`str`): dtype of the pruned weights.
+        dtype (`str`): dtype of the pruned weights; of a trim `stored`: whatever they are stored in.
         settings (`dict`): the configuration that made the plan.
         weights (`dict[str, torch.Tensor]`): tensors that compensation changed, or training between rounds, by their
             name in the dense model, already in the shape of the pruned one.
@@ -69,9 +71,14 @@ class PruningPlan:
     corpus_hash: str
     vocab_size: Annotated[int, Field(ge=1)]
     kept: Kept
-    dtype: Annotated[str, Field(pattern="^(float32|bfloat16|float16)$")]
+    dtype: Annotated[str, Field(pattern="^(float32|bfloat16|float16|stored)$")]
     settings: dict[str, Any]
     weights: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def is_trim(self) -> bool:
+        """Whether it only says which tokens stay, of any model that has them."""
+        return self.base_hash.startswith(TOKENS)
 
     @property
     def kept_tokens(self) -> list[int] | None:

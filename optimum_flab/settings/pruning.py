@@ -47,7 +47,8 @@ LEAST_OF_A_ROUND = 0.01
 TARGETS = ("target_ratio", "target_size")  # one of them
 
 
-def _as_size(value: Any) -> Any:
+def as_size(value: Any) -> Any:
+    """A size as people write it."""
     if value is not None and bytes_in(value) is None:
         raise ValueError("Input is not a size in bytes; write it as 300MB, 1.2GB or 286MiB")
     return value if value is None else str(value)
@@ -154,7 +155,7 @@ class PrunerSettings(Section):
 
     target_ratio: Annotated[float | None, Field(gt=0, lt=1)] = None
     """share of all parameters to remove, between 0 and 1, for example 0.35"""
-    target_size: Annotated[str | None, BeforeValidator(_as_size)] = None
+    target_size: Annotated[str | None, BeforeValidator(as_size)] = None
     """size that the file must not exceed; instead of a share: 300MB (300 million bytes), 1.2GB or 286MiB"""
     target_type: GGUFType | None = None
     """GGUF type of the file that --target-size is about, such as q4_k_m; default: the weights as safetensors"""

@@ -65,9 +65,10 @@ class GgufTensor:
         weights, size = _block(self.kind)
         return self.shape[-1] // weights * size
 
-    @property
-    def bytes(self) -> int:
-        return prod(self.shape[:-1]) * self.bytes_per_row
+    def bytes_of(self, shape: tuple[int, ...] | None = None) -> int:
+        """What it takes, in this shape or another one."""
+        weights, size = _block(self.kind)
+        return prod(shape or self.shape) // weights * size
 
 
 @dataclass(frozen=True)
@@ -195,10 +196,10 @@ def _check_places(header: GgufHeader, size: int) -> None:
     for tensor in placed:
         if tensor.shape[-1] % _block(tensor.kind)[0]:
             raise ValueError(f"rows of {tensor.shape[-1]:,} weights cannot be {tensor.kind.name}: {tensor.name!r}")
-        if tensor.start + tensor.bytes > size:
-            raise ValueError(f"it has {size:,} bytes, and {tensor.name!r} ends at {tensor.start + tensor.bytes:,}")
+        if (end := tensor.start + tensor.bytes_of()) > size:
+            raise ValueError(f"it has {size:,} bytes, and {tensor.name!r} ends at {end:,}")
     for one, other in pairwise(placed):
-        if one.start + one.bytes > other.start:
+        if one.start + one.bytes_of() > other.start:
             raise ValueError(f"{one.name!r} and {other.name!r} overlap")
 
 
@@ -308,7 +309,7 @@ def packed_header(
         shape = shape_of(tensor)
         dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1])
         infos[tensor.name] = _packed_text(tensor.name) + dimensions + struct.pack("<IQ", tensor.kind, end)
-        size = prod(shape[:-1]) * tensor.bytes_per_row
+        size = tensor.bytes_of(shape)
         placed.append((tensor, -size % header.alignment))
         end += size + placed[-1][1]
     start = MAGIC + struct.pack("<IQQ", header.version, len(infos), len(fields))

@@ -129,7 +129,7 @@ class ModelTensors(LazyTensors):
         self.model, self.stored = model, stored
         self._dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         conversions = get_model_conversion_mapping(model)
-        self._pieces, self.unknown = _pieces(model, stored, conversions)
+        self._pieces, self.unknown = stored_pieces(model, stored, conversions)
         converters = [conversion for conversion in conversions if isinstance(conversion, WeightConverter)]
         self._converters = {pattern: converter for converter in converters for pattern in converter.source_patterns}
         self._groups: dict[str, str] = {}
@@ -177,7 +177,7 @@ class ModelTensors(LazyTensors):
         return tensor if exact else tensor.to(self._dtypes[name])
 
 
-def _pieces(
+def stored_pieces(
     model: PreTrainedModel, stored: Iterable[str], conversions: Sequence[WeightTransform]
 ) -> tuple[dict[str, dict[str, str | None]], list[str]]:
     """Which stored tensors make which tensors of the model, found as transformers'

@@ -9,6 +9,8 @@ import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +35,13 @@ ASSUMED = {
     "bert": {"bos": 101, "unknown": 100, "seperator": 102, "padding": 0, "mask": 103},
     "t5": {"eos": 1, "unknown": 2, "padding": 0},
 }
+# llama.cpp's names of special tokens, where they differ from those of transformers
 SPECIALS = {"bos": "bos", "eos": "eos", "unknown": "unk", "seperator": "sep", "padding": "pad", "mask": "mask"}
+# tokens at which llama.cpp stops because of their names
+ENDS = (
+    *("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>"),
+    *("<EOT>", "_<EOT>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_utterance>"),
+)
 # besides tokens, types and scores; what is as long as these by chance
 NOT_BY_TOKEN = ("merges", "precompiled_charsmap")
 WHOLE = "tokenizer.huggingface.json"  # a tokenizer.json, which llama.cpp does not read
@@ -49,7 +57,6 @@ def read_tokenizer(fields: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     Raises:
         [`FlabError`]: it describes none, or one of a kind that is not known here.
     """
-    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     own = {name.removeprefix(PREFIX): value for name, value in fields.items() if name.startswith(PREFIX)}
@@ -76,13 +83,15 @@ def read_tokenizer(fields: Mapping[str, Any]) -> PreTrainedTokenizerFast:
         **content,
         **{"added_tokens": added, "post_processor": _frame(own, tokens, special_ids(fields), kind)},
     }
-    try:
-        backend = Tokenizer.from_str(json.dumps(whole))
-    except Exception as error:  # the library raises nothing narrower
-        raise FlabError(f"the GGUF file has a tokenizer that cannot be built ({error}); {REMEDY}") from error
     ids = {SPECIALS[name]: index for name, index in special_ids(fields).items() if name in SPECIALS}
     named = {f"{name}_token": tokens[index] for name, index in ids.items() if index < len(tokens)}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **named)
+    with TemporaryDirectory() as folder:  # one given as an object would be copied whole
+        file = Path(folder, "tokenizer.json")
+        file.write_text(json.dumps(whole), encoding="utf-8")
+        try:
+            tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), clean_up_tokenization_spaces=False, **named)
+        except Exception as error:  # the library raises nothing narrower
+            raise FlabError(f"the GGUF file has a tokenizer that cannot be built ({error}); {REMEDY}") from error
     tokenizer.chat_template = fields.get(TEMPLATE)
     return tokenizer
 
@@ -138,7 +147,10 @@ def _bytes(own: Mapping[str, Any]) -> dict[str, Any]:
     name = own.get("pre", "")
     known = pre_tokenizer_of(name)
     if known is None:
-        raise FlabError(f"the GGUF file splits text as llama.cpp does under the name {name!r}, not known here; {REMEDY}")
+        raise FlabError(
+            f"the GGUF file splits text into words as llama.cpp does under the name {name!r}, which is not known here;"
+            f" {REMEDY}"
+        )
     return {
         "pre_tokenizer": known[0],
         "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
@@ -148,11 +160,10 @@ def _bytes(own: Mapping[str, Any]) -> dict[str, Any]:
 
 def _merging(tokens: Sequence[str], merges: list[list[str]], whole: bool = False, **more: Any) -> dict[str, Any]:
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    known = [pair for pair in merges if len(pair) == 2 and {*pair, "".join(pair)} <= vocabulary.keys()]
     return {
         **{"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "", "fuse_unk": False},
         **{"end_of_word_suffix": "", "byte_fallback": False, "ignore_merges": whole, **more},
-        **{"vocab": vocabulary, "merges": known},
+        **{"vocab": vocabulary, "merges": merges},
     }
 
 
@@ -220,8 +231,8 @@ def _unigram(own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _word_pieces(own: Mapping[str, Any]) -> dict[str, Any]:
-    types = own["token_type"]
-    tokens = [_word_piece(token) if kind == NORMAL else token for token, kind in zip(own["tokens"], types, strict=True)]
+    pairs = zip(own["tokens"], own["token_type"], strict=True)
+    tokens = [_word_piece(token) if kind == NORMAL else token for token, kind in pairs]
     unknown = own["ids"].get("unknown", 0)
     vocabulary = {token: index for index, token in enumerate(tokens)}
     return {
@@ -256,17 +267,18 @@ READERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 def _frame(own: Mapping[str, Any], tokens: Sequence[str], ids: Mapping[str, int], kind: str) -> dict[str, Any] | None:
     """What is put before and after a text."""
     before = ids.get("bos") if own.get("add_bos_token", kind in ("llama", "bert")) else None
-    last = "seperator" if kind == "bert" else "eos"
-    adds = own.get("add_sep_token" if kind == "bert" else "add_eos_token", kind in ("t5", "bert"))
-    after = ids.get(last) if adds else None
+    end, name = ("seperator", "add_sep_token") if kind == "bert" else ("eos", "add_eos_token")
+    after = ids.get(end) if own.get(name, kind in ("t5", "bert")) else None
     if before is None and after is None:
         return None
-    marks = [[{"SpecialToken": {"id": tokens[one], "type_id": 0}}] if one is not None else [] for one in (before, after)]
-    single = [*marks[0], {"Sequence": {"id": "A", "type_id": 0}}, *marks[1]]
-    names = [tokens[one] for one in (before, after) if one is not None]
+    first, last = (
+        [] if index is None else [{"SpecialToken": {"id": tokens[index], "type_id": 0}}] for index in (before, after)
+    )
+    single = [*first, {"Sequence": {"id": "A", "type_id": 0}}, *last]
+    named = {tokens[index]: index for index in (before, after) if index is not None}
     return {
         "type": "TemplateProcessing",
         "single": single,
-        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}, *marks[1]],
-        "special_tokens": {name: {"id": name, "ids": [tokens.index(name)], "tokens": [name]} for name in names},
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}, *last],
+        "special_tokens": {name: {"id": name, "ids": [index], "tokens": [name]} for name, index in named.items()},
     }

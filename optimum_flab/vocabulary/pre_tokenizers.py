@@ -59,8 +59,8 @@ ALIASES = {
 
 
 def pre_tokenizer_of(name: str) -> tuple[dict[str, Any], bool] | None:
-    """The entry `pre_tokenizer` of a `tokenizer.json` by llama.cpp's name, and `ignore_merges` of its model; `None` where
-    it is not known here."""
+    """The entry `pre_tokenizer` of a `tokenizer.json` by llama.cpp's name, and `ignore_merges` of its model; `None`
+    where it is not known here."""
     name = next((known for known, others in ALIASES.items() if name in others), name)
     for steps, names in KNOWN.items():
         if name in names:

@@ -1,0 +1,155 @@
+"""The card of a trimmed model, and what of its folder is published."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from ..records.names import is_license_file
+from ..records.plan import PLAN_NAME
+from ..records.report import Base, BaseCard
+from ..records.trim import TRIM_NAME, TrimReport
+from ..settings.hub import TermsSettings
+from ..tensors.copying import combined_hash
+from ..tensors.stored import tensor_hashes
+from ..utils.errors import FlabError
+from . import tables
+from .card import (
+    BEGIN,
+    END,
+    MARK,
+    RELATION,
+    Rendered,
+    checksum,
+    is_generated,
+    license_text,
+    metadata_of,
+    text_of_user,
+    with_additions,
+)
+from .terms import settle_terms
+
+
+def is_trimmed(folder: Path) -> bool:
+    """Whether `optimum-cli flab trim` wrote a folder."""
+    return (folder / TRIM_NAME).is_file()
+
+
+def check_trimmed(folder: Path) -> None:
+    """Raises a [`FlabError`] if files of a trimmed model are missing, or were changed since."""
+    report = TrimReport.load(folder)
+    missing = [name for name in (*report.files, PLAN_NAME) if not (folder / name).is_file()]
+    if missing:
+        raise FlabError(f"the trimmed model in {str(folder)!r} lacks {', '.join(missing)}; trim it again")
+    hashes = tensor_hashes([folder / name for name in report.files])
+    tables_now = {name: hashes.pop(name, "") for name in report.tables}
+    if tables_now != report.tables or combined_hash(hashes) != report.copied_sha256:
+        raise FlabError(
+            f"the weights in {str(folder)!r} are not those that {TRIM_NAME} is about: they were changed since; trim the"
+            " model again"
+        )
+
+
+def render_trimmed(
+    folder: Path,
+    stated: TermsSettings,
+    *,
+    repo_id: str | None = None,
+    earlier: Sequence[str] = (),
+    ask_hub: bool = True,
+) -> Rendered:
+    """Renders the card of a trimmed model; see [`~hub.card.render_card`] for the arguments and errors."""
+    report = TrimReport.load(folder)
+    own = [card for card in earlier if is_generated(card)]
+    base = Base(
+        name=report.base_model,
+        revision=report.base_revision,
+        weights_sha256=report.copied_sha256,
+        card=report.card or BaseCard(),
+    )
+    terms = settle_terms(base, stated, ChainMap(*map(metadata_of, own)), ask_hub)
+    is_gguf = all(name.endswith(".gguf") for name in report.files)
+    fields = {
+        "base_model": terms.base_model,
+        "base_model_relation": RELATION if terms.base_model else None,
+        "license": terms.license,
+        "license_name": terms.license_name,
+        "license_link": terms.license_link,
+        "language": list(terms.language) or None,
+        "library_name": None if is_gguf else "transformers",
+        "tags": ["flab-pruner", "trimmed", *(["gguf"] if is_gguf else [])],
+    }
+    data = {name: value for name, value in fields.items() if value is not None}
+    for card in own:
+        data = with_additions(data, card)
+    title = repo_id.split("/")[-1] if repo_id else f"{terms.name}, trimmed"
+    mark = MARK.format("0" * 64)
+    name = tables.code([terms.name])
+    link = f"[{terms.base_model}](https://huggingface.co/{terms.base_model})" if terms.base_model else name
+    licenses = sorted(one.name for one in folder.iterdir() if is_license_file(one.name))
+    text = "\n".join(
+        [
+            "---",
+            yaml.safe_dump(data, sort_keys=False, allow_unicode=True).strip(),
+            "---",
+            mark,
+            "",
+            f"# {tables.cell(title)}",
+            "",
+            f"{link} with fewer tokens in its vocabulary, by `optimum-flab`. Vocabulary trimmed; every other weight is"
+            " the original's byte for byte.",
+            "",
+            *_size_rows(report),
+            "",
+            f"**Licence:** {license_text(terms, licenses)}",
+            "",
+            *_text_rows(report),
+            f"The {report.copied_tensors:,} tensors that were not cut take {report.copied_bytes:,} bytes. The SHA-256"
+            " of the lines `<sha256 of a tensor's bytes>  <its name>`, sorted by name, is"
+            f" `{report.copied_sha256}`, for the original and for these files. Which tokens stayed is in"
+            f" `{PLAN_NAME}`; `optimum-cli flab apply` applies it to the same model in another quantisation.",
+            "",
+            *(f"- {note}" for note in report.notes),
+            BEGIN,
+            next(filter(None, map(text_of_user, earlier)), ""),
+            END,
+            "",
+        ]
+    )
+    text = text.replace(mark, mark.replace("0" * 64, checksum(text)))
+    return Rendered(text, None, terms, None, terms.notes)
+
+
+def _size_rows(report: TrimReport) -> list[str]:
+    change = report.bytes_after / report.bytes_before - 1
+    return [
+        "| | original | this model | change |",
+        "|---|---:|---:|---:|",
+        f"| {report.kind}, MB | {report.bytes_before / 1e6:,.1f} | {report.bytes_after / 1e6:,.1f} | {change:+.1%} |",
+        f"| tokens in the vocabulary | {report.tokens_before:,} | {report.tokens_after:,} |"
+        f" {report.tokens_after / report.tokens_before - 1:+.1%} |",
+    ]
+
+
+def _text_rows(report: TrimReport) -> list[str]:
+    if not report.held_out:
+        return []
+    return [
+        "Text that did not decide which tokens stayed:",
+        "",
+        "| text | texts | tokens before | tokens after | of those before, stayed |",
+        "|---|---:|---:|---:|---:|",
+        *(
+            f"| {kind} | {text.texts:,} | {text.tokens_before:,} | {text.tokens_after:,} | {text.whole:.2%} |"
+            for kind, text in report.held_out.items()
+        ),
+        "",
+    ]
+
+
+def trimmed_card(folder: Path) -> str:
+    """The card for the folder itself, from its files alone."""
+    return render_trimmed(folder, TermsSettings(), ask_hub=False).text

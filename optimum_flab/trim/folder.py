@@ -1,0 +1,402 @@
+"""A folder with safetensors files with fewer rows in the tables of its vocabulary, whatever its class and
+quantisation; every other tensor has the bytes that it had."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from fnmatch import fnmatch
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers.initialization import no_init_weights
+
+from ..checkpoints.finding import METADATA_PATTERNS, ModelFiles, download_weights
+from ..checkpoints.saving import check_tokenizer
+from ..checkpoints.tokenizer import check_vocabulary, load_tokenizer
+from ..checkpoints.weight_files import check_weight_files, shards
+from ..records.json_files import read_json
+from ..records.names import CARD_NAME, FILES, OTHER_TOKENIZERS, WEIGHTS, WEIGHTS_INDEX, is_secret
+from ..tensors.copying import copy_bytes, copy_rows
+from ..tensors.lazy import stored_pieces
+from ..tensors.stored import data_start, safetensors_header, stored_entries
+from ..utils.compat import new_model
+from ..utils.errors import DOWNLOAD, FlabError, first_line, first_of
+from ..utils.progress import progress
+from ..vocabulary.files import save_tokenizer
+from ..vocabulary.rewrite import GENERATION_FIELDS, remap_token_ids, rewrite_tokenizer
+from .tables import Copied, TrimmedFiles
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+GROWTH = 8  # rows by which the vocabulary is enlarged to see which tensors grow with it
+SIZES = ("vocab_size", "vocab_size_per_layer_input")
+OF_IDS = ("_token_id", "_token_ids", "_token_index")
+WITH_IDS = ("generation_config.json", "processor_config.json")
+OFFSET = "vocab_offset"  # the first of the ids that stand for what is no text
+
+
+class FolderModel:
+    """A checkpoint in a folder or of the Hub.
+
+    Args:
+        files ([`~checkpoints.finding.ModelFiles`]): where it is; weights of the Hub are downloaded.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): its tokenizer, if it is not in the folder.
+        trust_remote_code (`bool`): whether code from its repository may run.
+
+    Raises:
+        [`FlabError`]: weights are missing, damaged or no safetensors, transformers cannot build the model, or a table
+            of the vocabulary is stored in a form that rows cannot be cut from.
+    """
+
+    def __init__(
+        self, files: ModelFiles, tokenizer: PreTrainedTokenizerBase | None = None, trust_remote_code: bool = False
+    ):
+        self.files, self._trust, self._own_tokenizer = files, trust_remote_code, tokenizer
+        self.raw = read_json(files.folder / "config.json", DOWNLOAD)
+        download_weights(files)
+        self._shards = shards(files.folder)
+        if not self._shards:
+            raise FlabError(
+                f"model {files.name!r} has no {WEIGHTS}, and only safetensors and GGUF files are trimmed; convert its"
+                " weights, or name a repository that has them"
+            )
+        check_weight_files(files.folder)
+        self._headers = {path: safetensors_header(path) for path in self._shards}
+        self._entries = dict(entry for path in self._shards for entry in stored_entries(path, self._headers[path]))
+        self.config = self._read_config(files.folder)
+        self._text_path = _text_path(self.config)
+        self._tables = self._find_tables()
+
+    def _read_config(self, folder: Path) -> PreTrainedConfig:
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(folder, trust_remote_code=self._trust)
+        except Exception as error:  # configurations check themselves in many ways
+            raise FlabError(
+                f"the configuration of {self.files.name!r} cannot be read ({first_line(error)}); check its"
+                " config.json, or allow its code with `trust_remote_code` if you trust it"
+            ) from error
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer."""
+        text = self.config.get_text_config()
+        tokenizer = self._own_tokenizer or load_tokenizer(self.files, self.config, self._trust)[0]
+        check_vocabulary(tokenizer, text, self.files.name)
+        return tokenizer
+
+    @property
+    def rows(self) -> int:
+        return self.config.get_text_config().vocab_size
+
+    @property
+    def layers(self) -> int:
+        return getattr(self.config.get_text_config(), "num_hidden_layers", 0) or 0
+
+    @property
+    def bytes(self) -> int:
+        return sum(path.stat().st_size for path in self._shards)
+
+    @property
+    def kind(self) -> str:
+        """What it is, in a word or two."""
+        settings = self.raw.get("quantization_config") or {}
+        return f"safetensors ({settings.get('quant_method') or self.raw.get('dtype') or self.raw.get('torch_dtype')})"
+
+    def spellings(self, kept: Sequence[int]) -> list[str]:
+        tokens = {index: token for token, index in self.tokenizer.get_vocab().items()}
+        return [tokens.get(index, "") for index in kept]
+
+    # --- what the vocabulary is in ---------------------------------------------------------------------------------
+
+    def _outline(self, config: PreTrainedConfig) -> PreTrainedModel:
+        """The model on the meta device."""
+        import transformers
+        from transformers import AutoModelForCausalLM
+
+        known = [getattr(transformers, name) for name in config.architectures or () if hasattr(transformers, name)]
+        try:
+            with torch.device("meta"), no_init_weights():
+                if known:
+                    return new_model(known[0], config, dtype=torch.float32)
+                return AutoModelForCausalLM.from_config(config, trust_remote_code=self._trust)
+        except Exception as error:  # what is wrong with a configuration shows where it is used
+            raise FlabError(
+                f"transformers cannot build {self.files.name!r} ({type(error).__name__}: {first_line(error)})"
+            ) from error
+
+    def _find_tables(self) -> dict[str, int]:
+        """The stored tensors with a row for each token, and how many rows they have."""
+        from transformers.conversion_mapping import get_model_conversion_mapping
+
+        model, name = self._outline(self.config), self.files.name
+        grown = self._outline(_grown(self.config)).state_dict()
+        own = model.state_dict(keep_vars=True)
+        tables = {target for target, tensor in own.items() if grown[target].shape != tensor.shape}
+        for target in sorted(tables):
+            if grown[target].shape != (own[target].shape[0] + GROWTH, *own[target].shape[1:]):
+                raise FlabError(f"{target} of {name!r} has the vocabulary along another axis than its rows")
+        if not tables:
+            raise FlabError(f"{name!r} has no tensor with a row for each token")
+        pieces, _ = stored_pieces(model, self._entries, get_model_conversion_mapping(model))
+        # tied weights have several names, and are stored under one or more of them
+        stored: dict[int, list[str]] = {}
+        for target in tables:
+            stored.setdefault(id(own[target]), []).extend(pieces.get(target, ()))
+        for target in sorted(tables):
+            if not stored[id(own[target])]:
+                module = target.rpartition(".")[0].rpartition(".")[2]
+                packed = [one for one in self._entries if f".{module}." in f".{one}"]
+                what = f"stored as {first_of(sorted(packed))}" if packed else "not among its weights"
+                raise FlabError(
+                    f"{target} of {name!r} is {what}: rows cannot be cut from it; name a checkpoint whose embedding"
+                    " and output head are not packed"
+                )
+        found = {
+            one: self._rows_of(one, tuple(own[target].shape)) for target in tables for one in pieces.get(target, ())
+        }
+        return found | self._beside(found) | self._copies(found)
+
+    def _rows_of(self, stored: str, shape: tuple[int, ...]) -> int:
+        if (entry := self._entries[stored]).shape != shape:
+            raise FlabError(
+                f"{stored} of {self.files.name!r} is {list(entry.shape)} {entry.dtype}, and the model has"
+                f" {list(shape)}: rows cannot be cut from it"
+            )
+        return shape[0]
+
+    def _beside(self, found: Mapping[str, int]) -> dict[str, int]:
+        """The tensors that belong to those that were found, such as a scale for each row."""
+        beside = {}
+        for table, rows in found.items():
+            prefix = f"{table.rpartition('.')[0]}."
+            for other, entry in self._entries.items():
+                if other.startswith(prefix) and other not in found and prod(entry.shape) > 1:
+                    if entry.shape[0] != rows:
+                        raise FlabError(
+                            f"{table} of {self.files.name!r} is quantised with {other} of {list(entry.shape)}, which"
+                            f" has no row for each of {rows:,} tokens: rows cannot be cut from it"
+                        )
+                    beside[other] = rows
+        return beside
+
+    def _copies(self, found: Mapping[str, int]) -> dict[str, int]:
+        """Tensors that transformers does not load, but which by name and shape are such tables too."""
+        tails = {tuple(one.rsplit(".", 2)[-2:]): self._entries[one].shape for one in found}
+        return {
+            other: entry.shape[0]
+            for other, entry in self._entries.items()
+            if other not in found and tails.get(tuple(other.rsplit(".", 2)[-2:])) == entry.shape
+        }
+
+    # --- ids -------------------------------------------------------------------------------------------------------
+
+    def _levels(self, raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The parts of a config.json that are about text, from the outside in."""
+        yield raw
+        for name in self._text_path:
+            raw = raw.setdefault(name, {})
+            yield raw
+
+    def named_ids(self) -> set[int]:
+        """The ids that its configurations name, whether or not there is a token for them."""
+        named: set[int] = set()
+        contents = [*self._levels(copy.deepcopy(self.raw)), *self._others().values()]
+        for values in [*contents, self.config.to_dict()]:
+            named |= {index for name, value in values.items() if _holds_ids(name) for index in _ids_in(value)}
+        for values in filter(lambda part: isinstance(part, dict), self.raw.values()):
+            if OFFSET in values:
+                named |= set(range(values[OFFSET], values[OFFSET] + values.get("vocab_size", 0)))
+        return {index for index in named if 0 <= index < self.rows}
+
+    def _others(self) -> dict[str, dict[str, Any]]:
+        folder = self.files.folder
+        return {name: read_json(folder / name, DOWNLOAD) for name in WITH_IDS if (folder / name).is_file()}
+
+    def _new_config(self, kept: Sequence[int]) -> dict[str, Any]:
+        mapping = {int(index): place for place, index in enumerate(kept)}
+        raw, text = copy.deepcopy(self.raw), self.config.get_text_config()
+        *outer, inner = self._levels(raw)
+        for level in (*outer, inner):
+            for name in SIZES:
+                size = getattr(text, name, None)
+                if isinstance(size, int) and (level.get(name) == size or level is inner):
+                    level[name] = len(kept) if size >= self.rows else _rows_below(kept, size)
+            _renumber(level, mapping)
+        for part in raw.values():
+            if isinstance(part, dict) and OFFSET in part:
+                part[OFFSET] = mapping[part[OFFSET]]
+        return raw
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def _header_of(self, path: Path, kept: Sequence[int]) -> bytes:
+        header, at = dict[str, Any](), 0
+        if "__metadata__" in self._headers[path]:
+            header["__metadata__"] = self._headers[path]["__metadata__"]
+        for name, entry in stored_entries(path, self._headers[path]):
+            size = entry.end - entry.start
+            shape = list(entry.shape)
+            if name in self._tables:
+                shape[0] = _rows_below(kept, self._tables[name])
+                size = size // self._tables[name] * shape[0]
+            header[name] = {"dtype": entry.dtype, "shape": shape, "data_offsets": [at, at + size]}
+            at += size
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        return struct.pack("<Q", len(text)) + text
+
+    def bytes_with(self, kept: Sequence[int]) -> int:
+        """The bytes of the weight files with only these tokens."""
+        gone = sum(
+            (entry.end - entry.start) // rows * (rows - _rows_below(kept, rows))
+            for name, rows in self._tables.items()
+            for entry in [self._entries[name]]
+        )
+        before = sum(data_start(path) for path in self._shards)
+        return self.bytes - before + sum(len(self._header_of(path, kept)) for path in self._shards) - gone
+
+    def write(self, kept: Sequence[int], folder: Path, stem: str) -> TrimmedFiles:
+        """Writes the folder with only these tokens.
+
+        Args:
+            kept (`Sequence[int]`): ascending.
+            stem (`str`): not needed: files keep their names.
+        """
+        tokens = set(self.tokenizer.get_vocab().values())
+        new = rewrite_tokenizer(self.tokenizer, [index for index in kept if index in tokens], self.config.model_type)
+        for name in self._metadata():
+            shutil.copyfile(self.files.folder / name, folder / name)
+        contents = {"config.json": self._new_config(kept), **self._others()}
+        mapping = {int(index): place for place, index in enumerate(kept)}
+        for name in self._others():
+            _renumber(contents[name], mapping)
+        for name, content in contents.items():
+            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+            (folder / name).write_text(text, encoding="utf-8")
+        save_tokenizer(new, folder)
+        check_tokenizer(folder, new)
+        self._check_new(folder, kept)
+        cut, copied = dict[str, str](), dict[str, Copied]()
+        with progress("Copying tensors", len(self._entries), "tensor") as tick:
+            for path in self._shards:
+                with path.open("rb") as source, (folder / path.name).open("wb") as target:
+                    target.write(self._header_of(path, kept))
+                    for name, entry in stored_entries(path, self._headers[path]):
+                        size = entry.end - entry.start
+                        if (rows := self._tables.get(name)) is not None:
+                            stay = np.asarray(kept[: _rows_below(kept, rows)])
+                            cut[name] = copy_rows(source, target, entry.start, size // rows, stay)
+                        else:
+                            copied[name] = Copied(copy_bytes(source, target, entry.start, size), size)
+                        tick()
+        if (index := self.files.folder / WEIGHTS_INDEX).is_file() and self._shards != [self.files.folder / WEIGHTS]:
+            content = read_json(index, DOWNLOAD)
+            sizes = sum((folder / path.name).stat().st_size - data_start(folder / path.name) for path in self._shards)
+            content["metadata"] = {**(content.get("metadata") or {}), "total_size": sizes}
+            (folder / WEIGHTS_INDEX).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        return TrimmedFiles(tuple(folder / path.name for path in self._shards), cut, copied)
+
+    def _metadata(self) -> list[str]:
+        """The files that are copied as they are."""
+        written = {*FILES, *OTHER_TOKENIZERS, *WITH_IDS, CARD_NAME} - {"chat_template.json"}
+        runs = bool(self.raw.get("auto_map"))
+        return [
+            path.name
+            for path in sorted(self.files.folder.iterdir())
+            if path.is_file()
+            and any(fnmatch(path.name, pattern) for pattern in METADATA_PATTERNS)
+            and not path.name.startswith(".")
+            and path.name not in written
+            and (path.suffix != ".py" or runs)
+            and not path.name.endswith(".index.json")
+            and not fnmatch(path.name, "flab_*")
+            and not is_secret(path.name)
+        ]
+
+    def _check_new(self, folder: Path, kept: Sequence[int]) -> None:
+        """Raises a [`FlabError`] if the new configuration does not make the old model with fewer rows."""
+        before = self._outline(self.config).state_dict()
+        grown = self._outline(_grown(self.config)).state_dict()
+        after = {name: tuple(one.shape) for name, one in self._outline(self._read_config(folder)).state_dict().items()}
+        expected = {
+            name: (_rows_below(kept, one.shape[0]), *one.shape[1:])
+            if grown[name].shape != one.shape
+            else tuple(one.shape)
+            for name, one in before.items()
+        }
+        if wrong := sorted(name for name in expected if after.get(name) != expected[name]):
+            raise FlabError(
+                f"with fewer tokens the configuration of {self.files.name!r} makes another model: {wrong[0]} would be"
+                f" {after.get(wrong[0])} and not {expected[wrong[0]]}; nothing was written"
+            )
+
+    def check_tokens(self, kept: Sequence[int], folder: Path, texts: Sequence[str]) -> str | None:
+        """Nothing: what transformers makes of the new tokenizer is compared where it is written."""
+
+
+def _grown(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of the same model with a larger vocabulary."""
+    new = copy.deepcopy(config)
+    for part in {id(one): one for one in (new, new.get_text_config())}.values():
+        for name in SIZES:
+            if isinstance(size := getattr(part, name, None), int) and size > 0:
+                with suppress(AttributeError):  # of the whole model it may be computed from that of the text
+                    setattr(part, name, size + GROWTH)
+    return new
+
+
+def _text_path(config: PreTrainedConfig) -> list[str]:
+    """The names of the configurations around that of the text, and its own."""
+    text = config.get_text_config()
+
+    def path_in(part: Any) -> list[str] | None:
+        if part is text:
+            return []
+        for name in getattr(part, "sub_configs", {}):
+            inner = getattr(part, name, None)
+            if inner is not None and (rest := path_in(inner)) is not None:
+                return [name, *rest]
+        return None
+
+    return path_in(config) or []
+
+
+def _rows_below(kept: Sequence[int], rows: int) -> int:
+    """How many of the ids that stay have a row in a table of so many."""
+    return int(np.searchsorted(np.asarray(kept), rows))
+
+
+def _holds_ids(name: str) -> bool:
+    return name.endswith(OF_IDS) or name in GENERATION_FIELDS
+
+
+def _ids_in(value: Any) -> Iterator[int]:
+    if isinstance(value, bool) or isinstance(value, float):
+        return
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _ids_in(item)
+
+
+def _renumber(values: dict[str, Any], mapping: Mapping[int, int]) -> None:
+    """Replaces the ids in a configuration; negative ones mean something else."""
+    none = {-1: -1, -100: -100}
+    for name, value in values.items():
+        if _holds_ids(name):
+            values[name] = remap_token_ids(value, {**mapping, **none})

@@ -1,0 +1,232 @@
+"""A GGUF file with fewer rows in the tables of its vocabulary; every other byte of a tensor is the one it was."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..tensors.copying import copy_bytes, copy_rows
+from ..tensors.gguf_header import PART, GgufHeader, GgufTensor, packed_header, part_paths, read_header, type_name
+from ..utils.errors import FlabError
+from ..utils.progress import progress
+from ..vocabulary.gguf import BYTE, ENDS, PREFIX, fields_of_kept, read_tokenizer, special_ids
+from .tables import Copied, TrimmedFiles
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+# what has a row for each token: the embedding, that of each layer (gemma3n), and both of a layer that predicts ahead
+TABLE = re.compile(
+    r"(token_embd|output|per_layer_token_embd|blk\.\d+\.nextn\.(embed_tokens|shared_head_head))\.(weight|bias)"
+)
+IN_LAYER, POSITIONS = re.compile(r"(\w+\.)?blk\.\d+\."), "position_embd.weight"
+PROGRAM, PACKAGE = "llama-tokenize", "llama_cpp_py_sync"
+Tokens = list[list[int]]
+
+
+class GgufModel:
+    """A GGUF file, or the parts of one.
+
+    Args:
+        path (`Path`): the file, or one of its parts.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): the same as in the file, which is then not read.
+
+    Raises:
+        [`FlabError`]: it is damaged, its tokenizer cannot be read, or tokens and rows do not fit.
+    """
+
+    def __init__(self, path: Path, tokenizer: PreTrainedTokenizerBase | None = None):
+        self.paths = part_paths(path)
+        self.headers = [read_header(one) for one in self.paths]
+        self.fields = self.headers[0].fields
+        self.tokens: list[str] = self.fields.get(f"{PREFIX}tokens") or []
+        self._tables = {name for header in self.headers for name in header.tensors if TABLE.fullmatch(name)}
+        self._check_tables()
+        self._own_tokenizer = tokenizer
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that counts text."""
+        return self._own_tokenizer or read_tokenizer(self.fields)
+
+    @property
+    def rows(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def layers(self) -> int:
+        return int(self.fields.get(f"{self.fields['general.architecture']}.block_count", 0))
+
+    @property
+    def bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.paths)
+
+    @property
+    def kind(self) -> str:
+        """What it is, in a word or two."""
+        try:
+            return f"GGUF ({type_name(self.fields)})"
+        except (KeyError, ValueError):
+            return "GGUF"
+
+    @property
+    def license(self) -> str | None:
+        """As the file states it."""
+        return self.fields.get("general.license")
+
+    def named_ids(self) -> set[int]:
+        """The ids that the file names, and those of tokens that llama.cpp knows by their text."""
+        known = {index for index, token in enumerate(self.tokens) if token in ENDS}
+        listed = (index for name, ids in self.fields.items() if name.endswith("_token_ids") for index in ids)
+        return {*special_ids(self.fields).values(), *known, *listed}
+
+    def spellings(self, kept: Sequence[int]) -> list[str]:
+        return [self.tokens[index] for index in kept]
+
+    def _check_tables(self) -> None:
+        where = f"GGUF file {str(self.paths[0])!r}"
+        if "token_embd.weight" not in self._tables or not self.tokens:
+            lacking = "tokenizer" if "token_embd.weight" in self._tables else "token_embd.weight"
+            raise FlabError(f"{where} has no {lacking}, so there is no vocabulary to trim; name a language model")
+        tensors = {name: tensor for header in self.headers for name, tensor in header.tensors.items()}
+        for name, tensor in tensors.items():
+            if name in self._tables and tensor.shape[0] != self.rows:
+                raise FlabError(
+                    f"{where} has {self.rows:,} tokens, but {tensor.shape[0]:,} rows in {name}: they do not belong"
+                    " together; download it again"
+                )
+            foreign = name not in self._tables and not IN_LAYER.match(name) and name != POSITIONS
+            if foreign and self.rows in tensor.shape:
+                raise FlabError(
+                    f"{where} has {name} of {' x '.join(map(str, tensor.shape))}, which may have a row for each of"
+                    f" {self.rows:,} tokens, and it is not known how it is cut; nothing was written"
+                )
+
+    def _headers_of(self, kept: Sequence[int]) -> list[tuple[GgufHeader, bytes, list[tuple[GgufTensor, int]]]]:
+        changed: list[dict[str, Any]] = [fields_of_kept(self.fields, kept), *[{}] * (len(self.headers) - 1)]
+
+        def shape_of(tensor: GgufTensor) -> tuple[int, ...]:
+            return (len(kept), *tensor.shape[1:]) if tensor.name in self._tables else tensor.shape
+
+        return [(one, *packed_header(one, new, shape_of)) for one, new in zip(self.headers, changed, strict=True)]
+
+    def bytes_with(self, kept: Sequence[int]) -> int:
+        """The bytes of the files with only these tokens."""
+        total = 0
+        for _, head, tensors in self._headers_of(kept):
+            total += len(head)
+            for tensor, padding in tensors:
+                shape = (len(kept), *tensor.shape[1:]) if tensor.name in self._tables else tensor.shape
+                total += tensor.bytes_of(shape) + padding
+        return total
+
+    def write(self, kept: Sequence[int], folder: Path, stem: str) -> TrimmedFiles:
+        """Writes the files with only these tokens.
+
+        Args:
+            kept (`Sequence[int]`): ascending.
+            stem (`str`): of their names.
+        """
+        rows, cut, copied, paths = np.asarray(kept), dict[str, str](), dict[str, Copied](), list[Path]()
+        count = sum(len(header.tensors) for header in self.headers)
+        with progress("Copying tensors", count, "tensor") as tick:
+            for number, (header, head, tensors) in enumerate(self._headers_of(kept), start=1):
+                part = PART.fullmatch(header.path.name)
+                place = "" if part is None else f"-{number:05d}-of-{part['count']}"
+                paths.append(folder / f"{stem}{place}.gguf")
+                with ExitStack() as files:
+                    source = files.enter_context(header.path.open("rb"))
+                    target = files.enter_context(paths[-1].open("wb"))
+                    target.write(head)
+                    for tensor, padding in tensors:
+                        size = tensor.bytes_of()
+                        if tensor.name in self._tables:
+                            width = size // self.rows
+                            cut[tensor.name] = copy_rows(source, target, tensor.start, width, rows)
+                        else:
+                            copied[tensor.name] = Copied(copy_bytes(source, target, tensor.start, size), size)
+                        target.write(bytes(padding))
+                        tick()
+        return TrimmedFiles(tuple(paths), cut, copied)
+
+    # --- llama.cpp's own tokens ------------------------------------------------------------------------------------
+
+    def check_tokens(self, kept: Sequence[int], folder: Path, texts: Sequence[str]) -> str | None:
+        """Has llama.cpp tokenise texts by the file and by what stands before the tensors of the new one, which is
+        written to a folder and removed.
+
+        Returns:
+            `str`, *optional*: why it was not done.
+
+        Raises:
+            [`FlabError`]: a text is tokenised differently although all its tokens stay, or no longer spelt as before.
+        """
+        header, trimmed = replace(self.headers[0], tensors={}), folder / "tokens.gguf"
+        trimmed.write_bytes(packed_header(header, fields_of_kept(self.fields, kept), lambda tensor: tensor.shape)[0])
+        try:
+            before, after = llama_tokens([header.path, trimmed], texts)
+        except FlabError as error:
+            return str(error)
+        finally:
+            trimmed.unlink()
+        stay = set(kept)
+        for text, one, other in zip(texts, before, after, strict=True):
+            mapped = [kept[index] for index in other]
+            if mapped != one and (stay.issuperset(one) or self._spelt(mapped) != self._spelt(one)):
+                raise FlabError(
+                    f"llama.cpp would tokenise {text[:60]!r} as {self.spellings(mapped)[:8]} with the new vocabulary,"
+                    f" and as {self.spellings(one)[:8]} before, which the tokens that go do not explain; nothing was"
+                    " written"
+                )
+        return None
+
+    def _spelt(self, ids: Sequence[int]) -> bytes:
+        """The bytes that tokens stand for together."""
+        types = self.fields.get(f"{PREFIX}token_type") or [0] * self.rows
+        return b"".join(
+            bytes([int(token[3:5], 16)]) if types[index] == BYTE else token.encode("utf-8", "replace")
+            for index, token in ((index, self.tokens[index]) for index in ids)
+        )
+
+
+def llama_tokens(paths: Sequence[Path], texts: Sequence[str]) -> list[Tokens]:
+    """llama.cpp's ids of each text by the tokenizer of each file.
+
+    Raises:
+        [`FlabError`]: it is not on this machine, or cannot read a file.
+    """
+    program = shutil.which(PROGRAM)
+    if find_spec(PACKAGE) is not None:
+        command = [sys.executable, str(Path(__file__).with_name("llama_tokens.py")), *map(str, paths)]
+        return json.loads(_output(command, json.dumps(texts)))
+    if program is None:
+        raise FlabError(f"llama.cpp is not on this machine ({PROGRAM}, or `pip install llama-cpp-py-sync`)")
+    options = ("--ids", "--stdin", "--no-bos", "--no-escape", "--log-disable")
+    return [[json.loads(_output([program, "-m", str(path), *options], text)) for text in texts] for path in paths]
+
+
+def _output(command: Sequence[str], text: str) -> str:
+    """What a command prints; in a process of its own, which llama.cpp ends on errors."""
+    ran = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
+    if ran.returncode:
+        said = [
+            line.strip()
+            for line in ran.stderr.decode("utf-8", "replace").splitlines()
+            if "rror" in line or "unknown" in line
+        ]
+        raise FlabError(f"llama.cpp cannot read the tokenizer ({(said or ['it gave no reason'])[0][:200]})")
+    return ran.stdout.decode()

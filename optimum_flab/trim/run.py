@@ -1,0 +1,398 @@
+"""From a model's files to smaller ones: which tokens stay, the files, and what is said of them."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import shutil
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from ..checkpoints.finding import ModelFiles, find_license_files, find_model
+from ..pruning.counts import CountsFile, read_counts
+from ..pruning.vocabulary import TokenChoice, counted_tokens, source_counts
+from ..records.atomic import errors_of_writing
+from ..records.base_card import base_card_of
+from ..records.counts import TokenCounts
+from ..records.folders import Kind, OutputFolder, check_space
+from ..records.names import CARD_NAME
+from ..records.plan import PLAN_NAME, TOKENS, PruningPlan
+from ..records.trim import TRIM_NAME, GrownText, TrimmedText, TrimReport
+from ..settings.trim import TrimSettings
+from ..tensors.copying import combined_hash
+from ..tensors.gguf_header import PART
+from ..texts.presets import preset_words
+from ..texts.sets import TextSets, read_text_sets
+from ..utils.errors import ConfigurationError, FlabError
+from ..utils.places import output_file, user_path
+from ..utils.units import bytes_in
+from ..vocabulary.closure import SPACE, read_spec
+from ..vocabulary.files import SAMPLES
+from ..vocabulary.usage import token_lists
+from .gguf import GgufModel
+from .tables import TrimmedFiles
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+PLAN_SUFFIX = ".flab_plan.json"  # of a single file's plan
+TRIED = 8  # held-out texts that llama.cpp tokenises too
+GROWN = 3
+BEGINS = 60  # characters of a text
+FEWEST = 16  # tokens of a text whose growth is worth showing
+
+
+class Model(Protocol):
+    """Files of a model, whatever their format."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    def named_ids(self) -> set[int]: ...
+    def spellings(self, kept: Sequence[int]) -> list[str]: ...
+    def bytes_with(self, kept: Sequence[int]) -> int: ...
+    def check_tokens(self, kept: Sequence[int], folder: Path, texts: Sequence[str]) -> str | None: ...
+    def write(self, kept: Sequence[int], folder: Path, stem: str) -> TrimmedFiles: ...
+
+
+def trim(
+    model_name_or_path: str | Path,
+    output: str | Path,
+    settings: TrimSettings | None = None,
+    *,
+    plan: PruningPlan | None = None,
+    tokenizer: str | Path | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    overwrite: bool = False,
+    command: str | None = None,
+) -> TrimReport:
+    """Takes rows out of the tables of a model's vocabulary; every other tensor keeps its bytes.
+
+    Nothing is computed, and no more than a few megabytes of weights are in memory. The output is in the format of the
+    input, and whole or not there.
+
+    Args:
+        model_name_or_path (`str` or `Path`): a GGUF file of any architecture and types (or one of its parts), or a
+            folder or Hub id with safetensors files of any class that transformers can build, quantised or not.
+        output (`str` or `Path`): a folder; for a GGUF file also a path that ends in `.gguf`, beside which the plan
+            is written.
+        settings ([`~settings.trim.TrimSettings`], *optional*): which tokens stay. Defaults to the natural vocabulary
+            at a coverage of 0.9995.
+        plan ([`PruningPlan`], *optional*): which tokens stay, in place of the settings.
+        tokenizer (`str` or `Path`, *optional*): a folder or Hub id with the tokenizer, where that in a GGUF file
+            cannot be read.
+        revision (`str`, *optional*): branch, tag or commit of a Hub repository.
+        trust_remote_code (`bool`): whether code from the repository may run.
+        overwrite (`bool`): whether what an earlier trim wrote may be replaced.
+        command (`str`, *optional*): for the report.
+
+    Returns:
+        [`~records.trim.TrimReport`]: also written beside the files.
+
+    Raises:
+        [`FlabError`]: the model is damaged, is not there, or has a table that rows cannot be cut from; a size is out
+            of reach; the disk is full.
+        [`ConfigurationError`]: the output exists or cannot be named so.
+    """
+    settings = settings or TrimSettings()
+    inputs = [model_name_or_path, tokenizer, *settings.data.sources, *settings.data.counts]
+    with _output(output, overwrite, inputs) as replacement, _no_collection():
+        files = find_model(model_name_or_path, revision, parts=True)
+        if files.gguf is None and user_path(output).suffix == ".gguf":
+            raise ConfigurationError(f"output: {str(output)!r} names a GGUF file, and {files.name!r} is none")
+        model = open_model(files, tokenizer, trust_remote_code)
+        texts = None if plan is not None else read_text_sets(model.tokenizer, settings.data, settings.seed)
+        kept = planned_tokens(model, plan) if texts is None else chosen_tokens(model, settings, texts, files.name)
+        if len(kept) >= model.rows:
+            raise FlabError(
+                f"all {model.rows:,} tokens of {files.name!r} would stay: there is nothing to trim; ask for fewer with"
+                " `coverage` or `size`"
+            )
+        check_space(user_path(output).parent, model.bytes_with(kept), "the trimmed files take")
+        with replacement() as (folder, stem):
+            passages = [] if texts is None else [document.text for document in texts.held_out]
+            trouble = model.check_tokens(kept, folder, [*SAMPLES, *passages[:TRIED]])
+            written = model.write(kept, folder, stem or f"{_stem(files)}-trimmed")
+            report = _report(files, model, kept, written, command)
+            held_out = ({}, ()) if texts is None else held_out_tokens(model.tokenizer, kept, texts)
+            notes = () if trouble is None else (f"its tokens were not compared with llama.cpp's own: {trouble}",)
+            report = report.model_copy(update={"held_out": held_out[0], "grown": held_out[1], "notes": notes})
+            new_plan = PruningPlan(
+                base_model=files.name,
+                base_revision=files.revision,
+                base_hash=tokens_hash(model.spellings(kept), kept),
+                corpus_hash=plan.corpus_hash if plan is not None else texts.corpus_hash if texts is not None else "",
+                vocab_size=len(kept),
+                kept={"vocab": list(kept), "layer": list(range(model.layers))},
+                dtype="stored",
+                settings=plan.settings if plan is not None else settings.model_dump(),
+            )
+            _write_records(folder, stem, files, report, new_plan)
+    return report
+
+
+def open_model(files: ModelFiles, tokenizer: str | Path | None, trust_remote_code: bool) -> Model:
+    """The model in some files, whose weights are not read."""
+    named = None if tokenizer is None else _named_tokenizer(tokenizer)
+    if files.gguf is not None:
+        return GgufModel(files.gguf, named)
+    from .folder import FolderModel  # torch takes seconds to import, and GGUF files need none of it
+
+    return FolderModel(files, named, trust_remote_code)
+
+
+def _named_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    from ..checkpoints.tokenizer import check_loaded
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # conversions fail in many ways
+        raise FlabError(
+            f"tokenizer: {str(name)!r} holds none that can be loaded; name a folder or a Hub id"
+        ) from error
+    check_loaded(tokenizer, str(name))
+    return tokenizer
+
+
+# --- which tokens stay ---------------------------------------------------------------------------------------------
+
+
+def chosen_tokens(model: Model, settings: TrimSettings, texts: TextSets, name: str) -> list[int]:
+    """The ids that stay, ascending, by the settings of a pruning's vocabulary.
+
+    Raises:
+        [`FlabError`]: a size is out of reach; counts are of another tokenizer.
+    """
+    tokenizer, vocabulary = model.tokenizer, settings.vocabulary
+    spec = read_spec(tokenizer)
+    files: tuple[CountsFile, ...] = read_counts(settings.data.counts, tokenizer, name)
+    words = [] if settings.data.preset is None else preset_words(settings.data.preset)
+    counts = source_counts(tokenizer, texts.corpus, words)
+    if files:
+        counts += [usage.counts for usage in TokenCounts.merged(one.counts for one in files).sources.values()]
+    named = model.named_ids()
+    choice = TokenChoice(tokenizer, "", counted_tokens(spec, vocabulary, named, counts), spec)
+    # rows that no token has, but a configuration names, follow those of the tokens
+    last = max(spec.tokens)
+    rows = sorted(index for index in named if index not in spec.tokens)
+    if any(index < last for index in rows):
+        raise FlabError(f"{name!r} names the id {rows[0]}, for which its tokenizer has no token")
+    size = vocabulary.size or len(choice.counted.natural)
+    if settings.target_size is not None:
+        size = _fitting(model, choice, rows, bytes_in(settings.target_size) or 0, len(spec.tokens))
+    if (multiple := vocabulary.pad_to_multiple_of) is not None:
+        # filled up with the next tokens: rows that nothing needs would take as much room
+        size = min(-(-(size + len(rows)) // multiple) * multiple - len(rows), len(spec.tokens))
+    return [*choice(size).tolist(), *rows]
+
+
+def _fitting(model: Model, choice: TokenChoice, rows: list[int], most: int, tokens: int) -> int:
+    """The largest number of tokens with which the files are no larger than a size.
+
+    Raises:
+        [`FlabError`]: even the smallest is too large.
+    """
+    order, least = choice.order, len(choice.counted.protected)
+
+    def size_with(number: int) -> int:
+        kept = sorted(order[:number]) if number <= len(order) else choice(number).tolist()
+        return model.bytes_with([*kept, *rows])
+
+    if (smallest := size_with(least)) > most:
+        raise FlabError(
+            f"target_size: with the {least:,} tokens that have to stay it takes {smallest / 1e6:,.1f} MB, and"
+            f" {most / 1e6:,.1f} MB are asked for; ask for more, or prune layers and FFNs too (`flab prune`)"
+        )
+    return least + bisect_right(range(least + 1, tokens + 1), most, key=size_with)
+
+
+def planned_tokens(model: Model, plan: PruningPlan) -> list[int]:
+    """The ids that a plan keeps.
+
+    Raises:
+        [`FlabError`]: the model has other tokens, or the plan is about more than those.
+    """
+    kept = plan.kept_tokens or []
+    if not plan.is_trim or not kept:
+        raise FlabError(
+            f"the plan for {plan.base_model!r} is that of a pruning, which needs the weights that it was made for;"
+            " apply it with `optimum-cli flab apply` to those"
+        )
+    if max(kept) >= model.rows or tokens_hash(model.spellings(kept), kept) != plan.base_hash:
+        raise FlabError(
+            f"the plan was made for the tokens of {plan.base_model!r}, and this model has others; name a file of the"
+            " same model, in whatever quantisation"
+        )
+    return kept
+
+
+def tokens_hash(spellings: Sequence[str], kept: Sequence[int]) -> str:
+    """What a trim's plan is for: the tokens that stay, as they are spelt with spaces, and their ids."""
+    lines = (f"{index} {text.replace(SPACE, ' ')}\n" for index, text in zip(kept, spellings, strict=True))
+    return TOKENS + hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# --- what is said --------------------------------------------------------------------------------------------------
+
+
+def held_out_tokens(
+    tokenizer: PreTrainedTokenizerBase, kept: Sequence[int], texts: TextSets
+) -> tuple[dict[str, TrimmedText], tuple[GrownText, ...]]:
+    """How held-out text of each kind is tokenised before and after, and the texts that grow most."""
+    from ..pruning.vocabulary import tokenizer_of
+
+    stays = np.zeros(max(tokenizer.get_vocab().values()) + 1, dtype=bool)
+    tokens = [index for index in kept if index < len(stays)]
+    stays[tokens] = True
+    passages = [document.text for document in texts.held_out]
+    before = token_lists(tokenizer, passages)
+    after = [*map(len, token_lists(tokenizer_of(tokenizer, np.array(tokens), ""), passages))]
+    kinds: dict[str, list[int]] = {}
+    for place, document in enumerate(texts.held_out):
+        kinds.setdefault(document.kind or "own", []).append(place)
+    found = {}
+    for kind, places in sorted(kinds.items()):
+        ids = np.concatenate([np.array(before[place], dtype=np.int64) for place in places])
+        whole = float(stays[ids].mean()) if len(ids) else 1.0
+        found[kind] = TrimmedText(
+            texts=len(places), tokens_before=len(ids), tokens_after=sum(after[place] for place in places), whole=whole
+        )
+    longer = [place for place in range(len(passages)) if FEWEST <= len(before[place]) < after[place]]
+    longer.sort(key=lambda place: after[place] / len(before[place]), reverse=True)
+    grown = (
+        GrownText(
+            kind=texts.held_out[place].kind or "own",
+            begins=" ".join(passages[place].split())[:BEGINS],
+            tokens_before=len(before[place]),
+            tokens_after=after[place],
+        )
+        for place in longer[:GROWN]
+    )
+    return found, tuple(grown)
+
+
+def _report(
+    files: ModelFiles, model: Model, kept: Sequence[int], written: TrimmedFiles, command: str | None
+) -> TrimReport:
+    sizes = {path.name: path.stat().st_size for path in written.paths}
+    return TrimReport(
+        base_model=files.name,
+        base_revision=files.revision,
+        card=base_card_of(files.folder, files.gguf),
+        kind=model.kind,
+        files=sizes,
+        bytes_before=model.bytes,
+        bytes_after=sum(sizes.values()),
+        tokens_before=model.rows,
+        tokens_after=len(kept),
+        tables=dict(written.cut),
+        copied_tensors=len(written.copied),
+        copied_bytes=sum(one.bytes for one in written.copied.values()),
+        copied_sha256=combined_hash({name: one.sha256 for name, one in written.copied.items()}),
+        command=command,
+    )
+
+
+# --- where it is written -------------------------------------------------------------------------------------------
+
+
+def _stem(files: ModelFiles) -> str:
+    if files.gguf is None:
+        return "model"
+    part = PART.fullmatch(files.gguf.name)
+    return part["stem"] if part is not None else files.gguf.stem
+
+
+def _owns(path: Path) -> bool:
+    """Whether a file is part of what a trim wrote."""
+    return path.name in _written(path.parent)
+
+
+def _written(folder: Path) -> set[str]:
+    try:
+        report = TrimReport.load(folder)
+    except FlabError:
+        return {TRIM_NAME}
+    return {*report.files, *report.others, TRIM_NAME}
+
+
+TRIMMED = Kind("a trimmed model", TRIM_NAME, _owns)
+Replacement = Callable[[], AbstractContextManager[tuple[Path, str | None]]]
+
+
+@contextmanager
+def _output(output: str | Path, overwrite: bool, inputs: Sequence[str | Path | None]) -> Iterator[Replacement]:
+    """Reserves a folder, or checks where a file will be; yields what replaces it with the content of a new folder, and
+    the stem of the names of files there, if it is stated."""
+    path = user_path(output)
+    if path.suffix == ".gguf":
+        yield lambda: _single_file(path, overwrite)
+        return
+    with OutputFolder(path, TRIMMED, overwrite=overwrite, inputs=inputs) as reserved:
+
+        @contextmanager
+        def replacement() -> Iterator[tuple[Path, str | None]]:
+            with reserved.replacement() as folder:
+                yield folder, None
+
+        yield replacement
+
+
+@contextmanager
+def _single_file(path: Path, overwrite: bool) -> Iterator[tuple[Path, str | None]]:
+    """A folder beside a file whose content is moved there at the end; one that a killed run left is removed first."""
+    folder = path.with_name(f".{path.name}.partial")
+    with errors_of_writing(path):
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir(parents=True)
+            yield folder, path.stem
+            for new in sorted(folder.iterdir(), key=lambda one: one.suffix == ".gguf"):
+                output_file(path.parent / new.name, new.suffix, overwrite)
+                new.replace(path.parent / new.name)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_records(folder: Path, stem: str | None, files: ModelFiles, report: TrimReport, plan: PruningPlan) -> None:
+    if stem is not None:
+        plan.save(folder)
+        (folder / PLAN_NAME).rename(folder / f"{stem}{PLAN_SUFFIX}")
+        return
+    from ..hub.trimmed import trimmed_card
+
+    plan.save(folder)
+    for file in find_license_files(files.folder):
+        shutil.copyfile(file, folder / file.name)
+    others = {path.name for path in folder.iterdir()} | {CARD_NAME}
+    report.model_copy(update={"others": tuple(sorted(others - report.files.keys()))}).save(folder)
+    (folder / CARD_NAME).write_text(trimmed_card(folder), encoding="utf-8")
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python looks through its objects again and again while millions of tokens are made, and finds none to free."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
