@@ -20,7 +20,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,7 +107,6 @@ def key_of(content: str, name: str, task: Task) -> str:
     return json.dumps({"sha256": content, "task": name, "problems": len(task.problems), **task.asked}, sort_keys=True)
 
 
-@dataclass
 class Writing:
     """A completion that is being written.
 
@@ -117,10 +115,9 @@ class Writing:
         following (`int`): the token that the model has not read yet.
     """
 
-    number: int
-    following: int
-    written: list[int] = field(default_factory=list)
-    text: bytes = b""
+    def __init__(self, number: int, following: int):
+        self.number, self.following = number, following
+        self.written, self.text = 0, b""  # tokens, and what they spell
 
 
 class Writer:
@@ -143,6 +140,7 @@ class Writer:
         self._known: list[list[int]] = [[] for _ in range(parallel)]  # what has been read of each sequence
         self._silence()
         settings = self._library.llama_model_default_params()
+        settings.n_gpu_layers = 0
         self._model = self._made(path, self._library.llama_model_load_from_file(os.fsencode(path), settings))
         self._vocabulary = self._library.llama_model_get_vocab(self._model)
         self._size = self._library.llama_vocab_n_tokens(self._vocabulary)
@@ -212,8 +210,8 @@ class Writer:
                 one.following = self._best(place)
         return [found[number] for number in range(len(prompts))]
 
-    def generate(self, ids: Sequence[int], temp: float = 0.0) -> Iterator[int]:
-        """The most likely tokens after others, without end; `temp` is what else llama-cpp-python has to be told."""
+    def generate(self, ids: Sequence[int]) -> Iterator[int]:
+        """The most likely tokens after others, without end."""
         following = self._begin(0, ids)
         while True:
             yield following
@@ -232,11 +230,11 @@ class Writer:
         return ids
 
     def _begin(self, slot: int, ids: Sequence[int]) -> int:
-        """Reads a prompt into a sequence, but for what its last one began with, too; returns what follows."""
+        """Reads a prompt in place of the last text of a sequence, from where the two part; returns what follows."""
         known = self._known[slot]
-        pairs = zip(known, ids[:-1], strict=False)  # the last token is read again, for what it predicts
-        shared = next((at for at, (old, new) in enumerate(pairs) if old != new), min(len(known), len(ids) - 1))
-        if not self._library.llama_memory_seq_rm(self._memory, slot, shared, -1):  # states that cannot go back
+        parting = next((at for at, (old, new) in enumerate(zip(known, ids, strict=False)) if old != new), len(known))
+        shared = min(parting, len(ids) - 1)  # the last token is read again, for what it predicts
+        if not self._library.llama_memory_seq_rm(self._memory, slot, shared, -1):  # a state that cannot go back
             self._library.llama_memory_seq_rm(self._memory, slot, -1, -1)
             shared = 0
         del known[shared:]
@@ -250,13 +248,13 @@ class Writer:
         """The text of a completion that has come to its end; else takes up the token that follows."""
         ended = self._library.llama_vocab_is_eog(self._vocabulary, one.following)
         if not ended:
-            one.written.append(one.following)
+            one.written += 1
             one.text += self._piece(one.following)
         text = one.text.decode(errors="ignore")
         places = [place for stop in stops if (place := text.find(stop)) >= 0]
         if places:
             return text[: min(places)]
-        return text if ended or len(one.written) == tokens else None
+        return text if ended or one.written == tokens else None
 
     def _piece(self, token: int) -> bytes:
         """The text of a token, nothing for a control token."""
@@ -303,7 +301,7 @@ class Writer:
         self.close()
 
 
-def passes(_: Any, path: str, task: Task, name: str, threads: int | None) -> list[bool]:
+def passes(path: str, task: Task, name: str, threads: int | None) -> list[bool]:
     """Whether each problem is passed by what the model in a file writes."""
     asked, total = [task.ask(problem) for problem in task.problems], len(task.problems)
     parallel, length = (PARALLEL, LENGTH) if task.parallel else (1, LONGEST)
@@ -333,15 +331,15 @@ def score(name: str, task: Task, passed: Sequence[bool], dense: Sequence[bool]) 
     }
 
 
-def completion_milliseconds(model: Any, repeats: int, prompt: int = 2048, tokens: int = 32) -> dict[str, float]:
+def completion_milliseconds(writer: Writer, repeats: int, prompt: int = 2048, tokens: int = 32) -> dict[str, float]:
     """The time to the first token of a completion, and to its last."""
     source = Path(argparse.__file__).read_text(encoding="utf-8")
-    ids = model.tokenize(source.encode())[:prompt]
+    ids = writer.tokenize(source.encode())[:prompt]
     times = []
     for _ in range(repeats):
-        model.reset()
+        writer.reset()
         start, at = time.perf_counter(), []
-        for number, _token in enumerate(model.generate(ids, temp=0.0), 1):
+        for number, _token in enumerate(writer.generate(ids), 1):
             at.append(1000 * (time.perf_counter() - start))
             if number == tokens:
                 break
@@ -380,7 +378,7 @@ def main() -> None:
         for label, task in tasks.items():
             key = key_of(content, label, task)
             if key not in passed:
-                passed[key] = passes(None, path, task, f"{label} ({path})", args.threads)
+                passed[key] = passes(path, task, f"{label} ({path})", args.threads)
                 if kept is not None:
                     kept.write_text(json.dumps(passed), encoding="utf-8")
             files[path][label] = score(label, task, passed[key], reference.setdefault(label, passed[key]))

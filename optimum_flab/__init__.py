@@ -20,6 +20,7 @@ _LAZY = {
     "PruningPlan": ".records.plan",
     "RecoveryConfig": ".settings.recovery",
     "TokenCounts": ".records.counts",
+    "TrimSettings": ".settings.trim",
     "count_sources": ".counting",
     "count_texts": ".counting",
     "evaluate": ".evaluation.harness",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .settings.evaluation import EvaluationSettings as EvaluationSettings
     from .settings.export import ExportSettings as ExportSettings
     from .settings.recovery import RecoveryConfig as RecoveryConfig
+    from .settings.trim import TrimSettings as TrimSettings
     from .utils.errors import ConfigurationError as ConfigurationError
     from .utils.errors import FlabError as FlabError
 

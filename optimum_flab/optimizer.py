@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .evaluation.results import Evaluation
     from .export import Exported
     from .hub.push import Push
+    from .records.trim import TrimReport
     from .settings.evaluation import EvaluationSettings
     from .settings.export import ExportSettings
 
@@ -183,6 +184,13 @@ class FlabOptimizer:
         """
         self.pruned = apply_plan(self.dense, plan)
         return self.pruned
+
+    @staticmethod
+    def trim(model_name_or_path: str | Path, output: str | Path, **options: Any) -> TrimReport:
+        """Takes rarely used tokens out of a model's files as they are; see [`~trim.run.trim`] for `options`."""
+        from .trim.run import trim
+
+        return trim(model_name_or_path, output, **options)
 
     output = staticmethod(output_folder)
 

@@ -49,7 +49,7 @@ ONLY_UNTIL_WRITTEN = ("time-budget", "plan", "held-out")  # stages whose values 
 def is_ours(path: Path) -> bool:
     """Whether a file or folder at the top of a pruned model's folder is part of the model, so that another model may
     replace it; a card that somebody wrote or changed is not."""
-    from .hub.card import is_generated, read_card
+    from .hub.frame import is_generated, read_card
 
     if path.name != CARD_NAME:
         return is_replaceable(path)
@@ -159,7 +159,8 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
     Returns:
         [`PrunedModel`]: with the hash of its weights in its report.
     """
-    from .hub.card import read_card, write_card
+    from .hub.card import write_card
+    from .hub.frame import read_card
 
     earlier = read_card(output.folder / CARD_NAME)
     with output.replacement() as partial:

@@ -19,7 +19,7 @@ from optimum_flab import (
 )
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.stored_model import check_belongs_together
-from optimum_flab.hub.card import BEGIN
+from optimum_flab.hub.frame import BEGIN
 from optimum_flab.records.report import read_report
 
 from .conftest import LAYERS, PROSE, TEXTS, WIDTH, byte_level_tokenizer, thorough_but, tiny_model

@@ -7,11 +7,10 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..families import FAMILY_NAME
 from ..records.names import is_license_file
 from ..tensors.gguf_header import PART
 from ..utils.errors import FlabError, first_line
-from ..utils.places import user_path
+from ..utils.places import FAMILY_NAME, user_path
 from .demo import DEMO_NAME, demo_model
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..utils.compat import ArgumentGroup
+from ..utils.errors import ConfigurationError
 from ..utils.places import user_path
 from ..utils.progress import duration
 from . import arguments
@@ -14,7 +15,7 @@ from .base import FlabVerb, command_line
 
 
 if TYPE_CHECKING:
-    from .. import FlabOptimizer
+    from .. import FlabOptimizer, PruningPlan
 
 
 class PruningVerb(FlabVerb):
@@ -45,7 +46,7 @@ class PruningVerb(FlabVerb):
 
 
 class ApplyCommand(PruningVerb):
-    """Apply the plan of an earlier run to its dense model, without any search."""
+    """Apply the plan of an earlier run to its dense model, or that of a trim to any files of the same model."""
 
     @staticmethod
     def add_arguments(required: ArgumentGroup, optional: ArgumentGroup) -> None:
@@ -66,9 +67,11 @@ class ApplyCommand(PruningVerb):
         from .. import FlabOptimizer, PruningPlan
         from ..pruned import check_prompt
 
-        command = command_line("apply", self.parser, args)
+        command, plan = command_line("apply", self.parser, args), PruningPlan.load(args.plan)
+        if plan.is_trim:
+            self.trim(plan, command)
+            return
         with FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=[args.model, args.plan]) as output:
-            plan = PruningPlan.load(args.plan)
             optimizer = FlabOptimizer.from_pretrained(
                 args.model,
                 **arguments.of_model(args),
@@ -81,3 +84,16 @@ class ApplyCommand(PruningVerb):
             optimizer.pruned = optimizer.apply(plan).with_report(command=command)
             optimizer.save_to(output)
         self.show_pruned(optimizer)
+
+    def trim(self, plan: PruningPlan, command: str) -> None:
+        """Cut the vocabulary of a model's files, whatever their quantisation."""
+        args = self.args
+        if args.prompt is not None:
+            raise ConfigurationError("the plan is that of a trim, which runs no model; leave out `prompt`")
+
+        from ..trim.run import trim
+
+        options = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+        report = trim(args.model, args.output, plan=plan, overwrite=args.overwrite, command=command, **options)
+        self.say(report.to_text())
+        self.show_end(args.output)

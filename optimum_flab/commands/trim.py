@@ -39,8 +39,8 @@ class TrimCommand(FlabVerb):
         optional.add_argument(
             "--tokenizer",
             metavar="MODEL",
-            help="folder or Hub id with the model's tokenizer, where that in a GGUF file is of an unknown kind (default:"
-            " the one in the file)",
+            help="folder or Hub id with the model's tokenizer, where that in a GGUF file is of an unknown kind"
+            " (default: the one in the file)",
         )
         arguments.add(optional, "--overwrite", "--quiet", "--json")
 

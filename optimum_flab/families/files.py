@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..utils.errors import ConfigurationError, FlabError
+from ..utils.places import FAMILY_NAME
 from .schema import Family
 
 
-FAMILY_NAME = "flab_family.json"  # beside a pruned model of a family that is not built in
 KNOWN = Path(__file__).with_name("known")
 
 

@@ -3,24 +3,35 @@ the base model's licence from that model's card on the Hub."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ..records.atomic import write_files
-from ..records.base_card import METADATA, card_metadata
 from ..records.names import CARD_NAME, PAGE_NAME, is_result
 from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME
 from ..settings.hub import CardSettings, TermsSettings
-from ..utils.errors import ConfigurationError, FlabError
+from ..utils.errors import FlabError
 from . import provenance, tables
 from .facts import Facts, read_facts
+from .frame import (
+    BEGIN,
+    END,
+    MARK,
+    RELATION,
+    Rendered,
+    checksum,
+    is_generated,
+    license_text,
+    metadata_of,
+    read_card,
+    text_of_user,
+    with_additions,
+)
+from .markdown import cell, code
 from .page import render_page
 from .terms import Terms, settle_terms
 
@@ -30,39 +41,6 @@ if TYPE_CHECKING:
 
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
-# the Hub knows adapter, finetune, merge and quantized; a pruned model has changed weights of its own
-RELATION = "finetune"
-# the checksum covers our text, without metadata; older cards have a fingerprint of these after it
-MARK = "<!-- Written by optimum-flab, checksum {}. It is written anew by `optimum-cli flab card`. -->"
-MARKED = re.compile(re.escape(MARK).replace(re.escape("{}"), "(?P<sum>[0-9a-f]{64})(, metadata [0-9a-f ]*)?"))
-BEGIN = "<!-- your text: begin. What stands between these two lines stays when the card is written anew. -->"
-END = "<!-- your text: end -->"
-# of our metadata; others are the user's, and so are further tags
-FIELDS = frozenset(
-    (
-        *("base_model", "base_model_relation", "license", "license_name", "license_link", "language", "datasets"),
-        *("library_name", "pipeline_tag", "tags", "model-index"),
-    )
-)
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A card that is not written yet.
-
-    Args:
-        text (`str`): metadata and text.
-        page (`str`, *optional*): the report as an HTML page; a trimmed model has none.
-        terms ([`Terms`]): whose model was pruned, and its licence.
-        facts ([`Facts`], *optional*): what both were made from.
-        notes (`tuple[str, ...]`): what the user should be told.
-    """
-
-    text: str
-    page: str | None
-    terms: Terms
-    facts: Facts | None
-    notes: tuple[str, ...]
 
 
 def render_card(
@@ -98,7 +76,7 @@ def render_card(
     known = [metadata_of(card) for card in own if base.weights_sha256 in card]
     terms = settle_terms(base, stated, ChainMap(*known), ask_hub)
     title = repo_id.split("/")[-1] if repo_id else f"{terms.name}, pruned"
-    name = tables.code([terms.name])
+    name = code([terms.name])
     data = card_data(facts, terms, title)
     for card in own:
         data = with_additions(data, card)
@@ -111,7 +89,7 @@ def render_card(
             "terms": terms,
             "tables": tables,
             "provenance": provenance,
-            "title": tables.cell(title),
+            "title": cell(title),
             "license": license_text(terms, facts.license_files),
             "name": name,
             "base": f"[{terms.base_model}](https://huggingface.co/{terms.base_model})" if terms.base_model else name,
@@ -175,20 +153,6 @@ def write_card(
     stale = [path for path in folder.iterdir() if settings.results is not None and is_result(path.name)]
     write_files(folder, contents, [path for path in stale if path.name not in contents])
     return card.notes
-
-
-def read_card(path: Path) -> str | None:
-    """The text of a card, or `None` where there is none.
-
-    Raises:
-        [`FlabError`]: the file is not text.
-    """
-    try:
-        return path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise FlabError(f"{str(path)!r} cannot be read ({error}); move it away") from error
 
 
 # --- what it says --------------------------------------------------------------------------------------------------
@@ -263,75 +227,3 @@ def eval_results(facts: Facts) -> list[EvalResult]:
                 )
             )
     return results
-
-
-def license_text(terms: Terms, files: Sequence[str]) -> str:
-    """The licence, with a note that it is inherited; or a note that it is not known."""
-    kept = f" Licence files of the base model: {', '.join(f'[{name}]({name})' for name in files)}." if files else ""
-    if terms.license is None:
-        return (
-            "not known from the files of this model. The terms of the base model apply; see there before you use it."
-            f"{kept}"
-        )
-    name = f"{terms.license_name} ({terms.license})" if terms.license_name else terms.license
-    return f"{f'[{name}]({terms.license_link})' if terms.license_link else name}, that of the base model.{kept}"
-
-
-# --- what is the user's --------------------------------------------------------------------------------------------
-
-
-def body_of(text: str) -> str:
-    """A card without its metadata."""
-    return METADATA.sub("", text.removeprefix("\ufeff").replace("\r\n", "\n"), count=1)
-
-
-def checksum(text: str) -> str:
-    """SHA-256 of a card without its own checksum, its metadata and the user's text."""
-    body = MARKED.sub(lambda mark: mark[0].replace(mark["sum"], "0" * 64), body_of(text), count=1)
-    before, _, after = body.partition(BEGIN)
-    return hashlib.sha256(f"{before}{BEGIN}{END}{after.rpartition(END)[2]}".strip().encode()).hexdigest()
-
-
-def is_generated(text: str) -> bool:
-    """Whether a card is as this software wrote it, apart from the user's text and metadata."""
-    mark = MARKED.search(body_of(text))
-    return mark is not None and mark["sum"] == checksum(text)
-
-
-def text_of_user(text: str) -> str:
-    """What the user wrote between the two marked lines of a card.
-
-    Raises:
-        [`ConfigurationError`]: the second line is missing, so there is no telling where the text ends.
-    """
-    _, begin, after = body_of(text).partition(BEGIN)
-    own, end, _ = after.rpartition(END)
-    if begin and not end:
-        raise ConfigurationError(
-            f"a card has the line {BEGIN!r}, but not the one that ends your text; put {END!r} below it"
-        )
-    return own.strip("\n")
-
-
-def metadata_of(text: str) -> dict[str, Any]:
-    """The metadata of a card.
-
-    Raises:
-        [`ConfigurationError`]: they cannot be read.
-    """
-    try:
-        return card_metadata(text)
-    except ValueError as error:
-        raise ConfigurationError(f"the metadata at the top of a card cannot be kept: {error}; correct them") from error
-
-
-def own_fields(text: str) -> dict[str, Any]:
-    """The fields that a user added to the metadata of a card of ours, which never writes them."""
-    return {field: value for field, value in metadata_of(text).items() if field not in FIELDS}
-
-
-def with_additions(ours: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """Our metadata with the fields and tags that a user added to an earlier card."""
-    tags = metadata_of(text).get("tags")
-    added = [tag for tag in tags if tag not in ours["tags"]] if isinstance(tags, list) else []
-    return {**own_fields(text), **ours, "tags": [*ours["tags"], *added]}

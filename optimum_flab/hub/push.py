@@ -23,8 +23,9 @@ from ..settings.hub import PushSettings
 from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
 from ..utils.errors import ConfigurationError, FlabError, first_of, printable
-from .card import Rendered, is_generated, metadata_of, own_fields, read_card, render_card, text_of_user
+from .card import render_card
 from .client import AGAIN, hub_card, hub_client, redact, translate_errors
+from .frame import Rendered, is_generated, metadata_of, own_fields, read_card, text_of_user
 from .trimmed import check_trimmed, is_trimmed, render_trimmed
 
 

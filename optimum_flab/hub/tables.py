@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..records.scores import PROGRAMS, Score, metric_text, retention_of, retenti
 from ..settings.pruning import COMPONENTS
 from ..utils.hashing import file_sha256
 from .facts import Facts
+from .markdown import cell, code
 
 
 KIND_LABELS = {
@@ -27,27 +27,9 @@ KIND_LABELS = {
     "infilling": "programs with a gap",
 }
 MOST_SCORES_ABOVE = 7  # rows of scores in the table at the top: the standard set and its combined rows
-# what has a meaning in Markdown, and what turns an address into a link
-MARKUP = re.compile(r"[\\`*\[\]|~]|@(?=[\w-]+\.)|(?<!\w)_|_(?!\w)|(?<=:)/(?=/)|(?<=www)\.", re.IGNORECASE)
 
 
 # --- values as text ------------------------------------------------------------------------------------------------
-
-
-def cell(text: Any) -> str:
-    """Text that stays inside one cell of a Markdown table and is shown literally: no mark-up, HTML or links."""
-    return MARKUP.sub(r"\\\g<0>", one_line(str(text)).replace("&", "&amp;").replace("<", "&lt;")) or "–"
-
-
-def code(texts: Iterable[str]) -> str:
-    """Texts as inline code, separated by commas."""
-    return ", ".join("`" + one_line(text).replace("|", "\\|").replace("`", "'") + "`" for text in texts)
-
-
-def one_line(text: str) -> str:
-    """Text on one line, without characters that are not seen, such as those that turn the direction of text."""
-    line = " ".join(text.split())
-    return "".join(character for character in line if unicodedata.category(character) not in ("Cc", "Cf"))
 
 
 def sentence(text: str) -> str:

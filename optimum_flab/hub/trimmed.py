@@ -16,8 +16,7 @@ from ..settings.hub import TermsSettings
 from ..tensors.copying import combined_hash
 from ..tensors.stored import tensor_hashes
 from ..utils.errors import FlabError
-from . import tables
-from .card import (
+from .frame import (
     BEGIN,
     END,
     MARK,
@@ -30,6 +29,7 @@ from .card import (
     text_of_user,
     with_additions,
 )
+from .markdown import cell, code
 from .terms import settle_terms
 
 
@@ -48,8 +48,8 @@ def check_trimmed(folder: Path) -> None:
     tables_now = {name: hashes.pop(name, "") for name in report.tables}
     if tables_now != report.tables or combined_hash(hashes) != report.copied_sha256:
         raise FlabError(
-            f"the weights in {str(folder)!r} are not those that {TRIM_NAME} is about: they were changed since; trim the"
-            " model again"
+            f"the weights in {str(folder)!r} are not those that {TRIM_NAME} is about: they were changed since; trim"
+            " the model again"
         )
 
 
@@ -87,7 +87,7 @@ def render_trimmed(
         data = with_additions(data, card)
     title = repo_id.split("/")[-1] if repo_id else f"{terms.name}, trimmed"
     mark = MARK.format("0" * 64)
-    name = tables.code([terms.name])
+    name = code([terms.name])
     link = f"[{terms.base_model}](https://huggingface.co/{terms.base_model})" if terms.base_model else name
     licenses = sorted(one.name for one in folder.iterdir() if is_license_file(one.name))
     text = "\n".join(
@@ -97,7 +97,7 @@ def render_trimmed(
             "---",
             mark,
             "",
-            f"# {tables.cell(title)}",
+            f"# {cell(title)}",
             "",
             f"{link} with fewer tokens in its vocabulary, by `optimum-flab`. Vocabulary trimmed; every other weight is"
             " the original's byte for byte.",

@@ -253,6 +253,8 @@ def apply_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
     Raises:
         [`FlabError`]: the plan was made for other weights.
     """
+    if plan.is_trim:
+        raise FlabError("the plan is that of a trim: `FlabOptimizer.trim` applies it to a model's files as they are")
     watch, tokenizer = Stopwatch(), dense.tokenizer
     with watch.step("surgery"):
         check_plan(dense.model, dense.family, plan)

@@ -39,6 +39,7 @@ from ..vocabulary.usage import (
     count_corpus,
     count_tokens,
     encode_chunks,
+    segments,
     special_ids,
     token_lists,
     tokenizer_hash,
@@ -104,8 +105,9 @@ def source_counts(
     sources: dict[str, list[str]] = {}
     for document in corpus:
         sources.setdefault(document.source, []).append(document.text)
+    pattern = segments(tokenizer, [document.text for document in corpus])
     with progress("Counting tokens", len(corpus), "text") as tick:
-        counts = [count_corpus(tokenizer, texts, tick) for texts in sources.values()]
+        counts = [count_corpus(tokenizer, texts, pattern, tick) for texts in sources.values()]
     return counts + [count_tokens(tokenizer, one.words, one.counts).counts for one in words]
 
 

@@ -6,8 +6,8 @@ import re
 from fnmatch import fnmatch
 from pathlib import Path
 
-from ..families.files import FAMILY_NAME
 from ..settings.files import CONFIG_NAME
+from ..utils.places import FAMILY_NAME
 from .paths import last_name
 from .plan import PLAN_NAME, WEIGHTS_NAME
 from .report import REPORT_NAME

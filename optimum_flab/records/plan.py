@@ -121,10 +121,10 @@ class PruningPlan:
 
     def save(self, folder: str | Path) -> None:
         """Writes `flab_plan.json`, and `flab_plan.safetensors` if compensation changed something."""
-        from ..tensors.lazy import StoredTensors, write_tensors
-
         Path(folder, PLAN_NAME).write_text(plan_text(self.to_dict()) + "\n", encoding="utf-8")
         if self.weights:
+            from ..tensors.lazy import StoredTensors, write_tensors
+
             outlines = self.weights.outlines if isinstance(self.weights, StoredTensors) else self.weights
             write_tensors({Path(folder, WEIGHTS_NAME): outlines}, self.weights.items())
 

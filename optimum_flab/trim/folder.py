@@ -78,6 +78,7 @@ class FolderModel:
         self.config = self._read_config(files.folder)
         self._text_path = _text_path(self.config)
         self._tables = self._find_tables()
+        self._trimmed: tuple[list[int], PreTrainedTokenizerBase] | None = None
 
     def _read_config(self, folder: Path) -> PreTrainedConfig:
         from transformers import AutoConfig
@@ -97,6 +98,14 @@ class FolderModel:
         tokenizer = self._own_tokenizer or load_tokenizer(self.files, self.config, self._trust)[0]
         check_vocabulary(tokenizer, text, self.files.name)
         return tokenizer
+
+    def trimmed_tokenizer(self, kept: Sequence[int]) -> PreTrainedTokenizerBase:
+        """The tokenizer with only these tokens."""
+        if self._trimmed is None or self._trimmed[0] != [*kept]:
+            tokens = set(self.tokenizer.get_vocab().values())
+            own = [index for index in kept if index in tokens]
+            self._trimmed = [*kept], rewrite_tokenizer(self.tokenizer, own, self.config.model_type)
+        return self._trimmed[1]
 
     @property
     def rows(self) -> int:
@@ -130,9 +139,13 @@ class FolderModel:
         known = [getattr(transformers, name) for name in config.architectures or () if hasattr(transformers, name)]
         try:
             with torch.device("meta"), no_init_weights():
-                if known:
-                    return new_model(known[0], config, dtype=torch.float32)
-                return AutoModelForCausalLM.from_config(config, trust_remote_code=self._trust)
+                model = (
+                    new_model(known[0], config, dtype=torch.float32)
+                    if known
+                    else AutoModelForCausalLM.from_config(config, trust_remote_code=self._trust)
+                )
+            model.tie_weights()
+            return model
         except Exception as error:  # what is wrong with a configuration shows where it is used
             raise FlabError(
                 f"transformers cannot build {self.files.name!r} ({type(error).__name__}: {first_line(error)})"
@@ -276,8 +289,7 @@ class FolderModel:
             kept (`Sequence[int]`): ascending.
             stem (`str`): not needed: files keep their names.
         """
-        tokens = set(self.tokenizer.get_vocab().values())
-        new = rewrite_tokenizer(self.tokenizer, [index for index in kept if index in tokens], self.config.model_type)
+        new = self.trimmed_tokenizer(kept)
         for name in self._metadata():
             shutil.copyfile(self.files.folder / name, folder / name)
         contents = {"config.json": self._new_config(kept), **self._others()}

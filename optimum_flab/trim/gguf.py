@@ -22,6 +22,7 @@ from ..tensors.gguf_header import PART, GgufHeader, GgufTensor, packed_header, p
 from ..utils.errors import FlabError
 from ..utils.progress import progress
 from ..vocabulary.gguf import BYTE, ENDS, PREFIX, fields_of_kept, read_tokenizer, special_ids
+from ..vocabulary.rewrite import rewrite_tokenizer
 from .tables import Copied, TrimmedFiles
 
 
@@ -62,6 +63,12 @@ class GgufModel:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that counts text."""
         return self._own_tokenizer or read_tokenizer(self.fields)
+
+    def trimmed_tokenizer(self, kept: Sequence[int]) -> PreTrainedTokenizerBase:
+        """The tokenizer with only these tokens."""
+        if self._own_tokenizer is not None:
+            return rewrite_tokenizer(self._own_tokenizer, kept)
+        return read_tokenizer(self.fields | fields_of_kept(self.fields, kept))
 
     @property
     def rows(self) -> int:

@@ -63,6 +63,7 @@ class Model(Protocol):
     @property
     def kind(self) -> str: ...
     def named_ids(self) -> set[int]: ...
+    def trimmed_tokenizer(self, kept: Sequence[int]) -> PreTrainedTokenizerBase: ...
     def spellings(self, kept: Sequence[int]) -> list[str]: ...
     def bytes_with(self, kept: Sequence[int]) -> int: ...
     def check_tokens(self, kept: Sequence[int], folder: Path, texts: Sequence[str]) -> str | None: ...
@@ -129,7 +130,7 @@ def trim(
             trouble = model.check_tokens(kept, folder, [*SAMPLES, *passages[:TRIED]])
             written = model.write(kept, folder, stem or f"{_stem(files)}-trimmed")
             report = _report(files, model, kept, written, command)
-            held_out = ({}, ()) if texts is None else held_out_tokens(model.tokenizer, kept, texts)
+            held_out = ({}, ()) if texts is None else held_out_tokens(model, kept, texts)
             notes = () if trouble is None else (f"its tokens were not compared with llama.cpp's own: {trouble}",)
             report = report.model_copy(update={"held_out": held_out[0], "grown": held_out[1], "notes": notes})
             new_plan = PruningPlan(
@@ -253,17 +254,14 @@ def tokens_hash(spellings: Sequence[str], kept: Sequence[int]) -> str:
 
 
 def held_out_tokens(
-    tokenizer: PreTrainedTokenizerBase, kept: Sequence[int], texts: TextSets
+    model: Model, kept: Sequence[int], texts: TextSets
 ) -> tuple[dict[str, TrimmedText], tuple[GrownText, ...]]:
     """How held-out text of each kind is tokenised before and after, and the texts that grow most."""
-    from ..pruning.vocabulary import tokenizer_of
-
-    stays = np.zeros(max(tokenizer.get_vocab().values()) + 1, dtype=bool)
-    tokens = [index for index in kept if index < len(stays)]
-    stays[tokens] = True
+    stays = np.zeros(model.rows, dtype=bool)
+    stays[kept] = True
     passages = [document.text for document in texts.held_out]
-    before = token_lists(tokenizer, passages)
-    after = [*map(len, token_lists(tokenizer_of(tokenizer, np.array(tokens), ""), passages))]
+    before = token_lists(model.tokenizer, passages)
+    after = [*map(len, token_lists(model.trimmed_tokenizer(kept), passages))]
     kinds: dict[str, list[int]] = {}
     for place, document in enumerate(texts.held_out):
         kinds.setdefault(document.kind or "own", []).append(place)

@@ -9,6 +9,8 @@ from pathlib import Path
 from .errors import ConfigurationError
 
 
+# beside a model of a family that is not a known one
+FAMILY_NAME = "flab_family.json"
 # a repository with its owner
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 

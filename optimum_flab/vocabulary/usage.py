@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CHARACTERS_AT_ONCE = 1 << 21
 # how a vocabulary writes white space, and what follows a letter within a token
 WRITTEN = str.maketrans("ĠĊĉč▁", " \n\t\r ")
-AFTER_LETTER = re.compile("[A-Za-z]([^A-Za-z])")
+AFTER_LETTER = re.compile("[A-Za-z]([^A-Za-z\0])")
 JOINED = 2000  # segments that are tokenised as one text
 TRIED_TEXTS, TRIED = 64, 4096  # and the characters of each
 # What does not affect how text is split: the parts of a `tokenizer.json` that only frame a text, or decode it.
@@ -110,18 +110,21 @@ def usage_so_far(
 
 
 def count_corpus(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], tick: Callable[[int], object] = lambda done: None
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pattern: re.Pattern[str] | None,
+    tick: Callable[[int], object] = lambda done: None,
 ) -> np.ndarray:
-    """The same counts for texts in memory, in half the time where it is known that a tokenizer reaches across no place
-    between a letter and some other characters: what is between two such places is then tokenised only once.
+    """The same counts for texts in memory; what a pattern finds in them several times is tokenised only once.
 
     Args:
+        pattern (`re.Pattern`, *optional*): see [`segments`].
         tick (`Callable`): called with the number of texts after each bounded amount of them.
 
     Returns:
         `np.ndarray`: int64 by id.
     """
-    pattern, total = _segments(tokenizer, texts), no_usage(tokenizer).counts
+    total = no_usage(tokenizer).counts
     if pattern is None:
         for chunk, encoded in encode_chunks(tokenizer, texts):
             total += np.bincount(np.fromiter(chain.from_iterable(encoded), dtype=np.int64), minlength=len(total))
@@ -137,15 +140,15 @@ def count_corpus(
         # one that begins where a text may be divided and ends in a letter can stand between any others
         joins = pattern.match(f"a{segment}").end() == 1 and segment[-1].isascii() and segment[-1].isalpha()
         together.setdefault((number, joins), []).append(segment)
-    for (number, joins), segments in together.items():
-        parts = ["".join(segments[at : at + JOINED]) for at in range(0, len(segments), JOINED)] if joins else segments
+    for (number, joins), found in together.items():
+        parts = ["".join(found[at : at + JOINED]) for at in range(0, len(found), JOINED)] if joins else found
         for _, encoded in encode_chunks(tokenizer, parts):
             ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int64)
             total += number * np.bincount(ids, minlength=len(total))
     return total
 
 
-def _segments(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> re.Pattern[str] | None:
+def segments(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> re.Pattern[str] | None:
     """What divides texts where no token of a tokenizer reaches across; `None` where that is not known.
 
     Merges make tokens only, so no merge crosses a place that no token crosses; whether the steps before them see only
@@ -153,8 +156,8 @@ def _segments(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> re.Pa
     """
     if type(tokenizer.backend_tokenizer.model).__name__ != "BPE":
         return None
-    inside = {mark for token in tokenizer.get_vocab() for mark in AFTER_LETTER.findall(token.translate(WRITTEN))}
-    joined = re.escape("".join(sorted({mark for mark in inside if mark.isascii()} | {"'"})))
+    inside = {*AFTER_LETTER.findall("\0".join(tokenizer.get_vocab()).translate(WRITTEN)), "'"}
+    joined = re.escape("".join(sorted(filter(str.isascii, inside))))
     pattern = re.compile(rf"[^A-Za-z]*[A-Za-z]+(?:[{joined}\x80-\U0010ffff][^A-Za-z]*[A-Za-z]*)*|[^A-Za-z]+")
     sample = [text[:TRIED] for text in texts[:: max(1, len(texts) // TRIED_TEXTS)]]
     backend = tokenizer.backend_tokenizer

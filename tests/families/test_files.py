@@ -13,13 +13,14 @@ from optimum_flab import FlabOptimizer
 from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.checkpoints.stored_model import check_belongs_together
 from optimum_flab.criteria import NEURONS
-from optimum_flab.families import FAMILY_NAME, family_for, files, known_families, read_family
+from optimum_flab.families import family_for, files, known_families, read_family
 from optimum_flab.inspection import inspect_model
 from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.records.report import read_report
 from optimum_flab.recovery.closed_form import refit
 from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.utils.errors import ConfigurationError, FlabError
+from optimum_flab.utils.places import FAMILY_NAME
 
 from ..conftest import TEXTS, byte_level_tokenizer, random_tokens, saved, small_config, thorough_but
 from .zoo import MIXTURES, member

@@ -16,7 +16,8 @@ from optimum_flab.criteria import LAYERS, NEURONS
 from optimum_flab.evaluation.comparison import Passed, together
 from optimum_flab.export import export_gguf
 from optimum_flab.hub import terms as terms_module
-from optimum_flab.hub.card import BEGIN, END, MARK, is_generated, metadata_of, render_card, text_of_user, write_card
+from optimum_flab.hub.card import render_card, write_card
+from optimum_flab.hub.frame import BEGIN, END, MARK, is_generated, metadata_of, text_of_user
 from optimum_flab.hub.terms import settle_terms
 from optimum_flab.records.held_out import KindCost
 from optimum_flab.records.report import Base, BaseCard

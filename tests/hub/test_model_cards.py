@@ -9,7 +9,8 @@ import pytest
 from hub.card_rules import card_errors
 from huggingface_hub import ModelCard
 
-from optimum_flab.hub.card import TEMPLATE, is_generated
+from optimum_flab.hub.card import TEMPLATE
+from optimum_flab.hub.frame import is_generated
 
 
 FOLDER = Path(__file__).parents[2] / "model_cards"

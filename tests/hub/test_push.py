@@ -20,8 +20,8 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 from safetensors.torch import load_file, save_file
 
 from optimum_flab import FlabOptimizer, PruningPlan
-from optimum_flab.hub.card import BEGIN, END, metadata_of, text_of_user
 from optimum_flab.hub.client import hub_card, redact
+from optimum_flab.hub.frame import BEGIN, END, metadata_of, text_of_user
 from optimum_flab.hub.push import push_to_hub
 from optimum_flab.records.names import ADAPTER_FOLDER
 from optimum_flab.utils.errors import ConfigurationError, FlabError
