@@ -18,7 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from common import check_distinct, labelled, made_once, positive, print_result, progress
-from gguf_passes import TASKS, Task, completion_milliseconds, key_of, passes, score, task_names, tasks_of
+from gguf_passes import (
+    LONGEST,
+    TASKS,
+    Task,
+    Writer,
+    completion_milliseconds,
+    key_of,
+    passes,
+    score,
+    task_names,
+    tasks_of,
+)
 
 from optimum_flab.utils.hashing import file_sha256
 from optimum_flab.vocabulary.infilling import EXAMPLE
@@ -81,15 +92,14 @@ class Kept:
     def passes(self, file: Path, content: str, name: str, task: Task, threads: int | None) -> list[bool]:
         key = key_of(content, name, task)
         if key not in self._values:
-            with opened(file, threads) as model:
-                self._keep(key, passes(model, str(file), task, f"{name} ({file.name})", threads))
+            self._keep(key, passes(str(file), task, f"{name} ({file.name})", threads))
         return self._values[key]
 
     def milliseconds(self, file: Path, content: str, repeats: int, threads: int | None) -> dict[str, float]:
         key = json.dumps({"sha256": content, "repeats": repeats, "threads": threads}, sort_keys=True)
         if key not in self._values:
-            with opened(file, threads) as model:
-                self._keep(key, completion_milliseconds(model, repeats))
+            with Writer(str(file), threads, 1, LONGEST) as writer:
+                self._keep(key, completion_milliseconds(writer, repeats))
         return self._values[key]
 
     def _keep(self, key: str, value: Any) -> None:
@@ -97,14 +107,6 @@ class Kept:
         beside = self._file.with_suffix(".new")
         beside.write_text(json.dumps(self._values), encoding="utf-8")
         beside.replace(self._file)
-
-
-def opened(file: Path, threads: int | None) -> Any:
-    from contextlib import closing
-
-    from llama_cpp import Llama
-
-    return closing(Llama(str(file), n_ctx=4096, n_batch=512, n_threads=threads, verbose=False))
 
 
 def mark_frontier(rows: Sequence[dict[str, Any]], task: str) -> None:

@@ -33,7 +33,7 @@ WEIGHTS_FIELD = "flab.weights_sha256"  # in a file that this package wrote: the 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 # numbers of the kinds of values, and how each is packed
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-STRING, ARRAY = 8, 9
+WHOLE_NUMBER, STRING, ARRAY = 4, 8, 9
 MOST = 10_000_000  # values in a list, tensors: many more than any model has
 MOST_DIMENSIONS = 4
 ALIGNMENT = "general.alignment"
@@ -289,7 +289,8 @@ def packed_header(
     """What stands before the tensors of a file that is like another one.
 
     Args:
-        changed (`dict[str, Any]`): new values of fields; `None`: the field is left out. The others are copied.
+        changed (`dict[str, Any]`): new values of fields; `None`: the field is left out. The others are copied. Those
+            that the other file has not are whole numbers.
         shape_of (`Callable`): the new shape of a tensor.
 
     Returns:
@@ -305,6 +306,8 @@ def packed_header(
                 fields.append(raw)
             elif changed[name] is not None:
                 fields.append(packed_field(name, changed[name], field.kind))
+    new = [(name, value) for name, value in changed.items() if name not in header.entries]
+    fields += [packed_field(name, value, WHOLE_NUMBER) for name, value in new]
     for tensor in sorted(header.tensors.values(), key=lambda tensor: tensor.start):
         shape = shape_of(tensor)
         dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1])

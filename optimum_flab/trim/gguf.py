@@ -21,7 +21,8 @@ from ..tensors.copying import copy_bytes, copy_rows
 from ..tensors.gguf_header import PART, GgufHeader, GgufTensor, packed_header, part_paths, read_header, type_name
 from ..utils.errors import FlabError
 from ..utils.progress import progress
-from ..vocabulary.gguf import BYTE, ENDS, PREFIX, fields_of_kept, read_tokenizer, special_ids
+from ..vocabulary.closure import SPACE
+from ..vocabulary.gguf import BYTE, ENDS, INSIDE, PREFIX, fields_of_kept, read_tokenizer, special_ids
 from ..vocabulary.rewrite import rewrite_tokenizer
 from .tables import Copied, TrimmedFiles
 
@@ -58,6 +59,8 @@ class GgufModel:
         self._tables = {name for header in self.headers for name in header.tensors if TABLE.fullmatch(name)}
         self._check_tables()
         self._own_tokenizer = tokenizer
+        if tokenizer is not None:
+            self._check_named(tokenizer)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -122,6 +125,18 @@ class GgufModel:
                     f"{where} has {name} of {' x '.join(map(str, tensor.shape))}, which may have a row for each of"
                     f" {self.rows:,} tokens, and it is not known how it is cut; nothing was written"
                 )
+
+    def _check_named(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuses another model's tokenizer; spaces, and what begins a word for BERT, are spelt in other ways."""
+        own = [token.replace(SPACE, " ").strip() for token in self.tokens]
+        pairs = (
+            (token.replace(SPACE, " ").removeprefix(INSIDE).strip(), at) for token, at in tokenizer.get_vocab().items()
+        )
+        if (other := next((token for token, at in pairs if at >= self.rows or own[at] != token), None)) is not None:
+            raise FlabError(
+                f"tokenizer: {tokenizer.name_or_path!r} has other tokens than the GGUF file {str(self.paths[0])!r}:"
+                f" {other!r}, for example; name the model's own"
+            )
 
     def _headers_of(self, kept: Sequence[int]) -> list[tuple[GgufHeader, bytes, list[tuple[GgufTensor, int]]]]:
         changed: list[dict[str, Any]] = [fields_of_kept(self.fields, kept), *[{}] * (len(self.headers) - 1)]

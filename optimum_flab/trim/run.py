@@ -341,6 +341,8 @@ def _output(output: str | Path, overwrite: bool, inputs: Sequence[str | Path | N
     the stem of the names of files there, if it is stated."""
     path = user_path(output)
     if path.suffix == ".gguf":
+        for one in (path, path.with_name(f"{path.stem}{PLAN_SUFFIX}")):
+            output_file(one, one.suffix, overwrite)
         yield lambda: _single_file(path, overwrite)
         return
     with OutputFolder(path, TRIMMED, overwrite=overwrite, inputs=inputs) as reserved:

@@ -136,8 +136,10 @@ def fields_of_kept(fields: Mapping[str, Any], kept: Sequence[int]) -> dict[str, 
             changed[name] = [*cut(value)] if len(kept) > 1 else [cut(value)]
         elif name == WHOLE:
             changed[name] = None
-    assumed = {f"{PREFIX}{name}_token_id": index for name, index in special_ids(fields).items()}
-    return changed | {name: mapping[index] for name, index in assumed.items() if name not in fields}
+    assumed = {f"{PREFIX}{name}_token_id": index for name, index in ASSUMED.get(fields[f"{PREFIX}model"], {}).items()}
+    return changed | {
+        name: mapping[index] for name, index in assumed.items() if name not in fields and index in mapping
+    }
 
 
 # --- the kinds -----------------------------------------------------------------------------------------------------
