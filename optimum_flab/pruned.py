@@ -30,9 +30,11 @@ from .running.generation import completion
 from .settings.configuration import read_pruner_config
 from .settings.export import ExportSettings
 from .settings.pruning import DataSettings
+from .tensors.gguf_header import WEIGHTS_FIELD, read_header, type_name
 from .tensors.lazy import StoredTensors
 from .tensors.workspace import Workspace
 from .utils.errors import ConfigurationError, FlabError
+from .utils.hashing import file_sha256
 from .utils.memory import give_back_memory
 from .utils.places import cache_root
 from .utils.progress import progress_bar
@@ -179,11 +181,15 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
     return replace(pruned, report=report)
 
 
-def write_gguf_files(pruned: PrunedModel, folder: Path, types: Sequence[str]) -> list[Exported]:
+def write_gguf_files(
+    pruned: PrunedModel, folder: Path, types: Sequence[str], source: Path | None = None
+) -> list[Exported]:
     """Writes the pruned model in a folder as GGUF files beside the weights, and names them in its card.
 
     Args:
         types (`Sequence[str]`): of the files, see [`~settings.export.ExportSettings`].
+        source (`Path`, *optional*): the GGUF file that was pruned. Where only its vocabulary was, the file of its own
+            type is that one with fewer rows: nothing is quantised again.
 
     Raises:
         [`FlabError`]: see [`~export.export_gguf`].
@@ -195,11 +201,34 @@ def write_gguf_files(pruned: PrunedModel, folder: Path, types: Sequence[str]) ->
     try:
         for kind in dict.fromkeys(types):
             path = folder / gguf_name(pruned.report.base_model.name, kind)
+            if source is not None and _is_only_trimmed(pruned, source, kind):
+                done.append(_trimmed_gguf(pruned, source, path))
+                continue
             done.append(export_gguf(model, path, ExportSettings(type=kind), data, matrix))
             matrix = done[-1].matrix or matrix
     finally:  # one of them may fail
         write_card(folder, ask_hub=False)
     return done
+
+
+def _is_only_trimmed(pruned: PrunedModel, source: Path, kind: str) -> bool:
+    """Whether the pruned model is a GGUF file of this type but for the tokens that it lacks."""
+    plan, header = pruned.plan, read_header(source)
+    layers = header.fields.get(f"{header.architecture}.block_count", 0)
+    whole = plan.kept_tokens is not None and len(plan.kept_tokens) == plan.vocab_size
+    return whole and plan.keeps_body(layers) and type_name(header.fields) == kind
+
+
+def _trimmed_gguf(pruned: PrunedModel, source: Path, path: Path) -> Exported:
+    from .export.gguf_file import Exported, WrittenFile
+    from .trim.gguf import GgufModel
+    from .trim.run import single_file
+
+    model = GgufModel(source, more={WEIGHTS_FIELD: str(pruned.report.weights_sha256)})
+    with single_file(path, overwrite=True) as (folder, stem):
+        model.write(pruned.plan.kept_tokens or (), folder, stem)
+    note = f"{path.name} is the pruned file with fewer rows: nothing was quantised again"
+    return Exported((WrittenFile(path, path.stat().st_size, file_sha256(path)),), (note,))
 
 
 def note_completion(folder: Path, prompt: str, dense: str, pruned: str) -> None:

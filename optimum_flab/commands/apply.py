@@ -32,7 +32,7 @@ class PruningVerb(FlabVerb):
         show(optimizer.summary())
         if types:
             assert optimizer.pruned is not None  # it was written just now
-            for exported in write_gguf_files(optimizer.pruned, folder, types):
+            for exported in write_gguf_files(optimizer.pruned, folder, types, optimizer.dense.gguf):
                 show(f"\n{exported.to_text()}")
         if (prompt := self.args.prompt) is not None:
             texts = optimizer.complete(prompt)

@@ -171,6 +171,28 @@ class DenseSide:
         spent, _ = bits_and_lost_mass(hidden, OutputHead(model, self.family), texts.new)
         head = OutputHead(model, self.family, range(len(texts.kept)))
         far = token_divergences(self.hidden, hidden, self.head, head)
+        drifts = tuple(
+            LayerDrift(layer=layer, drift=drift(self._pieces, layer, pieces, place))
+            for place, layer in enumerate(self.kept_layers)
+            if self.processes.share(reading.batches)  # a process without texts has kept none
+        )
+        return self._held_out(far, spent, drifts)
+
+    @torch.no_grad()
+    def measure_vocabulary(self) -> HeldOut:
+        """What a model costs on the texts that is the dense one but for the tokens that it lacks, without running it:
+        its hidden states are the dense model's, and so are its predictions among the tokens that it has."""
+        spent, _ = bits_and_lost_mass(self.hidden, self.head, self.texts.new)
+        drifts = tuple(LayerDrift(layer=layer, drift=0.0) for layer in self.kept_layers)
+        return self._held_out(torch.zeros(len(self.hidden), dtype=torch.float64), spent, drifts)
+
+    def _held_out(self, far: torch.Tensor, spent: torch.Tensor, drifts: tuple[LayerDrift, ...]) -> HeldOut:
+        """The costs as a report states them.
+
+        Args:
+            far, spent (`torch.Tensor`): float64 of shape `(positions,)`, the divergence and the bits of each.
+        """
+        texts = self.texts
         sums = {
             **self.sums,
             "divergence": texts.by_text(far, texts.text_of_new),
@@ -186,11 +208,7 @@ class DenseSide:
                 for kind, costs in kinds.items()
             },
             by_token=self._by_token(far, chosen[texts.text_of_new]),
-            by_layer=tuple(
-                LayerDrift(layer=layer, drift=drift(self._pieces, layer, pieces, place))
-                for place, layer in enumerate(self.kept_layers)
-                if self.processes.share(reading.batches)  # a process without texts has kept none
-            ),
+            by_layer=drifts,
         )
 
     def _by_token(self, divergences: torch.Tensor, chosen: np.ndarray) -> dict[str, TokenCost]:

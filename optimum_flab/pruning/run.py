@@ -237,7 +237,10 @@ def held_out_cost(
     tokenizers = dense.tokenizer, tokenizer
     cut = cut_texts(*tokenizers, plan.kept_tokens, plan.vocab_size, texts, data.sequence_length, kinds)
     reading = LayerPass(dense.model, dense.family, cut.shared, data.batch_size, pieces=pieces, processes=processes)
-    return DenseSide(reading, cut, plan.kept_layers).measure(pruned, pieces.part("pruned"))
+    side = DenseSide(reading, cut, plan.kept_layers)
+    if plan.keeps_body(len(reading.layers)) and plan.vocab_size == len(cut.kept):
+        return side.measure_vocabulary()
+    return side.measure(pruned, pieces.part("pruned"))
 
 
 def said_warnings(notes: Sequence[str]) -> Sequence[str]:

@@ -80,6 +80,14 @@ class PruningPlan:
         """Whether it only says which tokens stay, of any model that has them."""
         return self.base_hash.startswith(TOKENS)
 
+    def keeps_body(self, layers: int) -> bool:
+        """Whether nothing but the vocabulary is pruned.
+
+        Args:
+            layers (`int`): of the dense model.
+        """
+        return not self.weights and self.kept.keys() <= {"vocab", "layer"} and len(self.kept_layers) == layers
+
     @property
     def kept_tokens(self) -> list[int] | None:
         """Dense ids that stay, ascending; position is the new id. `None`: vocabulary untouched."""

@@ -290,7 +290,7 @@ def packed_header(
 
     Args:
         changed (`dict[str, Any]`): new values of fields; `None`: the field is left out. The others are copied. Those
-            that the other file has not are whole numbers.
+            that the other file has not are whole numbers or texts.
         shape_of (`Callable`): the new shape of a tensor.
 
     Returns:
@@ -307,7 +307,7 @@ def packed_header(
             elif changed[name] is not None:
                 fields.append(packed_field(name, changed[name], field.kind))
     new = [(name, value) for name, value in changed.items() if name not in header.entries]
-    fields += [packed_field(name, value, WHOLE_NUMBER) for name, value in new]
+    fields += [packed_field(name, value, STRING if isinstance(value, str) else WHOLE_NUMBER) for name, value in new]
     for tensor in sorted(header.tensors.values(), key=lambda tensor: tensor.start):
         shape = shape_of(tensor)
         dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1])

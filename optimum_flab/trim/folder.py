@@ -42,7 +42,14 @@ if TYPE_CHECKING:
 
 GROWTH = 8  # rows by which the vocabulary is enlarged to see which tensors grow with it
 SIZES = ("vocab_size", "vocab_size_per_layer_input")
-OF_IDS = ("_token_id", "_token_ids", "_token_index")
+OF_IDS = ("_token_id", "_token_ids", "_token_index", "image_patch_id", "im_start_id", "im_end_id", "im_newline_id")
+# what configurations of other parts than the text call ids of the text's vocabulary
+OF_MEDIA = ("image_", "video_", "audio_", "vision_")
+# what would have to be renumbered too: ids by name, ids that something is computed from, and a second model's
+NOT_RENUMBERED = (
+    *("vocabulary_map", "lang_to_id", "task_to_id", "forced_decoder_ids", "talker_config"),
+    *("image_token_offset", "audio_token_offset", "ngram_vocab_size_base"),
+)
 WITH_IDS = ("generation_config.json", "processor_config.json")
 OFFSET = "vocab_offset"  # the first of the ids that stand for what is no text
 
@@ -77,6 +84,8 @@ class FolderModel:
         self._entries = dict(entry for path in self._shards for entry in stored_entries(path, self._headers[path]))
         self.config = self._read_config(files.folder)
         self._text_path = _text_path(self.config)
+        self._check_ids()
+        self._add_defaults()
         self._tables = self._find_tables()
         self._trimmed: tuple[list[int], PreTrainedTokenizerBase] | None = None
 
@@ -84,7 +93,9 @@ class FolderModel:
         from transformers import AutoConfig
 
         try:
-            return AutoConfig.from_pretrained(folder, trust_remote_code=self._trust)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=self._trust)
+            config.get_text_config()
+            return config
         except Exception as error:  # configurations check themselves in many ways
             raise FlabError(
                 f"the configuration of {self.files.name!r} cannot be read ({first_line(error)}); check its"
@@ -94,7 +105,8 @@ class FolderModel:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer."""
-        text = self.config.get_text_config()
+        text = copy.deepcopy(self.config.get_text_config())
+        text.vocab_size = self.rows
         tokenizer = self._own_tokenizer or load_tokenizer(self.files, self.config, self._trust)[0]
         check_vocabulary(tokenizer, text, self.files.name)
         return tokenizer
@@ -109,7 +121,7 @@ class FolderModel:
 
     @property
     def rows(self) -> int:
-        return self.config.get_text_config().vocab_size
+        return max(self._tables.values())  # an embedding can have more than there are outputs
 
     @property
     def layers(self) -> int:
@@ -137,12 +149,13 @@ class FolderModel:
         from transformers import AutoModelForCausalLM
 
         known = [getattr(transformers, name) for name in config.architectures or () if hasattr(transformers, name)]
+        plain: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}  # others may not be installed
         try:
             with torch.device("meta"), no_init_weights():
                 model = (
-                    new_model(known[0], config, dtype=torch.float32)
+                    new_model(known[0], config, **plain)
                     if known
-                    else AutoModelForCausalLM.from_config(config, trust_remote_code=self._trust)
+                    else AutoModelForCausalLM.from_config(config, trust_remote_code=self._trust, **plain)
                 )
             model.tie_weights()
             return model
@@ -181,7 +194,9 @@ class FolderModel:
         found = {
             one: self._rows_of(one, tuple(own[target].shape)) for target in tables for one in pieces.get(target, ())
         }
-        return found | self._beside(found) | self._copies(found)
+        made = {piece for group in pieces.values() for piece in group}
+        found |= self._copies(found, made)
+        return found | self._beside(found, made)
 
     def _rows_of(self, stored: str, shape: tuple[int, ...]) -> int:
         if (entry := self._entries[stored]).shape != shape:
@@ -191,13 +206,27 @@ class FolderModel:
             )
         return shape[0]
 
-    def _beside(self, found: Mapping[str, int]) -> dict[str, int]:
-        """The tensors that belong to those that were found, such as a scale for each row."""
+    def _copies(self, found: Mapping[str, int], made: set[str]) -> dict[str, int]:
+        """Tables that transformers does not load, such as those of layers that predict further ahead."""
+        shapes, rows, copies = {self._entries[one].shape for one in found}, set(found.values()), dict[str, int]()
+        for other, entry in self._entries.items():
+            is_matrix = other.rpartition(".")[2] in ("weight", "bias")  # and no packed one, which has any shape
+            if other not in made and is_matrix and rows.intersection(entry.shape):
+                if entry.shape not in shapes:
+                    raise FlabError(
+                        f"{other} of {self.files.name!r}, which transformers does not load, is {list(entry.shape)} and"
+                        " may have a row for each token: it is not known how it is cut"
+                    )
+                copies[other] = entry.shape[0]
+        return copies
+
+    def _beside(self, found: Mapping[str, int], made: set[str]) -> dict[str, int]:
+        """What tables are quantised with, such as a scale for each row."""
         beside = {}
         for table, rows in found.items():
             prefix = f"{table.rpartition('.')[0]}."
             for other, entry in self._entries.items():
-                if other.startswith(prefix) and other not in found and prod(entry.shape) > 1:
+                if other.startswith(prefix) and other not in {*made, *found} and prod(entry.shape) > 1:
                     if entry.shape[0] != rows:
                         raise FlabError(
                             f"{table} of {self.files.name!r} is quantised with {other} of {list(entry.shape)}, which"
@@ -206,34 +235,55 @@ class FolderModel:
                     beside[other] = rows
         return beside
 
-    def _copies(self, found: Mapping[str, int]) -> dict[str, int]:
-        """Tensors that transformers does not load, but which by name and shape are such tables too."""
-        tails = {tuple(one.rsplit(".", 2)[-2:]): self._entries[one].shape for one in found}
-        return {
-            other: entry.shape[0]
-            for other, entry in self._entries.items()
-            if other not in found and tails.get(tuple(other.rsplit(".", 2)[-2:])) == entry.shape
-        }
-
     # --- ids -------------------------------------------------------------------------------------------------------
 
     def _levels(self, raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The parts of a config.json that are about text, from the outside in."""
         yield raw
         for name in self._text_path:
+            if name not in raw and SIZES[0] in raw:
+                return  # written before there were parts
             raw = raw.setdefault(name, {})
             yield raw
 
+    def _check_ids(self) -> None:
+        """Raises a [`FlabError`] if its configurations go by ids in a way that cannot be renumbered."""
+        for part in (*self._levels(self.raw), *self._others().values()):
+            if found := [name for name in NOT_RENUMBERED if part.get(name)]:
+                raise FlabError(
+                    f"{self.files.name!r} has {found[0]}, which goes by the numbers of tokens in a way that cannot be"
+                    " changed with them: its vocabulary cannot be trimmed"
+                )
+
+    def _add_defaults(self) -> None:
+        """Writes out the ids that the configuration leaves to its classes, which mean other tokens afterwards."""
+        levels, config = [*self._levels(self.raw)], self.config
+        for depth, name in enumerate(["", *self._text_path]):
+            config = getattr(config, name) if name else config
+            level = levels[min(depth, len(levels) - 1)]
+            for field, value in config.to_dict().items():
+                if _holds_ids(field) and value is not None:
+                    level.setdefault(field, value)
+
+    def _ids(self, raw: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+        """Where a config.json has ids: a part of it, and the name of a field."""
+        levels = [*self._levels(raw)]
+        for level in levels:
+            yield from ((level, name) for name in level if _holds_ids(name))
+        for part in raw.values():
+            if isinstance(part, dict) and not any(part is level for level in levels):
+                yield from ((part, name) for name in part if _holds_ids(name) and name.startswith(OF_MEDIA))
+
     def named_ids(self) -> set[int]:
-        """The ids that its configurations name, whether or not there is a token for them."""
-        named: set[int] = set()
-        contents = [*self._levels(copy.deepcopy(self.raw)), *self._others().values()]
-        for values in [*contents, self.config.to_dict()]:
-            named |= {index for name, value in values.items() if _holds_ids(name) for index in _ids_in(value)}
+        """The ids that its configurations name, whether or not there is a token for them, and those of rows that are
+        no output."""
+        others = ((part, name) for part in self._others().values() for name in part if _holds_ids(name))
+        named = {index for part, name in (*self._ids(self.raw), *others) for index in _ids_in(part[name])}
         for values in filter(lambda part: isinstance(part, dict), self.raw.values()):
             if OFFSET in values:
                 named |= set(range(values[OFFSET], values[OFFSET] + values.get("vocab_size", 0)))
-        return {index for index in named if 0 <= index < self.rows}
+        outputs = self.config.get_text_config().vocab_size
+        return {index for index in named if 0 <= index < self.rows} | set(range(outputs, self.rows))
 
     def _others(self) -> dict[str, dict[str, Any]]:
         folder = self.files.folder
@@ -247,8 +297,9 @@ class FolderModel:
             for name in SIZES:
                 size = getattr(text, name, None)
                 if isinstance(size, int) and (level.get(name) == size or level is inner):
-                    level[name] = len(kept) if size >= self.rows else _rows_below(kept, size)
-            _renumber(level, mapping)
+                    level[name] = _rows_below(kept, size)
+        for part, name in self._ids(raw):
+            part[name] = _renumbered(part[name], mapping)
         for part in raw.values():
             if isinstance(part, dict) and OFFSET in part:
                 part[OFFSET] = mapping[part[OFFSET]]
@@ -295,7 +346,8 @@ class FolderModel:
         contents = {"config.json": self._new_config(kept), **self._others()}
         mapping = {int(index): place for place, index in enumerate(kept)}
         for name in self._others():
-            _renumber(contents[name], mapping)
+            for field in filter(_holds_ids, contents[name]):
+                contents[name][field] = _renumbered(contents[name][field], mapping)
         for name, content in contents.items():
             text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
             (folder / name).write_text(text, encoding="utf-8")
@@ -333,6 +385,7 @@ class FolderModel:
             and any(fnmatch(path.name, pattern) for pattern in METADATA_PATTERNS)
             and not path.name.startswith(".")
             and path.name not in written
+            and path.suffix != ".model"  # a tokenizer by whatever name
             and (path.suffix != ".py" or runs)
             and not path.name.endswith(".index.json")
             and not fnmatch(path.name, "flab_*")
@@ -340,7 +393,13 @@ class FolderModel:
         ]
 
     def _check_new(self, folder: Path, kept: Sequence[int]) -> None:
-        """Raises a [`FlabError`] if the new configuration does not make the old model with fewer rows."""
+        """Raises a [`FlabError`] if the new configuration does not make the old model with fewer rows, or names a
+        token that goes."""
+        if lost := self.named_ids().difference(kept):
+            raise FlabError(
+                f"the configuration of {self.files.name!r} names the id {min(lost)}, which the plan does not keep;"
+                " make one for this model"
+            )
         before = self._outline(self.config).state_dict()
         grown = self._outline(_grown(self.config)).state_dict()
         after = {name: tuple(one.shape) for name, one in self._outline(self._read_config(folder)).state_dict().items()}
@@ -406,9 +465,6 @@ def _ids_in(value: Any) -> Iterator[int]:
             yield from _ids_in(item)
 
 
-def _renumber(values: dict[str, Any], mapping: Mapping[int, int]) -> None:
-    """Replaces the ids in a configuration; negative ones mean something else."""
-    none = {-1: -1, -100: -100}
-    for name, value in values.items():
-        if _holds_ids(name):
-            values[name] = remap_token_ids(value, {**mapping, **none})
+def _renumbered(value: Any, mapping: Mapping[int, int]) -> Any:
+    """Ids in a configuration with their new numbers; negative ones mean something else."""
+    return remap_token_ids(value, {**mapping, **{index: index for index in _ids_in(value) if index < 0}})

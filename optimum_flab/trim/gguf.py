@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -46,13 +46,16 @@ class GgufModel:
     Args:
         path (`Path`): the file, or one of its parts.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): the same as in the file, which is then not read.
+        more (`Mapping[str, str]`, *optional*): what the new file says besides.
 
     Raises:
         [`FlabError`]: it is damaged, its tokenizer cannot be read, or tokens and rows do not fit.
     """
 
-    def __init__(self, path: Path, tokenizer: PreTrainedTokenizerBase | None = None):
-        self.paths = part_paths(path)
+    def __init__(
+        self, path: Path, tokenizer: PreTrainedTokenizerBase | None = None, more: Mapping[str, str] | None = None
+    ):
+        self.paths, self.more = part_paths(path), dict(more or {})
         self.headers = [read_header(one) for one in self.paths]
         self.fields = self.headers[0].fields
         self.tokens: list[str] = self.fields.get(f"{PREFIX}tokens") or []
@@ -139,7 +142,8 @@ class GgufModel:
             )
 
     def _headers_of(self, kept: Sequence[int]) -> list[tuple[GgufHeader, bytes, list[tuple[GgufTensor, int]]]]:
-        changed: list[dict[str, Any]] = [fields_of_kept(self.fields, kept), *[{}] * (len(self.headers) - 1)]
+        first = fields_of_kept(self.fields, kept) | self.more
+        changed: list[dict[str, Any]] = [first, *[{}] * (len(self.headers) - 1)]
 
         def shape_of(tensor: GgufTensor) -> tuple[int, ...]:
             return (len(kept), *tensor.shape[1:]) if tensor.name in self._tables else tensor.shape

@@ -343,7 +343,7 @@ def _output(output: str | Path, overwrite: bool, inputs: Sequence[str | Path | N
     if path.suffix == ".gguf":
         for one in (path, path.with_name(f"{path.stem}{PLAN_SUFFIX}")):
             output_file(one, one.suffix, overwrite)
-        yield lambda: _single_file(path, overwrite)
+        yield lambda: single_file(path, overwrite)
         return
     with OutputFolder(path, TRIMMED, overwrite=overwrite, inputs=inputs) as reserved:
 
@@ -356,7 +356,7 @@ def _output(output: str | Path, overwrite: bool, inputs: Sequence[str | Path | N
 
 
 @contextmanager
-def _single_file(path: Path, overwrite: bool) -> Iterator[tuple[Path, str | None]]:
+def single_file(path: Path, overwrite: bool) -> Iterator[tuple[Path, str]]:
     """A folder beside a file whose content is moved there at the end; one that a killed run left is removed first."""
     folder = path.with_name(f".{path.name}.partial")
     with errors_of_writing(path):

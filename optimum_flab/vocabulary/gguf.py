@@ -192,14 +192,7 @@ def _scores(own: Mapping[str, Any]) -> dict[str, Any]:
                 {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
             ],
         },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-                *({"type": "ByteFallback"}, {"type": "Fuse"}),
-                *([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if spaces else []),
-            ],
-        },
+        "decoder": _with_spaces(spaces),
         "model": _merging(
             tokens,
             merges,
@@ -210,21 +203,40 @@ def _scores(own: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _with_spaces(prefix: bool) -> dict[str, Any]:
+    """What decodes tokens with marks for spaces, of which one may stand before a text."""
+    return {
+        "type": "Sequence",
+        "decoders": [
+            {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+            *({"type": "ByteFallback"}, {"type": "Fuse"}),
+            *([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []),
+        ],
+    }
+
+
+def _replace(pattern: str, content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
+
+
 def _unigram(own: Mapping[str, Any]) -> dict[str, Any]:
     charsmap = own.get("precompiled_charsmap")
-    steps = []
+    merges, steps = own.get("remove_extra_whitespaces", False), []
     if charsmap:
         content = bytes(value % 256 for value in charsmap)
         steps.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(content).decode()})
-    if own.get("remove_extra_whitespaces", False):
-        steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
-    marks = {"type": "Metaspace", "replacement": SPACE, "split": True}
-    marks["prepend_scheme"] = "always" if own.get("add_space_prefix", True) else "never"
+    if merges:
+        steps += [_replace(r"\A +| +\z", ""), _replace(" {2,}", " ")]
+    if prefix := merges or own.get("add_space_prefix", False):
+        steps += [{"type": "Prepend", "prepend": " "}, _replace(r"\A (?= *\z)", "")]  # not to spaces alone
+    # where a token reaches across a space, llama.cpp finds it
+    split = not any(SPACE in token[1:] for token in own["tokens"])
+    marks = {"type": "Metaspace", "replacement": SPACE, "split": split, "prepend_scheme": "never"}
     scores = own.get("scores") or [0.0] * len(own["tokens"])
     return {
         "normalizer": {"type": "Sequence", "normalizers": steps},
         "pre_tokenizer": marks,
-        "decoder": marks,
+        "decoder": _with_spaces(prefix),
         "model": {
             **{"type": "Unigram", "unk_id": own["ids"].get("unknown"), "byte_fallback": False},
             "vocab": [[token, score] for token, score in zip(own["tokens"], scores, strict=True)],
@@ -235,12 +247,12 @@ def _unigram(own: Mapping[str, Any]) -> dict[str, Any]:
 def _word_pieces(own: Mapping[str, Any]) -> dict[str, Any]:
     pairs = zip(own["tokens"], own["token_type"], strict=True)
     tokens = [_word_piece(token) if kind == NORMAL else token for token, kind in pairs]
-    unknown = own["ids"].get("unknown", 0)
+    unknown, lower = own["ids"].get("unknown", 0), own.get("normalizer.lowercase", True)
     vocabulary = {token: index for index, token in enumerate(tokens)}
     return {
         "normalizer": {
             **{"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True},
-            **{"strip_accents": True, "lowercase": True},
+            **{"strip_accents": own.get("normalizer.strip_accents", lower), "lowercase": lower},
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "decoder": {"type": "WordPiece", "prefix": INSIDE, "cleanup": False},

@@ -19,6 +19,11 @@ CASED = (
     r"|{digits}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 ONE, THREE = r"\p{N}", r"\p{N}{1,3}"
+# llama.cpp tells large from small letters of ASCII alone, and marks from letters even where the step above does not
+CASES = {
+    r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]": r"[\p{L}&&[^a-z]]",
+    r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]": r"[\p{L}&&[^A-Z]]",
+}
 
 
 def _with(pattern: str, digits: str, end: str = "") -> str:
@@ -47,14 +52,17 @@ KNOWN: dict[tuple[str, ...], tuple[str | None, str | None]] = {
 ALIASES = {
     "gpt-2": (
         *("phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "jina-v1-en", "jina-v2-code", "roberta-bpe"),
-        *("gigachat", "a.x-4.0", "mellum", "mpt", "olmo", "jais", "trillion", "granite-docling"),
+        *("gigachat", "a.x-4.0", "mellum", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4"),
+        "modern-bert",
     ),
-    "starcoder": ("refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b"),
-    "qwen2": ("deepseek-r1-qwen", "stablelm2", "kormo", "megrez", "f2llmv2"),
-    "dbrx": ("smaug-bpe", "glm4", "chatglm-bpe"),
-    "llama-bpe": ("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
-    "gpt-4o": ("llama4",),
-    "deepseek-v3": ("hunyuan-dense",),
+    "starcoder": ("refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"),
+    "qwen2": ("deepseek-r1-qwen", "stablelm2", "kormo", "megrez", "f2llmv2", "hunyuan", "solar-open", "grok-2"),
+    "dbrx": ("smaug-bpe", "chatglm-bpe"),
+    "llama-bpe": (
+        *("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano", "glm4", "glm5"),
+    ),
+    "gpt-4o": ("llama4", "kanana2", "talkie", "minimax-m2"),
+    "deepseek-v3": ("hunyuan-dense", "joyai-llm", "hy_v4"),
 }
 
 
@@ -76,6 +84,8 @@ def _part(step: str) -> dict[str, Any]:
         return {"type": "Digits", "individual_digits": True}
     if step == GPT2:
         return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    for own, other in CASES.items():
+        step = step.replace(own, other)
     return {"type": "Split", "pattern": {"Regex": step}, "behavior": "Isolated", "invert": False}
 
 
