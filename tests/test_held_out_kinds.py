@@ -13,6 +13,9 @@ from transformers import AddedToken
 
 from optimum_flab.measuring.held_out import DenseSide, cut_texts
 from optimum_flab.measuring.token_kinds import TOKEN_KINDS, kind_of, token_kinds
+from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec
+from optimum_flab.vocabulary.rewrite import rewrite_tokenizer
+from optimum_flab.vocabulary.usage import count_tokens
 
 
 @pytest.mark.parametrize("around", [False, True])
@@ -81,6 +84,27 @@ def test_an_added_token_is_special_only_if_it_says_so():
         "names and words",
         "special tokens",
     ]
+
+
+def test_a_smaller_vocabulary_alone_is_measured_without_running_the_model():
+    """As the model with fewer rows would be measured, but for the rounding of its own pass."""
+    tokenizer = byte_level_tokenizer()
+    dense = tiny_model("llama", vocab_size=len(tokenizer)).eval()
+    kept = natural_vocabulary(read_spec(tokenizer), count_tokens(tokenizer, TEXTS[:3]).counts).kept
+    new = rewrite_tokenizer(tokenizer, kept)
+    pruned = tiny_model("llama", vocab_size=len(kept)).eval()
+    weights = dense.state_dict()
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = weights[name][torch.from_numpy(kept)]
+    pruned.load_state_dict(weights)
+    cut = cut_texts(tokenizer, new, kept.tolist(), len(kept), TEXTS, 48, ["own"] * len(TEXTS))
+    side = DenseSide(reading(dense, cut.shared), cut, range(len(dense.model.layers)))
+    found, run = side.measure_vocabulary(), side.measure(pruned)
+    assert cut.counts["texts_cut_differently"].any() and found.divergence == 0 == found.by_layer[-1].drift
+    assert abs(run.divergence) < 1e-5
+    for name in ("pruned_bits_per_byte", "dense_bits_per_byte", "lost_mass"):
+        assert getattr(found, name) == pytest.approx(getattr(run, name), rel=1e-4)
+    assert (found.positions, found.texts, found.by_kind.keys()) == (run.positions, run.texts, run.by_kind.keys())
 
 
 def test_costs_by_token_and_by_layer_are_those_of_the_plain_models():

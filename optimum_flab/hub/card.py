@@ -22,7 +22,7 @@ from .frame import (
     END,
     MARK,
     RELATION,
-    Rendered,
+    RenderedReport,
     checksum,
     is_generated,
     license_text,
@@ -52,7 +52,7 @@ def render_card(
     results: Sequence[str] | None = None,
     earlier: Sequence[str] = (),
     ask_hub: bool = True,
-) -> Rendered:
+) -> RenderedReport:
     """Renders the card of a pruned model.
 
     Args:
@@ -105,7 +105,7 @@ def render_card(
     notes = [f"{name} was not written by `flab export` from these weights: not in the card" for name in others]
     notes += [*facts.left_out, *terms.notes]
     text = text.replace(mark, mark.replace("0" * 64, checksum(text)))
-    return Rendered(text, render_page(facts.report, facts.evaluations), terms, facts, tuple(notes))
+    return RenderedReport(text, terms, tuple(notes), render_page(facts.report, facts.evaluations), facts)
 
 
 def write_card(

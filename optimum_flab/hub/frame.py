@@ -40,17 +40,26 @@ class Rendered:
 
     Args:
         text (`str`): metadata and text.
-        page (`str`, *optional*): the report as an HTML page; a trimmed model has none.
-        terms ([`Terms`]): whose model was pruned, and its licence.
-        facts ([`Facts`], *optional*): what both were made from.
+        terms ([`Terms`]): whose model it was made from, and its licence.
         notes (`tuple[str, ...]`): what the user should be told.
     """
 
     text: str
-    page: str | None
     terms: Terms
-    facts: Facts | None
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RenderedReport(Rendered):
+    """The card of a pruned model.
+
+    Args:
+        page (`str`): the report as an HTML page.
+        facts ([`Facts`]): what both were made from.
+    """
+
+    page: str
+    facts: Facts
 
 
 def read_card(path: Path) -> str | None:

@@ -25,7 +25,7 @@ from ..texts.sources import hub_datasets
 from ..utils.errors import ConfigurationError, FlabError, first_of, printable
 from .card import render_card
 from .client import AGAIN, hub_card, hub_client, redact, translate_errors
-from .frame import Rendered, is_generated, metadata_of, own_fields, read_card, text_of_user
+from .frame import Rendered, RenderedReport, is_generated, metadata_of, own_fields, read_card, text_of_user
 from .trimmed import check_trimmed, is_trimmed, render_trimmed
 
 
@@ -341,10 +341,11 @@ def card_to_send(folder: Path, settings: PushSettings, repo_id: str, remote: str
             f"between the marked lines the card on the Hub differs from {CARD_NAME} in the folder; copy what you need"
             " from there, and let yours win with `overwrite_card`"
         )
-    if is_trimmed(folder):
-        card = render_trimmed(folder, settings, repo_id=repo_id, earlier=earlier)
-    else:
-        card = render_card(folder, settings, repo_id=repo_id, revision=settings.revision, earlier=earlier)
+    card: Rendered = (
+        render_trimmed(folder, settings, repo_id=repo_id, earlier=earlier)
+        if is_trimmed(folder)
+        else render_card(folder, settings, repo_id=repo_id, revision=settings.revision, earlier=earlier)
+    )
     if own is None or is_generated(own):
         card.terms.check_license()
     elif not metadata_of(own).get("license"):
@@ -380,19 +381,20 @@ def files_to_send(folder: Path, card: Rendered, included: Set[str]) -> tuple[dic
     Raises:
         [`ConfigurationError`]: one of them is a link to a file elsewhere.
     """
-    facts, there = card.facts, files_in(folder)
-    known, datasets = set(included), set[str]()
-    if facts is None:
-        report = TrimReport.load(folder)
-        known |= {*report.files, *report.others, TRIM_NAME}
-        datasets |= set(hub_datasets(DataSettings(**PruningPlan.load(folder).settings.get("data", {})).sources))
-    else:
+    there, known, datasets = files_in(folder), set(included), set[str]()
+    if isinstance(card, RenderedReport):
+        facts = card.facts
         known |= {*facts.gguf_files, *(path.name for path in (*shards(folder), *facts.result_files))}
+        known |= {name for name in there if is_part(name) and not is_result(name)}
         datasets |= {
             *facts.report.all_datasets,
             *(name for one in facts.evaluations for name in one.settings.datasets),
         }
-    sent = [name for name in there if name in known or (facts and is_part(name) and not is_result(name))]
+    else:
+        report = TrimReport.load(folder)
+        known |= {*report.files, *report.others, TRIM_NAME}
+        datasets |= set(hub_datasets(DataSettings(**PruningPlan.load(folder).settings.get("data", {})).sources))
+    sent = [name for name in there if name in known]
     root = folder.resolve()
     root = root.parents[1] if root.parent.name == "snapshots" else root  # in the Hub's cache files are links
     for name in sent:
@@ -401,7 +403,8 @@ def files_to_send(folder: Path, card: Rendered, included: Set[str]) -> tuple[dic
                 f"{name} in {str(folder)!r} is a link to a file elsewhere, and is not sent; put that file there"
             )
     files = {name: published(folder / name, datasets) for name in sent}
-    files |= {CARD_NAME: card.text.encode(), **({} if card.page is None else {PAGE_NAME: card.page.encode()})}
+    files |= {CARD_NAME: card.text.encode()}
+    files |= {PAGE_NAME: card.page.encode()} if isinstance(card, RenderedReport) else {}
     return dict(sorted(files.items())), tuple(name for name in there if name not in files)
 
 

@@ -120,7 +120,7 @@ def render_trimmed(
         ]
     )
     text = text.replace(mark, mark.replace("0" * 64, checksum(text)))
-    return Rendered(text, None, terms, None, terms.notes)
+    return Rendered(text, terms, terms.notes)
 
 
 def _size_rows(report: TrimReport) -> list[str]:

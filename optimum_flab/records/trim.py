@@ -98,10 +98,9 @@ class TrimReport(Record):
         for kind, text in self.held_out.items():
             tokens = f"{text.tokens_before:,} -> {text.tokens_after:,}"
             lines.append(f"{kind:<16}{text.texts:>7,}{tokens:>20}{text.whole:>14.2%}")
-        for text in self.grown:
-            lines.append(
-                f"grows: {text.tokens_before:,} -> {text.tokens_after:,} tokens, {text.kind}: {text.begins!r}"
-            )
+        for one in self.grown:
+            tokens = f"{one.tokens_before:,} -> {one.tokens_after:,}"
+            lines.append(f"grows most: {tokens} tokens, {one.kind}: {one.begins!r}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def save(self, folder: Path) -> None:

@@ -128,7 +128,7 @@ class FolderModel:
         return getattr(self.config.get_text_config(), "num_hidden_layers", 0) or 0
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         return sum(path.stat().st_size for path in self._shards)
 
     @property
@@ -331,7 +331,7 @@ class FolderModel:
             for entry in [self._entries[name]]
         )
         before = sum(data_start(path) for path in self._shards)
-        return self.bytes - before + sum(len(self._header_of(path, kept)) for path in self._shards) - gone
+        return self.size - before + sum(len(self._header_of(path, kept)) for path in self._shards) - gone
 
     def write(self, kept: Sequence[int], folder: Path, stem: str) -> TrimmedFiles:
         """Writes the folder with only these tokens.

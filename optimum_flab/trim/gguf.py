@@ -22,7 +22,7 @@ from ..tensors.gguf_header import PART, GgufHeader, GgufTensor, packed_header, p
 from ..utils.errors import FlabError
 from ..utils.progress import progress
 from ..vocabulary.closure import SPACE
-from ..vocabulary.gguf import BYTE, ENDS, INSIDE, PREFIX, fields_of_kept, read_tokenizer, special_ids
+from ..vocabulary.gguf import BYTE, ENDS, INSIDE, NEEDED_IDS, PREFIX, fields_of_kept, read_tokenizer, special_ids
 from ..vocabulary.rewrite import rewrite_tokenizer
 from .tables import Copied, TrimmedFiles
 
@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# what has a row for each token: the embedding, that of each layer (gemma3n), and both of a layer that predicts ahead
+# what has a row for each token: the embedding, that of each layer (gemma3n), both of a layer that predicts ahead, and
+# the experts of each token (deepseek4)
 TABLE = re.compile(
-    r"(token_embd|output|per_layer_token_embd|blk\.\d+\.nextn\.(embed_tokens|shared_head_head))\.(weight|bias)"
+    r"(token_embd|output|per_layer_token_embd|blk\.\d+\.(nextn\.(embed_tokens|shared_head_head)|ffn_gate_tid2eid))"
+    r"\.(weight|bias)"
 )
+HASHED = ".ple.ngram_size"  # a field of models that find rows by arithmetic with ids (qwen4exp)
 IN_LAYER, POSITIONS = re.compile(r"(\w+\.)?blk\.\d+\."), "position_embd.weight"
 PROGRAM, PACKAGE = "llama-tokenize", "llama_cpp_py_sync"
 Tokens = list[list[int]]
@@ -85,7 +88,7 @@ class GgufModel:
         return int(self.fields.get(f"{self.fields['general.architecture']}.block_count", 0))
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         return sum(path.stat().st_size for path in self.paths)
 
     @property
@@ -104,7 +107,7 @@ class GgufModel:
     def named_ids(self) -> set[int]:
         """The ids that the file names, and those of tokens that llama.cpp knows by their text."""
         known = {index for index, token in enumerate(self.tokens) if token in ENDS}
-        listed = (index for name, ids in self.fields.items() if name.endswith("_token_ids") for index in ids)
+        listed = (index for name, ids in self.fields.items() if name.endswith(NEEDED_IDS) for index in ids)
         return {*special_ids(self.fields).values(), *known, *listed}
 
     def spellings(self, kept: Sequence[int]) -> list[str]:
@@ -115,6 +118,8 @@ class GgufModel:
         if "token_embd.weight" not in self._tables or not self.tokens:
             lacking = "tokenizer" if "token_embd.weight" in self._tables else "token_embd.weight"
             raise FlabError(f"{where} has no {lacking}, so there is no vocabulary to trim; name a language model")
+        if any(name.endswith(HASHED) for name in self.fields):
+            raise FlabError(f"{where} is of a model that computes with the ids of tokens, which a trim would change")
         tensors = {name: tensor for header in self.headers for name, tensor in header.tensors.items()}
         for name, tensor in tensors.items():
             if name in self._tables and tensor.shape[0] != self.rows:

@@ -59,7 +59,7 @@ class Model(Protocol):
     @property
     def layers(self) -> int: ...
     @property
-    def bytes(self) -> int: ...
+    def size(self) -> int: ...
     @property
     def kind(self) -> str: ...
     def named_ids(self) -> set[int]: ...
@@ -117,8 +117,12 @@ def trim(
         if files.gguf is None and user_path(output).suffix == ".gguf":
             raise ConfigurationError(f"output: {str(output)!r} names a GGUF file, and {files.name!r} is none")
         model = open_model(files, tokenizer, trust_remote_code)
-        texts = None if plan is not None else read_text_sets(model.tokenizer, settings.data, settings.seed)
-        kept = planned_tokens(model, plan) if texts is None else chosen_tokens(model, settings, texts, files.name)
+        texts: TextSets | None = None
+        if plan is None:
+            texts = read_text_sets(model.tokenizer, settings.data, settings.seed)
+            kept = chosen_tokens(model, settings, texts, files.name)
+        else:
+            kept = planned_tokens(model, plan)
         if len(kept) >= model.rows:
             raise FlabError(
                 f"all {model.rows:,} tokens of {files.name!r} would stay: there is nothing to trim; ask for fewer with"
@@ -296,7 +300,7 @@ def _report(
         card=base_card_of(files.folder, files.gguf),
         kind=model.kind,
         files=sizes,
-        bytes_before=model.bytes,
+        bytes_before=model.size,
         bytes_after=sum(sizes.values()),
         tokens_before=model.rows,
         tokens_after=len(kept),

@@ -42,6 +42,8 @@ ENDS = (
     *("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>"),
     *("<EOT>", "_<EOT>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_utterance>"),
 )
+# fields with lists of ids: those that a model needs, and those that it must not write
+NEEDED_IDS, UNWANTED_IDS = ("_token_ids", ".token_ids_activate", ".token_ids_substitute"), ".suppress_tokens"
 # besides tokens, types and scores; what is as long as these by chance
 NOT_BY_TOKEN = ("merges", "precompiled_charsmap")
 WHOLE = "tokenizer.huggingface.json"  # a tokenizer.json, which llama.cpp does not read
@@ -84,7 +86,9 @@ def read_tokenizer(fields: Mapping[str, Any]) -> PreTrainedTokenizerFast:
         **{"added_tokens": added, "post_processor": _frame(own, tokens, special_ids(fields), kind)},
     }
     ids = {SPECIALS[name]: index for name, index in special_ids(fields).items() if name in SPECIALS}
-    named = {f"{name}_token": tokens[index] for name, index in ids.items() if index < len(tokens)}
+    # an ordinary token that is named (llama.cpp takes the 11th for the beginning) would be cut out of every text
+    recognised = {token["id"] for token in added}
+    named = {f"{name}_token": tokens[index] for name, index in ids.items() if index in recognised}
     with TemporaryDirectory() as folder:  # one given as an object would be copied whole
         file = Path(folder, "tokenizer.json")
         file.write_text(json.dumps(whole), encoding="utf-8")
@@ -124,7 +128,7 @@ def fields_of_kept(fields: Mapping[str, Any], kept: Sequence[int]) -> dict[str, 
             changed[name] = len(kept)
         elif name.endswith("_token_id"):
             changed[name] = mapping.get(value)
-        elif name.endswith("_token_ids"):
+        elif name.endswith((*NEEDED_IDS, UNWANTED_IDS)):
             changed[name] = [mapping[index] for index in value if index in mapping]
         elif short == "merges":
             stay = {tokens[index] for index in kept}

@@ -138,7 +138,7 @@ def count_corpus(
     together: dict[tuple[int, bool], list[str]] = {}
     for segment, number in times.items():
         # one that begins where a text may be divided and ends in a letter can stand between any others
-        joins = pattern.match(f"a{segment}").end() == 1 and segment[-1].isascii() and segment[-1].isalpha()
+        joins = len(pattern.findall(f"a{segment}")) == 2 and segment[-1].isascii() and segment[-1].isalpha()
         together.setdefault((number, joins), []).append(segment)
     for (number, joins), found in together.items():
         parts = ["".join(found[at : at + JOINED]) for at in range(0, len(found), JOINED)] if joins else found

@@ -194,7 +194,7 @@ def test_a_size_is_met_by_as_many_tokens_as_fit(dense, few, tmp_path_factory, sh
     assert report.bytes_after == model.bytes_with(kept) <= most
     one_more = sorted({*kept, *(index for index in range(ROWS) if index not in kept)})[: len(kept) + 1]
     assert len(one_more) == len(kept) + 1
-    assert most - report.bytes_after < 2 * (model.bytes - model.bytes_with(range(ROWS - 16))) / 16 + 64
+    assert most - report.bytes_after < 2 * (model.size - model.bytes_with(range(ROWS - 16))) / 16 + 64
 
 
 def test_a_size_below_the_least_is_refused_with_what_that_is(dense, few, tmp_path):

@@ -12,15 +12,19 @@ from optimum_flab import FlabError
 from optimum_flab.vocabulary import usage
 from optimum_flab.vocabulary.usage import (
     balanced_uses,
+    count_corpus,
     count_tokens,
     no_usage,
     pieces_hash,
+    segments,
     special_ids,
     token_lists,
     usage_so_far,
 )
 
-from .tiny_tokenizers import CORPUS
+from ..conftest import byte_level_tokenizer
+from .llama_files import llama
+from .tiny_tokenizers import CORPUS, TRAINING_TEXTS
 
 
 TEXTS = st.lists(st.text(st.characters(codec="utf-8"), max_size=40), max_size=12)
@@ -155,3 +159,30 @@ def test_a_tokenizer_without_letters_is_refused():
     backend = Tokenizer(models.BPE({"1": 0}, []))
     with pytest.raises(FlabError, match="makes no tokens of the letter 'a'"):
         special_ids(PreTrainedTokenizerFast(tokenizer_object=backend))
+
+
+# --- in segments
+
+
+PIECES = st.sampled_from(
+    ["return", " x", "(self", "):\n", "    ", "_a", "don't", "1", "é", "</s>", " ", "\t", "a.b", "Ünï", "=="]
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(PIECES, max_size=30).map("".join), min_size=1, max_size=6))
+def test_segments_are_counted_as_whole_texts_are(texts):
+    tokenizer = byte_level_tokenizer()
+    texts = [text for text in texts if text] or ["x"]
+    pattern = segments(tokenizer, texts)
+    assert pattern is not None
+    assert all("".join(pattern.findall(text)) == text for text in texts)
+    assert count_corpus(tokenizer, texts, pattern).tolist() == count_tokens(tokenizer, texts).counts.tolist()
+
+
+def test_tokenizers_that_see_more_than_segments_count_whole_texts():
+    """Llama 2 puts a space before every text, and would put one before each segment."""
+    tokenizer = llama()
+    assert segments(tokenizer, TRAINING_TEXTS) is None
+    counts = count_corpus(tokenizer, TRAINING_TEXTS, None)
+    assert counts.tolist() == count_tokens(tokenizer, TRAINING_TEXTS).counts.tolist()

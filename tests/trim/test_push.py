@@ -1,0 +1,87 @@
+"""A trimmed model is published as it is, with a card that says what stayed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import TEXTS, byte_level_tokenizer
+from gguf_writer import write_random_gguf
+from hub.faults import talking_to
+from hub.loopback import Hub
+from transformers import CONFIG_MAPPING
+
+from optimum_flab import FlabError, TrimSettings
+from optimum_flab.hub.frame import BEGIN, metadata_of
+from optimum_flab.hub.push import push_to_hub
+from optimum_flab.records.trim import TrimReport
+from optimum_flab.trim.run import trim
+
+
+NAME = "me/tiny"
+LICENSED = {"license": "apache-2.0", "base_model": "someone/tiny"}
+SIZES = {
+    **{"vocab_size": 600, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64},
+}
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory):
+    with Hub().serving() as server, talking_to(server, str(tmp_path_factory.mktemp("hub"))):
+        yield server
+
+
+@pytest.fixture
+def hub(serving):
+    serving.reset()
+    return serving
+
+
+@pytest.fixture
+def trimmed(tmp_path: Path) -> Path:
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text * 2}) + "\n" for text in TEXTS))
+    source = tmp_path / "tiny.gguf"
+    write_random_gguf(source, "llama", CONFIG_MAPPING["llama"](**SIZES), byte_level_tokenizer(600), head=True)
+    data = {"validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 1000, "sequence_length": 64}
+    corpus = [str(tmp_path / "texts.jsonl")]
+    vocabulary = {"keep_merges": 0, "coverage": 1.0}
+    trim(source, tmp_path / "out", TrimSettings(data={**data, "corpus": corpus}, vocabulary=vocabulary))
+    return tmp_path / "out"
+
+
+def test_all_that_was_written_is_sent_with_a_card_that_says_what_stayed(trimmed, hub):
+    pushed = push_to_hub(trimmed, NAME, **LICENSED)
+    files = hub.files(NAME)
+    assert {path.name for path in trimmed.iterdir()} <= files.keys() == pushed.files.keys() | {".gitattributes"}
+    assert files["tiny-trimmed.gguf"] == (trimmed / "tiny-trimmed.gguf").read_bytes()
+    card, report = files["README.md"].decode(), TrimReport.load(trimmed)
+    assert "every other weight is the original's byte for byte" in card and report.copied_sha256 in card
+    data = metadata_of(card)
+    assert data["license"] == "apache-2.0" and data["base_model"] == "someone/tiny" and "gguf" in data["tags"]
+    assert str(trimmed.parent) not in "".join(content.decode("utf-8", "replace") for content in files.values())
+    title, _ = hub.repositories[NAME].titles[hub.repositories[NAME].branches["main"]]
+    assert title == f"Upload tiny.gguf, trimmed from 600 to {report.tokens_after} tokens"
+    again = push_to_hub(trimmed, NAME, **LICENSED)
+    assert again.url == pushed.url
+
+
+def test_what_a_user_wrote_into_the_card_stays(trimmed, hub):
+    card = trimmed / "README.md"
+    card.write_text(card.read_text().replace(BEGIN, f"{BEGIN}\nWritten by me."))
+    push_to_hub(trimmed, NAME, **LICENSED)
+    assert "Written by me." in hub.files(NAME)["README.md"].decode()
+
+
+def test_files_that_were_changed_since_are_not_sent(trimmed, hub):
+    path = trimmed / "tiny-trimmed.gguf"
+    content = bytearray(path.read_bytes())
+    content[-64] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(FlabError, match="were changed since"):
+        push_to_hub(trimmed, NAME, **LICENSED)
+    path.unlink()
+    with pytest.raises(FlabError, match="lacks tiny-trimmed.gguf"):
+        push_to_hub(trimmed, NAME, **LICENSED)
+    assert hub.state(NAME) is None
