@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import TEXTS, byte_level_tokenizer
+from conftest import TEXTS, byte_level_tokenizer, tiny_model
 from gguf_writer import write_random_gguf
 from hub.faults import talking_to
 from hub.loopback import Hub
@@ -16,6 +16,7 @@ from optimum_flab import FlabError, TrimSettings
 from optimum_flab.hub.frame import BEGIN, metadata_of
 from optimum_flab.hub.push import push_to_hub
 from optimum_flab.records.trim import TrimReport
+from optimum_flab.tensors.stored import tensor_hashes
 from optimum_flab.trim.run import trim
 
 
@@ -85,3 +86,31 @@ def test_files_that_were_changed_since_are_not_sent(trimmed, hub):
     with pytest.raises(FlabError, match="lacks tiny-trimmed.gguf"):
         push_to_hub(trimmed, NAME, **LICENSED)
     assert hub.state(NAME) is None
+
+
+def test_a_model_of_the_hub_is_trimmed_and_one_without_safetensors_refused(hub, tmp_path):
+    tokenizer = byte_level_tokenizer(600)
+    folder = tmp_path / "dense"
+    tiny_model("qwen2", vocab_size=600).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.add("someone/tiny", files)
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text * 2}) + "\n" for text in TEXTS))
+    settings = TrimSettings(
+        data={
+            **{"validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 1000, "sequence_length": 64},
+            "corpus": [str(tmp_path / "texts.jsonl")],
+        },
+        vocabulary={"keep_merges": 0, "coverage": 1.0},
+    )
+    report = trim("someone/tiny", tmp_path / "out", settings)
+    assert report.base_model == "someone/tiny"
+    assert report.base_revision == hub.repositories["someone/tiny"].branches["main"]
+    assert (
+        tensor_hashes([tmp_path / "out" / "model.safetensors"]).keys()
+        == tensor_hashes([folder / "model.safetensors"]).keys()
+    )
+    hub.add("someone/pickled", {name: files[name] for name in files if name != "model.safetensors"})
+    with pytest.raises(FlabError, match="'someone/pickled' has no model.safetensors, and only safetensors and GGUF"):
+        trim("someone/pickled", tmp_path / "no", settings)
+    assert not (tmp_path / "no").exists()
