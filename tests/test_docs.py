@@ -308,11 +308,11 @@ STEPS = [command.arguments for command in FLAB if command.page == "start"]
 @pytest.fixture(scope="module")
 def started(project, tmp_path_factory) -> Iterator[tuple[Path, Hub]]:
     """The folder after all steps of the page but the last, and the hub that was asked."""
-    assert [verb for verb, *_ in STEPS] == ["inspect", "prune", "eval", "export", "card", "push"]
+    assert [verb for verb, *_ in STEPS] == ["trim", "inspect", "prune", "eval", "export", "card", "push"]
     with Hub().serving() as hub, talking_to(hub, str(tmp_path_factory.mktemp("cache"))):
         for step in STEPS[:-1]:
             words = ["tiny" if word == "flab-demo" else word for word in step]
-            ended = flab(*words, *(["-c", "small.yaml"] if words[0] == "prune" else []), cwd=project)
+            ended = flab(*words, *(["-c", "small.yaml"] if words[0] in ("trim", "prune") else []), cwd=project)
             assert ended.code == 0, ended.err
         yield project, hub
 
@@ -321,7 +321,7 @@ def test_the_first_ten_minutes(started):
     folder, _ = started
     report = json.loads((folder / "demo-out" / "flab_report.json").read_text(encoding="utf-8"))
     assert report["removed_ratio"] == pytest.approx(0.6, abs=0.02)
-    assert (folder / "demo.gguf").is_file()
+    assert (folder / "demo.gguf").is_file() and (folder / "demo-trimmed" / "flab_trim.json").is_file()
     card = (folder / "demo-out" / "README.md").read_text(encoding="utf-8")
     assert "license: gemma" in card and "divergence" in card
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..utils.compat import ArgumentGroup
-from ..utils.errors import ConfigurationError
+from ..utils.errors import ConfigurationError, FlabError
 from ..utils.places import user_path
 from ..utils.progress import duration
 from . import arguments
@@ -16,6 +17,17 @@ from .base import FlabVerb, command_line
 
 if TYPE_CHECKING:
     from .. import FlabOptimizer, PruningPlan
+
+
+def trim_plan(path: str) -> PruningPlan | None:
+    """The plan of a trim; `None` where it is another one, or none, which is said after what is wrong with the
+    output."""
+    from ..records.plan import PruningPlan
+
+    with suppress(FlabError):
+        plan = PruningPlan.load(path, tensors=False)
+        return plan if plan.is_trim else None
+    return None
 
 
 class PruningVerb(FlabVerb):
@@ -67,11 +79,12 @@ class ApplyCommand(PruningVerb):
         from .. import FlabOptimizer, PruningPlan
         from ..pruned import check_prompt
 
-        command, plan = command_line("apply", self.parser, args), PruningPlan.load(args.plan)
-        if plan.is_trim:
+        command = command_line("apply", self.parser, args)
+        if (plan := trim_plan(args.plan)) is not None:
             self.trim(plan, command)
             return
         with FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=[args.model, args.plan]) as output:
+            plan = PruningPlan.load(args.plan)
             optimizer = FlabOptimizer.from_pretrained(
                 args.model,
                 **arguments.of_model(args),

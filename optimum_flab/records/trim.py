@@ -90,7 +90,7 @@ class TrimReport(Record):
         lines = [
             f"{self.base_model}, {self.kind}: {before:,.1f} -> {after:,.1f} MB ({after / before - 1:+.1%}),"
             f" {self.tokens_before:,} -> {self.tokens_after:,} tokens",
-            f"{self.copied_tensors:,} other tensors ({self.copied_bytes / 1e6:,.1f} MB) are the original's byte for"
+            f"{self.copied_tensors:,} other tensors ({self.copied_bytes / 1e6:,.1f} MB) are as they were, byte for"
             f" byte; sha256 {self.copied_sha256}",
         ]
         if self.held_out:

@@ -22,7 +22,17 @@ from ..tensors.gguf_header import PART, GgufHeader, GgufTensor, packed_header, p
 from ..utils.errors import FlabError
 from ..utils.progress import progress
 from ..vocabulary.closure import SPACE
-from ..vocabulary.gguf import BYTE, ENDS, INSIDE, NEEDED_IDS, PREFIX, fields_of_kept, read_tokenizer, special_ids
+from ..vocabulary.gguf import (
+    BYTE,
+    ENDS,
+    INSIDE,
+    NEEDED_IDS,
+    NEWER_ENDS,
+    PREFIX,
+    fields_of_kept,
+    read_tokenizer,
+    special_ids,
+)
 from ..vocabulary.rewrite import rewrite_tokenizer
 from .tables import Copied, TrimmedFiles
 
@@ -106,7 +116,7 @@ class GgufModel:
 
     def named_ids(self) -> set[int]:
         """The ids that the file names, and those of tokens that llama.cpp knows by their text."""
-        known = {index for index, token in enumerate(self.tokens) if token in ENDS}
+        known = {index for index, token in enumerate(self.tokens) if token in (*ENDS, *NEWER_ENDS)}
         listed = (index for name, ids in self.fields.items() if name.endswith(NEEDED_IDS) for index in ids)
         return {*special_ids(self.fields).values(), *known, *listed}
 
@@ -207,7 +217,9 @@ class GgufModel:
             [`FlabError`]: a text is tokenised differently although all its tokens stay, or no longer spelt as before.
         """
         header, trimmed = replace(self.headers[0], tensors={}), folder / "tokens.gguf"
-        trimmed.write_bytes(packed_header(header, fields_of_kept(self.fields, kept), lambda tensor: tensor.shape)[0])
+        whole = {name: None for name in self.fields if name.startswith("split.")}  # no part of several
+        changed = fields_of_kept(self.fields, kept) | whole
+        trimmed.write_bytes(packed_header(header, changed, lambda tensor: tensor.shape)[0])
         try:
             before, after = llama_tokens([header.path, trimmed], texts)
         except FlabError as error:

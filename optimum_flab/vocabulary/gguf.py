@@ -42,6 +42,8 @@ ENDS = (
     *("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>"),
     *("<EOT>", "_<EOT>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_utterance>"),
 )
+# those of which it has learnt since; files need not count on them
+NEWER_ENDS = ("</s>", "<eos>", "[EOT]", "[EOS]", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[")
 # fields with lists of ids: those that a model needs, and those that it must not write
 NEEDED_IDS, UNWANTED_IDS = ("_token_ids", ".token_ids_activate", ".token_ids_substitute"), ".suppress_tokens"
 # besides tokens, types and scores; what is as long as these by chance
@@ -72,6 +74,7 @@ def read_tokenizer(fields: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     for name in ("token_type", "scores"):
         if len(own.get(name, tokens)) != len(tokens):
             raise FlabError(f"the GGUF file has {len(tokens):,} tokens and {len(own[name]):,} {name}: it is damaged")
+    types = [CONTROL if token in (*ENDS, *NEWER_ENDS) else kind for token, kind in zip(tokens, types, strict=True)]
     content = READERS[kind]({**own, "token_type": types, "ids": special_ids(fields)})
     added = [
         {

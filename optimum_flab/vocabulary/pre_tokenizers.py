@@ -48,6 +48,23 @@ KNOWN: dict[tuple[str, ...], tuple[str | None, str | None]] = {
         "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
     ): ("deepseek-v3", None),
 }
+WORDS_OF_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+PUNCTUATION, TRIPLE, EAST_ASIAN = r"[\p{P}\$\+<=>\^~\|]+", "[0-9][0-9][0-9]", r"[一-龥\x{800}-一가-\x{d7ff}&&\S]+"
+LETTERS, SYMBOLS = r"\s?[\p{Lu}\p{Ll}\p{Lt}]+", r"\s?[!-/:-~！-／：-～‘-‟、-。]+"
+PHRASES = r" ?[^(\s|.,!?…。，、।۔،)]+"
+# names for which text is split here, but which no tokenizer is given: the steps of those that llama.cpp took them from
+# are others
+READ: dict[str, tuple[str, ...]] = {
+    "default": (PUNCTUATION, WORDS_OF_GPT2, r"\p{N}+", TRIPLE),
+    "falcon": (PUNCTUATION.replace("]", "`]"), WORDS_OF_GPT2, TRIPLE),
+    "deepseek-llm": (r"[\r\n]", LETTERS, SYMBOLS, r"\s+$", EAST_ASIAN, r"\p{N}+"),
+    "deepseek-coder": (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", EAST_ASIAN, ONE),
+    "bailingmoe": (_with(WORDS, ONE).replace(r"\s*[\r\n]+", r"\s*[\r\n]"),),
+    "seed-coder": (_with(WORDS, ONE).replace(r"\p{N}]+[\r\n]*", r"\p{N}\r\n]+"),),
+    "ufakzeka": (_with(WORDS, ONE).removeprefix(f"{CONTRACTIONS}|"),),
+    "bloom": (PHRASES,),
+    "viking": (PHRASES, ONE),
+}
 # other names of llama.cpp for the same step
 ALIASES = {
     "gpt-2": (
@@ -61,6 +78,9 @@ ALIASES = {
     "llama-bpe": (
         *("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano", "glm4", "glm5"),
     ),
+    "default": ("",),
+    "bloom": ("poro-chat", "gpt3-finnish"),
+    "bailingmoe": ("bailingmoe2", "llada-moe"),
     "gpt-4o": ("llama4", "kanana2", "talkie", "minimax-m2"),
     "deepseek-v3": ("hunyuan-dense", "joyai-llm", "hy_v4"),
 }
@@ -70,13 +90,14 @@ def pre_tokenizer_of(name: str) -> tuple[dict[str, Any], bool] | None:
     """The entry `pre_tokenizer` of a `tokenizer.json` by llama.cpp's name, and `ignore_merges` of its model; `None`
     where it is not known here."""
     name = next((known for known, others in ALIASES.items() if name in others), name)
-    for steps, names in KNOWN.items():
-        if name in names:
-            parts = [*map(_part, steps)]
-            if steps[-1] != GPT2:  # bytes become symbols in any case
-                parts.append({**_part(GPT2), "use_regex": False})
-            return {"type": "Sequence", "pretokenizers": parts}, names.index(name) == 1
-    return None
+    found = next(((steps, names[1] == name) for steps, names in KNOWN.items() if name in names), None)
+    steps, whole = found or (READ.get(name), False)
+    if steps is None:
+        return None
+    parts = [*map(_part, steps)]
+    if steps[-1] != GPT2:  # bytes become symbols in any case
+        parts.append({**_part(GPT2), "use_regex": False})
+    return {"type": "Sequence", "pretokenizers": parts}, whole
 
 
 def _part(step: str) -> dict[str, Any]:
