@@ -4,7 +4,7 @@ the base model's licence from that model's card on the Hub."""
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,13 @@ from .frame import (
     MARK,
     RELATION,
     RenderedReport,
+    Whole,
     checksum,
     is_generated,
     license_text,
     metadata_of,
     read_card,
+    render,
     text_of_user,
     with_additions,
 )
@@ -82,6 +84,7 @@ def render_card(
         data = with_additions(data, card)
     mark = MARK.format("0" * 64)
     text = render(
+        TEMPLATE,
         {
             "card_data": Whole(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).strip()),
             "facts": facts,
@@ -99,7 +102,7 @@ def render_card(
             "begin": Whole(BEGIN),
             "own_text": Whole(next(filter(None, map(text_of_user, earlier)), "")),
             "end": Whole(END),
-        }
+        },
     )
     others = sorted(path.name for path in folder.glob("*.gguf") if path.name not in facts.gguf_files)
     notes = [f"{name} was not written by `flab export` from these weights: not in the card" for name in others]
@@ -156,24 +159,6 @@ def write_card(
 
 
 # --- what it says --------------------------------------------------------------------------------------------------
-
-
-class Whole(str):
-    """Text that may hold HTML comments: our marked lines, and what the user wrote."""
-
-
-def render(values: Mapping[str, Any]) -> str:
-    """A card from its template. A value that looks like one of the marked lines is not mistaken for it.
-
-    Args:
-        values (`Mapping`): of the template; those of class [`Whole`] are kept unchanged, comments in others are not.
-    """
-    import jinja2
-
-    def escape(value: Any) -> Any:
-        return value.replace("<!--", "&lt;!--") if isinstance(value, str) and not isinstance(value, Whole) else value
-
-    return jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), finalize=escape).render(**values)
 
 
 def card_data(facts: Facts, terms: Terms, name: str) -> dict[str, Any]:

@@ -62,6 +62,24 @@ class RenderedReport(Rendered):
     facts: Facts
 
 
+class Whole(str):
+    """Text that may hold HTML comments: our marked lines, and what the user wrote."""
+
+
+def render(template: Path, values: Mapping[str, Any]) -> str:
+    """A card from its template. A value that looks like one of the marked lines is not mistaken for it.
+
+    Args:
+        values (`Mapping`): of the template; those of class [`Whole`] are kept unchanged, comments in others are not.
+    """
+    import jinja2
+
+    def escape(value: Any) -> Any:
+        return value.replace("<!--", "&lt;!--") if isinstance(value, str) and not isinstance(value, Whole) else value
+
+    return jinja2.Template(template.read_text(encoding="utf-8"), finalize=escape).render(**values)
+
+
 def read_card(path: Path) -> str | None:
     """The text of a card, or `None` where there is none.
 

@@ -22,15 +22,20 @@ from .frame import (
     MARK,
     RELATION,
     Rendered,
+    Whole,
     checksum,
     is_generated,
     license_text,
     metadata_of,
+    render,
     text_of_user,
     with_additions,
 )
 from .markdown import cell, code
 from .terms import settle_terms
+
+
+TEMPLATE = Path(__file__).with_name("trimmed.md.jinja")
 
 
 def is_trimmed(folder: Path) -> bool:
@@ -86,68 +91,22 @@ def render_trimmed(
     for card in own:
         data = with_additions(data, card)
     title = repo_id.split("/")[-1] if repo_id else f"{terms.name}, trimmed"
-    mark = MARK.format("0" * 64)
-    name = code([terms.name])
-    link = f"[{terms.base_model}](https://huggingface.co/{terms.base_model})" if terms.base_model else name
-    licenses = sorted(one.name for one in folder.iterdir() if is_license_file(one.name))
-    text = "\n".join(
-        [
-            "---",
-            yaml.safe_dump(data, sort_keys=False, allow_unicode=True).strip(),
-            "---",
-            mark,
-            "",
-            f"# {cell(title)}",
-            "",
-            f"{link} with fewer tokens in its vocabulary, by `optimum-flab`. Vocabulary trimmed; every other weight is"
-            " the original's byte for byte.",
-            "",
-            *_size_rows(report),
-            "",
-            f"**Licence:** {license_text(terms, licenses)}",
-            "",
-            *_text_rows(report),
-            f"The {report.copied_tensors:,} tensors that were not cut take {report.copied_bytes:,} bytes. The SHA-256"
-            " of the lines `<sha256 of a tensor's bytes>  <its name>`, sorted by name, is"
-            f" `{report.copied_sha256}`, for the original and for these files. Which tokens stayed is in"
-            f" `{PLAN_NAME}`; `optimum-cli flab apply` applies it to the same model in another quantisation.",
-            "",
-            *(f"- {note}" for note in report.notes),
-            BEGIN,
-            next(filter(None, map(text_of_user, earlier)), ""),
-            END,
-            "",
-        ]
+    mark, name = MARK.format("0" * 64), code([terms.name])
+    text = render(
+        TEMPLATE,
+        {
+            "card_data": Whole(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).strip()),
+            "report": report,
+            "title": cell(title),
+            "base": f"[{terms.base_model}](https://huggingface.co/{terms.base_model})" if terms.base_model else name,
+            "license": license_text(terms, sorted(one.name for one in folder.iterdir() if is_license_file(one.name))),
+            "mark": Whole(mark),
+            "begin": Whole(BEGIN),
+            "own_text": Whole(next(filter(None, map(text_of_user, earlier)), "")),
+            "end": Whole(END),
+        },
     )
-    text = text.replace(mark, mark.replace("0" * 64, checksum(text)))
-    return Rendered(text, terms, terms.notes)
-
-
-def _size_rows(report: TrimReport) -> list[str]:
-    change = report.bytes_after / report.bytes_before - 1
-    return [
-        "| | original | this model | change |",
-        "|---|---:|---:|---:|",
-        f"| {report.kind}, MB | {report.bytes_before / 1e6:,.1f} | {report.bytes_after / 1e6:,.1f} | {change:+.1%} |",
-        f"| tokens in the vocabulary | {report.tokens_before:,} | {report.tokens_after:,} |"
-        f" {report.tokens_after / report.tokens_before - 1:+.1%} |",
-    ]
-
-
-def _text_rows(report: TrimReport) -> list[str]:
-    if not report.held_out:
-        return []
-    return [
-        "Text that did not decide which tokens stayed:",
-        "",
-        "| text | texts | tokens before | tokens after | of those before, stayed |",
-        "|---|---:|---:|---:|---:|",
-        *(
-            f"| {kind} | {text.texts:,} | {text.tokens_before:,} | {text.tokens_after:,} | {text.whole:.2%} |"
-            for kind, text in report.held_out.items()
-        ),
-        "",
-    ]
+    return Rendered(text.replace(mark, mark.replace("0" * 64, checksum(text))), terms, terms.notes)
 
 
 def trimmed_card(folder: Path) -> str:

@@ -33,7 +33,7 @@ from ..utils.errors import DOWNLOAD, FlabError, first_line, first_of
 from ..utils.progress import progress
 from ..vocabulary.files import save_tokenizer
 from ..vocabulary.rewrite import GENERATION_FIELDS, remap_token_ids, rewrite_tokenizer
-from .tables import Copied, TrimmedFiles
+from .tables import TrimmedFiles
 
 
 if TYPE_CHECKING:
@@ -354,7 +354,8 @@ class FolderModel:
         save_tokenizer(new, folder)
         check_tokenizer(folder, new)
         self._check_new(folder, kept)
-        cut, copied = dict[str, str](), dict[str, Copied]()
+        cut, copied = dict[str, str](), dict[str, str]()
+        total = 0
         with progress("Copying tensors", len(self._entries), "tensor") as tick:
             for path in self._shards:
                 with path.open("rb") as source, (folder / path.name).open("wb") as target:
@@ -365,14 +366,15 @@ class FolderModel:
                             stay = np.asarray(kept[: _rows_below(kept, rows)])
                             cut[name] = copy_rows(source, target, entry.start, size // rows, stay)
                         else:
-                            copied[name] = Copied(copy_bytes(source, target, entry.start, size), size)
+                            copied[name] = copy_bytes(source, target, entry.start, size)
+                            total += size
                         tick()
         if (index := self.files.folder / WEIGHTS_INDEX).is_file() and self._shards != [self.files.folder / WEIGHTS]:
             content = read_json(index, DOWNLOAD)
             sizes = sum((folder / path.name).stat().st_size - data_start(folder / path.name) for path in self._shards)
             content["metadata"] = {**(content.get("metadata") or {}), "total_size": sizes}
             (folder / WEIGHTS_INDEX).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        return TrimmedFiles(tuple(folder / path.name for path in self._shards), cut, copied)
+        return TrimmedFiles(tuple(folder / path.name for path in self._shards), cut, copied, total)
 
     def _metadata(self) -> list[str]:
         """The files that are copied as they are."""

@@ -34,7 +34,7 @@ from ..vocabulary.gguf import (
     special_ids,
 )
 from ..vocabulary.rewrite import rewrite_tokenizer
-from .tables import Copied, TrimmedFiles
+from .tables import TrimmedFiles
 
 
 if TYPE_CHECKING:
@@ -182,8 +182,9 @@ class GgufModel:
             kept (`Sequence[int]`): ascending.
             stem (`str`): of their names.
         """
-        rows, cut, copied, paths = np.asarray(kept), dict[str, str](), dict[str, Copied](), list[Path]()
+        rows, cut, copied, paths = np.asarray(kept), dict[str, str](), dict[str, str](), list[Path]()
         count = sum(len(header.tensors) for header in self.headers)
+        total = 0
         with progress("Copying tensors", count, "tensor") as tick:
             for number, (header, head, tensors) in enumerate(self._headers_of(kept), start=1):
                 part = PART.fullmatch(header.path.name)
@@ -199,10 +200,11 @@ class GgufModel:
                             width = size // self.rows
                             cut[tensor.name] = copy_rows(source, target, tensor.start, width, rows)
                         else:
-                            copied[tensor.name] = Copied(copy_bytes(source, target, tensor.start, size), size)
+                            copied[tensor.name] = copy_bytes(source, target, tensor.start, size)
+                            total += size
                         target.write(bytes(padding))
                         tick()
-        return TrimmedFiles(tuple(paths), cut, copied)
+        return TrimmedFiles(tuple(paths), cut, copied, total)
 
     # --- llama.cpp's own tokens ------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -41,33 +41,16 @@ from .tables import TrimmedFiles
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from .folder import FolderModel
+
+    Model = GgufModel | FolderModel
+
 
 PLAN_SUFFIX = ".flab_plan.json"  # of a single file's plan
 TRIED = 8  # held-out texts that llama.cpp tokenises too
 GROWN = 3
 BEGINS = 60  # characters of a text
 FEWEST = 16  # tokens of a text whose growth is worth showing
-
-
-class Model(Protocol):
-    """Files of a model, whatever their format."""
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase: ...
-    @property
-    def rows(self) -> int: ...
-    @property
-    def layers(self) -> int: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def kind(self) -> str: ...
-    def named_ids(self) -> set[int]: ...
-    def trimmed_tokenizer(self, kept: Sequence[int]) -> PreTrainedTokenizerBase: ...
-    def spellings(self, kept: Sequence[int]) -> list[str]: ...
-    def bytes_with(self, kept: Sequence[int]) -> int: ...
-    def check_tokens(self, kept: Sequence[int], folder: Path, texts: Sequence[str]) -> str | None: ...
-    def write(self, kept: Sequence[int], folder: Path, stem: str) -> TrimmedFiles: ...
 
 
 def trim(
@@ -306,8 +289,8 @@ def _report(
         tokens_after=len(kept),
         tables=dict(written.cut),
         copied_tensors=len(written.copied),
-        copied_bytes=sum(one.bytes for one in written.copied.values()),
-        copied_sha256=combined_hash({name: one.sha256 for name, one in written.copied.items()}),
+        copied_bytes=written.copied_bytes,
+        copied_sha256=combined_hash(written.copied),
         command=command,
     )
 

@@ -1,4 +1,4 @@
-"""What trimming a model yields."""
+"""What trimming a model's files yields."""
 
 from __future__ import annotations
 
@@ -7,22 +7,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Copied(NamedTuple):
-    """A tensor that was copied: the hash of its bytes, hex SHA-256, and how many they are."""
-
-    sha256: str
-    bytes: int
-
-
 class TrimmedFiles(NamedTuple):
     """Files with fewer rows.
 
     Args:
         paths (`tuple[Path, ...]`): where they are.
         cut (`Mapping[str, str]`): hex SHA-256 of each table that has fewer rows.
-        copied (`Mapping[str, Copied]`): every other tensor.
+        copied (`Mapping[str, str]`): that of every other tensor.
+        copied_bytes (`int`): what these take.
     """
 
     paths: tuple[Path, ...]
     cut: Mapping[str, str]
-    copied: Mapping[str, Copied]
+    copied: Mapping[str, str]
+    copied_bytes: int

@@ -74,7 +74,8 @@ def read_tokenizer(fields: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     for name in ("token_type", "scores"):
         if len(own.get(name, tokens)) != len(tokens):
             raise FlabError(f"the GGUF file has {len(tokens):,} tokens and {len(own[name]):,} {name}: it is damaged")
-    types = [CONTROL if token in (*ENDS, *NEWER_ENDS) else kind for token, kind in zip(tokens, types, strict=True)]
+    ends = {*ENDS, *NEWER_ENDS}  # whatever their types say
+    types = [CONTROL if token in ends else number for token, number in zip(tokens, types, strict=True)]
     content = READERS[kind]({**own, "token_type": types, "ids": special_ids(fields)})
     added = [
         {

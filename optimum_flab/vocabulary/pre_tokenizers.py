@@ -52,14 +52,12 @@ WORDS_OF_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\
 PUNCTUATION, TRIPLE, EAST_ASIAN = r"[\p{P}\$\+<=>\^~\|]+", "[0-9][0-9][0-9]", r"[一-龥\x{800}-一가-\x{d7ff}&&\S]+"
 LETTERS, SYMBOLS = r"\s?[\p{Lu}\p{Ll}\p{Lt}]+", r"\s?[!-/:-~！-／：-～‘-‟、-。]+"
 PHRASES = r" ?[^(\s|.,!?…。，、।۔،)]+"
-# names for which text is split here, but which no tokenizer is given: the steps of those that llama.cpp took them from
-# are others
+# what llama.cpp does under further names; the tokenizers that it does so for say it in other steps
 READ: dict[str, tuple[str, ...]] = {
     "default": (PUNCTUATION, WORDS_OF_GPT2, r"\p{N}+", TRIPLE),
     "falcon": (PUNCTUATION.replace("]", "`]"), WORDS_OF_GPT2, TRIPLE),
     "deepseek-llm": (r"[\r\n]", LETTERS, SYMBOLS, r"\s+$", EAST_ASIAN, r"\p{N}+"),
     "deepseek-coder": (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", EAST_ASIAN, ONE),
-    "bailingmoe": (_with(WORDS, ONE).replace(r"\s*[\r\n]+", r"\s*[\r\n]"),),
     "seed-coder": (_with(WORDS, ONE).replace(r"\p{N}]+[\r\n]*", r"\p{N}\r\n]+"),),
     "ufakzeka": (_with(WORDS, ONE).removeprefix(f"{CONTRACTIONS}|"),),
     "bloom": (PHRASES,),
@@ -73,14 +71,16 @@ ALIASES = {
         "modern-bert",
     ),
     "starcoder": ("refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"),
-    "qwen2": ("deepseek-r1-qwen", "stablelm2", "kormo", "megrez", "f2llmv2", "hunyuan", "solar-open", "grok-2"),
+    "qwen2": (
+        *("deepseek-r1-qwen", "stablelm2", "kormo", "megrez", "f2llmv2", "hunyuan", "solar-open", "grok-2"),
+        *("bailingmoe", "bailingmoe2", "llada-moe"),
+    ),
     "dbrx": ("smaug-bpe", "chatglm-bpe"),
     "llama-bpe": (
         *("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano", "glm4", "glm5"),
     ),
     "default": ("",),
     "bloom": ("poro-chat", "gpt3-finnish"),
-    "bailingmoe": ("bailingmoe2", "llada-moe"),
     "gpt-4o": ("llama4", "kanana2", "talkie", "minimax-m2"),
     "deepseek-v3": ("hunyuan-dense", "joyai-llm", "hy_v4"),
 }
