@@ -13,7 +13,7 @@ from .flags import flags_of
 
 
 class CardCommand(FlabVerb):
-    """Write or refresh the model card of a pruned model."""
+    """Write or refresh the model card of a pruned or trimmed model."""
 
     FLAGS = flags_of(CardSettings, "card")
 
@@ -26,9 +26,14 @@ class CardCommand(FlabVerb):
 
         from ..checkpoints.stored_model import check_complete
         from ..hub.card import write_card
+        from ..hub.trimmed import is_trimmed, write_trimmed_card
         from ..records.names import CARD_NAME
 
-        check_complete(folder)
-        for note in write_card(folder, settings):
+        if is_trimmed(folder):
+            notes = write_trimmed_card(folder, settings)
+        else:
+            check_complete(folder)
+            notes = write_card(folder, settings)
+        for note in notes:
             print(f"note: {with_flags(note, self.flags)}", file=sys.stderr)
         print(folder / CARD_NAME)

@@ -14,7 +14,6 @@ from ..records.atomic import write_files
 from ..records.names import CARD_NAME, PAGE_NAME, is_result
 from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME
 from ..settings.hub import CardSettings, TermsSettings
-from ..utils.errors import FlabError
 from . import provenance, tables
 from .facts import Facts, read_facts
 from .frame import (
@@ -28,8 +27,8 @@ from .frame import (
     is_generated,
     license_text,
     metadata_of,
-    read_card,
     render,
+    replaceable_card,
     text_of_user,
     with_additions,
 )
@@ -132,12 +131,7 @@ def write_card(
         [`FlabError`]: the folder cannot be written to, or holds a `README.md` that was not written by this software.
     """
     settings = settings or CardSettings()
-    before = read_card(folder / CARD_NAME)
-    if before is not None and not is_generated(before) and not settings.overwrite_card:
-        raise FlabError(
-            f"{str(folder / CARD_NAME)!r} was not written by optimum-flab, or was changed outside its marked lines;"
-            " move it away, or replace it with `overwrite_card`"
-        )
+    before = replaceable_card(folder, settings)
     card = render_card(
         folder,
         settings,

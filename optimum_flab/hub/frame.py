@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..records.base_card import METADATA, card_metadata
+from ..records.names import CARD_NAME
+from ..settings.hub import CardSettings
 from ..utils.errors import ConfigurationError, FlabError
 from .terms import Terms
 
@@ -92,6 +94,21 @@ def read_card(path: Path) -> str | None:
         return None
     except (OSError, ValueError) as error:
         raise FlabError(f"{str(path)!r} cannot be read ({error}); move it away") from error
+
+
+def replaceable_card(folder: Path, settings: CardSettings) -> str | None:
+    """The card in a folder, or `None` where there is none.
+
+    Raises:
+        [`FlabError`]: it was not written by this software, and the settings do not allow that it is replaced.
+    """
+    before = read_card(folder / CARD_NAME)
+    if before is not None and not is_generated(before) and not settings.overwrite_card:
+        raise FlabError(
+            f"{str(folder / CARD_NAME)!r} was not written by optimum-flab, or was changed outside its marked lines;"
+            " move it away, or replace it with `overwrite_card`"
+        )
+    return before
 
 
 def license_text(terms: Terms, files: Sequence[str]) -> str:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import yaml
 
-from ..records.names import is_license_file
+from ..records.atomic import write_files
+from ..records.names import CARD_NAME, is_license_file
 from ..records.plan import PLAN_NAME
 from ..records.report import Base, BaseCard
 from ..records.trim import TRIM_NAME, TrimReport
-from ..settings.hub import TermsSettings
+from ..settings.hub import CardSettings, TermsSettings
 from ..tensors.copying import combined_hash
 from ..tensors.stored import tensor_hashes
 from ..utils.errors import FlabError
@@ -28,6 +29,7 @@ from .frame import (
     license_text,
     metadata_of,
     render,
+    replaceable_card,
     text_of_user,
     with_additions,
 )
@@ -109,6 +111,10 @@ def render_trimmed(
     return Rendered(text.replace(mark, mark.replace("0" * 64, checksum(text))), terms, terms.notes)
 
 
-def trimmed_card(folder: Path) -> str:
-    """The card for the folder itself, from its files alone."""
-    return render_trimmed(folder, TermsSettings(), ask_hub=False).text
+def write_trimmed_card(folder: Path, settings: CardSettings | None = None, ask_hub: bool = True) -> tuple[str, ...]:
+    """Writes the card of a trimmed model to its folder; see [`~hub.card.write_card`] for the arguments and errors."""
+    settings = settings or CardSettings()
+    earlier = [card for card in (replaceable_card(folder, settings),) if card is not None]
+    card = render_trimmed(folder, settings, repo_id=settings.repo_id, earlier=earlier, ask_hub=ask_hub)
+    write_files(folder, {CARD_NAME: card.text.encode()})
+    return card.notes

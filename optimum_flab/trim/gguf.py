@@ -47,6 +47,7 @@ TABLE = re.compile(
     r"(token_embd|output|per_layer_token_embd|blk\.\d+\.(nextn\.(embed_tokens|shared_head_head)|ffn_gate_tid2eid))"
     r"\.(weight|bias)"
 )
+TOLD_BY_ROWS = {("deepseek2", 154_880), ("deepseek2", 128_256)}  # as by llama.cpp b11739
 HASHED = ".ple.ngram_size"  # a field of models that find rows by arithmetic with ids (qwen4exp)
 IN_LAYER, POSITIONS = re.compile(r"(\w+\.)?blk\.\d+\."), "position_embd.weight"
 PROGRAM, PACKAGE = "llama-tokenize", "llama_cpp_py_sync"
@@ -130,6 +131,8 @@ class GgufModel:
             raise FlabError(f"{where} has no {lacking}, so there is no vocabulary to trim; name a language model")
         if any(name.endswith(HASHED) for name in self.fields):
             raise FlabError(f"{where} is of a model that computes with the ids of tokens, which a trim would change")
+        if (self.fields["general.architecture"], self.rows) in TOLD_BY_ROWS:
+            raise FlabError(f"{where} is of a model that llama.cpp tells from others by its {self.rows:,} tokens")
         tensors = {name: tensor for header in self.headers for name, tensor in header.tensors.items()}
         for name, tensor in tensors.items():
             if name in self._tables and tensor.shape[0] != self.rows:

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 PLAN_SUFFIX = ".flab_plan.json"  # of a single file's plan
 TRIED = 8  # held-out texts that llama.cpp tokenises too
 GROWN = 3
+# the products of llama.cpp and others take so many rows of a head at once: the sums of the others are in another order
+ROWS_AT_ONCE = 8
 BEGINS = 60  # characters of a text
 FEWEST = 16  # tokens of a text whose growth is worth showing
 
@@ -182,12 +184,14 @@ def chosen_tokens(model: Model, settings: TrimSettings, texts: TextSets, name: s
     rows = sorted(index for index in named if index not in spec.tokens)
     if any(index < last for index in rows):
         raise FlabError(f"{name!r} names the id {rows[0]}, for which its tokenizer has no token")
-    size = vocabulary.size or len(choice.counted.natural)
+    size, multiple = vocabulary.size, vocabulary.pad_to_multiple_of or (1 if vocabulary.size else ROWS_AT_ONCE)
     if settings.target_size is not None:
         size = _fitting(model, choice, rows, bytes_in(settings.target_size) or 0, len(spec.tokens))
-    if (multiple := vocabulary.pad_to_multiple_of) is not None:
+        size = max(size - (size + len(rows)) % multiple, len(choice.counted.protected))
+    else:
         # filled up with the next tokens: rows that nothing needs would take as much room
-        size = min(-(-(size + len(rows)) // multiple) * multiple - len(rows), len(spec.tokens))
+        size = size or len(choice.counted.natural)
+        size = min(size + -(size + len(rows)) % multiple, len(spec.tokens))
     return [*choice(size).tolist(), *rows]
 
 
@@ -363,14 +367,14 @@ def _write_records(folder: Path, stem: str | None, files: ModelFiles, report: Tr
         plan.save(folder)
         (folder / PLAN_NAME).rename(folder / f"{stem}{PLAN_SUFFIX}")
         return
-    from ..hub.trimmed import trimmed_card
+    from ..hub.trimmed import write_trimmed_card
 
     plan.save(folder)
     for file in find_license_files(files.folder):
         shutil.copyfile(file, folder / file.name)
     others = {path.name for path in folder.iterdir()} | {CARD_NAME}
     report.model_copy(update={"others": tuple(sorted(others - report.files.keys()))}).save(folder)
-    (folder / CARD_NAME).write_text(trimmed_card(folder), encoding="utf-8")
+    write_trimmed_card(folder, ask_hub=False)
 
 
 @contextmanager

@@ -8,29 +8,28 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import CONFIG_MAPPING
 
-from optimum_flab import PruningPlan, TrimSettings
-from optimum_flab.checkpoints.loading import dense_from_memory
-from optimum_flab.export import export_gguf, quantiser
+from optimum_flab import FlabError, PruningPlan, TrimSettings
+from optimum_flab.export import export_gguf
 from optimum_flab.settings.export import ExportSettings
 from optimum_flab.tensors.gguf_header import read_header
-from optimum_flab.tensors.stored import tensor_hashes
 from optimum_flab.trim.run import trim
 from optimum_flab.vocabulary.files import SAMPLES
 from optimum_flab.vocabulary.gguf import BYTE, CONTROL, NORMAL, PREFIX, UNKNOWN, USER_DEFINED, read_tokenizer
-from optimum_flab.vocabulary.pre_tokenizers import ALIASES, KNOWN
+from optimum_flab.vocabulary.pre_tokenizers import ALIASES, KNOWN, READ
 
 from ..conftest import PROSE, TEXTS, byte_level_tokenizer, thorough_but
-from ..export.test_weights import FAMILIES, tiny
-from ..gguf_writer import finish, write_random_gguf
+from ..export.test_weights import saved, tiny
+from ..gguf_writer import finish
 from ..llama import LlamaFile
 
 
@@ -70,9 +69,9 @@ def scored_pieces(added: tuple[str, ...] = ()) -> dict[str, Any]:
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=True)
     backend.train_from_iterator(TRAINED, trainers.BpeTrainer(vocab_size=600, show_progress=False))
     learnt = json.loads(backend.to_str())["model"]["vocab"]
-    pieces = sorted(learnt, key=lambda piece: (len(piece) == 1, learnt[piece]))
+    pieces = sorted(learnt, key=lambda piece: (len(piece) > 1, learnt[piece]))
     specials = ["<unk>", "<s>", "</s>"]
-    tokens = in_eights([*specials, *BYTES, *added, "▁▁", "▁▁▁▁", *pieces])
+    tokens = in_eights([*specials, *BYTES, *added, *"▁-=", "▁▁", "▁▁▁▁", *pieces])
     first = len(specials) + len(BYTES) + len(added)
     kinds = [UNKNOWN, CONTROL, CONTROL, *[BYTE] * 256, *[USER_DEFINED] * len(added)]
     return {
@@ -88,9 +87,7 @@ def unigram(added: tuple[str, ...] = ()) -> dict[str, Any]:
     backend = Tokenizer(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     specials = ["<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(
-        vocab_size=600, show_progress=False, special_tokens=specials, unk_token="<unk>"
-    )
+    trainer = trainers.UnigramTrainer(vocab_size=600, show_progress=False, special_tokens=specials, unk_token="<unk>")
     backend.train_from_iterator(TRAINED, trainer)
     learnt = dict(json.loads(backend.to_str())["model"]["vocab"])
     tokens = in_eights([*specials, *added, *learnt])
@@ -125,7 +122,7 @@ def write_file(
     architecture: str,
     tokenizer: Mapping[str, Any],
     fields: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, ...]] = {},
+    shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
     table: gguf.GGMLQuantizationType = KINDS.F32,
     **split: Any,
 ) -> None:
@@ -152,13 +149,13 @@ def with_bias(shapes: Shapes) -> Shapes:
     return shapes | biases
 
 
-def matrices(heads: str = "attn_{}", names: str = "qkv", out: str = "attn_output") -> Shapes:
-    """Those of an attention and an FFN without a gate."""
-    square = {heads.format(name): (WIDTH, WIDTH) for name in names} | {out: (WIDTH, WIDTH)}
-    return {f"{name}.weight": shape for name, shape in square.items()} | {
-        "ffn_up.weight": (INNER, WIDTH),
-        "ffn_down.weight": (WIDTH, INNER),
-    }
+def attention(heads: str = "attn_{}", names: str = "qkv", out: str = "attn_output") -> Shapes:
+    return {f"{name}.weight": (WIDTH, WIDTH) for name in (*map(heads.format, names), out)}
+
+
+def ffn(*, gate: bool = False, experts: tuple[int, ...] = (), suffix: str = "") -> Shapes:
+    into = {f"ffn_{name}{suffix}.weight": (*experts, INNER, WIDTH) for name in ("up", "gate")[: 1 + gate]}
+    return into | {f"ffn_down{suffix}.weight": (*experts, WIDTH, INNER)}
 
 
 def norms(*names: str) -> Shapes:
@@ -174,25 +171,52 @@ def tables(rows: int, *names: str) -> Shapes:
 
 
 def bert(rows: int) -> Shapes:
-    block = with_bias(matrices() | norms("attn_output_norm", "layer_output_norm"))
+    block = with_bias(attention() | ffn() | norms("attn_output_norm", "layer_output_norm"))
     rest = {"token_types.weight": (2, WIDTH), "position_embd.weight": (CONTEXT, WIDTH)}
     return tables(rows, "token_embd") | rest | with_bias(norms("token_embd_norm")) | blocks(block)
 
 
+def gpt2(rows: int) -> Shapes:
+    block = {"attn_qkv.weight": (3 * WIDTH, WIDTH)} | attention(names="") | ffn() | norms("attn_norm", "ffn_norm")
+    rest = {"position_embd.weight": (CONTEXT, WIDTH)} | with_bias(norms("output_norm"))
+    return tables(rows, "token_embd") | rest | blocks(with_bias(block))
+
+
 def phi2(rows: int) -> Shapes:
-    block = {"attn_qkv.weight": (3 * WIDTH, WIDTH)} | matrices(names="") | norms("attn_norm")
+    """A head with a bias."""
+    block = attention() | ffn() | norms("attn_norm")
     head = with_bias(norms("output_norm") | tables(rows, "output"))
     return tables(rows, "token_embd") | head | blocks(with_bias(block))
 
 
+def nemotron(rows: int) -> Shapes:
+    block = attention() | ffn() | with_bias(norms("attn_norm", "ffn_norm"))
+    return tables(rows, "token_embd", "output") | with_bias(norms("output_norm")) | blocks(block)
+
+
+def gemma2(rows: int) -> Shapes:
+    block = attention() | ffn(gate=True) | norms("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
+    return tables(rows, "token_embd") | norms("output_norm") | blocks(block)
+
+
+def qwen2moe(rows: int) -> Shapes:
+    block = attention() | norms("attn_norm", "ffn_norm") | {f"attn_{name}.bias": (WIDTH,) for name in "qkv"}
+    block |= ffn(gate=True, experts=(4,), suffix="_exps")
+    block |= ffn(gate=True, suffix="_shexp") | {
+        "ffn_gate_inp.weight": (4, WIDTH),
+        "ffn_gate_inp_shexp.weight": (WIDTH,),
+    }
+    return tables(rows, "token_embd", "output") | norms("output_norm") | blocks(block)
+
+
 def t5_encoder(rows: int) -> Shapes:
-    block = matrices(out="attn_o") | norms("attn_norm", "ffn_norm")
+    block = attention(out="attn_o") | ffn() | norms("attn_norm", "ffn_norm")
     relative = {"enc.blk.0.attn_rel_b.weight": (8, HEADS)}
     return tables(rows, "token_embd") | norms("enc.output_norm") | blocks(block, "enc.") | relative
 
 
 def t5(rows: int) -> Shapes:
-    block = matrices(out="attn_o") | matrices("cross_attn_{}", out="cross_attn_o")
+    block = attention(out="attn_o") | attention("cross_attn_{}", out="cross_attn_o") | ffn()
     block |= norms("attn_norm", "cross_attn_norm", "ffn_norm")
     relative = {"dec.blk.0.attn_rel_b.weight": (8, HEADS)}
     return t5_encoder(rows) | norms("dec.output_norm") | blocks(block, "dec.") | relative
@@ -209,13 +233,12 @@ def mamba(rows: int) -> Shapes:
 def gemma3n(rows: int) -> Shapes:
     """A table for each layer, side by side."""
     each, ways, low = 256, 4, 64  # as llama.cpp has them
-    block = matrices() | {"ffn_gate.weight": (INNER, WIDTH), "inp_gate.weight": (each, WIDTH)}
+    block = attention() | ffn(gate=True) | {"inp_gate.weight": (each, WIDTH), "proj.weight": (WIDTH, each)}
     block |= norms("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm", "post_norm", "altup_router_norm")
     block |= norms("altup_correct_scale", "laurel_post_norm")
-    block |= {"attn_q_norm.weight": (WIDTH // HEADS,), "attn_k_norm.weight": (WIDTH // HEADS,)}
-    block |= {"proj.weight": (WIDTH, each), "altup_correct_coef.weight": (ways, ways)}
-    block |= {"altup_predict_coef.weight": (ways * ways, ways), "altup_router.weight": (ways, WIDTH)}
-    block |= {"laurel_l.weight": (low, WIDTH), "laurel_r.weight": (WIDTH, low)}
+    block |= {f"attn_{name}_norm.weight": (WIDTH // HEADS,) for name in "qk"}
+    block |= {"altup_correct_coef.weight": (ways, ways), "altup_predict_coef.weight": (ways * ways, ways)}
+    block |= {"altup_router.weight": (ways, WIDTH), "laurel_l.weight": (low, WIDTH), "laurel_r.weight": (WIDTH, low)}
     whole = {"per_layer_token_embd.weight": (rows, each * LAYERS), "per_layer_proj_norm.weight": (each,)}
     whole |= {"per_layer_model_proj.weight": (each * LAYERS, WIDTH)}
     whole |= {f"altup{name}_proj.weight": (ways - 1, WIDTH, WIDTH) for name in ("", "_unembd")}
@@ -224,7 +247,7 @@ def gemma3n(rows: int) -> Shapes:
 
 def glm4(rows: int) -> Shapes:
     """A last layer that predicts one token ahead, with tables of its own."""
-    block = matrices() | norms("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
+    block = attention() | ffn() | norms("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
     block["ffn_up.weight"] = (2 * INNER, WIDTH)
     ahead = norms("enorm", "hnorm", "shared_head_norm") | tables(rows, "embed_tokens", "shared_head_head")
     ahead["eh_proj.weight"] = (WIDTH, 2 * WIDTH)
@@ -234,9 +257,15 @@ def glm4(rows: int) -> Shapes:
 
 BASE = {
     **{"context_length": CONTEXT, "embedding_length": WIDTH, "feed_forward_length": INNER, "block_count": LAYERS},
-    **{"attention.head_count": HEADS, "attention.head_count_kv": HEADS},
+    **{"attention.head_count": HEADS, "attention.head_count_kv": HEADS, "rope.dimension_count": WIDTH // HEADS},
 }
-RMS, RELATIVE = {"attention.layer_norm_rms_epsilon": 1e-6}, {"attention.relative_buckets_count": 8}
+PLAIN, RMS = ({f"attention.layer_norm_{name}": 1e-6} for name in ("epsilon", "rms_epsilon"))
+RELATIVE = {"attention.relative_buckets_count": 8}
+EXPERTS = {
+    **{"expert_count": 4, "expert_used_count": 2},
+    **{"expert_feed_forward_length": INNER, "expert_shared_feed_forward_length": INNER},
+}
+SPACES = {"ssm.conv_kernel": 4, "ssm.inner_size": 2 * WIDTH, "ssm.state_size": 8, "ssm.time_step_rank": 4}
 
 
 class Written(NamedTuple):
@@ -256,22 +285,25 @@ class Written(NamedTuple):
 
 
 WRITTEN = {
-    "bert": Written(word_pieces, bert, {"attention.layer_norm_epsilon": 1e-6, "attention.causal": False}, "F16"),
-    "t5": Written(unigram, t5, {**RMS, **RELATIVE, "decoder_start_token_id": 0}, "Q8_0"),
-    "mamba": Written(
-        byte_level,
-        mamba,
-        {**RMS, "ssm.conv_kernel": 4, "ssm.inner_size": 128, "ssm.state_size": 8, "ssm.time_step_rank": 4},
-        "F32",
-    ),
+    "bert": Written(word_pieces, bert, {**PLAIN, "attention.causal": False}, "F16"),
+    "gemma2": Written(scored_pieces, gemma2, RMS, "Q4_0"),
     "gemma3n": Written(scored_pieces, gemma3n, {**RMS, "attention.sliding_window": 16}, "Q8_0"),
-    "phi2": Written(byte_level, phi2, {"attention.layer_norm_epsilon": 1e-6, "rope.dimension_count": 8}, "Q5_0"),
-    "t5encoder": Written(unigram, t5_encoder, {**RMS, **RELATIVE}, "BF16"),
-    "glm4": Written(
-        byte_level, glm4, {**RMS, "block_count": LAYERS + 1, "nextn_predict_layers": 1, "rope.dimension_count": 8}, "F16"
-    ),
+    "glm4": Written(byte_level, glm4, {**RMS, "block_count": LAYERS + 1, "nextn_predict_layers": 1}, "F16"),
+    "gpt2": Written(byte_level, gpt2, PLAIN, "BF16"),
+    "mamba": Written(byte_level, mamba, RMS | SPACES, "F32"),
+    "nemotron": Written(byte_level, nemotron, PLAIN, "Q4_1"),
+    "phi2": Written(byte_level, phi2, PLAIN, "Q5_0"),
+    "qwen2moe": Written(byte_level, qwen2moe, RMS | EXPERTS, "Q5_1"),
+    "t5": Written(unigram, t5, {**RMS, **RELATIVE, "decoder_start_token_id": 0}, "Q8_0"),
+    "t5encoder": Written(unigram, t5_encoder, RMS | RELATIVE, "BF16"),
 }
 ENCODERS = ("bert", "t5encoder")  # which give embeddings only
+# what the exporter writes, and types: those of llama.cpp's quantiser differ from matrix to matrix
+EXPORTED = [
+    *(("llama", "q4_k_m"), ("qwen2", "q3_k_m"), ("gemma3_text", "f16"), ("phi3", "q8_0"), ("qwen3_moe", "bf16")),
+    *(("starcoder2", "iq4_xs"), ("granite", "q8_0"), ("qwen3", "f32"), ("mistral", "q5_k_s")),
+]
+MIXED = {"hidden_size": 256, "intermediate_size": 512}  # of whole blocks of 256 weights
 
 
 # --- what is compared
@@ -279,7 +311,8 @@ ENCODERS = ("bert", "t5encoder")  # which give embeddings only
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """Settings by which about half of the tokens go."""
+    """Settings by which many of the tokens go. That a multiple of eight stays lets llama.cpp divide its work as
+    before: see the test with other numbers."""
     file = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
     file.write_text("".join(json.dumps({"text": text * 2}) + "\n" for text in TEXTS))
     data = {"validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 1000, "sequence_length": 64}
@@ -290,53 +323,223 @@ def few(tmp_path_factory):
 def trimmed(dense: Path, settings: TrimSettings, out: Path) -> tuple[Path, list[int]]:
     """The new file, or the first one of several, and the ids that stay."""
     report = trim(dense, out, settings)
-    assert not report.notes  # llama.cpp was there
+    assert not report.notes and report.tokens_after < report.tokens_before  # llama.cpp was there
     return out / min(report.files), PruningPlan.load(out).kept["vocab"]
 
 
-def same_tokens(dense: LlamaFile, new: LlamaFile, kept: list[int]) -> int:
-    """Compares the tokens of texts; returns how many texts were tokenised by tokens that stay."""
+def check_tokens(dense: LlamaFile, new: LlamaFile, kept: list[int], texts: Iterable[str]) -> int:
+    """Fails where a text is tokenised otherwise although its tokens stay; returns how many texts that is said of."""
     stay, compared = set(kept), 0
-    for text in [*TEXTS, *SAMPLES, *PROSE[:3]]:
-        for special in (False, True):
-            before, after = (file.tokenize(text, add_special=special) for file in (dense, new))
+    for text in texts:
+        for frame in (False, True):
+            before, after = (file.tokenize(text, add_special=frame) for file in (dense, new))
             if stay.issuperset(before):
                 assert [kept[index] for index in after] == before, text
                 compared += 1
+    for place, index in enumerate(kept):
+        assert (new.piece(place), new.is_end(place)) == (dense.piece(index), dense.is_end(index))
     return compared
 
 
-def compare(dense: Path, new: Path, kept: list[int], encoder: bool = False, source: bool = False) -> None:
-    """Fails unless a trimmed file does what the dense one does, as far as only tokens that stay are concerned."""
-    random = np.random.default_rng(0)
-    with LlamaFile(dense, context=CONTEXT) as before, LlamaFile(new, context=CONTEXT) as after:
-        assert same_tokens(before, after, kept) >= 2 * len(TEXTS)
-        ids = random.integers(len(kept), size=40).tolist()
-        same = [kept[index] for index in ids]
-        if encoder:
-            assert np.array_equal(before.embeddings(same), after.embeddings(ids))
-            return
-        reads = [(same, ids)] if source else [(None, None)]
-        for one, other in reads:
-            found, expected = after.logits(ids, other), before.logits(same, one)[:, kept]
-            assert expected.std() > 0.1 and np.array_equal(found, expected), np.abs(found - expected).max()
-        written = 0
-        for start in range(8):
-            begin = ids[start * 4 : start * 4 + 4]
-            expected = before.complete([kept[index] for index in begin], 12, reads[0][0])
-            found = [kept[index] for index in after.complete(begin, 12, reads[0][1])]
-            whole = next((place for place, index in enumerate(expected) if index not in set(kept)), len(expected))
-            assert found[:whole] == expected[:whole]
-            written += whole
-        print("WRITTEN", written)
+def check_predictions(dense: LlamaFile, new: LlamaFile, kept: list[int], reads: bool = False) -> None:
+    """Fails where another score is given to a token that stays, or another text written.
+
+    Args:
+        reads (`bool`): whether an encoder reads a text first.
+    """
+    ids = np.random.default_rng(0).integers(len(kept), size=40).tolist()
+    same = [kept[index] for index in ids]
+    sources = (same, ids) if reads else (None, None)
+    expected = dense.logits(same, sources[0])[:, kept]
+    assert expected.std() > 0.1  # nan is not
+    np.testing.assert_array_equal(new.logits(ids, sources[1]), expected)
+    written = 0
+    for at in range(0, len(ids), 4):
+        texts = [
+            file.complete(begin[at : at + 4], 12, source)
+            for file, begin, source in zip((dense, new), (same, ids), sources, strict=True)
+        ]
+        stays = len(list(takewhile(set(kept).__contains__, texts[0])))
+        assert [kept[index] for index in texts[1][:stays]] == texts[0][:stays]
+        written += stays
+    assert written  # so that something was compared
 
 
 @pytest.mark.parametrize("architecture", WRITTEN)
-def test_files_of_any_architecture_do_what_they_did(architecture, few, tmp_path):
+def test_models_of_any_architecture_do_what_they_did(architecture, few, tmp_path):
     tokenizer, shapes, fields, table = WRITTEN[architecture]
     content, dense = tokenizer(), tmp_path / "dense.gguf"
-    rows = len(content["tokens"])
-    write_file(dense, architecture, content, BASE | fields, shapes(rows), KINDS[table])
+    write_file(dense, architecture, content, BASE | fields, shapes(len(content["tokens"])), KINDS[table])
     new, kept = trimmed(dense, few, tmp_path / "out")
-    print(architecture, rows, len(kept))
-    compare(dense, new, kept, encoder=architecture in ENCODERS, source=architecture == "t5")
+    with LlamaFile(dense, context=CONTEXT) as before, LlamaFile(new, context=CONTEXT) as after:
+        assert check_tokens(before, after, kept, TRAINED) >= len(TEXTS)
+        if architecture in ENCODERS:
+            ids = np.random.default_rng(0).integers(len(kept), size=40).tolist()
+            np.testing.assert_array_equal(after.embeddings(ids), before.embeddings([kept[index] for index in ids]))
+        else:
+            check_predictions(before, after, kept, reads=architecture == "t5")
+
+
+@pytest.mark.parametrize(("model_type", "kind"), thorough_but(6, EXPORTED))
+def test_exported_models_of_any_type_do_what_they_did(model_type, kind, few, tmp_path):
+    quantised = ExportSettings(type=kind).is_quantised
+    loaded = saved(tiny(model_type, **MIXED if quantised else {}), byte_level_tokenizer(600), tmp_path / "model")
+    dense = tmp_path / "dense.gguf"
+    export_gguf(loaded, dense, ExportSettings(type=kind, imatrix=False))
+    kinds = {tensor.kind for tensor in read_header(dense).tensors.values()}
+    assert len(kinds) == 1 if kind == "f32" else len(kinds) >= (3 if quantised else 2)
+    new, kept = trimmed(dense, few, tmp_path / "out")
+    with LlamaFile(dense, context=CONTEXT) as before, LlamaFile(new, context=CONTEXT) as after:
+        assert check_tokens(before, after, kept, TRAINED) >= len(TEXTS)
+        check_predictions(before, after, kept)
+
+
+@pytest.mark.parametrize("table", ["Q8_0", "F32", "Q4_0"])
+def test_with_any_number_of_tokens_only_the_order_of_sums_differs(table, few, tmp_path):
+    """llama.cpp has other code for rows of floats in fours, and of Q4_0 in eights, than for those that are left."""
+    content, dense = byte_level(), tmp_path / "dense.gguf"
+    write_file(dense, "nemotron", content, BASE | PLAIN, nemotron(600), KINDS[table])
+    vocabulary = {**few.vocabulary.model_dump(), "pad_to_multiple_of": None, "size": 449}
+    new, kept = trimmed(dense, TrimSettings(data=few.data, vocabulary=vocabulary), tmp_path / "out")
+    ids = np.random.default_rng(0).integers(len(kept), size=40).tolist()
+    with LlamaFile(dense, context=CONTEXT) as before, LlamaFile(new, context=CONTEXT) as after:
+        expected, found = before.logits([kept[index] for index in ids])[:, kept], after.logits(ids)
+    assert len(kept) == 449
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0 if table == "Q8_0" else 2e-6 * expected.std())
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["tensors in all", "only fields in the first"])
+def test_parts_stay_parts_that_are_loaded_together(first, few, tmp_path):
+    shapes, options = nemotron(600), {"split_max_tensors": 9, "small_first_shard": first}
+    shapes["output.weight"] = shapes.pop("output.weight")  # in the last one
+    write_file(tmp_path / "dense.gguf", "nemotron", byte_level(), BASE | PLAIN, shapes, **options)
+    parts = sorted(path.name for path in tmp_path.glob("*.gguf"))
+    assert parts[0].endswith(f"-00001-of-{len(parts):05d}.gguf") and len(parts) == 3 + first
+    new, kept = trimmed(tmp_path / parts[0], few, tmp_path / "out")
+    assert sorted(path.name for path in new.parent.glob("*.gguf")) == [
+        name.replace("dense", "dense-trimmed") for name in parts
+    ]
+    with LlamaFile(tmp_path / parts[0], context=CONTEXT) as before, LlamaFile(new, context=CONTEXT) as after:
+        check_predictions(before, after, kept)
+
+
+# --- tokenizers as they are read here
+
+WORDS = [word for text in TRAINED for word in text.split()]
+BETWEEN = ["", " ", " ", "  ", "    ", "\n", "\n\n", "\t", "aaaa", "---", "=", "<|endoftext|>", "</s>", "<s>"]
+TRICKY = (
+    *("", "I'LL don't WE'VE it's", "b'tis c'tis g'tis k'tis m'tis v'tis", "1 22 333 4444 ٣٤٥ ²³", "ﬁ ǅ ʰ", "aa"),
+    *("HTTPServer getURL iPhone", "a\r\nb\r\n\r\nc /* x */ //\n", "/path/to/file.py:12", "ประเทศไทย"),
+    *("\u00a0nbsp\u3000wide", "\n   \n  x", "€100 £5 +1-2=3 ^~|`$"),
+)
+
+
+def random_texts(count: int) -> list[str]:
+    random = np.random.default_rng(0)
+    texts = ([random.choice(part) for part in (WORDS, BETWEEN) * 4] for _ in range(count))
+    return ["".join(parts[: 2 + index % 7]) for index, parts in enumerate(texts)]
+
+
+def check_reading(path: Path, texts: Iterable[str], frame: bool = True) -> None:
+    """Fails where the tokenizer that is read from a file does not do what llama.cpp does."""
+    backend = read_tokenizer(read_header(path).fields).backend_tokenizer
+    with LlamaFile(path, vocab_only=True) as file:
+        for text in texts:
+            for special in (False, True)[: 1 + frame]:
+                found = backend.encode(text, add_special_tokens=special).ids
+                assert found == file.tokenize(text, add_special=special), (text, special)
+
+
+TWO = ("  ", "\n", "\n\n", "    ")
+TOKENIZERS = {
+    "byte-level": (byte_level, (), {}),
+    "pieces": (scored_pieces, (), {}),
+    "pieces, no space in front": (scored_pieces, (), {"add_space_prefix": False}),
+    "pieces, own tokens": (scored_pieces, TWO, {"add_space_prefix": True, "add_eos_token": True}),
+    "pieces, own tokens, no space in front": (scored_pieces, TWO, {"add_space_prefix": False, "add_bos_token": False}),
+    "unigram": (unigram, (), {}),
+    "unigram, no space in front": (unigram, (), {"add_space_prefix": False}),
+    "unigram, single spaces": (unigram, (), {"remove_extra_whitespaces": True}),
+    "unigram, across spaces": (unigram, ("▁▁", "▁▁▁▁", "n▁t"), {"add_eos_token": False}),
+    "unigram, across single spaces": (
+        unigram,
+        ("n▁t",),
+        {"add_space_prefix": False, "remove_extra_whitespaces": True},
+    ),
+    "word pieces": (word_pieces, (), {}),
+    "word pieces, cased": (word_pieces, (), {"normalizer.lowercase": False}),
+    "word pieces, accents": (word_pieces, (), {"normalizer.strip_accents": False}),
+}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_tokenizers_of_any_kind_are_read_and_trimmed_as_llama_cpp_has_them(kind, few, tmp_path):
+    make, added, options = TOKENIZERS[kind]
+    content, dense = {**make(*([added] if added else [])), **options}, tmp_path / "dense.gguf"
+    write_file(dense, "llama", content, BASE | RMS, tables(len(content["tokens"]), "token_embd"))
+    texts = [*TRAINED, *TRICKY, *random_texts(200)]
+    if make is word_pieces:  # of a syllable of Hangul llama.cpp keeps the first letter when it strips accents
+        texts = [text for text in texts if "국" not in text]
+    new, kept = trimmed(dense, few, tmp_path / "out")
+    for path in (dense, new):
+        check_reading(path, texts)
+    with LlamaFile(dense, vocab_only=True) as before, LlamaFile(new, vocab_only=True) as after:
+        assert check_tokens(before, after, kept, texts) >= 100
+
+
+def across_words() -> dict[str, Any]:
+    """Merges that no first step keeps from crossing words, a token that no merge makes, and one that llama.cpp takes
+    for the end of a text because of its name."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1500, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"], show_progress=False
+    )
+    backend.train_from_iterator([*SAMPLES, *TRICKY] * 2, trainer)
+    model = json.loads(backend.to_str())["model"]
+    tokens = [*sorted(model["vocab"], key=model["vocab"].get), "Ġunmerged", "</s>"]
+    kinds = [CONTROL] + [NORMAL] * (len(tokens) - 1)
+    merges = [" ".join(pair) for pair in model["merges"]]
+    return {"model": "gpt2", "tokens": tokens, "token_type": kinds, "merges": merges, "eos_token_id": 0}
+
+
+def test_words_are_split_as_llama_cpp_does_under_each_of_its_names(tmp_path):
+    own = [name for names in KNOWN.values() for name in names if name] + [*READ]
+    names = own + [name for others in ALIASES.values() for name in others]
+    content, unknown, split = across_words(), [], {}
+    texts = [*SAMPLES, *TRICKY, *TEXTS[:2], *random_texts(40), "it is unmerged here"]
+    for name in names:
+        path = tmp_path / f"{name or 'none'}.gguf"
+        write_file(path, "llama", {**content, "pre": name}, BASE | RMS)
+        try:
+            with LlamaFile(path, vocab_only=True) as file:
+                split[name] = tuple(tuple(file.tokenize(text)) for text in texts)
+        except RuntimeError as refused:
+            assert "unknown pre-tokenizer type" in str(refused)
+            unknown.append(name)
+        else:
+            check_reading(path, texts, frame=False)
+    assert len(unknown) <= len(names) // 10, unknown  # llama.cpp drops hardly any
+    assert len(set(split.values())) == len(own) - len(unknown)  # texts that tell all of them apart
+
+
+# --- what holds ids
+
+
+def test_lists_of_ids_are_renumbered_and_tables_in_layers_cut(few, tmp_path):
+    dense, listed = tmp_path / "dense.gguf", {"suppress_tokens": [5, 300, 599], "stop_token_ids": [400]}
+    shapes = tables(600, "token_embd") | {"blk.0.ffn_gate_tid2eid.weight": (600, 2)}
+    write_file(dense, "llama", byte_level() | listed, BASE | RMS, shapes)
+    new, kept = trimmed(dense, few, tmp_path / "out")
+    header = read_header(new)
+    assert header.tensors["blk.0.ffn_gate_tid2eid.weight"].shape == (len(kept), 2)
+    renumbered = {name: [kept[index] for index in header.fields[f"{PREFIX}{name}"]] for name in listed}
+    assert renumbered == {
+        "suppress_tokens": [index for index in listed["suppress_tokens"] if index in kept],
+        "stop_token_ids": [400],
+    }
+    hashed = tmp_path / "hashed.gguf"
+    write_file(hashed, "qwen4exp", byte_level(), BASE | RMS | {"ple.ngram_size": 3}, tables(600, "token_embd"))
+    with pytest.raises(FlabError, match="computes with the ids of tokens"):
+        trim(hashed, tmp_path / "no", few)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import TEXTS, byte_level_tokenizer, tiny_model
+from conftest import TEXTS, byte_level_tokenizer, flab, tiny_model
 from gguf_writer import write_random_gguf
 from hub.faults import talking_to
 from hub.loopback import Hub
@@ -73,6 +73,15 @@ def test_what_a_user_wrote_into_the_card_stays(trimmed, hub):
     card.write_text(card.read_text().replace(BEGIN, f"{BEGIN}\nWritten by me."))
     push_to_hub(trimmed, NAME, **LICENSED)
     assert "Written by me." in hub.files(NAME)["README.md"].decode()
+
+
+def test_the_card_is_written_anew_with_a_licence(trimmed):
+    done = flab("card", "-m", trimmed, "--license", "mit", "--base-model", "someone/tiny")
+    assert done.code == 0, done.err
+    card = (trimmed / "README.md").read_text()
+    assert metadata_of(card)["license"] == "mit" and "someone/tiny" in card
+    (trimmed / "README.md").write_text("mine")
+    assert flab("card", "-m", trimmed).code == 1 and (trimmed / "README.md").read_text() == "mine"
 
 
 def test_files_that_were_changed_since_are_not_sent(trimmed, hub):
