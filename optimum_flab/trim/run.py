@@ -7,6 +7,7 @@ import hashlib
 import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,10 +115,11 @@ def trim(
                 " `coverage` or `size`"
             )
         check_space(user_path(output).parent, model.bytes_with(kept), "the trimmed files take")
-        with replacement() as (folder, stem):
+        with replacement() as (folder, stem), ThreadPoolExecutor(1) as beside:
             passages = [] if texts is None else [document.text for document in texts.held_out]
-            trouble = model.check_tokens(kept, folder, [*SAMPLES, *passages[:TRIED]])
+            compared = beside.submit(model.check_tokens, kept, folder, [*SAMPLES, *passages[:TRIED]])
             written = model.write(kept, folder, stem or f"{_stem(files)}-trimmed")
+            trouble = compared.result()
             report = _report(files, model, kept, written, command)
             held_out = ({}, ()) if texts is None else held_out_tokens(model, kept, texts)
             notes = () if trouble is None else (f"its tokens were not compared with llama.cpp's own: {trouble}",)

@@ -29,6 +29,7 @@ WRITTEN = str.maketrans("ĠĊĉč▁", " \n\t\r ")
 AFTER_LETTER = re.compile("[A-Za-z]([^A-Za-z\0])")
 JOINED = 2000  # segments that are tokenised as one text
 TRIED_TEXTS, TRIED = 64, 4096  # and the characters of each
+MOST_LOOKED_FOR = 64  # added tokens
 # What does not affect how text is split: the parts of a `tokenizer.json` that only frame a text, or decode it.
 NOT_OF_PIECES = ("padding", "truncation", "post_processor", "decoder")
 
@@ -136,9 +137,10 @@ def count_corpus(
             times.update(pattern.findall(text))
         tick(len(chunk))
     together: dict[tuple[int, bool], list[str]] = {}
+    anew = {first for first in {segment[0] for segment in times} if len(pattern.findall(f"a{first}")) == 2}
     for segment, number in times.items():
         # one that begins where a text may be divided and ends in a letter can stand between any others
-        joins = len(pattern.findall(f"a{segment}")) == 2 and segment[-1].isascii() and segment[-1].isalpha()
+        joins = segment[0] in anew and segment[-1].isascii() and segment[-1].isalpha()
         together.setdefault((number, joins), []).append(segment)
     for (number, joins), found in together.items():
         parts = ["".join(found[at : at + JOINED]) for at in range(0, len(found), JOINED)] if joins else found
@@ -156,7 +158,11 @@ def segments(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> re.Pat
     """
     if type(tokenizer.backend_tokenizer.model).__name__ != "BPE":
         return None
-    inside = {*AFTER_LETTER.findall("\0".join(tokenizer.get_vocab()).translate(WRITTEN)), "'"}
+    tokens = {*tokenizer.get_vocab()}
+    added = tokenizer.get_added_vocab()
+    if len(added) <= MOST_LOOKED_FOR:  # texts hardly ever spell these out
+        tokens -= {token for token in added if not any(token in text for text in texts)}
+    inside = {*AFTER_LETTER.findall("\0".join(tokens).translate(WRITTEN)), "'"}
     joined = re.escape("".join(sorted(filter(str.isascii, inside))))
     pattern = re.compile(rf"[^A-Za-z]*[A-Za-z]+(?:[{joined}\x80-\U0010ffff][^A-Za-z]*[A-Za-z]*)*|[^A-Za-z]+")
     sample = [text[:TRIED] for text in texts[:: max(1, len(texts) // TRIED_TEXTS)]]
