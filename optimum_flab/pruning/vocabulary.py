@@ -39,6 +39,7 @@ from ..vocabulary.usage import (
     count_corpus,
     count_tokens,
     encode_chunks,
+    no_usage,
     segments,
     special_ids,
     token_lists,
@@ -105,9 +106,9 @@ def source_counts(
     sources: dict[str, list[str]] = {}
     for document in corpus:
         sources.setdefault(document.source, []).append(document.text)
-    pattern = segments(tokenizer, [document.text for document in corpus])
+    pattern, rows = segments(tokenizer, [document.text for document in corpus]), len(no_usage(tokenizer).counts)
     with progress("Counting tokens", len(corpus), "text") as tick:
-        counts = [count_corpus(tokenizer, texts, pattern, tick) for texts in sources.values()]
+        counts = [count_corpus(tokenizer, texts, pattern, rows, tick) for texts in sources.values()]
     return counts + [count_tokens(tokenizer, one.words, one.counts).counts for one in words]
 
 
@@ -122,7 +123,9 @@ def counted_tokens(
     """
     together, uses = np.asarray(sum(counts)), balanced_uses(counts)
     vocabulary, ranked = _natural(spec, together, settings, required), with_prior_uses(spec, uses)
-    used = _natural(spec, together, settings.model_copy(update={"min_count": 1}), required)
+    used = vocabulary
+    if settings.min_count > 1:
+        used = _natural(spec, together, settings.model_copy(update={"min_count": 1}), required)
     if settings.coverage < 1:
         vocabulary = covering(spec, vocabulary, uses, ranked, settings.coverage, settings.keep_merges)
     closed = spec.kind.exact and bool(np.isin(np.flatnonzero(together), vocabulary.kept).all())

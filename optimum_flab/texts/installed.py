@@ -59,6 +59,7 @@ def sample_files(
     return [candidates[index] for index in np.argsort(waits, kind="stable")[:number]]
 
 
+@cache
 def package_files(for_training: bool = False) -> dict[str, list[tuple[str, Path]]]:
     """Names and paths of the Python files that are worth reading, by package, both sorted.
 

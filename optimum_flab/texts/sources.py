@@ -295,7 +295,7 @@ def installed_sources(
     Raises:
         [`FlabError`]: no package of this environment has source files.
     """
-    packages = package_files(for_training)
+    packages = {**package_files(for_training)}
     if standard_library:
         stdlib = _standard_library()
         named = ((path.relative_to(stdlib).as_posix(), path) for path in _standard_library_files())

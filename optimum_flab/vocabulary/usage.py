@@ -28,7 +28,7 @@ CHARACTERS_AT_ONCE = 1 << 21
 WRITTEN = str.maketrans("ĠĊĉč▁", " \n\t\r ")
 AFTER_LETTER = re.compile("[A-Za-z]([^A-Za-z\0])")
 JOINED = 2000  # segments that are tokenised as one text
-TRIED_TEXTS, TRIED = 64, 4096  # and the characters of each
+TRIED_TEXTS, TRIED = 32, 4096  # and the characters of each
 MOST_LOOKED_FOR = 64  # added tokens
 # What does not affect how text is split: the parts of a `tokenizer.json` that only frame a text, or decode it.
 NOT_OF_PIECES = ("padding", "truncation", "post_processor", "decoder")
@@ -114,18 +114,20 @@ def count_corpus(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     pattern: re.Pattern[str] | None,
+    rows: int,
     tick: Callable[[int], object] = lambda done: None,
 ) -> np.ndarray:
     """The same counts for texts in memory; what a pattern finds in them several times is tokenised only once.
 
     Args:
         pattern (`re.Pattern`, *optional*): see [`segments`].
+        rows (`int`): ids that are counted, see [`no_usage`].
         tick (`Callable`): called with the number of texts after each bounded amount of them.
 
     Returns:
         `np.ndarray`: int64 by id.
     """
-    total = no_usage(tokenizer).counts
+    total = np.zeros(rows, dtype=np.int64)
     if pattern is None:
         for chunk, encoded in encode_chunks(tokenizer, texts):
             total += np.bincount(np.fromiter(chain.from_iterable(encoded), dtype=np.int64), minlength=len(total))

@@ -177,12 +177,13 @@ def test_segments_are_counted_as_whole_texts_are(texts):
     pattern = segments(tokenizer, texts)
     assert pattern is not None
     assert all("".join(pattern.findall(text)) == text for text in texts)
-    assert count_corpus(tokenizer, texts, pattern).tolist() == count_tokens(tokenizer, texts).counts.tolist()
+    found = count_corpus(tokenizer, texts, pattern, len(tokenizer))
+    assert found.tolist() == count_tokens(tokenizer, texts).counts.tolist()
 
 
 def test_tokenizers_that_see_more_than_segments_count_whole_texts():
     """Llama 2 puts a space before every text, and would put one before each segment."""
     tokenizer = llama()
     assert segments(tokenizer, TRAINING_TEXTS) is None
-    counts = count_corpus(tokenizer, TRAINING_TEXTS, None)
+    counts = count_corpus(tokenizer, TRAINING_TEXTS, None, len(tokenizer))
     assert counts.tolist() == count_tokens(tokenizer, TRAINING_TEXTS).counts.tolist()
