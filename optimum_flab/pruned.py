@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -216,17 +217,21 @@ def _is_only_trimmed(pruned: PrunedModel, source: Path, kind: str) -> bool:
     plan, header = pruned.plan, read_header(source)
     layers = header.fields.get(f"{header.architecture}.block_count", 0)
     whole = plan.kept_tokens is not None and len(plan.kept_tokens) == plan.vocab_size
-    return whole and plan.keeps_body(layers) and type_name(header.fields) == kind
+    with suppress(KeyError, ValueError):  # it does not say, or a newer one
+        return whole and plan.keeps_body(layers) and type_name(header.fields) == kind
+    return False
 
 
 def _trimmed_gguf(pruned: PrunedModel, source: Path, path: Path) -> Exported:
-    from .export.gguf_file import Exported, WrittenFile
+    from .export.gguf_file import WrittenFile, temporary_folder
     from .trim.gguf import GgufModel
-    from .trim.run import single_file
+    from .vocabulary.files import SAMPLES
 
-    model = GgufModel(source, more={WEIGHTS_FIELD: str(pruned.report.weights_sha256)})
-    with single_file(path, overwrite=True) as (folder, stem):
-        model.write(pruned.plan.kept_tokens or (), folder, stem)
+    model, kept = GgufModel(source, more={WEIGHTS_FIELD: str(pruned.report.weights_sha256)}), pruned.plan.kept_tokens
+    assert kept is not None  # its vocabulary is what was pruned
+    with temporary_folder(path) as folder:
+        model.check_tokens(kept, folder, SAMPLES)
+        model.write(kept, folder, path.stem).paths[0].replace(path)
     note = f"{path.name} is the pruned file with fewer rows: nothing was quantised again"
     return Exported((WrittenFile(path, path.stat().st_size, file_sha256(path)),), (note,))
 

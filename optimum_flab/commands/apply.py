@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..utils.compat import ArgumentGroup
 from ..utils.errors import ConfigurationError, FlabError
@@ -106,7 +106,8 @@ class ApplyCommand(PruningVerb):
 
         from ..trim.run import trim
 
-        options = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
-        report = trim(args.model, args.output, plan=plan, overwrite=args.overwrite, command=command, **options)
+        options: dict[str, Any] = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+        options |= {"overwrite": args.overwrite, "command": command, "reads": [args.plan]}
+        report = trim(args.model, args.output, plan=plan, **options)
         self.say(report.to_text())
         self.show_end(args.output)

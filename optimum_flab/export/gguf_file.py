@@ -127,7 +127,7 @@ def export_gguf(
     needed = int(size) * (4 if own == "f32" else 2) * (2 if settings.is_quantised else 1)
     check_space(path.parent, needed, "while it is written, the file takes about")
     about = {"general.name": _name_of(model), WEIGHTS_FIELD: dense_hash(model)}
-    with _temporary_folder(path) as folder:
+    with temporary_folder(path) as folder:
         if weighs:
             matrix = folder / f"{path.stem}.imatrix"
             write_importance_matrix(matrix, model, pieces, data)
@@ -238,7 +238,7 @@ def _name_of(model: LoadedModel) -> str:
 
 
 @contextmanager
-def _temporary_folder(path: Path) -> Iterator[Path]:
+def temporary_folder(path: Path) -> Iterator[Path]:
     """A folder beside a file that is removed at the end; one that a killed run left is removed first."""
     folder = path.with_name(f".{path.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)

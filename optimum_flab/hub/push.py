@@ -385,7 +385,6 @@ def files_to_send(folder: Path, card: Rendered, included: Set[str]) -> tuple[dic
     if isinstance(card, RenderedReport):
         facts = card.facts
         known |= {*facts.gguf_files, *(path.name for path in (*shards(folder), *facts.result_files))}
-        known |= {name for name in there if is_part(name) and not is_result(name)}
         datasets |= {
             *facts.report.all_datasets,
             *(name for one in facts.evaluations for name in one.settings.datasets),
@@ -394,7 +393,7 @@ def files_to_send(folder: Path, card: Rendered, included: Set[str]) -> tuple[dic
         report = TrimReport.load(folder)
         known |= {*report.files, *report.others, TRIM_NAME}
         datasets |= set(hub_datasets(DataSettings(**PruningPlan.load(folder).settings.get("data", {})).sources))
-    sent = [name for name in there if name in known]
+    sent = [name for name in there if name in known or (is_part(name) and not is_result(name))]
     root = folder.resolve()
     root = root.parents[1] if root.parent.name == "snapshots" else root  # in the Hub's cache files are links
     for name in sent:
@@ -417,5 +416,7 @@ def published(path: Path, datasets: Collection[str]) -> Path | bytes:
     if path.name not in (REPORT_NAME, PLAN_NAME, CONFIG_NAME, TRIM_NAME) and not is_result(path.name):
         return path
     content = without_paths(read_json(path), datasets)
+    for text in content.get("grown", ()):  # it may be the user's own
+        text.pop("begins", None)
     text = plan_text(content) if path.name == PLAN_NAME else json.dumps(content, indent=2, ensure_ascii=False)
     return f"{text}\n".encode()

@@ -77,7 +77,8 @@ def render_trimmed(
         weights_sha256=report.copied_sha256,
         card=report.card or BaseCard(),
     )
-    terms = settle_terms(base, stated, ChainMap(*map(metadata_of, own)), ask_hub)
+    known = [metadata_of(card) for card in own if report.copied_sha256 in card]
+    terms = settle_terms(base, stated, ChainMap(*known), ask_hub)
     is_gguf = all(name.endswith(".gguf") for name in report.files)
     fields = {
         "base_model": terms.base_model,
@@ -111,10 +112,12 @@ def render_trimmed(
     return Rendered(text.replace(mark, mark.replace("0" * 64, checksum(text))), terms, terms.notes)
 
 
-def write_trimmed_card(folder: Path, settings: CardSettings | None = None, ask_hub: bool = True) -> tuple[str, ...]:
+def write_trimmed_card(
+    folder: Path, settings: CardSettings | None = None, ask_hub: bool = True, earlier: str | None = None
+) -> tuple[str, ...]:
     """Writes the card of a trimmed model to its folder; see [`~hub.card.write_card`] for the arguments and errors."""
     settings = settings or CardSettings()
-    earlier = [card for card in (replaceable_card(folder, settings),) if card is not None]
-    card = render_trimmed(folder, settings, repo_id=settings.repo_id, earlier=earlier, ask_hub=ask_hub)
+    cards = [card for card in (replaceable_card(folder, settings), earlier) if card is not None]
+    card = render_trimmed(folder, settings, repo_id=settings.repo_id, earlier=cards, ask_hub=ask_hub)
     write_files(folder, {CARD_NAME: card.text.encode()})
     return card.notes

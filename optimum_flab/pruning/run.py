@@ -238,7 +238,11 @@ def held_out_cost(
     cut = cut_texts(*tokenizers, plan.kept_tokens, plan.vocab_size, texts, data.sequence_length, kinds)
     reading = LayerPass(dense.model, dense.family, cut.shared, data.batch_size, pieces=pieces, processes=processes)
     side = DenseSide(reading, cut, plan.kept_layers)
-    if plan.keeps_body(len(reading.layers)) and plan.vocab_size == len(cut.kept):
+    dtype = getattr(torch, plan.dtype)
+    exact = dtype == dense.model.dtype or (
+        dense.gguf is None and torch.promote_types(dense.storage_dtype, dtype) == dtype
+    )
+    if exact and plan.keeps_body(len(reading.layers)) and plan.vocab_size == len(cut.kept):
         return side.measure_vocabulary()
     return side.measure(pruned, pieces.part("pruned"))
 

@@ -32,12 +32,12 @@ class GrownText(Record):
 
     Args:
         kind (`str`): of the text.
-        begins (`str`): its first characters.
+        begins (`str`): its first characters; not published.
         tokens_before, tokens_after (`int`): its tokens.
     """
 
     kind: str
-    begins: str
+    begins: str = ""
     tokens_before: int
     tokens_after: int
 

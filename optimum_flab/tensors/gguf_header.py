@@ -329,7 +329,8 @@ def part_paths(path: Path) -> list[Path]:
     part = PART.fullmatch(path.name)
     if part is None:
         return [path]
-    names = [f"{part['stem']}-{number:05d}-of-{part['count']}.gguf" for number in range(1, int(part["count"]) + 1)]
+    count = max(int(part["count"]), int(part["number"]))
+    names = [f"{part['stem']}-{number:05d}-of-{part['count']}.gguf" for number in range(1, count + 1)]
     paths = [path.with_name(name) for name in names]
     if missing := [one.name for one in paths if not one.is_file()]:
         raise FlabError(

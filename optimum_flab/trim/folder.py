@@ -50,7 +50,7 @@ NOT_RENUMBERED = (
     *("vocabulary_map", "lang_to_id", "task_to_id", "forced_decoder_ids", "talker_config"),
     *("image_token_offset", "audio_token_offset", "ngram_vocab_size_base"),
 )
-WITH_IDS = ("generation_config.json", "processor_config.json")
+WITH_IDS = ("generation_config.json", "processor_config.json", "preprocessor_config.json")
 OFFSET = "vocab_offset"  # the first of the ids that stand for what is no text
 
 
@@ -343,11 +343,13 @@ class FolderModel:
         new = self.trimmed_tokenizer(kept)
         for name in self._metadata():
             shutil.copyfile(self.files.folder / name, folder / name)
-        contents = {"config.json": self._new_config(kept), **self._others()}
+        contents = {"config.json": self._new_config(kept)}
         mapping = {int(index): place for place, index in enumerate(kept)}
-        for name in self._others():
-            for field in filter(_holds_ids, contents[name]):
-                contents[name][field] = _renumbered(contents[name][field], mapping)
+        for name, values in self._others().items():
+            if ids := {field: _renumbered(values[field], mapping) for field in filter(_holds_ids, values)}:
+                contents[name] = values | ids
+            else:
+                shutil.copyfile(self.files.folder / name, folder / name)
         for name, content in contents.items():
             text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
             (folder / name).write_text(text, encoding="utf-8")
@@ -373,6 +375,7 @@ class FolderModel:
             content = read_json(index, DOWNLOAD)
             sizes = sum((folder / path.name).stat().st_size - data_start(folder / path.name) for path in self._shards)
             content["metadata"] = {**(content.get("metadata") or {}), "total_size": sizes}
+            content["metadata"].pop("total_parameters", None)  # that of the whole vocabulary
             (folder / WEIGHTS_INDEX).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         return TrimmedFiles(tuple(folder / path.name for path in self._shards), cut, copied, total)
 
@@ -395,13 +398,7 @@ class FolderModel:
         ]
 
     def _check_new(self, folder: Path, kept: Sequence[int]) -> None:
-        """Raises a [`FlabError`] if the new configuration does not make the old model with fewer rows, or names a
-        token that goes."""
-        if lost := self.named_ids().difference(kept):
-            raise FlabError(
-                f"the configuration of {self.files.name!r} names the id {min(lost)}, which the plan does not keep;"
-                " make one for this model"
-            )
+        """Raises a [`FlabError`] if the new configuration does not make the old model with fewer rows."""
         before = self._outline(self.config).state_dict()
         grown = self._outline(_grown(self.config)).state_dict()
         after = {name: tuple(one.shape) for name, one in self._outline(self._read_config(folder)).state_dict().items()}

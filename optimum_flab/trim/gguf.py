@@ -23,16 +23,16 @@ from ..utils.errors import FlabError
 from ..utils.progress import progress
 from ..vocabulary.closure import SPACE
 from ..vocabulary.gguf import (
-    BYTE,
-    ENDS,
     INSIDE,
     NEEDED_IDS,
-    NEWER_ENDS,
     PREFIX,
+    UNWANTED_IDS,
     fields_of_kept,
     read_tokenizer,
     special_ids,
+    word_piece,
 )
+from ..vocabulary.kinds.kind import BYTE_TOKENS
 from ..vocabulary.rewrite import rewrite_tokenizer
 from .tables import TrimmedFiles
 
@@ -51,7 +51,7 @@ TOLD_BY_ROWS = {("deepseek2", 154_880), ("deepseek2", 128_256)}  # as by llama.c
 HASHED = ".ple.ngram_size"  # a field of models that find rows by arithmetic with ids (qwen4exp)
 IN_LAYER, POSITIONS = re.compile(r"(\w+\.)?blk\.\d+\."), "position_embd.weight"
 PROGRAM, PACKAGE = "llama-tokenize", "llama_cpp_py_sync"
-Tokens = list[list[int]]
+BYTES = {token: bytes([value]) for value, token in enumerate(BYTE_TOKENS)}
 
 
 class GgufModel:
@@ -72,6 +72,7 @@ class GgufModel:
         self.paths, self.more = part_paths(path), dict(more or {})
         self.headers = [read_header(one) for one in self.paths]
         self.fields = self.headers[0].fields
+        self._check_fields()
         self.tokens: list[str] = self.fields.get(f"{PREFIX}tokens") or []
         self._tables = {name for header in self.headers for name in header.tensors if TABLE.fullmatch(name)}
         self._check_tables()
@@ -110,19 +111,24 @@ class GgufModel:
         except (KeyError, ValueError):
             return "GGUF"
 
-    @property
-    def license(self) -> str | None:
-        """As the file states it."""
-        return self.fields.get("general.license")
-
     def named_ids(self) -> set[int]:
-        """The ids that the file names, and those of tokens that llama.cpp knows by their text."""
-        known = {index for index, token in enumerate(self.tokens) if token in (*ENDS, *NEWER_ENDS)}
+        """The ids that the file names, and those that llama.cpp assumes where it names none."""
         listed = (index for name, ids in self.fields.items() if name.endswith(NEEDED_IDS) for index in ids)
-        return {*special_ids(self.fields).values(), *known, *listed}
+        return {*special_ids(self.fields).values(), *(index for index in listed if 0 <= index < self.rows)}
 
-    def spellings(self, kept: Sequence[int]) -> list[str]:
-        return [self.tokens[index] for index in kept]
+    def spellings(self, ids: Sequence[int]) -> list[str]:
+        """Tokens as a `tokenizer.json` has them."""
+        spell = word_piece if self.fields.get(f"{PREFIX}model") == "bert" else str
+        return [spell(self.tokens[index]) for index in ids]
+
+    def _check_fields(self) -> None:
+        for name, value in self.fields.items():
+            ids = name.endswith((*NEEDED_IDS, UNWANTED_IDS)) or name in (f"{PREFIX}token_type", f"{PREFIX}scores")
+            texts = name in (f"{PREFIX}tokens", f"{PREFIX}merges")
+            kind = str if texts else (int, float) if ids else int
+            values = value if texts or ids else [value] if name.endswith("_token_id") else []
+            if not isinstance(values, list) or not all(isinstance(one, kind) for one in values):
+                raise FlabError(f"GGUF file {str(self.paths[0])!r} is damaged: {name} is {str(value)[:40]}")
 
     def _check_tables(self) -> None:
         where = f"GGUF file {str(self.paths[0])!r}"
@@ -135,6 +141,8 @@ class GgufModel:
             raise FlabError(f"{where} is of a model that llama.cpp tells from others by its {self.rows:,} tokens")
         tensors = {name: tensor for header in self.headers for name, tensor in header.tensors.items()}
         for name, tensor in tensors.items():
+            if name in self._tables and len(tensor.shape) == 1 and not tensor.bytes_of((1,)):
+                raise FlabError(f"{where} has {name} in blocks of {tensor.kind.name}, which rows cannot be cut from")
             if name in self._tables and tensor.shape[0] != self.rows:
                 raise FlabError(
                     f"{where} has {self.rows:,} tokens, but {tensor.shape[0]:,} rows in {name}: they do not belong"
@@ -226,11 +234,12 @@ class GgufModel:
         changed = fields_of_kept(self.fields, kept) | whole
         trimmed.write_bytes(packed_header(header, changed, lambda tensor: tensor.shape)[0])
         try:
-            before, after = llama_tokens([header.path, trimmed], texts)
+            before = llama_tokens(self.headers[0].path, texts)
         except FlabError as error:
-            return str(error)
-        finally:
             trimmed.unlink()
+            return str(error)
+        after = llama_tokens(trimmed, texts)
+        trimmed.unlink()
         stay = set(kept)
         for text, one, other in zip(texts, before, after, strict=True):
             mapped = [kept[index] for index in other]
@@ -244,27 +253,23 @@ class GgufModel:
 
     def _spelt(self, ids: Sequence[int]) -> bytes:
         """The bytes that tokens stand for together."""
-        types = self.fields.get(f"{PREFIX}token_type") or [0] * self.rows
-        return b"".join(
-            bytes([int(token[3:5], 16)]) if types[index] == BYTE else token.encode("utf-8", "replace")
-            for index, token in ((index, self.tokens[index]) for index in ids)
-        )
+        tokens = (self.tokens[index] for index in ids)
+        return b"".join(BYTES.get(token) or token.encode("utf-8", "replace") for token in tokens)
 
 
-def llama_tokens(paths: Sequence[Path], texts: Sequence[str]) -> list[Tokens]:
-    """llama.cpp's ids of each text by the tokenizer of each file.
+def llama_tokens(path: Path, texts: Sequence[str]) -> list[list[int]]:
+    """llama.cpp's ids of each text by the tokenizer of a file.
 
     Raises:
-        [`FlabError`]: it is not on this machine, or cannot read a file.
+        [`FlabError`]: it is not on this machine, or cannot read the file.
     """
-    program = shutil.which(PROGRAM)
     if find_spec(PACKAGE) is not None:
-        command = [sys.executable, str(Path(__file__).with_name("llama_tokens.py")), *map(str, paths)]
+        command = [sys.executable, str(Path(__file__).with_name("llama_tokens.py")), str(path)]
         return json.loads(_output(command, json.dumps(texts)))
-    if program is None:
+    if (program := shutil.which(PROGRAM)) is None:
         raise FlabError(f"llama.cpp is not on this machine ({PROGRAM}, or `pip install llama-cpp-py-sync`)")
     options = ("--ids", "--stdin", "--no-bos", "--no-escape", "--log-disable")
-    return [[json.loads(_output([program, "-m", str(path), *options], text)) for text in texts] for path in paths]
+    return [json.loads(_output([program, "-m", str(path), *options], text)) for text in texts]
 
 
 def _output(command: Sequence[str], text: str) -> str:

@@ -1,7 +1,7 @@
 """llama.cpp's tokens of texts, by its library in the package llama-cpp-py-sync.
 
 This file is run by itself, as `export/llama_library.py` is. Standard input is a list of texts as JSON, standard output
-a list of their ids for each file.
+a list of their ids.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from collections.abc import Sequence
 
 
 def main() -> int:
-    """Tokenises texts with the tokenizers of some files; returns the exit status."""
-    texts = json.load(sys.stdin)
-    print(json.dumps([tokens_of(path, texts) for path in sys.argv[1:]]))
+    """Tokenises texts with the tokenizer of a file; returns the exit status."""
+    print(json.dumps(tokens_of(sys.argv[1], json.load(sys.stdin))))
     return 0
 
 

@@ -6,18 +6,20 @@ import gc
 import hashlib
 import shutil
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..checkpoints.demo import DEMO_NAME
 from ..checkpoints.finding import ModelFiles, find_license_files, find_model
+from ..hub.frame import is_generated, read_card
+from ..hub.trimmed import write_trimmed_card
 from ..pruning.counts import CountsFile, read_counts
 from ..pruning.vocabulary import TokenChoice, counted_tokens, source_counts
-from ..records.atomic import errors_of_writing
 from ..records.base_card import base_card_of
 from ..records.counts import TokenCounts
 from ..records.folders import Kind, OutputFolder, check_space
@@ -26,14 +28,18 @@ from ..records.plan import PLAN_NAME, TOKENS, PruningPlan
 from ..records.trim import TRIM_NAME, GrownText, TrimmedText, TrimReport
 from ..settings.trim import TrimSettings
 from ..tensors.copying import combined_hash
-from ..tensors.gguf_header import PART
+from ..tensors.gguf_header import PART, part_paths
+from ..texts.formats import formats_of
+from ..texts.kinds import FEWEST_DOCUMENTS, OWN
 from ..texts.presets import preset_words
-from ..texts.sets import TextSets, read_text_sets
+from ..texts.reading import read_texts
+from ..texts.sets import TextSets, divide_texts
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.places import output_file, user_path
 from ..utils.units import bytes_in
 from ..vocabulary.closure import SPACE, read_spec
 from ..vocabulary.files import SAMPLES
+from ..vocabulary.gguf import ENDS, NEWER_ENDS
 from ..vocabulary.usage import token_lists
 from .gguf import GgufModel
 from .tables import TrimmedFiles
@@ -67,17 +73,18 @@ def trim(
     trust_remote_code: bool = False,
     overwrite: bool = False,
     command: str | None = None,
+    reads: Sequence[str | Path] = (),
 ) -> TrimReport:
     """Takes rows out of the tables of a model's vocabulary; every other tensor keeps its bytes.
 
     Nothing is computed, and no more than a few megabytes of weights are in memory. The output is in the format of the
-    input, and whole or not there.
+    input, and whole or not there. Beside the files are the plan, a report, a card and the licence files; beside a
+    single file only its plan.
 
     Args:
         model_name_or_path (`str` or `Path`): a GGUF file of any architecture and types (or one of its parts), or a
             folder or Hub id with safetensors files of any class that transformers can build, quantised or not.
-        output (`str` or `Path`): a folder; for a GGUF file also a path that ends in `.gguf`, beside which the plan
-            is written.
+        output (`str` or `Path`): a folder; for a GGUF file in one part also a path that ends in `.gguf`.
         settings ([`~settings.trim.TrimSettings`], *optional*): which tokens stay. Defaults to the natural vocabulary
             at a coverage of 0.9995.
         plan ([`PruningPlan`], *optional*): which tokens stay, in place of the settings.
@@ -87,9 +94,7 @@ def trim(
         trust_remote_code (`bool`): whether code from the repository may run.
         overwrite (`bool`): whether what an earlier trim wrote may be replaced.
         command (`str`, *optional*): for the report.
-
-    Returns:
-        [`~records.trim.TrimReport`]: also written beside the files.
+        reads (`Sequence`): further files that the output must not replace.
 
     Raises:
         [`FlabError`]: the model is damaged, is not there, or has a table that rows cannot be cut from; a size is out
@@ -97,45 +102,91 @@ def trim(
         [`ConfigurationError`]: the output exists or cannot be named so.
     """
     settings = settings or TrimSettings()
-    inputs = [model_name_or_path, tokenizer, *settings.data.sources, *settings.data.counts]
-    with _output(output, overwrite, inputs) as replacement, _no_collection():
+    path, inputs = user_path(output), [model_name_or_path, tokenizer, *settings.data.sources, *settings.data.counts]
+    options: dict[str, Any] = {"tokenizer": tokenizer, "revision": revision, "trust_remote_code": trust_remote_code}
+    if path.suffix == ".gguf":
+        check_file(path, overwrite, model_name_or_path, [*inputs, *reads])
+        folder = path.with_name(f".{path.name}.partial")
+        report = trim(model_name_or_path, folder, settings, plan=plan, overwrite=True, command=command, **options)
+        (folder / PLAN_NAME).replace(path.with_name(f"{path.stem}{PLAN_SUFFIX}"))
+        (folder / next(iter(report.files))).replace(path)
+        shutil.rmtree(folder)
+        return report
+    with OutputFolder(path, TRIMMED, overwrite=overwrite, inputs=[*inputs, *reads]) as reserved, _no_collection():
         files = find_model(model_name_or_path, revision, parts=True)
-        if files.gguf is None and user_path(output).suffix == ".gguf":
-            raise ConfigurationError(f"output: {str(output)!r} names a GGUF file, and {files.name!r} is none")
         model = open_model(files, tokenizer, trust_remote_code)
-        texts: TextSets | None = None
-        if plan is None:
-            texts = read_text_sets(model.tokenizer, settings.data, settings.seed)
-            kept = chosen_tokens(model, settings, texts, files.name)
-        else:
-            kept = planned_tokens(model, plan)
+        texts = read_texts_for(model, settings) if plan is None else None
+        kept = chosen_tokens(model, settings, texts, files.name) if texts else planned_tokens(model, plan)
         if len(kept) >= model.rows:
             raise FlabError(
                 f"all {model.rows:,} tokens of {files.name!r} would stay: there is nothing to trim; ask for fewer with"
                 " `coverage` or `size`"
             )
-        check_space(user_path(output).parent, model.bytes_with(kept), "the trimmed files take")
-        with replacement() as (folder, stem), ThreadPoolExecutor(1) as beside:
-            passages = [] if texts is None else [document.text for document in texts.held_out]
+        check_space(path, model.bytes_with(kept), "the trimmed files take")
+        earlier = read_card(path / CARD_NAME)
+        with reserved.replacement() as folder, ThreadPoolExecutor(1) as beside:
+            passages = [document.text for document in texts.held_out] if texts else []
             compared = beside.submit(model.check_tokens, kept, folder, [*SAMPLES, *passages[:TRIED]])
-            written = model.write(kept, folder, stem or f"{_stem(files)}-trimmed")
+            written = model.write(kept, folder, f"{_stem(files)}-trimmed")
             trouble = compared.result()
-            report = _report(files, model, kept, written, command)
-            held_out = ({}, ()) if texts is None else held_out_tokens(model, kept, texts)
-            notes = () if trouble is None else (f"its tokens were not compared with llama.cpp's own: {trouble}",)
-            report = report.model_copy(update={"held_out": held_out[0], "grown": held_out[1], "notes": notes})
-            new_plan = PruningPlan(
+            notes = [] if trouble is None else [f"its tokens were not compared with llama.cpp's own: {trouble}"]
+            report = _report(files, model, kept, written, notes)
+            if texts:
+                found, grown = held_out_tokens(model, kept, texts)
+                report = report.model_copy(update={"held_out": found, "grown": grown})
+            PruningPlan(
                 base_model=files.name,
                 base_revision=files.revision,
                 base_hash=tokens_hash(model.spellings(kept), kept),
-                corpus_hash=plan.corpus_hash if plan is not None else texts.corpus_hash if texts is not None else "",
+                corpus_hash=texts.corpus_hash if texts else plan.corpus_hash if plan else "",
                 vocab_size=len(kept),
                 kept={"vocab": list(kept), "layer": list(range(model.layers))},
                 dtype="stored",
-                settings=plan.settings if plan is not None else settings.model_dump(),
-            )
-            _write_records(folder, stem, files, report, new_plan)
+                settings=plan.settings if plan else settings.model_dump(),
+            ).save(folder)
+            for file in find_license_files(files.folder):
+                shutil.copyfile(file, folder / file.name)
+            others = {one.name for one in folder.iterdir()} | {CARD_NAME}
+            others -= report.files.keys()
+            report = report.model_copy(update={"others": tuple(sorted(others)), "command": command})
+            report.save(folder)
+            write_trimmed_card(folder, ask_hub=False, earlier=earlier)
     return report
+
+
+def check_file(
+    path: Path, overwrite: bool, model_name_or_path: str | Path, inputs: Sequence[str | Path | None]
+) -> None:
+    """Refuses a file that cannot be written, before any work.
+
+    Raises:
+        [`ConfigurationError`]: it exists or is read, or the model is no GGUF file in one part.
+        [`FlabError`]: no trim wrote what is there.
+    """
+    name = Path(model_name_or_path).name
+    if PART.fullmatch(name) or not (name.lower().endswith(".gguf") or name == DEMO_NAME):
+        raise ConfigurationError(f"output: {str(path)!r} names one GGUF file, and {name!r} is none; name a folder")
+    output_file(path, ".gguf", overwrite)
+    if any(path.resolve() == user_path(one).resolve() for one in inputs if one is not None):
+        raise ConfigurationError(f"output: {str(path)!r} is read by this run; name another file")
+    if path.exists() and not path.with_name(f"{path.stem}{PLAN_SUFFIX}").is_file():
+        raise FlabError(f"{str(path)!r} was not written by a trim, and is not replaced; name another file")
+
+
+def read_texts_for(model: Model, settings: TrimSettings) -> TextSets:
+    """The corpus, and text to measure on. A corpus of few documents is not measured on itself.
+
+    Raises:
+        [`FlabError`]: a source cannot be read, or there is too little text.
+    """
+    texts, data = read_texts(settings.data, settings.seed), settings.data
+    if len({document.text for document in (texts.calibration or texts.corpus).documents}) < FEWEST_DOCUMENTS:
+        data = data.model_copy(update={"mix": {**data.mix, OWN: 0.0}})
+
+    def count_tokens(passages: list[str]) -> list[int]:
+        return [len(ids) for ids in token_lists(model.tokenizer, passages)]
+
+    return divide_texts(texts, data, count_tokens, settings.seed, formats_of(model.tokenizer))
 
 
 def open_model(files: ModelFiles, tokenizer: str | Path | None, trust_remote_code: bool) -> Model:
@@ -179,7 +230,8 @@ def chosen_tokens(model: Model, settings: TrimSettings, texts: TextSets, name: s
     counts = source_counts(tokenizer, texts.corpus, words)
     if files:
         counts += [usage.counts for usage in TokenCounts.merged(one.counts for one in files).sources.values()]
-    named = model.named_ids()
+    # llama.cpp knows these by their text, and models of any format may become GGUF files
+    named = model.named_ids() | {index for index, token in spec.tokens.items() if token in {*ENDS, *NEWER_ENDS}}
     choice = TokenChoice(tokenizer, "", counted_tokens(spec, vocabulary, named, counts), spec)
     # rows that no token has, but a configuration names, follow those of the tokens
     last = max(spec.tokens)
@@ -217,12 +269,13 @@ def _fitting(model: Model, choice: TokenChoice, rows: list[int], most: int, toke
     return least + bisect_right(range(least + 1, tokens + 1), most, key=size_with)
 
 
-def planned_tokens(model: Model, plan: PruningPlan) -> list[int]:
+def planned_tokens(model: Model, plan: PruningPlan | None) -> list[int]:
     """The ids that a plan keeps.
 
     Raises:
         [`FlabError`]: the model has other tokens, or the plan is about more than those.
     """
+    assert plan is not None
     kept = plan.kept_tokens or []
     if not plan.is_trim or not kept:
         raise FlabError(
@@ -233,6 +286,11 @@ def planned_tokens(model: Model, plan: PruningPlan) -> list[int]:
         raise FlabError(
             f"the plan was made for the tokens of {plan.base_model!r}, and this model has others; name a file of the"
             " same model, in whatever quantisation"
+        )
+    if lost := sorted(model.named_ids().difference(kept)):
+        raise FlabError(
+            f"the plan for {plan.base_model!r} lacks {model.spellings(lost[:1])[0]!r}, which this model names as a"
+            " special token; trim this model by itself"
         )
     return kept
 
@@ -280,13 +338,13 @@ def held_out_tokens(
 
 
 def _report(
-    files: ModelFiles, model: Model, kept: Sequence[int], written: TrimmedFiles, command: str | None
+    files: ModelFiles, model: Model, kept: Sequence[int], written: TrimmedFiles, notes: Sequence[str]
 ) -> TrimReport:
     sizes = {path.name: path.stat().st_size for path in written.paths}
     return TrimReport(
         base_model=files.name,
         base_revision=files.revision,
-        card=base_card_of(files.folder, files.gguf),
+        card=base_card_of(files.folder, files.gguf and part_paths(files.gguf)[0]),
         kind=model.kind,
         files=sizes,
         bytes_before=model.size,
@@ -297,7 +355,7 @@ def _report(
         copied_tensors=len(written.copied),
         copied_bytes=written.copied_bytes,
         copied_sha256=combined_hash(written.copied),
-        command=command,
+        notes=tuple(notes),
     )
 
 
@@ -312,71 +370,16 @@ def _stem(files: ModelFiles) -> str:
 
 
 def _owns(path: Path) -> bool:
-    """Whether a file is part of what a trim wrote."""
-    return path.name in _written(path.parent)
-
-
-def _written(folder: Path) -> set[str]:
+    """Whether a file is part of what a trim wrote; a card that somebody wrote or changed is not."""
     try:
-        report = TrimReport.load(folder)
+        report = TrimReport.load(path.parent)
+        is_users = path.name == CARD_NAME and not is_generated(read_card(path) or "")
     except FlabError:
-        return {TRIM_NAME}
-    return {*report.files, *report.others, TRIM_NAME}
+        return path.name == TRIM_NAME
+    return path.name in {*report.files, *report.others, TRIM_NAME} and not is_users
 
 
 TRIMMED = Kind("a trimmed model", TRIM_NAME, _owns)
-Replacement = Callable[[], AbstractContextManager[tuple[Path, str | None]]]
-
-
-@contextmanager
-def _output(output: str | Path, overwrite: bool, inputs: Sequence[str | Path | None]) -> Iterator[Replacement]:
-    """Reserves a folder, or checks where a file will be; yields what replaces it with the content of a new folder, and
-    the stem of the names of files there, if it is stated."""
-    path = user_path(output)
-    if path.suffix == ".gguf":
-        for one in (path, path.with_name(f"{path.stem}{PLAN_SUFFIX}")):
-            output_file(one, one.suffix, overwrite)
-        yield lambda: single_file(path, overwrite)
-        return
-    with OutputFolder(path, TRIMMED, overwrite=overwrite, inputs=inputs) as reserved:
-
-        @contextmanager
-        def replacement() -> Iterator[tuple[Path, str | None]]:
-            with reserved.replacement() as folder:
-                yield folder, None
-
-        yield replacement
-
-
-@contextmanager
-def single_file(path: Path, overwrite: bool) -> Iterator[tuple[Path, str]]:
-    """A folder beside a file whose content is moved there at the end; one that a killed run left is removed first."""
-    folder = path.with_name(f".{path.name}.partial")
-    with errors_of_writing(path):
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            folder.mkdir(parents=True)
-            yield folder, path.stem
-            for new in sorted(folder.iterdir(), key=lambda one: one.suffix == ".gguf"):
-                output_file(path.parent / new.name, new.suffix, overwrite)
-                new.replace(path.parent / new.name)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write_records(folder: Path, stem: str | None, files: ModelFiles, report: TrimReport, plan: PruningPlan) -> None:
-    if stem is not None:
-        plan.save(folder)
-        (folder / PLAN_NAME).rename(folder / f"{stem}{PLAN_SUFFIX}")
-        return
-    from ..hub.trimmed import write_trimmed_card
-
-    plan.save(folder)
-    for file in find_license_files(files.folder):
-        shutil.copyfile(file, folder / file.name)
-    others = {path.name for path in folder.iterdir()} | {CARD_NAME}
-    report.model_copy(update={"others": tuple(sorted(others - report.files.keys()))}).save(folder)
-    write_trimmed_card(folder, ask_hub=False)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..tensors.gguf_header import WEIGHTS_FIELD
 from ..utils.errors import FlabError
 from .closure import SPACE
 from .kinds.kind import BYTE_TOKENS
@@ -136,13 +137,13 @@ def fields_of_kept(fields: Mapping[str, Any], kept: Sequence[int]) -> dict[str, 
             changed[name] = [mapping[index] for index in value if index in mapping]
         elif short == "merges":
             stay = {tokens[index] for index in kept}
-            pairs = ((merge, *merge.split(" ", 1)) for merge in value)
+            pairs = ((merge, *merge.partition(" ")[::2]) for merge in value)
             changed[name] = [
                 merge for merge, left, right in pairs if left in stay and right in stay and left + right in stay
             ]
         elif short != name and isinstance(value, list) and len(value) == len(tokens) and short not in NOT_BY_TOKEN:
             changed[name] = [*cut(value)] if len(kept) > 1 else [cut(value)]
-        elif name == WHOLE:
+        elif name in (WHOLE, WEIGHTS_FIELD):
             changed[name] = None
     assumed = {f"{PREFIX}{name}_token_id": index for name, index in ASSUMED.get(fields[f"{PREFIX}model"], {}).items()}
     return changed | {
@@ -254,7 +255,7 @@ def _unigram(own: Mapping[str, Any]) -> dict[str, Any]:
 
 def _word_pieces(own: Mapping[str, Any]) -> dict[str, Any]:
     pairs = zip(own["tokens"], own["token_type"], strict=True)
-    tokens = [_word_piece(token) if kind == NORMAL else token for token, kind in pairs]
+    tokens = [word_piece(token) if kind == NORMAL else token for token, kind in pairs]
     unknown, lower = own["ids"].get("unknown", 0), own.get("normalizer.lowercase", True)
     vocabulary = {token: index for index, token in enumerate(tokens)}
     return {
@@ -271,7 +272,7 @@ def _word_pieces(own: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _word_piece(token: str) -> str:
+def word_piece(token: str) -> str:
     """A token as BERT spells it."""
     if token.startswith("[") and token.endswith("]"):
         return token

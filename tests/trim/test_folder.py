@@ -964,7 +964,7 @@ def test_a_plan_is_refused_for_other_tokens_and_for_a_model_that_names_more(good
     TOKENIZER.save_pretrained(other)
     gone = min(set(range(len(TOKENIZER))).difference(plan.kept_tokens))
     rewritten(other, lambda raw: {**raw, "image_token_id": gone})
-    with pytest.raises(FlabError, match=f"names the id {gone}, which the plan does not keep"):
+    with pytest.raises(FlabError, match="which this model names as a special token"):
         trim(other, tmp_path / "applied", plan=plan)
     assert not (tmp_path / "applied").exists()
 

@@ -23,7 +23,7 @@ from optimum_flab.tensors.stored import tensor_hashes
 from optimum_flab.trim import gguf as of_gguf
 from optimum_flab.trim.run import trim
 
-from ..conftest import TEXTS, byte_level_tokenizer, flab
+from ..conftest import TEXTS, byte_level_tokenizer, flab, thorough_but
 from ..gguf_writer import write_fields, write_random_gguf
 
 
@@ -171,7 +171,7 @@ def test_a_file_stays_in_its_parts(few, tmp_path):
 # --- which tokens stay
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.integers(280, 570), multiple=st.sampled_from([None, 8, 64]))
 def test_any_number_of_tokens(dense, few, tmp_path_factory, size, multiple):
     out = tmp_path_factory.mktemp("any") / "out"
@@ -184,7 +184,7 @@ def test_any_number_of_tokens(dense, few, tmp_path_factory, size, multiple):
     assert tokens_of(new) == [tokens_of(dense)[index] for index in kept]
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0.86, 0.999))
 def test_a_size_is_met_by_as_many_tokens_as_fit(dense, few, tmp_path_factory, share):
     out, most = tmp_path_factory.mktemp("size") / "out", int(dense.stat().st_size * share)
@@ -349,9 +349,8 @@ def test_a_tokenizer_of_an_unknown_kind_can_be_named(dense, few, tmp_path):
 
 
 def test_a_difference_that_ids_do_not_explain_is_refused(dense, few, tmp_path, monkeypatch):
-    def one_less(paths, texts):
-        before, after = found(paths, texts)
-        return before, [ids[:-1] for ids in after]
+    def one_less(path, texts):
+        return [ids[:-1] if path.name == "tokens.gguf" else ids for ids in found(path, texts)]
 
     found = of_gguf.llama_tokens
     monkeypatch.setattr(of_gguf, "llama_tokens", one_less)
@@ -411,7 +410,7 @@ def test_the_command_says_what_it_did_and_how_it_ends(dense, corpus, tmp_path):
     assert (tmp_path / "out" / names[0]).read_bytes() == (tmp_path / "applied" / names[0]).read_bytes()
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", thorough_but(1, [1, 0, 2, 3]))
 def test_killed_at_any_moment_it_leaves_nothing_or_all(dense, corpus, tmp_path, number):
     command = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab", "trim", "-m", str(dense)]
     run = subprocess.Popen([*command, str(tmp_path / "out"), *arguments(corpus)], stdout=subprocess.PIPE)
