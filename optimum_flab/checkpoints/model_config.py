@@ -64,7 +64,7 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
         check_config(config.to_dict(), files.name)
     family = family_for(config, files.family)
     per_token = [] if family.experts is None else [family.experts.per_token]
-    _check_sizes(files.name, vars(config), [*SIZES, *family.sizes.values(), *per_token])
+    check_sizes(files.name, vars(config), [*SIZES, *family.sizes.values(), *per_token])
     settle_experts(config, family)
     try:
         with torch.device("meta"):
@@ -78,7 +78,7 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
     return config
 
 
-def _check_sizes(name: str, fields: Mapping[str, Any], sizes: Iterable[str]) -> None:
+def check_sizes(name: str, fields: Mapping[str, Any], sizes: Iterable[str]) -> None:
     """Raises a [`FlabError`] if a configuration states impossible sizes; those that it leaves open follow from
     others."""
     faults = []
@@ -105,7 +105,7 @@ def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = Fa
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
         raise FlabError(f"the config.json of {name!r} names no model_type, so it is not a transformers checkpoint")
-    _check_sizes(name, raw, SIZES)
+    check_sizes(name, raw, SIZES)
     for quantisation in (raw.get("quantization_config"), raw.get("compression_config")):
         if quantisation is not None:
             method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else quantisation

@@ -119,5 +119,5 @@ def write_trimmed_card(
     settings = settings or CardSettings()
     cards = [card for card in (replaceable_card(folder, settings), earlier) if card is not None]
     card = render_trimmed(folder, settings, repo_id=settings.repo_id, earlier=cards, ask_hub=ask_hub)
-    write_files(folder, {CARD_NAME: card.text.encode()})
+    write_files(folder, {CARD_NAME: card.text.encode("utf-8", "replace")})
     return card.notes

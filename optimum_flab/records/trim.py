@@ -106,7 +106,7 @@ class TrimReport(Record):
     def save(self, folder: Path) -> None:
         """Writes it to a folder."""
         text = json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n"
-        (folder / TRIM_NAME).write_text(text, encoding="utf-8")
+        (folder / TRIM_NAME).write_bytes(text.encode("utf-8", "backslashreplace"))  # names that are not UTF-8
 
     @classmethod
     def load(cls, folder: Path) -> TrimReport:

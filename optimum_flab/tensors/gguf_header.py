@@ -34,7 +34,8 @@ MAGIC, VERSIONS = b"GGUF", (2, 3)
 # numbers of the kinds of values, and how each is packed
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 WHOLE_NUMBER, STRING, ARRAY = 4, 8, 9
-MOST = 10_000_000  # values in a list, tensors: many more than any model has
+MOST = 4_000_000  # values in all lists, fields, tensors: several times what any model has
+MOST_BYTES = 1 << 28  # of all texts
 MOST_DIMENSIONS = 4
 ALIGNMENT = "general.alignment"
 
@@ -208,6 +209,7 @@ class _Reader:
 
     def __init__(self, content: mmap.mmap):
         self.content, self.at = content, 0
+        self.values, self.bytes = 0, 0
 
     def number(self, code: str, at: int | None = None) -> Any:
         self.at = self.at if at is None else at
@@ -216,13 +218,17 @@ class _Reader:
         return value
 
     def checked(self, count: int, what: str, size: int = 1) -> int:
-        """A number of values, unless there are more than the rest of the file can hold."""
-        if count > MOST or count * size > len(self.content) - self.at:
+        """A number of values, unless there are more than the rest of the file can hold, or any model has."""
+        self.values += count
+        if self.values > MOST or count * size > len(self.content) - self.at:
             raise ValueError(f"it would have {count:,} {what}")
         return count
 
     def text(self) -> str:
-        length = self.checked(self.number("Q"), "bytes of a text")
+        length = self.number("Q")
+        self.bytes += length
+        if self.bytes > MOST_BYTES or length > len(self.content) - self.at:
+            raise ValueError(f"it would have a text of {length:,} bytes")
         self.at += length
         return str(self.content[self.at - length : self.at], "utf-8", "surrogateescape")
 

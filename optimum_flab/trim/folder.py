@@ -20,6 +20,8 @@ import torch
 from transformers.initialization import no_init_weights
 
 from ..checkpoints.finding import METADATA_PATTERNS, ModelFiles, download_weights
+from ..checkpoints.model_config import SIZES as SIZES_OF_MODEL
+from ..checkpoints.model_config import check_sizes
 from ..checkpoints.saving import check_tokenizer
 from ..checkpoints.tokenizer import check_vocabulary, load_tokenizer
 from ..checkpoints.weight_files import check_weight_files, shards
@@ -72,6 +74,8 @@ class FolderModel:
     ):
         self.files, self._trust, self._own_tokenizer = files, trust_remote_code, tokenizer
         self.raw = read_json(files.folder / "config.json", DOWNLOAD)
+        for part in (self.raw, *filter(lambda part: isinstance(part, dict), self.raw.values())):
+            check_sizes(files.name, part, SIZES_OF_MODEL)
         download_weights(files)
         self._shards = shards(files.folder)
         if not self._shards:
@@ -148,7 +152,8 @@ class FolderModel:
         import transformers
         from transformers import AutoModelForCausalLM
 
-        known = [getattr(transformers, name) for name in config.architectures or () if hasattr(transformers, name)]
+        names = map(str, config.architectures or ())
+        known = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
         plain: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}  # others may not be installed
         try:
             with torch.device("meta"), no_init_weights():
@@ -280,8 +285,8 @@ class FolderModel:
         others = ((part, name) for part in self._others().values() for name in part if _holds_ids(name))
         named = {index for part, name in (*self._ids(self.raw), *others) for index in _ids_in(part[name])}
         for values in filter(lambda part: isinstance(part, dict), self.raw.values()):
-            if OFFSET in values:
-                named |= set(range(values[OFFSET], values[OFFSET] + values.get("vocab_size", 0)))
+            if isinstance(first := values.get(OFFSET), int):
+                named |= set(range(first, min(first + values.get("vocab_size", 0), self.rows)))
         outputs = self.config.get_text_config().vocab_size
         return {index for index in named if 0 <= index < self.rows} | set(range(outputs, self.rows))
 

@@ -51,6 +51,13 @@ TOLD_BY_ROWS = {("deepseek2", 154_880), ("deepseek2", 128_256)}  # as by llama.c
 HASHED = ".ple.ngram_size"  # a field of models that find rows by arithmetic with ids (qwen4exp)
 IN_LAYER, POSITIONS = re.compile(r"(\w+\.)?blk\.\d+\."), "position_embd.weight"
 PROGRAM, PACKAGE = "llama-tokenize", "llama_cpp_py_sync"
+# of some fields what they hold, lists of it in lists
+FIELDS: dict[str, Any] = {
+    **{"model": str, "pre": str, "tokens": [str], "merges": [str], "token_type": [int], "scores": [(int, float)]},
+    **{"tokenizer.chat_template": str, "general.architecture": str},
+}
+HALVES = re.compile(r".+ .+", re.DOTALL).fullmatch  # of a merge
+MOST_LAYERS = 10_000
 BYTES = {token: bytes([value]) for value, token in enumerate(BYTE_TOKENS)}
 
 
@@ -122,13 +129,23 @@ class GgufModel:
         return [spell(self.tokens[index]) for index in ids]
 
     def _check_fields(self) -> None:
+        """Refuses fields that are not what they are by their names."""
+        damaged = f"GGUF file {str(self.paths[0])!r} is damaged:"
         for name, value in self.fields.items():
-            ids = name.endswith((*NEEDED_IDS, UNWANTED_IDS)) or name in (f"{PREFIX}token_type", f"{PREFIX}scores")
-            texts = name in (f"{PREFIX}tokens", f"{PREFIX}merges")
-            kind = str if texts else (int, float) if ids else int
-            values = value if texts or ids else [value] if name.endswith("_token_id") else []
-            if not isinstance(values, list) or not all(isinstance(one, kind) for one in values):
-                raise FlabError(f"GGUF file {str(self.paths[0])!r} is damaged: {name} is {str(value)[:40]}")
+            known = FIELDS.get(name.removeprefix(PREFIX))
+            if name.endswith((*NEEDED_IDS, UNWANTED_IDS)):
+                known = [int]
+            elif name.endswith(("_token_id", ".vocab_size", ".block_count")):
+                known = int
+            if known is None:
+                continue
+            kind, values = (known[0], value) if isinstance(known, list) else (known, [value])
+            if not isinstance(values, list) or not all(isinstance(one, kind) for one in values) or value is True:
+                raise FlabError(f"{damaged} {name} is {str(value)[:40]!r}")
+        if not all(map(HALVES, self.fields.get(f"{PREFIX}merges", ()))):
+            raise FlabError(f"{damaged} not all of its merges are of two tokens")
+        if not isinstance(self.fields.get("general.architecture"), str) or self.layers > MOST_LAYERS:
+            raise FlabError(f"{damaged} it has no architecture, or {self.layers:,} layers")
 
     def _check_tables(self) -> None:
         where = f"GGUF file {str(self.paths[0])!r}"

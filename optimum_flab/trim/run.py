@@ -241,7 +241,9 @@ def chosen_tokens(model: Model, settings: TrimSettings, texts: TextSets, name: s
     size, multiple = vocabulary.size, vocabulary.pad_to_multiple_of or (1 if vocabulary.size else ROWS_AT_ONCE)
     if settings.target_size is not None:
         size = _fitting(model, choice, rows, bytes_in(settings.target_size) or 0, len(spec.tokens))
-        size = max(size - (size + len(rows)) % multiple, len(choice.counted.protected))
+        size -= (size + len(rows)) % multiple
+        if size < len(choice.counted.protected):
+            raise ConfigurationError(f"pad_to_multiple_of: no multiple of {multiple:,} tokens fits into that size")
     else:
         # filled up with the next tokens: rows that nothing needs would take as much room
         size = size or len(choice.counted.natural)
@@ -277,11 +279,13 @@ def planned_tokens(model: Model, plan: PruningPlan | None) -> list[int]:
     """
     assert plan is not None
     kept = plan.kept_tokens or []
-    if not plan.is_trim or not kept:
+    if not plan.is_trim or not kept or plan.kept.keys() - {"vocab", "layer"}:
         raise FlabError(
             f"the plan for {plan.base_model!r} is that of a pruning, which needs the weights that it was made for;"
             " apply it with `optimum-cli flab apply` to those"
         )
+    if kept != sorted({*kept}) or plan.vocab_size != len(kept):
+        raise FlabError(f"the plan for {plan.base_model!r} contradicts itself; use it as it was written")
     if max(kept) >= model.rows or tokens_hash(model.spellings(kept), kept) != plan.base_hash:
         raise FlabError(
             f"the plan was made for the tokens of {plan.base_model!r}, and this model has others; name a file of the"

@@ -132,7 +132,8 @@ def fields_of_kept(fields: Mapping[str, Any], kept: Sequence[int]) -> dict[str, 
         if name.endswith(".vocab_size"):
             changed[name] = len(kept)
         elif name.endswith("_token_id"):
-            changed[name] = mapping.get(value)
+            if value in range(len(tokens)):  # others mean that there is none
+                changed[name] = mapping.get(value)
         elif name.endswith((*NEEDED_IDS, UNWANTED_IDS)):
             changed[name] = [mapping[index] for index in value if index in mapping]
         elif short == "merges":

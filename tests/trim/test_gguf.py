@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import gguf
 import numpy as np
@@ -16,12 +17,13 @@ from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING
 
 from optimum_flab import ConfigurationError, FlabError, PruningPlan, TrimSettings
+from optimum_flab.hub.frame import BEGIN
 from optimum_flab.pruning.run import apply_plan
 from optimum_flab.records.trim import TrimReport
-from optimum_flab.tensors.gguf_header import packed_header, read_header
+from optimum_flab.tensors.gguf_header import STRING, GgufField, packed_header, read_header
 from optimum_flab.tensors.stored import tensor_hashes
 from optimum_flab.trim import gguf as of_gguf
-from optimum_flab.trim.run import trim
+from optimum_flab.trim.run import tokens_hash, trim
 
 from ..conftest import TEXTS, byte_level_tokenizer, flab, thorough_but
 from ..gguf_writer import write_fields, write_random_gguf
@@ -34,6 +36,7 @@ SIZES = {
 }
 DATA = {"validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 1000, "sequence_length": 64}
 CHANGED = {"llama.vocab_size", *(f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "merges"))}
+EOS = "tokenizer.ggml.eos_token_id"
 TABLES = {"token_embd.weight", "output.weight"}
 
 
@@ -299,6 +302,76 @@ def test_damaged_and_lying_files_are_refused_with_the_cause(dense, few, tmp_path
         assert len(str(refused.value)) > 30, fault
         assert not out.exists(), fault
         assert sorted(one.name for one in tmp_path.iterdir()) == ["bad.gguf"], fault
+
+
+ODD = {
+    "tokenizer.ggml.eos_token_id": "x",
+    "tokenizer.ggml.bos_token_id": True,
+    "tokenizer.ggml.padding_token_id": [1, 2],
+    "tokenizer.ggml.eog_token_ids": 7,
+    "tokenizer.ggml.suppress_tokens": 5,
+    "tokenizer.ggml.model": [1],
+    "tokenizer.ggml.pre": 3,
+    "tokenizer.ggml.scores": 1,
+    "tokenizer.ggml.token_type": 1,
+    "tokenizer.ggml.tokens": 7,
+    "tokenizer.ggml.merges": ["ab"],
+    "tokenizer.chat_template": 3,
+    "llama.vocab_size": "many",
+    "llama.block_count": 4_000_000_000,
+    "general.architecture": 3,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_fields_that_are_not_what_their_names_say_are_refused(dense, few, tmp_path, name):
+    header, value = read_header(dense), ODD[name]
+    kind = STRING if isinstance(value, str) or value == ["ab"] else 7 if value is True else 4
+    entries = {**header.entries, name: GgufField(value, kind, (0, 0))}
+    tensors = {tensor: replace(one, start=one.start) for tensor, one in header.tensors.items()}
+    head, _ = packed_header(replace(header, entries=entries, tensors=tensors), {name: value}, lambda one: one.shape)
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(head + dense.read_bytes()[min(one.start for one in header.tensors.values()) :])
+    with pytest.raises(FlabError, match=r"bad\.gguf.* is damaged"):
+        trim(path, tmp_path / "out", few)
+    assert not (tmp_path / "out").exists()
+
+
+def test_plans_that_contradict_themselves_are_refused(dense, few, tmp_path):
+    trim(dense, tmp_path / "out", few)
+    plan, tokens = PruningPlan.load(tmp_path / "out"), tokens_of(dense)
+    for kept in (plan.kept_tokens[::-1], plan.kept_tokens[:1] * 2 + plan.kept_tokens[2:]):
+        lie = tokens_hash([tokens[index] for index in kept], kept)
+        with pytest.raises(FlabError, match="contradicts itself"):
+            trim(dense, tmp_path / "no", plan=replace(plan, kept={**plan.kept, "vocab": kept}, base_hash=lie))
+    few_tokens = [index for index in plan.kept_tokens if index != read_header(dense).fields[EOS]]
+    lie = tokens_hash([tokens[index] for index in few_tokens], few_tokens)
+    lacking = replace(plan, kept={**plan.kept, "vocab": few_tokens}, base_hash=lie, vocab_size=len(few_tokens))
+    with pytest.raises(
+        FlabError, match="lacks '<|endoftext|>', which this model names as a special token".replace("|", "[|]")
+    ):
+        trim(dense, tmp_path / "no", plan=lacking)
+    assert not (tmp_path / "no").exists()
+
+
+def test_neither_what_is_read_nor_what_is_not_ours_is_replaced(dense, few, tmp_path):
+    model, notes = tmp_path / "model.gguf", tmp_path / "notes.gguf"
+    model.write_bytes(dense.read_bytes())
+    notes.write_text("mine")
+    with pytest.raises(ConfigurationError, match="is read by this run"):
+        trim(model, model, few, overwrite=True)
+    with pytest.raises(FlabError, match="was not written by a trim"):
+        trim(model, notes, few, overwrite=True)
+    assert model.read_bytes() == dense.read_bytes() and notes.read_text() == "mine"
+    with pytest.raises(ConfigurationError, match="names one GGUF file, and .* is none; name a folder"):
+        trim(tmp_path / "a-00001-of-00002.gguf", tmp_path / "new.gguf", few)
+    trim(model, tmp_path / "out", few)
+    card = tmp_path / "out" / "README.md"
+    card.write_text(card.read_text().replace(BEGIN, f"{BEGIN}\nWritten by me."))
+    trim(model, tmp_path / "out", few, overwrite=True)
+    assert "Written by me." in card.read_text()
+    done = flab("apply", "-m", model, "--plan", tmp_path / "out", tmp_path / "out", "--overwrite")
+    assert done.code == 2 and "which this run reads" in done.err
 
 
 def with_tensors(path, dense, **tensors):
