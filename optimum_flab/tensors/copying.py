@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 import numpy as np
@@ -65,9 +66,11 @@ def blocks_of(source: BinaryIO, start: int, end: int) -> Iterator[bytes]:
 
 def _written(target: BinaryIO, blocks: Iterator[bytes]) -> str:
     digest = hashlib.sha256()
-    for block in blocks:
-        target.write(block)
-        digest.update(block)
+    with ThreadPoolExecutor(1) as beside:
+        for block in blocks:
+            hashed = beside.submit(digest.update, block)
+            target.write(block)
+            hashed.result()
     return digest.hexdigest()
 
 

@@ -58,6 +58,7 @@ FIELDS: dict[str, Any] = {
 }
 HALVES = re.compile(r".+ .+", re.DOTALL).fullmatch  # of a merge
 MOST_LAYERS = 10_000
+SPLIT = ("split.no", "split.count", "split.tensors.count")
 BYTES = {token: bytes([value]) for value, token in enumerate(BYTE_TOKENS)}
 
 
@@ -246,17 +247,20 @@ class GgufModel:
         Raises:
             [`FlabError`]: a text is tokenised differently although all its tokens stay, or no longer spelt as before.
         """
-        header, trimmed = replace(self.headers[0], tensors={}), folder / "tokens.gguf"
-        whole = {name: None for name in self.fields if name.startswith("split.")}  # no part of several
-        changed = fields_of_kept(self.fields, kept) | whole
-        trimmed.write_bytes(packed_header(header, changed, lambda tensor: tensor.shape)[0])
+        # what stands before the tensors is enough, and is no part of several
+        header, alone = replace(self.headers[0], tensors={}), {name: None for name in self.fields if name in SPLIT}
+        path = folder / "tokens.gguf"
+        path.write_bytes(packed_header(header, alone, lambda tensor: tensor.shape)[0])
         try:
-            before = llama_tokens(self.headers[0].path, texts)
+            before = llama_tokens(path, texts)
         except FlabError as error:
-            trimmed.unlink()
+            path.unlink()
             return str(error)
-        after = llama_tokens(trimmed, texts)
-        trimmed.unlink()
+        path.write_bytes(
+            packed_header(header, fields_of_kept(self.fields, kept) | alone, lambda tensor: tensor.shape)[0]
+        )
+        after = llama_tokens(path, texts)
+        path.unlink()
         stay = set(kept)
         for text, one, other in zip(texts, before, after, strict=True):
             mapped = [kept[index] for index in other]

@@ -422,10 +422,12 @@ def test_a_tokenizer_of_an_unknown_kind_can_be_named(dense, few, tmp_path):
 
 
 def test_a_difference_that_ids_do_not_explain_is_refused(dense, few, tmp_path, monkeypatch):
-    def one_less(path, texts):
-        return [ids[:-1] if path.name == "tokens.gguf" else ids for ids in found(path, texts)]
+    found, calls = of_gguf.llama_tokens, []
 
-    found = of_gguf.llama_tokens
+    def one_less(path, texts):
+        calls.append(path)
+        return [ids[:-1] if len(calls) == 2 else ids for ids in found(path, texts)]
+
     monkeypatch.setattr(of_gguf, "llama_tokens", one_less)
     with pytest.raises(FlabError, match="llama.cpp would tokenise .* which the tokens that go do not explain"):
         trim(dense, tmp_path / "out", few)
