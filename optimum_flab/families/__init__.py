@@ -4,11 +4,12 @@ Adding a family is one file in `known/`; users name their own with `--family`.
 """
 
 from .axes import cut, matrices_of, misfit, plain_axes
-from .files import family_for, known_families, read_family, save_family
+from .files import FAMILY_NAME, family_for, known_families, read_family, save_family
 from .schema import Block, Family, Norm, Older, has_module
 
 
 __all__ = [
+    "FAMILY_NAME",
     "Block",
     "Family",
     "Norm",

@@ -20,7 +20,6 @@ import torch
 from transformers.initialization import no_init_weights
 
 from ..checkpoints.finding import METADATA_PATTERNS, ModelFiles, download_weights
-from ..checkpoints.model_config import SIZES as SIZES_OF_MODEL
 from ..checkpoints.model_config import check_sizes
 from ..checkpoints.saving import check_tokenizer
 from ..checkpoints.tokenizer import check_vocabulary, load_tokenizer
@@ -75,7 +74,7 @@ class FolderModel:
         self.files, self._trust, self._own_tokenizer = files, trust_remote_code, tokenizer
         self.raw = read_json(files.folder / "config.json", DOWNLOAD)
         for part in (self.raw, *filter(lambda part: isinstance(part, dict), self.raw.values())):
-            check_sizes(files.name, part, SIZES_OF_MODEL)
+            check_sizes(files.name, part, ("num_hidden_layers", "n_layer", "vocab_size"))
         download_weights(files)
         self._shards = shards(files.folder)
         if not self._shards:
@@ -86,6 +85,12 @@ class FolderModel:
         check_weight_files(files.folder)
         self._headers = {path: safetensors_header(path) for path in self._shards}
         self._entries = dict(entry for path in self._shards for entry in stored_entries(path, self._headers[path]))
+        index = files.folder / WEIGHTS_INDEX
+        self._index = read_json(index, DOWNLOAD) if self._shards != [files.folder / WEIGHTS] else {}
+        if missing := sorted(self._index.get("weight_map", {}).keys() - self._entries.keys()):
+            raise FlabError(
+                f"the weights of {files.name!r} lack {first_of(missing)}, which its index names; {DOWNLOAD}"
+            )
         self.config = self._read_config(files.folder)
         self._text_path = _text_path(self.config)
         self._check_ids()
@@ -376,11 +381,11 @@ class FolderModel:
                             copied[name] = copy_bytes(source, target, entry.start, size)
                             total += size
                         tick()
-        if (index := self.files.folder / WEIGHTS_INDEX).is_file() and self._shards != [self.files.folder / WEIGHTS]:
-            content = read_json(index, DOWNLOAD)
+        if self._index:
             sizes = sum((folder / path.name).stat().st_size - data_start(folder / path.name) for path in self._shards)
-            content["metadata"] = {**(content.get("metadata") or {}), "total_size": sizes}
-            content["metadata"].pop("total_parameters", None)  # that of the whole vocabulary
+            metadata = self._index["metadata"] if isinstance(self._index.get("metadata"), dict) else {}
+            kept_of_it = {name: value for name, value in metadata.items() if name != "total_parameters"}
+            content = {**self._index, "metadata": {**kept_of_it, "total_size": sizes}}
             (folder / WEIGHTS_INDEX).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         return TrimmedFiles(tuple(folder / path.name for path in self._shards), cut, copied, total)
 

@@ -238,8 +238,8 @@ class GgufModel:
     # --- llama.cpp's own tokens ------------------------------------------------------------------------------------
 
     def check_tokens(self, kept: Sequence[int], folder: Path, texts: Sequence[str]) -> str | None:
-        """Has llama.cpp tokenise texts by the file and by what stands before the tensors of the new one, which is
-        written to a folder and removed.
+        """Has llama.cpp tokenise texts by what stands before the tensors of both files, which is written to a folder
+        and removed.
 
         Returns:
             `str`, *optional*: why it was not done.
