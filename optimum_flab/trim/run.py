@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checkpoints.demo import DEMO_NAME
+from ..checkpoints.demo import DEMO_NAME, DEMO_TERMS
 from ..checkpoints.finding import ModelFiles, find_license_files, find_model
 from ..hub.frame import is_generated, read_card
 from ..hub.trimmed import write_trimmed_card
@@ -129,7 +129,8 @@ def trim(
             compared = beside.submit(model.check_tokens, kept, folder, [*SAMPLES, *passages[:TRIED]])
             written = model.write(kept, folder, f"{_stem(files)}-trimmed")
             trouble = compared.result()
-            notes = [] if trouble is None else [f"its tokens were not compared with llama.cpp's own: {trouble}"]
+            notes = [DEMO_TERMS] if files.name == DEMO_NAME else []
+            notes += [] if trouble is None else [f"its tokens were not compared with llama.cpp's own: {trouble}"]
             report = _report(files, model, kept, written, notes)
             if texts:
                 found, grown = held_out_tokens(model, kept, texts)
