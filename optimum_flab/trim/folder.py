@@ -182,6 +182,7 @@ class FolderModel:
         grown = self._outline(_grown(self.config)).state_dict()
         own = model.state_dict(keep_vars=True)
         tables = {target for target, tensor in own.items() if grown[target].shape != tensor.shape}
+        self._shapes = {target: (tuple(tensor.shape), target in tables) for target, tensor in own.items()}
         for target in sorted(tables):
             if grown[target].shape != (own[target].shape[0] + GROWTH, *own[target].shape[1:]):
                 raise FlabError(f"{target} of {name!r} has the vocabulary along another axis than its rows")
@@ -409,14 +410,10 @@ class FolderModel:
 
     def _check_new(self, folder: Path, kept: Sequence[int]) -> None:
         """Raises a [`FlabError`] if the new configuration does not make the old model with fewer rows."""
-        before = self._outline(self.config).state_dict()
-        grown = self._outline(_grown(self.config)).state_dict()
         after = {name: tuple(one.shape) for name, one in self._outline(self._read_config(folder)).state_dict().items()}
         expected = {
-            name: (_rows_below(kept, one.shape[0]), *one.shape[1:])
-            if grown[name].shape != one.shape
-            else tuple(one.shape)
-            for name, one in before.items()
+            name: (_rows_below(kept, shape[0]), *shape[1:]) if is_table else shape
+            for name, (shape, is_table) in self._shapes.items()
         }
         if wrong := sorted(name for name in expected if after.get(name) != expected[name]):
             raise FlabError(

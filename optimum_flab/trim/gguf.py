@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,20 +188,18 @@ class GgufModel:
     def _headers_of(self, kept: Sequence[int]) -> list[tuple[GgufHeader, bytes, list[tuple[GgufTensor, int]]]]:
         first = fields_of_kept(self.fields, kept) | self.more
         changed: list[dict[str, Any]] = [first, *[{}] * (len(self.headers) - 1)]
-
-        def shape_of(tensor: GgufTensor) -> tuple[int, ...]:
-            return (len(kept), *tensor.shape[1:]) if tensor.name in self._tables else tensor.shape
-
+        shape_of = partial(self._new_shape, len(kept))
         return [(one, *packed_header(one, new, shape_of)) for one, new in zip(self.headers, changed, strict=True)]
+
+    def _new_shape(self, rows: int, tensor: GgufTensor) -> tuple[int, ...]:
+        return (rows, *tensor.shape[1:]) if tensor.name in self._tables else tensor.shape
 
     def bytes_with(self, kept: Sequence[int]) -> int:
         """The bytes of the files with only these tokens."""
         total = 0
         for _, head, tensors in self._headers_of(kept):
             total += len(head)
-            for tensor, padding in tensors:
-                shape = (len(kept), *tensor.shape[1:]) if tensor.name in self._tables else tensor.shape
-                total += tensor.bytes_of(shape) + padding
+            total += sum(one.bytes_of(self._new_shape(len(kept), one)) + padding for one, padding in tensors)
         return total
 
     def write(self, kept: Sequence[int], folder: Path, stem: str) -> TrimmedFiles:
