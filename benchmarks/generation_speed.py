@@ -22,7 +22,7 @@ def bare_completions(model, tokenizer, prompts: list[str], stops: list[str], max
     import torch
     from transformers import GenerationConfig
 
-    from optimum_flab.running.generation import HasStopString, cut
+    from optimum_flab.running.generation import HasStopString, truncate_at
 
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(model.device)
     start = inputs.input_ids.shape[1]
@@ -45,7 +45,7 @@ def bare_completions(model, tokenizer, prompts: list[str], stops: list[str], max
     finally:
         model.generation_config = own
     texts = tokenizer.batch_decode(output[:, start:], skip_special_tokens=True)
-    return [cut(text, stops) for text in texts]
+    return [truncate_at(text, stops) for text in texts]
 
 
 def main() -> None:

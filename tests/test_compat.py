@@ -89,7 +89,7 @@ def test_a_process_trains_on_one_device_at_most(tmp_path):
 
 
 def test_a_trainer_takes_rows_in_the_order_of_their_dataset(tmp_path):
-    @compat.in_order
+    @compat.sequential_sampling
     class InOrder(Trainer):
         pass
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from optimum_flab.running.casting import copy_in
-from optimum_flab.running.generation import STEP, generates_by, new_tokens
+from optimum_flab.running.generation import STEP, new_tokens, with_generation_config
 
 from .conftest import byte_level_tokenizer, tiny_model
 
@@ -49,7 +49,7 @@ def written_by(family, **changes):
     model = tiny_model(family, vocab_size=608, initializer_range=0.4, **changes)
     prompts = [[5, 6, 7, 8], [9, 10], [200, 11, 40], [33], [401, 77, 300, 25, 90]]
     config = GenerationConfig(max_new_tokens=150, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-    with generates_by(model, config):
+    with with_generation_config(model, config):
         alone = [model.generate(input_ids=torch.tensor([row]))[0, len(row) :].tolist() for row in prompts]
     assert len({tuple(row) for row in alone}) == len(prompts)
     return model, tokenizer, prompts, alone

@@ -21,7 +21,7 @@ from optimum_flab.pruning.plan_check import check_plan
 from optimum_flab.pruning.shapes import masked_weights
 from optimum_flab.records.summary import report_summary
 from optimum_flab.running.layer_pass import LayerObserver
-from optimum_flab.running.placement import visits
+from optimum_flab.running.placement import layer_on
 from optimum_flab.settings.hub import TermsSettings
 from optimum_flab.tensors.workspace import Workspace
 
@@ -38,7 +38,7 @@ def masked_logits(model, kept, ids):
     tensors = masked_weights(model, family, {"head": kept})
     with ExitStack() as stack, torch.no_grad():
         for index, layer in enumerate(family.decoder_layers(model)):
-            stack.enter_context(visits(layer, device, tensors(index)))
+            stack.enter_context(layer_on(layer, device, tensors(index)))
         return model(input_ids=ids, use_cache=False).logits
 
 

@@ -11,7 +11,7 @@ from conftest import TEXTS, byte_level_tokenizer, reading, tiny_model
 from tokenizers.processors import TemplateProcessing
 from transformers import AddedToken
 
-from optimum_flab.measuring.held_out import DenseSide, cut_texts
+from optimum_flab.measuring.held_out import DenseReference, tokenise_both
 from optimum_flab.measuring.token_kinds import TOKEN_KINDS, kind_of, token_kinds
 from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec
 from optimum_flab.vocabulary.rewrite import rewrite_tokenizer
@@ -36,8 +36,8 @@ def test_kinds_are_measured_in_one_pass_as_alone(around):
     kinds = ["held-out", "own", "library", "own", "held-out", "library"]
 
     def measured(chosen, names=()):
-        cut = cut_texts(tokenizer, tokenizer, None, len(tokenizer), chosen, 48, names)
-        return DenseSide(reading(dense, cut.shared), cut).measure(pruned)
+        cut = tokenise_both(tokenizer, tokenizer, None, len(tokenizer), chosen, 48, names)
+        return DenseReference(reading(dense, cut.shared), cut).measure(pruned)
 
     found = measured(texts, kinds)
     assert list(found.by_kind) == ["held-out", "own", "library"] and not measured(texts).by_kind
@@ -97,8 +97,8 @@ def test_a_smaller_vocabulary_alone_is_measured_without_running_the_model():
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         weights[name] = weights[name][torch.from_numpy(kept)]
     pruned.load_state_dict(weights)
-    cut = cut_texts(tokenizer, new, kept.tolist(), len(kept), TEXTS, 48, ["own"] * len(TEXTS))
-    side = DenseSide(reading(dense, cut.shared), cut, range(len(dense.model.layers)))
+    cut = tokenise_both(tokenizer, new, kept.tolist(), len(kept), TEXTS, 48, ["own"] * len(TEXTS))
+    side = DenseReference(reading(dense, cut.shared), cut, range(len(dense.model.layers)))
     found, run = side.measure_vocabulary(), side.measure(pruned)
     assert cut.counts["texts_cut_differently"].any() and found.divergence == 0 == found.by_layer[-1].drift
     assert abs(run.divergence) < 1e-5
@@ -119,8 +119,8 @@ def test_costs_by_token_and_by_layer_are_those_of_the_plain_models():
         pruned.model.layers[1].mlp.down_proj.weight.mul_(0.5)
     text = max(TEXTS, key=len)
     ids = torch.tensor([tokenizer(text)["input_ids"]])
-    cut = cut_texts(tokenizer, tokenizer, None, len(tokenizer), [text], ids.shape[1])
-    found = DenseSide(reading(dense, cut.shared), cut, kept).measure(pruned)
+    cut = tokenise_both(tokenizer, tokenizer, None, len(tokenizer), [text], ids.shape[1])
+    found = DenseReference(reading(dense, cut.shared), cut, kept).measure(pruned)
 
     streams: dict[str, list[torch.Tensor]] = {"dense": [], "pruned": []}
     logits = {}

@@ -141,8 +141,8 @@ def test_a_file_has_no_name_even_while_it_is_made(tmp_path, monkeypatch):
 
 def test_a_tensor_stays_where_it_is_unless_there_is_a_folder(tmp_path):
     tensor = torch.ones(2)
-    assert Workspace().placed(tensor) is tensor
-    moved = Workspace(tmp_path).placed(tensor)
+    assert Workspace().stored(tensor) is tensor
+    moved = Workspace(tmp_path).stored(tensor)
     assert moved.equal(tensor) and moved.data_ptr() != tensor.data_ptr()
 
 

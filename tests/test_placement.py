@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from optimum_flab import FlabOptimizer
 from optimum_flab.families import family_for
-from optimum_flab.running.placement import devices_of, first_accelerator, visits, with_layers_elsewhere
+from optimum_flab.running.placement import devices_of, first_accelerator, layer_on, with_layers_elsewhere
 from optimum_flab.utils.errors import ConfigurationError
 
 from .conftest import byte_level_tokenizer, saved, small_config, thorough_but, tiny_model
@@ -82,7 +82,7 @@ def test_a_layer_visits_a_device_and_is_back_even_after_an_error():
     model = tiny_model("llama")
     layers, meta = family_for(model.config).decoder_layers(model), torch.device("meta")
     before = dict(layers[1].named_parameters())
-    with pytest.raises(ZeroDivisionError), visits(layers[1], meta):
+    with pytest.raises(ZeroDivisionError), layer_on(layers[1], meta):
         assert devices_of(layers[1]) == {meta} and devices_of(layers[0]) == {torch.device("cpu")}
         raise ZeroDivisionError
     after = dict(layers[1].named_parameters())

@@ -13,7 +13,7 @@ from accelerate.utils import recursively_apply
 from torch import nn
 from torch.func import functional_call
 
-from ..families import Family, cut, has_module, misfit, plain_axes
+from ..families import Family, has_module, misfit, plain_axes, select_along
 from ..families.resizing import resized_config
 from ..measuring.divergence import OutputHead
 from ..running.experts import ExpertWeights, routed
@@ -176,7 +176,7 @@ def _shorter(model: PreTrainedModel, family: Family) -> Iterator[str]:
     for name, tensor in shorter.state_dict().items():
         layer, rest = family.layer_of(name)
         before = dense[name if layer is None else family.in_layer(kept[layer], rest)].to("meta")
-        if (cut_to := cut(before, family.axes(name) or (), other).shape) != tensor.shape:
+        if (cut_to := select_along(before, family.axes(name) or (), other).shape) != tensor.shape:
             yield f"tensors: {name} would be {tuple(cut_to)} where the new configuration has {tuple(tensor.shape)}"
 
 
@@ -368,7 +368,7 @@ def _run_permuted(family: Family, config: Any, layer: nn.Module, hidden: torch.T
             places = torch.randperm(groups, generator=generator)
             orders[axis] = (inside + places[:, None] * (size // groups)).flatten()
     moved = [name for name in state if set(orders) & set(plain_axes(axes[name]))]
-    weights = {name: cut(state[name], axes[name], orders) for name in moved}
+    weights = {name: select_along(state[name], axes[name], orders) for name in moved}
     functional_call(layer, weights, (hidden,), kwargs)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.initialization import no_init_weights
 
-from ..families import Family, cut, plain_axes
+from ..families import Family, plain_axes, select_along
 from ..families.resizing import resized_config
 from ..records.plan import PruningPlan
 from ..running.placement import sharing_weights
@@ -81,7 +81,7 @@ def pruned_tensors(
             tensor = plan.weights[name]
         else:
             inside = {axis: torch.as_tensor(kept[layer]) for axis, kept in plan.kept_inside.items() if layer in kept}
-            tensor = cut(tensor, axes, outside | inside, outline.shape)
+            tensor = select_along(tensor, axes, outside | inside, outline.shape)
         if "vocab" in plain_axes(axes) and plan.kept_tokens is not None:
             tensor = _padded(tensor, plan.vocab_size, outline.dtype)
         if tensor.shape != outline.shape:

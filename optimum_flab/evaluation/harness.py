@@ -16,7 +16,7 @@ from ..execution import best_isolation, check_packages, warn_of
 from ..execution.isolation import Isolation
 from ..execution.packages import parse_packages
 from ..families.positions import most_positions
-from ..measuring.held_out import DenseSide, cut_texts
+from ..measuring.held_out import DenseReference, tokenise_both
 from ..records.folders import OutputFolder, check_writable
 from ..records.held_out import HeldOut
 from ..records.plan import PLAN_NAME, PruningPlan
@@ -227,9 +227,9 @@ def measure_divergence(
     length = min(length, most_positions(before.model.config, before.family) or length)
     vocab_size, by_kind = after.model.get_input_embeddings().weight.shape[0], {}
     for kind, of_kind in kinds.items():
-        cut = cut_texts(before.tokenizer, after.tokenizer, kept, vocab_size, of_kind, length)
+        cut = tokenise_both(before.tokenizer, after.tokenizer, kept, vocab_size, of_kind, length)
         reading = LayerPass(before.model, before.family, cut.shared, batch_size)
-        by_kind[kind] = DenseSide(reading, cut).measure(after.model)
+        by_kind[kind] = DenseReference(reading, cut).measure(after.model)
     columns = {"": list(by_kind.values())}
     if len(by_kind) > 1:
         columns |= {f"[{kind}]": [measured] for kind, measured in by_kind.items()}

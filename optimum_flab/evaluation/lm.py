@@ -22,7 +22,15 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..running.generation import BatchCache, batches_by_length, cut, end_ids, model_identity, new_tokens, text_behind
+from ..running.generation import (
+    BatchCache,
+    batches_by_length,
+    decode_completion,
+    end_ids,
+    model_identity,
+    new_tokens,
+    truncate_at,
+)
 from ..utils.progress import progress
 from ..vocabulary.infilling import InfillingFormat, ends_of_gap
 
@@ -152,10 +160,10 @@ class FlabLM(HFLM):
         with _fixed_seed(self.device, f"{self.seed},{batch.number}"):
             tokens = new_tokens(self.model, self.tokenizer, batch.prompts, stops, config)
         texts = [
-            text_behind(self.tokenizer, prompt, ids, ends)[0]
+            decode_completion(self.tokenizer, prompt, ids, ends)[0]
             for prompt, ids in zip(batch.prompts, tokens, strict=True)
         ]
-        return [cut(text, stops) for text in texts]
+        return [truncate_at(text, stops) for text in texts]
 
     def _generation_config(
         self, settings: Mapping[str, Any], new_tokens: int, ends: Sequence[int]

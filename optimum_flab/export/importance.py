@@ -47,7 +47,7 @@ class InputSquares(LayerObserver):
                 runs = stack.enter_context(recorded(layer, *paths))
                 given = stack.enter_context(routed(reading.family, layer)) if has_experts else []
                 after = run_layer(layer, hidden[batch], x.kwargs[index])
-            hidden[batch], real = reading.workspace.placed(after), mask.flatten()
+            hidden[batch], real = reading.workspace.stored(after), mask.flatten()
             read = {f"{path}.weight": [rows.reshape(len(real), -1)[real]] for path, (rows, _) in runs.items()}
             for name, parts in [*read.items(), *(pair for one in given for pair in self._by_expert(layer, one, real))]:
                 sums = torch.stack([rows.float().square().sum(dim=0) for rows in parts]).cpu()

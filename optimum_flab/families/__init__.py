@@ -3,7 +3,7 @@
 Adding a family is one file in `known/`; users name their own with `--family`.
 """
 
-from .axes import cut, matrices_of, misfit, plain_axes
+from .axes import matrices_of, misfit, plain_axes, select_along
 from .files import FAMILY_NAME, family_for, known_families, read_family, save_family
 from .schema import Block, Family, Norm, Older, has_module
 
@@ -14,7 +14,6 @@ __all__ = [
     "Family",
     "Norm",
     "Older",
-    "cut",
     "family_for",
     "has_module",
     "known_families",
@@ -23,4 +22,5 @@ __all__ = [
     "plain_axes",
     "read_family",
     "save_family",
+    "select_along",
 ]

@@ -51,7 +51,7 @@ def misfit(axes: tuple[str | None, ...], shape: Sequence[int], sizes: Mapping[An
     return None
 
 
-def cut(
+def select_along(
     tensor: torch.Tensor,
     axes: tuple[str | None, ...],
     kept: Mapping[str, torch.Tensor],
@@ -73,7 +73,7 @@ def cut(
         neurons = neurons if len(neurons) == len(experts) else neurons[experts]
         return torch.stack(
             [
-                cut(tensor[int(expert)], axes[1:], {**kept, "neuron": own}, shape and shape[1:])
+                select_along(tensor[int(expert)], axes[1:], {**kept, "neuron": own}, shape and shape[1:])
                 for expert, own in zip(experts, neurons, strict=True)
             ]
         )

@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..running.casting import for_estimates
+from ..running.casting import fast_step
 from ..running.layer_pass import LayerObserver, LayerPass
 from ..running.layerwise import recorded
 from ..texts.packing import PackedTokens
@@ -43,7 +43,7 @@ def fisher_weights(reading: LayerPass, head: OutputHead) -> torch.Tensor:
     Raises:
         [`FlabError`]: a layer produces NaN or infinite values or gradients.
     """
-    model, step = for_estimates(reading.model, reading.family)
+    model, step = fast_step(reading.model, reading.family)
     reading = replace(reading, model=model, step=step)
     chances = reading.processes.share(
         [torch.rand(one.mask.shape, generator=reading.generator, dtype=torch.float64) for one in reading.batches]
@@ -93,7 +93,7 @@ class _SquaredGradients(LayerObserver):
         for batch, mask in enumerate(reading.masks):
             hidden = fronts[str(batch)].to(mask.device)
             below, of_ffn = _gradient_below(reading, index, batch, hidden, gradients[batch])
-            gradients[batch] = reading.workspace.placed(below)
+            gradients[batch] = reading.workspace.stored(below)
             square = of_ffn.float().square().sum(dim=-1)
             check_finite_layer(square[mask].isfinite().all(), index)
             weights.append(square.cpu())

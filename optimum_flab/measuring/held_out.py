@@ -31,7 +31,7 @@ PER = {
 
 
 @dataclass(frozen=True)
-class CutTexts:
+class TokenisedTexts:
     """Texts as tokenised by both tokenizers.
 
     Args:
@@ -65,7 +65,7 @@ class CutTexts:
         return np.bincount(text_of, weights=values.numpy(), minlength=len(self.kinds))
 
 
-def cut_texts(
+def tokenise_both(
     dense_tokenizer: PreTrainedTokenizerBase,
     pruned_tokenizer: PreTrainedTokenizerBase,
     kept_tokens: Sequence[int] | None,
@@ -73,7 +73,7 @@ def cut_texts(
     texts: Sequence[str],
     sequence_length: int,
     kinds: Sequence[str] = (),
-) -> CutTexts:
+) -> TokenisedTexts:
     """Tokenises texts with both tokenizers.
 
     Args:
@@ -110,7 +110,7 @@ def cut_texts(
         "pruned_tokens": list(map(len, pruned_pieces)),
         "texts_cut_differently": differs,
     }
-    return CutTexts(
+    return TokenisedTexts(
         kept=kept,
         own=own,
         new=new,
@@ -122,18 +122,18 @@ def cut_texts(
     )
 
 
-class DenseSide:
+class DenseReference:
     """What the dense model predicts for some texts: hidden states and the kept rows of its head, not the model.
 
     Args:
         reading ([`LayerPass`]): of the dense model over `texts.shared`, in the dtype to measure in.
-        texts ([`CutTexts`]): texts that decided nothing.
+        texts ([`TokenisedTexts`]): texts that decided nothing.
         kept_layers (`Sequence[int]`): the index in the dense model of each layer of the pruned ones, to measure how
             far the residual stream drifts; empty: it is not measured.
     """
 
     @torch.no_grad()
-    def __init__(self, reading: LayerPass, texts: CutTexts, kept_layers: Sequence[int] = ()):
+    def __init__(self, reading: LayerPass, texts: TokenisedTexts, kept_layers: Sequence[int] = ()):
         dense, family = reading.model, reading.family
         self.family, self.batch_size, self.processes = family, reading.batch_size, reading.processes
         self.texts, self.kept_layers, self.device, self.dtype = texts, tuple(kept_layers), dense.device, dense.dtype

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..checkpoints.loading import LoadedModel
 from ..records.work import WorkFolder
 from ..running.answers import Writer, answers_to
-from ..running.casting import estimates_dtype, placed
+from ..running.casting import estimates_dtype, on_device
 from ..running.generation import BatchCache
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
@@ -37,7 +37,7 @@ def answer_writer(
     cache, longest = BatchCache(work.root / FOLDER, reuse=work.resume), config.data.sequence_length
     model, tokenizer = dense.model, dense.tokenizer
     writer = Writer(
-        placed(model, model.device, estimates_dtype(model.dtype, model.device)),
+        on_device(model, model.device, estimates_dtype(model.dtype, model.device)),
         tokenizer,
         weights,
         cache,

@@ -10,7 +10,7 @@ from itertools import product
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import ModelSizes, ParameterCounts, Shape
 from ..utils.errors import ConfigurationError
-from ..utils.units import bytes_in
+from ..utils.units import parse_bytes
 from .components import COMPONENTS, Component, components_of
 from .components.vocabulary import round_up, row_multiple
 
@@ -92,7 +92,7 @@ def parameters_to_keep(counts: ParameterCounts, dense: Shape, target_ratio: floa
 def budget_of(config: FlabPrunerConfig, limits: Limits) -> tuple[int, int]:
     """What a target leaves, in parameters or in bytes, and how much of it may be left over."""
     if config.target_size is not None:
-        size = bytes_in(config.target_size) or 0
+        size = parse_bytes(config.target_size) or 0
         return size, round(size * BELOW)
     kept = parameters_to_keep(limits.counts, limits.dense, config.target_ratio or 0.0)
     return kept, round(limits.counts.total(limits.dense) * TOLERANCE)

@@ -17,7 +17,7 @@ from ..tensors.lazy import own_tensors
 from ..tensors.workspace import Workspace
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.memory import available_memory
-from ..utils.units import bytes_in
+from ..utils.units import parse_bytes
 from .components import sizes_of, sizes_of_config
 
 
@@ -159,7 +159,7 @@ def bytes_of(size: str | float) -> int:
     Raises:
         [`ConfigurationError`]: it is not one.
     """
-    number = bytes_in(size)
+    number = parse_bytes(size)
     if number is None:
         raise ConfigurationError(f"memory_budget: {size!r} is not a size in bytes; write it as 6GB, 512MB or 8GiB")
     return number

@@ -21,7 +21,7 @@ from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import note_of_ids, operate
 from ..families import Family
 from ..families.positions import check_positions
-from ..measuring.held_out import DenseSide, cut_texts
+from ..measuring.held_out import DenseReference, tokenise_both
 from ..records.held_out import HeldOut
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
@@ -235,9 +235,9 @@ def held_out_cost(
         pieces ([`Pieces`]): what is measured of each layer.
     """
     tokenizers = dense.tokenizer, tokenizer
-    cut = cut_texts(*tokenizers, plan.kept_tokens, plan.vocab_size, texts, data.sequence_length, kinds)
+    cut = tokenise_both(*tokenizers, plan.kept_tokens, plan.vocab_size, texts, data.sequence_length, kinds)
     reading = LayerPass(dense.model, dense.family, cut.shared, data.batch_size, pieces=pieces, processes=processes)
-    side = DenseSide(reading, cut, plan.kept_layers)
+    side = DenseReference(reading, cut, plan.kept_layers)
     dtype = getattr(torch, plan.dtype)
     exact = dtype == dense.model.dtype or (
         dense.gguf is None and torch.promote_types(dense.storage_dtype, dtype) == dtype

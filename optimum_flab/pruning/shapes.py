@@ -15,10 +15,10 @@ from ..families import Family
 from ..measuring.divergence import OutputHead, bits_and_lost_mass, final_hidden, mean_divergence
 from ..records.pieces import Pieces
 from ..records.report import TriedShape
-from ..running.casting import Replaced, for_estimates, one_at_a_time, replaced_step
-from ..running.cut_layers import CutLayers
+from ..running.casting import LayerTensors, cache_last_layer, fast_step, replaced_step
 from ..running.layer_pass import LayerPass
 from ..running.layerwise import LayerStep
+from ..running.narrow_layers import NarrowLayers
 from ..sizes import Shape
 from .components import COMPONENTS
 
@@ -43,7 +43,7 @@ def cost(tried: TriedShape) -> float:
     return tried.validation_bits_per_byte - (1 - VOCABULARY_WEIGHT) * of_tokens
 
 
-def masked_weights(model: PreTrainedModel, family: Family, kept: Mapping[str, Any]) -> Replaced:
+def masked_weights(model: PreTrainedModel, family: Family, kept: Mapping[str, Any]) -> LayerTensors:
     """The weights that change once a model is pruned inside its layers, in their dense shape: zero where parts are
     removed."""
     inside = [component for component in COMPONENTS if isinstance(kept.get(component.dimension), Mapping)]
@@ -67,14 +67,14 @@ def without_layers(step: LayerStep, removed: Container[int]) -> LayerStep:
 def cut_step(model: PreTrainedModel, family: Family, shape: Shape, kept: Mapping[str, Any]) -> LayerStep:
     """What each layer does once pruned, for mixtures, whose routers cannot be masked."""
     inside = {name: layers for name, layers in kept.items() if isinstance(layers, Mapping)}
-    layers = CutLayers(model, family, {name: shape[name] for name in inside})
+    layers = NarrowLayers(model, family, {name: shape[name] for name in inside})
 
     def weights(index: int) -> dict[str, torch.Tensor]:
         return layers.weights(
             index, {name: decided[index].kept for name, decided in inside.items() if index in decided}
         )
 
-    of_layer = one_at_a_time(weights)
+    of_layer = cache_last_layer(weights)
     return lambda index, hidden, kwargs: layers.run(index, of_layer(index), hidden, kwargs)
 
 
@@ -95,8 +95,8 @@ def measure_shape(
     """
     model, family, tokens = reading.model, reading.family, reading.tokens
     if family.experts is None:
-        outer, dense_step = for_estimates(model, family)
-        _, step = for_estimates(model, family, masked_weights(model, family, kept))
+        outer, dense_step = fast_step(model, family)
+        _, step = fast_step(model, family, masked_weights(model, family, kept))
     else:
         outer, dense_step = model, replaced_step(model, family)
         step = cut_step(model, family, shape, kept)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ..running.answers import Writer, answers_to
-from ..running.casting import placed
+from ..running.casting import on_device
 from ..texts.answers import STOP_STRINGS, Answer, Completion
 from ..texts.formats import turn_end
 from .encoding import prompt_text, uses_chat
@@ -24,7 +24,7 @@ def writer(work: Work, most_tokens: int, seed: int | None = None) -> Writer:
     """
     dense, tokenizer, settings = work.dense.model, work.dense.tokenizer, work.settings
     return Writer(
-        placed(dense, dense.device, work.dtype),
+        on_device(dense, dense.device, work.dtype),
         tokenizer,
         work.plan.base_hash,
         work.cache,

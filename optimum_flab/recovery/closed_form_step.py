@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ..measuring.divergence import OutputHead, final_hidden, mean_divergence
 from ..records.atomic import write_atomically
 from ..records.report import ClosedForm
-from ..running.casting import copy_in, placed
+from ..running.casting import copy_in, on_device
 from ..running.layer_pass import LayerPass
 from ..texts.packing import PackedTokens
 from .closed_form import between, refit, tokens_to_refit
@@ -101,7 +101,7 @@ def _validation_divergence(
     head = OutputHead(dense, family, list(rows) if kept is None else kept)
 
     def measure(model: PreTrainedModel) -> float:
-        measured = placed(model, device, work.dtype)
+        measured = on_device(model, device, work.dtype)
         own = final_hidden(LayerPass(measured, family, tokens, MEASURED_AT_ONCE))
         return mean_divergence(hidden, own, head, OutputHead(measured, family, rows))
 

@@ -11,11 +11,11 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from ..checkpoints.hashes import weights_hash
-from ..measuring.held_out import DenseSide, cut_texts
+from ..measuring.held_out import DenseReference, tokenise_both
 from ..records.folders import check_space
 from ..records.held_out import HeldOut
 from ..records.report import ClosedForm, RecoveryEstimate
-from ..running.casting import placed
+from ..running.casting import on_device
 from ..running.layer_pass import LayerPass
 from ..texts.answers import Completion, Question
 from ..texts.overlap import benchmark_texts
@@ -71,7 +71,7 @@ class Ready:
         closed_form ([`ClosedForm`], *optional*): what the refit did.
         teachers (`tuple`): cached predictions for the rows to train on and those set aside.
         dense ([`DenseTeacher`], *optional*): if predictions are computed as needed.
-        side ([`DenseSide`], *optional*): to measure against; `None` in all processes but the first.
+        side ([`DenseReference`], *optional*): to measure against; `None` in all processes but the first.
         before ([`HeldOut`], *optional*): what the pruned model costs on held-out text.
         pruned_hash (`str`): SHA-256 of the pruned model's weights.
         notes (`tuple[str, ...]`): what the user should be told.
@@ -85,7 +85,7 @@ class Ready:
     closed_form: ClosedForm | None
     teachers: tuple[CachedTeacher | None, CachedTeacher | None]
     dense: DenseTeacher | None
-    side: DenseSide | None
+    side: DenseReference | None
     before: HeldOut | None
     pruned_hash: str
     notes: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ def prepare_training(
         measured = within_tokens(work, data.held_out) if state.is_main_process else []
         side = _dense_side(work, measured) if state.is_main_process else None
         before = None if side is None else side.measure(work.model)
-    computing = placed(work.dense.model, device, dtype) if distils or settings.closed_form else None
+    computing = on_device(work.dense.model, device, dtype) if distils or settings.closed_form else None
     if release_dense and computing is not work.dense.model:
         work.dense.model.to("meta")
         give_back_memory()
@@ -200,7 +200,7 @@ def _estimate(
     for questions, most in ((number, settings.max_new_tokens), (asked, longest_answer(work))):
         if questions:
             batch = min(questions, settings.generation_batch_size)
-            per_token = seconds_per_token(placed(work.dense.model, work.dense.model.device, dtype), batch)
+            per_token = seconds_per_token(on_device(work.dense.model, work.dense.model.device, dtype), batch)
             answers += per_token * most * math.ceil(questions / batch)
     itemsize = work.model.dtype.itemsize
     cache = cache_bytes(expected.tokens, settings.top_k) if cached else 0
@@ -214,11 +214,13 @@ def _estimate(
     )
 
 
-def _dense_side(work: Work, texts: Sequence[str]) -> DenseSide:
+def _dense_side(work: Work, texts: Sequence[str]) -> DenseReference:
     plan = work.plan
     length = work.settings.sequence_length
-    cut = cut_texts(work.dense.tokenizer, work.tokenizer, plan.kept_tokens, plan.vocab_size, texts, length)
-    return DenseSide(LayerPass(work.dense.model, work.family, cut.shared, MEASURED_AT_ONCE), cut, plan.kept_layers)
+    tokenizers = work.dense.tokenizer, work.tokenizer
+    tokenised = tokenise_both(*tokenizers, plan.kept_tokens, plan.vocab_size, texts, length)
+    reading = LayerPass(work.dense.model, work.family, tokenised.shared, MEASURED_AT_ONCE)
+    return DenseReference(reading, tokenised, plan.kept_layers)
 
 
 def _cache_teachers(

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 
 from ..measuring.divergence import predicting
-from ..utils.compat import in_order
+from ..utils.compat import sequential_sampling
 from ..utils.progress import progress_bar
 from .encoding import IGNORED, Sequences
 from .loss import divergence, top_divergence
@@ -66,7 +66,7 @@ class NotFinite(Exception):
     """The training loss is NaN or infinite."""
 
 
-@in_order
+@sequential_sampling
 class RecoveryTrainer(Trainer):
     """A Trainer with our loss over rows in dataset order.
 

@@ -17,12 +17,12 @@ from .generation import (
     BatchCache,
     batches_by_length,
     check_predictions,
-    cut,
+    decode_completion,
     end_ids,
     model_identity,
     new_tokens,
     padding_id,
-    text_behind,
+    truncate_at,
 )
 
 
@@ -112,8 +112,8 @@ class Writer:
             added = new_tokens(model, self.tokenizer, rows, stops, self._config)
         texts = []
         for prompt, ids in zip(rows, added, strict=True):
-            text, ended = text_behind(self.tokenizer, prompt, ids, ends)
-            shortened = cut(text, stops)
+            text, ended = decode_completion(self.tokenizer, prompt, ids, ends)
+            shortened = truncate_at(text, stops)
             texts.append([shortened + "\n", True] if shortened != text else [text, ended])
         return texts
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 # index -> tensors by their names in that layer, in place of its own
-Replaced = Callable[[int], Mapping[str, torch.Tensor]]
+LayerTensors = Callable[[int], Mapping[str, torch.Tensor]]
 
 
 def copy_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -35,7 +35,7 @@ def copy_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) ->
     return copied.to(device).eval().requires_grad_(False)
 
 
-def placed(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+def on_device(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """A read-only model: the model itself if it is already there in this dtype, else a copy."""
     there = model.device == device and all(parameter.dtype == dtype for parameter in model.parameters())
     return model if there else copy_in(model, device, dtype)
@@ -58,7 +58,7 @@ def dtypes_of(model: PreTrainedModel) -> dict[str, torch.dtype]:
     return {name: tensor.dtype for name, tensor in model.state_dict().items()}
 
 
-def one_at_a_time(tensors: Replaced) -> Replaced:
+def cache_last_layer(tensors: LayerTensors) -> LayerTensors:
     """The same tensors, made once for the consecutive batches that go through a layer."""
     latest: dict[int, Mapping[str, torch.Tensor]] = {}
 
@@ -74,7 +74,7 @@ def one_at_a_time(tensors: Replaced) -> Replaced:
 def replaced_step(
     model: PreTrainedModel,
     family: Family,
-    replaced: Replaced = lambda index: {},
+    replaced: LayerTensors = lambda index: {},
     dtypes: Mapping[str, torch.dtype] | None = None,
 ) -> LayerStep:
     """What the decoder layers of a model do on its device with some of their tensors replaced; the model is left as it
@@ -89,7 +89,7 @@ def replaced_step(
         tensors = {**dict(layers[index].named_parameters()), **replaced(index)}
         return {name: tensor.to(device, dtypes[family.in_layer(index, name)]) for name, tensor in tensors.items()}
 
-    of_layer = one_at_a_time(weights)
+    of_layer = cache_last_layer(weights)
 
     def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
         return output_of(functional_call(layers[index], dict(of_layer(index)), (hidden,), kwargs))
@@ -103,7 +103,7 @@ def cast_by_layer(
     family: Family,
     device: torch.device,
     dtype: torch.dtype,
-    replaced: Replaced = lambda index: {},
+    replaced: LayerTensors = lambda index: {},
 ) -> tuple[PreTrainedModel, LayerStep]:
     """Computes as [`copy_in`] would, with one decoder layer at a time copied instead of all.
 
@@ -125,12 +125,12 @@ def cast_by_layer(
 
 
 def estimates_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype in which [`for_estimates`] computes for a model in this dtype on this device."""
+    """The dtype in which [`fast_step`] computes for a model in this dtype on this device."""
     return torch.bfloat16 if dtype == torch.float32 and multiplies_bfloat16(device) else dtype
 
 
-def for_estimates(
-    model: PreTrainedModel, family: Family, replaced: Replaced = lambda index: {}
+def fast_step(
+    model: PreTrainedModel, family: Family, replaced: LayerTensors = lambda index: {}
 ) -> tuple[PreTrainedModel, LayerStep]:
     """A model and what its layers do, for results that need not be exact to the last digit: in bfloat16 where the
     device supports it natively, which takes half the time, see [`cast_by_layer`]; otherwise, and if the model is in

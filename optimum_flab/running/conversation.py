@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..families import Family
 from ..families.positions import check_positions
 from ..texts.formats import template_faults
-from .generation import check_predictions, end_ids, generates_by, padding_id
+from .generation import check_predictions, end_ids, padding_id, with_generation_config
 
 
 class Conversation:
@@ -94,7 +94,7 @@ class Conversation:
     def _write(self, ids: list[int], streamer: TextIteratorStreamer, closed: Event) -> None:
         prompt = torch.tensor([ids], device=self._model.device)
         try:
-            with generates_by(self._model, self._config):
+            with with_generation_config(self._model, self._config):
                 self._model.generate(
                     input_ids=prompt,
                     attention_mask=torch.ones_like(prompt),

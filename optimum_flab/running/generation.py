@@ -65,7 +65,7 @@ def batches_by_length(prompts: Sequence[list[int]], batch_size: int) -> list[lis
 
 
 @contextmanager
-def generates_by(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+def with_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """Within this context a model has this generation config, from which a call takes what it does not specify, and
     its output head reads contiguous hidden states.
 
@@ -125,7 +125,7 @@ def new_tokens(
         stopping = HasStopString(tokenizer, stops, start) if stops else None
         shorter = copy.deepcopy(config)
         shorter.max_new_tokens = step
-        with generates_by(model, shorter):
+        with with_generation_config(model, shorter):
             output = model.generate(
                 input_ids=torch.tensor(ids, device=model.device),
                 attention_mask=torch.tensor(mask, device=model.device),
@@ -162,7 +162,7 @@ def _steps(config: GenerationConfig) -> Iterator[int]:
     yield from (min(STEP, most - start) for start in range(0, most, STEP))
 
 
-def text_behind(
+def decode_completion(
     tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], ids: Sequence[int], ends: Sequence[int]
 ) -> tuple[str, bool]:
     """A completion as text up to its first end token, and whether there is one.
@@ -207,7 +207,7 @@ class HasStopString(StoppingCriteria):
         return self.done
 
 
-def cut(text: str, stops: Sequence[str]) -> str:
+def truncate_at(text: str, stops: Sequence[str]) -> str:
     """The text before the first of the stop strings."""
     return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 

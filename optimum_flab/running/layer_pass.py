@@ -18,9 +18,9 @@ from ..tensors.workspace import Workspace
 from ..texts.packing import PackedTokens
 from ..utils.memory import trim_heap
 from ..utils.progress import progress
-from .casting import Replaced
+from .casting import LayerTensors
 from .layerwise import LayerInputs, LayerStep, layer_inputs, run_layer
-from .placement import visits
+from .placement import layer_on
 from .processes import Processes
 
 
@@ -70,7 +70,7 @@ class LayerPass:
     workspace: Workspace = field(default_factory=Workspace)
     processes: Processes = field(default_factory=Processes)
     step: LayerStep | None = None
-    replaced: Replaced = field(default=lambda index: {})
+    replaced: LayerTensors = field(default=lambda index: {})
 
     @cached_property
     def layers(self) -> nn.ModuleList:
@@ -93,13 +93,13 @@ class LayerPass:
         """Which tokens of each batch of this process are real, where the hidden states are."""
         return self.by_batch(self.tokens.mask)
 
-    def by_batch(self, values: torch.Tensor, rows: int = 0) -> list[torch.Tensor]:
+    def by_batch(self, values: torch.Tensor, dim: int = 0) -> list[torch.Tensor]:
         """Values of all sequences, split into those of each batch of this process, where its hidden states are.
 
         Args:
-            rows (`int`): the dimension of the sequences.
+            dim (`int`): the dimension of the sequences.
         """
-        parts = self.processes.share(values.split([len(batch.mask) for batch in self.batches], dim=rows))
+        parts = self.processes.share(values.split([len(batch.mask) for batch in self.batches], dim=dim))
         return [part.to(x.hidden.device) for part, x in zip(parts, self.inputs, strict=True)]
 
     def embedded(self) -> list[torch.Tensor]:
@@ -112,7 +112,7 @@ class LayerPass:
         for states, x in zip(hidden, self.inputs, strict=True):
             kwargs = x.kwargs[index]
             output = self.step(index, states, kwargs) if self.step else run_layer(self.layers[index], states, kwargs)
-            after.append(self.workspace.placed(output))
+            after.append(self.workspace.stored(output))
         return after
 
     def part(self, name: str) -> LayerPass:
@@ -143,7 +143,7 @@ class LayerPass:
             for place, index in enumerate(order):
                 if place >= start:
                     layer, device = self.layers[index], self.model.device
-                    with nullcontext() if self.step else visits(layer, device, self.replaced(index)):
+                    with nullcontext() if self.step else layer_on(layer, device, self.replaced(index)):
                         if index in observer.layers:
                             self.pieces.write(layer_piece(index), observer.observe(index))
                             trim_heap()  # what is kept was scattered among temporary data

@@ -99,7 +99,7 @@ def layer_inputs(
             if id(mask) not in masks:
                 masks[id(mask)] = _within(mask, apart, seen["hidden"].dtype)
         record = [{**kwargs, "attention_mask": masks[id(kwargs.get("attention_mask"))]} for kwargs in record]
-    return LayerInputs((workspace or Workspace()).placed(seen["hidden"]), record)
+    return LayerInputs((workspace or Workspace()).stored(seen["hidden"]), record)
 
 
 def _same_document(position_ids: torch.Tensor) -> torch.Tensor:

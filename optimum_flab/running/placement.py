@@ -44,7 +44,7 @@ def with_layers_elsewhere(
     model: PreTrainedModel, family: Family, device: torch.device, like: PreTrainedModel | None = None
 ) -> PreTrainedModel:
     """A model that shares the weights of the decoder layers with another one, wherever those are, and has all others
-    on a device. A layer computes there while it [`visits`].
+    on a device. A layer computes there within [`layer_on`].
 
     Args:
         model (`PreTrainedModel`): left as it is.
@@ -63,7 +63,7 @@ def with_layers_elsewhere(
 
 
 @contextmanager
-def visits(
+def layer_on(
     layer: nn.Module, device: torch.device, replaced: Mapping[str, torch.Tensor] | None = None
 ) -> Iterator[None]:
     """Within this context the parameters of a layer are on a device; then they are where they were.

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
-from ..utils.units import bytes_in
+from ..utils.units import parse_bytes
 from .components import (
     ComponentSettings,
     ExpertSettings,
@@ -49,7 +49,7 @@ TARGETS = ("target_ratio", "target_size")  # one of them
 
 def as_size(value: Any) -> Any:
     """A size as people write it."""
-    if value is not None and bytes_in(value) is None:
+    if value is not None and parse_bytes(value) is None:
         raise ValueError("Input is not a size in bytes; write it as 300MB, 1.2GB or 286MiB")
     return value if value is None else str(value)
 

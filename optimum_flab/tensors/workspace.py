@@ -69,7 +69,7 @@ class Workspace:
         """[`empty`], filled with zeros."""
         return self.empty(shape, dtype, device).zero_()
 
-    def placed(self, tensor: torch.Tensor) -> torch.Tensor:
+    def stored(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor, moved to where those of this workspace are."""
         return tensor if self.folder is None else self.copied(tensor)
 

@@ -36,7 +36,7 @@ from ..texts.reading import read_texts
 from ..texts.sets import TextSets, divide_texts
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.places import output_file, user_path
-from ..utils.units import bytes_in
+from ..utils.units import parse_bytes
 from ..vocabulary.closure import SPACE, read_spec
 from ..vocabulary.files import SAMPLES
 from ..vocabulary.gguf import ENDS, NEWER_ENDS
@@ -241,7 +241,7 @@ def chosen_tokens(model: Model, settings: TrimSettings, texts: TextSets, name: s
         raise FlabError(f"{name!r} names the id {rows[0]}, for which its tokenizer has no token")
     size, multiple = vocabulary.size, vocabulary.pad_to_multiple_of or (1 if vocabulary.size else ROWS_AT_ONCE)
     if settings.target_size is not None:
-        size = _fitting(model, choice, rows, bytes_in(settings.target_size) or 0, len(spec.tokens))
+        size = _fitting(model, choice, rows, parse_bytes(settings.target_size) or 0, len(spec.tokens))
         size -= (size + len(rows)) % multiple
         if size < len(choice.counted.protected):
             raise ConfigurationError(f"pad_to_multiple_of: no multiple of {multiple:,} tokens fits into that size")

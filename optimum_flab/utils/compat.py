@@ -118,7 +118,7 @@ def use_one_device(arguments: TrainingArguments) -> None:
     arguments._n_gpu = min(1, arguments.n_gpu)
 
 
-def in_order(trainer: TrainerClass) -> TrainerClass:
+def sequential_sampling(trainer: TrainerClass) -> TrainerClass:
     """Makes a trainer class take rows in dataset order (`train_sampling_strategy="sequential"` of newer releases; the
     oldest that is supported has no such argument)."""
     from torch.utils.data import SequentialSampler

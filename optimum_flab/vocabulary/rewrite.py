@@ -96,7 +96,7 @@ def _rewrite_json(content: dict[str, Any], mapping: Mapping[int, int]) -> dict[s
         "padding": padding and {**padding, "pad_id": mapping[padding["pad_id"]]},
         "added_tokens": [{**token, "id": mapping[token["id"]]} for token in added],
         "post_processor": renumber_processor(content["post_processor"], mapping),
-        "model": kind.cut(model, dict(sorted(vocabulary.items(), key=lambda item: item[1]))),
+        "model": kind.restrict(model, dict(sorted(vocabulary.items(), key=lambda item: item[1]))),
     }
 
 

@@ -30,7 +30,14 @@ from optimum_flab.evaluation.lm import FlabLM
 from optimum_flab.evaluation.tasks.text import read_texts
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.records.scores import PROGRAMS
-from optimum_flab.running.generation import BatchCache, HasStopString, batches_by_length, cut, end_ids, text_behind
+from optimum_flab.running.generation import (
+    BatchCache,
+    HasStopString,
+    batches_by_length,
+    decode_completion,
+    end_ids,
+    truncate_at,
+)
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 from optimum_flab.vocabulary.usage import tokenizer_hash
 
@@ -528,7 +535,7 @@ def test_greedy_completions_are_those_of_generate_cut_at_the_first_stop_string(d
             pad_token_id=tokenizer.pad_token_id,
         )
         whole = tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
-        assert completion == cut(whole, stops)
+        assert completion == truncate_at(whole, stops)
     assert any(found)
 
 
@@ -539,7 +546,7 @@ def test_a_completion_keeps_the_space_that_a_decoder_strips_from_first_tokens(de
     completion = "    total = a\n    return total"
     prompt, ids = (stripping(text)["input_ids"] for text in ("def add(a):\n", completion))
     assert stripping.decode(ids) == completion[1:]
-    assert text_behind(stripping, prompt, ids, end_ids(dense, stripping)) == (completion, False)
+    assert decode_completion(stripping, prompt, ids, end_ids(dense, stripping)) == (completion, False)
 
 
 def test_a_row_ends_once_its_new_text_holds_a_stop_string(tokenizer):

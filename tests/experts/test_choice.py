@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.families import cut
+from optimum_flab.families import select_along
 from optimum_flab.pruning.components.experts import chosen_experts
 
 
@@ -42,10 +42,10 @@ def test_neurons_are_cut_for_each_expert_alone(data):
     ]
     indices = {"expert": torch.tensor(kept), "neuron": torch.tensor(columns)}
     up, down = torch.randn(experts, 2 * neurons, hidden), torch.randn(experts, hidden, neurons)
-    blocks = cut(up, ("expert", "neuron*2", "hidden"), indices)
-    neighbours = cut(up, ("expert", "2*neuron", "hidden"), indices)
-    out = cut(down, ("expert", "hidden", "neuron"), indices)
-    router = cut(down[:, :, 0], ("expert", "hidden"), indices)
+    blocks = select_along(up, ("expert", "neuron*2", "hidden"), indices)
+    neighbours = select_along(up, ("expert", "2*neuron", "hidden"), indices)
+    out = select_along(down, ("expert", "hidden", "neuron"), indices)
+    router = select_along(down[:, :, 0], ("expert", "hidden"), indices)
     for place, (expert, own) in enumerate(zip(kept, columns, strict=True)):
         first, second = up[expert, :neurons], up[expert, neurons:]
         assert blocks[place].equal(torch.cat([first[own], second[own]]))

@@ -14,7 +14,7 @@ from ...families import Family
 from ...measuring.divergence import OutputHead
 from ...measuring.fisher import fisher_weights
 from ...records.report import RemovedLayer
-from ...running.casting import Replaced
+from ...running.casting import LayerTensors
 from ...running.layer_pass import LayerPass
 from ...running.processes import Processes
 from ...settings.components import ComponentSettings
@@ -197,7 +197,7 @@ class Component:
     # --- plan
 
     def decide(
-        self, calibration: Calibrated, settings: Any, kept: Mapping[str, Any], size: int, masks: Replaced
+        self, calibration: Calibrated, settings: Any, kept: Mapping[str, Any], size: int, masks: LayerTensors
     ) -> Mapping[int, NarrowLayer]:
         """By layer, what stays in the chosen shape, with weights fitted to it; empty if that is all. Only of a
         component that `refits`.

@@ -125,7 +125,7 @@ class DecidingObserver(LayerObserver):
         if importance is None:
             importance = reading.tokens.mask.float().expand(len(reading.layers), -1, -1)
         # `(layers, rows, length)` for each batch of this process
-        self.importance = reading.by_batch(importance, rows=1)
+        self.importance = reading.by_batch(importance, dim=1)
 
     @torch.no_grad()
     def decided(self, description: str) -> dict[int, Mapping[int, NarrowLayer]]:

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator, Mapping
 import torch
 
 from ...criteria.statistics import NeuronStatistics
-from ...running.cut_layers import CutLayers
 from ...running.experts import ExpertWeights, routed
 from ...running.layer_pass import LayerPass
+from ...running.narrow_layers import NarrowLayers
 from .deciding import DecidingObserver, Decision, NarrowLayer
 
 
@@ -36,9 +36,9 @@ class ExpertObserver(DecidingObserver):
         super().__init__(reading, mixtures, decision, "hidden")
         self.kept_layers, self.kept_experts = kept_layers, kept_experts
         sizes = {"expert": len(next(iter(kept_experts.values())))} if kept_experts else {}
-        self.cut_layers = CutLayers(model, family, sizes)
+        self.cut_layers = NarrowLayers(model, family, sizes)
         if decision.sequential:
-            self.narrow_layers = CutLayers(model, family, {**sizes, "neuron": decision.widths[0]})
+            self.narrow_layers = NarrowLayers(model, family, {**sizes, "neuron": decision.widths[0]})
 
     def statistics(self, index: int) -> Iterator[NeuronStatistics]:
         """See [`DecidingObserver.statistics`]."""
@@ -89,6 +89,6 @@ class ExpertObserver(DecidingObserver):
     def _experts_in(self, index: int) -> dict[str, torch.Tensor]:
         return {"expert": self.kept_experts[index]} if self.kept_experts else {}
 
-    def _through(self, layers: CutLayers, index: int, weights: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    def _through(self, layers: NarrowLayers, index: int, weights: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         batches = zip(self.streams["hidden"], self.reading.inputs, strict=True)
         return [layers.run(index, weights, hidden, x.kwargs[index]) for hidden, x in batches]

@@ -16,10 +16,10 @@ from ...criteria.base import SELECTION_DAMPING
 from ...criteria.statistics import NeuronStatistics
 from ...families import Family, plain_axes
 from ...families.resizing import resized_config
-from ...running.casting import Replaced
+from ...running.casting import LayerTensors
 from ...running.layer_pass import LayerPass
 from ...running.layerwise import recorded, run_layer
-from ...running.placement import visits
+from ...running.placement import layer_on
 from ...settings.components import HeadSettings
 from ...settings.configuration import FlabPrunerConfig
 from ...sizes import Shape
@@ -121,7 +121,7 @@ class HeadObserver(DecidingObserver):
         with recorded(layer, self.path) as runs:
             for batch, x in enumerate(reading.inputs):
                 same, kwargs = dense[batch] is pruned[batch], x.kwargs[index]
-                dense[batch] = reading.workspace.placed(run_layer(layer, dense[batch], kwargs))
+                dense[batch] = reading.workspace.stored(run_layer(layer, dense[batch], kwargs))
                 wanted = runs[self.path][1] if out.bias is None else runs[self.path][1] - out.bias
                 if not same:
                     run_layer(layer, pruned[batch], kwargs)
@@ -139,7 +139,7 @@ class HeadObserver(DecidingObserver):
         """See [`DecidingObserver.prune`]."""
         reading = self.reading
         masked = COMPONENT.masked(reading.model, reading.family, index, narrow)
-        with visits(reading.layers[index], reading.model.device, masked):
+        with layer_on(reading.layers[index], reading.model.device, masked):
             self.streams["pruned"] = reading.through(index, self.streams["pruned"])
 
 
@@ -176,7 +176,7 @@ class Heads(Component):
         return Effort(fitted=tokens if smallest["head"] < dense["head"] else 0)
 
     def decide(
-        self, calibration: Calibrated, settings: HeadSettings, kept: Mapping[str, Any], size: int, masks: Replaced
+        self, calibration: Calibrated, settings: HeadSettings, kept: Mapping[str, Any], size: int, masks: LayerTensors
     ) -> Mapping[int, NarrowLayer]:
         """By elimination, each layer on top of those already pruned below it."""
         if size == calibration.shape["head"]:

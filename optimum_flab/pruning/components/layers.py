@@ -15,7 +15,7 @@ from ...criteria.base import LayerCriterion
 from ...families import Family
 from ...measuring.divergence import OutputHead, check_finite, mean_divergences, predicting
 from ...records.report import RemovedLayer
-from ...running.casting import for_estimates
+from ...running.casting import fast_step
 from ...running.layer_pass import LayerObserver, LayerPass
 from ...settings.components import LayerSettings
 from ...settings.configuration import FlabPrunerConfig
@@ -76,10 +76,10 @@ def _by_divergence(reading: LayerPass, kept_tokens: np.ndarray | None) -> Iterat
     A candidate starts from the hidden states in front of its layer, so that it costs only the layers above
     (arXiv 2412.15921, section on layer pruning, runs the whole model for every candidate). All candidates for a
     removal go up side by side, so that each layer's weights are read once for all of them. In bfloat16 where the
-    device supports it natively, see [`~running.casting.for_estimates`].
+    device supports it natively, see [`~running.casting.fast_step`].
     """
     family, pieces = reading.family, reading.pieces
-    model, step = for_estimates(reading.model, family)
+    model, step = fast_step(reading.model, family)
     head = OutputHead(model, family, kept_tokens)
     reading = replace(reading, model=model, step=step)
     masks, norm = reading.by_batch(predicting(reading.tokens)), model.get_submodule(family.modules.final_norm)

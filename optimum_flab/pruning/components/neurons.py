@@ -15,7 +15,7 @@ from ...criteria.base import NeuronCriterion
 from ...criteria.statistics import NeuronStatistics
 from ...families import Family
 from ...families.resizing import EXPERT_STEP
-from ...running.casting import Replaced
+from ...running.casting import LayerTensors
 from ...running.layer_pass import LayerPass
 from ...running.layerwise import run_block
 from ...settings.components import FFNSettings
@@ -61,14 +61,14 @@ class FfnObserver(DecidingObserver):
     def statistics(self, index: int) -> list[NeuronStatistics]:
         """See [`DecidingObserver.statistics`]."""
         reading, family, layer = self.reading, self.reading.family, self.reading.layers[index]
-        config, placed, bias = reading.model.config, reading.workspace.placed, family.ffn_out(layer).bias
+        config, stored, bias = reading.model.config, reading.workspace.stored, family.ffn_out(layer).bias
         statistics = NeuronStatistics(family.ffn_out_matrix(layer), family.incoming(layer), reading.workspace)
         dense = self.streams["dense"]
         pruned = self.streams["pruned"] if self.decision.sequential else dense
         for batch, x in enumerate(reading.inputs):
             below, same, kwargs = pruned[batch], pruned[batch] is dense[batch], x.kwargs[index]
             run = run_block(family, config, layer, dense[batch], kwargs)
-            dense[batch], wanted, dense_stream = placed(run.after), run.output.float(), run.stream
+            dense[batch], wanted, dense_stream = stored(run.after), run.output.float(), run.stream
             if bias is not None:
                 wanted = wanted - bias
             if not same:
@@ -77,7 +77,7 @@ class FfnObserver(DecidingObserver):
                     wanted = wanted + (dense_stream.float() - run.stream.float()) / family.block.scale(config)
             statistics.add(run.neurons, wanted, self.importance[batch][index], self.folds[batch])
             if self.decision.sequential:
-                self._seen.append((placed(run.stream), placed(run.neurons)))
+                self._seen.append((stored(run.stream), stored(run.neurons)))
         return [statistics]
 
     def prune(self, index: int, narrow: NarrowLayer) -> None:
@@ -92,7 +92,7 @@ class FfnObserver(DecidingObserver):
             if post_norm is not None:
                 output = layer.get_submodule(post_norm)(output)
             stream = stream + family.block.scale(self.reading.model.config) * output
-            self.streams["pruned"][batch] = self.reading.workspace.placed(stream)
+            self.streams["pruned"][batch] = self.reading.workspace.stored(stream)
 
 
 def decide_neurons(
@@ -192,7 +192,7 @@ class Neurons(Component):
         )
 
     def decide(
-        self, calibration: Calibrated, settings: FFNSettings, kept: Mapping[str, Any], size: int, masks: Replaced
+        self, calibration: Calibrated, settings: FFNSettings, kept: Mapping[str, Any], size: int, masks: LayerTensors
     ) -> Mapping[int, NarrowLayer]:
         """Each layer on top of those already pruned below it; nothing where nothing is removed or compensated."""
         criterion, layers = NEURONS[settings.criterion], kept["layer"]

@@ -95,7 +95,7 @@ class BytePairEncoding(Kind):
         return self.ancestors(token)
 
     @staticmethod
-    def cut(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, Any]:
+    def restrict(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, Any]:
         """The kept tokens and the merges among them."""
         merges = [
             [left, right]

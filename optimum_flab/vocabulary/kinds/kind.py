@@ -64,7 +64,7 @@ class Kind(ABC):
 
     @staticmethod
     @abstractmethod
-    def cut(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, Any]:
+    def restrict(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, Any]:
         """The `model` of a `tokenizer.json` with fewer tokens.
 
         Args:

@@ -83,7 +83,7 @@ class Unigram(Kind):
         return best[-1][1]
 
     @staticmethod
-    def cut(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, Any]:
+    def restrict(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, Any]:
         """The kept tokens with their scores; a token's place in the list is its id."""
         scores = dict(model["vocab"])
         if foreign := [token for token in vocabulary if token not in scores]:

@@ -57,7 +57,7 @@ class WordPiece(Kind):
         return pieces
 
     @staticmethod
-    def cut(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, Any]:
+    def restrict(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, Any]:
         """The kept tokens."""
         return {**model, "vocab": dict(vocabulary)}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.func import functional_call
 
-from ..families import Family, cut
+from ..families import Family, select_along
 from ..families.resizing import resized_config
 from ..utils.compat import attention_of, experts_of, new_model, set_experts
 from .layerwise import output_of
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class CutLayers:
+class NarrowLayers:
     """Decoder layers as they are once they are pruned inside: for mixtures, whose routers cannot be masked.
 
     Args:
@@ -40,13 +40,13 @@ class CutLayers:
         """The tensors of one layer by their names in it, sliced to what is kept, on the device of the computation.
 
         Args:
-            kept (`Mapping[str, torch.Tensor]`): see [`~families.cut`].
+            kept (`Mapping[str, torch.Tensor]`): see [`~families.select_along`].
             out (`torch.Tensor` of shape `(experts, hidden, neurons)`, *optional*): compensated weights out of the
                 neurons.
         """
         family, dense = self.family, self.dense[index].state_dict()
         axes = {name: family.axes(family.in_layer(index, name)) or () for name in dense}
-        weights = {name: cut(tensor, axes[name], kept).to(self.device) for name, tensor in dense.items()}
+        weights = {name: select_along(tensor, axes[name], kept).to(self.device) for name, tensor in dense.items()}
         if out is not None:
             weights[family.ffn_out_name] = family.expert_matrix(out).to(weights[family.ffn_out_name])
         return weights
