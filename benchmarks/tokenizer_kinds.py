@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from optimum_flab.utils.errors import FlabError
 from optimum_flab.vocabulary.closure import TokenizerSpec, natural_vocabulary, read_spec, resize, with_prior_uses
-from optimum_flab.vocabulary.files import save_tokenizer, settle_tokenizer
+from optimum_flab.vocabulary.files import reload_tokenizer, save_tokenizer
 from optimum_flab.vocabulary.rewrite import rewrite_tokenizer
 from optimum_flab.vocabulary.usage import count_tokens
 
@@ -156,7 +156,7 @@ def pruned_row(
 
 def row_of(folder: Path, texts: list[str], number: int) -> dict[str, object]:
     """One tokenizer, pruned or refused."""
-    dense = settle_tokenizer(PreTrainedTokenizerFast.from_pretrained(folder), str(folder))
+    dense = reload_tokenizer(PreTrainedTokenizerFast.from_pretrained(folder), str(folder))
     dense.backend_tokenizer.no_truncation()
     dense.backend_tokenizer.no_padding()
     model = json.loads(dense.backend_tokenizer.to_str())["model"]

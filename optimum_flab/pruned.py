@@ -25,7 +25,7 @@ from .records.atomic import write_files
 from .records.folders import Kind, OutputFolder
 from .records.names import CARD_NAME, PAGE_NAME, gguf_name, is_replaceable
 from .records.plan import PLAN_NAME, PruningPlan
-from .records.report import REPORT_NAME, Completion, read_report, report_text, write_report
+from .records.report import REPORT_NAME, ComparedCompletion, read_report, report_text, write_report
 from .running.casting import copy_in
 from .running.generation import completion
 from .settings.configuration import read_pruner_config
@@ -242,7 +242,7 @@ def note_completion(folder: Path, prompt: str, dense: str, pruned: str) -> None:
     from .hub.page import render_page
 
     facts = read_facts(folder)
-    completion = Completion(prompt=prompt, dense=dense, pruned=pruned)
+    completion = ComparedCompletion(prompt=prompt, dense=dense, pruned=pruned)
     report = facts.report.model_copy(update={"completions": (*facts.report.completions, completion)})
     page = render_page(report, facts.evaluations)
     write_files(folder, {REPORT_NAME: report_text(report).encode(), PAGE_NAME: page.encode()})

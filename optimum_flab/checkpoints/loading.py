@@ -21,7 +21,7 @@ from ..utils.compat import commit_of
 from ..utils.errors import ConfigurationError
 from ..utils.memory import give_back_memory
 from ..utils.progress import progress_bar, say
-from ..vocabulary.files import settle_tokenizer
+from ..vocabulary.files import reload_tokenizer
 from .computation import choose_dtype, computation_device
 from .demo import DEMO_NAME, DEMO_TERMS
 from .finding import download_weights, find_license_files, find_model
@@ -29,7 +29,7 @@ from .model_config import check_config, read_model_config
 from .self_check import check_family
 from .tokenizer import check_loaded, check_vocabulary, load_tokenizer
 from .weight_files import most_common, stored_dtype
-from .weights import check_weights, load_weights, lossless_tensors, settle_generation_config, settle_ties, tie_again
+from .weights import check_weights, drop_unwritable_settings, load_weights, lossless_tensors, tie_again, untie_config
 
 
 if TYPE_CHECKING:
@@ -235,12 +235,12 @@ def load_dense(
         model = load_weights(files, config, dtype)
         if finer_copy is not None and files.gguf is not None:
             tie_again(model, files.gguf, finer_copy)
-    if settle_ties(model):
+    if untie_config(model):
         notes.append(
             "the configuration says that embedding and output head are one matrix, but the weights hold two: pruned as"
             " two"
         )
-    if left_out := settle_generation_config(model, files):
+    if left_out := drop_unwritable_settings(model, files):
         notes.append(
             f"{', '.join(left_out)} of its generation settings have no effect as they stand, and were left out:"
             " without do_sample nothing is sampled, for example"
@@ -284,7 +284,7 @@ def dense_from_memory(
     facts = family_for(model.config, family)
     check_loaded(tokenizer, name)
     check_vocabulary(tokenizer, model.config, name)
-    tokenizer = settle_tokenizer(tokenizer, name, model.config.model_type)
+    tokenizer = reload_tokenizer(tokenizer, name, model.config.model_type)
     folder = Path(name) if Path(name).is_dir() else None
     device, notes = None, []
     if getattr(model, "hf_device_map", None):

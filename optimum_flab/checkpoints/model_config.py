@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..families import family_for
-from ..families.resizing import settle_experts
+from ..families.resizing import choose_experts_implementation
 from ..records.json_files import read_json
 from ..utils.errors import DOWNLOAD, FlabError, first_line
 from .finding import ModelFiles
@@ -65,7 +65,7 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
     family = family_for(config, files.family)
     per_token = [] if family.experts is None else [family.experts.per_token]
     check_sizes(files.name, vars(config), [*SIZES, *family.sizes.values(), *per_token])
-    settle_experts(config, family)
+    choose_experts_implementation(config, family)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)

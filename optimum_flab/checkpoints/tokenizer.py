@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..records.json_files import read_json
 from ..records.names import OTHER_TOKENIZERS
 from ..utils.errors import DOWNLOAD, FlabError, first_line, stand_in
-from ..vocabulary.files import read_stated, rebuild_tokenizer, settle_stated, settle_tokenizer
+from ..vocabulary.files import choose_tokenizer, read_stated, rebuild_tokenizer, reload_tokenizer
 from .finding import ModelFiles
 
 
@@ -52,16 +52,16 @@ def load_tokenizer(
             " must load without it; save it as a PreTrainedTokenizerFast beside the weights, and prune that folder"
         )
     if files.gguf is not None:
-        return settle_tokenizer(rebuild_tokenizer(loaded, config.model_type), files.name, config.model_type), None
+        return reload_tokenizer(rebuild_tokenizer(loaded, config.model_type), files.name, config.model_type), None
     has_json, has_model = ((files.folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
     if not (has_json or has_model):
-        return settle_tokenizer(loaded, files.name, config.model_type), None
+        return reload_tokenizer(loaded, files.name, config.model_type), None
     try:
         frame = {} if has_json else _sentencepiece_frame(files.folder / "tokenizer_config.json")
         stated = read_stated(loaded, files.load_from, **files.options, **frame)
     except Exception as error:
         raise FlabError(_no_tokenizer(files, error)) from error
-    return settle_stated(loaded, stated, files.name, config.model_type)
+    return choose_tokenizer(loaded, stated, files.name, config.model_type)
 
 
 def left_out_note(folder: Path) -> str | None:

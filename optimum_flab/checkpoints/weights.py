@@ -106,7 +106,7 @@ def _read_stored_tensors(
         return None
 
 
-def settle_ties(model: PreTrainedModel) -> bool:
+def untie_config(model: PreTrainedModel) -> bool:
     """Makes the configuration say that embedding and output head are two matrices if they are, as transformers loads
     them; returns whether it said otherwise."""
     head = model.get_output_embeddings()
@@ -116,7 +116,7 @@ def settle_ties(model: PreTrainedModel) -> bool:
     return True
 
 
-def settle_generation_config(model: PreTrainedModel, files: ModelFiles) -> list[str]:
+def drop_unwritable_settings(model: PreTrainedModel, files: ModelFiles) -> list[str]:
     """Leaves out the generation settings that transformers reads but does not write, since they have no effect.
 
     Returns:

@@ -14,7 +14,7 @@ from .schema import Family
 EXPERT_STEP = 8
 
 
-def settle_experts(config: Any, family: Family) -> None:
+def choose_experts_implementation(config: Any, family: Family) -> None:
     """Has the experts of a mixture computed one by one where transformers cannot multiply all at once."""
     rows = [getattr(config, family.sizes.get(name, ""), None) or 0 for name in ("hidden", "neuron")]
     if family.experts is not None and any(row % EXPERT_STEP for row in rows):
@@ -53,7 +53,7 @@ def resized_config(config: Any, family: Family, kept_layers: Sequence[int], size
     if rope.get("rope_type") == "longrope":  # this is where transformers 4 looks for it
         fields["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
     resized = type(config)(**fields)
-    settle_experts(resized, family)
+    choose_experts_implementation(resized, family)
     return resized
 
 

@@ -112,7 +112,7 @@ class Norm(_Facts):
         return hidden.square().mean(dim=-1) if self.kind == "rms" else hidden.var(dim=-1, unbiased=False)
 
 
-class Experts(_Facts):
+class Mixture(_Facts):
     """The experts of a mixture; `module` is relative to the layer, everything else a field of the configuration.
 
     Args:
@@ -227,7 +227,7 @@ class Family(_Facts):
         position_table (`bool`): whether the class looks positions up in a table, and so fails on texts of more tokens
             than `max_position_embeddings`.
         block ([`Block`]), logits ([`Logits`]), norm ([`Norm`]): what pruning decisions need to know.
-        experts ([`Experts`], *optional*): of a mixture of experts. Its neurons are those inside the experts; the FFNs
+        experts ([`Mixture`], *optional*): of a mixture of experts. Its neurons are those inside the experts; the FFNs
             of its other layers and its shared experts stay as they are.
         gguf ([`Gguf`], *optional*): of a family that llama.cpp knows.
         older ([`Older`]): of a family that transformers 4.57 knows.
@@ -247,7 +247,7 @@ class Family(_Facts):
     block: Block
     logits: Logits = Logits()
     norm: Norm = Norm()
-    experts: Experts | None = None
+    experts: Mixture | None = None
     gguf: Gguf | None = None
     older: Older = Older()
 
@@ -314,7 +314,7 @@ class Family(_Facts):
         return self.experts is not None and has_module(layer, self.experts.module)
 
     @property
-    def mixture(self) -> Experts:
+    def mixture(self) -> Mixture:
         """The experts of a family that has them.
 
         Raises:

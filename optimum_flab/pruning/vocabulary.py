@@ -23,8 +23,8 @@ from ..texts.sets import TextSets
 from ..texts.sources import Document
 from ..utils.progress import progress
 from ..vocabulary.closure import (
+    KeptTokens,
     TokenizerSpec,
-    Vocabulary,
     config_token_ids,
     covering,
     dropped,
@@ -134,7 +134,7 @@ def counted_tokens(
 
 def _natural(
     spec: TokenizerSpec, counts: np.ndarray, settings: VocabularySettings, required: Iterable[int]
-) -> Vocabulary:
+) -> KeptTokens:
     return natural_vocabulary(spec, counts, settings.min_count, settings.keep_merges, settings.keep_tokens, required)
 
 
@@ -214,7 +214,7 @@ class TokenChoice:
         counted = self.counted
         if self._spec is None:
             return counted.natural
-        vocabulary = Vocabulary(counted.natural, counted.protected)
+        vocabulary = KeptTokens(counted.natural, counted.protected)
         return resize(self._spec, vocabulary, counted.uses, min(size, len(self._dense)), counted.used)
 
     @cached_property

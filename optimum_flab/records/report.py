@@ -286,7 +286,7 @@ class EarlierRound(Record):
     seconds: dict[str, float] = Field(default_factory=dict)
 
 
-class Completion(Record):
+class ComparedCompletion(Record):
     """What both models write after a prompt, greedily.
 
     Args:
@@ -332,7 +332,7 @@ class Report(Record):
         earlier_rounds (`tuple[EarlierRound, ...]`): if it was pruned more than once, with training in between: all
             rounds but the last, which `search`, `texts` and `seconds` describe. Each searched on the model trained by
             the previous round; everything else compares with the dense model.
-        completions (`tuple[Completion, ...]`): those that were requested.
+        completions (`tuple[ComparedCompletion, ...]`): those that were requested.
         notes (`tuple[str, ...]`): what the user should know.
         seed (`int`, *optional*): of the sampling of texts.
         computation ([`Computation`]): what it was computed in.
@@ -358,7 +358,7 @@ class Report(Record):
     datasets: tuple[str, ...] = ()
     recovery: Recovery | None = None
     earlier_rounds: tuple[EarlierRound, ...] = ()
-    completions: tuple[Completion, ...] = ()
+    completions: tuple[ComparedCompletion, ...] = ()
     notes: tuple[str, ...] = ()
     seed: int | None = None
     computation: Computation

@@ -10,7 +10,7 @@ import torch
 from torch.func import functional_call
 
 from ..families import Family
-from ..families.resizing import settle_experts
+from ..families.resizing import choose_experts_implementation
 from ..utils.compat import new_model
 from .layerwise import LayerStep, output_of
 from .placement import with_layers_elsewhere
@@ -117,7 +117,7 @@ def cast_by_layer(
             [`~measuring.divergence.final_hidden`].
     """
     config = copy.deepcopy(model.config)
-    settle_experts(config, family)
+    choose_experts_implementation(config, family)
     with torch.device("meta"):
         like = new_model(type(model), config, dtype=dtype)
     outer = with_layers_elsewhere(model, family, device, like)

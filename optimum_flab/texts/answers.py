@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .formats import Formats
 from .overlap import benchmarks, words
 from .passages import Candidate, program_of
-from .problems import Problem
+from .problems import PackagedProblem
 from .sources import Document
 
 
@@ -29,13 +29,13 @@ class Question:
     """A problem as a model is asked to solve it.
 
     Args:
-        problem ([`Problem`]): the problem.
+        problem ([`PackagedProblem`]): the problem.
         prompt (`str`): what the model continues, without the special tokens around every text.
         in_chat (`bool`): whether it is the beginning of a conversation, else that of a program.
         round (`int`): how often the problem was asked before.
     """
 
-    problem: Problem
+    problem: PackagedProblem
     prompt: str
     in_chat: bool
     round: int
@@ -59,21 +59,21 @@ Answer = Callable[[Sequence[Question]], Sequence[tuple[Completion, int]]]
 
 
 def answered(
-    problems: Sequence[Problem], formats: Formats, answer: Answer, tokens: float
-) -> Mapping[Problem, list[Document]]:
+    problems: Sequence[PackagedProblem], formats: Formats, answer: Answer, tokens: float
+) -> Mapping[PackagedProblem, list[Document]]:
     """A model's answers to problems, until there are enough tokens: each problem once, then again, in conversations
     and as programs in turn.
 
     Args:
-        problems (`Sequence[Problem]`): in random order.
+        problems (`Sequence[PackagedProblem]`): in random order.
         formats ([`Formats`]): those of the tokenizer.
         answer (`Callable`): writes the answers.
         tokens (`float`): how many to write, with those of the prompts.
 
     Returns:
-        `Mapping[Problem, list[Document]]`: texts by problem, in the order of the problems.
+        `Mapping[PackagedProblem, list[Document]]`: texts by problem, in the order of the problems.
     """
-    texts: dict[Problem, list[Document]] = {}
+    texts: dict[PackagedProblem, list[Document]] = {}
     written = 0
     for questions in batches(problems, formats):
         if written >= tokens:
@@ -86,7 +86,7 @@ def answered(
     return {problem: texts[problem] for problem in problems if problem in texts}
 
 
-def batches(problems: Sequence[Problem], formats: Formats) -> Iterator[list[Question]]:
+def batches(problems: Sequence[PackagedProblem], formats: Formats) -> Iterator[list[Question]]:
     """All questions of all rounds, in batches of one form and round."""
     for asked in range(ROUNDS):
         waiting: dict[bool, list[Question]] = {True: [], False: []}
@@ -100,7 +100,7 @@ def batches(problems: Sequence[Problem], formats: Formats) -> Iterator[list[Ques
         yield from filter(None, waiting.values())
 
 
-def ask(problem: Problem, asked: int, place: int, formats: Formats) -> Question | None:
+def ask(problem: PackagedProblem, asked: int, place: int, formats: Formats) -> Question | None:
     """The question for a problem: every other time its instruction in a conversation, else the head of its program;
     `None` where the tokenizer has no chat template, and the program no head."""
     if formats.question is not None and ((place + asked) % 2 == 0 or not problem.prompt):
@@ -128,6 +128,6 @@ def repetition(text: str) -> float:
     return 1 - len(runs) / sum(runs.values())
 
 
-def answer_candidate(problem: Problem, texts: Sequence[Document]) -> Candidate:
+def answer_candidate(problem: PackagedProblem, texts: Sequence[Document]) -> Candidate:
     """A problem that contributes a model's answers to it."""
     return Candidate(program_of(problem), lambda _: texts)

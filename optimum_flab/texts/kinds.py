@@ -25,7 +25,7 @@ from .passages import (
     plain_candidate,
     program_of,
 )
-from .problems import Problem, packaged_problems
+from .problems import PackagedProblem, packaged_problems
 from .sources import Document
 
 
@@ -119,7 +119,7 @@ def other_pools(
     most_characters: int,
     never: Collection[str],
     seed: int,
-    problems: Sequence[Problem],
+    problems: Sequence[PackagedProblem],
     writing: tuple[Answer, float] | None = None,
 ) -> list[Pool]:
     """Every kind except the user's own text.
@@ -131,7 +131,7 @@ def other_pools(
         most_characters (`int`): the maximum length of a passage.
         never (`Collection[str]`): texts that must not be in any pool.
         seed (`int`): decides which kind gets which document.
-        problems (`Sequence[Problem]`): the packaged problems.
+        problems (`Sequence[PackagedProblem]`): the packaged problems.
         writing (`tuple`, *optional*): what writes the model's answers, and the tokens that all kinds together are to
             have; without it, the problems themselves have that share.
     """
@@ -148,7 +148,7 @@ def other_pools(
     plain, chat, problem_gaps, to_answer = split_by_shares(
         _shuffle(free, rng), [shares[PROBLEMS], shares[CHAT], of_problems, shares[ANSWERS]]
     )
-    answers: Mapping[Problem, list[Document]] = {}
+    answers: Mapping[PackagedProblem, list[Document]] = {}
     if writing is not None and shares[ANSWERS]:
         answer, tokens = writing
         share = shares[ANSWERS] / (mix.get(OWN, 0.0) + sum(shares.values()))

@@ -11,7 +11,7 @@ import numpy as np
 from .code import code_parts, with_gap
 from .formats import Formats
 from .overlap import benchmarks
-from .problems import Problem
+from .problems import PackagedProblem
 from .sources import Document
 
 
@@ -74,12 +74,12 @@ def code_candidate(document: Document, most_characters: int) -> Candidate:
     return Candidate(document, passages)
 
 
-def program_of(problem: Problem) -> Document:
+def program_of(problem: PackagedProblem) -> Document:
     """The whole program of a problem as a document."""
     return Document(problem.program, problem.name)
 
 
-def chat_candidate(problem: Problem, formats: Formats) -> Candidate:
+def chat_candidate(problem: PackagedProblem, formats: Formats) -> Candidate:
     """A problem that contributes the conversation in which it is solved."""
 
     def passages(rng: np.random.Generator) -> list[Document]:

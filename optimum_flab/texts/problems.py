@@ -14,7 +14,7 @@ TRAINING_FILE = Path(__file__).with_name("training_problems.jsonl")
 
 
 @dataclass(frozen=True)
-class Problem:
+class PackagedProblem:
     """A small program, and how it is asked for.
 
     Args:
@@ -38,17 +38,19 @@ class Problem:
 
 
 @cache
-def packaged_problems() -> tuple[Problem, ...]:
+def packaged_problems() -> tuple[PackagedProblem, ...]:
     """Those that prunings read, in the order of the file."""
     return _read(FILE)
 
 
 @cache
-def problems_to_train_on() -> tuple[Problem, ...]:
+def problems_to_train_on() -> tuple[PackagedProblem, ...]:
     """Those that recoveries read, in the order of the file."""
     return _read(TRAINING_FILE)
 
 
-def _read(file: Path) -> tuple[Problem, ...]:
+def _read(file: Path) -> tuple[PackagedProblem, ...]:
     lines = file.read_text(encoding="utf-8").splitlines()
-    return tuple(Problem(f"{file.stem}#{number}", **json.loads(line)) for number, line in enumerate(lines, start=1))
+    return tuple(
+        PackagedProblem(f"{file.stem}#{number}", **json.loads(line)) for number, line in enumerate(lines, start=1)
+    )

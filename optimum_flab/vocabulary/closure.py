@@ -56,7 +56,7 @@ class TokenizerSpec:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class KeptTokens:
     """A choice of tokens.
 
     Args:
@@ -166,7 +166,7 @@ def natural_vocabulary(
     keep_merges: int = 0,
     keep_tokens: Sequence[str] = (),
     required_ids: Iterable[int] = (),
-) -> Vocabulary:
+) -> KeptTokens:
     """The tokens that a corpus and the settings ask for: used tokens, first merges, protected ones, and all their
     ancestors. Protected are bytes, special and template tokens, and those that are named.
 
@@ -186,7 +186,7 @@ def natural_vocabulary(
     used = (index for index in np.flatnonzero(counts >= min_count).tolist() if index in spec.tokens)
     first = (token for learnt in spec.kind.learnt[:keep_merges] for token in learnt)
     kept = protected | with_ancestors(spec, [*used, *first], protected)
-    return Vocabulary(_as_ids(kept), _as_ids(protected))
+    return KeptTokens(_as_ids(kept), _as_ids(protected))
 
 
 def config_token_ids(*configs: PreTrainedConfig | GenerationConfig | None) -> list[int]:
@@ -232,7 +232,7 @@ def _as_ids(tokens: Iterable[int]) -> np.ndarray:
 
 
 def resize(
-    spec: TokenizerSpec, vocabulary: Vocabulary, uses: np.ndarray, size: int, used: np.ndarray | None = None
+    spec: TokenizerSpec, vocabulary: KeptTokens, uses: np.ndarray, size: int, used: np.ndarray | None = None
 ) -> np.ndarray:
     """The kept ids of a vocabulary, grown or shrunk to exactly `size`, see [`grow`] and [`shrink`].
 
@@ -366,23 +366,23 @@ def dropped(spec: TokenizerSpec, keep: Set[int], uses: np.ndarray, fixed: Set[in
 
 def covering(
     spec: TokenizerSpec,
-    vocabulary: Vocabulary,
+    vocabulary: KeptTokens,
     uses: np.ndarray,
     ranked: np.ndarray,
     coverage: float,
     keep_merges: int = 0,
-) -> Vocabulary:
+) -> KeptTokens:
     """The smallest vocabulary that covers a share of all uses, made by dropping the least used tokens.
 
     Args:
-        vocabulary ([`Vocabulary`]): what tokens are dropped from; where it covers a smaller share already, none are.
+        vocabulary ([`KeptTokens`]): what tokens are dropped from; where it covers a smaller share already, none are.
         uses (`np.ndarray`): how often each id is used, from which the share is computed.
         ranked (`np.ndarray`): the uses that decide which tokens go first, see [`with_prior_uses`].
         coverage (`float`): share of `uses` of the tokens that stay, between 0 and 1.
         keep_merges (`int`): number of first merges that stay, or of first tokens, see [`Kind`].
 
     Returns:
-        [`Vocabulary`]: with the same protected tokens, closed under ancestors.
+        [`KeptTokens`]: with the same protected tokens, closed under ancestors.
     """
     first = (token for learnt in spec.kind.learnt[:keep_merges] for token in learnt)
     kept = set(vocabulary.kept.tolist())

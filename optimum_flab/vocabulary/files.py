@@ -114,7 +114,7 @@ def load_saved(like: PreTrainedTokenizerBase, folder: str | Path, model_type: st
     return new
 
 
-def settle_tokenizer(
+def reload_tokenizer(
     tokenizer: PreTrainedTokenizerBase, name: str, model_type: str | None = None
 ) -> PreTrainedTokenizerBase:
     """The tokenizer as loaded back from its files: what is counted and measured must be what is loaded later.
@@ -170,7 +170,7 @@ def read_stated(loaded: PreTrainedTokenizerBase, name_or_path: str, **options: A
     return stated
 
 
-def settle_stated(
+def choose_tokenizer(
     loaded: PreTrainedTokenizerBase, stated: PreTrainedTokenizerBase, name: str, model_type: str
 ) -> tuple[PreTrainedTokenizerBase, str | None]:
     """Settles a tokenizer that transformers may load differently from what its files state.
@@ -201,7 +201,7 @@ def settle_stated(
             )
         # no name: notes go to the Hub, and a name can be a path of this machine
         note = f"{what}, which {effects}; what it loads is counted, measured and written"
-        return settle_tokenizer(loaded, name, model_type), note if effects else None
+        return reload_tokenizer(loaded, name, model_type), note if effects else None
     note = (
         f"transformers would load the tokenizer as {class_name}, which {effects}; it is read and written as its files"
         " say"

@@ -12,7 +12,7 @@ from optimum_flab.checkpoints.finding import ModelFiles
 from optimum_flab.checkpoints.tokenizer import load_tokenizer
 from optimum_flab.utils.errors import FlabError
 from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec
-from optimum_flab.vocabulary.files import sample_texts, save_tokenizer, settle_tokenizer
+from optimum_flab.vocabulary.files import reload_tokenizer, sample_texts, save_tokenizer
 from optimum_flab.vocabulary.rewrite import count_changed_texts, rewrite_tokenizer
 from optimum_flab.vocabulary.usage import count_tokens
 
@@ -157,10 +157,10 @@ def test_a_tokenizer_in_memory_is_settled_or_refused():
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=llama_backend(), unk_token="<unk>", bos_token="<s>", eos_token="</s>", padding_side="left"
     )
-    again = settle_tokenizer(tokenizer, "tiny", "llama")
+    again = reload_tokenizer(tokenizer, "tiny", "llama")
     assert backend_json(again) == backend_json(tokenizer) and again.padding_side == "left"
     with pytest.raises(FlabError, match=r"as Qwen2Tokenizer, which changes its .*normalizer, .* and tokenises \d+ of"):
-        settle_tokenizer(tokenizer, "tiny", "qwen2")
+        reload_tokenizer(tokenizer, "tiny", "qwen2")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -181,7 +181,7 @@ def test_flags_of_added_tokens_and_own_frames_stay(family, tmp_path):
             processors.TemplateProcessing(single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", eos)]),
         ]
     )
-    again = written(settle_tokenizer(tokenizer, "tiny", family), tmp_path / "out", family)
+    again = written(reload_tokenizer(tokenizer, "tiny", family), tmp_path / "out", family)
     assert backend_json(again)["added_tokens"] == backend_json(tokenizer)["added_tokens"]
     assert backend_json(again) == backend_json(tokenizer)
     assert again.mask_token == "<mask>" and again.extra_special_tokens == ["<x>", "<y>"]
@@ -198,7 +198,7 @@ def test_the_space_that_a_byte_level_tokenizer_puts_in_front_stays(tmp_path):
 def test_several_chat_templates_stay(tmp_path):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level_backend(), eos_token="<|endoftext|>")
     tokenizer.chat_template = {"default": "{{ messages[0]['content'] }}", "tool_use": "{{ tools }}"}
-    again = written(settle_tokenizer(tokenizer, "tiny", "llama"), tmp_path / "out", "llama")
+    again = written(reload_tokenizer(tokenizer, "tiny", "llama"), tmp_path / "out", "llama")
     assert again.chat_template == tokenizer.chat_template
 
 

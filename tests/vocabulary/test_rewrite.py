@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from optimum_flab.utils.errors import FlabError
-from optimum_flab.vocabulary.closure import Vocabulary, natural_vocabulary, read_spec, resize
-from optimum_flab.vocabulary.files import rebuild_tokenizer, settle_tokenizer
+from optimum_flab.vocabulary.closure import KeptTokens, natural_vocabulary, read_spec, resize
+from optimum_flab.vocabulary.files import rebuild_tokenizer, reload_tokenizer
 from optimum_flab.vocabulary.rewrite import count_changed_texts, remap_config_ids, remap_token_ids, rewrite_tokenizer
 from optimum_flab.vocabulary.usage import count_tokens
 
@@ -128,7 +128,7 @@ def test_ids_of_post_processor_padding_and_truncation(kind):
         backend.post_processor = kind(("<sep>", sep), ("<cls>", cls))
     backend.enable_padding(pad_id=pad, pad_token="<pad>", length=12)
     backend.enable_truncation(12)
-    tokenizer = settle_tokenizer(tokenizer, "tiny")
+    tokenizer = reload_tokenizer(tokenizer, "tiny")
     kept = natural_vocabulary(read_spec(tokenizer), count_tokens(tokenizer, ["return items"]).counts).kept
     new = rewrite_tokenizer(tokenizer, kept)
     assert new.convert_tokens_to_ids("<cls>") != cls
@@ -166,7 +166,7 @@ def test_changed_texts_are_counted():
     kept = natural_vocabulary(spec, counts).kept
     new = rewrite_tokenizer(dense, kept)
     assert count_changed_texts(dense, new, kept, ["return", "return number", "def number", "return"]) == 2
-    natural = Vocabulary(kept, kept[:0])
+    natural = KeptTokens(kept, kept[:0])
     fewer = resize(spec, natural, counts, len(kept) - 1)
     assert (
         count_changed_texts(dense, rewrite_tokenizer(dense, np.union1d(fewer, sorted(spec.required))), fewer, []) == 0
@@ -191,10 +191,10 @@ def test_a_class_that_rebuilds_its_tokenizer_is_caught_and_can_be_settled():
     with pytest.raises(FlabError, match=r"Qwen2Tokenizer changes normalizer .* load it again"):
         rewrite_tokenizer(tokenizer, everything, "qwen2")
     with pytest.raises(FlabError, match=r"'tiny' as Qwen2Tokenizer, which changes its normalizer and tokenises 1 of"):
-        settle_tokenizer(tokenizer, "tiny", "qwen2")
+        reload_tokenizer(tokenizer, "tiny", "qwen2")
     # beside a model of another family it stays what it is
-    assert backend_json(settle_tokenizer(tokenizer, "tiny", "qwen3"))["normalizer"] is None
-    settled = settle_tokenizer(rebuild_tokenizer(tokenizer, "qwen2"), "tiny", "qwen2")
+    assert backend_json(reload_tokenizer(tokenizer, "tiny", "qwen3"))["normalizer"] is None
+    settled = reload_tokenizer(rebuild_tokenizer(tokenizer, "qwen2"), "tiny", "qwen2")
     assert len(rewrite_tokenizer(settled, everything, "qwen2")) == len(tokenizer)
     assert settled.name_or_path == tokenizer.name_or_path and settled.chat_template == tokenizer.chat_template
 
