@@ -12,7 +12,7 @@ import torch
 from .families import family_for
 from .pruning.components import components_of, outline, sizes_of
 from .pruning.limits import body_notes, shapes_to_compare, size_limits
-from .records.verdict import PROGRAMS_BY_BODY
+from .records.verdict import programs_by_body
 from .settings.configuration import FlabPrunerConfig
 from .sizes import ModelSizes, Shape
 from .utils.errors import FlabError
@@ -53,14 +53,14 @@ class Outlook:
         """The outlook as plain values."""
         return {**vars(self), "shape": self.shape.reported(), "expected": self.expected._asdict()}
 
-    def to_text(self) -> str:
-        """The outlook for the terminal."""
+    def to_text(self, name: str) -> str:
+        """The outlook for the terminal, of a model of that name."""
         parts = [f"{part.settings.label} {self.shape[part.dimension]:,}" for part in components_of(self.shape)]
         return "\n".join(
             [
                 f"Likely shape: {', '.join(parts)} (the text uses {self.natural:,} tokens):",
                 f"{self.removed_ratio:.1%} of all parameters are removed, {self.removed_body_ratio:.1%} of the body.",
-                PROGRAMS_BY_BODY,
+                *filter(None, [programs_by_body(name)]),
                 f"Pruning takes {self.expected} here.",
                 "",
                 f"{'file (MB)':<22}{'dense':>16}{'pruned':>16}",
@@ -111,7 +111,7 @@ class Inspection:
         body = counts.body(dense)
         lines.append(f"{'all but vocabulary':<22}{body:>16,}{body / total:>9.1%}")
         if self.outlook is not None:
-            lines += ["", self.outlook.to_text()]
+            lines += ["", self.outlook.to_text(self.name)]
         return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ import yaml
 from ..records.atomic import write_files
 from ..records.names import CARD_NAME, PAGE_NAME, is_result
 from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME
+from ..records.verdict import verdict_of
 from ..settings.hub import CardSettings, TermsSettings
 from . import provenance, tables
 from .facts import Facts, read_facts
@@ -88,6 +89,7 @@ def render_card(
             "card_data": Whole(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).strip()),
             "facts": facts,
             "report": facts.report,
+            "verdict": verdict_of(facts.report),
             "terms": terms,
             "tables": tables,
             "provenance": provenance,

@@ -9,6 +9,7 @@ from ..records.held_out import HeldOut
 from ..records.paths import last_name, without_paths
 from ..records.report import Report
 from ..records.results import EvaluationRecord
+from ..records.verdict import verdict_of
 from ..settings.pruning import COMPONENTS
 from . import tables
 from .tables import change, count, decimals
@@ -32,6 +33,7 @@ def render_page(report: Report, evaluations: Sequence[EvaluationRecord]) -> str:
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         name=last_name(report.base_model.name),
         report=report,
+        verdict=verdict_of(report),
         sizes=tables.size_rows(report),
         components=component_rows(report),
         decimals=decimals,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, computed_field
+from pydantic import ConfigDict, Field
 
 from .held_out import HeldOut
 from .json_files import Number, Record, check_format, parse_record, read_json
 from .texts import PlainText, TextCounts
-from .verdict import verdict_of
 
 
 REPORT_NAME = "flab_report.json"
@@ -365,12 +364,6 @@ class Report(Record):
     seconds: dict[str, float] = Field(default_factory=dict)
     versions: dict[str, str | None] = Field(default_factory=dict)
     command: str | None = None
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def verdict(self) -> str | None:
-        """What to expect of its programs, on what grounds, and what would help; `None` if nothing was measured."""
-        return verdict_of(self)
 
     @property
     def pruning_seconds(self) -> float:

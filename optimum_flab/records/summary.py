@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..settings.pruning import COMPONENTS
 from .held_out import HeldOut
 from .report import Recovery, Report
+from .verdict import verdict_of
 
 
 def report_summary(report: Report) -> str:
@@ -57,8 +58,8 @@ def report_summary(report: Report) -> str:
     if texts is not None and texts.counts:
         lines.append(f"{texts.counted_whole:.3%} of the {texts.counted_tokens:,} tokens in files of counts stay whole")
     lines += [f"note: {note}" for note in report.notes]
-    if report.verdict is not None:
-        lines += ["", f"What to expect: {report.verdict}"]
+    if verdict := verdict_of(report):
+        lines += ["", f"What to expect: {verdict}"]
     return "\n".join(lines)
 
 

@@ -1,100 +1,114 @@
-"""Where a pruned model stands among those whose programs were run. Lightweight."""
+"""Where a pruned model stands among those of its family whose programs were run. Lightweight.
+
+What is known is data, `known_programs.json`, to which `benchmarks/retention.py --note FAMILY` adds: by family, the
+models, their divergence and what they kept. Of other models nothing is said.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cache
+from pathlib import Path
 
 from ..settings.pruning import TOKENS_PER_NEURON
+from .held_out import HeldOut
+from .json_files import Record
+from .paths import last_name
+from .report import Report
 
 
-if TYPE_CHECKING:
-    from .held_out import HeldOut
-    from .report import Report
-
-
-class Measured(NamedTuple):
-    """A pruned model whose divergence and programs are known.
-
-    Args:
-        divergence (`float`): nats per token, on text of small problems.
-        share (`float`): programs that pass, of those of its dense model: HumanEval's, with "all" of the standard set.
-        label (`str`): what it is.
-    """
-
-    divergence: float
-    share: float
-    label: str
-
-
-# docs/results.md and docs/peers.md, without q3_k_m
-MEASURED = (
-    Measured(0.0, 1.00, "Qwen2.5-Coder-0.5B, vocabulary alone (bits per byte +2.3%)"),
-    Measured(0.0, 1.03, "the same in llama.cpp, q4_k_m"),
-    Measured(0.0, 0.99, "the same in llama.cpp, q8_0"),
-    Measured(0.029, 0.91, "Qwen2.5-Coder-0.5B at 0.26, all by chat template"),
-    Measured(0.061, 0.75, "Qwen2.5-Coder-1.5B at 0.22, 0.9 calibration tokens per neuron"),
-    Measured(0.066, 0.85, "Qwen2.5-Coder-0.5B at 0.30, all"),
-    Measured(0.0795, 0.83, "the same at 0.35, recovered"),
-    Measured(0.084, 0.90, "Qwen2.5-Coder-1.5B at 0.22, 7.3 calibration tokens per neuron, all"),
-    Measured(0.105, 0.76, "Qwen2.5-Coder-0.5B at 0.35, calibrated for 0.57 on its own answers, all"),
-    Measured(0.106, 0.65, "the same at 0.35, 16 calibration tokens per neuron, all by chat template"),
-    Measured(0.119, 0.66, "the same at 0.35, all"),
-    Measured(0.125, 0.71, "the same at 0.35, calibrated for 0.45 on its own answers, all"),
-    Measured(0.127, 0.69, "the same at 0.35, half of the gaps in problems, all by chat template"),
-    Measured(0.129, 0.54, "the same at 0.35, 23.1% of the body in place of 18.5%, all by chat template"),
-    Measured(0.130, 0.75, "the same at 0.35, on another machine"),
-    Measured(0.134, 0.69, "COMPACT in that shape"),
-    Measured(0.59, 0.12, "the criteria of the reference's code in that shape"),
-    Measured(0.596, 0.16, "Qwen2.5-Coder-0.5B at 0.35, neurons alone"),
-    Measured(0.721, 0.08, "Wanda, the same"),
-    Measured(0.733, 0.09, "LLM-Pruner, the same"),
-    Measured(0.757, 0.05, "FLAP, the same"),
-    Measured(0.887, 0.05, "optipfair with text, the same"),
-    Measured(0.936, 0.14, "Minitron, the same"),
-    Measured(3.78, 0.0, "optipfair, the same"),
-)
-# of the models above, by the share of all but the vocabulary that they are without
-PROGRAMS_BY_BODY = (
-    "For comparison: Qwen2.5-Coder-0.5B kept 100% of its programs with none of its body removed, 91% with 5.8%, 85%"
-    " with 11.5%, and 69% with 18.5%; Qwen2.5-Coder-1.5B 90% with 12.6%."
-)
+KNOWN = Path(__file__).with_name("known_programs.json")
 NEAR = 1.5  # a divergence is compared with those up to so many times smaller and larger
-DECAY = 2.3, 3.4  # the share falls as exp(-decay * divergence), by models of which both were measured
 KIND = "problems"  # of text, as what was measured
 LIKE_VOCABULARY = 0.05  # by which bits per byte may rise for what is known of vocabularies to hold
 
 
-def nearest(divergence: float) -> list[Measured]:
-    """The measured models whose divergence is near to one from both sides, or else those next to it."""
-    near = [one for one in MEASURED if divergence / NEAR <= one.divergence <= divergence * NEAR]
+class Measured(Record):
+    """A pruned model whose divergence and programs are known.
+
+    Args:
+        model (`str`): the dense model.
+        divergence (`float`): nats per token, on text of small problems.
+        share (`float`): programs that pass, of those of its dense model.
+        removed_body (`float`, *optional*): share of all but the vocabulary that it is without, if it was made by the
+            defaults of today or of shortly before.
+    """
+
+    model: str
+    divergence: float
+    share: float
+    removed_body: float | None = None
+
+
+class KnownFamily(Record):
+    """What is known of a family.
+
+    Args:
+        decay (`tuple[float, float]`, *optional*): the share falls as exp(-decay * divergence), from the one to the
+            other, by models of which both were measured.
+        measured (`tuple[Measured, ...]`): by divergence, ascending.
+    """
+
+    decay: tuple[float, float] | None = None
+    measured: tuple[Measured, ...]
+
+
+@cache
+def _families() -> list[KnownFamily]:
+    return [KnownFamily(**family) for family in json.loads(KNOWN.read_text(encoding="utf-8")).values()]
+
+
+def family_of(name: str) -> KnownFamily | None:
+    """What is known of the family of a dense model; `None` if no model of its name was measured.
+
+    Args:
+        name (`str`): a Hub id, or a path that ends in the model's name, in capitals or not.
+    """
+    own = last_name(name).lower()
+    return next((one for one in _families() if any(row.model.lower() in own for row in one.measured)), None)
+
+
+def programs_by_body(name: str) -> str | None:
+    """What models of the family of a dense model kept without parts of their body; `None` of other families."""
+    family, said = family_of(name), dict[str, list[str]]()
+    for one in () if family is None else family.measured:
+        if one.removed_body is not None:
+            said.setdefault(one.model, []).append(f"{one.share:.0%} without {one.removed_body:.1%}")
+    models = "; ".join(f"{model} {', '.join(shares)}" for model, shares in said.items())
+    return f"For comparison, programs kept without a part of the body: {models}." if said else None
+
+
+def nearest(divergence: float, measured: Sequence[Measured]) -> list[Measured]:
+    """The measured models, by divergence, that are near to one from both sides, or else those next to it."""
+    near = [one for one in measured if divergence / NEAR <= one.divergence <= divergence * NEAR]
     if near and near[0].divergence <= divergence <= near[-1].divergence:
         return near
-    below = max((one.divergence for one in MEASURED if one.divergence <= divergence), default=0.0)
-    above = min((one.divergence for one in MEASURED if one.divergence > divergence), default=below)
-    return [one for one in MEASURED if one.divergence in (below, above)]
+    below = max((one.divergence for one in measured if one.divergence <= divergence), default=0.0)
+    above = min((one.divergence for one in measured if one.divergence > divergence), default=below)
+    return [one for one in measured if one.divergence in (below, above)]
 
 
 def verdict_of(report: Report) -> str | None:
     """What to expect of a pruned model's programs, on what grounds, and what would help; `None` if nothing was
-    measured."""
-    held_out = report.held_out
-    if held_out is None:
+    measured, or nothing is known of its family."""
+    held_out, family = report.held_out, family_of(report.base_model.name)
+    if held_out is None or family is None:
         return None
     cost = held_out.by_kind.get(KIND, held_out)
     if not math.isfinite(cost.divergence):
         return None
     if cost.divergence <= 0:
-        return _of_vocabulary(held_out)
-    near = nearest(cost.divergence)
+        return _of_vocabulary(held_out, [one for one in family.measured if not one.divergence])
+    near = nearest(cost.divergence, family.measured)
     text = "held-out text" if cost is held_out else "held-out problems"
     said = [
         f"{cost.divergence:.3f} nats per token on {text}: models measured by this project with"
         f" {_span([f'{one.divergence:.3g}' for one in near])} kept {_shares(near)}",
     ]
-    if near[-1].divergence > near[0].divergence * NEAR**2:
-        least, most = (math.exp(-decay * cost.divergence) for decay in reversed(DECAY))
+    if family.decay and near[-1].divergence > near[0].divergence * NEAR**2:
+        most, least = (math.exp(-decay * cost.divergence) for decay in family.decay)
         said[0] += f"; the curve through them gives {least:.0%} to {most:.0%} here"
     helps = [] if report.recovery else ["`optimum-cli flab recover`"]
     each = None if report.texts is None else report.texts.tokens_per_neuron
@@ -105,11 +119,9 @@ def verdict_of(report: Report) -> str | None:
     return ". ".join(said) + "."
 
 
-def _of_vocabulary(held_out: HeldOut) -> str:
-    dense, pruned = held_out.dense_bits_per_byte, held_out.pruned_bits_per_byte
-    known = [one for one in MEASURED if not one.divergence]
-    said = f"The network is unchanged. Qwen2.5-Coder-0.5B with a smaller vocabulary kept {_shares(known)}"
-    if not pruned > dense * (1 + LIKE_VOCABULARY):
+def _of_vocabulary(held_out: HeldOut, known: Sequence[Measured]) -> str:
+    said = f"The network is unchanged. {known[0].model} with a smaller vocabulary kept {_shares(known)}"
+    if not held_out.pruned_bits_per_byte > held_out.dense_bits_per_byte * (1 + LIKE_VOCABULARY):
         return f"{said}."
     return f"{said}, but their bits per byte rose by less than here. What would help: a larger vocabulary."
 

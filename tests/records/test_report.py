@@ -28,7 +28,7 @@ from optimum_flab.records.report import (
 )
 from optimum_flab.records.summary import report_summary
 from optimum_flab.records.texts import CountedText
-from optimum_flab.records.verdict import KIND
+from optimum_flab.records.verdict import programs_by_body, verdict_of
 from optimum_flab.settings.hub import TermsSettings
 from optimum_flab.utils.errors import FlabError
 
@@ -112,15 +112,25 @@ SMALLER = "The network is unchanged. Qwen2.5-Coder-0.5B with a smaller vocabular
         (9.0, 9.0, None, "with 3.78 kept 0% of"),
     ],
 )
-def test_a_report_says_what_to_expect_by_what_was_measured(divergence, bits, each, said):
+def test_what_to_expect_is_said_by_what_was_measured_of_the_family(divergence, bits, each, said):
     report = read_report(FORMAT_1[0].with_name("searched"))
     cost = {"divergence": divergence, "dense_bits_per_byte": 1.0, "pruned_bits_per_byte": bits}
-    kinds = {KIND: KindCost(texts=1, bytes=1, positions=1, **cost)}
+    kinds = {"problems": KindCost(texts=1, bytes=1, positions=1, **cost)}
     held_out = report.held_out.model_copy(update={**cost, "divergence": divergence and 99.0, "by_kind": kinds})
     texts = report.texts.model_copy(update={"tokens_per_neuron": each})
     report = report.model_copy(update={"held_out": held_out, "texts": texts, "recovery": None})
-    assert said in report.verdict and report_summary(report).endswith(f"What to expect: {report.verdict}")
-    assert json.loads(report_text(report))["verdict"] == report.verdict
+    assert verdict_of(report) is None and "What to expect" not in report_summary(report)  # nothing is known of it
+    base = report.base_model.model_copy(update={"name": "/data/qwen2.5-coder-0.5b-Instruct"})
+    report = report.model_copy(update={"base_model": base})
+    assert said in verdict_of(report) and report_summary(report).endswith(f"What to expect: {verdict_of(report)}")
+
+
+def test_what_is_known_by_the_share_of_the_body_is_said_of_its_family_only():
+    said = programs_by_body("Qwen/Qwen2.5-Coder-1.5B")
+    assert "Qwen2.5-Coder-0.5B 100% without 0.0%, 91% without 5.8%, 85% without 11.5%, 69% without 18.5%; " in said
+    assert said.endswith("; Qwen2.5-Coder-1.5B 90% without 12.6%.")
+    for other in ("toy", "Qwen/Qwen2.5-Coder-7B", "/models/qwen2.5-coder-0.5b/toy"):
+        assert programs_by_body(other) is None
 
 
 # --- what is refused
