@@ -39,6 +39,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # `python -m optimum_flab.recovery` and that of pruning are doors to the command line
 DOORS = {"recovery/__main__.py", "pruning/__main__.py"}
 MOST_LINES, MOST_LINES_OF_FRONT_DOOR = 500, 340
+MOST_PACKED = 60  # falls to 0
 
 
 def modules() -> list[tuple[str, Path]]:
@@ -74,3 +75,14 @@ def test_no_module_is_too_large():
     lines = {name: path.read_text(encoding="utf-8").count("\n") for name, path in modules()}
     assert max(lines.values()) < MOST_LINES
     assert lines["optimizer.py"] < MOST_LINES_OF_FRONT_DOOR
+
+
+def test_no_more_than_two_values_are_assigned_at_once():
+    packed = [
+        f"{name}:{node.lineno}"
+        for name, path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
+        if any(isinstance(target, ast.Tuple) and len(target.elts) >= 3 for target in node.targets)
+    ]
+    assert len(packed) <= MOST_PACKED, packed

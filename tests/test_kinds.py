@@ -181,7 +181,7 @@ def test_source_that_shares_text_with_a_benchmark_has_no_gaps_either(monkeypatch
 
     def gaps(forbidden: list[str]) -> list[Document]:
         monkeypatch.setattr(passages, "benchmarks", lambda: Forbidden(forbidden))
-        pools = kinds.other_pools({"infilling": 1.0}, [Document(program, "a.py")], formats, 2000, set(), 0, [])
+        pools = kinds.other_pools({"infilling": 1.0}, [Document(program, "a.py")], formats, 2000, 0, [])
         candidates = [one for pool in pools for one in pool.candidates if one.origin.name == "a.py"]
         return [text for one in candidates for text in one.passages(np.random.default_rng(0))]
 
@@ -191,7 +191,7 @@ def test_source_that_shares_text_with_a_benchmark_has_no_gaps_either(monkeypatch
 def test_gaps_are_as_often_in_problems_as_in_files():
     whole = {}
     for name, files in (("both", library()), ("problems", [])):
-        pools = kinds.other_pools({"infilling": 1.0}, files, FORMATS, 2000, set(), 0, packaged_problems())
+        pools = kinds.other_pools({"infilling": 1.0}, files, FORMATS, 2000, 0, packaged_problems())
         whole[name] = [(pool.kind, pool.share, pool.whole) for pool in pools]
     assert whole == {"both": [("infilling", 0.5, True)] * 2, "problems": [("infilling", 1.0, True)]}
 
@@ -512,7 +512,7 @@ def test_kinds_that_a_tokenizer_cannot_show_are_named():
     assert "goes to the problems themselves" in answers and "'answers'" in answers
     pools = {
         pool.kind: pool.share
-        for pool in kinds.other_pools({"answers": 3, "chat": 1}, [], FORMATS, 2000, set(), 0, packaged_problems())
+        for pool in kinds.other_pools({"answers": 3, "chat": 1}, [], FORMATS, 2000, 0, packaged_problems())
     }
     assert pools == {"problems": 3, "chat": 1}
 

@@ -15,6 +15,7 @@ from ..families import Family, family_for
 from ..running.casting import dtypes_of
 from ..running.placement import devices_of, first_accelerator, sharing_weights, with_layers_elsewhere, without_hooks
 from ..tensors.gguf_files import near_equal_copies
+from ..tensors.gguf_header import GgufTensor
 from ..tensors.lazy import ModelTensors, own_tensors, under_all_names
 from ..tensors.workspace import Workspace
 from ..utils.compat import commit_of
@@ -24,7 +25,7 @@ from ..utils.progress import progress_bar, say
 from ..vocabulary.files import reload_tokenizer
 from .computation import choose_dtype, computation_device
 from .demo import DEMO_NAME, DEMO_TERMS
-from .finding import download_weights, find_license_files, find_model
+from .finding import ModelFiles, download_weights, find_license_files, find_model
 from .model_config import check_config, read_model_config
 from .self_check import check_family
 from .tokenizer import check_loaded, check_vocabulary, load_tokenizer
@@ -84,7 +85,9 @@ class LoadedModel:
         """
         if self.stored is None:
             return self
-        dtypes, converted, tensors = dtypes_of(self.model), self.converted_tensors(), {}
+        dtypes = dtypes_of(self.model)
+        converted = self.converted_tensors()
+        tensors = {}
         for name in progress_bar("Mapping weights", len(self.stored), "tensor", iterable=own_tensors(self.model)):
             tensor = self.stored[name]
             tensors[name] = workspace.copied(tensor.to(dtypes[name])) if name in converted else tensor
@@ -177,77 +180,25 @@ def load_dense(
     files = find_model(model_name_or_path, revision, family)
     config = read_model_config(files, trust_remote_code)
     facts = family_for(config, files.family)
-    if files.gguf is not None:
-        say(f"reading the tokenizer in the GGUF file of {files.name}, which takes up to a minute")
-    tokenizer, tokenizer_note = load_tokenizer(files, config, trust_remote_code)
-    give_back_memory()  # it was read several times
-    check_vocabulary(tokenizer, config, files.name)
-
-    notes = [DEMO_TERMS] if files.name == DEMO_NAME else []
-    notes += [tokenizer_note] if tokenizer_note else []
+    tokenizer, notes = _read_tokenizer(files, config, trust_remote_code)
     if revision is not None and files.revision is None:
         notes.append(f"revision {revision!r} means nothing for local files and was ignored")
-    finer_copy = None
-    if files.gguf is not None and not config.tie_word_embeddings:
-        finer_copy, difference = near_equal_copies(files.gguf)
-        if finer_copy is not None:
-            notes.append(
-                f"embedding and output head are two quantisations of one matrix ({difference:.1%} apart): tied again,"
-                f" keeping the {finer_copy.kind.name} one"
-            )
+    finer_copy = _finer_copy(files, config, notes)
     as_loaded = copy.deepcopy(config)
     as_loaded.tie_word_embeddings |= finer_copy is not None
     check(as_loaded, facts, tokenizer)
     check_weights(files, config)
-    storage_dtype = stored_dtype(files, config)
-    dtype = choose_dtype(dtype, storage_dtype, device)
-    if torch.promote_types(storage_dtype, dtype) != dtype:
-        stored_in, computed_in = (str(one).removeprefix("torch.") for one in (storage_dtype, dtype))
-        notes.append(
-            f"the weights are stored in {stored_in} and were rounded to {computed_in}, the dtype"
-            " of the computation; `dtype` float32 keeps them as they are"
-        )
-        storage_dtype = dtype
-    if files.gguf is not None:
-        notes.append(
-            f"the GGUF file takes {files.gguf.stat().st_size / 1e6:,.0f} MB; sizes here are those of bfloat16 "
-            "checkpoints"
-        )
-    loaded = in_memory(as_loaded, facts, dtype, device) if callable(in_memory) else in_memory
+    dtype, storage_dtype = _resolve_dtypes(files, config, dtype, device, notes)
+    must_stay = callable(in_memory) and not in_memory(as_loaded, facts, dtype, device)
     stored = None
-    if not loaded:
+    if must_stay or not in_memory:
         download_weights(files)
         stored = lossless_tensors(files, as_loaded, dtype, finer_copy)
-        if stored is None and callable(in_memory):
-            raise ConfigurationError(
-                f"memory_budget: {files.name!r} does not fit in the available memory, and its weights cannot stay in"
-                " their files, which are neither safetensors nor GGUF files whose tensors can be read one by one;"
-                " convert them, or set a memory_budget that is large enough"
-            )
-        if callable(in_memory):
-            notes.append(
-                "the weights stay in their files: pruning with all of them in memory would take more than is free"
-            )
-            say(notes[-1])
-    if stored is not None:
-        model = stored.model
-    else:
-        model = load_weights(files, config, dtype)
-        if finer_copy is not None and files.gguf is not None:
-            tie_again(model, files.gguf, finer_copy)
-    if untie_config(model):
-        notes.append(
-            "the configuration says that embedding and output head are one matrix, but the weights hold two: pruned as"
-            " two"
-        )
-    if left_out := drop_unwritable_settings(model, files):
-        notes.append(
-            f"{', '.join(left_out)} of its generation settings have no effect as they stand, and were left out:"
-            " without do_sample nothing is sampled, for example"
-        )
-    if stored is None:
-        model = model.to(device)
+    if must_stay:
+        _say_that_weights_stay(files, stored, notes)
+    model = _model_in_memory(files, config, dtype, finer_copy).to(device) if stored is None else stored.model
     model = model.eval().requires_grad_(False)
+    _correct_configurations(model, files, notes)
     check_family(model, facts)
     return LoadedModel(
         model=model,
@@ -263,6 +214,88 @@ def load_dense(
         stored=stored,
         computed_on=None if stored is None else device,
     )
+
+
+def _read_tokenizer(
+    files: ModelFiles, config: PreTrainedConfig, trust_remote_code: bool
+) -> tuple[PreTrainedTokenizerBase, list[str]]:
+    """The tokenizer of a model, and the first notes."""
+    if files.gguf is not None:
+        say(f"reading the tokenizer in the GGUF file of {files.name}, which takes up to a minute")
+    tokenizer, note = load_tokenizer(files, config, trust_remote_code)
+    give_back_memory()  # it was read several times
+    check_vocabulary(tokenizer, config, files.name)
+    notes = [DEMO_TERMS] if files.name == DEMO_NAME else []
+    return tokenizer, [*notes, note] if note else notes
+
+
+def _finer_copy(files: ModelFiles, config: PreTrainedConfig, notes: list[str]) -> GgufTensor | None:
+    """The finer one of embedding and output head, where a GGUF file holds one matrix as both."""
+    if files.gguf is None or config.tie_word_embeddings:
+        return None
+    tensor, difference = near_equal_copies(files.gguf)
+    if tensor is not None:
+        notes.append(
+            f"embedding and output head are two quantisations of one matrix ({difference:.1%} apart): tied again,"
+            f" keeping the {tensor.kind.name} one"
+        )
+    return tensor
+
+
+def _resolve_dtypes(
+    files: ModelFiles, config: PreTrainedConfig, dtype: str | torch.dtype, device: torch.device, notes: list[str]
+) -> tuple[torch.dtype, torch.dtype]:
+    """What is computed in, and what most of the weights are to be stored in."""
+    stored = stored_dtype(files, config)
+    computed = choose_dtype(dtype, stored, device)
+    if torch.promote_types(stored, computed) != computed:
+        stored_in, computed_in = (str(one).removeprefix("torch.") for one in (stored, computed))
+        notes.append(
+            f"the weights are stored in {stored_in} and were rounded to {computed_in}, the dtype"
+            " of the computation; `dtype` float32 keeps them as they are"
+        )
+        stored = computed
+    if files.gguf is not None:
+        notes.append(
+            f"the GGUF file takes {files.gguf.stat().st_size / 1e6:,.0f} MB; sizes here are those of bfloat16 "
+            "checkpoints"
+        )
+    return computed, stored
+
+
+def _say_that_weights_stay(files: ModelFiles, stored: ModelTensors | None, notes: list[str]) -> None:
+    """Raises a [`ConfigurationError`] if weights that do not fit in memory cannot stay in their files either."""
+    if stored is None:
+        raise ConfigurationError(
+            f"memory_budget: {files.name!r} does not fit in the available memory, and its weights cannot stay in"
+            " their files, which are neither safetensors nor GGUF files whose tensors can be read one by one;"
+            " convert them, or set a memory_budget that is large enough"
+        )
+    notes.append("the weights stay in their files: pruning with all of them in memory would take more than is free")
+    say(notes[-1])
+
+
+def _model_in_memory(
+    files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype, finer_copy: GgufTensor | None
+) -> PreTrainedModel:
+    model = load_weights(files, config, dtype)
+    if finer_copy is not None and files.gguf is not None:
+        tie_again(model, files.gguf, finer_copy)
+    return model
+
+
+def _correct_configurations(model: PreTrainedModel, files: ModelFiles, notes: list[str]) -> None:
+    """Has the configurations say what was loaded, and only what can be written."""
+    if untie_config(model):
+        notes.append(
+            "the configuration says that embedding and output head are one matrix, but the weights hold two: pruned as"
+            " two"
+        )
+    if left_out := drop_unwritable_settings(model, files):
+        notes.append(
+            f"{', '.join(left_out)} of its generation settings have no effect as they stand, and were left out:"
+            " without do_sample nothing is sampled, for example"
+        )
 
 
 def dense_from_memory(

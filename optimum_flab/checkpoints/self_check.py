@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -197,14 +197,15 @@ def _first_difference(layer: nn.Module, other: nn.Module) -> str | None:
 @torch.no_grad()
 def _functions(model: PreTrainedModel, family: Family) -> Iterator[str]:
     """What the model computes, against what the family says it computes."""
-    layers, config, block = family.decoder_layers(model), model.config, family.block
+    layers = family.decoder_layers(model)
+    config = model.config
+    block = family.block
     tokens, pruned = _few_tokens(model, family), family.pruned_layers(model)
     inputs, packed = layer_inputs(model, family, tokens), layer_inputs(model, family, _twice(tokens))
-    stream, hidden, scale = inputs.hidden, inputs.hidden.float(), block.scale(config)
-    both, paths = (
-        packed.hidden.float(),
-        [path for path in block.model_dump(exclude={"residual_scale"}).values() if path],
-    )
+    stream = inputs.hidden
+    hidden = inputs.hidden.float()
+    both = packed.hidden.float()
+    paths = [path for path in block.model_dump(exclude={"residual_scale"}).values() if path]
     for index, layer in enumerate(layers):
         stream = run_layer(layer, stream, inputs.kwargs[index])
         # one layer at a time in float32, where rounding cannot hide a wrong fact
@@ -218,13 +219,7 @@ def _functions(model: PreTrainedModel, family: Family) -> Iterator[str]:
         if not _same(first, second):
             yield f"separates_documents: layer {index} lets documents of one row see each other"
             return
-        for out, norm in ((block.attention_out, block.attention_post_norm), (block.ffn_out, block.ffn_post_norm)):
-            if norm is not None and not _same(runs[norm][0], runs[out][1]):
-                yield f"block: in layer {index} {norm} does not read the output of {out}"
-        added = scale * runs[block.ffn_post_norm or block.ffn_out][1]
-        attention = scale * runs[block.attention_post_norm or block.attention_out][1]
-        if not _is_sum(after, hidden, attention, added):
-            yield f"block: layer {index} does not add {block.attention_out} and {block.ffn_out} to its input"
+        yield from _sum_faults(family, config, index, hidden, after, runs)
         if family.experts is None:
             read, output = runs[block.ffn_out]
             if not _same(output, nn.functional.linear(read, family.ffn_out_matrix(layer), family.ffn_out(layer).bias)):
@@ -237,6 +232,37 @@ def _functions(model: PreTrainedModel, family: Family) -> Iterator[str]:
             if not _same(runs[block.ffn_out][1], permuted[block.ffn_out][1]):
                 yield f"tensors: permuting neurons or experts changes layer {index}, so their axes are others"
         hidden = after
+    yield from _head_faults(model, family, tokens, stream, hidden)
+
+
+def _sum_faults(
+    family: Family,
+    config: Any,
+    index: int,
+    hidden: torch.Tensor,
+    after: torch.Tensor,
+    runs: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+) -> Iterator[str]:
+    """What a layer adds to its input, against what the family says that it adds."""
+    block = family.block
+    scale = block.scale(config)
+    for out, norm in ((block.attention_out, block.attention_post_norm), (block.ffn_out, block.ffn_post_norm)):
+        if norm is not None and not _same(runs[norm][0], runs[out][1]):
+            yield f"block: in layer {index} {norm} does not read the output of {out}"
+    added = scale * runs[block.ffn_post_norm or block.ffn_out][1]
+    attention = scale * runs[block.attention_post_norm or block.attention_out][1]
+    if not _is_sum(after, hidden, attention, added):
+        yield f"block: layer {index} does not add {block.attention_out} and {block.ffn_out} to its input"
+
+
+def _head_faults(
+    model: PreTrainedModel, family: Family, tokens: PackedTokens, stream: torch.Tensor, hidden: torch.Tensor
+) -> Iterator[str]:
+    """Final norm and output head, against what the family says of them.
+
+    Args:
+        stream, hidden (`torch.Tensor`): the output of the last layer in the model's dtype, and in float32.
+    """
     final_norm = model.get_submodule(family.modules.final_norm)
     head = OutputHead(model, family)
     tolerance = EXACT if model.dtype in (torch.float32, torch.float64) else ROUNDED

@@ -60,7 +60,9 @@ def eliminate(
             weight.addmm_(weight[:, out], step, alpha=-1)
             diagonal -= (rows * step).sum(dim=0)
             new = slice(pending, pending + len(out))
-            left[:, new], right[new], pending = rows.T, step, new.stop
+            left[:, new] = rows.T
+            right[new] = step
+            pending = new.stop
             if pending + block > len(right):
                 inverted.addmm_(left[:, :pending], right[:pending], alpha=-1)
                 pending = 0

@@ -49,7 +49,9 @@ def fisher_weights(reading: LayerPass, head: OutputHead) -> torch.Tensor:
         [torch.rand(one.mask.shape, generator=reading.generator, dtype=torch.float64) for one in reading.batches]
     )
     masks = reading.masks  # before the parts, which share what was made of the texts
-    up, down, number = reading.part("up"), reading.part("down"), len(reading.layers)
+    up = reading.part("up")
+    down = reading.part("down")
+    number = len(reading.layers)
     fronts = _Fronts(up)
     up.run(fronts, "Weighting tokens, up")
     gradients = [
@@ -136,7 +138,9 @@ def _gradient_below(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradients with respect to a layer's input `hidden` and its FFN's output, from that with respect to the
     layer's output."""
-    family, layer, step = reading.family, reading.layers[index], reading.step
+    family = reading.family
+    layer = reading.layers[index]
+    step = reading.step
     assert step is not None
     ffn = [family.block.ffn_out] if family.experts is None or family.has_experts(layer) else []
     # CUDA's fast kernels sum the gradient of attention in another order each time

@@ -135,8 +135,13 @@ class DenseReference:
     @torch.no_grad()
     def __init__(self, reading: LayerPass, texts: TokenisedTexts, kept_layers: Sequence[int] = ()):
         dense, family = reading.model, reading.family
-        self.family, self.batch_size, self.processes = family, reading.batch_size, reading.processes
-        self.texts, self.kept_layers, self.device, self.dtype = texts, tuple(kept_layers), dense.device, dense.dtype
+        self.family = family
+        self.batch_size = reading.batch_size
+        self.processes = reading.processes
+        self.texts = texts
+        self.kept_layers = tuple(kept_layers)
+        self.device = dense.device
+        self.dtype = dense.dtype
         full, kept = OutputHead(dense, family), texts.kept.tolist()
         self._pieces = reading.pieces.part("dense-shared")
         doing = "Measuring the dense model on held-out text"

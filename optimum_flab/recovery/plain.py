@@ -103,7 +103,7 @@ def _kinds(settings: RecoveryConfig, formats: Formats, answer: Answer | None, to
     files.sort(key=lambda document: rank(settings.seed, document.text))
     longest = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
     writing = None if answer is None else (answer, tokens)
-    pools = other_pools(mix, files, formats, longest, set(), settings.seed, problems_to_train_on(), writing)
+    pools = other_pools(mix, files, formats, longest, settings.seed, problems_to_train_on(), writing)
     rng = np.random.default_rng(settings.seed)
     return [
         PlainSource(

@@ -57,7 +57,9 @@ class Writer:
         batch_size: int,
         seed: int | None = None,
     ):
-        self.model, self.tokenizer, self.most_tokens = model, tokenizer, most_tokens
+        self.model = model
+        self.tokenizer = tokenizer
+        self.most_tokens = most_tokens
         self._cache, self._batch_size = cache, batch_size
         ends = end_ids(model, tokenizer)
         if len(end := tokenizer(closing, add_special_tokens=False)["input_ids"]) == 1:

@@ -83,7 +83,9 @@ def replaced_step(
     Args:
         dtypes (`Mapping`, *optional*): see [`dtypes_of`]. Defaults to the model's own.
     """
-    layers, device, dtypes = family.decoder_layers(model), model.device, dtypes or dtypes_of(model)
+    layers = family.decoder_layers(model)
+    device = model.device
+    dtypes = dtypes or dtypes_of(model)
 
     def weights(index: int) -> dict[str, torch.Tensor]:
         tensors = {**dict(layers[index].named_parameters()), **replaced(index)}

@@ -41,7 +41,9 @@ class Conversation:
         temperature: float = 0.0,
         raw: bool = False,
     ):
-        self._model, self._tokenizer, self._family = model, tokenizer, family
+        self._model = model
+        self._tokenizer = tokenizer
+        self._family = family
         ends = end_ids(model, tokenizer)
         self._config = GenerationConfig(
             max_new_tokens=max_new_tokens,

@@ -191,7 +191,9 @@ class HasStopString(StoppingCriteria):
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], start: int):
-        self.tokenizer, self.stops, self.start = tokenizer, stops, start
+        self.tokenizer = tokenizer
+        self.stops = stops
+        self.start = start
         self.tail = max(len(stop.encode()) for stop in stops) + TAIL_MARGIN
         self.done: torch.Tensor | None = None
 

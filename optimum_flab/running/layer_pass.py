@@ -189,7 +189,9 @@ class LayerObserver:
     """
 
     def __init__(self, reading: LayerPass, layers: Collection[int], *names: str):
-        self.reading, self.layers, self._names = reading, layers, names
+        self.reading = reading
+        self.layers = layers
+        self._names = names
 
     @cached_property
     def streams(self) -> dict[str, list[torch.Tensor]]:

@@ -27,7 +27,9 @@ class NarrowLayers:
     """
 
     def __init__(self, model: PreTrainedModel, family: Family, sizes: Mapping[str, int]):
-        self.dense, self.family, self.device = family.decoder_layers(model), family, model.device
+        self.dense = family.decoder_layers(model)
+        self.family = family
+        self.device = model.device
         config = resized_config(model.config, family, range(len(self.dense)), sizes)
         set_experts(config, experts_of(model.config))
         with torch.device("meta"):

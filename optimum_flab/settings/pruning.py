@@ -32,7 +32,9 @@ KINDS = {"own": 0.3, "answers": 0.0, "problems": 0.2, "library": 0.15, "chat": 0
 NAMED_HELD_OUT = "held-out"
 
 # Calibration tokens that `auto` stands for: as many for each neuron of a layer, but at least and at most.
-TOKENS_PER_NEURON, FEWEST_TOKENS, MOST_TOKENS = 8, 32_768, 65_536
+TOKENS_PER_NEURON = 8
+FEWEST_TOKENS = 32_768
+MOST_TOKENS = 65_536
 
 Kind = Literal[(*KINDS,)]  # type: ignore[valid-type]
 

@@ -84,7 +84,9 @@ class GgufTensors(LazyTensors):
     def __init__(self, path: Path, model: PreTrainedModel, dtype: torch.dtype, embedding: GgufTensor | None = None):
         from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
 
-        self.path, self.dtype, self.embedding = path, dtype, embedding
+        self.path = path
+        self.dtype = dtype
+        self.embedding = embedding
         self._state = file_state(path)
         header = read_header(path)
         self._processor = _processor(header, model)

@@ -33,7 +33,9 @@ WEIGHTS_FIELD = "flab.weights_sha256"  # in a file that this package wrote: the 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 # numbers of the kinds of values, and how each is packed
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-WHOLE_NUMBER, STRING, ARRAY = 4, 8, 9
+WHOLE_NUMBER = 4
+STRING = 8
+ARRAY = 9
 MOST = 4_000_000  # values in all lists, fields, tensors: several times what any model has
 MOST_BYTES = 1 << 28  # of all texts
 MOST_DIMENSIONS = 4
@@ -147,7 +149,9 @@ def _read(path: Path, content: mmap.mmap) -> GgufHeader:
     reader = _Reader(content)
     if content[:4] != MAGIC:
         raise ValueError(f"it starts with {content[:4]!r}")
-    version, tensors, fields = reader.number("I", 4), reader.number("Q"), reader.number("Q")
+    version = reader.number("I", 4)
+    tensors = reader.number("Q")
+    fields = reader.number("Q")
     if version not in VERSIONS:
         swapped = " with the bytes in the other order" * (
             int.from_bytes(struct.pack("<I", version), "big") in VERSIONS
@@ -303,7 +307,10 @@ def packed_header(
         `tuple[bytes, list[tuple[GgufTensor, int]]]`: the bytes, and the tensors in the order in which they follow,
             each with the bytes after it up to the next one.
     """
-    fields, infos, placed, end = list[bytes](), dict[str, bytes](), list[tuple[GgufTensor, int]](), 0
+    fields = list[bytes]()
+    infos = dict[str, bytes]()
+    placed = list[tuple[GgufTensor, int]]()
+    end = 0
     with header.path.open("rb") as file:
         for name, field in header.entries.items():
             file.seek(field.span[0])

@@ -7,7 +7,7 @@ library files among plain text and gaps, so that what one kind is measured on is
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, starmap
 from typing import TypeVar
 
 import numpy as np
@@ -29,8 +29,12 @@ from .problems import PackagedProblem, packaged_problems
 from .sources import Document
 
 
-OWN, ANSWERS, PROBLEMS = "own", "answers", "problems"
-LIBRARY, CHAT, INFILLING = "library", "chat", "infilling"
+OWN = "own"
+ANSWERS = "answers"
+PROBLEMS = "problems"
+LIBRARY = "library"
+CHAT = "chat"
+INFILLING = "infilling"
 FEWEST_DOCUMENTS = 5  # of a pool
 LARGEST_SHARE_SET_ASIDE = 0.2
 # gaps are made in both; the rest of a kind's share of a token budget is what it takes from them
@@ -73,7 +77,9 @@ def all_pools(
     mix = {kind: share for kind, share in data.mix.items() if kind != OWN or is_own}
     tokens = data.tokens + data.validation_tokens + data.held_out_tokens
     writing = None if answer is None else (answer, tokens)
-    others = other_pools(mix, library, formats, most_characters, unread, seed, packaged_problems(), writing)
+    library = [document for document in library if document.text not in unread]
+    problems = [one for one in packaged_problems() if one.program not in unread]
+    others = other_pools(mix, library, formats, most_characters, seed, problems, writing)
     others = [pool for pool in others if len(pool.candidates) >= FEWEST_DOCUMENTS]
     if not others and not has_share:
         lacking = ", ".join(repr(kind) for kind, share in data.mix.items() if share)
@@ -117,7 +123,6 @@ def other_pools(
     library: Sequence[Document],
     formats: Formats,
     most_characters: int,
-    never: Collection[str],
     seed: int,
     problems: Sequence[PackagedProblem],
     writing: tuple[Answer, float] | None = None,
@@ -129,7 +134,6 @@ def other_pools(
         library (`Sequence[Document]`): library files.
         formats ([`Formats`]): those of the tokenizer; a kind without one is left out.
         most_characters (`int`): the maximum length of a passage.
-        never (`Collection[str]`): texts that must not be in any pool.
         seed (`int`): decides which kind gets which document.
         problems (`Sequence[PackagedProblem]`): the packaged problems.
         writing (`tuple`, *optional*): what writes the model's answers, and the tokens that all kinds together are to
@@ -144,17 +148,15 @@ def other_pools(
     of_problems, of_library = (
         shares[INFILLING] * part for part in (SHARE_OF_PROBLEMS_IN_INFILLING, 1 - SHARE_OF_PROBLEMS_IN_INFILLING)
     )
-    free = [one for one in problems if one.program not in never]
     plain, chat, problem_gaps, to_answer = split_by_shares(
-        _shuffle(free, rng), [shares[PROBLEMS], shares[CHAT], of_problems, shares[ANSWERS]]
+        _shuffle(problems, rng), [shares[PROBLEMS], shares[CHAT], of_problems, shares[ANSWERS]]
     )
     answers: Mapping[PackagedProblem, list[Document]] = {}
     if writing is not None and shares[ANSWERS]:
         answer, tokens = writing
         share = shares[ANSWERS] / (mix.get(OWN, 0.0) + sum(shares.values()))
         answers = answered(to_answer, formats, answer, MARGIN * share * tokens)
-    files = [document for document in library if document.text not in never]
-    parts, file_gaps = split_by_shares(files, [shares[LIBRARY], of_library])
+    parts, file_gaps = split_by_shares(library, [shares[LIBRARY], of_library])
     longest = int(most_characters * SHARE_OF_ROW_FOR_GAPS)
     problems_with_gaps = [
         # other languages are not parsed
@@ -166,25 +168,14 @@ def other_pools(
     gaps = [part for part in ((of_problems, problems_with_gaps), (of_library, files_with_gaps)) if part[1]]
     total = sum(share for share, _ in gaps)
     pools = [
-        Pool(
-            ANSWERS,
-            shares[ANSWERS],
-            [answer_candidate(problem, texts) for problem, texts in answers.items()],
-            whole=True,
-        ),
+        Pool(ANSWERS, shares[ANSWERS], list(starmap(answer_candidate, answers.items())), whole=True),
         Pool(PROBLEMS, shares[PROBLEMS], [plain_candidate(program_of(one), most_characters) for one in plain]),
         Pool(LIBRARY, shares[LIBRARY], [code_candidate(document, most_characters) for document in parts]),
         Pool(CHAT, shares[CHAT], [chat_candidate(one, formats) for one in chat], whole=True),
-        *(
-            Pool(
-                INFILLING,
-                shares[INFILLING] * share / total,
-                [infilling_candidate(one, formats) for one in candidates],
-                whole=True,
-            )
-            for share, candidates in gaps
-        ),
     ]
+    for share, candidates in gaps:
+        with_gaps = [infilling_candidate(one, formats) for one in candidates]
+        pools.append(Pool(INFILLING, shares[INFILLING] * share / total, with_gaps, whole=True))
     return [pool for pool in pools if pool.share]
 
 

@@ -42,7 +42,9 @@ class Draw:
     ):
         self.kind, self.share = pool.kind, pool.share
         self.taken: list[tuple[Document, int]] = []
-        self.tokens, self.used, self.exhausted = 0, 0, False
+        self.tokens = 0
+        self.used = 0
+        self.exhausted = False
         self._seen, self._most = seen, most_tokens if pool.whole else None
         self._passages = _counted(_rounds(pool.candidates, rng), count_tokens)
 
@@ -157,7 +159,10 @@ class Sampler:
     """
 
     def __init__(self, pools: Sequence[Pool], count_tokens: CountTokens, most_tokens: int, seed: int):
-        self._pools, self._count, self._most_tokens, self._seed = pools, count_tokens, most_tokens, seed
+        self._pools = pools
+        self._count = count_tokens
+        self._most_tokens = most_tokens
+        self._seed = seed
         self._seen: set[str] = set()  # passages of all sets; libraries copy from one another
 
     def draw(self, number: int, tokens: int, most_documents: Sequence[int] | None = None) -> Sample:

@@ -71,7 +71,9 @@ class FolderModel:
     def __init__(
         self, files: ModelFiles, tokenizer: PreTrainedTokenizerBase | None = None, trust_remote_code: bool = False
     ):
-        self.files, self._trust, self._own_tokenizer = files, trust_remote_code, tokenizer
+        self.files = files
+        self._trust = trust_remote_code
+        self._own_tokenizer = tokenizer
         self.raw = read_json(files.folder / "config.json", DOWNLOAD)
         for part in (self.raw, *filter(lambda part: isinstance(part, dict), self.raw.values())):
             check_sizes(files.name, part, ("num_hidden_layers", "n_layer", "vocab_size"))
@@ -219,7 +221,9 @@ class FolderModel:
 
     def _copies(self, found: Mapping[str, int], made: set[str]) -> dict[str, int]:
         """Tables that transformers does not load, such as those of layers that predict further ahead."""
-        shapes, rows, copies = {self._entries[one].shape for one in found}, set(found.values()), dict[str, int]()
+        shapes = {self._entries[one].shape for one in found}
+        rows = set(found.values())
+        copies = dict[str, int]()
         for other, entry in self._entries.items():
             is_matrix = other.rpartition(".")[2] in ("weight", "bias")  # and no packed one, which has any shape
             if other not in made and is_matrix and rows.intersection(entry.shape):

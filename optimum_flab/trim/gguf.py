@@ -209,7 +209,10 @@ class GgufModel:
             kept (`Sequence[int]`): ascending.
             stem (`str`): of their names.
         """
-        rows, cut, copied, paths = np.asarray(kept), dict[str, str](), dict[str, str](), list[Path]()
+        rows = np.asarray(kept)
+        cut = dict[str, str]()
+        copied = dict[str, str]()
+        paths = list[Path]()
         count = sum(len(header.tensors) for header in self.headers)
         total = 0
         with progress("Copying tensors", count, "tensor") as tick:

@@ -124,22 +124,14 @@ def trim(
             )
         check_space(path, model.bytes_with(kept), "the trimmed files take")
         earlier = read_card(path / CARD_NAME)
-        with reserved.replacement() as folder, ThreadPoolExecutor(1) as beside:
-            passages = [document.text for document in texts.held_out] if texts else []
-            compared = beside.submit(model.check_tokens, kept, folder, [*SAMPLES, *passages[:TRIED]])
-            written = model.write(kept, folder, f"{_stem(files)}-trimmed")
-            trouble = compared.result()
-            notes = [DEMO_TERMS] if files.name == DEMO_NAME else []
-            notes += [] if trouble is None else [f"its tokens were not compared with llama.cpp's own: {trouble}"]
-            report = _report(files, model, kept, written, notes)
-            if texts:
-                found, grown = held_out_tokens(model, kept, texts)
-                report = report.model_copy(update={"held_out": found, "grown": grown})
+        with reserved.replacement() as folder:
+            report = _write_files(files, model, kept, texts, folder)
+            corpus_hash = texts.corpus_hash if texts else plan.corpus_hash if plan else ""
             PruningPlan(
                 base_model=files.name,
                 base_revision=files.revision,
                 base_hash=tokens_hash(model.spellings(kept), kept),
-                corpus_hash=texts.corpus_hash if texts else plan.corpus_hash if plan else "",
+                corpus_hash=corpus_hash,
                 vocab_size=len(kept),
                 kept={"vocab": list(kept), "layer": list(range(model.layers))},
                 dtype="stored",
@@ -153,6 +145,24 @@ def trim(
             report.save(folder)
             write_trimmed_card(folder, ask_hub=False, earlier=earlier)
     return report
+
+
+def _write_files(
+    files: ModelFiles, model: Model, kept: Sequence[int], texts: TextSets | None, folder: Path
+) -> TrimReport:
+    """Writes a model's files and measures what is different, while llama.cpp tokenises beside."""
+    passages = [document.text for document in texts.held_out] if texts else []
+    with ThreadPoolExecutor(1) as beside:
+        compared = beside.submit(model.check_tokens, kept, folder, [*SAMPLES, *passages[:TRIED]])
+        written = model.write(kept, folder, f"{_stem(files)}-trimmed")
+        trouble = compared.result()
+        notes = [DEMO_TERMS] if files.name == DEMO_NAME else []
+        notes += [] if trouble is None else [f"its tokens were not compared with llama.cpp's own: {trouble}"]
+        report = _report(files, model, kept, written, notes)
+        if texts is None:
+            return report
+        found, grown = held_out_tokens(model, kept, texts)
+        return report.model_copy(update={"held_out": found, "grown": grown})
 
 
 def check_file(

@@ -181,7 +181,9 @@ def _merging(tokens: Sequence[str], merges: list[list[str]], whole: bool = False
 
 def _scores(own: Mapping[str, Any]) -> dict[str, Any]:
     """Any two neighbours that make a token are merged, those that make the one with the highest score first."""
-    tokens, scores, types = own["tokens"], own.get("scores", ()), np.array(own["token_type"])
+    tokens = own["tokens"]
+    scores = own.get("scores", ())
+    types = np.array(own["token_type"])
     if not scores:
         raise FlabError(f"the GGUF file has tokens without scores, by which they would be merged; {REMEDY}")
     made = np.flatnonzero(~np.isin(types, (UNKNOWN, CONTROL, BYTE)))

@@ -49,7 +49,9 @@ KNOWN: dict[tuple[str, ...], tuple[str | None, str | None]] = {
     ): ("deepseek-v3", None),
 }
 WORDS_OF_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-PUNCTUATION, TRIPLE, EAST_ASIAN = r"[\p{P}\$\+<=>\^~\|]+", "[0-9][0-9][0-9]", r"[一-龥\x{800}-一가-\x{d7ff}&&\S]+"
+PUNCTUATION = r"[\p{P}\$\+<=>\^~\|]+"
+TRIPLE = "[0-9][0-9][0-9]"
+EAST_ASIAN = r"[一-龥\x{800}-一가-\x{d7ff}&&\S]+"
 LETTERS, SYMBOLS = r"\s?[\p{Lu}\p{Ll}\p{Lt}]+", r"\s?[!-/:-~！-／：-～‘-‟、-。]+"
 PHRASES = r" ?[^(\s|.,!?…。，、।۔،)]+"
 # what llama.cpp does under further names; the tokenizers that it does so for say it in other steps

@@ -36,7 +36,9 @@ class BytePairEncoding(Kind):
     def __init__(
         self, vocabulary: dict[str, int], merges: list[tuple[int, int, int]], marks: Marks, base: frozenset[int]
     ):
-        self.vocabulary, self.merges, self.base = vocabulary, merges, base
+        self.vocabulary = vocabulary
+        self.merges = merges
+        self.base = base
         self._marks = marks
         self._strings = {index: token for token, index in vocabulary.items()}
         self._ranks = {(left, right): rank for rank, (left, right, _) in enumerate(merges)}

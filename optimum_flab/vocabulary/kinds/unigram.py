@@ -28,7 +28,9 @@ class Unigram(Kind):
         placeholders: frozenset[int],
         ordinary: Sequence[int],
     ):
-        self.vocabulary, self.base, self.placeholders = vocabulary, base, placeholders
+        self.vocabulary = vocabulary
+        self.base = base
+        self.placeholders = placeholders
         self.learnt = [(token,) for token in sorted(ordinary, key=lambda token: -scores[token])]
         self._scores, self._unknown = scores, min(scores, default=0.0) - 10
         self._strings = {index: token for token, index in vocabulary.items()}

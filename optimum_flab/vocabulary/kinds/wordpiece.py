@@ -21,7 +21,9 @@ class WordPiece(Kind):
     model_type = "WordPiece"
 
     def __init__(self, vocabulary: dict[str, int], base: frozenset[int], inside: str, ordinary: Sequence[int]):
-        self.vocabulary, self.base, self.placeholders = vocabulary, base, reserved(vocabulary)
+        self.vocabulary = vocabulary
+        self.base = base
+        self.placeholders = reserved(vocabulary)
         self.exact = unspellable(vocabulary, Marks(inside)).isdisjoint(ordinary)
         self.learnt = [(token,) for token in ordinary if token not in self.placeholders]
         self._inside = inside
