@@ -75,12 +75,17 @@ def load_model(path: str | Path, dtype: str, device: str = "cpu"):
     return model.to(device).eval()
 
 
+def words(text: str) -> list[str]:
+    """The parts of an argument that are separated by commas."""
+    return [word for word in text.split(",") if word]
+
+
 def labelled(text: str) -> tuple[str, Path]:
-    """The parts of an argument LABEL=FOLDER."""
-    label, _, folder = text.partition("=")
-    if not label or Path(label).name != label or not Path(folder).is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is not LABEL=FOLDER of a checkpoint")
-    return label, Path(folder)
+    """The parts of an argument LABEL=FOLDER, or LABEL=FILE."""
+    label, _, path = text.partition("=")
+    if not label or Path(label).name != label or not Path(path).exists():
+        raise argparse.ArgumentTypeError(f"{text!r} is not LABEL=FOLDER of a checkpoint, or LABEL=FILE")
+    return label, Path(path)
 
 
 def check_distinct(labels: Sequence[str]) -> None:

@@ -1,38 +1,56 @@
-"""`flab prune` killed (SIGKILL) at random moments and started again, compared with an uninterrupted run.
+"""A verb of `flab` killed (SIGKILL) at random moments and started again, compared with an uninterrupted run.
 
-Every trial has a cache of its own, empty at first. Its run is killed at a moment drawn uniformly from the remainder of
-the whole run, and the same command is started again, to be killed again or to run to the end. Every file of the
-checkpoint is compared, except those that contain times (report, page and card). A kill loses the time since something
-was last saved (nothing before the run begins its work); it is compared with the time that a layer takes in the plan of
-the whole run.
+    python benchmarks/kills.py -- prune -m DENSE OUT --cache-dir CACHE --target-ratio 0.6
+    python benchmarks/kills.py -- eval -m PRUNED --baseline DENSE --tasks humaneval --cache-dir CACHE -o OUT ...
+    python benchmarks/kills.py -- trim -m FILE OUT
+
+OUT and CACHE stand for folders of each run, empty at first. A run is killed at a moment drawn uniformly from the
+length of the whole run, and then the same command runs to its end. What a kill leaves in the output folder is counted:
+nothing or all of it, never a part. At the end every file is compared with that of the whole run, except those that
+contain times (report, page and card; of an evaluation the scores are compared). A kill loses the time since something
+was last saved in the cache.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Set
 from pathlib import Path
+from typing import Any
 
-from common import flab_command, print_result
+from common import flab_command, positive, print_result, progress
 
 
 TIMED = {"flab_report.json", "flab_report.html", "README.md"}
-STARTING = 12.0  # about the seconds that a run takes before it works
+SCORES = "flab_evaluation.json"
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name not in TIMED}
+def written(folder: Path) -> dict[str, Path]:
+    """The files of an output, by their place in it; hidden ones belong to a run that goes on."""
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {place: path for place, path in found.items() if not place.startswith(".") and path.name not in TIMED}
 
 
-def last_kept(cache: Path) -> float:
-    """When something was last kept, or a stage begun; 0 before."""
+def contents(folder: Path) -> dict[str, Any]:
+    """What is compared of an output; its own name, which commands have in them, is left out."""
+    return {
+        place: json.loads(path.read_text(encoding="utf-8"))["scores"]
+        if path.name == SCORES
+        else path.read_bytes().replace(str(folder).encode(), b"")
+        for place, path in written(folder).items()
+    }
+
+
+def last_saved(cache: Path) -> float:
+    """When something was last saved, or a stage begun; 0 before."""
     newest = 0.0
     for path in cache.rglob("*"):
         try:
@@ -40,20 +58,6 @@ def last_kept(cache: Path) -> float:
         except OSError:  # it went meanwhile
             continue
     return newest
-
-
-def watched(command: list[str], cache: Path) -> tuple[float, list[float]]:
-    """Runs to the end; seconds it took, and the seconds between two layers of the plan that were kept."""
-    start, seen = time.time(), dict[str, float]()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None:
-        for path in cache.glob("plan-*/pieces/neurons/layer-*.safetensors"):
-            seen.setdefault(path.name, time.time())
-        time.sleep(0.02)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    times = sorted(seen.values())
-    return time.time() - start, [after - before for before, after in pairwise(times)]
 
 
 def killed(command: list[str], cache: Path, moment: float) -> float:
@@ -64,63 +68,54 @@ def killed(command: list[str], cache: Path, moment: float) -> float:
         time.sleep(0.02)
     process.kill()
     process.wait()
-    ended, kept = time.time(), last_kept(cache) if cache.exists() else 0.0
-    return round(ended - kept, 2) if kept > started else 0.0
+    ended, saved = time.time(), last_saved(cache)
+    return round(ended - saved, 2) if saved > started else 0.0
+
+
+def left_by(out: Path, expected: Set[str]) -> str:
+    """What there is of the output after a kill."""
+    found = written(out).keys()
+    return "nothing" if not found else "all" if found == expected else "a part"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="dense model")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--kills-per-run", type=int, default=1, help="before a run may go on to its end")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("arguments", nargs="*", help="more of the prune command, after --")
+    parser.add_argument("--kills", type=positive, default=20, help="runs that are killed (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
+    parser.add_argument("command", nargs="+", metavar="-- WORD", help="the verb and its arguments, with OUT and CACHE")
     args = parser.parse_args()
-    draw = random.Random(args.seed)
-
+    if "OUT" not in args.command:
+        raise SystemExit("name the output folder OUT")
+    draw, lost, left, same = random.Random(args.seed), [], Counter[str](), 0
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
 
-        def command(name: str) -> list[str]:
-            return flab_command(
-                "prune", "-m", args.model, folder / name, "--cache-dir", folder / f"cache-{name}", *args.arguments
-            )
+        def command(run: str) -> list[str]:
+            places = {"OUT": Path(scratch, run), "CACHE": Path(scratch, f"cache-{run}")}
+            return flab_command(*(places.get(word, word) for word in args.command))
 
-        cache = folder / "cache-whole"
-        seconds, layers = watched(command("whole"), cache)
-        expected, layer = contents(folder / "whole"), statistics.median(layers)
-        same, kills, lost = 0, 0, []
-        for trial in range(-(-args.kills // args.kills_per_run)):
-            name = f"trial-{trial}"
-            left = seconds
-            for _ in range(min(args.kills_per_run, args.kills - kills)):
-                moment = draw.uniform(0, max(left, STARTING))
-                lost.append(killed(command(name), folder / f"cache-{name}", moment))
-                left, kills = left - moment + STARTING, kills + 1
-            start = time.time()
-            if not (folder / name / "config.json").exists():  # the folder itself is made when a run begins
-                subprocess.run(command(name), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            found = contents(folder / name)
-            same += found == expected
-            print(
-                f"{kills} kills: lost {lost} s, to the end {time.time() - start:.1f} s,"
-                f" {'same' if found == expected else 'OTHER'} bytes",
-                file=sys.stderr,
-                flush=True,
-            )
-        print_result(
-            "kills",
-            model=args.model,
-            arguments=args.arguments,
-            kills=args.kills,
-            runs_with_same_bytes=same,
-            runs=trial + 1,
-            files=sorted(expected),
-            whole_seconds=round(seconds, 1),
-            layer_seconds=round(layer, 2),
-            lost_seconds=lost,
-            threads=os.environ.get("OMP_NUM_THREADS"),
-        )
+        start = time.time()
+        subprocess.run(command("whole"), check=True, stdout=sys.stderr)
+        seconds, expected = time.time() - start, contents(Path(scratch, "whole"))
+        for number in range(args.kills):
+            run = f"run-{number}"
+            lost.append(killed(command(run), Path(scratch, f"cache-{run}"), draw.uniform(0, seconds)))
+            after = left_by(Path(scratch, run), expected.keys())
+            left[after] += 1
+            if after != "all":
+                subprocess.run(command(run), check=True, stdout=sys.stderr)
+            same += contents(Path(scratch, run)) == expected
+            progress(number + 1, args.kills, f"kills, {same} with the same bytes")
+    print_result(
+        "kills",
+        command=args.command,
+        kills=args.kills,
+        runs_with_same_bytes=same,
+        left=left,
+        files=sorted(expected),
+        whole_seconds=round(seconds, 1),
+        lost_seconds=lost,
+        threads=os.environ.get("OMP_NUM_THREADS"),
+    )
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 from common import flab_command, positive, print_result, progress
-from larger_than_memory import make_checkpoint, use_of
+from cost import make_checkpoint, measured
 
 
 TOKENS, LAYERS, NEURONS = (4096, 8192, 16384, 32768, 65536), (3, 6, 12, 24), (1216, 2432, 4864, 9728)
@@ -47,7 +46,7 @@ def main() -> None:
     for sweep, sizes, in_files in wanted:
         key = "-".join(map(str, (*sizes.values(), in_files)))  # the base is part of every sweep
         if key not in done:
-            done[key] = measured(args, sizes, in_files)
+            done[key] = pruned(args, sizes, in_files)
             file.write_text(json.dumps(done), encoding="utf-8")
         rows.append({"sweep": sweep, **sizes, "in_files": in_files, **done[key]})
         progress(len(rows), len(wanted), "prunings")
@@ -56,7 +55,7 @@ def main() -> None:
     print_result("prune_scaling", rows=rows)
 
 
-def measured(args: argparse.Namespace, sizes: dict[str, int], in_files: bool) -> dict[str, float]:
+def pruned(args: argparse.Namespace, sizes: dict[str, int], in_files: bool) -> dict[str, float]:
     """Seconds and peak memory of one pruning."""
     dense, out = args.work / f"dense-{sizes['layers']}-{sizes['neurons']}", args.work / "out"
     if not dense.is_dir():
@@ -66,14 +65,10 @@ def measured(args: argparse.Namespace, sizes: dict[str, int], in_files: bool) ->
     told += ["--cache-dir", args.work / "cache", "--no-resume", "--overwrite"]
     if in_files:
         told += ["--memory-budget", f"{smallest_budget(dense, sizes['tokens']) // 10**6 + 1}MB"]
-    command = flab_command("prune", "-m", dense, out, *told)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, use_of(process.pid) as use:
-        status = process.wait()
-    if status:
-        raise SystemExit(f"{' '.join(command)} ended with status {status}")
+    use = measured(flab_command("prune", "-m", dense, out, *told))
     seconds = json.loads((out / "flab_report.json").read_text())["seconds"]
     shutil.rmtree(args.work / "cache")
-    return {"seconds": sum(seconds.get(stage, 0) for stage in STAGES), "peak_bytes": use.bytes}
+    return {"seconds": sum(seconds.get(stage, 0) for stage in STAGES), "peak_bytes": use.peak_bytes}
 
 
 def smallest_budget(dense: Path, tokens: int) -> int:

@@ -130,8 +130,8 @@ def test_a_plan_without_refit_keeps_the_same_parts(script, tmp_path):
 
 
 def test_a_file_is_scored_against_the_dense_one_in_pairs(script):
-    module = script("gguf_passes")
-    task = module.tasks_of(["humaneval"], 6, "", 1)["humaneval"]
+    module = script("bytes_against_passes")
+    task = module.task_of("humaneval", 6, "", 1)
     dense = [True, True, True, False, True, False]
     own = module.score("humaneval", task, dense, dense)
     assert (own["passes"], own["of"], own["retention"]) == (4, 6, 1.0)

@@ -1,13 +1,14 @@
-"""How much memory it takes to prune a checkpoint in the shape of a 7B model, or to apply a plan to it.
+"""What a verb of `flab` takes: seconds, the peak memory of its processes apart from the file cache, bytes read.
 
-    python benchmarks/larger_than_memory.py --like DENSE --work DIR --limit 6GiB -- \
-        --memory-budget 6GB --target-ratio 0.22 --calibration-tokens 4096
+    python benchmarks/cost.py --work DIR --runs 3 -- trim -m FILE OUT
+    python benchmarks/cost.py --work DIR -- prune -m DENSE OUT --target-ratio 0.35
+    python benchmarks/cost.py --work DIR --like SMALL --limit 6GiB -- \\
+        prune -m DENSE OUT --memory-budget 6GB --target-ratio 0.22 --calibration-tokens 4096
 
-Gives the architecture and the tokenizer of DENSE other sizes (by default those of Qwen2.5-Coder-7B) and random weights
-in bfloat16, in shards of 3 GB. What follows `--` goes to `optimum-cli flab prune`; without it, a random plan is
-applied: a quarter of the vocabulary, all layers but three and 78% of the neurons stay. Reports the peak memory of the
-process and its children, apart from the file cache, and how much was read from disk. `--limit` has a control group
-enforce a limit, file cache included (Linux, as root). Cached pages of the checkpoint are dropped first.
+OUT stands for a folder in DIR, empty at the start of each run. With `--like`, DENSE stands for a checkpoint in DIR
+that is made first, in shards of 3 GB: the architecture and the tokenizer of SMALL with the sizes of Qwen2.5-Coder-7B
+and random weights in bfloat16, of which nothing is in the file cache when a run starts. `--limit` has a control group
+enforce a limit, file cache included (Linux, as root).
 """
 
 from __future__ import annotations
@@ -15,28 +16,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 import torch
-from common import flab_command, print_result, watched
+from common import flab_command, positive, print_result, watched
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from optimum_flab import PruningPlan
-from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.weight_files import shards
 from optimum_flab.families import family_for
 from optimum_flab.families.resizing import resized_config
 from optimum_flab.pruning.memory_budget import bytes_of
-from optimum_flab.tensors.lazy import StoredTensors, WrittenTensors
+from optimum_flab.tensors.lazy import WrittenTensors
 
 
 SIZES = {"hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4, "tie_word_embeddings": False}
@@ -47,54 +45,54 @@ GROUPS = Path("/sys/fs/cgroup")
 
 @dataclass
 class Use:
-    """What a process and its children took at most.
+    """What a command and its children took at most.
 
     Args:
-        bytes (`int`): of memory, pages of files apart.
+        seconds (`float`): from its start to its exit.
+        peak_bytes (`int`): of memory, pages of files apart.
         bytes_read (`int`): from the disk.
     """
 
-    bytes: int = 0
+    seconds: float = 0.0
+    peak_bytes: int = 0
     bytes_read: int = 0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--like", type=Path, required=True, help="a checkpoint whose configuration and tokenizer are taken"
-    )
-    parser.add_argument("--work", type=Path, required=True, help="a folder with 60 GB free; what is there is used")
-    parser.add_argument("--layers", type=int, default=LAYERS, help="of the checkpoint (default: %(default)s)")
+    parser.add_argument("--work", type=Path, required=True, help="a folder for what is made")
+    parser.add_argument("--runs", type=positive, default=1, help="of the command (default: %(default)s)")
+    parser.add_argument("--like", type=Path, help="a checkpoint whose configuration and tokenizer are taken")
+    parser.add_argument("--layers", type=positive, default=LAYERS, help="of what is made (default: %(default)s)")
     parser.add_argument("--limit", type=bytes_of, help="memory that a control group allows, for example 6GiB")
-    parser.add_argument("prune", nargs="*", help="flags of `flab prune`; none: a random plan is applied")
+    parser.add_argument("command", nargs="+", metavar="-- WORD", help="the verb and its arguments, with OUT and DENSE")
     args = parser.parse_args()
-    dense, plan, out = (args.work / name for name in ("dense", "plan", "out"))
-    if not dense.is_dir():
+    dense, out = args.work / "dense", args.work / "out"
+    if args.like and not dense.is_dir():
         make_checkpoint(args.like, dense, args.layers, {"neuron": WIDTH, "vocab": VOCABULARY}, SIZES)
-    if not args.prune and not plan.is_dir():
-        make_plan(dense, plan)
-    command = ["prune", *args.prune] if args.prune else ["apply", "--plan", plan]
-    forget_pages(shards(dense))
+    places = {"OUT": out, "DENSE": dense} if args.like else {"OUT": out}
+    command, runs = flab_command(*(places.get(word, word) for word in args.command)), []
+    for _ in range(args.runs):
+        shutil.rmtree(out, ignore_errors=True)
+        if args.like:
+            forget_pages(shards(dense))
+        runs.append(asdict(measured(command, args.limit)))
+    print_result("cost", command=args.command, limit=args.limit, runs=runs)
+
+
+def measured(command: Sequence[str], limit: int | None = None) -> Use:
+    """Runs a command, which must succeed, under a limit of memory if there is one."""
     start = time.perf_counter()
     with (
-        control_group(args.limit) as join,
-        subprocess.Popen(
-            flab_command(*command, "-m", dense, out), stdout=subprocess.DEVNULL, preexec_fn=join
-        ) as process,
+        control_group(limit) as join,
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=join) as process,
         use_of(process.pid) as use,
     ):
-        code = process.wait()
-    print_result(
-        "larger_than_memory",
-        command=list(map(str, command)),
-        limit=args.limit,
-        exit_code=code,
-        dense_bytes=sum(path.stat().st_size for path in shards(dense)),
-        pruned_bytes=sum(path.stat().st_size for path in shards(out)) if out.is_dir() else None,
-        peak_bytes=use.bytes,
-        bytes_read=use.bytes_read,
-        seconds=time.perf_counter() - start,
-    )
+        status = process.wait()
+    if status:
+        raise SystemExit(f"{' '.join(command)} ended with status {status}")
+    use.seconds = time.perf_counter() - start
+    return use
 
 
 def forget_pages(files: list[Path]) -> None:
@@ -127,7 +125,7 @@ def use_of(pid: int, interval: float = 0.1) -> Iterator[Use]:
     use = Use()
 
     def look(tree: list[psutil.Process]) -> None:
-        use.bytes = max(use.bytes, sum(map(anonymous_bytes, tree)))
+        use.peak_bytes = max(use.peak_bytes, sum(map(anonymous_bytes, tree)))
         use.bytes_read = max(use.bytes_read, sum(process.io_counters().read_bytes for process in tree))
 
     with watched(pid, look, interval):
@@ -176,26 +174,6 @@ def make_checkpoint(like: Path, folder: Path, number: int, sizes: dict[str, int]
             part, size = {}, 0
     index = {"metadata": {}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-
-
-def make_plan(dense: Path, folder: Path) -> None:
-    """Writes a random plan for a checkpoint."""
-    folder.mkdir()
-    choice = random.Random(0)
-    special = json.loads((dense / "tokenizer.json").read_text())["added_tokens"]
-    tokens = {*range(256), *(token["id"] for token in special), *choice.sample(range(256, 150_000), 36_000)}
-    layers = [index for index in range(LAYERS) if index not in (20, 21, 23)]
-    neurons = {layer: sorted(choice.sample(range(WIDTH), 14848)) for layer in layers}
-    PruningPlan(
-        base_model=dense.name,
-        base_revision=None,
-        base_hash=weights_hash(StoredTensors(shards(dense))),
-        corpus_hash="",
-        vocab_size=len(tokens),
-        kept={"layer": layers, "neuron": neurons, "vocab": sorted(tokens)},
-        dtype="bfloat16",
-        settings={},
-    ).save(folder)
 
 
 if __name__ == "__main__":
