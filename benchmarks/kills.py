@@ -40,11 +40,11 @@ def written(folder: Path) -> dict[str, Path]:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """What is compared of an output; its own name, which commands have in them, is left out."""
+    """What is compared of an output; where it lies is left out."""
     return {
         place: json.loads(path.read_text(encoding="utf-8"))["scores"]
         if path.name == SCORES
-        else path.read_bytes().replace(str(folder).encode(), b"")
+        else path.read_bytes().replace(str(folder.parent).encode(), b"")
         for place, path in written(folder).items()
     }
 
@@ -89,22 +89,25 @@ def main() -> None:
     draw, lost, left, same = random.Random(args.seed), [], Counter[str](), 0
     with tempfile.TemporaryDirectory() as scratch:
 
-        def command(run: str) -> list[str]:
-            places = {"OUT": Path(scratch, run), "CACHE": Path(scratch, f"cache-{run}")}
-            return flab_command(*(places.get(word, word) for word in args.command))
+        def places(run: object) -> tuple[Path, Path]:
+            return Path(scratch, str(run), "out"), Path(scratch, str(run), "cache")
+
+        def command(run: object) -> list[str]:
+            place = dict(zip(("OUT", "CACHE"), places(run), strict=True))
+            return flab_command(*(place.get(word, word) for word in args.command))
 
         start = time.time()
         subprocess.run(command("whole"), check=True, stdout=sys.stderr)
-        seconds, expected = time.time() - start, contents(Path(scratch, "whole"))
-        for number in range(args.kills):
-            run = f"run-{number}"
-            lost.append(killed(command(run), Path(scratch, f"cache-{run}"), draw.uniform(0, seconds)))
-            after = left_by(Path(scratch, run), expected.keys())
+        seconds, expected = time.time() - start, contents(places("whole")[0])
+        for run in range(args.kills):
+            out, cache = places(run)
+            lost.append(killed(command(run), cache, draw.uniform(0, seconds)))
+            after = left_by(out, expected.keys())
             left[after] += 1
             if after != "all":
                 subprocess.run(command(run), check=True, stdout=sys.stderr)
-            same += contents(Path(scratch, run)) == expected
-            progress(number + 1, args.kills, f"kills, {same} with the same bytes")
+            same += contents(out) == expected
+            progress(run + 1, args.kills, f"kills, {same} with the same bytes")
     print_result(
         "kills",
         command=args.command,
