@@ -14,12 +14,12 @@ from .checkpoints.computation import computation_dtype
 from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from .pruned import (
     COMPLETION_TOKENS,
-    as_loaded,
+    as_loaded_model,
     check_as_written,
     completions,
+    in_place_of_dense,
     output_folder,
     read_pruned,
-    to_export,
     write_pruned,
 )
 from .pruning.limits import TOLERANCE
@@ -27,8 +27,9 @@ from .pruning.memory_budget import bytes_of, weights_fit
 from .pruning.result import PrunedModel
 from .pruning.run import apply_plan, check_request, prune, work_folder
 from .pruning.time_budget import seconds_of
+from .records.checkpoint import Checkpoint
 from .records.folders import OutputFolder, check_space
-from .records.plan import PLAN_NAME, PruningPlan
+from .records.plan import PruningPlan
 from .records.summary import report_summary
 from .running.processes import Processes
 from .settings.configuration import FlabPrunerConfig
@@ -240,9 +241,10 @@ class FlabOptimizer:
         """
         from .hub.push import push_to_hub
 
-        if self.pruned is None and self.dense.folder is not None and (self.dense.folder / PLAN_NAME).is_file():
+        folder = self.dense.folder
+        if self.pruned is None and folder is not None and Checkpoint(folder).is_pruned:
             check_as_written(self.dense)
-            return push_to_hub(self.dense.folder, repo_id, **options)
+            return push_to_hub(folder, repo_id, **options)
         with TemporaryDirectory() as temporary:
             self.save_pretrained(Path(temporary, "checkpoint"))
             return push_to_hub(Path(temporary, "checkpoint"), repo_id, **options)
@@ -251,7 +253,7 @@ class FlabOptimizer:
         """Writes what was pruned, or else what was loaded, as a GGUF file; see [`~export.export_gguf`]."""
         from .export import export_gguf
 
-        model = self.dense if self.pruned is None else to_export(self.pruned, self.dense, self.output_dtype)
+        model = self.dense if self.pruned is None else in_place_of_dense(self.pruned, self.dense, self.output_dtype)
         return export_gguf(model, path, settings, **options)
 
     def load_pruned(self, folder: str | Path) -> PrunedModel:
@@ -325,7 +327,7 @@ class FlabOptimizer:
         self.dense.check_in_memory()
         if self.pruned is None:
             return evaluate(self.dense, settings, **options)
-        return evaluate(as_loaded(self.pruned, self.dense), settings, baseline=self.dense, **options)
+        return evaluate(as_loaded_model(self.pruned, self.dense), settings, baseline=self.dense, **options)
 
     def _result(self) -> PrunedModel:
         if self.pruned is None:

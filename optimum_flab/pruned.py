@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,24 +12,27 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .checkpoints.computation import choose_dtype
+from .checkpoints.finding import ModelFiles
 from .checkpoints.hashes import dense_hash, weights_hash
 from .checkpoints.loading import LoadedModel, load_dense
 from .checkpoints.saving import save_checkpoint
 from .checkpoints.surgery import pruned_tensors
-from .checkpoints.weight_files import shards
+from .checkpoints.weights import lossless_tensors
 from .export import Exported, export_gguf
 from .families import save_family
 from .families.positions import check_positions
 from .pruning.plan_check import check_plan
 from .pruning.result import PrunedModel
 from .records.atomic import write_files
-from .records.folders import Kind, OutputFolder
+from .records.checkpoint import Checkpoint
+from .records.folders import FolderKind, OutputFolder
 from .records.names import CARD_NAME, PAGE_NAME, gguf_name, is_replaceable
-from .records.plan import PLAN_NAME, PruningPlan
-from .records.report import REPORT_NAME, ComparedCompletion, read_report, report_text, write_report
+from .records.plan import PLAN_NAME
+from .records.report import REPORT_NAME, ComparedCompletion, report_text
+from .records.shards import shards
 from .running.casting import copy_in
 from .running.generation import completion
-from .settings.configuration import read_pruner_config
 from .settings.export import ExportSettings
 from .settings.pruning import DataSettings
 from .tensors.gguf_header import WEIGHTS_FIELD, read_header, type_name
@@ -49,20 +53,20 @@ COMPLETION_TOKENS = 64  # new ones, at most
 ONLY_UNTIL_WRITTEN = ("time-budget", "plan", "held-out")  # stages whose values are in the checkpoint itself
 
 
-def is_ours(path: Path) -> bool:
+def is_part_of_checkpoint(path: Path) -> bool:
     """Whether a file or folder at the top of a pruned model's folder is part of the model, so that another model may
     replace it; a card that somebody wrote or changed is not."""
-    from .hub.frame import is_generated, read_card
+    from .hub.frame import is_generated
 
     if path.name != CARD_NAME:
         return is_replaceable(path)
     try:
-        return is_generated(read_card(path) or "")
+        return is_generated(Checkpoint(path.parent).card or "")
     except FlabError:
         return False
 
 
-CHECKPOINT = Kind("a pruned model", PLAN_NAME, is_ours)
+CHECKPOINT = FolderKind("a pruned model", PLAN_NAME, is_part_of_checkpoint)
 
 
 def output_folder(
@@ -88,23 +92,24 @@ def read_pruned(folder: str | Path, dense: LoadedModel) -> PrunedModel:
     Raises:
         [`FlabError`]: the folder holds no pruned checkpoint, or one of another model.
     """
-    plan = PruningPlan.load(folder)
+    checkpoint = Checkpoint(folder)
+    plan = checkpoint.whole_plan
     check_plan(dense.model, dense.family, plan)
     loaded = load_dense(folder, device="cpu", dtype=plan.dtype)
-    return PrunedModel(loaded.model, loaded.tokenizer, plan, read_report(folder), read_pruner_config(folder))
+    return PrunedModel(loaded.model, loaded.tokenizer, plan, checkpoint.report, checkpoint.config)
 
 
 def check_as_written(loaded: LoadedModel) -> None:
     """Raises a [`FlabError`] if a pruned model in memory is not the one in its folder."""
     assert loaded.folder is not None  # it was read from there
-    if dense_hash(loaded) != read_report(loaded.folder).weights_sha256:
+    if dense_hash(loaded) != Checkpoint(loaded.folder).report.weights_sha256:
         raise FlabError(
             f"the weights in memory are not those that {loaded.folder} was written with; save them to a folder of"
             " their own"
         )
 
 
-def as_loaded(pruned: PrunedModel, dense: LoadedModel) -> LoadedModel:
+def as_loaded_model(pruned: PrunedModel, dense: LoadedModel) -> LoadedModel:
     """A copy of a pruned model on the device of its dense model and in its dtype, to be evaluated beside it."""
     model = copy_in(pruned.model, dense.model.device, dense.model.dtype)
     model.generation_config = pruned.model.generation_config
@@ -163,11 +168,10 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
         [`PrunedModel`]: with the hash of its weights in its report.
     """
     from .hub.card import write_card
-    from .hub.frame import read_card
 
-    earlier = read_card(output.folder / CARD_NAME)
+    earlier = Checkpoint(output.folder).card
     with output.replacement() as partial:
-        report = pruned.report.model_copy(update={"weights_sha256": _write_weights(pruned, dense, partial)})
+        pruned = pruned.with_report(weights_sha256=_write_weights(pruned, dense, partial))
         pruned.plan.save(partial)
         save_family(dense.family, partial)
         if pruned.config is not None:
@@ -176,40 +180,64 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
             shutil.copyfile(file, partial / file.name)
         for name, path in pruned.files.items():
             (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial / name)
-        write_report(partial, report)
-        write_card(partial, earlier=earlier, ask_hub=False)
-    drop_kept(pruned)
-    return replace(pruned, report=report)
+        write_files(partial, {REPORT_NAME: report_text(pruned.report).encode()})
+        write_card(_as_written(pruned, partial), earlier=earlier, ask_hub=False)
+    clear_saved_stages(pruned)
+    return pruned
 
 
-def write_gguf_files(
-    pruned: PrunedModel, folder: Path, types: Sequence[str], source: Path | None = None
-) -> list[Exported]:
-    """Writes the pruned model in a folder as GGUF files beside the weights, and names them in its card.
+def _as_written(pruned: PrunedModel, folder: Path) -> Checkpoint:
+    """The folder that a pruned model was written to: what its records say is in hand."""
+    checkpoint = Checkpoint(folder)
+    checkpoint.report, checkpoint.plan = pruned.report, pruned.plan
+    return checkpoint
+
+
+def write_gguf_files(pruned: PrunedModel, dense: LoadedModel, folder: Path, types: Sequence[str]) -> list[Exported]:
+    """Writes a pruned model as GGUF files beside the weights that were just written, and names them in its card.
 
     Args:
+        dense ([`LoadedModel`]): what it was pruned from. If that is a GGUF file and only its vocabulary was pruned,
+            the file of its own type is that one with fewer rows: nothing is quantised again.
+        folder (`Path`): where the weights are.
         types (`Sequence[str]`): of the files, see [`~settings.export.ExportSettings`].
-        source (`Path`, *optional*): the GGUF file that was pruned. Where only its vocabulary was, the file of its own
-            type is that one with fewer rows: nothing is quantised again.
 
     Raises:
-        [`FlabError`]: see [`~export.export_gguf`].
+        [`FlabError`]: see [`~export.export_gguf`]. The card then names the files that are there.
     """
     from .hub.card import write_card
 
     data = DataSettings() if pruned.config is None else pruned.config.data
-    model, done, matrix = load_dense(folder, in_memory=False, dtype="auto"), list[Exported](), None
+    model, done, matrix = _in_files(pruned, dense, folder), list[Exported](), None
     try:
         for kind in dict.fromkeys(types):
             path = folder / gguf_name(pruned.report.base_model.name, kind)
-            if source is not None and _is_only_trimmed(pruned, source, kind):
-                done.append(_trimmed_gguf(pruned, source, path))
+            if dense.gguf is not None and _is_only_trimmed(pruned, dense.gguf, kind):
+                done.append(_trimmed_gguf(pruned, dense.gguf, path))
                 continue
             done.append(export_gguf(model, path, ExportSettings(type=kind), data, matrix))
             matrix = done[-1].matrix or matrix
     finally:  # one of them may fail
-        write_card(folder, ask_hub=False)
+        write_card(_as_written(pruned, folder), ask_hub=False)
     return done
+
+
+def _in_files(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> LoadedModel:
+    """A pruned model with its weights in the files that were just written."""
+    files, device = ModelFiles(str(folder), str(folder), folder), torch.device("cpu")
+    dtype = choose_dtype("auto", pruned.model.dtype, device)
+    stored = lossless_tensors(files, copy.deepcopy(pruned.model.config), dtype, None)
+    assert stored is not None  # they are safetensors files of a stock class
+    return LoadedModel(
+        model=stored.model.eval().requires_grad_(False),
+        tokenizer=pruned.tokenizer,
+        family=dense.family,
+        name=files.name,
+        storage_dtype=pruned.model.dtype,
+        folder=folder,
+        stored=stored,
+        computed_on=device,
+    )
 
 
 def _is_only_trimmed(pruned: PrunedModel, source: Path, kind: str) -> bool:
@@ -236,25 +264,28 @@ def _trimmed_gguf(pruned: PrunedModel, source: Path, path: Path) -> Exported:
     return Exported((WrittenFile(path, path.stat().st_size, file_sha256(path)),), (note,))
 
 
-def note_completion(folder: Path, prompt: str, dense: str, pruned: str) -> None:
-    """Adds a completion to the report of a folder, and to the page of it."""
-    from .hub.facts import read_facts
+def note_completion(pruned: PrunedModel, folder: Path, prompt: str, texts: Mapping[str, str]) -> PrunedModel:
+    """Adds a completion to the report of a pruned model that was just written to a folder, and to the page of it.
+
+    Args:
+        texts (`Mapping[str, str]`): those of [`completions`].
+    """
     from .hub.page import render_page
 
-    facts = read_facts(folder)
-    completion = ComparedCompletion(prompt=prompt, dense=dense, pruned=pruned)
-    report = facts.report.model_copy(update={"completions": (*facts.report.completions, completion)})
-    page = render_page(report, facts.evaluations)
-    write_files(folder, {REPORT_NAME: report_text(report).encode(), PAGE_NAME: page.encode()})
+    added = ComparedCompletion(prompt=prompt, **texts)
+    pruned = pruned.with_report(completions=(*pruned.report.completions, added))
+    page = render_page(pruned.report, ())
+    write_files(folder, {REPORT_NAME: report_text(pruned.report).encode(), PAGE_NAME: page.encode()})
+    return pruned
 
 
-def drop_kept(pruned: PrunedModel) -> None:
+def clear_saved_stages(pruned: PrunedModel) -> None:
     """Removes what was saved in case of an interruption, and is now in the checkpoint."""
     if pruned.work is not None:
         pruned.work.drop(ONLY_UNTIL_WRITTEN)
 
 
-def to_export(pruned: PrunedModel, dense: LoadedModel, dtype: torch.dtype) -> LoadedModel:
+def in_place_of_dense(pruned: PrunedModel, dense: LoadedModel, dtype: torch.dtype) -> LoadedModel:
     """A pruned model in place of its dense one.
 
     Args:

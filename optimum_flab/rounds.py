@@ -21,7 +21,7 @@ from .checkpoints.loading import LoadedModel
 from .checkpoints.surgery import pruned_tensors
 from .families import Family
 from .families.positions import check_positions
-from .pruned import as_loaded
+from .pruned import as_loaded_model
 from .pruning.answers import answer_writer
 from .pruning.components import sizes_of
 from .pruning.reporting import build_report
@@ -92,7 +92,7 @@ def prune_and_recover(
         else:
             removed = pruned.report.removed_ratio
             rest = one_round(config, (aim - removed) / (1 - removed), first=False)
-            again = prune(as_loaded(pruned, dense), rest, dtype, work)
+            again = prune(as_loaded_model(pruned, dense), rest, dtype, work)
             pruned = rebased(dense, pruned, again, config, work)
             del again
         plan = replace(pruned.plan, settings=config.to_dict())

@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from optimum_flab.checkpoints.saving import needed_transformers, older_names, save_checkpoint
+from optimum_flab.checkpoints.saving import older_names, save_checkpoint
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.families import family_for
+from optimum_flab.records.checkpoint import Checkpoint
 
 from .conftest import byte_level_tokenizer, tiny_model
 from .families.zoo import member
@@ -73,7 +74,7 @@ def test_the_older_names_say_the_same(family, rope, saved):
     assert fields["rope_theta"] == own["rope_theta"] and fields["torch_dtype"] == fields["dtype"] == "float32"
     scaling = {name: value for name, value in own.items() if name != "rope_theta"}
     assert fields.get("rope_scaling") == (None if rope == "default" else scaling)
-    assert needed_transformers(folder) == "4.57"
+    assert Checkpoint(folder).transformers == "4.57"
 
 
 @pytest.mark.parametrize("family", ["gemma3_text"])
@@ -83,10 +84,7 @@ def test_what_version_4_has_no_words_for_it_refuses(family, rope, local, saved):
     _, folder = saved(rope, local)
     assert "rope_theta" not in json.loads((folder / "config.json").read_text())
     assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "TokenizersBackend"
-    assert needed_transformers(folder) == "5.0"
-    for damaged in ("[]", "{"):
-        (folder / "tokenizer_config.json").write_text(damaged)
-        assert needed_transformers(folder) is None
+    assert Checkpoint(folder).transformers == "5.0"
 
 
 @pytest.mark.parametrize(

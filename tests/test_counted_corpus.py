@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from optimum_flab import FlabError, FlabOptimizer, FlabPrunerConfig, TokenCounts, count_sources
+from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.paths import without_paths
-from optimum_flab.records.report import read_report
 from optimum_flab.records.summary import report_summary
 from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.texts.reading import read_texts
@@ -124,7 +124,7 @@ def test_report_and_card_say_what_was_counted(optimizer, made, tmp_path):
     files = {"counts": [str(tmp_path / "hub.npz"), "b.npz"]}
     pruned(optimizer, made, tmp_path, files, vocabulary={"keep_merges": 0, "size": 320})
     optimizer.save_pretrained(tmp_path / "out")
-    report = read_report(tmp_path / "out")
+    report = Checkpoint(tmp_path / "out").report
     first, second = report.texts.counts
     assert (first.file, second.file, first.sources) == ("hub.npz", "b.npz", ("org/data:train[text]",))
     assert (first.texts, first.tokens, first.bytes) == (3, counts.total().tokens, counts.total().bytes)

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.checkpoints.finding import find_model
-from optimum_flab.records.folders import WORK, Kind, OutputFolder, check_writable
+from optimum_flab.records.folders import WORK, FolderKind, OutputFolder, check_writable
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 
-KIND = Kind("a result", "mark.json", lambda path: path.name in ("mark.json", "config.json", "part"))
+KIND = FolderKind("a result", "mark.json", lambda path: path.name in ("mark.json", "config.json", "part"))
 
 
 def fill(folder: Path, text: str = "new") -> None:

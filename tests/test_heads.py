@@ -12,13 +12,14 @@ from transformers import AutoModelForCausalLM
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.families import family_for
-from optimum_flab.hub.card import render_card
+from optimum_flab.hub.card import CardRequest, render_card
 from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.components.deciding import NarrowLayer
 from optimum_flab.pruning.components.heads import HeadObserver, columns_of, eliminate_heads
 from optimum_flab.pruning.limits import size_limits
 from optimum_flab.pruning.plan_check import check_plan
 from optimum_flab.pruning.shapes import masked_weights
+from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.summary import report_summary
 from optimum_flab.running.layer_pass import LayerObserver
 from optimum_flab.running.placement import layer_on
@@ -166,6 +167,6 @@ def test_a_model_with_fewer_heads_is_a_stock_checkpoint_that_generates(family, t
         assert pruned.report.removed_ratio == pytest.approx(target, abs=0.01)
     lines = [line.split() for line in report_summary(pruned.report).splitlines()]
     assert ["query", "heads", "6", "4"] in lines
-    assert "query heads | 6 | 4" in render_card(tmp_path / "out", TermsSettings()).text
+    assert "query heads | 6 | 4" in render_card(Checkpoint(tmp_path / "out"), CardRequest(TermsSettings())).text
     again = FlabOptimizer.from_pretrained(tmp_path / "dense").apply(pruned.plan)
     assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), pruned.model.parameters(), strict=True))

@@ -20,7 +20,7 @@ from optimum_flab import (
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.stored_model import check_belongs_together
 from optimum_flab.hub.frame import BEGIN
-from optimum_flab.records.report import read_report
+from optimum_flab.records.checkpoint import Checkpoint
 
 from .conftest import LAYERS, PROSE, TEXTS, WIDTH, byte_level_tokenizer, thorough_but, tiny_model
 from .families.zoo import member
@@ -468,7 +468,7 @@ def test_ids_beyond_the_rows_are_left_out_whatever_is_pruned(enabled, tokenizer,
     pruned = optimizer.prune(settings(corpus, vocabulary={"enabled": enabled}, ffn={"intermediate_size": 32}))
     assert any("eos_token_id named token ids that the model has no rows for" in note for note in pruned.report.notes)
     optimizer.save_pretrained(tmp_path / "out")
-    check_belongs_together(tmp_path / "out", read_report(tmp_path / "out"))
+    check_belongs_together(Checkpoint(tmp_path / "out"))
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert (found.config.eos_token_id, found.generation_config.eos_token_id) == (None, [0])
 

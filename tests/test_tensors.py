@@ -9,7 +9,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.saving import MAX_SHARD_SIZE, _save_weights
-from optimum_flab.checkpoints.weight_files import shards
+from optimum_flab.records.shards import shards
 from optimum_flab.tensors.lazy import DTYPES, ModelTensors, StoredTensors, WrittenTensors, own_tensors, write_tensors
 
 from .conftest import thorough_but

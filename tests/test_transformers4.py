@@ -14,9 +14,10 @@ import torch
 from transformers import AutoTokenizer
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
-from optimum_flab.checkpoints.saving import needed_transformers, save_checkpoint
+from optimum_flab.checkpoints.saving import save_checkpoint
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.families import family_for, known_families
+from optimum_flab.records.checkpoint import Checkpoint
 
 from . import reader
 from .conftest import TEXTS, byte_level_tokenizer, plan_of, tiny_model
@@ -172,7 +173,11 @@ def members(older, tmp_path_factory):
         folders[model_type, number, kind] = folder / "out"
     run_with(older, reader.__file__, 100, *folders.values())
     return {
-        one: (needed_transformers(folder), json.loads(Path(f"{folder}.read").read_text()), reader.read(folder, 100))
+        one: (
+            Checkpoint(folder).transformers,
+            json.loads(Path(f"{folder}.read").read_text()),
+            reader.read(folder, 100),
+        )
         for one, folder in folders.items()
     }
 

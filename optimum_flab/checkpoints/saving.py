@@ -16,7 +16,7 @@ from ..records.names import WEIGHTS
 from ..tensors.lazy import WrittenTensors, own_tensors, write_tensors, written_parts
 from ..utils.compat import storage_of
 from ..utils.errors import FlabError
-from ..vocabulary.files import OLDER_CLASS, differences, save_tokenizer
+from ..vocabulary.files import differences, save_tokenizer
 
 
 if TYPE_CHECKING:
@@ -170,13 +170,3 @@ def _same_longrope(config: PreTrainedConfig, rope: dict[str, Any]) -> bool:
     if getattr(config, "original_max_position_embeddings", longest) != trained:
         return False
     return rope.get("attention_factor") is not None or rope.get("factor") in (None, longest / trained)
-
-
-def needed_transformers(folder: str | Path) -> str | None:
-    """The oldest version of transformers that reads a checkpoint of ours as the model that was measured, "4.57" or
-    "5.0"; `None` where the folder does not say."""
-    try:
-        tokenizer = json.loads(Path(folder, "tokenizer_config.json").read_text(encoding="utf-8"))
-        return "4.57" if tokenizer.get("tokenizer_class") == OLDER_CLASS else "5.0"
-    except (OSError, ValueError, AttributeError):
-        return None

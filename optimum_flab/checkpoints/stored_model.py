@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..families import family_for
-from ..records.names import WEIGHTS, WEIGHTS_INDEX
-from ..records.plan import PLAN_NAME, PruningPlan
-from ..records.report import REPORT_NAME, Report
+from ..records.checkpoint import Checkpoint
+from ..records.report import REPORT_NAME
 from ..tensors.lazy import StoredTensors
-from ..utils.errors import ConfigurationError, FlabError
+from ..utils.errors import FlabError
 from ..vocabulary.closure import config_token_ids
 from .finding import ModelFiles, find_model
 from .hashes import weights_hash
 from .loading import LoadedModel, load_dense
 from .model_config import read_model_config
 from .tokenizer import check_vocabulary, load_tokenizer
-from .weight_files import shards, stored_dtype
+from .weight_files import stored_dtype
 from .weights import check_weights
 
 
@@ -93,28 +92,17 @@ def check_model(
     return StoredModel(files, config, tokenizer, trust_remote_code)
 
 
-def check_complete(folder: Path) -> None:
-    """Raises a [`ConfigurationError`] if a folder lacks a file that every pruned model has."""
-    if not folder.is_dir():
-        raise ConfigurationError(f"folder {str(folder)!r} does not exist; name what `optimum-cli flab prune` wrote")
-    needed = ("config.json", "tokenizer.json", PLAN_NAME, REPORT_NAME)
-    if missing := [name for name in needed if not (folder / name).is_file()]:
-        raise ConfigurationError(
-            f"folder {str(folder)!r} is not a complete pruned model, since it lacks {', '.join(missing)}; name what"
-            " `optimum-cli flab prune` wrote"
-        )
-    if all((folder / name).is_file() for name in (WEIGHTS, WEIGHTS_INDEX)):
-        raise ConfigurationError(
-            f"folder {str(folder)!r} holds both {WEIGHTS} and {WEIGHTS_INDEX}, which names other files; delete the one"
-            " that is outdated"
-        )
-
-
-def check_belongs_together(folder: Path, report: Report) -> None:
+def check_belongs_together(checkpoint: Checkpoint) -> None:
     """Raises a [`FlabError`] if weights, configuration, tokenizer, plan and report are not of one model."""
     from transformers import GenerationConfig
 
-    plan, model = PruningPlan.load(folder), check_model(folder)
+    folder, report = checkpoint.folder, checkpoint.report
+    plan, model = checkpoint.whole_plan, check_model(checkpoint.folder)
+        checkpoint.folder,
+        checkpoint.whole_plan,
+        checkpoint.report,
+        check_model(checkpoint.folder),
+    )
     sizes = family_for(model.config, model.files.family).sizes
     faults = [
         f"config.json says {name} {getattr(model.config, name):,}, the plan {plan.sizes[dimension]:,}"
@@ -126,7 +114,7 @@ def check_belongs_together(folder: Path, report: Report) -> None:
         faults.append(f"a configuration names token {beyond[0]:,}, and there are {plan.vocab_size:,}")
     if plan.base_hash != report.base_model.weights_sha256:
         faults.append("plan and report belong to different base models")
-    if not faults and (weights := weights_hash(StoredTensors(shards(folder)))) != report.weights_sha256:
+    if not faults and (weights := weights_hash(StoredTensors(checkpoint.weight_files))) != report.weights_sha256:
         faults.append(
             f"the weights have SHA-256 {weights[:12]}…, but {REPORT_NAME} is of {str(report.weights_sha256)[:12]}…:"
             " they were changed after they were measured"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..records.json_files import read_json
 from ..records.names import WEIGHTS
+from ..records.shards import listed_shards, shards
 from ..tensors.lazy import DTYPES
-from ..utils.errors import DOWNLOAD, FlabError, damage, first_of, stand_in
+from ..utils.errors import FlabError, damage, first_of, stand_in
 from .finding import ModelFiles
 
 
@@ -44,29 +44,9 @@ def stored_dtype(files: ModelFiles, config: PreTrainedConfig) -> torch.dtype:
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
-def shards(folder: Path, name: str = WEIGHTS) -> list[Path]:
-    """The files that weights of this kind are read from, sorted; those that are missing are left out.
-
-    Raises:
-        [`FlabError`]: the index of the files is damaged.
-    """
-    return [path for path in listed_shards(folder, name) if path.is_file()]
-
-
-def listed_shards(folder: Path, name: str) -> list[Path]:
-    single, index = folder / name, folder / f"{name}.index.json"
-    if single.is_file() or not index.is_file():
-        return [single]
-    names = read_json(index, DOWNLOAD).get("weight_map")
-    names = list(names.values()) if isinstance(names, dict) else None
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise FlabError(f"{str(index)!r} does not name the weight files of its folder; download it again")
-    return [folder / name for name in sorted(set(names))]
-
-
 def check_weight_files(folder: Path) -> None:
     """Raises a [`FlabError`] if weight files of a local folder are missing or damaged."""
-    listed = listed_shards(folder, WEIGHTS)
+    listed = listed_shards(folder)
     pickled = listed == [folder / WEIGHTS] and not listed[0].is_file() and any(folder.glob("pytorch_model*.bin"))
     listed = listed_shards(folder, PICKLED_WEIGHTS) if pickled else listed
     if missing := [path.name for path in listed if not path.is_file()]:
@@ -119,7 +99,7 @@ def missing_text(files: ModelFiles, missing: list[str]) -> str:
 def _files_outside_index(folder: Path) -> list[str]:
     """The files that the index of a folder does not name, although by their names they are parts of one whole with
     those that it does."""
-    names = {path.name for path in listed_shards(folder, WEIGHTS)}
+    names = {path.name for path in listed_shards(folder)}
     parts = [match for name in names if (match := re.fullmatch(r"(.+)-\d{5}-of-(\d{5})(\.\w+)", name))]
     whole = {f"{part[1]}-{i + 1:05d}-of-{part[2]}{part[3]}" for part in parts for i in range(int(part[2]))}
     return sorted(whole - names)

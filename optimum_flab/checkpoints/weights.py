@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..records.shards import shards
 from ..tensors.gguf_files import GgufTensors, dequantise_rows
 from ..tensors.gguf_header import GgufTensor
 from ..tensors.lazy import ModelTensors, StoredTensors
@@ -17,7 +18,7 @@ from ..utils.compat import forget_quantisation
 from ..utils.errors import FlabError, first_line, first_of
 from ..vocabulary.rewrite import remap_config_ids
 from .finding import ModelFiles
-from .weight_files import check_weight_files, missing_text, shards
+from .weight_files import check_weight_files, missing_text
 
 
 if TYPE_CHECKING:

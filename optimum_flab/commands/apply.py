@@ -37,24 +37,24 @@ class PruningVerb(FlabVerb):
         """Print what was removed, the requested completions, which its report then holds, and where the model is; or
         else its report as JSON. Write GGUF files of the requested types."""
         from ..pruned import note_completion, write_gguf_files
-        from ..records.report import read_report, report_text
+        from ..records.report import report_text
 
-        as_json, folder = getattr(self.args, "json", False), user_path(self.args.output)
+        pruned, dense, folder = optimizer.pruned, optimizer.dense, user_path(self.args.output)
+        assert pruned is not None  # it was written just now
+        as_json = getattr(self.args, "json", False)
         show: Callable[[str], None] = (lambda text: None) if as_json else self.say
         show(optimizer.summary())
         if types:
-            assert optimizer.pruned is not None  # it was written just now
-            for exported in write_gguf_files(optimizer.pruned, folder, types, optimizer.dense.gguf):
+            for exported in write_gguf_files(pruned, dense, folder, types):
                 show(f"\n{exported.to_text()}")
         if (prompt := self.args.prompt) is not None:
             texts = optimizer.complete(prompt)
             for name, text in texts.items():
                 show(f"\n--- completion by the {name} model\n{text}")
-            note_completion(folder, prompt, **texts)
-        report = read_report(folder)
-        show(f"\nwritten to {self.args.output}; pruning took {duration(report.pruning_seconds)}")
+            pruned = note_completion(pruned, folder, prompt, texts)
+        show(f"\nwritten to {self.args.output}; pruning took {duration(pruned.report.pruning_seconds)}")
         if as_json:
-            print(report_text(report), end="")
+            print(report_text(pruned.report), end="")
 
 
 class ApplyCommand(PruningVerb):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from ..settings.hub import CardSettings
 from ..utils.compat import ArgumentGroup
@@ -22,18 +21,15 @@ class CardCommand(FlabVerb):
         arguments.add_folder(required, "; its README.md is written")
 
     def execute(self) -> None:
-        folder, settings = Path(self.args.folder), self.settings.card
+        settings = self.settings.card
 
-        from ..checkpoints.stored_model import check_complete
         from ..hub.card import write_card
-        from ..hub.trimmed import is_trimmed, write_trimmed_card
+        from ..records.checkpoint import Checkpoint
         from ..records.names import CARD_NAME
 
-        if is_trimmed(folder):
-            notes = write_trimmed_card(folder, settings)
-        else:
-            check_complete(folder)
-            notes = write_card(folder, settings)
-        for note in notes:
+        checkpoint = Checkpoint(self.args.folder, settings.results)
+        if not checkpoint.is_trimmed:
+            checkpoint.check_complete()
+        for note in write_card(checkpoint, settings):
             print(f"note: {with_flags(note, self.flags)}", file=sys.stderr)
-        print(folder / CARD_NAME)
+        print(checkpoint.folder / CARD_NAME)

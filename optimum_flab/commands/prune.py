@@ -78,7 +78,7 @@ class PruneCommand(PruningVerb):
         from .. import FlabOptimizer, FlabPrunerConfig
         from ..checkpoints.computation import computation_device
         from ..export import check_export
-        from ..pruned import check_prompt, drop_kept
+        from ..pruned import check_prompt, clear_saved_stages
         from ..pruning.time_budget import seconds_of
         from ..running.processes import Processes, launched, process_device
         from ..texts.sources import local_paths, read_sources
@@ -136,7 +136,7 @@ class PruneCommand(PruningVerb):
         if processes.is_main:
             self.show_pruned(optimizer, args.gguf)
         else:
-            drop_kept(pruned)
+            clear_saved_stages(pruned)
 
 
 def check_apart(output: Path, cache_dir: str | None) -> None:

@@ -35,7 +35,7 @@ class RecoverCommand(FlabVerb):
         args, settings = self.args, self.settings.recovery
 
         from .. import FlabOptimizer
-        from ..checkpoints.stored_model import check_complete
+        from ..records.checkpoint import Checkpoint
         from ..recovery.checks import check_inputs
         from ..running.processes import process_device, process_state
         from ..texts.sources import local_paths
@@ -45,7 +45,7 @@ class RecoverCommand(FlabVerb):
         device = process_device(args.device)
         output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
         with output if process_state().is_main_process else nullcontext():
-            check_complete(args.model)
+            Checkpoint(args.model).check_complete()
             check_inputs(settings, args.confirm_run_unsafe_code)
             optimizer = FlabOptimizer.from_pretrained(
                 args.teacher,

@@ -13,14 +13,14 @@ from typing import Any
 from lm_eval.utils import handle_non_serializable
 from pydantic import Field
 
-from ..records.folders import Kind, OutputFolder
+from ..records.folders import FolderKind, OutputFolder
 from ..records.results import EVALUATION_NAME, EVALUATION_TABLE, EvaluationRecord, result_text
 from ..records.scores import together_text
 from . import comparison
 
 
 ROLES = ("model", "dense", "pruned")
-EVALUATION = Kind(
+EVALUATION = FolderKind(
     "an evaluation", EVALUATION_NAME, lambda path: path.name in (EVALUATION_NAME, EVALUATION_TABLE, *ROLES)
 )
 PACKAGES = ("optimum-flab", "lm_eval", "torch", "transformers", "tokenizers", "sacrebleu")

@@ -1,41 +1,38 @@
-"""The model card of a pruned model, made from the files beside its weights, and where those do not state
+"""The model card of a pruned or trimmed model, made from the files beside its weights, and where those do not state
 the base model's licence from that model's card on the Hub."""
 
 from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ..records.atomic import write_files
-from ..records.names import CARD_NAME, PAGE_NAME, is_result
+from ..records.checkpoint import Checkpoint
+from ..records.names import CARD_NAME, is_result
 from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME
 from ..records.verdict import verdict_of
 from ..settings.hub import CardSettings, TermsSettings
-from . import provenance, tables
-from .facts import Facts, read_facts
+from ..utils.errors import FlabError
+from . import provenance, tables, trimmed
 from .frame import (
-    BEGIN,
-    END,
-    MARK,
     RELATION,
-    RenderedReport,
-    Whole,
-    checksum,
+    RawText,
+    Rendered,
+    fill,
     is_generated,
     license_text,
     metadata_of,
-    render,
-    replaceable_card,
     text_of_user,
     with_additions,
 )
 from .markdown import cell, code
 from .page import render_page
-from .terms import Terms, settle_terms
+from .terms import Terms, resolve_terms
 
 
 if TYPE_CHECKING:
@@ -45,86 +42,90 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
 
-def render_card(
-    folder: Path,
-    stated: TermsSettings,
-    *,
-    repo_id: str | None = None,
-    revision: str | None = None,
-    results: Sequence[str] | None = None,
-    earlier: Sequence[str] = (),
-    ask_hub: bool = True,
-) -> RenderedReport:
-    """Renders the card of a pruned model.
+@dataclass(frozen=True)
+class CardRequest:
+    """What is asked of a card, besides what the files say.
 
     Args:
-        folder (`Path`): of the pruned model.
         stated ([`TermsSettings`]): base model and licence, where the files do not name them.
         repo_id (`str`, *optional*): where it is pushed to, for the title and the usage example. Without it the card
             depends on the files alone, not on the folder's name: the folder may still be renamed.
         revision (`str`, *optional*): the branch that the usage example loads; `main` by default.
-        results (`Sequence[str]`, *optional*): folders with evaluations and efficiency; `None`: those in `folder`.
         earlier (`Sequence[str]`): the cards that this one replaces: what a user added to those of ours stays.
         ask_hub (`bool`): whether the Hub may be asked for the base model's card, where the licence is not known.
+    """
+
+    stated: TermsSettings
+    repo_id: str | None = None
+    revision: str | None = None
+    earlier: Sequence[str] = ()
+    ask_hub: bool = True
+
+
+def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
+    """Renders the card of a pruned or trimmed model.
 
     Raises:
         [`FlabError`]: a file in the folder cannot be read.
         [`ConfigurationError`]: the user contradicts the files, results hold the same score twice, or the line that
             ends the user's text is missing.
     """
-    facts = read_facts(folder, results)
-    own = [card for card in earlier if is_generated(card)]
-    base = facts.report.base_model
+    is_trimmed = checkpoint.is_trimmed
+    report = checkpoint.trim if is_trimmed else checkpoint.report
+    base = checkpoint.trim.base if is_trimmed else checkpoint.report.base_model
+    own = [card for card in request.earlier if is_generated(card)]
     known = [metadata_of(card) for card in own if base.weights_sha256 in card]
-    terms = settle_terms(base, stated, ChainMap(*known), ask_hub)
-    title = repo_id.split("/")[-1] if repo_id else f"{terms.name}, pruned"
-    name = code([terms.name])
-    data = card_data(facts, terms, title)
+    terms = resolve_terms(base, request.stated, ChainMap(*known), request.ask_hub)
+    name, done = code([terms.name]), "trimmed" if is_trimmed else "pruned"
+    title = request.repo_id.split("/")[-1] if request.repo_id else f"{terms.name}, {done}"
+    data = trimmed.trimmed_metadata(checkpoint.trim, terms) if is_trimmed else card_data(checkpoint, terms, title)
     for card in own:
         data = with_additions(data, card)
-    mark = MARK.format("0" * 64)
-    text = render(
-        TEMPLATE,
+    text = fill(
+        trimmed.TEMPLATE if is_trimmed else TEMPLATE,
         {
-            "card_data": Whole(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).strip()),
-            "facts": facts,
-            "report": facts.report,
-            "verdict": verdict_of(facts.report),
+            "card_data": RawText(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).strip()),
+            "checkpoint": checkpoint,
+            "report": report,
+            "verdict": None if is_trimmed else verdict_of(checkpoint.report),
             "terms": terms,
             "tables": tables,
             "provenance": provenance,
             "title": cell(title),
-            "license": license_text(terms, facts.license_files),
+            "license": license_text(terms, checkpoint.license_files),
             "name": name,
             "base": f"[{terms.base_model}](https://huggingface.co/{terms.base_model})" if terms.base_model else name,
-            "repo_id": repo_id,
-            "revision": None if revision == "main" else revision,
-            "mark": Whole(mark),
-            "begin": Whole(BEGIN),
-            "own_text": Whole(next(filter(None, map(text_of_user, earlier)), "")),
-            "end": Whole(END),
+            "repo_id": request.repo_id,
+            "revision": None if request.revision == "main" else request.revision,
+            "own_text": RawText(next(filter(None, map(text_of_user, request.earlier)), "")),
         },
     )
-    others = sorted(path.name for path in folder.glob("*.gguf") if path.name not in facts.gguf_files)
+    if is_trimmed:
+        return Rendered(text, terms, terms.notes)
+    others = sorted(path.name for path in checkpoint.folder.glob("*.gguf") if path.name not in checkpoint.gguf_files)
     notes = [f"{name} was not written by `flab export` from these weights: not in the card" for name in others]
-    notes += [*facts.left_out, *terms.notes]
-    text = text.replace(mark, mark.replace("0" * 64, checksum(text)))
-    return RenderedReport(text, terms, tuple(notes), render_page(facts.report, facts.evaluations), facts)
+    notes += [*checkpoint.results.left_out, *terms.notes]
+    return Rendered(text, terms, tuple(notes), render_page(checkpoint.report, checkpoint.evaluations))
 
 
 def write_card(
-    folder: Path, settings: CardSettings | None = None, *, earlier: str | None = None, ask_hub: bool = True
+    checkpoint: Checkpoint,
+    settings: CardSettings | None = None,
+    *,
+    earlier: str | None = None,
+    ask_hub: bool = True,
 ) -> tuple[str, ...]:
-    """Writes the card of a pruned model to its folder, as `README.md`, and the report as a page.
+    """Writes the card of a pruned or trimmed model to its folder, as `README.md`, and the report of a pruned one as a
+    page.
 
     Results from elsewhere are copied beside the weights, so that the next card states them too; they replace those
     that were copied before.
 
     Args:
-        settings ([`CardSettings`], *optional*): what it shows.
+        settings ([`CardSettings`], *optional*): what it shows, besides the checkpoint's results.
         earlier (`str`, *optional*): a card elsewhere that this one replaces: what a user added to it stays, as with
             that in the folder.
-        ask_hub (`bool`): see [`render_card`].
+        ask_hub (`bool`): see [`CardRequest`].
 
     Returns:
         `tuple[str, ...]`: what the user should be told.
@@ -132,36 +133,34 @@ def write_card(
     Raises:
         [`FlabError`]: the folder cannot be written to, or holds a `README.md` that was not written by this software.
     """
-    settings = settings or CardSettings()
-    before = replaceable_card(folder, settings)
-    card = render_card(
-        folder,
-        settings,
-        repo_id=settings.repo_id,
-        results=settings.results,
-        earlier=[card for card in (before, earlier) if card is not None],
-        ask_hub=ask_hub,
-    )
-    contents: dict[str, bytes] = {}
-    if settings.results is not None:
+    settings, before = settings or CardSettings(), checkpoint.card
+    if before is not None and not is_generated(before) and not settings.overwrite_card:
+        raise FlabError(
+            f"{str(checkpoint.folder / CARD_NAME)!r} was not written by optimum-flab, or was changed outside its"
+            " marked lines; move it away, or replace it with `overwrite_card`"
+        )
+    cards = [card for card in (before, earlier) if card is not None]
+    card = render_card(checkpoint, CardRequest(settings, settings.repo_id, earlier=cards, ask_hub=ask_hub))
+    contents, stale = dict[str, bytes](), list[Path]()
+    if checkpoint.places is not None and not checkpoint.is_trimmed:
         for name in (EVALUATION_NAME, EFFICIENCY_NAME):
-            own = [path for path in card.facts.result_files if path.name.startswith(name[:-5])]
+            own = [path for path in checkpoint.result_files if path.name.startswith(name[:-5])]
             copies = [name, *(f"{name[:-5]}-{number}.json" for number in range(2, len(own) + 1))]
             contents |= {copy: path.read_bytes() for copy, path in zip(copies, own, strict=False)}
-    contents |= {PAGE_NAME: card.page.encode(), CARD_NAME: card.text.encode()}
-    stale = [path for path in folder.iterdir() if settings.results is not None and is_result(path.name)]
-    write_files(folder, contents, [path for path in stale if path.name not in contents])
+        there = (path for path in checkpoint.folder.iterdir() if is_result(path.name))
+        stale = [path for path in there if path.name not in contents]
+    write_files(checkpoint.folder, {**contents, **card.files}, stale)
     return card.notes
 
 
 # --- what it says --------------------------------------------------------------------------------------------------
 
 
-def card_data(facts: Facts, terms: Terms, name: str) -> dict[str, Any]:
+def card_data(checkpoint: Checkpoint, terms: Terms, name: str) -> dict[str, Any]:
     """The metadata."""
     from huggingface_hub import ModelCardData
 
-    scores = eval_results(facts)
+    scores = eval_results(checkpoint)
     return ModelCardData(
         base_model=terms.base_model,
         base_model_relation=RELATION if terms.base_model else None,
@@ -169,7 +168,7 @@ def card_data(facts: Facts, terms: Terms, name: str) -> dict[str, Any]:
         license_name=terms.license_name,
         license_link=terms.license_link,
         language=list(terms.language) or None,
-        datasets=provenance.datasets(facts) or None,
+        datasets=provenance.datasets(checkpoint) or None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["flab-pruner", "pruned", "code", "optimum"],
@@ -178,7 +177,7 @@ def card_data(facts: Facts, terms: Terms, name: str) -> dict[str, Any]:
     ).to_dict()
 
 
-def eval_results(facts: Facts) -> list[EvalResult]:
+def eval_results(checkpoint: Checkpoint) -> list[EvalResult]:
     """Every numeric score of a task, for the model-index; shares as in the file, between 0 and 1.
 
     The dataset is the one on the Hub where all problems come from it; otherwise it is named after the task.
@@ -186,7 +185,7 @@ def eval_results(facts: Facts) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
     results = []
-    for evaluation in facts.evaluations:
+    for evaluation in checkpoint.evaluations:
         settings = evaluation.settings
         for row in evaluation.scores:
             if row.own is None or row.of is not None or row.own.value != row.own.value:

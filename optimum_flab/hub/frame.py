@@ -7,17 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..records.base_card import METADATA, card_metadata
-from ..records.names import CARD_NAME
-from ..settings.hub import CardSettings
-from ..utils.errors import ConfigurationError, FlabError
+from ..records.names import CARD_NAME, PAGE_NAME
+from ..utils.errors import ConfigurationError
 from .terms import Terms
-
-
-if TYPE_CHECKING:
-    from .facts import Facts
 
 
 # the Hub knows adapter, finetune, merge and quantized; a pruned model has changed weights of its own
@@ -44,71 +39,43 @@ class Rendered:
         text (`str`): metadata and text.
         terms ([`Terms`]): whose model it was made from, and its licence.
         notes (`tuple[str, ...]`): what the user should be told.
+        page (`str`, *optional*): the report of a pruned model as an HTML page.
     """
 
     text: str
     terms: Terms
     notes: tuple[str, ...]
+    page: str | None = None
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The content of the files, by name."""
+        page = {} if self.page is None else {PAGE_NAME: self.page.encode()}
+        return {**page, CARD_NAME: self.text.encode("utf-8", "replace")}
 
 
-@dataclass(frozen=True)
-class RenderedReport(Rendered):
-    """The card of a pruned model.
-
-    Args:
-        page (`str`): the report as an HTML page.
-        facts ([`Facts`]): what both were made from.
-    """
-
-    page: str
-    facts: Facts
-
-
-class Whole(str):
+class RawText(str):
     """Text that may hold HTML comments: our marked lines, and what the user wrote."""
 
 
-def render(template: Path, values: Mapping[str, Any]) -> str:
+def fill(template: Path, values: Mapping[str, Any]) -> str:
     """A card from its template. A value that looks like one of the marked lines is not mistaken for it.
 
     Args:
-        values (`Mapping`): of the template; those of class [`Whole`] are kept unchanged, comments in others are not.
+        values (`Mapping`): of the template; those of class [`RawText`] are kept unchanged, comments in others are not.
+
+    Returns:
+        `str`: with its checksum.
     """
     import jinja2
 
     def escape(value: Any) -> Any:
-        return value.replace("<!--", "&lt;!--") if isinstance(value, str) and not isinstance(value, Whole) else value
+        return value.replace("<!--", "&lt;!--") if isinstance(value, str) and not isinstance(value, RawText) else value
 
-    return jinja2.Template(template.read_text(encoding="utf-8"), finalize=escape).render(**values)
-
-
-def read_card(path: Path) -> str | None:
-    """The text of a card, or `None` where there is none.
-
-    Raises:
-        [`FlabError`]: the file is not text.
-    """
-    try:
-        return path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise FlabError(f"{str(path)!r} cannot be read ({error}); move it away") from error
-
-
-def replaceable_card(folder: Path, settings: CardSettings) -> str | None:
-    """The card in a folder, or `None` where there is none.
-
-    Raises:
-        [`FlabError`]: it was not written by this software, and the settings do not allow that it is replaced.
-    """
-    before = read_card(folder / CARD_NAME)
-    if before is not None and not is_generated(before) and not settings.overwrite_card:
-        raise FlabError(
-            f"{str(folder / CARD_NAME)!r} was not written by optimum-flab, or was changed outside its marked lines;"
-            " move it away, or replace it with `overwrite_card`"
-        )
-    return before
+    mark = MARK.format("0" * 64)
+    marked = {"mark": RawText(mark), "begin": RawText(BEGIN), "end": RawText(END)}
+    text = jinja2.Template(template.read_text(encoding="utf-8"), finalize=escape).render(**values, **marked)
+    return text.replace(mark, MARK.format(checksum(text)))
 
 
 def license_text(terms: Terms, files: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Facts -> how a model was made, what it is for and what is not known about it, as rows and sentences of a card."""
+"""A checkpoint -> how it was made, what it is for and what is not known about it, as rows and sentences of a card."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import yaml
 
 from ..criteria import CHOICES, criterion_of
+from ..records.checkpoint import Checkpoint
 from ..records.paths import dataset_of, without_paths
 from ..records.report import EarlierRound, Recovery, Report, TextCounts
 from ..records.results import EvaluationRecord
 from ..settings.pruning import COMPONENTS
 from ..texts.sources import INSTALLED, STANDARD_LIBRARY
 from ..utils.progress import duration
-from .facts import Facts
 from .tables import cell, change, code, count, join_words, sentence
 
 
@@ -29,9 +29,9 @@ MISSING = "not recorded"
 # --- what it is for ------------------------------------------------------------------------------------------------
 
 
-def beyond_its_scope(facts: Facts) -> list[str]:
+def beyond_its_scope(checkpoint: Checkpoint) -> list[str]:
     """What the model is not for, in a few words each."""
-    smaller = facts.report.dense.sizes["vocab_size"] != facts.report.pruned.sizes["vocab_size"]
+    smaller = checkpoint.report.dense.sizes["vocab_size"] != checkpoint.report.pruned.sizes["vocab_size"]
     return [
         "anything that the base model is not meant for",
         "other kinds of text than that listed below, such as other natural languages"
@@ -41,39 +41,39 @@ def beyond_its_scope(facts: Facts) -> list[str]:
     ]
 
 
-def is_evaluated_in_chat(facts: Facts) -> bool:
+def is_evaluated_in_chat(checkpoint: Checkpoint) -> bool:
     """Whether a task was evaluated through the chat template."""
-    return any(row.task.endswith("_instruct") for evaluation in facts.evaluations for row in evaluation.scores)
+    return any(row.task.endswith("_instruct") for evaluation in checkpoint.evaluations for row in evaluation.scores)
 
 
 # --- how it was made -----------------------------------------------------------------------------------------------
 
 
-def commands(facts: Facts) -> list[str]:
+def commands(checkpoint: Checkpoint) -> list[str]:
     """The commands that the model was made with, where they are recorded, as when it was not made from Python."""
-    recorded = [step.command for step in (facts.report, facts.report.recovery) if step is not None]
+    recorded = [step.command for step in (checkpoint.report, checkpoint.report.recovery) if step is not None]
     return [command for command in recorded if command is not None and "```" not in command]
 
 
-def settings_yaml(facts: Facts) -> str:
+def settings_yaml(checkpoint: Checkpoint) -> str:
     """The configuration as YAML, paths of this machine reduced to names; for a training only its own settings, which
     may differ from those of the pruning."""
-    settings = {name: section for name, section in facts.settings.items() if name != "recovery"}
-    if facts.report.recovery is not None:
-        settings["recovery"] = facts.report.recovery.settings
-    portable = without_paths(settings, facts.report.all_datasets)
+    settings = {name: section for name, section in checkpoint.settings.items() if name != "recovery"}
+    if checkpoint.report.recovery is not None:
+        settings["recovery"] = checkpoint.report.recovery.settings
+    portable = without_paths(settings, checkpoint.report.all_datasets)
     return yaml.safe_dump(portable, sort_keys=False, allow_unicode=True).strip()
 
 
-def criteria(facts: Facts) -> list[str]:
+def criteria(checkpoint: Checkpoint) -> list[str]:
     """The criteria by which what to remove was chosen, a paragraph for each component that lost something."""
-    sides = facts.report.dense, facts.report.pruned
+    sides = checkpoint.report.dense, checkpoint.report.pruned
     return [
-        _criterion(part.section, part.units, chosen, facts.settings)
+        _criterion(part.section, part.units, chosen, checkpoint.settings)
         for part in COMPONENTS
         if part.section in CHOICES
         and len({side.sizes.get(part.reported) for side in sides}) > 1
-        and isinstance(chosen := facts.setting(part.section, "criterion"), str)
+        and isinstance(chosen := checkpoint.setting(part.section, "criterion"), str)
     ]
 
 
@@ -88,45 +88,49 @@ def _criterion(section: str, units: str, name: str, settings: dict[str, Any]) ->
     return ". ".join([*parts, *([f"Parameters: {steered}"] if steered else [])]) + "."
 
 
-def datasets(facts: Facts) -> list[str]:
+def datasets(checkpoint: Checkpoint) -> list[str]:
     """The ids of the Hub datasets that a model was pruned and trained with, not those that were only measured on."""
-    training = {} if facts.report.recovery is None else facts.report.recovery.settings
-    named = [facts.setting("data", "corpus"), facts.setting("data", "calibration"), training.get("data")]
+    training = {} if checkpoint.report.recovery is None else checkpoint.report.recovery.settings
+    named = [checkpoint.setting("data", "corpus"), checkpoint.setting("data", "calibration"), training.get("data")]
     specs = [spec for listed in (*named, training.get("text")) for spec in listed or ()]
-    used = (dataset_of(spec, facts.report.all_datasets) for spec in specs)
-    counts = () if facts.report.texts is None else facts.report.texts.counts
+    used = (dataset_of(spec, checkpoint.report.all_datasets) for spec in specs)
+    counts = () if checkpoint.report.texts is None else checkpoint.report.texts.counts
     counted = (name for text in counts for name in text.datasets)
     return list(dict.fromkeys(filter(None, (*used, *counted))))
 
 
-def sources_text(named: Collection[str] | None, default: str, facts: Facts) -> str:
+def sources_text(named: Collection[str] | None, default: str, checkpoint: Checkpoint) -> str:
     """Sources of text as the user named them, without paths; `default` where the user named none."""
-    return code(without_paths(list(named or ()), facts.report.all_datasets, "sources")) or default
+    return code(without_paths(list(named or ()), checkpoint.report.all_datasets, "sources")) or default
 
 
-def _beside_corpus(facts: Facts) -> list[str]:
+def _beside_corpus(checkpoint: Checkpoint) -> list[str]:
     """What decides the vocabulary together with a corpus, or in its place."""
-    counts, preset, texts = facts.setting("data", "counts"), facts.setting("data", "preset"), facts.report.texts
+    counts, preset, texts = (
+        checkpoint.setting("data", "counts"),
+        checkpoint.setting("data", "preset"),
+        checkpoint.report.texts,
+    )
     number = "" if texts is None else f"{texts.preset_words:,} "
     words = f"the {number}packaged words of the preset {code([preset])}" if preset else ""
     files = f"the counts in {code(without_paths(counts, (), 'sources'))}" if counts else ""
     return [text for text in (words, files) if text]
 
 
-def text_rows(facts: Facts) -> list[list[str]]:
+def text_rows(checkpoint: Checkpoint) -> list[list[str]]:
     """The texts of a pruning, and what they decided: label, value."""
-    enabled = {part.section: part.units for part in COMPONENTS if facts.setting(part.section, "enabled")}
+    enabled = {part.section: part.units for part in COMPONENTS if checkpoint.setting(part.section, "enabled")}
     decided = [units for section, units in enabled.items() if section != "vocabulary"]
-    texts = facts.report.texts
+    texts = checkpoint.report.texts
     by_plan = " (when the plan was made)" * (texts is None)
-    mix = facts.setting("data", "mix") or {"own": 1.0}  # as it was before there were kinds
+    mix = checkpoint.setting("data", "mix") or {"own": 1.0}  # as it was before there were kinds
     is_mixed = texts is not None and bool(set(texts.calibration_by_kind) - {"own"})
     others = ", and text that comes with the software" * is_mixed
 
     # before there were several kinds of calibration text, the default corpus was only the standard library
-    default = code((STANDARD_LIBRARY, INSTALLED) if facts.setting("data", "mix") else (STANDARD_LIBRARY,))
-    corpus = sources_text(facts.setting("data", "corpus"), "", facts)
-    besides = _beside_corpus(facts)
+    default = code((STANDARD_LIBRARY, INSTALLED) if checkpoint.setting("data", "mix") else (STANDARD_LIBRARY,))
+    corpus = sources_text(checkpoint.setting("data", "corpus"), "", checkpoint)
+    besides = _beside_corpus(checkpoint)
     named = f"{corpus}{', and ' * bool(besides)}{join_words(besides)}" if corpus else join_words(besides)
     label = "corpus" + ": decides the vocabulary" * ("vocabulary" in enabled) + by_plan
     number = "" if texts is None else f" ({texts.corpus:,} texts{' besides' * bool(texts.counts)})"
@@ -135,28 +139,32 @@ def text_rows(facts: Facts) -> list[list[str]]:
     implied = ["a sample of the corpus"]
     if any(share for kind, share in mix.items() if kind != "own"):
         implied = implied * bool(corpus and mix.get("own")) + ["text that comes with the software"]
-    calibration = sources_text(facts.setting("data", "calibration"), "", facts)
+    calibration = sources_text(checkpoint.setting("data", "calibration"), "", checkpoint)
     label = "calibration" + f": decides {join_words(decided)}" * bool(decided) + by_plan
     number = "" if texts is None else f" ({texts.calibration:,} texts)"
     rows.append([label, (calibration + others if calibration else join_words(implied)) + number])
 
     # the last of several prunings started from a trained model, and measured nothing
-    if texts is not None and not facts.report.earlier_rounds:
-        measured = facts.report.held_out if facts.report.recovery is None else facts.report.recovery.pruning_held_out
-        is_named = bool(facts.setting("data", "held_out"))
+    if texts is not None and not checkpoint.report.earlier_rounds:
+        measured = (
+            checkpoint.report.held_out
+            if checkpoint.report.recovery is None
+            else checkpoint.report.recovery.pruning_held_out
+        )
+        is_named = bool(checkpoint.setting("data", "held_out"))
         held_out = texts.held_out if not is_named or measured is None else measured.texts
-        value = sources_text(facts.setting("data", "held_out"), "set aside from the calibration text", facts)
+        value = sources_text(checkpoint.setting("data", "held_out"), "set aside from the calibration text", checkpoint)
         rows.append(["held-out text: only measured on", f"{value} ({held_out:,} texts)"])
-    return rows + ([] if texts is None else _counted_rows(texts, facts))
+    return rows + ([] if texts is None else _counted_rows(texts, checkpoint))
 
 
-def _counted_rows(texts: TextCounts, facts: Facts) -> list[list[str]]:
+def _counted_rows(texts: TextCounts, checkpoint: Checkpoint) -> list[list[str]]:
     """The files of counts that decided the vocabulary, and the kinds of calibration text: label, value."""
     rows = [
         [
             f"counts in {code([text.file])}",
             f"{text.texts:,} texts, {text.tokens:,} tokens, {text.bytes:,} bytes of"
-            f" {sources_text(text.sources, MISSING, facts)}; SHA-256 {code([text.sha256])}",
+            f" {sources_text(text.sources, MISSING, checkpoint)}; SHA-256 {code([text.sha256])}",
         ]
         for text in texts.counts[:MOST_FILES]
     ]
@@ -168,7 +176,7 @@ def _counted_rows(texts: TextCounts, facts: Facts) -> list[list[str]]:
     return rows
 
 
-def recovery_rows(facts: Facts, recovery: Recovery) -> list[list[str]]:
+def recovery_rows(checkpoint: Checkpoint, recovery: Recovery) -> list[list[str]]:
     """What a pruned model was trained with: label, value."""
     settings, data, training = recovery.settings, recovery.data, recovery.training
     how = [f"{name}: {cell(settings[name])}" for name in ("loss", "answers") if settings.get(name)]
@@ -179,11 +187,11 @@ def recovery_rows(facts: Facts, recovery: Recovery) -> list[list[str]]:
     rows = [["training text", trained_on]]
     if data.examples or settings.get("data"):
         rows = [
-            ["training data", sources_text(settings.get("data"), MISSING, facts)],
+            ["training data", sources_text(settings.get("data"), MISSING, checkpoint)],
             ["training examples", f"{data.kept:,} of {data.examples:,} read, in {trained_on}"],
         ]
     if passages := data.plain_text.passages:
-        text = sources_text(data.plain_text.sources or settings.get("text"), MISSING, facts)
+        text = sources_text(data.plain_text.sources or settings.get("text"), MISSING, checkpoint)
         rows.append(["plain text among them", f"{passages:,} passages of {text}"])
     if kinds := data.plain_text.by_kind:
         rows.append(["kinds of plain text", ", ".join(f"{cell(kind)} {number:,}" for kind, number in kinds.items())])
@@ -194,7 +202,7 @@ def recovery_rows(facts: Facts, recovery: Recovery) -> list[list[str]]:
         ["training steps", f"{training.steps_done:,} done; the weights are those after step {training.best_step:,}"],
         [
             "held-out text of the training: only measured on",
-            sources_text(settings.get("held_out"), measured, facts),
+            sources_text(settings.get("held_out"), measured, checkpoint),
         ],
     ]
 
@@ -206,23 +214,23 @@ def earlier_row(number: int, one: EarlierRound) -> list[str]:
     return [f"round {number}, from which the pruning below went on", done]
 
 
-def provenance_rows(facts: Facts, base: str) -> list[list[str]]:
+def provenance_rows(checkpoint: Checkpoint, base: str) -> list[list[str]]:
     """What the model was computed from and with: label, value."""
-    report = facts.report
+    report = checkpoint.report
     revision = report.base_model.revision
     rows = [
         ["base model", f"{base}, revision {code([revision])}" if revision else base],
         ["weights of the base model (SHA-256)", code([report.base_model.weights_sha256])],
         ["weights of this model (SHA-256)", code([report.weights_sha256 or MISSING])],
-        ["texts of the corpus (SHA-256)", code([facts.corpus_hash])],
-        *text_rows(facts),
+        ["texts of the corpus (SHA-256)", code([checkpoint.plan.corpus_hash])],
+        *text_rows(checkpoint),
         *(earlier_row(number, one) for number, one in enumerate(report.earlier_rounds, start=1)),
     ]
-    rows += [] if facts.report.recovery is None else recovery_rows(facts, facts.report.recovery)
+    rows += [] if checkpoint.report.recovery is None else recovery_rows(checkpoint, checkpoint.report.recovery)
     rows.append(["seed", MISSING if report.seed is None else str(report.seed)])
     rows.append(["computed in", f"{cell(report.computation.dtype)} on {cell(report.computation.device)}"])
     if report.seconds:
-        label = "time of the pruning" if facts.report.recovery else "time"
+        label = "time of the pruning" if checkpoint.report.recovery else "time"
         rounds = f" in {len(report.earlier_rounds) + 1} rounds" if report.earlier_rounds else ""
         rows.append([label, f"{duration(report.pruning_seconds)}{rounds}, measurements included"])
     known = ", ".join(f"{cell(name)} {cell(version)}" for name, version in report.versions.items() if version)
@@ -240,21 +248,27 @@ def unevaluated_tasks(evaluations: Iterable[EvaluationRecord]) -> list[str]:
     return [name for name in dict.fromkeys(shipped) if name not in done]
 
 
-def limits(facts: Facts) -> list[str]:
+def limits(checkpoint: Checkpoint) -> list[str]:
     """What the measurements say about limits, and what was not measured; a sentence or two each."""
-    said, missing = list(_limits_of_vocabulary(facts.report)), unevaluated_tasks(facts.evaluations)
-    if not facts.evaluations:
+    said, missing = list(_limits_of_vocabulary(checkpoint.report)), unevaluated_tasks(checkpoint.evaluations)
+    if not checkpoint.evaluations:
         said.append(
             "No task was evaluated on these weights: whether the model still writes working code is not known from"
             f" this card. Not evaluated: {', '.join(missing)}."
         )
     elif missing:
         said.append(f"Not evaluated: {', '.join(missing)}.")
-    if facts.efficiency is None:
+    if checkpoint.efficiency is None:
         said.append("Speed, memory, energy and CO2e were not measured.")
     said.append("Safety, bias and languages other than those of the text above were not evaluated.")
-    notes = [note for step in (facts.report, facts.report.recovery) if step is not None for note in step.notes if note]
-    return [*said, *map(sentence, without_paths(notes)), *(f"{reason}." for reason in facts.left_out)]
+    notes = [
+        note
+        for step in (checkpoint.report, checkpoint.report.recovery)
+        if step is not None
+        for note in step.notes
+        if note
+    ]
+    return [*said, *map(sentence, without_paths(notes)), *(f"{reason}." for reason in checkpoint.results.left_out)]
 
 
 def _limits_of_vocabulary(report: Report) -> Iterable[str]:

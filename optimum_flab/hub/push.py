@@ -10,23 +10,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.stored_model import check_belongs_together, check_complete
-from ..checkpoints.weight_files import shards
-from ..records.json_files import read_json
-from ..records.names import CARD_NAME, PAGE_NAME, is_outdated, is_part, is_result, is_secret
+from ..checkpoints.stored_model import check_belongs_together
+from ..records.checkpoint import Checkpoint
+from ..records.names import CARD_NAME, belonged_to_model, belongs_to_model, is_result, is_secret
 from ..records.paths import last_name, without_paths
-from ..records.plan import PLAN_NAME, PruningPlan, plan_text
-from ..records.report import REPORT_NAME, Report, read_report
-from ..records.trim import TRIM_NAME, TrimReport
+from ..records.plan import PLAN_NAME, plan_text
+from ..records.report import REPORT_NAME
+from ..records.trim import TRIM_NAME
 from ..settings.files import CONFIG_NAME
 from ..settings.hub import PushSettings
 from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
 from ..utils.errors import ConfigurationError, FlabError, first_of, printable
-from .card import render_card
+from .card import CardRequest, render_card
 from .client import AGAIN, hub_card, hub_client, redact, translate_errors
-from .frame import Rendered, RenderedReport, is_generated, metadata_of, own_fields, read_card, text_of_user
-from .trimmed import check_trimmed, is_trimmed, render_trimmed
+from .frame import Rendered, is_generated, metadata_of, own_fields, text_of_user
+from .trimmed import check_trimmed
 
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ OBSTACLES = {
 
 
 @dataclass(frozen=True)
-class Target:
+class RepositoryState:
     """A repository before a push.
 
     Args:
@@ -55,6 +54,21 @@ class Target:
     head: str | None = None
     has_branch: bool = True
     files: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a commit makes of a repository.
+
+    Args:
+        files (`Mapping`): the content of each file, or where it is; what has not changed is not sent.
+        delete (`tuple[str, ...]`): files in it to remove.
+        message (`str`): title of the commit, and its description below.
+    """
+
+    files: Mapping[str, Path | bytes]
+    delete: tuple[str, ...]
+    message: str
 
 
 @dataclass(frozen=True)
@@ -113,110 +127,93 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, **options: Any) ->
     """
     from huggingface_hub import ModelCard, get_token
 
-    folder, settings = Path(folder), PushSettings(**options)
+    checkpoint, settings = Checkpoint(os.fspath(folder)), PushSettings(**options)
     check_repo_id(repo_id)
-    if get_token() is None and "/" not in repo_id:
-        raise ConfigurationError(
-            f"repository {repo_id!r} names no owner, and there is no token that says whose it is; write"
-            f" OWNER/{repo_id}, or run `hf auth login`"
-        )
-    if is_trimmed(folder):
-        check_trimmed(folder)
-        title = trim_title(TrimReport.load(folder))
-    else:
-        check_complete(folder)
-        report = read_report(folder)
-        check_belongs_together(folder, report)
-        title = commit_title(report)
-    included = included_files(folder, settings.include)
+    check_files(checkpoint)
+    included = included_files(checkpoint, settings.include)
     if get_token() is None and not settings.dry_run:
         raise FlabError("there is no token for the Hub; run `hf auth login`, or set HF_TOKEN, and push again")
 
     api, notes = hub_client(), []
     with translate_errors(f"the files in {folder} belong together, but {repo_id} could not be looked at"):
-        target = look(api, repo_id, settings)
+        state = repository_state(api, repo_id, settings)
         if get_token() is None:
             notes.append(f"there is no token for the Hub, so whether you may push to {repo_id} was not checked")
         else:
-            check_may_push(api.whoami(), target, settings.create_pr)
-        remote, trouble = hub_card(target.repo_id, target.head) if CARD_NAME in target.files else (None, "")
+            check_may_push(api.whoami(), state, settings.create_pr)
+        remote, trouble = hub_card(state.repo_id, state.head) if CARD_NAME in state.files else (None, "")
         if trouble:
-            raise FlabError(f"the card of {target.repo_id} could not be read: {trouble}; {AGAIN}")
-    card = card_to_send(folder, settings, target.repo_id, remote)
-    files, left = files_to_send(folder, card, included)
-    delete = tuple(sorted(path for path in target.files - files.keys() if is_outdated(path)))
-    kept = tuple(sorted(target.files - files.keys() - set(delete)))
-    where = f"{target.repo_id}{' (new)' * (target.head is None)}"
-    where += f", {'a pull request to ' * settings.create_pr}branch {settings.revision or 'main'}"
-    sizes = {path: len(file) if isinstance(file, bytes) else file.stat().st_size for path, file in files.items()}
-    push = Push(None, where, sizes, delete, kept, left, (*notes, *card.notes))
+            raise FlabError(f"the card of {state.repo_id} could not be read: {trouble}; {AGAIN}")
+    card = card_to_send(checkpoint, settings, state.repo_id, remote)
+    files = files_to_send(checkpoint, card, included)
+    delete = tuple(sorted(path for path in state.files - files.keys() if belonged_to_model(path)))
+    change = Change(files, delete, settings.commit_message or commit_title(checkpoint))
+    where = f"{state.repo_id}{' (new)' * (state.head is None)}"
+    push = Push(
+        url=None,
+        where=f"{where}, {'a pull request to ' * settings.create_pr}branch {settings.revision or 'main'}",
+        files={path: len(file) if isinstance(file, bytes) else file.stat().st_size for path, file in files.items()},
+        delete=delete,
+        keep=tuple(sorted(state.files - files.keys() - set(delete))),
+        left=tuple(name for name in checkpoint.files if name not in files),
+        notes=(*notes, *card.notes),
+    )
     with translate_errors("the Hub does not accept the card's metadata"):
         ModelCard(card.text).validate()
     if settings.dry_run:
         return push
 
-    commit = send(api, target, files, delete, settings, settings.commit_message or title)
-    if commit.oid == target.head:
+    commit = send(api, state, change, settings)
+    if commit.oid == state.head:
         push = replace(push, notes=(*push.notes, "nothing has changed since the last commit, and nothing was sent"))
     return replace(push, url=redact(commit.pr_url or commit.commit_url))
 
 
-def send(
-    api: HfApi,
-    target: Target,
-    files: Mapping[str, Path | bytes],
-    delete: Sequence[str],
-    settings: PushSettings,
-    message: str,
-) -> CommitInfo:
+def send(api: HfApi, state: RepositoryState, change: Change, settings: PushSettings) -> CommitInfo:
     """Makes a repository hold files, in one commit; creates it and its branch where they are missing.
 
     Args:
-        target ([`Target`]): the repository as it is.
-        files (`Mapping`): the content of each file, or where it is; what has not changed is not sent.
-        delete (`Sequence[str]`): files in it to remove.
-        message (`str`): title of the commit, and its description below.
+        state ([`RepositoryState`]): the repository as it is.
 
     Returns:
         `CommitInfo`: of the last commit where nothing had changed.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    repo_id, branch = target.repo_id, settings.revision or "main"
-    if target.head is None:
+    repo_id, branch = state.repo_id, settings.revision or "main"
+    if state.head is None:
         with translate_errors(f"{repo_id} could not be created"):
             api.create_repo(repo_id, private=settings.private or None)
-            target = look(api, repo_id, settings)
-        if target.files - {".gitattributes"}:
+            state = repository_state(api, repo_id, settings)
+        if state.files - {".gitattributes"}:
             raise FlabError(f"somebody else filled {repo_id} meanwhile, so nothing was committed; {AGAIN}")
-    if not target.has_branch:
+    if not state.has_branch:
         with translate_errors(f"branch {branch} of {repo_id} could not be created"):
-            api.create_branch(repo_id, branch=branch, revision=target.head, exist_ok=True)
-    title, _, text = message.strip().partition("\n")
+            api.create_branch(repo_id, branch=branch, revision=state.head, exist_ok=True)
+    title, _, text = change.message.strip().partition("\n")
     look_first = f": look at {repo_id} first, since that could open a second one" if settings.create_pr else ""
     with translate_errors(f"{repo_id} is unchanged", f"it is not known whether the push arrived{look_first}"):
         return api.create_commit(
             repo_id,
             [
-                *(CommitOperationAdd(path, content) for path, content in files.items()),
-                *(CommitOperationDelete(path, is_folder=False) for path in delete),
+                *(CommitOperationAdd(path, content) for path, content in change.files.items()),
+                *(CommitOperationDelete(path, is_folder=False) for path in change.delete),
             ],
             commit_message=title,
             commit_description=text.strip(),
             revision=branch,
             create_pr=settings.create_pr or None,
-            parent_commit=target.head,
+            parent_commit=state.head,
         )
 
 
-def trim_title(report: TrimReport) -> str:
-    """What a push of a trimmed model contains, on one line."""
-    tokens = f"{report.tokens_before:,} to {report.tokens_after:,} tokens"
-    return f"Upload {last_name(report.base_model)}, trimmed from {tokens}"
-
-
-def commit_title(report: Report) -> str:
+def commit_title(checkpoint: Checkpoint) -> str:
     """What a push contains, on one line."""
+    if checkpoint.is_trimmed:
+        trim = checkpoint.trim
+        tokens = f"{trim.tokens_before:,} to {trim.tokens_after:,} tokens"
+        return f"Upload {last_name(trim.base_model)}, trimmed from {tokens}"
+    report = checkpoint.report
     trained = " and trained" * (report.recovery is not None)
     body = "" if report.removed_body_ratio is None else f" ({report.removed_body_ratio:.1%} of the body)"
     return f"Upload {last_name(report.base_model.name)}, pruned by {report.removed_ratio:.1%}{body}{trained}"
@@ -226,7 +223,9 @@ def commit_title(report: Report) -> str:
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Raises a [`ConfigurationError`] if the Hub would not accept the name of a repository."""
+    """Raises a [`ConfigurationError`] if the Hub would not accept the name of a repository, or nobody knows whose it
+    is."""
+    from huggingface_hub import get_token
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
@@ -235,9 +234,14 @@ def check_repo_id(repo_id: str) -> None:
         raise ConfigurationError(
             f"repository {repo_id!r} is not a name that the Hub accepts: {error}; write it as owner/name"
         ) from error
+    if get_token() is None and "/" not in repo_id:
+        raise ConfigurationError(
+            f"repository {repo_id!r} names no owner, and there is no token that says whose it is; write"
+            f" OWNER/{repo_id}, or run `hf auth login`"
+        )
 
 
-def look(api: HfApi, repo_id: str, settings: PushSettings) -> Target:
+def repository_state(api: HfApi, repo_id: str, settings: PushSettings) -> RepositoryState:
     """The state of a repository and a branch of it."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -257,7 +261,7 @@ def look(api: HfApi, repo_id: str, settings: PushSettings) -> Target:
                 f"{repo_id} does not exist, or the token may not see it, so there is nothing to propose a change to;"
                 " check the name and push again, or leave out `create_pr`"
             ) from None
-        return Target(repo_id)
+        return RepositoryState(repo_id)
     files = frozenset(file.rfilename for file in info.siblings or ())
     for name in OBSTACLES.keys() & files:
         raise FlabError(f"{repo_id} holds {name}, {OBSTACLES[name]}; push elsewhere, or delete that file there")
@@ -266,10 +270,10 @@ def look(api: HfApi, repo_id: str, settings: PushSettings) -> Target:
             f"{repo_id} exists and is public, and a push does not make it private; change that in its settings, or"
             " leave out `private`"
         )
-    return Target(repo_id, info.sha, has_branch, files)
+    return RepositoryState(repo_id, info.sha, has_branch, files)
 
 
-def check_may_push(account: Mapping[str, Any], target: Target, create_pr: bool) -> None:
+def check_may_push(account: Mapping[str, Any], state: RepositoryState, create_pr: bool) -> None:
     """Raises a [`FlabError`] if an account cannot push to a repository.
 
     Args:
@@ -281,9 +285,9 @@ def check_may_push(account: Mapping[str, Any], target: Target, create_pr: bool) 
             " it with `hf auth login` or HF_TOKEN"
         )
     mine = [account["name"], *(org["name"] for org in account.get("orgs") or () if org.get("roleInOrg") != "read")]
-    if target.repo_id.split("/")[0] not in mine and not create_pr:
+    if state.repo_id.split("/")[0] not in mine and not create_pr:
         raise FlabError(
-            f"{target.repo_id} is not one of {', '.join(mine)}, where the token of {account['name']!r} may write; name"
+            f"{state.repo_id} is not one of {', '.join(mine)}, where the token of {account['name']!r} may write; name"
             " another repository, or propose the model with `create_pr`"
         )
 
@@ -291,12 +295,21 @@ def check_may_push(account: Mapping[str, Any], target: Target, create_pr: bool) 
 # --- the files -----------------------------------------------------------------------------------------------------
 
 
-def files_in(folder: Path) -> list[str]:
-    """The paths of all files in a folder, relative to it."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+def check_files(checkpoint: Checkpoint) -> None:
+    """Checks what is to be published.
+
+    Raises:
+        [`ConfigurationError`]: the folder is not a complete pruned model.
+        [`FlabError`]: its files do not belong together.
+    """
+    if checkpoint.is_trimmed:
+        check_trimmed(checkpoint)
+    else:
+        checkpoint.check_complete()
+        check_belongs_together(checkpoint)
 
 
-def included_files(folder: Path, patterns: Sequence[str]) -> set[str]:
+def included_files(checkpoint: Checkpoint, patterns: Sequence[str]) -> set[str]:
     """The files that a user names, by their path in the folder.
 
     Args:
@@ -310,12 +323,12 @@ def included_files(folder: Path, patterns: Sequence[str]) -> set[str]:
 
     included: set[str] = set()
     for pattern in patterns:
-        there = [name for name in files_in(folder) if HIDDEN.search(pattern) or not HIDDEN.search(name)]
+        there = [name for name in checkpoint.files if HIDDEN.search(pattern) or not HIDDEN.search(name)]
         named = [*filter_repo_objects(there, allow_patterns=[pattern, f"{pattern.rstrip('/')}/*"])]
         if not named:
             raise ConfigurationError(
-                f"include: {pattern!r} names no file in {str(folder)!r}; use paths relative to that folder, and name"
-                " hidden files with their dot"
+                f"include: {pattern!r} names no file in {str(checkpoint.folder)!r}; use paths relative to that folder,"
+                " and name hidden files with their dot"
             )
         if secret := [name for name in named if is_secret(name)]:
             raise ConfigurationError(f"include: {pattern!r}: {secret[0]} looks like a secret, and is not sent")
@@ -323,7 +336,7 @@ def included_files(folder: Path, patterns: Sequence[str]) -> set[str]:
     return included
 
 
-def card_to_send(folder: Path, settings: PushSettings, repo_id: str, remote: str | None) -> Rendered:
+def card_to_send(checkpoint: Checkpoint, settings: PushSettings, repo_id: str, remote: str | None) -> Rendered:
     """The card for a repository, with what the user added to that in the folder and to that on the Hub; one that
     somebody wrote or changed in the folder stays as it is.
 
@@ -334,24 +347,21 @@ def card_to_send(folder: Path, settings: PushSettings, repo_id: str, remote: str
         [`ConfigurationError`]: the licence is not known, somebody else wrote the card in the repository, or the user's
             texts in both are different.
     """
-    own = read_card(folder / CARD_NAME)
+    own = checkpoint.card
     earlier = [card for card in (own, remote) if card is not None]
     if len(set(filter(None, map(text_of_user, earlier)))) > 1 and not settings.overwrite_card:
         raise ConfigurationError(
             f"between the marked lines the card on the Hub differs from {CARD_NAME} in the folder; copy what you need"
             " from there, and let yours win with `overwrite_card`"
         )
-    card: Rendered = (
-        render_trimmed(folder, settings, repo_id=repo_id, earlier=earlier)
-        if is_trimmed(folder)
-        else render_card(folder, settings, repo_id=repo_id, revision=settings.revision, earlier=earlier)
-    )
+    card = render_card(checkpoint, CardRequest(settings, repo_id, settings.revision, earlier))
     if own is None or is_generated(own):
         card.terms.check_license()
     elif not metadata_of(own).get("license"):
         raise ConfigurationError(
-            f"{str(folder / CARD_NAME)!r}, which somebody wrote or changed, states no license in its metadata; add the"
-            " base model's there, or have the card rewritten with `optimum-cli flab card --overwrite-card`"
+            f"{str(checkpoint.folder / CARD_NAME)!r}, which somebody wrote or changed, states no license in its"
+            " metadata; add the base model's there, or have the card rewritten with `optimum-cli flab card"
+            " --overwrite-card`"
         )
     else:
         note = f"{CARD_NAME} was not written by optimum-flab, or was changed: it is sent unchanged"
@@ -371,9 +381,9 @@ def is_kept(remote: str, new: str) -> bool:
     return text_of_user(remote) in new and own_fields(remote).keys() <= metadata_of(new).keys()
 
 
-def files_to_send(folder: Path, card: Rendered, included: Set[str]) -> tuple[dict[str, Path | bytes], tuple[str, ...]]:
-    """What a repository will hold, by path, and what is left behind. In the records of the pruning, paths of this
-    machine are reduced to file names.
+def files_to_send(checkpoint: Checkpoint, card: Rendered, included: Set[str]) -> dict[str, Path | bytes]:
+    """What a repository will hold, by path. In the records of the pruning, paths of this machine are reduced to file
+    names.
 
     Args:
         included (`Set[str]`): further files.
@@ -381,41 +391,48 @@ def files_to_send(folder: Path, card: Rendered, included: Set[str]) -> tuple[dic
     Raises:
         [`ConfigurationError`]: one of them is a link to a file elsewhere.
     """
-    there, known, datasets = files_in(folder), set(included), set[str]()
-    if isinstance(card, RenderedReport):
-        facts = card.facts
-        known |= {*facts.gguf_files, *(path.name for path in (*shards(folder), *facts.result_files))}
-        datasets |= {
-            *facts.report.all_datasets,
-            *(name for one in facts.evaluations for name in one.settings.datasets),
-        }
-    else:
-        report = TrimReport.load(folder)
-        known |= {*report.files, *report.others, TRIM_NAME}
-        datasets |= set(hub_datasets(DataSettings(**PruningPlan.load(folder).settings.get("data", {})).sources))
-    sent = [name for name in there if name in known or (is_part(name) and not is_result(name))]
+    folder, known, datasets = checkpoint.folder, {*included, *named_files(checkpoint)}, read_datasets(checkpoint)
     root = folder.resolve()
     root = root.parents[1] if root.parent.name == "snapshots" else root  # in the Hub's cache files are links
-    for name in sent:
+    files: dict[str, Path | bytes] = {}
+    for name in checkpoint.files:
+        if name not in known and (is_result(name) or not belongs_to_model(name)):
+            continue
         if not (folder / name).resolve().is_relative_to(root):
             raise ConfigurationError(
                 f"{name} in {str(folder)!r} is a link to a file elsewhere, and is not sent; put that file there"
             )
-    files = {name: published(folder / name, datasets) for name in sent}
-    files |= {CARD_NAME: card.text.encode()}
-    files |= {PAGE_NAME: card.page.encode()} if isinstance(card, RenderedReport) else {}
-    return dict(sorted(files.items())), tuple(name for name in there if name not in files)
+        files[name] = published(checkpoint, name, datasets)
+    return dict(sorted({**files, **card.files}.items()))
 
 
-def published(path: Path, datasets: Collection[str]) -> Path | bytes:
+def named_files(checkpoint: Checkpoint) -> set[str]:
+    """The files of a model that its records name: weights, results, GGUF files."""
+    if checkpoint.is_trimmed:
+        return {*checkpoint.trim.files, *checkpoint.trim.others, TRIM_NAME}
+    paths = (*checkpoint.weight_files, *checkpoint.result_files)
+    return {*checkpoint.gguf_files, *(path.name for path in paths)}
+
+
+def read_datasets(checkpoint: Checkpoint) -> set[str]:
+    """The ids of the Hub datasets that a model was made and evaluated with."""
+    if checkpoint.is_trimmed:
+        return set(hub_datasets(DataSettings(**checkpoint.plan.settings.get("data", {})).sources))
+    evaluated = (name for one in checkpoint.evaluations for name in one.settings.datasets)
+    return {*checkpoint.report.all_datasets, *evaluated}
+
+
+def published(checkpoint: Checkpoint, name: str, datasets: Collection[str]) -> Path | bytes:
     """A file as it is sent: paths of this machine in a record are reduced to names.
 
     Args:
+        name (`str`): its path in the folder.
         datasets (`Collection[str]`): Hub datasets that were read: as sources of text, they are kept.
     """
+    path = checkpoint.folder / name
     if path.name not in (REPORT_NAME, PLAN_NAME, CONFIG_NAME, TRIM_NAME) and not is_result(path.name):
         return path
-    content = without_paths(read_json(path), datasets)
+    content = without_paths(checkpoint.content(name), datasets)
     for text in content.get("grown", ()):  # it may be the user's own
         text.pop("begins", None)
     text = plan_text(content) if path.name == PLAN_NAME else json.dumps(content, indent=2, ensure_ascii=False)

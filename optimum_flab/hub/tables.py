@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from ..records.checkpoint import Checkpoint
 from ..records.held_out import HeldOut
 from ..records.report import Report
 from ..records.results import BASELINE, EfficiencyRecord, EvaluationRecord, ScoreRow, Spread
 from ..records.scores import PROGRAMS, Score, metric_text, retention_of, retention_text, score_text, together_text
 from ..settings.pruning import COMPONENTS
 from ..utils.hashing import file_sha256
-from .facts import Facts
 from .markdown import cell, code
 
 
@@ -97,9 +97,9 @@ def removed_rows(report: Report) -> list[list[str]]:
     ]
 
 
-def gguf_rows(facts: Facts) -> list[list[str]]:
+def gguf_rows(checkpoint: Checkpoint) -> list[list[str]]:
     """Name, type, size and SHA-256 of the GGUF files in the folder."""
-    paths = {facts.folder / name: kind for name, kind in facts.gguf_files.items()}
+    paths = {checkpoint.folder / name: kind for name, kind in checkpoint.gguf_files.items()}
     return [
         [f"[{path.name}]({path.name})", kind, megabytes(path.stat().st_size), code([file_sha256(path)])]
         for path, kind in paths.items()
@@ -118,11 +118,11 @@ def retention_cell(row: ScoreRow) -> str:
     return typeset(retention_text(row.retention, row.higher_is_better))
 
 
-def summary_rows(facts: Facts) -> list[list[str]]:
+def summary_rows(checkpoint: Checkpoint) -> list[list[str]]:
     """The first scores of the evaluations, and bits per byte: label, dense, pruned, retention."""
     rows: list[list[str]] = []
-    for evaluation in facts.evaluations:
-        paired = evaluation.is_against(facts.report.base_model.weights_sha256)
+    for evaluation in checkpoint.evaluations:
+        paired = evaluation.is_against(checkpoint.report.base_model.weights_sha256)
         for row in sorted(evaluation.scores, key=_place)[: MOST_SCORES_ABOVE - len(rows)]:
             shown = [
                 None if score is None else score.model_copy(update={"interval_95": None})
@@ -133,7 +133,7 @@ def summary_rows(facts: Facts) -> list[list[str]]:
             kept += " retained" * ("%" in kept and row.higher_is_better)
             rows.append([cell(label), *(score_cell(score, row.metric) for score in shown), kept])
     rows = rows or [["benchmarks", "–", "not evaluated", "–"]]
-    if (held_out := facts.report.held_out) is not None:
+    if (held_out := checkpoint.report.held_out) is not None:
         before, after = held_out.dense_bits_per_byte, held_out.pruned_bits_per_byte
         label = "bits per byte of held-out text (less is better)"
         rows.append([label, decimals(before), decimals(after), change(before, after)])
@@ -154,11 +154,11 @@ def _problems(row: ScoreRow, evaluation: EvaluationRecord) -> str:
     return f" ({'first ' if limit is not None else ''}{row.problems:,} problems)"
 
 
-def evaluation_tables(facts: Facts) -> list[dict[str, Any]]:
+def evaluation_tables(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """One table per evaluation: `heading`, `rows`, and `about`, sentences on how it was run."""
     tables = []
-    for evaluation in facts.evaluations:
-        paired = evaluation.is_against(facts.report.base_model.weights_sha256)
+    for evaluation in checkpoint.evaluations:
+        paired = evaluation.is_against(checkpoint.report.base_model.weights_sha256)
         rows = []
         for row in evaluation.scores:
             metric, own = metric_text(row.metric, row.higher_is_better), score_cell(row.own, row.metric)
@@ -210,10 +210,10 @@ def _how(evaluation: EvaluationRecord, paired: bool) -> Iterable[str]:
 # --- held-out text -------------------------------------------------------------------------------------------------
 
 
-def held_out_table(facts: Facts) -> dict[str, Any] | None:
+def held_out_table(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """`heading` and `rows` of what was measured on held-out text, before and after training where there was any;
     `None` where nothing was measured."""
-    sides, recovery = {"value": facts.report.held_out}, facts.report.recovery
+    sides, recovery = {"value": checkpoint.report.held_out}, checkpoint.report.recovery
     if recovery is not None:
         sides = {"pruned": recovery.held_out_before, "trained": recovery.held_out_after}
     columns = {name: _held_out_cells(held_out) for name, held_out in sides.items() if held_out is not None}
@@ -240,9 +240,9 @@ def _held_out_cells(held_out: HeldOut) -> dict[str, str]:
     }
 
 
-def kind_table(facts: Facts) -> dict[str, Any] | None:
+def kind_table(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """`heading` and `rows` of what the pruning cost by kind of held-out text; `None` where there is only one."""
-    held_out, recovery = facts.report.held_out, facts.report.recovery
+    held_out, recovery = checkpoint.report.held_out, checkpoint.report.recovery
     if recovery is not None:  # which measured anew, on other text; older reports have only the second of these
         held_out = recovery.pruning_held_out or recovery.held_out_before
     if held_out is None or len(held_out.by_kind) < 2:

@@ -44,7 +44,7 @@ class Terms:
             raise ConfigurationError("\n".join([needed, *self.notes]))
 
 
-def settle_terms(base: Base, stated: TermsSettings, earlier: Mapping[str, Any], ask_hub: bool = True) -> Terms:
+def resolve_terms(base: Base, stated: TermsSettings, earlier: Mapping[str, Any], ask_hub: bool = True) -> Terms:
     """The terms, from the first source that states them: the base model's card as pruning found it, or else as it is
     on the Hub; the user; the card that is being rewritten.
 

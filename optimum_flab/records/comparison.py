@@ -13,10 +13,11 @@ from ..settings.pruning import COMPONENTS
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.places import user_path
 from .atomic import errors_of_writing
+from .checkpoint import Checkpoint
 from .json_files import parse_record, read_json
 from .names import is_result
 from .paths import last_name
-from .report import REPORT_NAME, Report, read_report
+from .report import REPORT_NAME, Report
 from .results import EVALUATION_NAME, EvaluationRecord, ScoreRow
 from .scores import PROGRAMS, Score, metric_text, retention_text, score_text
 
@@ -68,11 +69,12 @@ def read_models(folders: Sequence[str]) -> list[ComparedModel]:
     models: list[ComparedModel] = []
     evaluations: list[tuple[str, EvaluationRecord]] = []
     for name in dict.fromkeys(folders):
-        folder = user_path(name)
-        results = sorted(path for path in folder.glob(f"{EVALUATION_NAME[:-5]}*") if is_result(path.name))
+        checkpoint = Checkpoint(user_path(name))
+        found = checkpoint.folder.glob(f"{EVALUATION_NAME[:-5]}*")
+        results = sorted(path for path in found if is_result(path.name))
         evaluations += [(name, parse_record(EvaluationRecord, read_json(path), path)) for path in results]
-        if (folder / REPORT_NAME).is_file():
-            models.append(ComparedModel(name, read_report(folder)))
+        if (checkpoint.folder / REPORT_NAME).is_file():
+            models.append(ComparedModel(name, checkpoint.report))
         elif not results:
             raise ConfigurationError(f"folder {name!r} has neither {REPORT_NAME} nor {EVALUATION_NAME}")
     for name, evaluation in evaluations:

@@ -27,7 +27,7 @@ READ_FIRST = "config.json"
 
 
 @dataclass(frozen=True)
-class Kind:
+class FolderKind:
     """What an output folder holds; only a folder of its own kind is ever replaced.
 
     Args:
@@ -57,7 +57,7 @@ class OutputFolder:
 
     Args:
         folder (`str` or `Path`): created if it does not exist, with its parents.
-        kind ([`Kind`]): what it will hold.
+        kind ([`FolderKind`]): what it will hold.
         overwrite (`bool`): whether a folder of this kind that is not empty may be replaced.
         inputs (`Iterable`): files and folders that the run reads; those that do not exist, such as Hub ids, are
             ignored.
@@ -69,7 +69,12 @@ class OutputFolder:
     """
 
     def __init__(
-        self, folder: str | Path, kind: Kind, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
+        self,
+        folder: str | Path,
+        kind: FolderKind,
+        *,
+        overwrite: bool = False,
+        inputs: Iterable[str | Path | None] = (),
     ):
         self.folder = user_path(folder).resolve()
         self._work = self.folder / WORK

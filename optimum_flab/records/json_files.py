@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -48,7 +49,7 @@ def read_json(path: Path, advice: str = ADVICE) -> dict[str, Any]:
     return content
 
 
-def check_format(values: dict[str, Any], newest: int, path: Path) -> None:
+def check_format(values: Mapping[str, Any], newest: int, path: Path) -> None:
     """Raises a [`FlabError`] if a file is of a newer format than the newest that is known here."""
     version = values.get("format")
     if isinstance(version, int) and version > newest:

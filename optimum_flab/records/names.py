@@ -79,14 +79,14 @@ def gguf_name(model: str, kind: str) -> str:
     return f"{last_name(model)}-pruned-{kind}.gguf"
 
 
-def is_part(name: str) -> bool:
+def belongs_to_model(name: str) -> bool:
     """Whether a file is part of a pruned model, and published with it, by its path in the folder; weights are those
     that the index names."""
     own = name in FILES or is_result(name) or is_license_file(name) or fnmatch(name, f"{CHAT_TEMPLATES}/*.jinja")
     return own or BESIDE_GGUF.fullmatch(name) is not None
 
 
-def is_outdated(name: str) -> bool:
+def belonged_to_model(name: str) -> bool:
     """Whether a file of this name, in a repository that holds a pruned model, was part of an earlier one, where the
     new one has no such file."""
     own = name in FILES or is_result(name) or any(kind.fullmatch(name) for kind in (SHARD, GGUF, BESIDE_GGUF))
@@ -98,4 +98,4 @@ def is_replaceable(path: Path) -> bool:
     if path.is_dir():
         is_unfinished = path.suffix == ".partial" and GGUF.fullmatch(path.stem) is not None
         return path.name in (ADAPTER_FOLDER, CHAT_TEMPLATES) or is_unfinished
-    return is_part(path.name) or is_outdated(path.name)
+    return belongs_to_model(path.name) or belonged_to_model(path.name)

@@ -147,28 +147,45 @@ class PruningPlan:
             [`FlabError`]: the file is missing, is not a plan, or its tensors are not there. Whether it fits a model is
                 checked by [`~pruning.plan_check.check_plan`].
         """
-        from safetensors import SafetensorError
-
-        from ..tensors.lazy import StoredTensors
-
         file = plan_file(path)
         content = read_json(file, ADVICE)
+        plan = cls.parse(content, file)
+        return replace(plan, weights=plan_weights(content, file)) if tensors else plan
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any], file: Path) -> PruningPlan:
+        """The plan in the content of a `flab_plan.json`, without its tensors; raises what [`load`] raises."""
+        fields = {name: value for name, value in content.items() if name not in ("format", "compensated")}
         check_format(content, FORMAT, file)
-        if (form := content.pop("format", None)) in (1, 2):
-            content = _from_former(content)
+        if (form := content.get("format")) in (1, 2):
+            fields = _from_former(fields)
         elif form != FORMAT:
             raise FlabError(f"{file} has a format that is not known here ({form!r}); {ADVICE}")
-        compensated = content.pop("compensated", None)
-        plan, beside, weights = parse_record(cls, content, file, ADVICE), file.with_name(WEIGHTS_NAME), None
-        if not tensors or (compensated == [] and not beside.exists()):
-            return plan
-        with suppress(OSError, SafetensorError, ValueError):
-            weights = StoredTensors([beside])
-        if weights is None or sorted(weights) != compensated:
-            raise FlabError(
-                f"{beside} cannot be read, or does not belong to {file}; copy both files from one checkpoint"
-            )
-        return replace(plan, weights=weights)
+        return parse_record(cls, fields, file, ADVICE)
+
+
+def plan_weights(content: Mapping[str, Any], file: Path) -> Mapping[str, Tensor]:
+    """The tensors that belong to a plan, from the file beside its own.
+
+    Args:
+        content (`Mapping`): of the plan's file.
+        file (`Path`): the `flab_plan.json`.
+
+    Raises:
+        [`FlabError`]: they are not there, or others are.
+    """
+    from safetensors import SafetensorError
+
+    from ..tensors.lazy import StoredTensors
+
+    beside, compensated, weights = file.with_name(WEIGHTS_NAME), content.get("compensated"), None
+    if compensated == [] and not beside.exists():
+        return {}
+    with suppress(OSError, SafetensorError, ValueError):
+        weights = StoredTensors([beside])
+    if weights is None or sorted(weights) != compensated:
+        raise FlabError(f"{beside} cannot be read, or does not belong to {file}; copy both files from one checkpoint")
+    return weights
 
 
 def plan_file(path: str | Path) -> Path:

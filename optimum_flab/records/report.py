@@ -1,4 +1,4 @@
-"""`flab_report.json`: what was removed and what it cost. Its form, writer and reader. Lightweight."""
+"""`flab_report.json`: what was removed and what it cost. Its form. Lightweight."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from .held_out import HeldOut
-from .json_files import Number, Record, check_format, parse_record, read_json
+from .json_files import Number, Record, check_format, parse_record
 from .texts import PlainText, TextCounts
 
 
@@ -381,22 +381,16 @@ def report_text(report: Report) -> str:
     return report.model_dump_json(indent=2) + "\n"
 
 
-def write_report(folder: str | Path, report: Report) -> None:
-    """Writes `flab_report.json`."""
-    Path(folder, REPORT_NAME).write_text(report_text(report), encoding="utf-8")
-
-
-def read_report(folder: str | Path) -> Report:
-    """The content of `flab_report.json`, in the current form.
+def parse_report(values: dict[str, Any], path: Path) -> Report:
+    """The content of `flab_report.json` in the current form.
 
     Args:
-        folder (`str` or `Path`): of a pruned model.
+        values (`dict`): of the file.
+        path (`Path`): the file, for the message.
 
     Raises:
-        [`FlabError`]: there is none, it is damaged or of a newer format; names the first faulty fields.
+        [`FlabError`]: it is damaged or of a newer format; names the first faulty fields.
     """
-    path = Path(folder, REPORT_NAME)
-    values = read_json(path, "name the folder of a pruned model")
     check_format(values, FORMAT, path)
     # what reports of format 1 left out is optional now
     return parse_record(Report, {**values, "format": FORMAT}, path, "restore the file, or prune again")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from .json_files import Record, check_format, parse_record, read_json
-from .report import BaseCard
+from .json_files import Record, check_format, parse_record
+from .report import Base, BaseCard
 
 
 TRIM_NAME = "flab_trim.json"
@@ -84,6 +85,12 @@ class TrimReport(Record):
     notes: tuple[str, ...] = ()
     command: str | None = None
 
+    @property
+    def base(self) -> Base:
+        """The base model, as the report of a pruning names it; its hash is that over what was copied."""
+        card = self.card or BaseCard()
+        return Base(name=self.base_model, revision=self.base_revision, weights_sha256=self.copied_sha256, card=card)
+
     def to_text(self) -> str:
         """For the terminal."""
         before, after = self.bytes_before / 1e6, self.bytes_after / 1e6
@@ -109,12 +116,15 @@ class TrimReport(Record):
         (folder / TRIM_NAME).write_bytes(text.encode("utf-8", "backslashreplace"))  # names that are not UTF-8
 
     @classmethod
-    def load(cls, folder: Path) -> TrimReport:
-        """Reads it from a folder.
+    def parse(cls, content: dict[str, Any], path: Path) -> TrimReport:
+        """What a file says.
+
+        Args:
+            content (`dict`): of the file.
+            path (`Path`): the file, for the message.
 
         Raises:
-            [`FlabError`]: it is missing or damaged.
+            [`FlabError`]: it is of a newer format, or not as it was written.
         """
-        content = read_json(folder / TRIM_NAME)
-        check_format(content, FORMAT, folder / TRIM_NAME)
-        return parse_record(cls, content, folder / TRIM_NAME)
+        check_format(content, FORMAT, path)
+        return parse_record(cls, content, path)

@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_pe
 from torch import nn
 from transformers import TrainerCallback
 
-from ..checkpoints.weight_files import shards
+from ..records.shards import shards
 from ..running.casting import copy_in
 from ..settings.recovery import RecoveryConfig
 from ..tensors.lazy import StoredTensors

@@ -145,13 +145,3 @@ class FlabPrunerConfig(BaseConfig):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FlabPrunerConfig) and self.to_dict() == other.to_dict()
-
-
-def read_pruner_config(folder: str | os.PathLike[str]) -> FlabPrunerConfig | None:
-    """The configuration beside a pruned checkpoint; `None` if a plan was applied, which leaves none.
-
-    Raises:
-        [`ConfigurationError`]: the file cannot be read, or is faulty.
-    """
-    path = os.path.join(folder, FlabPrunerConfig.CONFIG_NAME)
-    return FlabPrunerConfig.from_dict(read_settings_file(path)) if os.path.isfile(path) else None

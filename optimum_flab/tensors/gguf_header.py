@@ -352,26 +352,6 @@ def part_paths(path: Path) -> list[Path]:
     return paths
 
 
-def own_gguf_files(folder: Path, weights: str | None) -> dict[str, str]:
-    """The number formats of the GGUF files in a folder that were written from some weights, by their sorted names.
-
-    Args:
-        weights (`str`, *optional*): the hash of the weights, see [`~checkpoints.hashes.weights_hash`].
-    """
-    types = {}
-    for path in sorted(folder.glob("*.gguf")):
-        part = PART.fullmatch(path.name)
-        # of several parts the first states what they were made from
-        first = path if part is None else path.with_name(f"{part['stem']}-00001-of-{part['count']}.gguf")
-        try:
-            fields = read_header(first).fields
-            if fields.get(WEIGHTS_FIELD) == weights is not None:
-                types[path.name] = type_name(fields)
-        except (FlabError, OSError, KeyError, ValueError):  # damaged, or somebody else's
-            continue
-    return types
-
-
 def type_name(fields: dict[str, Any]) -> str:
     """What llama.cpp calls the mixture of types of a file, such as `q4_k_m`.
 

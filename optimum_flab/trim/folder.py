@@ -23,9 +23,10 @@ from ..checkpoints.finding import METADATA_PATTERNS, ModelFiles, download_weight
 from ..checkpoints.model_config import check_sizes
 from ..checkpoints.saving import check_tokenizer
 from ..checkpoints.tokenizer import check_vocabulary, load_tokenizer
-from ..checkpoints.weight_files import check_weight_files, shards
+from ..checkpoints.weight_files import check_weight_files
 from ..records.json_files import read_json
 from ..records.names import CARD_NAME, FILES, OTHER_TOKENIZERS, WEIGHTS, WEIGHTS_INDEX, is_secret
+from ..records.shards import shards
 from ..tensors.copying import copy_bytes, copy_rows
 from ..tensors.lazy import stored_pieces
 from ..tensors.stored import data_start, safetensors_header, stored_entries

@@ -16,13 +16,14 @@ import numpy as np
 
 from ..checkpoints.demo import DEMO_NAME, DEMO_TERMS
 from ..checkpoints.finding import ModelFiles, find_license_files, find_model
-from ..hub.frame import is_generated, read_card
-from ..hub.trimmed import write_trimmed_card
+from ..hub.card import write_card
+from ..hub.frame import is_generated
 from ..pruning.counts import CountsFile, read_counts
 from ..pruning.vocabulary import TokenChoice, counted_tokens, source_counts
 from ..records.base_card import base_card_of
+from ..records.checkpoint import Checkpoint
 from ..records.counts import TokenCounts
-from ..records.folders import Kind, OutputFolder, check_space
+from ..records.folders import FolderKind, OutputFolder, check_space
 from ..records.names import CARD_NAME
 from ..records.plan import PLAN_NAME, TOKENS, PruningPlan
 from ..records.trim import TRIM_NAME, GrownText, TrimmedText, TrimReport
@@ -123,7 +124,7 @@ def trim(
                 " `coverage` or `size`"
             )
         check_space(path, model.bytes_with(kept), "the trimmed files take")
-        earlier = read_card(path / CARD_NAME)
+        earlier = Checkpoint(path).card
         with reserved.replacement() as folder:
             report = _write_files(files, model, kept, texts, folder)
             corpus_hash = texts.corpus_hash if texts else plan.corpus_hash if plan else ""
@@ -143,7 +144,7 @@ def trim(
             others -= report.files.keys()
             report = report.model_copy(update={"others": tuple(sorted(others)), "command": command})
             report.save(folder)
-            write_trimmed_card(folder, ask_hub=False, earlier=earlier)
+            write_card(Checkpoint(folder), ask_hub=False, earlier=earlier)
     return report
 
 
@@ -386,15 +387,16 @@ def _stem(files: ModelFiles) -> str:
 
 def _owns(path: Path) -> bool:
     """Whether a file is part of what a trim wrote; a card that somebody wrote or changed is not."""
+    checkpoint = Checkpoint(path.parent)
     try:
-        report = TrimReport.load(path.parent)
-        is_users = path.name == CARD_NAME and not is_generated(read_card(path) or "")
+        report = checkpoint.trim
+        is_users = path.name == CARD_NAME and not is_generated(checkpoint.card or "")
     except FlabError:
         return path.name == TRIM_NAME
     return path.name in {*report.files, *report.others, TRIM_NAME} and not is_users
 
 
-TRIMMED = Kind("a trimmed model", TRIM_NAME, _owns)
+TRIMMED = FolderKind("a trimmed model", TRIM_NAME, _owns)
 
 
 @contextmanager

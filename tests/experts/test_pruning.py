@@ -14,7 +14,7 @@ from optimum_flab.checkpoints.stored_model import check_belongs_together
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.criteria import LAYERS
 from optimum_flab.pruning.components.layers import ranked_layers
-from optimum_flab.records.report import read_report
+from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.recovery.trained import Training, merge_training
 from optimum_flab.settings.recovery import RecoveryConfig
 from optimum_flab.utils.errors import ConfigurationError
@@ -71,7 +71,7 @@ def test_where_experts_go_their_width_stays(dense, tmp_path):
 def test_experts_and_their_width_pinned(dense, pinned, tmp_path):
     """The same files by the search and by the plan."""
     optimizer, out = pinned
-    check_belongs_together(out, read_report(out))  # as a push does
+    check_belongs_together(Checkpoint(out))  # as a push does
     config = AutoConfig.from_pretrained(out)
     assert (config.num_hidden_layers, config.moe_intermediate_size) == (4, 24)
     model, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)

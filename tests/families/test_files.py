@@ -16,7 +16,7 @@ from optimum_flab.criteria import NEURONS
 from optimum_flab.families import family_for, files, known_families, read_family
 from optimum_flab.inspection import inspect_model
 from optimum_flab.pruning.components.neurons import decide_neurons
-from optimum_flab.records.report import read_report
+from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.recovery.closed_form import refit
 from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.utils.errors import ConfigurationError, FlabError
@@ -169,7 +169,7 @@ def test_a_known_family_goes_all_the_way(model_type, tmp_path):
     optimizer.save_pretrained(tmp_path / "out")
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not (info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"])
-    check_belongs_together(tmp_path / "out", read_report(tmp_path / "out"))  # as a push does
+    check_belongs_together(Checkpoint(tmp_path / "out"))  # as a push does
     text = TEXTS[0][:80]
     ids = AutoTokenizer.from_pretrained(tmp_path / "out")(text, return_tensors="pt")["input_ids"]
     assert ids.tolist() == pruned.tokenizer(text, return_tensors="pt")["input_ids"].tolist()

@@ -10,7 +10,6 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.checkpoints.surgery import operate
-from optimum_flab.checkpoints.weight_files import shards
 from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.families import family_for, known_families
 from optimum_flab.families.resizing import resized_config
@@ -18,6 +17,7 @@ from optimum_flab.measuring.divergence import OutputHead, final_hidden
 from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.pruning.plan_check import check_plan
+from optimum_flab.records.shards import shards
 from optimum_flab.recovery.closed_form import refit
 from optimum_flab.running.casting import cast_by_layer, copy_in
 from optimum_flab.sizes import Shape, count_parameters, shape_of

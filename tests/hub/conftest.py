@@ -12,6 +12,10 @@ from hub.loopback import Hub
 from transformers import AutoTokenizer
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
+from optimum_flab.hub import card
+from optimum_flab.records.checkpoint import Checkpoint
+from optimum_flab.records.report import REPORT_NAME, report_text
+from optimum_flab.settings.hub import CardSettings
 
 
 FIVE_FAMILIES = [family for family in FAMILIES if family != "llama-bias"]
@@ -101,6 +105,15 @@ def write_json(path, content):
 
 def change_json(path, **changes):
     write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **changes})
+
+
+def write_report(folder, report):
+    (folder / REPORT_NAME).write_text(report_text(report), encoding="utf-8")
+
+
+def write_card(folder, **settings):
+    """Writes the card of a folder, as `flab card` does; returns what the user is told."""
+    return card.write_card(Checkpoint(folder, settings.get("results")), CardSettings(**settings))
 
 
 def recovery_of(**changes):

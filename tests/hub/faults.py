@@ -17,8 +17,8 @@ import pytest
 from huggingface_hub import constants
 
 from optimum_flab.hub.client import hub_client, translate_errors
-from optimum_flab.hub.push import look, send
-from optimum_flab.records.names import is_outdated
+from optimum_flab.hub.push import Change, repository_state, send
+from optimum_flab.records.names import belonged_to_model
 from optimum_flab.settings.hub import PushSettings
 from optimum_flab.utils.errors import FlabError
 
@@ -84,9 +84,9 @@ class Scenario:
         """The requests of a push, without the checks of a checkpoint."""
         settings, api = PushSettings(**self.options), hub_client()
         with translate_errors("the repository could not be looked at"):
-            target = look(api, REPOSITORY, settings)
-        delete = sorted(path for path in target.files - FILES.keys() if is_outdated(path))
-        return send(api, target, FILES, delete, settings, "a push").commit_url
+            state = repository_state(api, REPOSITORY, settings)
+        delete = sorted(path for path in state.files - FILES.keys() if belonged_to_model(path))
+        return send(api, state, Change(FILES, tuple(delete), "a push"), settings).commit_url
 
     def states(self) -> tuple[list[Any], Any]:
         """The states that count as the old one, and the new one."""

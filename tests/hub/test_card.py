@@ -9,20 +9,21 @@ import shutil
 
 import pytest
 from hub.card_rules import card_errors
-from hub.conftest import FIVE_FAMILIES, change_json, efficiency_of, evaluation_of, recovery_of, write_json
+from hub.conftest import FIVE_FAMILIES, change_json, efficiency_of, evaluation_of, recovery_of, write_card, write_json
 from huggingface_hub import ModelCard
 
 from optimum_flab.criteria import LAYERS, NEURONS
 from optimum_flab.evaluation.comparison import Passed, together
 from optimum_flab.export import export_gguf
 from optimum_flab.hub import terms as terms_module
-from optimum_flab.hub.card import render_card, write_card
+from optimum_flab.hub.card import CardRequest, render_card
 from optimum_flab.hub.frame import BEGIN, END, MARK, is_generated, metadata_of, text_of_user
-from optimum_flab.hub.terms import settle_terms
+from optimum_flab.hub.terms import resolve_terms
+from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.held_out import KindCost
 from optimum_flab.records.report import Base, BaseCard
 from optimum_flab.records.scores import PROGRAMS, TOGETHER
-from optimum_flab.settings.hub import CardSettings, TermsSettings
+from optimum_flab.settings.hub import TermsSettings
 from optimum_flab.settings.recovery import RecoveryConfig
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 
@@ -31,8 +32,12 @@ BASE = TermsSettings(base_model="someone/tiny")
 NAME = "me/tiny-flab"
 
 
+def rendered(folder, stated=BASE, **options):
+    return render_card(Checkpoint(folder), CardRequest(stated, **options))
+
+
 def card_of(folder, stated=BASE, **options):
-    return render_card(folder, stated, repo_id=NAME, **options).text
+    return rendered(folder, stated, repo_id=NAME, **options).text
 
 
 def sections(text):
@@ -53,7 +58,7 @@ def test_cards_are_valid_and_complete(family, evaluated, checkpoint, tmp_path):
         write_json(tmp_path / "results" / "flab_evaluation.json", evaluation_of(report))
         write_json(tmp_path / "results" / "flab_efficiency.json", efficiency_of(report, folder))
         results = [tmp_path / "results"]
-    assert write_card(folder, CardSettings(base_model="someone/tiny", results=results)) == ()
+    assert write_card(folder, base_model="someone/tiny", results=results) == ()
     content = (folder / "README.md").read_text(encoding="utf-8")
     card = ModelCard(content)
     assert card_errors(content) == []
@@ -225,7 +230,7 @@ def test_only_what_was_trained_or_pruned_with_is_a_dataset_of_the_model(pruned):
     for shown in ("`a/one[text]`, `folder`", "`a/two:test`", "`a/three`", "- a/one[text]\n", "- folder\n"):
         assert shown in card.text
     assert "b/folder" not in card.content
-    write_card(pruned, CardSettings(base_model="someone/tiny"))
+    write_card(pruned, base_model="someone/tiny")
     change_json(pruned / "flab_config.json", data=config["data"])
     change_json(pruned / "flab_report.json", datasets=[])
     write_card(pruned)  # what an earlier card of ours stated is not taken for the user's
@@ -294,13 +299,13 @@ def test_results_are_copied_and_used_again(pruned, report, tmp_path):
     second = {**first, "scores": [{**first["scores"][0], "task": "mbpp"}]}
     for name, content in (("one", first), ("two", second)):
         write_json(tmp_path / name / "flab_evaluation.json", content)
-    write_card(pruned, CardSettings(results=[tmp_path / "one", tmp_path / "two"]))
+    write_card(pruned, results=[tmp_path / "one", tmp_path / "two"])
     content = (pruned / "README.md").read_text(encoding="utf-8")
     names = sorted(path.name for path in pruned.glob("flab_evaluation*"))
     assert "mbpp" in content and names == ["flab_evaluation-2.json", "flab_evaluation.json"]
     write_card(pruned)
     assert (pruned / "README.md").read_text(encoding="utf-8") == content
-    write_card(pruned, CardSettings(results=[tmp_path / "two"]))
+    write_card(pruned, results=[tmp_path / "two"])
     assert [path.name for path in pruned.glob("flab_evaluation*")] == ["flab_evaluation.json"]
     assert "humaneval, pass@1" not in (pruned / "README.md").read_text(encoding="utf-8")
 
@@ -308,11 +313,11 @@ def test_results_are_copied_and_used_again(pruned, report, tmp_path):
 def test_results_of_another_model_are_left_out_and_said_to_be(pruned, report):
     write_json(pruned / "flab_evaluation.json", evaluation_of({**report, "weights_sha256": "0" * 64}))
     write_json(pruned / "flab_efficiency.json", efficiency_of({**report, "pruned": {"parameters": 5}}, pruned))
-    rendered = render_card(pruned, BASE)
-    assert "model-index" not in metadata_of(rendered.text)
-    assert "flab_evaluation.json is an evaluation of other weights (SHA-256 000000000000…)" in rendered.text
-    assert "measures a checkpoint of another size" in rendered.text
-    assert len(rendered.notes) == 2
+    card = rendered(pruned)
+    assert "model-index" not in metadata_of(card.text)
+    assert "flab_evaluation.json is an evaluation of other weights (SHA-256 000000000000…)" in card.text
+    assert "measures a checkpoint of another size" in card.text
+    assert len(card.notes) == 2
 
 
 def test_retention_is_given_against_the_model_that_was_pruned_only(pruned, report):
@@ -407,7 +412,7 @@ def test_results_that_cannot_be_used_are_refused(pruned, report, tmp_path):
         (("nothing",), "nothing' hold neither"),
     ):
         with pytest.raises(ConfigurationError, match=message):
-            write_card(pruned, CardSettings(results=[tmp_path / name for name in names]))
+            write_card(pruned, results=[tmp_path / name for name in names])
 
 
 def test_gguf_files_that_were_written_from_these_weights(pruned, checkpoint):
@@ -418,11 +423,9 @@ def test_gguf_files_that_were_written_from_these_weights(pruned, checkpoint):
     export_gguf(loaded, pruned / "model-q8_0.gguf", ExportSettings(type="q8_0", pre_tokenizer="qwen2"))
     export_gguf(loaded, pruned / "split.gguf", ExportSettings(pre_tokenizer="qwen2", split_megabytes=1))
     (pruned / "other.gguf").write_bytes(b"GGUF of somebody else")
-    rendered = render_card(pruned, BASE)
-    assert re.search(
-        r"\| \[model-q8_0.gguf\]\(model-q8_0.gguf\) \| q8_0 \| \d+ MB \| `[0-9a-f]{64}` \|", rendered.text
-    )
-    assert rendered.notes == ("other.gguf was not written by `flab export` from these weights: not in the card",)
+    card = rendered(pruned)
+    assert re.search(r"\| \[model-q8_0.gguf\]\(model-q8_0.gguf\) \| q8_0 \| \d+ MB \| `[0-9a-f]{64}` \|", card.text)
+    assert card.notes == ("other.gguf was not written by `flab export` from these weights: not in the card",)
     change_json(pruned / "flab_report.json", weights_sha256="0" * 64)
     assert "q8_0" not in card_of(pruned)
 
@@ -438,7 +441,7 @@ def test_what_a_user_adds_survives_a_refresh(pruned):
     path.write_text(text.replace("tags:\n", added), encoding="utf-8")
     assert is_generated(path.read_text(encoding="utf-8"))
     change_json(pruned / "flab_report.json", seed=77)
-    write_card(pruned, CardSettings(base_model="someone/tiny"))
+    write_card(pruned, base_model="someone/tiny")
     content = path.read_text(encoding="utf-8")
     assert text_of_user(content) == own and "| seed | 77 |" in content
     data = metadata_of(content)
@@ -474,7 +477,7 @@ def test_a_card_that_somebody_wrote_or_changed_is_not_overwritten_unless_asked(p
     with pytest.raises(FlabError, match="`overwrite_card`"):
         write_card(pruned)
     assert path.read_bytes() == mine
-    write_card(pruned, CardSettings(overwrite_card=True))
+    write_card(pruned, overwrite_card=True)
     assert is_generated(path.read_text(encoding="utf-8"))
 
 
@@ -488,12 +491,12 @@ def test_a_card_that_cannot_be_kept_is_refused(pruned, old, new, message):
     with pytest.raises(FlabError, match=f"{message}|`overwrite_card`"):
         write_card(pruned)
     with pytest.raises(FlabError, match=message):
-        write_card(pruned, CardSettings(overwrite_card=True))
+        write_card(pruned, overwrite_card=True)
 
 
 def test_a_card_does_not_depend_on_the_name_of_its_folder(pruned):
-    before = render_card(pruned, BASE).text
-    assert render_card(pruned.rename(pruned.with_name(".other-name")), BASE).text == before
+    before = rendered(pruned).text
+    assert rendered(pruned.rename(pruned.with_name(".other-name"))).text == before
 
 
 def test_a_failed_write_leaves_the_old_card(pruned, monkeypatch):
@@ -521,18 +524,18 @@ def on_the_hub(monkeypatch):
 def test_the_licence_is_inherited_and_never_guessed(on_the_hub):
     base = Base(name="someone/tiny", revision="abc", weights_sha256="0" * 64)
     on_the_hub("---\nlicense: other\nlicense_name: gemma\nlicense_link: LICENSE\nlanguage: [en, no]\n---\n")
-    assert settle_terms(base, TermsSettings(), {}, ask_hub=False).license is None
-    terms = settle_terms(base, TermsSettings(), {})
+    assert resolve_terms(base, TermsSettings(), {}, ask_hub=False).license is None
+    terms = resolve_terms(base, TermsSettings(), {})
     assert (terms.license, terms.license_name, terms.language) == ("other", "gemma", ("en", "no"))
     assert terms.license_link == "https://huggingface.co/someone/tiny/blob/main/LICENSE"
     with pytest.raises(ConfigurationError, match="the base model's card says other"):
-        settle_terms(base, TermsSettings(license="mit"), {})
+        resolve_terms(base, TermsSettings(license="mit"), {})
     with pytest.raises(ConfigurationError, match="pruned from someone/tiny"):
-        settle_terms(base, TermsSettings(base_model="someone/else"), {})
+        resolve_terms(base, TermsSettings(base_model="someone/else"), {})
     on_the_hub(None, "it is gated")
-    assert settle_terms(base, TermsSettings(license="mit"), {}).license == "mit"
-    assert settle_terms(base, TermsSettings(), {"license": "bsd"}).license == "bsd"
-    gone = settle_terms(base, TermsSettings(), {})
+    assert resolve_terms(base, TermsSettings(license="mit"), {}).license == "mit"
+    assert resolve_terms(base, TermsSettings(), {"license": "bsd"}).license == "bsd"
+    gone = resolve_terms(base, TermsSettings(), {})
     assert gone.license is None and gone.notes[0] == "the card of someone/tiny could not be read: it is gated"
     assert any("`license`" in note for note in gone.notes)
 
@@ -540,13 +543,13 @@ def test_the_licence_is_inherited_and_never_guessed(on_the_hub):
 def test_the_user_completes_a_licence_that_the_base_models_card_leaves_open(pruned):
     stated = BaseCard(license="other", license_link="LICENSE")
     base = Base(name="/x/tiny", weights_sha256="0" * 64, card=stated)
-    assert "`license_link`" in settle_terms(base, TermsSettings(), {}).notes[0]
+    assert "`license_link`" in resolve_terms(base, TermsSettings(), {}).notes[0]
     answers = {"license": "other", "license_name": "a-name", "license_link": "https://x.org/L"}
-    terms = settle_terms(base, TermsSettings(**answers), {})
+    terms = resolve_terms(base, TermsSettings(**answers), {})
     assert (terms.license_name, terms.license_link) == ("a-name", "https://x.org/L")
     (pruned / "README.md").unlink()
     change_json(pruned / "flab_report.json", base_model=base.model_dump(mode="json"))
-    write_card(pruned, CardSettings(**answers))
+    write_card(pruned, **answers)
     write_card(pruned)  # what was stated once is remembered
     assert "license_link: https://x.org/L" in (pruned / "README.md").read_text(encoding="utf-8")
 
@@ -557,7 +560,7 @@ def test_the_user_completes_a_licence_that_the_base_models_card_leaves_open(prun
 def test_a_local_base_model_is_named_without_its_path_and_not_linked(pruned, report, name):
     (pruned / "README.md").unlink()
     change_json(pruned / "flab_report.json", base_model={**report["base_model"], "name": name, "card": None})
-    text = render_card(pruned, TermsSettings()).text
+    text = rendered(pruned, TermsSettings()).text
     assert "base_model" not in metadata_of(text)
     assert "/home/me" not in text and "huggingface.co/s" not in text and "huggingface.co/m" not in text
 
@@ -567,7 +570,7 @@ def test_a_folder_that_looks_like_a_hub_id_is_not_taken_for_one(pruned, report, 
     monkeypatch.chdir(tmp_path)
     base = {**report["base_model"], "name": "someone/some-model", "revision": "abc"}
     change_json(pruned / "flab_report.json", base_model=base)
-    assert "base_model" not in metadata_of(render_card(pruned, TermsSettings()).text)
+    assert "base_model" not in metadata_of(rendered(pruned, TermsSettings()).text)
 
 
 # --- names of others
@@ -581,7 +584,7 @@ def named(report, task, **changes):
 def test_a_name_cannot_change_how_the_card_is_read(pruned, report):
     name = "mo<script>alert(1)\u202e`model"
     change_json(pruned / "flab_report.json", base_model={**report["base_model"], "name": name, "revision": None})
-    text = render_card(pruned, TermsSettings()).text
+    text = rendered(pruned, TermsSettings()).text
     assert "<script>" not in text.replace("`mo<script>alert(1)'model`", "") and "\u202e" not in text
     assert "# mo&lt;script>alert(1)\\`model, pruned" in text
 

@@ -9,13 +9,11 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
-from hub.conftest import evaluation_of, write_json
+from hub.conftest import evaluation_of, write_card, write_json, write_report
 
-from optimum_flab.hub.card import write_card
-from optimum_flab.pruned import note_completion
+from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.names import PAGE_NAME
-from optimum_flab.records.report import RemovedLayer, read_report, write_report
-from optimum_flab.settings.hub import CardSettings
+from optimum_flab.records.report import ComparedCompletion, RemovedLayer
 
 
 VOID = {"meta", "br", "img", "link"}
@@ -69,7 +67,7 @@ def page_of(folder) -> Page:
 
 
 def test_it_shows_what_the_report_says(pruned):
-    report = read_report(pruned)
+    report = Checkpoint(pruned).report
     removed = (RemovedLayer(layer=1, score=0.125),)
     search = report.search.model_copy(update={"removed_layers": removed})
     report = report.model_copy(update={"search": search})
@@ -97,17 +95,18 @@ def test_it_shows_what_the_report_says(pruned):
 
 
 def test_nothing_in_it_runs_and_results_and_completions_are_added(pruned, tmp_path):
-    report = read_report(pruned)
-    write_report(pruned, report.model_copy(update={"notes": (HOSTILE, f"{tmp_path}/data.jsonl")}))
+    report = Checkpoint(pruned).report
+    completions = (
+        ComparedCompletion(prompt=HOSTILE, dense=f"{HOSTILE}1", pruned=f"{HOSTILE}2"),
+        ComparedCompletion(prompt="a", dense="b", pruned="\nc"),
+    )
+    changes = {"notes": (HOSTILE, f"{tmp_path}/data.jsonl"), "completions": completions}
+    write_report(pruned, report.model_copy(update=changes))
     write_json(tmp_path / "results" / "flab_evaluation.json", evaluation_of(report.model_dump()))
-    write_card(pruned, CardSettings(results=[tmp_path / "results"]))
-    note_completion(pruned, prompt=HOSTILE, dense=f"{HOSTILE}1", pruned=f"{HOSTILE}2")
+    write_card(pruned, results=[tmp_path / "results"])
     page = page_of(pruned)
     assert "script" not in page.elements and page.text.count(HOSTILE) == 4
     assert "data.jsonl" in page.text and str(tmp_path) not in page.text
-    assert read_report(pruned).completions[0].pruned == f"{HOSTILE}2"
-    note_completion(pruned, prompt="a", dense="b", pruned="\nc")
-    assert len(read_report(pruned).completions) == 2
     assert "<pre>\n\nc</pre>" in (pruned / PAGE_NAME).read_text(encoding="utf-8")  # HTML drops the first of them
     assert "Not evaluated" not in page.text and page.row("humaneval")[2:] == [
         "164",
@@ -118,7 +117,7 @@ def test_nothing_in_it_runs_and_results_and_completions_are_added(pruned, tmp_pa
 
 
 def test_where_nothing_was_measured_or_differs_that_is_said(pruned):
-    report = read_report(pruned)
+    report = Checkpoint(pruned).report
     held_out, sentence = report.held_out, "The network is unchanged"
     assert sentence not in page_of(pruned).text and "What to expect" not in page_of(pruned).text
     base = report.base_model.model_copy(update={"name": "Qwen/Qwen2.5-Coder-0.5B"})
@@ -148,7 +147,9 @@ def test_where_nothing_was_measured_or_differs_that_is_said(pruned):
 @pytest.mark.thorough
 @pytest.mark.skipif(BROWSER is None, reason="no headless browser is installed")
 def test_a_browser_shows_it_without_a_fault(pruned, tmp_path):
-    note_completion(pruned, prompt="x" * 3000, dense="y" * 3000, pruned="z")
+    long = ComparedCompletion(prompt="x" * 3000, dense="y" * 3000, pruned="z")
+    write_report(pruned, Checkpoint(pruned).report.model_copy(update={"completions": (long,)}))
+    write_card(pruned)
     options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom")
     address = (pruned / PAGE_NAME).as_uri()
     command = [BROWSER, *options, "--enable-logging=stderr", address]

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from optimum_flab.hub.card import render_card
+from optimum_flab.hub.card import CardRequest, render_card
+from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.held_out import HeldOut, KindCost, LayerDrift, TokenCost
 from optimum_flab.records.report import (
     FORMAT,
@@ -22,9 +23,7 @@ from optimum_flab.records.report import (
     Search,
     Side,
     TextCounts,
-    read_report,
     report_text,
-    write_report,
 )
 from optimum_flab.records.summary import report_summary
 from optimum_flab.records.texts import CountedText
@@ -36,6 +35,14 @@ from optimum_flab.utils.errors import FlabError
 # written by the version before reports had a format; `recovered` and `searched` with results beside them
 FORMAT_1 = sorted(Path(__file__).with_name("format1").iterdir())
 of_format_1 = pytest.mark.parametrize("folder", FORMAT_1, ids=lambda folder: folder.name)
+
+
+def read_report(folder):
+    return Checkpoint(folder).report
+
+
+def write_report(folder, report):
+    (folder / REPORT_NAME).write_text(report_text(report), encoding="utf-8")
 
 
 def content_of(folder):
@@ -68,7 +75,7 @@ def figures_of_tables(card):
 
 @of_format_1
 def test_the_card_of_an_older_report_has_the_figures_of_the_one_that_was_written_then(folder):
-    content = render_card(folder, TermsSettings()).text
+    content = render_card(Checkpoint(folder), CardRequest(TermsSettings())).text
     assert figures_of_tables((folder / "README.md").read_text(encoding="utf-8")) <= figures_of_tables(content)
     assert "not recorded" not in content
     assert ("Not measured." in content) == (folder.name == "applied")  # of a plan nothing is measured

@@ -11,8 +11,8 @@ from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.families.files import known_family
 from optimum_flab.pruning.limits import TOLERANCE
+from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.plan import PruningPlan
-from optimum_flab.records.report import read_report
 from optimum_flab.records.summary import report_summary
 from optimum_flab.rounds import composed, one_round
 from optimum_flab.settings.pruning import LEAST_OF_A_ROUND
@@ -45,7 +45,7 @@ def in_rounds(_made, tmp_path_factory):
 
 def test_two_rounds_remove_what_was_asked_for_and_say_so(in_rounds, _made):
     _, folder = in_rounds
-    report = read_report(folder / "out")
+    report = Checkpoint(folder / "out").report
     (first,) = report.earlier_rounds
     assert report.target_ratio == 0.4 and report.removed_ratio == pytest.approx(0.4, abs=0.01)
     assert first.target_ratio == 0.2 and first.removed_ratio == pytest.approx(0.2, abs=0.01)
@@ -64,7 +64,7 @@ def test_two_rounds_remove_what_was_asked_for_and_say_so(in_rounds, _made):
 
 def test_texts_and_notes_of_two_rounds_are_about_the_dense_tokenizer(in_rounds, _made):
     optimizer, folder = in_rounds
-    report, dense, config = read_report(folder / "out"), optimizer.dense.tokenizer, config_of(_made)
+    report, dense, config = Checkpoint(folder / "out").report, optimizer.dense.tokenizer, config_of(_made)
     corpus = read_text_sets(dense, config.data, config.seed).corpus
     kept = np.array(PruningPlan.load(folder / "out").kept_tokens)
     changed = count_changed_texts(dense, optimizer.pruned.tokenizer, kept, [document.text for document in corpus])
@@ -81,7 +81,7 @@ def test_rounds_after_the_first_choose_among_what_it_kept():
 
 def test_the_plan_of_two_rounds_gives_of_the_dense_model_what_the_last_training_began_with(in_rounds, _made):
     _, folder = in_rounds
-    plan, section = PruningPlan.load(folder / "out"), read_report(folder / "out").recovery
+    plan, section = PruningPlan.load(folder / "out"), Checkpoint(folder / "out").report.recovery
     applied = FlabOptimizer.from_pretrained(_made / "dense").apply(plan)
     assert weights_hash(applied.model) == section.pruned_weights_sha256
     assert any("trained between" in note for note in applied.report.notes)
@@ -91,7 +91,7 @@ def test_the_plan_of_two_rounds_gives_of_the_dense_model_what_the_last_training_
     streamed = FlabOptimizer.from_pretrained(_made / "dense", in_memory=False)
     streamed.apply(plan)
     streamed.save_pretrained(folder / "streamed")
-    assert read_report(folder / "streamed").weights_sha256 == section.pruned_weights_sha256
+    assert Checkpoint(folder / "streamed").report.weights_sha256 == section.pruned_weights_sha256
     # embeddings that were not trained are cut, not stored
     assert plan.weights and not any("embed" in name for name in plan.weights)
 

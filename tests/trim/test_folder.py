@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, GenerationConfig
 
 from optimum_flab import FlabError, PruningPlan, TrimSettings, families
-from optimum_flab.records.trim import TrimReport
+from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.tensors.stored import safetensors_header, stored_entries, tensor_hashes
 from optimum_flab.trim.run import trim
 
@@ -352,7 +352,7 @@ def rows_of(entry):
 
 def check_files(source, out, tables=None):
     """Only tables changed, to the rows that stay; returns the ids of these."""
-    report, kept = TrimReport.load(out), PruningPlan.load(out).kept_tokens
+    report, kept = Checkpoint(out).trim, PruningPlan.load(out).kept_tokens
     assert len(kept) == report.tokens_after < report.tokens_before
     before, after = tensor_hashes(weight_files(source)), tensor_hashes(weight_files(out))
     assert before.keys() == after.keys()
@@ -930,7 +930,7 @@ def test_of_other_files_those_stay_that_still_fit(good, few, tmp_path):
         with safe_open(out / name, framework="pt") as file:
             assert file.metadata() == {"format": "pt", "made_by": name}
             assert set(file.keys()) == {key for key in before["weight_map"] if index["weight_map"][key] == name}
-    assert {path.name for path in out.iterdir()} == {*report.files, *TrimReport.load(out).others, "flab_trim.json"}
+    assert {path.name for path in out.iterdir()} == {*report.files, *Checkpoint(out).trim.others, "flab_trim.json"}
 
 
 def test_the_size_is_known_before_anything_is_written(good, few, tmp_path):

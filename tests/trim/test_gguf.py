@@ -19,7 +19,7 @@ from transformers import CONFIG_MAPPING
 from optimum_flab import ConfigurationError, FlabError, PruningPlan, TrimSettings
 from optimum_flab.hub.frame import BEGIN
 from optimum_flab.pruning.run import apply_plan
-from optimum_flab.records.trim import TrimReport
+from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.tensors.gguf_header import STRING, GgufField, packed_header, read_header
 from optimum_flab.tensors.stored import tensor_hashes
 from optimum_flab.trim import gguf as of_gguf
@@ -447,7 +447,7 @@ def test_what_is_there_stays_unless_it_may_be_replaced(dense, few, tmp_path):
     assert {path: path.read_bytes() for path in before} == before
     trim(dense, out, changed(few, vocabulary={"size": 300}), overwrite=True)
     trim(dense, file, changed(few, vocabulary={"size": 300}), overwrite=True)
-    assert len(tokens_of(file)) == TrimReport.load(out).tokens_after == 300
+    assert len(tokens_of(file)) == Checkpoint(out).trim.tokens_after == 300
     (out / "mine.txt").write_text("mine")
     with pytest.raises(FlabError, match="mine.txt, which is no part of a trimmed model"):
         trim(dense, out, few, overwrite=True)
@@ -493,6 +493,6 @@ def test_killed_at_any_moment_it_leaves_nothing_or_all(dense, corpus, tmp_path, 
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     names = {path.name for path in (tmp_path / "out").glob("*")} - {".flab-output"}
-    assert not names or TrimReport.load(tmp_path / "out").tokens_after < ROWS
+    assert not names or Checkpoint(tmp_path / "out").trim.tokens_after < ROWS
     assert flab("trim", "-m", dense, tmp_path / "out", *arguments(corpus), "--overwrite").code == 0
     assert ".flab-output" not in {path.name for path in (tmp_path / "out").iterdir()}

@@ -15,7 +15,7 @@ from transformers import CONFIG_MAPPING
 from optimum_flab import FlabError, TrimSettings
 from optimum_flab.hub.frame import BEGIN, metadata_of
 from optimum_flab.hub.push import push_to_hub
-from optimum_flab.records.trim import TrimReport
+from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.tensors.stored import tensor_hashes
 from optimum_flab.trim.run import trim
 
@@ -57,7 +57,7 @@ def test_all_that_was_written_is_sent_with_a_card_that_says_what_stayed(trimmed,
     files = hub.files(NAME)
     assert {path.name for path in trimmed.iterdir()} <= files.keys() == pushed.files.keys() | {".gitattributes"}
     assert files["tiny-trimmed.gguf"] == (trimmed / "tiny-trimmed.gguf").read_bytes()
-    card, report = files["README.md"].decode(), TrimReport.load(trimmed)
+    card, report = files["README.md"].decode(), Checkpoint(trimmed).trim
     assert "every other weight is the original's byte for byte" in card and report.copied_sha256 in card
     data = metadata_of(card)
     assert data["license"] == "apache-2.0" and data["base_model"] == "someone/tiny" and "gguf" in data["tags"]

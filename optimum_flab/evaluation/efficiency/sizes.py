@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...checkpoints.finding import ModelFiles
-from ...checkpoints.weight_files import shards
 from ...records.results import Flops
+from ...records.shards import shards
 from ...utils.compat import cache_argument, set_experts
 
 
