@@ -97,12 +97,7 @@ def check_belongs_together(checkpoint: Checkpoint) -> None:
     from transformers import GenerationConfig
 
     folder, report = checkpoint.folder, checkpoint.report
-    plan, model = checkpoint.whole_plan, check_model(checkpoint.folder)
-        checkpoint.folder,
-        checkpoint.whole_plan,
-        checkpoint.report,
-        check_model(checkpoint.folder),
-    )
+    plan, model = checkpoint.whole_plan, check_model(folder)
     sizes = family_for(model.config, model.files.family).sizes
     faults = [
         f"config.json says {name} {getattr(model.config, name):,}, the plan {plan.sizes[dimension]:,}"

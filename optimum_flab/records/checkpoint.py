@@ -52,13 +52,16 @@ class Checkpoint:
         self.places = results
         self._contents: dict[Path, dict[str, Any]] = {}
 
-    def content(self, name: str | Path, advice: str = ADVICE) -> dict[str, Any]:
+    def content(self, name: str, advice: str = ADVICE) -> dict[str, Any]:
         """The JSON object in one of its files.
 
         Args:
+            name (`str`): its path in the folder.
             advice (`str`): what to do if it cannot be read, for the message.
         """
-        path = self.folder / name
+        return self._read(self.folder / name, advice)
+
+    def _read(self, path: Path, advice: str = ADVICE) -> dict[str, Any]:
         if path not in self._contents:
             self._contents[path] = read_json(path, advice)
         return self._contents[path]
@@ -229,7 +232,7 @@ class Checkpoint:
         results, stated = Results({}, {}, []), dict[str, Path]()
         size = self.report.pruned.parameters, sum(path.stat().st_size for path in self.weight_files)
         for path in self._result_paths:
-            names, content, advice = ["efficiency"], self.content(path), "evaluate or measure again"
+            names, content, advice = ["efficiency"], self._read(path), "evaluate or measure again"
             if path.name.startswith(EVALUATION_NAME[:-5]):
                 evaluation = parse_record(EvaluationRecord, content, path, advice)
                 if (weights := evaluation.own_model.weights_sha256) != self.report.weights_sha256:
