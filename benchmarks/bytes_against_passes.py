@@ -137,7 +137,7 @@ def task_names(text: str) -> list[str]:
 
 def stops_of(name: str) -> list[str]:
     """The stop strings of a task of `flab eval`."""
-    return read_task_file(TASKS_FOLDER / f"{TASKS[name]}.yaml", with_functions=False)["generation_kwargs"]["until"]
+    return read_task_file(TASKS_FOLDER / f"{TASKS[name]}.yaml")["generation_kwargs"]["until"]
 
 
 def task_of(name: str, limit: int | None, template: str, tokens: int) -> Task:

@@ -111,22 +111,26 @@ def test_tensors_that_share_their_memory_share_a_number_on_the_meta_device():
     assert compat.storage_of(whole) == compat.storage_of(whole[1:]) != compat.storage_of(other)
 
 
-def test_tasks_of_lm_eval_are_read_and_listed(tmp_path):
+def test_tasks_of_lm_eval_are_read_and_built(tmp_path):
     from lm_eval.tasks import TaskManager
 
-    (tmp_path / "base.yaml").write_text("output_type: generate_until\n")
+    (tmp_path / "data.jsonl").write_text('{"question": "?", "answer": "!"}\n')
+    (tmp_path / "code.py").write_text("def text(doc):\n    return doc['question']\n")
+    (tmp_path / "base.yaml").write_text("output_type: generate_until\ntest_split: test\ndoc_to_target: answer\n")
     (tmp_path / "one.yaml").write_text(
         "include: base.yaml\ntask: one\ntag: some\ndataset_path: json\ndoc_to_text: !function code.text\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'data.jsonl'}}}}}\n"
     )
     (tmp_path / "all.yaml").write_text("group: all\ntask: [one]\n")
-    config = compat.read_task_file(tmp_path / "one.yaml", with_functions=False)
+    config = compat.read_task_file(tmp_path / "one.yaml")
     assert (config["task"], config["output_type"]) == ("one", "generate_until")
     assert str(config["doc_to_text"]).endswith("code.text")
-    index = TaskManager(include_path=str(tmp_path), include_defaults=False).task_index
-    assert [compat.kind_of_task(index[name]) for name in ("one", "all", "some")] == ["task", "group", "tag"]
-    entry = compat.task_entry("two", tmp_path / "one.yaml", {"task": "two"})
-    assert (entry.name, compat.kind_of_task(entry), entry.cfg) == ("two", "task", {"task": "two"})
-    assert entry.yaml_path == index["one"].yaml_path
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    task = compat.build_task(manager, "one", {"repeats": 3})
+    assert (task.config.repeats, task.doc_to_text(task.eval_docs[0])) == (3, "?")
+    assert [one.task_name for one in compat.build_task(manager, "all", {}).get_all_tasks()] == ["one"]
+    assert [one.task_name for one in compat.build_task(manager, "some", {})] == ["one"]
+    assert manager.task_index["some"].cfg is None and "group" in manager.task_index["all"].cfg
 
 
 def test_the_filters_of_a_task_are_there(tmp_path):

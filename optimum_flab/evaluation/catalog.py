@@ -10,27 +10,26 @@ from dataclasses import dataclass, replace
 from functools import partial
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lm_eval.api.group import Group
-from lm_eval.api.task import ConfigurableTask, Task
+from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
 from ..records.results import HubDataset
 from ..settings.evaluation import DIVERGENCE, STANDARD, EvaluationSettings
-from ..texts.rows import ROW_SUFFIXES, row_suffix
-from ..utils.compat import filters_of, kind_of_task, read_task_file, task_entry
+from ..utils.compat import build_task, filters_of, read_task_file
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.places import HUB_ID, user_path
 from .comparison import counts_of_k
+from .data import known_suffix
 from .tasks.code import Judge
 
 
-if TYPE_CHECKING:
-    from lm_eval.tasks._index import Entry
-
-
 TASKS_FOLDER = Path(__file__).parent / "tasks"
+# what the names of functions that run and score programs in the sandbox begin with
+OURS = f"{__package__}."
+SANDBOXED = tuple(f"{OURS}tasks.{module}." for module in ("code", "mbpp", "infilling"))
 DIVERGENCE_TEXT = "KL(dense ‖ pruned) and bits per byte of any text; needs a baseline, data from a source of text"
 DIVERGENCE_PROTOCOL = "over the remaining vocabulary, both models on the tokens of the pruned one's tokenizer"
 LINES = "humaneval_infilling"
@@ -49,7 +48,7 @@ class LoadedTask:
     """A task as the user named it.
 
     Args:
-        spec (`list`): what `simple_evaluate` takes: tasks, or a group.
+        built (`list`): what `simple_evaluate` takes: tasks, or a group.
         tasks (`dict[str, Task]`): the tasks that it stands for.
         chat_template (`bool`): whether prompts go through the model's chat template.
         protocol (`str`, *optional*): how it asks, and whether lm-eval's task of its name does so too.
@@ -57,11 +56,47 @@ class LoadedTask:
     """
 
     name: str
-    spec: list[Task | Group]
+    built: list[Task | Group]
     tasks: dict[str, Task]
     chat_template: bool
     protocol: str | None
     limit: int | None
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A single task as a YAML defines it.
+
+    Args:
+        config (`Mapping`): its configuration, with the paths of functions in place of them.
+        path (`Path`, *optional*): the YAML.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    path: Path | None
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What it says of itself."""
+        metadata = self.config.get("metadata")
+        return metadata if isinstance(metadata, Mapping) else {}
+
+    @property
+    def has_our_data(self) -> bool:
+        """Whether its data is loaded by this package."""
+        return function_name(self.config.get("custom_dataset")).startswith(OURS)
+
+    def protocol(self, generation: Mapping[str, Any] | None = None) -> str | None:
+        """How it asks, with the number of tokens that it lets a model write."""
+        most = (generation or self.config.get("generation_kwargs") or {}).get("max_gen_toks")
+        protocol = self.metadata.get("protocol")
+        return protocol and protocol.replace("{max_new_tokens}", f"{most}")
+
+
+def function_name(value: Any) -> str:
+    """`module.function` of an `!function`, which lm-eval gives as a path in the folder of its YAML."""
+    return Path(value).name if isinstance(value, str) else ""
 
 
 def shipped_tasks() -> dict[str, tuple[str, str | None]]:
@@ -70,17 +105,10 @@ def shipped_tasks() -> dict[str, tuple[str, str | None]]:
         DIVERGENCE: (DIVERGENCE_TEXT, DIVERGENCE_PROTOCOL),
         STANDARD: (STANDARD_TEXT, STANDARD_PROTOCOL),
     }
-    for path in sorted(TASKS_FOLDER.glob("[!_]*.yaml")):
-        config = read_task_file(path, with_functions=False)
-        tasks[config["task"]] = (config["metadata"]["description"], _protocol(config))
+    for path in TASKS_FOLDER.glob("[!_]*.yaml"):
+        task = Definition(path.stem, read_task_file(path), path)
+        tasks[path.stem] = (task.metadata["description"], task.protocol())
     return dict(sorted(tasks.items()))
-
-
-def _protocol(config: Mapping[str, Any]) -> str | None:
-    """How a task asks, with the number of tokens that it lets a model write."""
-    most = (config.get("generation_kwargs") or {}).get("max_gen_toks")
-    protocol = (config.get("metadata") or {}).get("protocol")
-    return protocol and protocol.replace("{max_new_tokens}", f"{most}")
 
 
 def load_tasks(
@@ -98,44 +126,46 @@ def load_tasks(
         [`ConfigurationError`]: a name is unknown, or consent to run generated code is missing.
         [`FlabError`]: the data of a task is missing or malformed, or a task would run code outside the sandbox.
     """
-    names, samples = [name for name in settings.tasks if name != DIVERGENCE], settings.samples
+    names = [name for name in settings.tasks if name != DIVERGENCE]
     manager = _manager(names, settings.include_path)
-    unknown = [name for name in names if name not in manager.task_index]
-    if unknown:
-        raise ConfigurationError(_unknown_task_text(unknown[0], manager))
-    for name in names:
-        for leaf, entry in _leaves(name, manager):
-            _refuse_outside_sandbox(leaf, entry)
-            if _is_unsafe(entry) and not confirm_run_unsafe_code:
-                raise ConfigurationError(
-                    f"task {leaf!r} runs code that the model writes, in a sandbox; if you accept that, confirm it with"
-                    " `confirm_run_unsafe_code`"
-                )
+    for task in (task for name in names for task in _definitions(name, manager)):
+        if _runs_programs(task) and not confirm_run_unsafe_code:
+            raise ConfigurationError(
+                f"task {task.name!r} runs code that the model writes, in a sandbox; if you accept that, confirm it"
+                " with `confirm_run_unsafe_code`"
+            )
     loaded = [_load(name, manager, settings) for name in names]
-    repeats = [task.config.repeats for named in loaded for task in named.tasks.values()]
-    if samples > 1 and names and samples not in repeats:
+    tasks = [task for named in loaded for task in named.tasks.values()]
+    if settings.samples > 1 and names and settings.samples not in [task.config.repeats for task in tasks]:
         raise ConfigurationError(
-            f"samples: {samples}, but none of {', '.join(names)} samples programs; leave it out, or name a code"
-            " generation task"
+            f"samples: {settings.samples}, but none of {', '.join(names)} samples programs; leave it out, or name a"
+            " code generation task"
         )
-    if allow_packages and not sum(_allow(task, allow_packages) for named in loaded for task in named.tasks.values()):
+    if allow_packages and not sum(_allow(task, allow_packages) for task in tasks):
         raise ConfigurationError(
             f"allow_packages: {','.join(allow_packages)}, but none of {', '.join(names)} runs programs; leave it out"
         )
     return loaded
 
 
-def _manager(names: Sequence[str], include_path: str | Path | None) -> TaskManager:
+def _manager(names: Sequence[str], include_path: str | None) -> TaskManager:
+    """An index that has all names, of which lm-eval's own tasks are a part only where they are needed."""
     folders = [TASKS_FOLDER]
     if include_path is not None:
-        folder = user_path(include_path)
-        _check_folder(folder)
-        folders.insert(0, folder)
+        folders.insert(0, user_path(include_path))
+        _check_folder(folders[0])
     with quiet():
         manager = TaskManager(include_path=folders, include_defaults=False)
-        if all(name in manager.task_index for name in names):
-            return manager
-        return TaskManager(include_path=folders)  # reads thousands of files, which takes seconds
+        if not all(name in manager.task_index for name in names):
+            manager = TaskManager(include_path=folders)  # reads thousands of files, which takes seconds
+    if unknown := [name for name in names if name not in manager.task_index]:
+        ours = shipped_tasks()
+        near = difflib.get_close_matches(unknown[0], {*manager.all_tasks, *ours}, n=4, cutoff=0.6)
+        hint = f"did you mean {', '.join(near)}?" if near else f"those of this package are {', '.join(ours)}"
+        raise ConfigurationError(
+            f"unknown task {unknown[0]!r}; {hint} (a folder with tasks of your own is named with `include_path`)"
+        )
+    return manager
 
 
 def _check_folder(folder: Path) -> None:
@@ -145,70 +175,58 @@ def _check_folder(folder: Path) -> None:
     ours = shipped_tasks()
     for path in sorted(folder.glob("**/*.yaml")):
         try:
-            config = read_task_file(path, with_functions=False)
+            name = read_task_file(path).get("task")
         except Exception as error:  # a YAML error, a missing include, a file that is not a mapping
             reason = " ".join(str(error).split())
             raise FlabError(f"task file {str(path)!r} cannot be read ({reason})") from error
-        if isinstance(config.get("task"), str) and config["task"] in ours:
+        if isinstance(name, str) and name in ours:
             raise ConfigurationError(
-                f"task file {str(path)!r} names its task {config['task']!r}, which is a task of this package; give it"
-                " another name"
+                f"task file {str(path)!r} names its task {name!r}, which is a task of this package; give it another"
+                " name"
             )
 
 
-def _unknown_task_text(name: str, manager: TaskManager) -> str:
-    known = {*manager.all_tasks, *shipped_tasks()}
-    near = difflib.get_close_matches(name, known, n=4, cutoff=0.6)
-    hint = f"did you mean {', '.join(near)}?" if near else f"those of this package are {', '.join(shipped_tasks())}"
-    return f"unknown task {name!r}; {hint} (a folder with tasks of your own is named with `include_path`)"
-
-
-def _leaves(name: str, manager: TaskManager) -> Iterator[tuple[str, Entry]]:
-    """The single tasks that a name, perhaps of a group or a tag, stands for."""
+def _definitions(item: Any, manager: TaskManager, path: Path | None = None) -> Iterator[Definition]:
+    """The single tasks that a name, perhaps of a group or a tag, stands for, or an item of a group at a path."""
+    changes = item if isinstance(item, Mapping) else {}
+    name = str(changes.get("group") or changes.get("task") or item)
     entry = manager.task_index.get(name)
-    if entry is None:
+    config = changes
+    if entry is not None:
+        path, config = entry.yaml_path or path, entry.cfg
+    if config is not None and "group" not in config:
+        yield Definition(name, {**config, **changes}, path)
         return
-    if kind_of_task(entry) == "tag":
-        children: list[Any] = sorted(entry.tags)
-    elif kind_of_task(entry) == "group":
-        listed = read_task_file(entry.yaml_path, with_functions=False).get("task") or []
-        children = listed if isinstance(listed, list) else [listed]
-    else:
-        yield name, entry
-        return
-    for child in children:
-        inner = child if isinstance(child, str) else child.get("task") or child.get("group")
-        if isinstance(inner, str) and inner in manager.task_index and inner != name:
-            yield from _leaves(inner, manager)
-        elif isinstance(child, dict):
-            yield str(inner), task_entry(str(inner), entry.yaml_path, child)
+    listed = sorted(entry.tags) if config is None else config.get("task")
+    for child in listed if isinstance(listed, list) else []:
+        yield from _definitions(child, manager, path)
 
 
-# --- code that runs ------------------------------------------------------------------------------------------------
+def _runs_programs(task: Definition) -> bool:
+    """Whether a task runs what a model writes.
 
-
-def _config(entry: Entry) -> dict[str, Any]:
-    return read_task_file(entry.yaml_path, with_functions=False) if entry.yaml_path else dict(entry.cfg or {})
-
-
-def _is_unsafe(entry: Entry) -> bool:
-    config = _config(entry)
-    return bool(config.get("unsafe_code")) or _runs_in_sandbox(config, entry)
-
-
-def _runs_in_sandbox(config: Mapping[str, Any], entry: Entry) -> bool:
-    filters = [function for item in config.get("filter_list") or [] for function in item.get("filter") or []]
-    references = (_reference(function.get("filter_fn"), entry) for function in filters)
-    ours = tuple(f"{__package__}.tasks.{module}." for module in ("code", "mbpp", "infilling"))
-    return any(reference is not None and reference.startswith(ours) for reference in references)
-
-
-def _reference(value: Any, entry: Entry) -> str | None:
-    """`module.function` of an unresolved `!function`, which lm-eval gives as a path in the folder of its YAML."""
-    folder = entry.yaml_path.parent.resolve() if entry.yaml_path else None
-    if not isinstance(value, str) or folder is None or not Path(value).is_absolute():
-        return None
-    return Path(value).name
+    Raises:
+        [`FlabError`]: it would do so outside the sandbox, without asking for consent, or without scoring the verdicts.
+    """
+    is_marked = bool(task.config.get("unsafe_code"))
+    steps = [step for item in task.config.get("filter_list") or [] for step in item.get("filter") or []]
+    if not any(function_name(step.get("filter_fn")).startswith(SANDBOXED) for step in steps):
+        if is_marked:
+            near = difflib.get_close_matches(task.name, shipped_tasks(), n=1, cutoff=0.4)
+            instead = f"use {near[0]}, or " if near else ""
+            raise FlabError(
+                f"task {task.name!r} runs code outside the sandbox of this package, so it is refused; {instead}write a"
+                f" task whose filter is one of {OURS}tasks.code (with unsafe_code: true)"
+            )
+        return False
+    if not is_marked:
+        raise FlabError(f"task {task.name!r} runs programs: add 'unsafe_code: true' to {task.path}")
+    if not function_name(task.config.get("process_results")).startswith(f"{OURS}tasks."):
+        raise FlabError(
+            f"task {task.name!r} runs programs but does not score their verdicts: add 'process_results: !function"
+            f" {OURS}tasks.code.score' and the metric pass@1 to {task.path}"
+        )
+    return True
 
 
 def _allow(task: Task, packages: Sequence[str]) -> bool:
@@ -224,123 +242,79 @@ def _allow(task: Task, packages: Sequence[str]) -> bool:
     return runs_programs
 
 
-def _refuse_outside_sandbox(name: str, entry: Entry) -> None:
-    """Refuses a task that runs generated code other than in the sandbox of this package."""
-    if entry.yaml_path is not None and entry.yaml_path.is_relative_to(TASKS_FOLDER):
-        return
-    config = _config(entry)
-    if _runs_in_sandbox(config, entry):
-        if not config.get("unsafe_code"):
-            raise FlabError(f"task {name!r} runs programs: add 'unsafe_code: true' to {entry.yaml_path}")
-        scored = _reference(config.get("process_results"), entry) or ""
-        if not scored.startswith(f"{__package__}.tasks."):
-            raise FlabError(
-                f"task {name!r} runs programs but does not score their verdicts: add 'process_results: !function"
-                f" {__package__}.tasks.code.score' and the metric pass@1 to {entry.yaml_path}"
-            )
-    elif config.get("unsafe_code"):
-        near = difflib.get_close_matches(name, shipped_tasks(), n=1, cutoff=0.4)
-        instead = f"use {near[0]}, or " if near else ""
-        raise FlabError(
-            f"task {name!r} runs code outside the sandbox of this package, so it is refused; {instead}write a task"
-            f" whose filter is one of {__package__}.tasks.code (with unsafe_code: true)"
-        )
-
-
 # --- loading -------------------------------------------------------------------------------------------------------
 
 
 def _load(name: str, manager: TaskManager, settings: EvaluationSettings) -> LoadedTask:
-    files = settings.data.get(name, [])
-    entry = manager.task_index[name]
-    single = kind_of_task(entry) == "task"
-    if files and not single:
+    entry, files = manager.task_index[name], settings.data.get(name, [])
+    single = None
+    if entry.cfg is not None and not {"group", "class"} & entry.cfg.keys():
+        single = Definition(name, entry.cfg, entry.yaml_path)
+    elif files:
         raise ConfigurationError(
             f"data: {name!r} (of {files[0]!r}) is not a single task; set data for each of its tasks"
         )
-    with quiet():
-        try:
-            if single:
-                config = read_task_file(entry.yaml_path, with_functions=True)
-                own = _is_own_loader(config.get("custom_dataset"))
-                task = ConfigurableTask(config=_task_config(name, config, entry, settings))
-                spec, tasks = [task], {name: task}
-                chat_template = bool((config.get("metadata") or {}).get("chat_template"))
-                protocol = _protocol({**config, "generation_kwargs": task.config.generation_kwargs})
-            else:
-                loaded = manager.load([name])
-                own, chat_template, protocol, tasks = False, False, None, loaded["tasks"]
-                spec = [loaded["groups"][name]] if name in loaded.get("groups", {}) else list(tasks.values())
-        except FlabError:
-            raise
-        except Exception as error:  # lm-eval, datasets and the functions of a YAML fail in many ways
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            offline = isinstance(error, (ConnectionError, FileNotFoundError)) or "Hub" in reason
-            remedy = "; name a local file for it in `data`" if offline and single and not files else ""
-            raise FlabError(f"task {name!r} cannot be loaded ({type(error).__name__}: {reason}){remedy}") from error
+    try:
+        with quiet():
+            built = build_task(manager, name, {} if single is None else _changes(single, settings))
+    except FlabError:
+        raise
+    except Exception as error:  # lm-eval, datasets and the functions of a YAML fail in many ways
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        offline = isinstance(error, (ConnectionError, FileNotFoundError)) or "Hub" in reason
+        remedy = "; name a local file for it in `data`" if offline and single and not files else ""
+        raise FlabError(f"task {name!r} cannot be loaded ({type(error).__name__}: {reason}){remedy}") from error
+    leaves = built.get_all_tasks() if isinstance(built, Group) else built if isinstance(built, list) else [built]
+    tasks = {task.task_name: task for task in leaves}
     for leaf, task in tasks.items():
         if not len(task.eval_docs):
             raise FlabError(f"task {leaf!r} has no problems; check its data")
-    return LoadedTask(name, spec, tasks, chat_template, protocol, None if own else settings.limit)
+    return LoadedTask(
+        name,
+        built if isinstance(built, list) else [built],
+        tasks,
+        chat_template=single is not None and bool(single.metadata.get("chat_template")),
+        protocol=None if single is None else single.protocol(tasks[name].config.generation_kwargs),
+        limit=None if single is not None and single.has_our_data else settings.limit,
+    )
 
 
-def _is_own_loader(function: Any) -> bool:
-    return callable(function) and function.__module__.startswith(f"{__package__}.")
-
-
-def _task_config(name: str, config: Mapping[str, Any], entry: Entry, settings: EvaluationSettings) -> dict[str, Any]:
-    """The configuration of a single task with the user's data, limit, sampling and length applied."""
-    files = settings.data.get(name, [])
-    prepared = {key: value for key, value in config.items() if key not in ("tag", "group", "task_list")}
-    metadata = prepared.get("metadata")
-    metadata = dict(metadata) if isinstance(metadata, Mapping) else {"_metadata": metadata} if metadata else {}
-    prepared["metadata"] = {**metadata, "config_source": str(entry.yaml_path)}
-    options = dict(prepared.get("dataset_kwargs") or {})
-    if _is_own_loader(prepared.get("custom_dataset")):
-        options |= {"task": name, "limit": settings.limit}
-        if files:
-            options["file"] = _one_or_all(name, files, bool(metadata.get("several_files")))
-    elif files:
-        if prepared.get("custom_dataset") is not None or "class" in prepared:
-            raise FlabError(f"data: task {name!r} builds its own data, so no file can replace it ({files[0]!r})")
-        split = prepared.get("test_split") or prepared.get("validation_split")
-        prepared |= {"dataset_path": _builder(files[0]), "dataset_name": None}
-        options = {"data_files": {split: [str(user_path(file)) for file in files]}}
-    elif entry.yaml_path is not None and "data_files" in options:
-        options["data_files"] = _beside(options["data_files"], entry.yaml_path.parent)
-    if options:
-        prepared["dataset_kwargs"] = options
-    if settings.max_new_tokens is not None and prepared.get("generation_kwargs"):
-        prepared["generation_kwargs"] = {**prepared["generation_kwargs"], "max_gen_toks": settings.max_new_tokens}
-    if settings.samples > 1 and metadata.get("sampling"):
-        prepared["repeats"] = settings.samples
-        prepared["generation_kwargs"] = {
-            **prepared["generation_kwargs"],
-            "do_sample": True,
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-        }
-        prepared["metric_list"] = [
+def _changes(task: Definition, settings: EvaluationSettings) -> dict[str, Any]:
+    """What the user's data, limit, sampling and length change in the configuration of a single task."""
+    changes = _changes_of_data(task, settings.data.get(task.name, []), settings.limit)
+    generation = dict(task.config.get("generation_kwargs") or {})
+    if generation and settings.max_new_tokens is not None:
+        generation["max_gen_toks"] = settings.max_new_tokens
+    if settings.samples > 1 and task.metadata.get("sampling"):
+        generation |= {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p}
+        changes["repeats"] = settings.samples
+        changes["metric_list"] = [
             {"metric": f"pass@{k}", "aggregation": "mean", "higher_is_better": True}
             for k in counts_of_k(settings.samples)
         ]
-    return prepared
+    return {**changes, "generation_kwargs": generation} if generation else changes
 
 
-def _one_or_all(name: str, files: Sequence[str], several: bool) -> str | list[str]:
-    if len(files) == 1:
-        return files[0]
-    if not several:
-        raise ConfigurationError(f"data: {len(files)} files were given for task {name!r}, which takes one")
-    return list(files)
-
-
-def _builder(file: str) -> str:
-    """The loader of `datasets` for a file."""
-    suffix = row_suffix(Path(file))
-    if suffix is None:
-        raise FlabError(f"data file {file!r} has no known format; expected one of {', '.join(ROW_SUFFIXES)}")
-    return suffix[1:] if suffix in (".csv", ".parquet") else "json"
+def _changes_of_data(task: Definition, files: Sequence[str], limit: int | None) -> dict[str, Any]:
+    config, options = task.config, dict(task.config.get("dataset_kwargs") or {})
+    if task.has_our_data:
+        if len(files) > 1 and not task.metadata.get("several_files"):
+            raise ConfigurationError(f"data: {len(files)} files were given for task {task.name!r}, which takes one")
+        named = {"file": files if len(files) > 1 else files[0]} if files else {}
+        return {"dataset_kwargs": {**options, "task": task.name, "limit": limit, **named}}
+    if files:
+        if config.get("custom_dataset") is not None:
+            raise FlabError(f"data: task {task.name!r} builds its own data, so no file can replace it ({files[0]!r})")
+        suffix = known_suffix(Path(files[0]))
+        split = config.get("test_split") or config.get("validation_split")
+        return {
+            "dataset_path": suffix[1:] if suffix in (".csv", ".parquet") else "json",
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": {split: [str(user_path(file)) for file in files]}},
+        }
+    if task.path is not None and "data_files" in options:
+        return {"dataset_kwargs": {**options, "data_files": _beside(options["data_files"], task.path.parent)}}
+    return {}
 
 
 def _beside(files: Any, folder: Path) -> Any:
@@ -350,8 +324,6 @@ def _beside(files: Any, folder: Path) -> Any:
         return {split: _beside(inner, folder) for split, inner in files.items()}
     if isinstance(files, (list, tuple)):
         return [_beside(inner, folder) for inner in files]
-    if not isinstance(files, str):
-        return files
     path = str(folder / files)
     return files if "://" in files or (glob(files) and not glob(path)) else path
 
@@ -366,9 +338,10 @@ def hub_dataset(task: Task) -> HubDataset | None:
         source = {"id": options.get("hub"), "config": options.get("name"), "split": options.get("split")}
     else:
         source = {"id": config.dataset_path, "config": config.dataset_name, "split": config.test_split}
-    if not isinstance(source["id"], str) or not HUB_ID.fullmatch(source["id"]) or Path(source["id"]).exists():
+    named = {name: value for name, value in source.items() if isinstance(value, str)}
+    if not HUB_ID.fullmatch(named.get("id", "")) or Path(named["id"]).exists():
         return None
-    return HubDataset(**{name: value for name, value in source.items() if isinstance(value, str)})
+    return HubDataset(**named)
 
 
 @contextmanager

@@ -60,13 +60,24 @@ def read_file(path: Path) -> list[Row]:
     Raises:
         [`FlabError`]: the file cannot be read or does not parse; names the file and the line.
     """
-    if row_suffix(path) is None:
-        known = ", ".join(ROW_SUFFIXES)
-        raise FlabError(f"data file {str(path)!r} has no known format; expected one of {known} (or .gz)")
+    known_suffix(path)
     rows = [Row(f"{path}, row {number}", row) for number, row in enumerate(file_rows(path), start=1)]
     if not rows:
         raise FlabError(f"data file {str(path)!r} holds no problems")
     return rows
+
+
+def known_suffix(path: Path) -> str:
+    """Which of the formats with rows a file has, by its name.
+
+    Raises:
+        [`FlabError`]: none of them.
+    """
+    suffix = row_suffix(path)
+    if suffix is None:
+        known = ", ".join(ROW_SUFFIXES)
+        raise FlabError(f"data file {str(path)!r} has no known format; expected one of {known} (or .gz)")
+    return suffix
 
 
 def find_data_file(file: str | Path, config_source: str | None) -> Path:

@@ -2,42 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints.computation import computation_device, computation_dtype
-from ..checkpoints.loading import LoadedModel
-from ..checkpoints.stored_model import StoredModel
+from ..checkpoints.hashes import dense_hash
+from ..checkpoints.loading import LoadedModel, dense_from_memory
+from ..checkpoints.stored_model import StoredModel, check_model
 from ..execution import best_isolation, check_packages, warn_of
 from ..execution.isolation import Isolation
 from ..execution.packages import parse_packages
-from ..families.positions import most_positions
-from ..measuring.held_out import DenseReference, tokenise_both
 from ..records.folders import OutputFolder, check_writable
-from ..records.held_out import HeldOut
-from ..records.plan import PLAN_NAME, PruningPlan
-from ..records.results import EvaluatedModel, EvaluationConditions, ScoreRow
-from ..records.scores import Score
-from ..running.generation import BatchCache
-from ..running.layer_pass import LayerPass
+from ..records.results import EvaluatedModel, EvaluationConditions
+from ..running.casting import copy_in
+from ..running.generation import BatchCache, config_hash
 from ..settings.evaluation import DIVERGENCE, STANDARD, EvaluationSettings, check_evaluation
-from ..settings.pruning import DataSettings
+from ..texts.formats import chat_text
 from ..texts.sources import hub_datasets
-from ..utils.errors import FlabError
+from ..utils.errors import ConfigurationError, FlabError
 from ..utils.places import cache_root, user_path
 from ..utils.progress import say
-from ..vocabulary.infilling import InfillingFormat
-from .catalog import DIVERGENCE_PROTOCOL, LoadedTask, hub_dataset, load_tasks, quiet
-from .lm import FlabLM
-from .models import Model, Source, ask_for_gaps, check_chat_template, load, source_of
+from ..vocabulary.infilling import EXAMPLE, InfillingFormat, infilling_format, missing_tokens
+from ..vocabulary.usage import tokenizer_hash
+from .catalog import LoadedTask, hub_dataset, load_tasks, quiet
+from .lm import INFILLING, FlabLM
 from .results import EVALUATION, Evaluation, package_versions
-from .scoring import compare_task, compare_together, merge_results, run_task, without_interval
-from .standard import suited, with_standard_set
+from .scoring import Outcome, Source, combined_rows, kept_tokens, measure_divergence, merge_results, run_task
+from .standard import tasks_for_tokenizer, with_standard_set
+from .tasks.infilling import Question, leaves_a_gap
 from .tasks.text import Text, read_texts
+
+
+Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedModel
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What models are asked.
+
+    Args:
+        settings ([`~settings.evaluation.EvaluationSettings`]): with the tasks of the standard set in place of it.
+        tasks (`list[LoadedTask]`): all but `divergence`.
+        texts (`list[Text]`): those of `divergence`, where it is one of the tasks.
+        isolation ([`~execution.Isolation`], *optional*): of programs, where any run.
+        fim_format ([`~vocabulary.infilling.InfillingFormat`], *optional*): how gaps are asked for; at first only what
+            the user names.
+        left_out (`list[str]`): what of the standard set is left out, and why.
+        confirm_run_unsafe_code (`bool`): whether the user agrees to running what models write.
+    """
+
+    settings: EvaluationSettings
+    tasks: list[LoadedTask]
+    texts: list[Text]
+    isolation: Isolation | None
+    fim_format: InfillingFormat | None
+    left_out: list[str]
+    confirm_run_unsafe_code: bool
 
 
 def evaluate(
@@ -92,88 +118,55 @@ def evaluate(
             are read, where possible.
     """
     check_evaluation(settings, has_baseline=baseline is not None)
-    if settings.fim_format is not None:
-        InfillingFormat.parse(settings.fim_format)
-    packages = parse_packages(settings.allow_packages) if settings.allow_packages else ()
     if output is not None:
         OutputFolder(output, EVALUATION, overwrite=overwrite).check()
     device = computation_device(device)
     dtype = None if settings.dtype is None else computation_dtype(settings.dtype)
-    asked, left_out = with_standard_set(settings)
-    loaded = load_tasks(asked, confirm_run_unsafe_code=confirm_run_unsafe_code, allow_packages=packages)
-    isolation = None
-    if any(getattr(task, "UNSAFE_CODE", False) for named in loaded for task in named.tasks.values()):
-        isolation = best_isolation()  # refused now, not after hours of generation
-        warn_of(isolation)
-        check_packages(packages, isolation)
-    texts = None
-    if DIVERGENCE in settings.tasks:
-        texts = read_texts(DIVERGENCE, settings.data[DIVERGENCE], settings.limit)
-
+    exam = _prepare(settings, confirm_run_unsafe_code)
+    if exam.isolation is not None:
+        warn_of(exam.isolation)
     names = {"model": (model, revision)}
     if baseline is not None:
         names = {"dense": (baseline, baseline_revision), "pruned": (model, revision)}
     sources = {role: source_of(which, at, trust_remote_code, family) for role, (which, at) in names.items()}
-    if STANDARD in settings.tasks:
-        loaded, unsuited = suited(loaded, settings, next(iter(sources.values())).tokenizer)
-        left_out += unsuited
-    for note in left_out:
-        say(f"note: {note}")
-    for source in sources.values():
-        check_chat_template(source, loaded)
-    loaded, infilling = ask_for_gaps(sources, loaded, settings.fim_format)
+    exam = _fit(exam, settings, sources)
+    kept = kept_tokens(sources["dense"], sources["pruned"]) if exam.texts else None
 
-    if texts is not None:
-        kept = kept_tokens(sources["dense"], sources["pruned"])
     folder = user_path(cache_dir) if cache_dir is not None else cache_root("evaluation")
     check_writable(folder)
     cache = BatchCache(folder)
-    runs: dict[str, list[dict[str, Any]]] = {}
-    models: dict[str, EvaluatedModel] = {}
+    models, results = dict[str, EvaluatedModel](), dict[str, list[dict[str, Any]]]()
     for role, source in sources.items():
-        loaded_model, models[role] = load(source, dtype, device)
-        with quiet():
-            lm = FlabLM(
-                loaded_model.model,
-                loaded_model.tokenizer,
-                weights_hash=models[role].weights_sha256,
-                cache=cache,
-                batch_size=settings.batch_size,
-                max_new_tokens=settings.max_new_tokens,
-                seed=settings.seed,
-            )
-        runs[role] = []
-        for task in loaded:
-            lm.doing = f" ({role}, {task.name})"
-            runs[role].append(run_task(lm, task, settings.seed, confirm_run_unsafe_code))
-        del lm, loaded_model
+        loaded, models[role] = load(source, dtype, device)
+        results[role] = _answers(exam, role, loaded, models[role].weights_sha256, cache)
+        del loaded
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
-    rows = [
-        row
-        for number, task in enumerate(loaded)
-        for row in compare_task(task, {role: results[number] for role, results in runs.items()}, settings.seed)
+    outcomes = [
+        Outcome(leaf, task, {role: by_task[number] for role, by_task in results.items()})
+        for number, named in enumerate(exam.tasks)
+        for leaf, task in named.tasks.items()
     ]
-    rows += compare_together(loaded, runs, settings.seed)
-    protocols = {task.name: task.protocol for task in loaded if task.protocol}
-    if texts is not None:
+    rows = [row for outcome in outcomes for row in outcome.rows(settings.seed)]
+    rows += combined_rows(outcomes, settings.seed)
+    protocols = {task.name: task.protocol for task in exam.tasks if task.protocol}
+    if exam.texts:
         # by default in float32, as when pruning measures it
         dense, pruned = (load(sources[role], dtype or torch.float32, device)[0] for role in ("dense", "pruned"))
-        measured, protocols[DIVERGENCE] = measure_divergence(dense, pruned, kept, texts, settings.batch_size)
-        del dense, pruned
+        measured, protocols[DIVERGENCE] = measure_divergence(dense, pruned, kept, exam.texts, settings.batch_size)
         rows += measured
-    merged = {role: merge_results(results) for role, results in runs.items()}
+    merged = {role: merge_results(by_task) for role, by_task in results.items()}
     evaluation = Evaluation(
         date=datetime.now(timezone.utc).date().isoformat(),
         models=models,
         scores=tuple(rows),
-        settings=conditions(asked, loaded, isolation, infilling),
+        settings=conditions(exam),
         protocols=protocols,
-        left_out=tuple(left_out),
+        left_out=tuple(exam.left_out),
         versions=package_versions(),
-        harness={role: {"model": models[role].model_dump(), **results} for role, (results, _) in merged.items()},
-        samples={role: kept for role, (_, kept) in merged.items()},
+        samples={role: of_role.pop("samples", {}) for role, of_role in merged.items()},
+        harness={role: {"model": models[role].model_dump(), **of_role} for role, of_role in merged.items()},
         reused=cache.reused,
         made=cache.made,
     )
@@ -182,121 +175,183 @@ def evaluate(
     return evaluation
 
 
-def conditions(
-    settings: EvaluationSettings,
-    loaded: Sequence[LoadedTask],
-    isolation: Isolation | None,
-    infilling: InfillingFormat | None,
-) -> EvaluationConditions:
+def _answers(exam: Exam, role: str, loaded: LoadedModel, digest: str, cache: BatchCache) -> list[dict[str, Any]]:
+    """lm-eval's results of each task for a model.
+
+    Args:
+        digest (`str`): of its weights.
+    """
+    settings = exam.settings
+    with quiet():
+        lm = FlabLM(
+            loaded.model,
+            loaded.tokenizer,
+            weights_hash=digest,
+            cache=cache,
+            batch_size=settings.batch_size,
+            max_new_tokens=settings.max_new_tokens,
+            seed=settings.seed,
+        )
+    results = []
+    for task in exam.tasks:
+        lm.doing = f" ({role}, {task.name})"
+        results.append(run_task(lm, task, settings.seed, exam.confirm_run_unsafe_code))
+    return results
+
+
+def _prepare(settings: EvaluationSettings, confirm_run_unsafe_code: bool) -> Exam:
+    """What can be checked and loaded before a model is looked for."""
+    fim_format = None if settings.fim_format is None else InfillingFormat.parse(settings.fim_format)
+    packages = parse_packages(settings.allow_packages)
+    asked, left_out = with_standard_set(settings)
+    tasks = load_tasks(asked, confirm_run_unsafe_code=confirm_run_unsafe_code, allow_packages=packages)
+    isolation = None
+    if any(getattr(task, "UNSAFE_CODE", False) for named in tasks for task in named.tasks.values()):
+        isolation = best_isolation()  # refused now, not after hours of generation
+        check_packages(packages, isolation)
+    has_texts = DIVERGENCE in settings.tasks
+    texts = read_texts(DIVERGENCE, settings.data[DIVERGENCE], settings.limit) if has_texts else []
+    return Exam(asked, tasks, texts, isolation, fim_format, left_out, confirm_run_unsafe_code)
+
+
+def _fit(exam: Exam, settings: EvaluationSettings, sources: Mapping[str, Source]) -> Exam:
+    """What suits the models: of the standard set, if the user names it, what suits the first of them.
+
+    Args:
+        sources (`Mapping[str, Source]`): the models by role.
+    """
+    if STANDARD in settings.tasks:
+        tasks, unsuited = tasks_for_tokenizer(exam.tasks, settings, next(iter(sources.values())).tokenizer)
+        exam = replace(exam, tasks=tasks, left_out=[*exam.left_out, *unsuited])
+    for note in exam.left_out:
+        say(f"note: {note}")
+    for source in sources.values():
+        check_chat_template(source, exam.tasks)
+    return ask_for_gaps(exam, list(sources.values()))
+
+
+def conditions(exam: Exam) -> EvaluationConditions:
     """What was asked for and what else determines the scores."""
-    names = {DIVERGENCE, *(task.name for task in loaded)}
-    sampling = {"temperature": settings.temperature, "top_p": settings.top_p} if settings.samples > 1 else {}
+    settings = exam.settings
+    names = {DIVERGENCE, *(task.name for task in exam.tasks)}
+    same = {"limit", "samples", "batch_size", "max_new_tokens", "seed"}
+    if settings.samples > 1:
+        same |= {"temperature", "top_p"}
     return EvaluationConditions(
         tasks=tuple(task for task in settings.tasks if task in names),
         data={task: tuple(files) for task, files in settings.data.items() if task in names},
         datasets=tuple(hub_datasets(settings.sources)),
         task_datasets={
             leaf: dataset
-            for named in loaded
+            for named in exam.tasks
             for leaf, task in named.tasks.items()
             if (dataset := hub_dataset(task)) is not None
         },
-        limit=settings.limit,
-        samples=settings.samples,
-        batch_size=settings.batch_size,
-        max_new_tokens=settings.max_new_tokens,
-        seed=settings.seed,
-        isolation=None if isolation is None else isolation.name,
+        isolation=None if exam.isolation is None else exam.isolation.name,
         allow_packages=tuple(settings.allow_packages),
-        fim_format=None if infilling is None else infilling.template,
-        **sampling,
+        fim_format=None if exam.fim_format is None else exam.fim_format.template,
+        **settings.model_dump(include=same),
     )
 
 
-# --- divergence ----------------------------------------------------------------------------------------------------
+# --- models --------------------------------------------------------------------------------------------------------
 
 
-def measure_divergence(
-    before: LoadedModel, after: LoadedModel, kept: list[int] | None, texts: Sequence[Text], batch_size: int
-) -> tuple[list[ScoreRow], str]:
-    """Divergence and bits per byte of both models on texts, per kind and on all, and how they were measured."""
-    kinds: dict[str, list[str]] = {}
-    for text in texts:
-        kinds.setdefault(text.kind, []).append(text.text)
-    length = DataSettings().sequence_length
-    length = min(length, most_positions(before.model.config, before.family) or length)
-    vocab_size, by_kind = after.model.get_input_embeddings().weight.shape[0], {}
-    for kind, of_kind in kinds.items():
-        cut = tokenise_both(before.tokenizer, after.tokenizer, kept, vocab_size, of_kind, length)
-        reading = LayerPass(before.model, before.family, cut.shared, batch_size)
-        by_kind[kind] = DenseReference(reading, cut).measure(after.model)
-    columns = {"": list(by_kind.values())}
-    if len(by_kind) > 1:
-        columns |= {f"[{kind}]": [measured] for kind, measured in by_kind.items()}
-    rows = [row for metric in ("divergence", "bits_per_byte", "lost_mass") for row in _rows(metric, columns)]
-    return rows, (
-        f"{DIVERGENCE_PROTOCOL} (lost_mass is what the dense model assigned to the rest), computed in"
-        f" {str(before.model.dtype).removeprefix('torch.')} on pieces of at most {length:,} tokens; its"
-        " bits per byte leave out the first token of each, which perplexity counts"
-    )
-
-
-def _rows(metric: str, columns: Mapping[str, Sequence[HeldOut]]) -> Iterator[ScoreRow]:
-    """The rows of a metric: for each name, what was measured on one kind of text, or on several."""
-    for name, kinds in columns.items():
-        number = sum(measured.texts for measured in kinds)
-        row = ScoreRow(task=DIVERGENCE, metric=f"{metric}{name}", higher_is_better=False, problems=number)
-        if metric == "bits_per_byte":
-            bits = {
-                role: _mean([(getattr(measured, f"{role}_bits_per_byte"), measured.bytes) for measured in kinds])
-                for role in ("dense", "pruned")
-            }
-            yield without_interval(row, bits)
-        else:
-            value = _mean([(getattr(measured, metric), measured.positions) for measured in kinds])
-            yield row.model_copy(update={"score": Score(value=value, interval_95=None)})
-
-
-def _mean(weighted: Sequence[tuple[float, int]]) -> float:
-    """The mean of values with weights; a single value unchanged."""
-    if len(weighted) == 1:
-        return weighted[0][0]
-    return sum(value * weight for value, weight in weighted) / max(sum(weight for _, weight in weighted), 1)
-
-
-def kept_tokens(dense: Source, pruned: Source) -> list[int] | None:
-    """The dense id of every token of the pruned model: from its plan, else by the tokens' names.
+def source_of(model: Model, revision: str | None, trust_remote_code: bool, family: str | Path | None = None) -> Source:
+    """Finds a model and reads all but its weights.
 
     Raises:
-        [`FlabError`]: it is of another family, or has tokens that the dense one lacks.
+        [`FlabError`]: it cannot be found or is refused, or the tokenizer does not fit the embeddings.
     """
-    types = [
-        (source.config if isinstance(source, StoredModel) else source.model.config).model_type
-        for source in (dense, pruned)
-    ]
-    if types[0] != types[1]:
-        raise FlabError(
-            f"task 'divergence': {pruned.name!r} is a {types[1]} model, and {dense.name!r} a {types[0]} one; name the"
-            " model that it was pruned from as the baseline"
-        )
-    ids, own = dense.tokenizer.get_vocab(), pruned.tokenizer.get_vocab()
-    if pruned.folder is not None and (pruned.folder / PLAN_NAME).is_file():
-        kept = PruningPlan.load(pruned.folder).kept_tokens
-        named = {number: name for name, number in ids.items()}
-        at = range(len(own)) if kept is None else kept
-        wrong = [name for name, number in own.items() if number >= len(at) or named.get(at[number]) != name]
-        if wrong:
+    if isinstance(model, LoadedModel):
+        return model
+    if isinstance(model, tuple):
+        return dense_from_memory(*model, family)
+    return check_model(model, revision=revision, trust_remote_code=trust_remote_code, family=family)
+
+
+def load(source: Source, dtype: torch.dtype | None, device: torch.device) -> tuple[LoadedModel, EvaluatedModel]:
+    """A model with its weights, and what the results say about it. One that was in memory stays as it is.
+
+    Args:
+        dtype (`torch.dtype`, *optional*): to compute in; by default that of the weights.
+    """
+    loaded = source.load(source.storage_dtype, "cpu") if isinstance(source, StoredModel) else source
+    digest = dense_hash(loaded)  # of the checkpoint, whatever dtype is computed in
+    if source is not loaded:
+        if dtype in (None, loaded.storage_dtype):
+            model = loaded.model.to(device)
+        else:
+            model = copy_in(loaded.model, device, dtype)  # a cast would round the buffers that stay in float32
+            model.generation_config = loaded.model.generation_config
+        loaded = replace(loaded, model=model)
+    return loaded, EvaluatedModel(
+        name=loaded.name,
+        revision=loaded.revision,
+        weights_sha256=digest,
+        config_sha256=config_hash(loaded.model),
+        tokenizer_sha256=tokenizer_hash(loaded.tokenizer),
+        dtype=str(loaded.model.dtype).removeprefix("torch."),
+        device=loaded.model.device.type,
+        parameters=loaded.model.num_parameters(),
+    )
+
+
+def check_chat_template(source: Source, tasks: Sequence[LoadedTask]) -> None:
+    """Raises a [`FlabError`] if a task needs a chat template that the model lacks, or that refuses a question."""
+    for task in tasks:
+        if not task.chat_template:
+            continue
+        plain = task.name.removesuffix("_instruct")
+        instead = f"; use the task {plain!r}" if plain != task.name else ""
+        if not source.tokenizer.chat_template:
             raise FlabError(
-                f"task 'divergence': {PLAN_NAME} of {pruned.name!r} was not made from {dense.name!r}: their tokens"
-                f" differ ({wrong[0]!r}, for one); name the model that it was pruned from as the baseline"
+                f"task {task.name!r} needs a chat template, but the tokenizer of {source.name!r} has none{instead}, or"
+                " an instruct model"
             )
-        return kept
-    if own == ids:
-        return None
-    by_number = sorted(own, key=own.__getitem__)
-    if missing := [name for name in by_number if name not in ids]:
+        try:
+            chat_text(source.tokenizer, [{"role": "user", "content": "question"}], add_generation_prompt=True)
+        except FlabError as error:
+            raise FlabError(f"task {task.name!r} shows {source.name!r} a question: {error}{instead}") from error
+
+
+def ask_for_gaps(exam: Exam, sources: Sequence[Source]) -> Exam:
+    """Makes the infilling tasks ask in the format that the models were trained on, the same for all models: the one
+    that the user names, or that of the first model.
+
+    Raises:
+        [`ConfigurationError`]: a format is named, and no task has gaps.
+        [`FlabError`]: no format is known for the tokenizer, or a model lacks one of its tokens.
+    """
+    asking = [task for task in exam.tasks if any(map(leaves_a_gap, task.tasks.values()))]
+    if not asking:
+        if exam.fim_format is not None:
+            raise ConfigurationError(
+                f"fim_format: {exam.fim_format.template!r}, but none of the named tasks has gaps to fill; leave it"
+                " out, or name a task that has, such as humaneval_infilling"
+            )
+        return exam
+    fim_format = exam.fim_format or infilling_format(sources[0].tokenizer)
+    if fim_format is None:
         raise FlabError(
-            f"task 'divergence': {pruned.name!r} has no {PLAN_NAME} and {len(missing)} tokens that {dense.name!r}"
-            f" lacks ({missing[0]!r}, for one); name the model that it was pruned from as the baseline"
+            f"task {asking[0].name!r}: it is not known how to ask {sources[0].name!r} to fill a gap: its tokenizer"
+            f" lacks the special tokens of every known format; set `fim_format` to the one that it was trained with,"
+            f" such as {EXAMPLE!r}, or leave the task out"
         )
-    return [ids[name] for name in by_number]
+    template = fim_format.template
+    for source in sources:
+        if missing := missing_tokens(source.tokenizer, fim_format.marks):
+            whence = "fim_format" if exam.fim_format else f"the format of {sources[0].name!r}"
+            raise FlabError(
+                f"task {asking[0].name!r}: {missing[0]!r} (of {whence}: {template!r}) is not a special token of the"
+                f" tokenizer of {source.name!r}; set `fim_format` to a format whose tokens it has, or leave the task"
+                " out"
+            )
+    for leaf in (leaf for task in asking for leaf in task.tasks.values() if leaves_a_gap(leaf)):
+        leaf.config.doc_to_text = Question(template)
+        leaf.config.generation_kwargs = {**leaf.config.generation_kwargs, INFILLING: template}
+    tasks = [
+        replace(task, protocol=f"{task.protocol or 'infilling'}; asked as {template}") if task in asking else task
+        for task in exam.tasks
+    ]
+    return replace(exam, tasks=tasks, fim_format=fim_format)

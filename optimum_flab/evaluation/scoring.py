@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from unittest.mock import patch
 
 import lm_eval.evaluator
 import numpy as np
 from lm_eval.api import metrics as lm_eval_metrics
+from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
+from ..checkpoints.loading import LoadedModel
+from ..checkpoints.stored_model import StoredModel
+from ..families.positions import most_positions
+from ..measuring.held_out import DenseReference, tokenise_both
+from ..records.held_out import HeldOut
+from ..records.plan import PLAN_NAME, PruningPlan
 from ..records.results import ScoreRow
 from ..records.scores import PROGRAMS, TOGETHER, Score, retention_of
+from ..running.layer_pass import LayerPass
+from ..settings.evaluation import DIVERGENCE
+from ..settings.pruning import DataSettings
+from ..utils.errors import FlabError
 from . import comparison
-from .catalog import LoadedTask, quiet
+from .catalog import DIVERGENCE_PROTOCOL, LoadedTask, quiet
 from .comparison import MEAN, PASSES, OfSums, Passed
 from .lm import FlabLM
 from .tasks import output_prediction
 from .tasks.infilling import leaves_a_gap
+from .tasks.text import Text
 
 
 # lm-eval's aggregations that are functions of sums, by their name in its registry
@@ -32,6 +46,7 @@ KNOWN_AGGREGATIONS = {
 # what a task's `metadata` may name: the column that groups problems into clusters, and that of their kinds
 CLUSTER, KIND = "cluster", "kind"
 EXACT_MATCH = "exact_match"  # the metric of an output that is right or not
+Source = StoredModel | LoadedModel  # a model that is not loaded yet, or was in memory already
 
 
 def run_task(lm: FlabLM, task: LoadedTask, seed: int, confirm_run_unsafe_code: bool) -> dict[str, Any]:
@@ -40,7 +55,7 @@ def run_task(lm: FlabLM, task: LoadedTask, seed: int, confirm_run_unsafe_code: b
     with quiet(), patch.object(lm_eval.evaluator, "get_git_commit_hash", lambda: None):
         return lm_eval.simple_evaluate(
             model=lm,
-            tasks=list(task.spec),
+            tasks=list(task.built),
             task_manager=TaskManager(include_defaults=False),  # the default one would read all of lm-eval's tasks
             limit=task.limit,
             apply_chat_template=task.chat_template,
@@ -54,128 +69,126 @@ def run_task(lm: FlabLM, task: LoadedTask, seed: int, confirm_run_unsafe_code: b
         )
 
 
-def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], seed: int) -> Iterator[ScoreRow]:
-    """The rows of the table for a task; where its problems are of several kinds, one for each besides the total.
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a single task.
 
     Args:
+        name (`str`): of the task.
         results (`Mapping`): lm-eval's results under `"dense"` and `"pruned"`, or under `"model"`.
     """
-    subject = "pruned" if "dense" in results else "model"
-    for leaf, loaded in task.tasks.items():
-        values = {role: values_by_metric(result["samples"][leaf]) for role, result in results.items()}
-        higher, clusters = loaded.higher_is_better(), column(loaded, results[subject]["samples"][leaf], CLUSTER)
-        kinds = column(loaded, results[subject]["samples"][leaf], KIND)
-        for (metric, filter_name), by_problem in values[subject].items():
-            several = sum(name == metric for name, _ in values[subject]) > 1
-            label = f"{metric},{filter_name}" if several else metric
-            dense = values["dense"].get((metric, filter_name)) if "dense" in values else None
-            shared = [number for number in by_problem if dense is None or number in dense]
-            statistic = statistic_of(loaded, metric)
-            direction = bool(higher.get(metric, True))
+
+    name: str
+    task: Task
+    results: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def samples(self) -> Sequence[Mapping[str, Any]]:
+        """Those of the model that is judged."""
+        return self.results["pruned" if "dense" in self.results else "model"]["samples"][self.name]
+
+    @cached_property
+    def values(self) -> dict[tuple[str, str], dict[str, dict[int, Any]]]:
+        """By metric and filter, and by role, the value of each document, by its number."""
+        values: dict[tuple[str, str], dict[str, dict[int, Any]]] = {}
+        for role, result in self.results.items():
+            for sample in result["samples"][self.name]:
+                for metric in sample["metrics"]:
+                    by_role = values.setdefault((metric, sample["filter"]), {})
+                    by_role.setdefault(role, {})[sample["doc_id"]] = sample[metric]
+        return values
+
+    def column(self, which: str) -> dict[int, str]:
+        """Values of a column that the task's `metadata` names, by document number; empty where it names none."""
+        name = (self.task.config.metadata or {}).get(which)
+        return {} if name is None else {one["doc_id"]: str(one["doc"].get(name)) for one in self.samples}
+
+    def statistic(self, metric: str) -> OfSums | None:
+        """The aggregation of a metric as a function of sums, if it is one."""
+        # lm-eval itself takes the mean of a metric that has no aggregation
+        aggregation = self.task.aggregation().get(metric, lm_eval_metrics.mean)
+        if isinstance(aggregation, OfSums):
+            return aggregation
+        known = (one for name, one in KNOWN_AGGREGATIONS.items() if aggregation is getattr(lm_eval_metrics, name))
+        return next(known, None)
+
+    def rows(self, seed: int) -> Iterator[ScoreRow]:
+        """The rows of the table; where problems are of several kinds, one for each besides the total."""
+        higher, metrics = self.task.higher_is_better(), [metric for metric, _ in self.values]
+        clusters, kinds = self.column(CLUSTER), self.column(KIND)
+        for (metric, filter_name), by_role in self.values.items():
+            label = f"{metric},{filter_name}" if metrics.count(metric) > 1 else metric
+            shared = _shared(by_role)
+            row = ScoreRow(
+                task=self.name,
+                metric=label,
+                higher_is_better=bool(higher.get(metric, True)),
+                problems=len(shared),
+            )
+            statistic = self.statistic(metric)
             if statistic is None:
-                scores = {
-                    role: result["results"][leaf].get(f"{metric},{filter_name}", math.nan)
-                    for role, result in results.items()
-                }
-                row = ScoreRow(task=leaf, metric=label, higher_is_better=direction, problems=len(shared))
-                yield without_interval(row, scores)
+                whole = {role: result["results"][self.name] for role, result in self.results.items()}
+                key = f"{metric},{filter_name}"
+                yield without_interval(row, {role: scores.get(key, math.nan) for role, scores in whole.items()})
                 continue
             parts = {label: shared}
             if len(set(kinds.values())) > 1:
                 for number in shared:
                     parts.setdefault(f"{label}[{kinds[number]}]", []).append(number)
             for name, numbers in parts.items():
+                terms = [statistic.rows([values[number] for number in numbers]) for values in _own_first(by_role)]
                 yield comparison.compare(
-                    ScoreRow(task=leaf, metric=name, higher_is_better=direction, problems=len(numbers)),
+                    row.model_copy(update={"metric": name}),
                     statistic,
-                    statistic.rows([by_problem[number] for number in numbers]),
-                    None if dense is None else statistic.rows([dense[number] for number in numbers]),
+                    *terms,
                     seed=seed,
                     clusters=[clusters[number] for number in numbers] if clusters else None,
                 )
 
+    def passed(self) -> Passed | None:
+        """Which problems were passed; `None` where they do not pass or fail."""
+        metric = EXACT_MATCH if self.task.config.process_results is output_prediction.score else PASSES
+        found = [by_role for (name, _), by_role in self.values.items() if name == metric]
+        if self.statistic(metric) is not MEAN or len(found) != 1 or len(found[0]) < len(self.results):
+            return None
+        numbers, names = _shared(found[0]), self.names()
+        own, *dense = ([values[number] for number in numbers] for values in _own_first(found[0]))
+        return Passed(
+            self.name,
+            [names[number] for number in numbers],
+            own,
+            dense[0] if dense else None,
+            programs=metric == PASSES and not leaves_a_gap(self.task),
+        )
 
-def compare_together(
-    tasks: Sequence[LoadedTask], results: Mapping[str, Sequence[Mapping[str, Any]]], seed: int
-) -> Iterator[ScoreRow]:
+    def names(self) -> dict[int, Hashable]:
+        """What each problem belongs to, by document number: its cluster, else itself, by its `task_id` if any."""
+        clusters = self.column(CLUSTER)
+        return {
+            one["doc_id"]: clusters.get(one["doc_id"]) or one["doc"].get("task_id") or (self.name, one["doc_id"])
+            for one in self.samples
+        }
+
+
+def _own_first(by_role: Mapping[str, Any]) -> list[Any]:
+    """The values of the model that is judged, and those of the baseline, if there is one."""
+    return [by_role[role] for role in ("model", "pruned", "dense") if role in by_role]
+
+
+def _shared(by_role: Mapping[str, Mapping[int, Any]]) -> list[int]:
+    """The numbers of the documents for which all models have a value."""
+    first, *others = _own_first(by_role)
+    return [number for number in first if all(number in values for values in others)]
+
+
+def combined_rows(outcomes: Sequence[Outcome], seed: int) -> Iterator[ScoreRow]:
     """The combined rows: of the tasks in which whole programs are written, and of these with all others whose problems
-    are passed or not, such as single lines; each where it holds several tasks, and not the same ones.
-
-    Args:
-        results (`Mapping`): for every role, lm-eval's results of each task, see [`compare_task`].
-    """
-    sets = [
-        passed
-        for number, task in enumerate(tasks)
-        for leaf in task.tasks
-        if (passed := passes_of(task, leaf, {role: by_task[number] for role, by_task in results.items()})) is not None
-    ]
+    are passed or not, such as single lines; each where it holds several tasks, and not the same ones."""
+    sets = [passed for outcome in outcomes if (passed := outcome.passed()) is not None]
     programs = [one for one in sets if one.programs]
     for name, of in ((PROGRAMS, programs), (TOGETHER, sets)):
         if len(of) > 1 and (name == PROGRAMS or len(of) > len(programs)):
             yield comparison.together(name, of, seed=seed)
-
-
-def passes_of(task: LoadedTask, leaf: str, results: Mapping[str, Mapping[str, Any]]) -> Passed | None:
-    """Which problems of a task were passed; `None` where they do not pass or fail."""
-    loaded, subject = task.tasks[leaf], "pruned" if "dense" in results else "model"
-    metric = EXACT_MATCH if loaded.config.process_results is output_prediction.score else PASSES
-    if statistic_of(loaded, metric) is not MEAN:
-        return None
-    samples = {role: result["samples"][leaf] for role, result in results.items()}
-    values = {role: values_by_metric(rows) for role, rows in samples.items()}
-    keys = [key for key in values[subject] if key[0] == metric]
-    if len(keys) != 1 or not all(keys[0] in by_metric for by_metric in values.values()):
-        return None
-    of_role = {role: values_of[keys[0]] for role, values_of in values.items()}
-    shared = [number for number in of_role[subject] if all(number in by_number for by_number in of_role.values())]
-    names = names_of(leaf, loaded, samples[subject])
-    return Passed(
-        leaf,
-        [names[number] for number in shared],
-        [of_role[subject][number] for number in shared],
-        [of_role["dense"][number] for number in shared] if "dense" in of_role else None,
-        programs=metric == PASSES and not leaves_a_gap(loaded),
-    )
-
-
-def names_of(leaf: str, task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[int, Hashable]:
-    """What each problem belongs to, by document number: its cluster, else itself, named by its `task_id` if any."""
-    clusters = column(task, samples, CLUSTER)
-    return {
-        sample["doc_id"]: clusters.get(sample["doc_id"]) or sample["doc"].get("task_id") or (leaf, sample["doc_id"])
-        for sample in samples
-    }
-
-
-def column(task: Any, samples: Sequence[Mapping[str, Any]], which: str) -> dict[int, str]:
-    """Values of a column that a task's `metadata` names, by document number; empty where it names none."""
-    metadata = task.config.metadata
-    name = metadata.get(which) if isinstance(metadata, Mapping) else None
-    if name is None:
-        return {}
-    return {sample["doc_id"]: str(sample["doc"].get(name)) for sample in samples}
-
-
-def values_by_metric(samples: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[int, Any]]:
-    """From lm-eval's samples: `(metric, filter) -> document number -> value`."""
-    values: dict[tuple[str, str], dict[int, Any]] = {}
-    for sample in samples:
-        for metric in sample["metrics"]:
-            values.setdefault((metric, sample["filter"]), {})[sample["doc_id"]] = sample[metric]
-    return values
-
-
-def statistic_of(task: Any, metric: str) -> OfSums | None:
-    """The aggregation of a metric as a function of sums, if it is one."""
-    # lm-eval itself takes the mean of a metric that has no aggregation
-    aggregation = task.aggregation().get(metric, lm_eval_metrics.mean)
-    if isinstance(aggregation, OfSums):
-        return aggregation
-    for name, statistic in KNOWN_AGGREGATIONS.items():
-        if aggregation is getattr(lm_eval_metrics, name):
-            return statistic
-    return None
 
 
 def without_interval(row: ScoreRow, scores: Mapping[str, Any]) -> ScoreRow:
@@ -194,16 +207,97 @@ def without_interval(row: ScoreRow, scores: Mapping[str, Any]) -> ScoreRow:
     return row.model_copy(update={**numbers, "retention": retention})
 
 
-def merge_results(results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    """The results of several runs of lm-eval as those of one, and their samples."""
+def merge_results(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The results of several runs of lm-eval, and their samples, as those of one."""
     merged: dict[str, Any] = {}
-    samples: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         for key, value in result.items():
-            if key == "samples":
-                samples |= value
-            elif isinstance(value, dict):
-                merged[key] = {**merged.get(key, {}), **value}
-            else:
-                merged.setdefault(key, value)
-    return merged, samples
+            merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else merged.get(key, value)
+    return merged
+
+
+# --- divergence ----------------------------------------------------------------------------------------------------
+
+
+def kept_tokens(dense: Source, pruned: Source) -> list[int] | None:
+    """The dense id of every token of the pruned model: from its plan, else by the tokens' names.
+
+    Raises:
+        [`FlabError`]: it is of another family, or has tokens that the dense one lacks.
+    """
+
+    def refusal(reason: str) -> FlabError:
+        return FlabError(f"task 'divergence': {reason}; name the model that it was pruned from as the baseline")
+
+    before, after = (
+        (source.config if isinstance(source, StoredModel) else source.model.config).model_type
+        for source in (dense, pruned)
+    )
+    if before != after:
+        raise refusal(f"{pruned.name!r} is a {after} model, and {dense.name!r} a {before} one")
+    ids, own = dense.tokenizer.get_vocab(), pruned.tokenizer.get_vocab()
+    if pruned.folder is not None and (pruned.folder / PLAN_NAME).is_file():
+        kept = PruningPlan.load(pruned.folder).kept_tokens
+        names = {number: name for name, number in ids.items()}
+        at = range(len(own)) if kept is None else kept
+        if wrong := [name for name, number in own.items() if number >= len(at) or names.get(at[number]) != name]:
+            raise refusal(
+                f"{PLAN_NAME} of {pruned.name!r} was not made from {dense.name!r}: their tokens differ ({wrong[0]!r},"
+                " for one)"
+            )
+        return kept
+    if own == ids:
+        return None
+    by_number = sorted(own, key=own.__getitem__)
+    if missing := [name for name in by_number if name not in ids]:
+        raise refusal(
+            f"{pruned.name!r} has no {PLAN_NAME} and {len(missing)} tokens that {dense.name!r} lacks ({missing[0]!r},"
+            " for one)"
+        )
+    return [ids[name] for name in by_number]
+
+
+def measure_divergence(
+    dense: LoadedModel, pruned: LoadedModel, kept: list[int] | None, texts: Sequence[Text], batch_size: int
+) -> tuple[list[ScoreRow], str]:
+    """Divergence and bits per byte of both models on texts, per kind and on all, and how they were measured.
+
+    Args:
+        kept (`list[int]`, *optional*): see [`kept_tokens`].
+    """
+    length = DataSettings().sequence_length
+    length = min(length, most_positions(dense.model.config, dense.family) or length)
+    by_kind: dict[str, list[HeldOut]] = {}
+    for kind in dict.fromkeys(text.kind for text in texts):
+        of_kind = [text.text for text in texts if text.kind == kind]
+        vocab_size = pruned.model.get_input_embeddings().weight.shape[0]
+        cut = tokenise_both(dense.tokenizer, pruned.tokenizer, kept, vocab_size, of_kind, length)
+        reading = LayerPass(dense.model, dense.family, cut.shared, batch_size)
+        by_kind[f"[{kind}]"] = [DenseReference(reading, cut).measure(pruned.model)]
+    parts = {"": [measured for (measured,) in by_kind.values()], **(by_kind if len(by_kind) > 1 else {})}
+    rows = [
+        _divergence_row(metric, name, measured)
+        for metric in ("divergence", "bits_per_byte", "lost_mass")
+        for name, measured in parts.items()
+    ]
+    return rows, (
+        f"{DIVERGENCE_PROTOCOL} (lost_mass is what the dense model assigned to the rest), computed in"
+        f" {str(dense.model.dtype).removeprefix('torch.')} on pieces of at most {length:,} tokens; its"
+        " bits per byte leave out the first token of each, which perplexity counts"
+    )
+
+
+def _divergence_row(metric: str, name: str, measured: Sequence[HeldOut]) -> ScoreRow:
+    """The row of a metric for what was measured on one kind of text, or on several."""
+
+    def mean(field: str, per: str) -> float:
+        if len(measured) == 1:
+            return getattr(measured[0], field)  # as it is: a quotient of products would be rounded
+        total = sum(getattr(one, per) for one in measured)
+        return sum(getattr(one, field) * getattr(one, per) for one in measured) / max(total, 1)
+
+    number = sum(one.texts for one in measured)
+    row = ScoreRow(task=DIVERGENCE, metric=f"{metric}{name}", higher_is_better=False, problems=number)
+    if metric != "bits_per_byte":
+        return without_interval(row, {"model": mean(metric, "positions")})
+    return without_interval(row, {role: mean(f"{role}_{metric}", "bytes") for role in ("dense", "pruned")})

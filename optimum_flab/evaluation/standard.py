@@ -38,7 +38,7 @@ def with_standard_set(settings: EvaluationSettings) -> tuple[EvaluationSettings,
     return settings.model_copy(update={"tasks": [*named[:place], *tasks, *named[place:]], "data": data}), left_out
 
 
-def suited(
+def tasks_for_tokenizer(
     tasks: Sequence[LoadedTask], settings: EvaluationSettings, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[LoadedTask], list[str]]:
     """The tasks that are named, and those of the standard set that suit a tokenizer; and what is left out."""

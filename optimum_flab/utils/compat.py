@@ -141,28 +141,22 @@ def storage_of(tensor: torch.Tensor) -> int:
 # --- lm-eval -------------------------------------------------------------------------------------------------------
 
 
-def read_task_file(path: Path, *, with_functions: bool) -> dict[str, Any]:
-    """A task's YAML with what it includes; `TaskManager` only gives configurations of tasks that it has found.
-
-    Args:
-        path (`Path`): the file.
-        with_functions (`bool`): whether `!function` is imported, which runs code from beside the file.
-    """
+def read_task_file(path: Path) -> dict[str, Any]:
+    """A task's YAML with what it includes, and the paths of functions in place of them; `TaskManager` only gives
+    configurations of tasks that it has found."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    return load_yaml(path, resolve_func=with_functions)
+    return load_yaml(path, resolve_func=False)
 
 
-def task_entry(name: str, path: Path | None, config: Mapping[str, Any]) -> Any:
-    """A single task as `TaskManager.task_index` lists it, for those that only a group names."""
-    from lm_eval.tasks._index import Entry, Kind
+def build_task(manager: Any, name: str, changes: Mapping[str, Any]) -> Any:
+    """The task, the group or the list of tasks that a name in a `TaskManager` stands for; its `load` takes no changes
+    to the configuration.
 
-    return Entry(name, Kind.TASK, path, dict(config))
-
-
-def kind_of_task(entry: Any) -> str:
-    """What an entry of `TaskManager.task_index` is: `task`, `group`, `tag` or the like."""
-    return str(entry.kind.name).lower()
+    Args:
+        changes (`Mapping`): values of a task's configuration that replace those of its YAML.
+    """
+    return manager._factory.build(manager.task_index[name], overrides=dict(changes), registry=manager.task_index)
 
 
 def filters_of(task: object) -> Sequence[Any]:

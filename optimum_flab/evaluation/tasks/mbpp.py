@@ -80,7 +80,7 @@ def lm_evals_own() -> dict[str, Any]:
     """
     folder = Path(lm_eval.tasks.__file__).parent / "mbpp"
     try:
-        config = read_task_file(folder / "mbpp.yaml", with_functions=False)
+        config = read_task_file(folder / "mbpp.yaml")
         module, _, function = Path(config["fewshot_config"]["samples"]).name.rpartition(".")
         body = ast.parse((folder / f"{module}.py").read_text(encoding="utf-8")).body
         (definition,) = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == function]
