@@ -9,7 +9,7 @@ page shared by several processes counts once), sampled every second. Divergences
 report, on text that it neither trained on nor used to choose a checkpoint.
 
 `--plain FOLDER` runs it a second time into that folder, as plain fine-tuning on the reference answers (only
-cross-entropy, no closed-form step) with the same sequences per step and the same number of steps, and prints both.
+cross-entropy) with the same sequences per step and the same number of steps, and prints both.
 
 `--kill` runs it again into the folder with `-killed` appended to its name, kills it (SIGKILL) once its first
 checkpoint is complete, starts it again, and prints whether the weights are those of the first run.
@@ -33,7 +33,7 @@ from pathlib import Path
 from common import count_parameters, fingerprint, flab_command, load_model, memory_peak, positive, print_result
 
 
-PLAIN = ("--answers", "reference", "--loss", "cross-entropy", "--no-closed-form")
+PLAIN = ("--answers", "reference", "--loss", "cross-entropy")
 
 
 def output_of(flags: list[str]) -> Path:
@@ -71,7 +71,6 @@ def measured(command: list[str], output: Path) -> dict[str, object]:
         "divergence_ratio": round(after["divergence"] / before["divergence"], 4),
         "bits_per_byte": [before["pruned_bits_per_byte"], after["pruned_bits_per_byte"], after["dense_bits_per_byte"]],
         "held_out_positions": after["positions"],
-        "closed_form": section["closed_form"],
         "data": section["data"],
         "training": {name: value for name, value in section["training"].items() if name != "curve"},
         "curve": section["training"]["curve"],

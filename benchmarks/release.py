@@ -51,7 +51,7 @@ RELEASES = {
         (
             *("--answers", "reference", "--most-examples", "700", "--text-share", "0.82", "--text-tokens", "66000"),
             *("--dtype", "bfloat16", "--epochs", "1", "--batch-size", "2"),
-            *("--no-closed-form", "--rank", "64", "--learning-rate", "3e-4"),
+            *("--rank", "64", "--learning-rate", "3e-4"),
         ),
     ),
     "1.5b-0.22": Release(BASES["1.5B"], ("--target-ratio", "0.22", "--calibration-tokens", "8192")),

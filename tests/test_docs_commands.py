@@ -60,7 +60,7 @@ LITTLE = {
     "prune": "--calibration-tokens 256 --validation-tokens 64 --held-out-tokens 64 --sequence-length 32"
     " --search-tokens 64 --keep-merges 0 --mix own=1 --ffn-multiple-of 4",
     "recover": "--text ./src --text-tokens 256 --sequence-length 96 --max-steps 2 --evaluations 1 --rank 4"
-    " --max-new-tokens 8 --held-out-tokens 128 --closed-form-tokens 256",
+    " --max-new-tokens 8 --held-out-tokens 128",
     "eval": "--limit 2 --max-new-tokens 8",
     "chat": "--max-new-tokens 8",
     "bench": "--prompt-tokens 8 --new-tokens 4 --batch-size 2 --repeats 2 --energy-seconds 0.2",

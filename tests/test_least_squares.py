@@ -1,4 +1,4 @@
-"""The one least squares: what pruning and the closed form of recovery solve."""
+"""The one least squares: what pruning solves."""
 
 import torch
 from hypothesis import given, settings

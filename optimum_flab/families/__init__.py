@@ -5,14 +5,13 @@ Adding a family is one file in `known/`; users name their own with `--family`.
 
 from .axes import matrices_of, misfit, plain_axes, select_along
 from .files import FAMILY_NAME, family_for, known_families, read_family, save_family
-from .schema import Block, Family, Norm, Older, has_module
+from .schema import Block, Family, Older, has_module
 
 
 __all__ = [
     "FAMILY_NAME",
     "Block",
     "Family",
-    "Norm",
     "Older",
     "family_for",
     "has_module",

@@ -159,23 +159,6 @@ class RecoveryData(Record):
     answer_tokens: int
 
 
-class ClosedForm(Record):
-    """What refitting the FFNs in closed form did.
-
-    Args:
-        before, after (`float`): divergence on the sequences set aside, in nats per token.
-        share (`float`): how much of the closed-form update was applied, 0 to 1.
-        kept (`bool`): whether the refitted weights were kept.
-        note (`str`, *optional*): which projections were left as they were for lack of text.
-    """
-
-    before: Number
-    after: Number
-    share: float
-    kept: bool
-    note: str | None = None
-
-
 class CurvePoint(Record):
     """A logged loss: of the training, or on the sequences set aside.
 
@@ -244,7 +227,6 @@ class Recovery(Record):
         data ([`RecoveryData`]): what it was done with.
         held_out_before, held_out_after ([`HeldOut`]): on text not trained on, the same for both.
         pruning_held_out ([`HeldOut`], *optional*): what the pruning before it measured, on held-out text of its own.
-        closed_form ([`ClosedForm`], *optional*): `None` if it was not requested.
         training ([`RecoveryTraining`]): how it went.
         estimate ([`RecoveryEstimate`]), seconds (`dict[str, float]`): expected, and per step.
         notes (`tuple[str, ...]`): what the user should know.
@@ -258,7 +240,6 @@ class Recovery(Record):
     held_out_before: HeldOut
     held_out_after: HeldOut
     pruning_held_out: HeldOut | None = None
-    closed_form: ClosedForm | None = None
     training: RecoveryTraining
     estimate: RecoveryEstimate
     seconds: dict[str, float]

@@ -109,21 +109,21 @@ def recover(
         choice.clear()
     give_back_memory()
     with steps.step("merge"):
-        model = merge_training(ready.start, training, work.model.dtype)
+        model = merge_training(work.model, training, work.model.dtype)
     changes: dict[str, Any] = {"held_out": None, "recovery": None}
     if ready.side is not None:
         with steps.step("held-out measurement"):
             after = ready.side.measure(model)
-        for text in (*ready.notes, *training.notes):
+        for text in training.notes:
             steps.say(f"note: {text}")
-        notes = [*([] if note is None else [note]), *ready.notes, *training.notes]
+        notes = [*([] if note is None else [note]), *training.notes]
         settings = settings.model_copy(update={"learning_rate": settings.largest_rate(ready.sizes.steps)})
         section = report_section(settings, ready, after, training, steps, state.num_processes, notes)
         # the report's own measurement is now that of the trained model
         section = section.model_copy(update={"pruning_held_out": pruned.report.held_out})
         changes = {"held_out": after, "recovery": section}
         if settings.keep_adapter:
-            pruned = replace(pruned, files={**pruned.files, **write_adapter(ready.folder, ready.start, training)})
+            pruned = replace(pruned, files={**pruned.files, **write_adapter(ready.folder, work.model, training)})
     return replace(pruned, model=model).with_report(weights_sha256=weights_hash(model), **changes)
 
 
@@ -179,11 +179,11 @@ def brief(settings: RecoveryConfig, share: float) -> RecoveryConfig:
 
 
 def _train(ready: Ready, work: Work, device: torch.device) -> Training:
-    done = load_training(ready.folder, ready.start, work.settings)
+    done = load_training(ready.folder, work.model, work.settings)
     if done is not None:
         work.steps.say(f"this training was finished before; its result is taken from {ready.folder}")
         return done
     folder = ready.folder / CHECKPOINTS
     if (checkpoint := last_checkpoint(folder)) is not None:
         work.steps.say(f"the training resumes after step {checkpoint.rsplit('-', 1)[-1]}")
-    return train(ready, work.settings, folder, device)
+    return train(ready, work.model, work.settings, folder, device)

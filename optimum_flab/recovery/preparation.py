@@ -1,4 +1,4 @@
-"""Everything that training starts from: data, sizes, an estimate, predictions, the closed form."""
+"""Everything that training starts from: data, sizes, an estimate, predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..checkpoints.hashes import weights_hash
 from ..measuring.held_out import DenseReference, tokenise_both
 from ..records.folders import check_space
 from ..records.held_out import HeldOut
-from ..records.report import ClosedForm, RecoveryEstimate
+from ..records.report import RecoveryEstimate
 from ..running.casting import on_device
 from ..running.layer_pass import LayerPass
 from ..texts.answers import Completion, Question
@@ -22,7 +22,6 @@ from ..texts.overlap import benchmark_texts
 from ..utils.hashing import digest_of
 from ..utils.memory import give_back_memory
 from .answers import longest_answer, own_answers
-from .closed_form_step import closed_form_step
 from .data import Data, Selected, expected_rows, held_out_texts, prepare, select, within_tokens
 from .encoding import Sequences
 from .estimates import (
@@ -67,28 +66,22 @@ class Ready:
 
     Args:
         folder (`Path`): for what this training saves.
-        start (`PreTrainedModel`): the pruned model, refitted or as it was.
-        closed_form ([`ClosedForm`], *optional*): what the refit did.
         teachers (`tuple`): cached predictions for the rows to train on and those set aside.
         dense ([`DenseTeacher`], *optional*): if predictions are computed as needed.
         side ([`DenseReference`], *optional*): to measure against; `None` in all processes but the first.
         before ([`HeldOut`], *optional*): what the pruned model costs on held-out text.
         pruned_hash (`str`): SHA-256 of the pruned model's weights.
-        notes (`tuple[str, ...]`): what the user should be told.
     """
 
     data: Data
     sizes: TrainingSizes
     estimate: RecoveryEstimate
     folder: Path
-    start: PreTrainedModel
-    closed_form: ClosedForm | None
     teachers: tuple[CachedTeacher | None, CachedTeacher | None]
     dense: DenseTeacher | None
     side: DenseReference | None
     before: HeldOut | None
     pruned_hash: str
-    notes: tuple[str, ...] = ()
 
 
 def prepare_training(
@@ -132,33 +125,22 @@ def prepare_training(
         measured = within_tokens(work, data.held_out) if state.is_main_process else []
         side = _dense_side(work, measured) if state.is_main_process else None
         before = None if side is None else side.measure(work.model)
-    computing = on_device(work.dense.model, device, dtype) if distils or settings.closed_form else None
+    computing = on_device(work.dense.model, device, dtype) if distils else None
     if release_dense and computing is not work.dense.model:
         work.dense.model.to("meta")
         give_back_memory()
-
-    def give_up_dense() -> None:
-        """Frees the weights that no later step reads."""
-        if computing is not None and not resident and (release_dense or computing is not work.dense.model):
-            computing.to("meta")
-            give_back_memory()
 
     teachers: tuple[CachedTeacher | None, CachedTeacher | None] = (None, None)
     if cached:
         with steps.step("dense predictions"):
             teachers = _cache_teachers(work, computing, data, root / "teacher")
-    start, closed, notes = work.model, None, list[str]()
-    if settings.closed_form:
-        with steps.step("closed form"):
-            start, closed = closed_form_step(work, computing, data, folder, give_up_dense)
-        notes += [f"closed form: {closed.note}"] if closed.note else []
-    give_up_dense()
+    if cached and (release_dense or computing is not work.dense.model):
+        computing.to("meta")  # no later step reads its weights
+        give_back_memory()
     teacher = None
     if resident:
         teacher = DenseTeacher(computing, work.family, work.plan.kept_tokens)
-    return Ready(
-        data, sizes, estimate, folder, start, closed, teachers, teacher, side, before, pruned_hash, tuple(notes)
-    )
+    return Ready(data, sizes, estimate, folder, teachers, teacher, side, before, pruned_hash)
 
 
 def run_key(work: Work, pruned_hash: str, data: Data, sizes: TrainingSizes) -> str:
@@ -204,11 +186,10 @@ def _estimate(
             answers += per_token * most * math.ceil(questions / batch)
     itemsize = work.model.dtype.itemsize
     cache = cache_bytes(expected.tokens, settings.top_k) if cached else 0
-    refitted = parameters * itemsize if settings.closed_form else 0
     width = width_of(work.model, work.family)
     return RecoveryEstimate(
         memory_bytes=training_memory(work.model.config, width, parameters, trained, sizes, settings),
-        disk_bytes=disk_needed(trained, parameters, itemsize, cache + refitted, parameters if full else None),
+        disk_bytes=disk_needed(trained, parameters, itemsize, cache, parameters if full else None),
         seconds=training_seconds(per_row, sizes, max(1, round(len(expected) * settings.validation_share)), processes),
         answer_seconds=answers,
     )

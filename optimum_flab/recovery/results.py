@@ -57,7 +57,6 @@ def report_section(
         ),
         held_out_before=ready.before,
         held_out_after=after,
-        closed_form=ready.closed_form,
         training=RecoveryTraining(
             **asdict(ready.sizes),
             processes=processes,

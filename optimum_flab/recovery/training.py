@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch.utils.data import default_collate
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..records.atomic import is_full
@@ -85,11 +85,14 @@ def number_format(name: str, device: torch.device) -> str:
     return "bfloat16" if multiplies_bfloat16(device) else "float32"
 
 
-def train(ready: Ready, settings: RecoveryConfig, folder: Path, device: torch.device) -> Training:
+def train(
+    ready: Ready, start: PreTrainedModel, settings: RecoveryConfig, folder: Path, device: torch.device
+) -> Training:
     """Trains LoRA matrices on a pruned model, or its weights; resumes from the last complete checkpoint in `folder`.
 
     Args:
-        ready ([`Ready`]): the pruned model, which is left as it is, the rows, and what they are learned from.
+        ready ([`Ready`]): the rows, and what they are learned from.
+        start (`PreTrainedModel`): the pruned model, which is left as it is.
         folder (`Path`): for checkpoints.
 
     Raises:
@@ -98,7 +101,7 @@ def train(ready: Ready, settings: RecoveryConfig, folder: Path, device: torch.de
     dtype = getattr(torch, settings.dtype)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # the Trainer asks for "cuda", whichever that is
-    model = trainable(ready.start, settings, device, dtype)
+    model = trainable(start, settings, device, dtype)
     rows, sizes = ready.data.rows, ready.sizes
     early_stopping = [] if settings.patience is None else [EarlyStoppingCallback(settings.patience)]
     order = schedule(len(rows), sizes.steps, sizes.batch_size, settings.seed)

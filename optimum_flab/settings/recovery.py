@@ -18,8 +18,8 @@ LEARNING_RATES = {"lora": 2e-4, "full": 5e-6}  # if the user sets none; LoRA mat
 FULL_RATE_STEPS = 100  # of a longer training the rate falls with the cube root of the steps
 # what a method takes where the user sets none
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "full": {"text_tokens": 163_840, "epochs": 1.0, "closed_form": False},
-    "lora": {"text_tokens": 65_536, "epochs": 3.0, "closed_form": True, "rank": 32},
+    "full": {"text_tokens": 163_840, "epochs": 1.0},
+    "lora": {"text_tokens": 65_536, "epochs": 3.0, "rank": 32},
 }
 OLD_NAMES = ("continuation_tokens", "continuation_temperature")  # that files of earlier versions have
 LORA_ONLY = ("rank", "alpha", "dropout", "targets", "keep_adapter")
@@ -82,12 +82,6 @@ class RecoveryConfig(Section):
     """tokens per packed training sequence"""
     validation_share: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     """share of the sequences set aside to choose the best checkpoint"""
-    closed_form: bool | None = None
-    """refit output projections in closed form before training; default: before that of LoRA matrices, unless the
-    adapter is kept"""
-    closed_form_tokens: PositiveInt | None = None
-    """maximum number of tokens that the closed-form step reads; default: as many as it needs, 8 for each input of the
-    widest projection"""
     loss: Literal["distillation", "cross-entropy", "both"] = "distillation"
     """what is minimised: the divergence from the dense model, the cost of the answers, or a mix"""
     cross_entropy_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -166,8 +160,6 @@ class RecoveryConfig(Section):
     def for_method(self, method: Literal["full", "lora"]) -> RecoveryConfig:
         """The settings for a method, with its defaults where nothing is set."""
         unset = {name: value for name, value in METHOD_DEFAULTS[method].items() if getattr(self, name) is None}
-        if self.keep_adapter:  # an adapter belongs to the unchanged pruned weights
-            unset["closed_form"] = False
         return self.model_copy(update={"method": method, **unset})
 
     def largest_rate(self, steps: int) -> float:
@@ -205,11 +197,6 @@ class RecoveryConfig(Section):
             )
         if self.method == "full" and lora_only:
             raise ValueError(f"{lora_only[0]} applies to LoRA, but method is 'full'; leave one of them out")
-        if self.keep_adapter and self.closed_form:
-            raise ValueError(
-                "keep_adapter: an adapter belongs to the unchanged pruned weights, but closed_form refits them first;"
-                " switch `recovery.closed_form` off"
-            )
         if (self.text or self.mix or not self.data) and not self.reads_plain_text:
             raise ValueError(
                 "plain text has no answers, so loss 'cross-entropy' and distill_on 'answer' learn nothing from it;"

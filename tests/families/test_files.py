@@ -1,6 +1,5 @@
 """Families that users bring, and what is said of those that nobody described."""
 
-import copy
 import json
 import re
 from pathlib import Path
@@ -17,7 +16,6 @@ from optimum_flab.families import family_for, files, known_families, read_family
 from optimum_flab.inspection import inspect_model
 from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.records.checkpoint import Checkpoint
-from optimum_flab.recovery.closed_form import refit
 from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 from optimum_flab.utils.places import FAMILY_NAME
@@ -123,10 +121,6 @@ def test_an_ffn_that_reads_the_rows_of_a_batch_as_one(tmp_path):
     ].items():
         dense = family.ffn_out_matrix(family.decoder_layers(model)[index])
         torch.testing.assert_close(layer.weight, dense, rtol=1e-3, atol=1e-3)
-    same = copy.deepcopy(model)
-    refit(LayerPass(model, family, tokens, 8), LayerPass(same, family, tokens, 8), range(3))
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(same.state_dict()[name], tensor, atol=1e-3, rtol=1e-3, msg=name)
 
 
 @pytest.mark.usefixtures("strangers")

@@ -33,7 +33,6 @@ SMALL = {
     "evaluations": 2,
     "dtype": "float32",
     "validation_share": 0.2,
-    "closed_form_tokens": 1024,
     "text_share": 0.0,
 }
 

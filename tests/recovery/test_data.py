@@ -93,7 +93,7 @@ def test_plain_text_is_learned_from(loaded, made):
     choose = random.Random(0)
     lines = [{"text": " ".join(choose.choices(["UVW", "+ -", "QRS", "7 8", "%%"], k=40))} for _ in range(80)]
     texts, measured = write_lines(made / "like.jsonl", lines[:60]), write_lines(made / "upper.jsonl", lines[60:])
-    options = {"answers": "reference", "held_out": f"{measured}[text]", "closed_form": False, "max_steps": 12}
+    options = {"answers": "reference", "held_out": f"{measured}[text]", "max_steps": 12}
     without = recovered(loaded, made, **options).report.held_out.divergence
     report = recovered(loaded, made, **options, text=f"{texts}[text]", text_tokens=10_000).report
     assert report.recovery.data.plain_text.passages > 0

@@ -46,7 +46,7 @@ def curve(folder) -> list[dict[str, float]]:
 @pytest.mark.thorough
 def test_two_processes_train_as_one_and_write_once(made):
     # the loss falls by the update of each step, so that gradients of one process alone would show
-    more = ["--no-closed-form", "--max-steps", "12", "--evaluations", "4", "--patience", "9"]
+    more = ["--max-steps", "12", "--evaluations", "4", "--patience", "9"]
     alone = run(made, sys.executable, "-m", "optimum_flab.recovery", *command(made, "alone", *more))
     assert alone.returncode == 0, alone.stderr
     assert "{" not in alone.stdout  # the summary alone
@@ -106,7 +106,6 @@ def test_prune_and_recover_are_one_command(made):
             "data": [str(made / "alpaca.json")],
             "max_steps": 2,
             "answers": "reference",
-            "closed_form": False,
         },
     }
     (made / "flab.json").write_text(json.dumps(settings))

@@ -32,7 +32,7 @@ from .conftest import SMALL, config_for, recovered, write_lines
 
 
 FULL = {"method": "full", "learning_rate": 5e-4}
-REFERENCES = {"answers": "reference", "closed_form": False}  # nothing but the training takes time
+REFERENCES = {"answers": "reference"}  # nothing but the training takes time
 
 
 def test_recovery_gives_a_stock_checkpoint_nearer_to_the_dense_model(made):
@@ -253,7 +253,7 @@ def test_a_loss_that_becomes_nan_stops_and_keeps_the_last_good_checkpoint(loaded
 @pytest.mark.thorough
 def test_a_loss_that_is_nan_from_the_start_leaves_the_model_as_it_was(loaded, made, monkeypatch):
     monkeypatch.setattr(RecoveryTrainer, "loss", lambda trainer, logits, inputs: logits.sum() * float("nan"))
-    found = recovered(loaded, made, closed_form=False)
+    found = recovered(loaded, made)
     notes = " ".join(found.report.recovery.notes)
     assert "NaN at step 1" in notes and "before the first checkpoint" in notes
     assert weights_hash(found.model) == weights_hash(loaded[1].model)
@@ -262,7 +262,7 @@ def test_a_loss_that_is_nan_from_the_start_leaves_the_model_as_it_was(loaded, ma
 
 @pytest.mark.thorough
 def test_training_that_only_harms_is_not_kept(loaded, made):
-    section = recovered(loaded, made, learning_rate=50.0, closed_form=False).report.recovery
+    section = recovered(loaded, made, learning_rate=50.0).report.recovery
     assert section.training.best_step == 0
     assert any("no checkpoint was better" in note for note in section.notes)
     assert section.held_out_after.divergence == section.held_out_before.divergence
@@ -289,7 +289,7 @@ def test_training_that_only_harms_is_not_kept(loaded, made):
     ids=lambda changes: "-".join(changes),
 )
 def test_every_way_of_training_lowers_its_loss(loaded, made, changes):
-    found = recovered(loaded, made, closed_form=False, **changes)
+    found = recovered(loaded, made, **changes)
     training = found.report.recovery.training
     assert training.best_loss < training.start_loss
     assert found.model.get_input_embeddings().weight is found.model.get_output_embeddings().weight
@@ -308,7 +308,7 @@ def test_bfloat16_only_where_the_processor_multiplies_it(monkeypatch, capabiliti
 @pytest.mark.thorough
 def test_cached_and_resident_teachers_agree_where_no_token_is_left_out(loaded, made):
     curves = [
-        recovered(loaded, made, closed_form=False, **changes).report.recovery.training.curve
+        recovered(loaded, made, **changes).report.recovery.training.curve
         for changes in ({"top_k": 10_000}, {"teacher": "resident"})
     ]
     for cached, resident in zip(*curves, strict=True):
@@ -361,7 +361,6 @@ def test_what_is_learned_and_a_result_from_before_are_said(loaded, made, capsys)
     [
         ({"method": "full", "targets": ["q_proj"]}, "targets applies to LoRA"),
         ({"method": "full", "rank": 8}, "rank applies to LoRA"),
-        ({"keep_adapter": True, "closed_form": True}, "`recovery.closed_form`"),
         ({"data": [], "text_share": 0}, "text_share is 0, so there is nothing to train on"),
         ({"data": [], "distill_on": "answer"}, "plain text has no answers"),
         ({"text": "python-stdlib", "loss": "cross-entropy"}, "plain text has no answers"),

@@ -187,7 +187,7 @@ def no_library(monkeypatch):
 
 def test_the_dense_models_own_answers_are_trained_on_and_written_once(loaded, made, no_library):
     options = {"data": (), "mix": {"answers": 3, "problems": 1}, "text_tokens": 4000, "held_out_tokens": 300}
-    options |= {"text_share": 0.5, "max_steps": 2, "closed_form": False, "sequence_length": 256}
+    options |= {"text_share": 0.5, "max_steps": 2, "sequence_length": 256}
     first, again = (recovered(loaded, made, **options) for _ in range(2))
     assert weights_hash(first.model) == weights_hash(again.model)
     plain = first.report.recovery.data.plain_text
@@ -211,7 +211,7 @@ def test_the_dense_models_own_answers_are_trained_on_and_written_once(loaded, ma
 
 def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(loaded, made):
     source = written(made, "word", 60, lines=40)
-    options = {"data": (), "text": source, "text_tokens": 3000, "held_out_tokens": 300, "closed_form": False}
+    options = {"data": (), "text": source, "text_tokens": 3000, "held_out_tokens": 300}
     options |= {"max_steps": 6}
     work = work_of(loaded, made, config_for(made, **options))
     selected = select(work, [], [], refuse_questions)

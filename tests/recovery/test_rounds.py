@@ -27,7 +27,6 @@ from .conftest import SMALL
 def config_of(made, **changes) -> FlabPrunerConfig:
     written = json.loads((made / "pruned" / "flab_config.json").read_text())
     recovery = {**SMALL, "data": [str(made / "alpaca.json")], "answers": "reference", "max_steps": 4}
-    recovery |= {"closed_form": False}
     data = {**written["data"], "mix": {"own": 0.9, "infilling": 0.1}}  # the tokenizer has no tokens for gaps
     asked = {**written, "data": data, "recovery": recovery, "rounds": {"number": 2}}
     return FlabPrunerConfig.from_dict({**asked, **changes})
