@@ -163,19 +163,23 @@ class FlabOptimizer:
         )
         return self.pruned
 
-    def prune_and_recover(self, config: FlabPrunerConfig, **options: Any) -> PrunedModel:
-        """[`prune`] and then [`recover`], as often as `config.rounds` says.
+    def prune_and_recover(
+        self,
+        config: FlabPrunerConfig,
+        *,
+        cache_dir: str | Path | None = None,
+        confirm_run_unsafe_code: bool = False,
+        **options: Any,
+    ) -> PrunedModel:
+        """[`prune`] with its `options`, then [`recover`], which saves in `cache_dir/recovery`; refusals come first."""
+        from .recovery.checks import check_settings
 
-        Args:
-            config ([`FlabPrunerConfig`]): what is requested. Each of several rounds removes the same number of
-                parameters from the model trained in the previous one; plan, report and training still refer to the
-                dense model.
-            options: `resume` and `cache_dir` as of [`prune`], `confirm_run_unsafe_code` as of [`recover`].
-        """
-        from .rounds import prune_and_recover
-
-        self.pruned = prune_and_recover(self.dense, config, self.output_dtype, **options)
-        return self.pruned
+        config.validate()
+        self.dense.check_in_memory()
+        check_settings(self.dense, config.recovery, confirm_run_unsafe_code)
+        self.prune(config, cache_dir=cache_dir, **options)
+        folder = None if cache_dir is None else Path(cache_dir, "recovery")
+        return self.recover(cache_dir=folder, confirm_run_unsafe_code=confirm_run_unsafe_code)
 
     def apply(self, plan: PruningPlan) -> PrunedModel:
         """Applies a plan without any search; the same dense weights produce the same bytes.

@@ -172,7 +172,7 @@ def test_the_family_of_the_worked_example_is_as_described(tmp_path, monkeypatch)
 def test_a_schema_is_current_and_files_are_as_it_says(name):
     schema = json.loads((DOCS / "schema" / name).read_text(encoding="utf-8"))
     assert schema == json.loads(hooks.schemas()[name]), "out of date: `make schemas`"
-    files = sorted(ROOT.glob(f"tests/records/format1/*/{name.removesuffix('.schema.json')}.json"))
+    files = sorted(ROOT.glob(f"tests/records/models/*/{name.removesuffix('.schema.json')}.json"))
     for file in files:
         jsonschema.validate(json.loads(file.read_text(encoding="utf-8")), schema)
     with pytest.raises(jsonschema.ValidationError, match="required property"):

@@ -31,7 +31,6 @@ FLOORS = (
     {"hub"},
     {"trim"},
     {"pruned"},
-    {"rounds"},
     {"optimizer"},
     {"commands"},
 )

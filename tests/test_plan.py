@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -51,17 +50,6 @@ def test_it_is_loaded_from_its_file_and_is_json_that_a_person_can_diff(tmp_path)
     text = (tmp_path / PLAN_NAME).read_text()
     assert json.loads(text)["kept"]["neuron"] == {"0": [1, 2], "1": [0, 3]}
     assert '\n      "1": [0, 3]\n' in text and '\n    "vocab": [0, 2]\n' in text
-
-
-@pytest.mark.parametrize("name", ["searched", "experts"])
-def test_plans_of_the_former_formats_keep_what_they_kept(name):
-    folder = Path(__file__).with_name("records") / "format1" / name
-    written = json.loads((folder / PLAN_NAME).read_text())
-    found = PruningPlan.load(folder, tensors=False)
-    assert (found.kept_tokens, found.kept_layers) == (written["kept_tokens"], written["kept_layers"])
-    for field, dimension in (("kept_neurons", "neuron"), ("kept_experts", "expert")):
-        inside = {str(layer): kept for layer, kept in found.kept_inside.get(dimension, {}).items()}
-        assert inside == written.get(field, {})
 
 
 def test_without_compensation_there_is_one_file(tmp_path):

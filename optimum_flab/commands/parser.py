@@ -16,7 +16,7 @@ COLUMNS, INDENT = 80, 28  # of the help, and where its second column begins
 NEEDED, OTHERS = "Required", "Options"
 # the titles in the help, in their order, with the sections of settings and the other arguments below each
 GROUPS = {
-    "Target": ("target_ratio", "target_size", "target_type", "align", "rounds"),
+    "Target": ("target_ratio", "target_size", "target_type", "align"),
     "Text": ("data", "seed"),
     "Output": ("output", "output_dtype", "gguf", "prompt", "overwrite", "quiet", "json"),
     "Vocabulary": ("vocabulary",),

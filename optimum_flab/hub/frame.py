@@ -17,9 +17,9 @@ from .terms import Terms
 
 # the Hub knows adapter, finetune, merge and quantized; a pruned model has changed weights of its own
 RELATION = "finetune"
-# the checksum covers our text, without metadata; older cards have a fingerprint of these after it
+# the checksum covers our text, without metadata
 MARK = "<!-- Written by optimum-flab, checksum {}. It is written anew by `optimum-cli flab card`. -->"
-MARKED = re.compile(re.escape(MARK).replace(re.escape("{}"), "(?P<sum>[0-9a-f]{64})(, metadata [0-9a-f ]*)?"))
+MARKED = re.compile(re.escape(MARK).replace(re.escape("{}"), "(?P<sum>[0-9a-f]{64})"))
 BEGIN = "<!-- your text: begin. What stands between these two lines stays when the card is written anew. -->"
 END = "<!-- your text: end -->"
 # of our metadata; others are the user's, and so are further tags

@@ -12,7 +12,7 @@ import yaml
 from ..criteria import CHOICES, criterion_of
 from ..records.checkpoint import Checkpoint
 from ..records.paths import dataset_of, without_paths
-from ..records.report import EarlierRound, Recovery, Report, TextCounts
+from ..records.report import Recovery, Report, TextCounts
 from ..records.results import EvaluationRecord
 from ..settings.pruning import COMPONENTS
 from ..texts.sources import INSTALLED, STANDARD_LIBRARY
@@ -144,8 +144,7 @@ def text_rows(checkpoint: Checkpoint) -> list[list[str]]:
     number = "" if texts is None else f" ({texts.calibration:,} texts)"
     rows.append([label, (calibration + others if calibration else join_words(implied)) + number])
 
-    # the last of several prunings started from a trained model, and measured nothing
-    if texts is not None and not checkpoint.report.earlier_rounds:
+    if texts is not None:
         measured = (
             checkpoint.report.held_out
             if checkpoint.report.recovery is None
@@ -191,7 +190,7 @@ def recovery_rows(checkpoint: Checkpoint, recovery: Recovery) -> list[list[str]]
             ["training examples", f"{data.kept:,} of {data.examples:,} read, in {trained_on}"],
         ]
     if passages := data.plain_text.passages:
-        text = sources_text(data.plain_text.sources or settings.get("text"), MISSING, checkpoint)
+        text = sources_text(data.plain_text.sources, MISSING, checkpoint)
         rows.append(["plain text among them", f"{passages:,} passages of {text}"])
     if kinds := data.plain_text.by_kind:
         rows.append(["kinds of plain text", ", ".join(f"{cell(kind)} {number:,}" for kind, number in kinds.items())])
@@ -207,13 +206,6 @@ def recovery_rows(checkpoint: Checkpoint, recovery: Recovery) -> list[list[str]]
     ]
 
 
-def earlier_row(number: int, one: EarlierRound) -> list[str]:
-    """What a round before the last did: label, value."""
-    steps, tokens = one.recovery.training.best_step, one.recovery.data.tokens
-    done = f"{one.removed_ratio:.1%} removed, then trained by {steps:,} steps on {tokens:,} tokens of the same sources"
-    return [f"round {number}, from which the pruning below went on", done]
-
-
 def provenance_rows(checkpoint: Checkpoint, base: str) -> list[list[str]]:
     """What the model was computed from and with: label, value."""
     report = checkpoint.report
@@ -224,15 +216,13 @@ def provenance_rows(checkpoint: Checkpoint, base: str) -> list[list[str]]:
         ["weights of this model (SHA-256)", code([report.weights_sha256 or MISSING])],
         ["texts of the corpus (SHA-256)", code([checkpoint.plan.corpus_hash])],
         *text_rows(checkpoint),
-        *(earlier_row(number, one) for number, one in enumerate(report.earlier_rounds, start=1)),
     ]
     rows += [] if checkpoint.report.recovery is None else recovery_rows(checkpoint, checkpoint.report.recovery)
     rows.append(["seed", MISSING if report.seed is None else str(report.seed)])
     rows.append(["computed in", f"{cell(report.computation.dtype)} on {cell(report.computation.device)}"])
     if report.seconds:
         label = "time of the pruning" if checkpoint.report.recovery else "time"
-        rounds = f" in {len(report.earlier_rounds) + 1} rounds" if report.earlier_rounds else ""
-        rows.append([label, f"{duration(report.pruning_seconds)}{rounds}, measurements included"])
+        rows.append([label, f"{duration(report.pruning_seconds)}, measurements included"])
     known = ", ".join(f"{cell(name)} {cell(version)}" for name, version in report.versions.items() if version)
     return [*rows, ["versions", known or MISSING]]
 

@@ -215,7 +215,7 @@ def commit_title(checkpoint: Checkpoint) -> str:
         return f"Upload {last_name(trim.base_model)}, trimmed from {tokens}"
     report = checkpoint.report
     trained = " and trained" * (report.recovery is not None)
-    body = "" if report.removed_body_ratio is None else f" ({report.removed_body_ratio:.1%} of the body)"
+    body = f" ({report.removed_body_ratio:.1%} of the body)"
     return f"Upload {last_name(report.base_model.name)}, pruned by {report.removed_ratio:.1%}{body}{trained}"
 
 

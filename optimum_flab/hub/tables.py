@@ -243,7 +243,7 @@ def _held_out_cells(held_out: HeldOut) -> dict[str, str]:
 def kind_table(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """`heading` and `rows` of what the pruning cost by kind of held-out text; `None` where there is only one."""
     held_out, recovery = checkpoint.report.held_out, checkpoint.report.recovery
-    if recovery is not None:  # which measured anew, on other text; older reports have only the second of these
+    if recovery is not None:  # which measured anew, on other text; where a plan was applied, for the first time
         held_out = recovery.pruning_held_out or recovery.held_out_before
     if held_out is None or len(held_out.by_kind) < 2:
         return None

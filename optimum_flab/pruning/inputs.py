@@ -71,8 +71,8 @@ class PruningInputs:
         return Calibrated(reading, kept)
 
     def identity(self) -> dict[str, Any]:
-        """All of it in a form that JSON can hold. Texts are identified by their hash; recovery and further rounds come
-        later and are left out."""
+        """All of it in a form that JSON can hold. Texts are identified by their hash; recovery comes later and is
+        left out."""
         dense, settings = self.dense, {**self.config.to_dict()}
         model = model_identity(dense.model, dense.tokenizer, self.weights)
         elsewhere = {"corpus", "counts", "calibration", "held_out", "held_out_tokens", "validation_tokens", "mix"}
@@ -81,7 +81,7 @@ class PruningInputs:
             "model": {name: model.pop(name) for name in ("weights", "tokenizer")},
             "family": digest_of(dense.family.model_dump(mode="json")),
             "computation": {**model, "estimates": str(estimates_dtype(dense.model.dtype, dense.device))},
-            "settings": {name: value for name, value in settings.items() if name not in ("recovery", "rounds")},
+            "settings": {name: value for name, value in settings.items() if name != "recovery"},
             "texts": self.texts.deciding_hash,
             "vocabulary": self.tokens.counted.hash,
         }

@@ -33,7 +33,7 @@ from ..settings.pruning import DataSettings
 from ..texts.formats import formats_of
 from ..texts.kinds import ANSWERS
 from ..texts.sets import read_text_sets
-from ..utils.errors import ConfigurationError, FlabError
+from ..utils.errors import FlabError
 from ..utils.hashing import texts_hash
 from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
@@ -128,13 +128,8 @@ def prune(
     Raises:
         [`FlabError`]: there is too little text, the target is out of reach, the model holds or produces NaN, or the
             disk is too full.
-        [`ConfigurationError`]: more than one round is requested, or the time budget is too short.
+        [`ConfigurationError`]: the time budget is too short.
     """
-    if config.rounds.number > 1:
-        raise ConfigurationError(
-            f"rounds.number: {config.rounds.number}, but this prunes once; call `prune_and_recover`, which trains "
-            "after every round"
-        )
     config = copy.deepcopy(config)  # a copy is written beside the weights, whatever happens to the original meanwhile
     sizes, watch, processes = sizes_of(dense.model, dense.family), Stopwatch(), processes or Processes()
     file_size = target_file_size(config, dense.model, dense.family, dense.tokenizer, dtype)
@@ -276,7 +271,4 @@ def apply_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
             tokenizer = tokenizer_of(tokenizer, np.array(plan.kept_tokens), dense.model.config.model_type)
         model = operate(dense.model, dense.family, plan)
     report = build_report(dense, model, plan, watch.seconds)
-    if isinstance(rounds := plan.settings.get("rounds"), dict) and rounds.get("number", 1) != 1:
-        note = "the plan was made in rounds: the weights that it holds were trained between them, towards this model"
-        report = report.model_copy(update={"notes": (*report.notes, note)})
     return PrunedModel(model, tokenizer, plan, report, None)

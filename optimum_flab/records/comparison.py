@@ -107,13 +107,13 @@ def _sizes(model: ComparedModel) -> dict[str, str]:
     report = model.report
     if report is None:
         return {}
-    pruned, body = report.pruned, report.removed_body_ratio
+    pruned = report.pruned
     tokens = None if report.texts is None else report.texts.tokens_per_neuron
     trained = None if report.recovery is None else report.recovery.data.tokens
     return {
         "pruned from": last_name(report.base_model.name),
         "parameters": f"{pruned.parameters:,}",
-        "removed": f"{report.removed_ratio:.1%}" + ("" if body is None else f" ({body:.1%} of the body)"),
+        "removed": f"{report.removed_ratio:.1%} ({report.removed_body_ratio:.1%} of the body)",
         f"weights ({pruned.dtype})": f"{pruned.bytes / 1e6:,.0f} MB",
         **{part.label: f"{pruned.sizes[part.reported]:,}" for part in COMPONENTS if part.reported in pruned.sizes},
         "calibration tokens per neuron": "-" if tokens is None else f"{tokens:.1f}",

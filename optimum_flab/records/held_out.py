@@ -62,9 +62,8 @@ class HeldOut(KindCost):
         lost_mass (`float`): mean probability that the dense model gives to removed tokens.
         dense_bits_per_byte, pruned_bits_per_byte (`float`): bits; each model under its own tokenizer.
         by_kind (`dict[str, KindCost]`): the same by kind of text; empty if texts were of no kind.
-        by_token (`dict[str, TokenCost]`): the divergence by kind of the predicted token, most frequent first; empty in
-            older reports.
-        by_layer (`tuple[LayerDrift, ...]`): the drift after each layer; empty in older reports.
+        by_token (`dict[str, TokenCost]`): the divergence by kind of the predicted token, most frequent first.
+        by_layer (`tuple[LayerDrift, ...]`): the drift after each layer.
     """
 
     dense_tokens: int

@@ -27,7 +27,7 @@ FILES = frozenset(
         *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
         *(WEIGHTS, WEIGHTS_INDEX, REPORT_NAME, PLAN_NAME, WEIGHTS_NAME, CONFIG_NAME, FAMILY_NAME),
-        *(CARD_NAME, PAGE_NAME, "flab_recovery_loss.png"),  # the last one before 0.1
+        *(CARD_NAME, PAGE_NAME),
     )
 )
 # other forms of a tokenizer, which may differ from its `tokenizer.json`; a pruned one has none of them

@@ -25,7 +25,6 @@ PLAN_NAME = "flab_plan.json"
 WEIGHTS_NAME = "flab_plan.safetensors"
 TOKENS = "tokens:"  # before the hash of tokens in place of that of weights
 FORMAT = 3
-FORMER_FIELDS = {"kept_tokens": "vocab", "kept_layers": "layer", "kept_neurons": "neuron", "kept_experts": "expert"}
 WRITTEN_FIRST = ("base_model", "base_revision", "base_hash", "corpus_hash", "dtype", "vocab_size", "settings")
 ADVICE = f"name the folder of a pruned model, or its {PLAN_NAME}"
 Index = Annotated[int, Field(ge=0)]
@@ -59,8 +58,8 @@ class PruningPlan:
             always named.
         dtype (`str`): dtype of the pruned weights; of a trim `stored`: whatever they are stored in.
         settings (`dict`): the configuration that made the plan.
-        weights (`dict[str, torch.Tensor]`): tensors that compensation changed, or training between rounds, by their
-            name in the dense model, already in the shape of the pruned one.
+        weights (`dict[str, torch.Tensor]`): tensors that compensation changed, by their name in the dense model,
+            already in the shape of the pruned one.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -157,9 +156,7 @@ class PruningPlan:
         """The plan in the content of a `flab_plan.json`, without its tensors; raises what [`load`] raises."""
         fields = {name: value for name, value in content.items() if name not in ("format", "compensated")}
         check_format(content, FORMAT, file)
-        if (form := content.get("format")) in (1, 2):
-            fields = _from_former(fields)
-        elif form != FORMAT:
+        if (form := content.get("format")) != FORMAT:
             raise FlabError(f"{file} has a format that is not known here ({form!r}); {ADVICE}")
         return parse_record(cls, fields, file, ADVICE)
 
@@ -196,12 +193,6 @@ def plan_file(path: str | Path) -> Path:
 def is_by_expert(neurons: list[int] | list[list[int]]) -> bool:
     """Whether the neurons that a layer keeps are listed separately for each of its experts."""
     return bool(neurons) and isinstance(neurons[0], list)
-
-
-def _from_former(content: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a plan of format 1 or 2, which had one for each dimension."""
-    former = {name: content.pop(field) for field, name in FORMER_FIELDS.items() if field in content}
-    return {**content, "kept": {name: kept for name, kept in former.items() if kept not in (None, {})}}
 
 
 def plan_text(fields: Mapping[str, Any], indent: str = "  ") -> str:

@@ -13,7 +13,7 @@ from .texts import PlainText, TextCounts
 
 
 REPORT_NAME = "flab_report.json"
-FORMAT = 2  # reports that state no format are of format 1
+FORMAT = 2
 
 
 class BaseCard(Record):
@@ -247,25 +247,6 @@ class Recovery(Record):
     command: str | None = None
 
 
-class EarlierRound(Record):
-    """A pruning and a training before the last pruning of several.
-
-    Args:
-        removed_ratio, target_ratio (`float`): share of all parameters of the dense model removed by then.
-        pruned ([`Side`]): the model after it.
-        search ([`Search`]): what its search measured.
-        recovery ([`Recovery`]): its training, towards the dense model.
-        seconds (`dict[str, float]`): wall time per step of its pruning.
-    """
-
-    removed_ratio: float
-    target_ratio: float | None = None
-    pruned: Side
-    search: Search | None = None
-    recovery: Recovery
-    seconds: dict[str, float] = Field(default_factory=dict)
-
-
 class ComparedCompletion(Record):
     """What both models write after a prompt, greedily.
 
@@ -302,16 +283,13 @@ class Report(Record):
         removed_ratio, target_ratio (`float`): share of all parameters; no target if sizes were pinned.
         target_size, target_type (`str`, *optional*): the size that was asked for, and the type of the GGUF file that
             it is about, if it is not that of the weights.
-        removed_body_ratio (`float`, *optional*): share of all but the vocabulary; `None` in the oldest reports.
+        removed_body_ratio (`float`): share of all but the vocabulary.
         removed_layer_indices (`tuple[int, ...]`): of the dense model, ascending.
         held_out ([`HeldOut`], *optional*): `None` if nothing was measured, as when a plan is applied.
         search ([`Search`], *optional*): `None` if a plan was applied.
         texts ([`TextCounts`], *optional*): `None` if a plan was applied.
         datasets (`tuple[str, ...]`): ids of the Hub datasets that were read to prune.
         recovery ([`Recovery`], *optional*): the training after pruning.
-        earlier_rounds (`tuple[EarlierRound, ...]`): if it was pruned more than once, with training in between: all
-            rounds but the last, which `search`, `texts` and `seconds` describe. Each searched on the model trained by
-            the previous round; everything else compares with the dense model.
         completions (`tuple[ComparedCompletion, ...]`): those that were requested.
         notes (`tuple[str, ...]`): what the user should know.
         seed (`int`, *optional*): of the sampling of texts.
@@ -327,7 +305,7 @@ class Report(Record):
     dense: Side
     pruned: Side
     removed_ratio: float
-    removed_body_ratio: float | None = None
+    removed_body_ratio: float
     target_ratio: float | None = None
     target_size: str | None = None
     target_type: str | None = None
@@ -337,7 +315,6 @@ class Report(Record):
     texts: TextCounts | None = None
     datasets: tuple[str, ...] = ()
     recovery: Recovery | None = None
-    earlier_rounds: tuple[EarlierRound, ...] = ()
     completions: tuple[ComparedCompletion, ...] = ()
     notes: tuple[str, ...] = ()
     seed: int | None = None
@@ -348,8 +325,8 @@ class Report(Record):
 
     @property
     def pruning_seconds(self) -> float:
-        """What all rounds of pruning took, measurements included."""
-        return sum(sum(seconds.values()) for seconds in (self.seconds, *(one.seconds for one in self.earlier_rounds)))
+        """What the pruning took, measurements included."""
+        return sum(self.seconds.values())
 
     @property
     def all_datasets(self) -> frozenset[str]:
@@ -363,7 +340,7 @@ def report_text(report: Report) -> str:
 
 
 def parse_report(values: dict[str, Any], path: Path) -> Report:
-    """The content of `flab_report.json` in the current form.
+    """The content of `flab_report.json`.
 
     Args:
         values (`dict`): of the file.
@@ -373,5 +350,4 @@ def parse_report(values: dict[str, Any], path: Path) -> Report:
         [`FlabError`]: it is damaged or of a newer format; names the first faulty fields.
     """
     check_format(values, FORMAT, path)
-    # what reports of format 1 left out is optional now
-    return parse_record(Report, {**values, "format": FORMAT}, path, "restore the file, or prune again")
+    return parse_record(Report, values, path, "restore the file, or prune again")

@@ -11,11 +11,9 @@ from .verdict import verdict_of
 def report_summary(report: Report) -> str:
     """The report as a table for the terminal."""
     dense, pruned, held_out = report.dense, report.pruned, report.held_out
-    removed = report.removed_body_ratio
-    of_body = "" if removed is None else f"; {removed:.1%} of all but the vocabulary"
     lines = [
         f"{report.base_model.name}: {dense.parameters:,} -> {pruned.parameters:,} parameters "
-        f"({report.removed_ratio:.1%} removed{of_body}), "
+        f"({report.removed_ratio:.1%} removed; {report.removed_body_ratio:.1%} of all but the vocabulary), "
         f"{dense.bytes / 1e6:,.0f} -> {pruned.bytes / 1e6:,.0f} MB",
         "",
         f"{'':<27}{'dense':>16}{'pruned':>16}",
@@ -41,10 +39,6 @@ def report_summary(report: Report) -> str:
             f"({held_out.texts_cut_differently} texts tokenised differently)",
             *_kind_lines(held_out),
         ]
-    for number, before in enumerate(report.earlier_rounds, start=1):
-        body = report.dense.body_parameters
-        share = f" ({1 - before.pruned.body_parameters / body:.1%} of the body)" if body else ""
-        lines += ["", f"Round {number}: {before.removed_ratio:.1%} removed{share}.", *_recovery_lines(before.recovery)]
     if report.recovery is not None:
         lines += ["", *_recovery_lines(report.recovery)]
     texts = report.texts

@@ -38,8 +38,7 @@ class TextCounts(Record):
         calibration_by_kind (`dict[str, int]`): texts of the calibration by kind.
         preset_words, preset_words_cut_differently (`int`): words of the preset that decided the vocabulary with the
             corpus, and those that are tokenised differently than before; 0 without a preset.
-        tokens_per_neuron (`float`, *optional*): of the calibration; `None` if no neurons were to be removed, and in
-            older reports.
+        tokens_per_neuron (`float`, *optional*): of the calibration; `None` if no neurons were to be removed.
         counts (`tuple[CountedText, ...]`): text that decided the vocabulary with the corpus only through its counts.
     """
 
@@ -74,12 +73,12 @@ class PlainText(Record):
         passages (`int`): passages that were used.
         overlapping (`dict[str, int]`): passages left out because they overlap with a text, by the name of that text.
         by_kind (`dict[str, int]`): passages by kind of text, if no source was named.
-        tokens (`int`, *optional*): their tokens; `None` in reports of versions that did not count them.
-        sources (`tuple[str, ...]`): what was read, named or not; in older reports this is in the settings.
+        tokens (`int`): their tokens.
+        sources (`tuple[str, ...]`): what was read, named or not.
     """
 
     passages: int
     overlapping: dict[str, int]
-    by_kind: dict[str, int] = {}
-    tokens: int | None = None
-    sources: tuple[str, ...] = ()
+    by_kind: dict[str, int]
+    tokens: int
+    sources: tuple[str, ...]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from ..checkpoints.hashes import dense_hash
+from ..checkpoints.loading import LoadedModel
 from ..execution import check_packages
-from ..families import Family
+from ..families.positions import check_positions
 from ..pruning.plan_check import check_plan
 from ..settings.recovery import RecoveryConfig
 from ..texts.sources import read_sources
@@ -38,13 +39,31 @@ def check_teacher(work: Work) -> None:
         )
 
 
-def check_method(settings: RecoveryConfig, family: Family) -> None:
-    """Raises a [`ConfigurationError`] if this family's weights cannot be trained in this way."""
+def check_settings(dense: LoadedModel, settings: RecoveryConfig, consent: bool) -> list[Example]:
+    """Refuses what cannot be trained, or not without consent, before any long work.
+
+    Args:
+        dense ([`LoadedModel`]): a model pruned from it has as many positions.
+        consent (`bool`): whether programs that the dense model writes may be run.
+
+    Returns:
+        `list[Example]`: the instruction data.
+
+    Raises:
+        [`ConfigurationError`]: this family's weights cannot be trained in this way, the sequences are too long, or
+            consent is missing.
+        [`FlabError`]: the data cannot be read.
+    """
+    family = dense.family
     if settings.method == "full" and family.experts is not None:
         # the Trainer resumes from files in which each expert has a separate name, and would find none of them
         raise ConfigurationError(
             f"recovery.method: 'full' does not train mixtures of experts, such as {family.model_type}; use 'lora'"
         )
+    check_positions(dense.model.config, family, "recovery.sequence_length", settings.sequence_length)
+    examples = read_instructions(settings.data)
+    check_consent(settings, examples, consent)
+    return examples
 
 
 def check_inputs(settings: RecoveryConfig, consent: bool) -> None:

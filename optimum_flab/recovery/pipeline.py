@@ -10,7 +10,6 @@ import torch
 
 from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
-from ..families.positions import check_positions
 from ..pruning.result import PrunedModel
 from ..records.folders import check_writable
 from ..records.pieces import Pieces
@@ -21,9 +20,8 @@ from ..utils.errors import ConfigurationError, FlabError
 from ..utils.hashing import digest_of
 from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
-from .checks import check_consent, check_method, check_teacher
+from .checks import check_settings, check_teacher
 from .estimates import available_for_training, needs_less_than_all
-from .instructions import read_instructions
 from .preparation import Ready, prepare_training
 from .results import report_section, write_adapter
 from .trained import Training, load_training, merge_training, save_training
@@ -42,7 +40,6 @@ def recover(
     confirm_run_unsafe_code: bool = False,
     cache_dir: str | Path | None = None,
     release_dense: bool = False,
-    share: float = 1.0,
 ) -> PrunedModel:
     """Trains a pruned model back towards its dense model.
 
@@ -59,7 +56,6 @@ def recover(
             cache (`HF_HOME`).
         release_dense (`bool`): release the dense model's weights once they are no longer needed; it cannot be used
             afterwards.
-        share (`float`): of the length of the training; after less than all of it nothing but the weights is kept.
 
     Returns:
         [`PrunedModel`]: of the same class, shape and dtype; its report says what the training did, except in all
@@ -75,8 +71,7 @@ def recover(
             " (with other data or settings, it starts over)"
         )
     settings = settings or (pruned.config.recovery if pruned.config is not None else RecoveryConfig())
-    check_method(settings, dense.family)
-    check_positions(pruned.model.config, dense.family, "recovery.sequence_length", settings.sequence_length)
+    examples = check_settings(dense, settings, confirm_run_unsafe_code)
     device = dense.model.device
     settings = settings.model_copy(update={"dtype": number_format(settings.dtype, device)})
     state = process_state(device)
@@ -85,8 +80,6 @@ def recover(
     check_writable(root)
     cache = BatchCache(root / "answers")
     work = Work(dense, pruned.model, pruned.tokenizer, pruned.plan, dense.family, settings, cache, steps)
-    examples = read_instructions(settings.data)
-    check_consent(settings, examples, confirm_run_unsafe_code)
     with steps.step("checks"):
         check_teacher(work)
     processes = Processes(state)
@@ -95,7 +88,7 @@ def recover(
     method, note = chosen_method(work, root, processes, available_for_training(work, release_dense), choice)
     if note is not None:
         steps.say(f"note: {note}")
-    settings = brief(settings.for_method(method), share)
+    settings = settings.for_method(method)
     work = replace(work, settings=settings)
     with state.main_process_first():
         ready = prepare_training(work, examples, root, state, release_dense)
@@ -164,18 +157,6 @@ def chosen_method(
     if reason is None:
         return "full", None
     return "lora", f"{reason}: LoRA matrices are trained instead, as with `recovery.method` lora"
-
-
-def brief(settings: RecoveryConfig, share: float) -> RecoveryConfig:
-    """A recovery of a share of the length; nothing of it is kept besides the weights, unless it is all."""
-    if share == 1:
-        return settings
-    if settings.max_steps is not None:
-        length: dict[str, float] = {"max_steps": max(1, round(settings.max_steps * share))}
-    else:
-        assert settings.epochs is not None  # which the method decided
-        length = {"epochs": settings.epochs * share}
-    return settings.model_copy(update={**length, "keep_adapter": False})
 
 
 def _train(ready: Ready, work: Work, device: torch.device) -> Training:

@@ -48,8 +48,6 @@ class FlabPrunerConfig(BaseConfig):
             they are not.
         recovery ([`~settings.recovery.RecoveryConfig`] or `dict`, *optional*): what the pruned model is trained on
             afterwards, and how; it is not trained unless data, text or a mix of text is named there.
-        rounds ([`~settings.pruning.RoundSettings`] or `dict`, *optional*): how often it is pruned and recovered until
-            the target is met, by [`FlabOptimizer.prune_and_recover`]; once by default.
 
     Raises:
         [`ConfigurationError`]: lists every unknown field and bad value, or else a contradiction.

@@ -18,7 +18,7 @@ from .components import (
 )
 from .export import GGUFType
 from .recovery import RecoveryConfig
-from .section import NO_FLAG, Flag, Section, Seed, Share, Sources, refuse_shared, sections_in
+from .section import NO_FLAG, Flag, Section, Seed, Sources, refuse_shared, sections_in
 
 
 # Written along with the settings by this package, optimum and transformers; not settings of the pruning.
@@ -40,10 +40,6 @@ Kind = Literal[(*KINDS,)]  # type: ignore[valid-type]
 
 # The packaged word counts that may replace a corpus; the last one is all others together.
 PRESETS = ("python", "web", "systems", "all-code")
-
-# The least share of all parameters that a round removes. A target may be missed by half of that (`TOLERANCE` in
-# pruning/limits.py), so that the next round has something left to remove.
-LEAST_OF_A_ROUND = 0.01
 
 
 TARGETS = ("target_ratio", "target_size")  # one of them
@@ -143,15 +139,6 @@ class DataSettings(Section):
         return [*self.corpus, *self.calibration, *self.held_out]
 
 
-class RoundSettings(Section):
-    """How often a model is pruned and recovered until the target is met."""
-
-    number: Annotated[int, Field(ge=1, le=16), Flag("--rounds")] = 1
-    """rounds of pruning, of equal numbers of parameters, with a recovery after each"""
-    share: Annotated[Share, Flag("--rounds-share")] = 0.25
-    """share of the recovery's epochs or steps after each round but the last"""
-
-
 class PrunerSettings(Section):
     """Everything a user can ask for: the target and one section per concern."""
 
@@ -173,7 +160,6 @@ class PrunerSettings(Section):
     experts: ExpertSettings = Field(default_factory=ExpertSettings)
     heads: HeadSettings = Field(default_factory=HeadSettings)
     recovery: Annotated[RecoveryConfig, NO_FLAG] = Field(default_factory=RecoveryConfig)
-    rounds: RoundSettings = Field(default_factory=RoundSettings)
 
     @model_validator(mode="before")
     @classmethod
@@ -196,19 +182,6 @@ class PrunerSettings(Section):
             raise ValueError(
                 f"{targets[0]}: {getattr(self, targets[0])} leaves nothing to choose, since every component is pinned"
                 f" ({', '.join(pinned) or 'none'}) or not enabled; drop {targets[0]} or free one of them"
-            )
-        if (rounds := self.rounds.number) == 1:
-            return self
-        if self.target_ratio is None or pinned:
-            raise ValueError(f"rounds.number: {rounds} rounds divide a target_ratio; set only that, and no size")
-        if self.target_ratio / rounds < LEAST_OF_A_ROUND:
-            raise ValueError(
-                f"rounds.number: {rounds} rounds remove less than {LEAST_OF_A_ROUND:g} of all parameters each, and a"
-                " target may be missed by half of that; use fewer rounds, or a larger target_ratio"
-            )
-        if not self.recovery.trains:
-            raise ValueError(
-                f"rounds.number: {rounds} rounds need a recovery after each; name `recovery.data` or `recovery.text`"
             )
         return self
 

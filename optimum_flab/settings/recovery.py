@@ -21,7 +21,6 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "full": {"text_tokens": 163_840, "epochs": 1.0},
     "lora": {"text_tokens": 65_536, "epochs": 3.0, "rank": 32},
 }
-OLD_NAMES = ("continuation_tokens", "continuation_temperature")  # that files of earlier versions have
 LORA_ONLY = ("rank", "alpha", "dropout", "targets", "keep_adapter")
 
 TextKind = Literal[(*TEXT_KINDS,)]  # type: ignore[valid-type]
@@ -172,14 +171,6 @@ class RecoveryConfig(Section):
     def sources(self) -> list[str]:
         """Every source that is read."""
         return [*self.data, *self.text_sources, *self.exclude, *self.held_out]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out_continuations(cls, values: Any) -> Any:
-        """Of files that earlier versions wrote: there are answers now."""
-        if not isinstance(values, dict):
-            return values
-        return {name: value for name, value in values.items() if name not in OLD_NAMES}
 
     @field_validator("mix")
     @classmethod

@@ -33,7 +33,6 @@ NEEDED = {
 BESIDE = {
     "target_type": {"target_size": "9MB"},
     "data.calibration_tokens": {"data": {"sequence_length": 8}},
-    "rounds.number": {"target_ratio": 0.5, "recovery": {"data": "x"}},
     "recovery.micro_batch_size": {"recovery": {"batch_size": 18}},
     **{f"recovery.{name}": {"recovery": {"data": "x"}} for name in ("loss", "distill_on")},
 }

@@ -21,7 +21,7 @@ from optimum_flab.settings.hub import CardSettings
 FIVE_FAMILIES = [family for family in FAMILIES if family != "llama-bias"]
 DATA = {"sequence_length": 64, "validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 2000}
 # what a training of a tiny model reported
-RECOVERED = Path(__file__).parent.parent / "records" / "format1" / "recovered" / "flab_report.json"
+RECOVERED = Path(__file__).parent.parent / "records" / "models" / "recovered" / "flab_report.json"
 BASE_CARD = """---
 license: apache-2.0
 license_link: https://huggingface.co/someone/tiny/blob/main/LICENSE

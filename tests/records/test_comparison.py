@@ -11,7 +11,7 @@ import pytest
 from ..conftest import flab
 
 
-FORMAT_1 = Path(__file__).with_name("format1")
+MODELS = Path(__file__).with_name("models")
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def folders(tmp_path) -> Path:
     """`searched` with its evaluation in a folder of its own, `recovered` with its own in it, `applied` with none, and
     an evaluation of a model that is not there."""
     for name in ("searched", "recovered", "applied"):
-        shutil.copytree(FORMAT_1 / name, tmp_path / name)
+        shutil.copytree(MODELS / name, tmp_path / name)
     (tmp_path / "results").mkdir()
     evaluation = Path(shutil.move(tmp_path / "searched" / "flab_evaluation.json", tmp_path / "results"))
     (tmp_path / "other").mkdir()

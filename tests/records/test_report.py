@@ -1,10 +1,9 @@
-"""The report is typed: what was written is read, what older versions wrote is upgraded, what is foreign is refused."""
+"""The report is typed: what was written is read, what is foreign is refused."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from optimum_flab.hub.card import CardRequest, render_card
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.held_out import HeldOut, KindCost, LayerDrift, TokenCost
 from optimum_flab.records.report import (
@@ -28,13 +26,12 @@ from optimum_flab.records.report import (
 from optimum_flab.records.summary import report_summary
 from optimum_flab.records.texts import CountedText
 from optimum_flab.records.verdict import programs_by_body, verdict_of
-from optimum_flab.settings.hub import TermsSettings
 from optimum_flab.utils.errors import FlabError
 
 
-# written by the version before reports had a format; `recovered` and `searched` with results beside them
-FORMAT_1 = sorted(Path(__file__).with_name("format1").iterdir())
-of_format_1 = pytest.mark.parametrize("folder", FORMAT_1, ids=lambda folder: folder.name)
+# of tiny models; `recovered` and `searched` with results beside them
+MODELS = sorted(Path(__file__).with_name("models").iterdir())
+SEARCHED, RECOVERED = (Path(__file__).with_name("models") / name for name in ("searched", "recovered"))
 
 
 def read_report(folder):
@@ -49,39 +46,7 @@ def content_of(folder):
     return json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
 
 
-def lost(before, after, path=""):
-    """The places in plain values at which others say something else, or nothing."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        return [place for key in before for place in lost(before[key], after.get(key), f"{path}.{key}")]
-    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        return [
-            place for at, pair in enumerate(zip(before, after, strict=True)) for place in lost(*pair, f"{path}.{at}")
-        ]
-    return [] if before == after else [path]
-
-
-@of_format_1
-def test_nothing_of_an_older_report_is_lost(folder, tmp_path):
-    report = read_report(folder)
-    write_report(tmp_path, report)
-    assert report.format == FORMAT == content_of(tmp_path)["format"]
-    assert lost(content_of(folder), content_of(tmp_path)) == []
-    assert read_report(tmp_path) == report
-
-
-def figures_of_tables(card):
-    return {number for row in re.findall(r"^\|.*", card, re.M) for number in re.findall(r"\d[\d.,]*", row)}
-
-
-@of_format_1
-def test_the_card_of_an_older_report_has_the_figures_of_the_one_that_was_written_then(folder):
-    content = render_card(Checkpoint(folder), CardRequest(TermsSettings())).text
-    assert figures_of_tables((folder / "README.md").read_text(encoding="utf-8")) <= figures_of_tables(content)
-    assert "not recorded" not in content
-    assert ("Not measured." in content) == (folder.name == "applied")  # of a plan nothing is measured
-
-
-@of_format_1
+@pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
 def test_the_terminal_shows_what_the_report_says(folder):
     report, shown = read_report(folder), report_summary(read_report(folder))
     assert f"{report.dense.parameters:,} -> {report.pruned.parameters:,} parameters" in shown
@@ -120,7 +85,7 @@ SMALLER = "The network is unchanged. Qwen2.5-Coder-0.5B with a smaller vocabular
     ],
 )
 def test_what_to_expect_is_said_by_what_was_measured_of_the_family(divergence, bits, each, said):
-    report = read_report(FORMAT_1[0].with_name("searched"))
+    report = read_report(SEARCHED)
     cost = {"divergence": divergence, "dense_bits_per_byte": 1.0, "pruned_bits_per_byte": bits}
     kinds = {"problems": KindCost(texts=1, bytes=1, positions=1, **cost)}
     held_out = report.held_out.model_copy(update={**cost, "divergence": divergence and 99.0, "by_kind": kinds})
@@ -144,7 +109,7 @@ def test_what_is_known_by_the_share_of_the_body_is_said_of_its_family_only():
 
 
 def test_a_newer_format_is_refused_with_the_version_that_reads_it(tmp_path):
-    content = {**content_of(FORMAT_1[0]), "format": FORMAT + 1, "novelty": {}}
+    content = {**content_of(SEARCHED), "format": FORMAT + 1, "novelty": {}}
     (tmp_path / REPORT_NAME).write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(FlabError, match=rf"has format {FORMAT + 1}.* up to {FORMAT}; install a newer version"):
         read_report(tmp_path)
@@ -167,7 +132,7 @@ def test_a_newer_format_is_refused_with_the_version_that_reads_it(tmp_path):
     ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else None,
 )
 def test_a_damaged_report_is_refused_by_the_field(path, value, tmp_path):
-    content = content_of(next(folder for folder in FORMAT_1 if folder.name == "recovered"))
+    content = content_of(RECOVERED)
     section = content
     for name in path[:-1]:
         section = section[name]
@@ -251,7 +216,7 @@ counted_texts = st.lists(
     st.dictionaries(words, numbers, max_size=3),
 )
 def test_a_report_is_read_as_it_was_written(tmp_path_factory, data, held_out, card, texts, search, seconds):
-    report = read_report(data.draw(st.sampled_from(FORMAT_1)))
+    report = read_report(data.draw(st.sampled_from(MODELS)))
     recovery = report.recovery
     if recovery is not None:
         settings = data.draw(st.dictionaries(words, any_json, max_size=3))
@@ -273,7 +238,7 @@ def test_a_report_is_read_as_it_was_written(tmp_path_factory, data, held_out, ca
 
 
 def test_what_is_not_a_number_is_null_in_the_file(tmp_path):
-    report = read_report(next(folder for folder in FORMAT_1 if folder.name == "recovered"))
+    report = read_report(RECOVERED)
     training = report.recovery.training.model_copy(update={"best_loss": math.nan, "start_loss": math.inf})
     report = report.model_copy(update={"recovery": report.recovery.model_copy(update={"training": training})})
     write_report(tmp_path, report)
@@ -284,12 +249,12 @@ def test_what_is_not_a_number_is_null_in_the_file(tmp_path):
 
 
 def test_a_report_is_not_changed_by_hand():
-    report = read_report(FORMAT_1[0])
+    report = read_report(SEARCHED)
     with pytest.raises(ValidationError, match="frozen"):
         report.seed = 3
     assert Report.model_validate({**report.model_dump(), "colour": "red"}) == report
 
 
 def test_a_side_holds_the_sizes_of_components():
-    side = read_report(FORMAT_1[0]).dense
+    side = read_report(SEARCHED).dense
     assert Side.model_validate({**side.model_dump(), "num_experts": 4}).sizes["num_experts"] == 4

@@ -18,7 +18,7 @@ from optimum_flab.families.files import known_family
 from optimum_flab.records.report import report_text
 from optimum_flab.recovery import data as data_room
 from optimum_flab.recovery import pipeline
-from optimum_flab.recovery.checks import check_method
+from optimum_flab.recovery.checks import check_settings
 from optimum_flab.recovery.lora import with_lora
 from optimum_flab.recovery.methods import NamesInCheckpoints, trainable
 from optimum_flab.recovery.pipeline import recover
@@ -169,12 +169,21 @@ def test_the_learning_rate_rises_and_falls_along_a_cosine_to_its_floor():
     assert rates[55] == pytest.approx((1 + 0.25) / 2) and rates[100] == pytest.approx(0.25)
 
 
-def test_all_weights_of_experts_are_not_trained():
-    mixture, llama = (known_family(name) for name in ("mixtral", "llama"))
-    with pytest.raises(ConfigurationError, match="does not train mixtures of experts, such as mixtral"):
-        check_method(RecoveryConfig(method="full"), mixture)
-    check_method(RecoveryConfig(method="full"), llama)
-    check_method(RecoveryConfig(), mixture)
+def test_what_a_training_would_refuse_is_refused_before_the_pruning(made):
+    written = json.loads((made / "pruned" / "flab_config.json").read_text())
+    optimizer = FlabOptimizer.from_pretrained(made / "dense")
+
+    def refused(message, **recovery):
+        recovery = {**SMALL, "data": [str(made / "problems.jsonl")], **recovery}
+        config = FlabPrunerConfig.from_dict({**written, "recovery": recovery})
+        with pytest.raises(ConfigurationError, match=message):
+            optimizer.prune_and_recover(config, cache_dir=made / "cache")
+        assert not (made / "cache").exists()
+
+    refused("`confirm_run_unsafe_code`")
+    optimizer.dense = replace(optimizer.dense, family=known_family("mixtral"))
+    refused("does not train mixtures of experts, such as mixtral", method="full", rank=None, **REFERENCES)
+    assert check_settings(optimizer.dense, RecoveryConfig(), False) == []
 
 
 def test_all_weights_are_trained_where_there_is_room_and_a_run_keeps_to_its_choice(loaded, made, monkeypatch, capsys):

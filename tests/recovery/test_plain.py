@@ -146,8 +146,6 @@ def test_packaged_text_is_read_unless_it_is_switched_off_or_cannot_be_learned_fr
         RecoveryConfig(data="x", loss="cross-entropy", mix={"library": 1})
     with pytest.raises(ConfigurationError, match="leaves no text; set the share"):
         RecoveryConfig(mix={"library": 0})
-    # of settings that earlier versions wrote
-    assert RecoveryConfig(continuation_tokens=0, continuation_temperature=1.0) == RecoveryConfig()
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=3), st.booleans())
