@@ -134,7 +134,7 @@ def prepare_training(
     if cached:
         with steps.step("dense predictions"):
             teachers = _cache_teachers(work, computing, data, root / "teacher")
-    if cached and (release_dense or computing is not work.dense.model):
+    if cached and computing is not None and (release_dense or computing is not work.dense.model):
         computing.to("meta")  # no later step reads its weights
         give_back_memory()
     teacher = None
