@@ -12,6 +12,7 @@ import torch
 from .families import family_for
 from .pruning.components import components_of, outline, sizes_of
 from .pruning.limits import body_notes, shapes_to_compare, size_limits
+from .records.rows import text_table
 from .records.verdict import programs_by_body
 from .settings.configuration import FlabPrunerConfig
 from .sizes import ModelSizes, Shape
@@ -55,6 +56,7 @@ class Outlook:
 
     def to_text(self, name: str) -> str:
         """The outlook for the terminal, of a model of that name."""
+        files = ([kind, *(f"{size / 1e6:,.1f}" for size in sizes)] for kind, sizes in self.files.items())
         parts = [f"{part.settings.label} {self.shape[part.dimension]:,}" for part in components_of(self.shape)]
         return "\n".join(
             [
@@ -63,8 +65,7 @@ class Outlook:
                 *filter(None, [programs_by_body(name)]),
                 f"Pruning takes {self.expected} here.",
                 "",
-                f"{'file (MB)':<22}{'dense':>16}{'pruned':>16}",
-                *(f"{kind:<22}{a / 1e6:>16,.1f}{b / 1e6:>16,.1f}" for kind, (a, b) in self.files.items()),
+                *text_table([["file (MB)", "dense", "pruned"], *files], (22, 16, 16)),
                 *(f"warning: {note}" for note in self.notes),
             ]
         )
@@ -104,12 +105,10 @@ class Inspection:
             f"{self.name}: {total:,} parameters, "
             + ", ".join(f"{part.settings.label} {dense[part.dimension]:,}" for part in components_of(dense)),
             "",
-            f"{'component':<22}{'parameters':>16}{'share':>9}",
         ]
-        for part, parameters in counts.parts(dense).items():
-            lines.append(f"{part:<22}{parameters:>16,}{parameters / total:>9.1%}")
-        body = counts.body(dense)
-        lines.append(f"{'all but vocabulary':<22}{body:>16,}{body / total:>9.1%}")
+        parts = {**counts.parts(dense), "all but vocabulary": counts.body(dense)}
+        rows = ([part, f"{number:,}", f"{number / total:.1%}"] for part, number in parts.items())
+        lines += text_table([["component", "parameters", "share"], *rows], (22, 16, 9))
         if self.outlook is not None:
             lines += ["", self.outlook.to_text(self.name)]
         return "\n".join(lines)

@@ -1,26 +1,26 @@
-"""Arithmetic of scores: pass@k, corpus scores from sums over problems, paired bootstrap, the table.
+"""Arithmetic of scores: pass@k, corpus scores from sums over problems, paired bootstrap.
 
-Every score here is a function of sums over problems ([`OfSums`]): a mean, for example, is the sum of the values over
-the sum of ones. A bootstrap resample of the problems is then one row of counts, and ten thousand of them are a matrix
+Every score here is a function of sums over problems ([`SumStatistic`]): a mean, for example, is the sum of the values
+over the sum of ones. A bootstrap resample of the problems is then one row of counts, and ten thousand of them a matrix
 product. Problems that belong together, such as the lines of one program, are resampled together, as a *cluster*.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from ..records.results import ScoreRow
-from ..records.scores import Score, metric_text, retention_of, retention_text, score_text
+from ..records.scores import Score, retention_of
 
 
 RESAMPLES = 10_000
 COUNTS_AT_ONCE = 1 << 22  # bounds the memory of resampled counts: 32 MB
-LEVEL = 0.95
 PASSES = "pass@1"  # the metric of rows that combine several tasks
 
 
@@ -30,12 +30,7 @@ def pass_at_k(samples: int, passes: int, k: int) -> float:
     Args:
         samples (`int`): programs that were run, at least `k`.
         passes (`int`): how many of them passed.
-
-    Raises:
-        `ValueError`: there are fewer programs than `k`.
     """
-    if not 0 < k <= samples or not 0 <= passes <= samples:
-        raise ValueError(f"pass@{k} of {passes} passes in {samples} samples")
     return 1.0 - math.comb(samples - passes, k) / math.comb(samples, k)
 
 
@@ -44,7 +39,8 @@ def counts_of_k(samples: int) -> list[int]:
     return sorted({k for k in (1, 10, 100, samples) if k <= samples})
 
 
-class OfSums:
+@dataclass(frozen=True)
+class SumStatistic:
     """A corpus score that depends only on sums over problems; lm-eval can use it as an aggregation.
 
     Args:
@@ -52,20 +48,25 @@ class OfSums:
         score (`Callable`): from sums of shape `(resamples, terms)` to scores of shape `(resamples,)`.
     """
 
-    def __init__(self, rows: Callable[[Sequence[Any]], np.ndarray], score: Callable[[np.ndarray], np.ndarray]):
-        self.rows, self.score = rows, score
+    rows: Callable[[Sequence[Any]], np.ndarray]
+    score: Callable[[np.ndarray], np.ndarray]
 
     def __call__(self, items: Sequence[Any]) -> float:
         return self.of_rows(self.rows(items))
 
     def of_rows(self, rows: np.ndarray) -> float:
+        """The score of all problems, from an array of shape `(problems, terms)`."""
         return float(self.score(rows.sum(axis=0, keepdims=True))[0])
 
 
-def ratio(sums: np.ndarray) -> np.ndarray:
-    """First term over last term; NaN where the last is zero."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(sums[:, -1] == 0, np.nan, sums[:, 0] / sums[:, -1])
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """above / below; NaN where that is zero."""
+    return np.divide(above, below, out=np.full(len(below), np.nan), where=below != 0)
+
+
+def per_unit(sums: np.ndarray) -> np.ndarray:
+    """The first of two sums over the second."""
+    return ratio(sums[:, 0], sums[:, 1])
 
 
 def _values_and_ones(items: Sequence[Any]) -> np.ndarray:
@@ -77,11 +78,11 @@ def _pairs(items: Sequence[Any]) -> np.ndarray:
     return np.asarray(items, dtype=np.float64).reshape(-1, 2)
 
 
-MEAN = OfSums(_values_and_ones, ratio)
-PERPLEXITY = OfSums(_values_and_ones, lambda sums: np.exp(-ratio(sums)))
+MEAN = SumStatistic(_values_and_ones, per_unit)
+PERPLEXITY = SumStatistic(_values_and_ones, lambda sums: np.exp(-per_unit(sums)))
 # of pairs (log-likelihood in nats, number of units)
-WEIGHTED_PERPLEXITY = OfSums(_pairs, lambda sums: np.exp(-ratio(sums)))
-BITS_PER_UNIT = OfSums(_pairs, lambda sums: -ratio(sums) / math.log(2))
+WEIGHTED_PERPLEXITY = SumStatistic(_pairs, lambda sums: np.exp(-per_unit(sums)))
+BITS_PER_UNIT = SumStatistic(_pairs, lambda sums: -per_unit(sums) / math.log(2))
 
 
 def by_problem(items: Iterable[tuple[str, bool, float]]) -> np.ndarray:
@@ -97,9 +98,9 @@ def by_problem(items: Iterable[tuple[str, bool, float]]) -> np.ndarray:
     return np.asarray(list(problems.values()), dtype=np.float64).reshape(-1, 3)
 
 
-CLEAN_PASS = OfSums(by_problem, lambda sums: ratio(sums[:, [0, 2]]))
-ROBUST_PASS = OfSums(by_problem, lambda sums: ratio(sums[:, [1, 2]]))
-ROBUSTNESS_DROP = OfSums(by_problem, lambda sums: 1 - ratio(sums[:, [1, 0]]))
+CLEAN_PASS = SumStatistic(by_problem, lambda sums: ratio(sums[:, 0], sums[:, 2]))
+ROBUST_PASS = SumStatistic(by_problem, lambda sums: ratio(sums[:, 1], sums[:, 2]))
+ROBUSTNESS_DROP = SumStatistic(by_problem, lambda sums: 1 - ratio(sums[:, 1], sums[:, 0]))
 
 
 # --- bootstrap -----------------------------------------------------------------------------------------------------
@@ -126,16 +127,7 @@ def interval(values: np.ndarray) -> tuple[float, float] | None:
     values = values[~np.isnan(values)]
     if not len(values) or values.min() == values.max():
         return None
-    tail = 50 * (1 - LEVEL)
-    low = np.percentile(values, tail, method="lower")
-    high = np.percentile(values, 100 - tail, method="higher")
-    return float(low), float(high)
-
-
-def ratio_of(pruned: np.ndarray | float, dense: np.ndarray | float) -> np.ndarray:
-    """pruned / dense; 0/0 is NaN, anything else over zero is infinite."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.divide(np.asarray(pruned, dtype=np.float64), dense)
+    return float(np.percentile(values, 2.5, method="lower")), float(np.percentile(values, 97.5, method="higher"))
 
 
 def by_cluster(rows: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
@@ -153,7 +145,7 @@ def by_cluster(rows: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
 
 def compare(
     row: ScoreRow,
-    statistic: OfSums,
+    statistic: SumStatistic,
     pruned: np.ndarray,
     dense: np.ndarray | None = None,
     *,
@@ -166,43 +158,42 @@ def compare(
 
     Args:
         row ([`ScoreRow`]): names the task and the metric; the number of problems is that of the rows below.
-        statistic ([`OfSums`]): the score.
+        statistic ([`SumStatistic`]): the score.
         pruned, dense (`np.ndarray` of shape `(problems, terms)`): rows of `statistic`, for the same problems in the
             same order.
         clusters (`Sequence`, *optional*): what each problem belongs to; whole clusters are then resampled.
     """
-    both = pruned if dense is None else np.concatenate([dense, pruned], axis=1)
-    units = both if clusters is None else by_cluster(both, clusters)
-    sums = resampled_sums(units, resamples, seed)
-    groups = {} if clusters is None else {"clusters": len(units)}
-    row = row.model_copy(update={"problems": len(both), **groups})
-    return score_row(row, statistic, both, sums, paired=dense is not None)
+    models = [pruned] if dense is None else [dense, pruned]
+    units = np.concatenate(models, axis=1)
+    given: dict[str, int] = {"problems": len(units)}
+    if clusters is not None:
+        units = by_cluster(units, clusters)
+        given["clusters"] = len(units)
+    return with_scores(row.model_copy(update=given), statistic, models, resampled_sums(units, resamples, seed))
 
 
-def score_row(row: ScoreRow, statistic: OfSums, both: np.ndarray, sums: np.ndarray, paired: bool) -> ScoreRow:
+def with_scores(row: ScoreRow, statistic: SumStatistic, models: Sequence[np.ndarray], sums: np.ndarray) -> ScoreRow:
     """A row with its scores.
 
     Args:
-        both (`np.ndarray` of shape `(problems, terms)`): the terms of the dense model, where there is one, followed by
-            those of the other.
-        sums (`np.ndarray` of shape `(resamples, terms)`): their sums over resampled problems.
+        models (`Sequence` of `np.ndarray` of shape `(problems, terms)`): the terms of the dense model, where there is
+            one, and of the other.
+        sums (`np.ndarray` of shape `(resamples, models * terms)`): their sums over resampled problems.
     """
-    terms = both.shape[1] // 2 if paired else both.shape[1]
-
-    def score(part: slice) -> Score:
-        value = statistic.of_rows(both[:, part])
+    scores, draws = [], [statistic.score(part) for part in np.split(sums, len(models), axis=1)]
+    for rows, drawn in zip(models, draws, strict=True):
+        value = statistic.of_rows(rows)
         passes = {} if row.of is None else {"passes": round(value * row.problems, 6)}
-        return Score(value=value, interval_95=interval(statistic.score(sums[:, part])), **passes)
-
-    own = score(slice(-terms, None))
-    if not paired:
-        return row.model_copy(update={"score": own})
-    base = score(slice(terms))
-    value = retention_of(own.value, base.value)
-    around = None
-    if not math.isnan(value):
-        around = interval(ratio_of(statistic.score(sums[:, -terms:]), statistic.score(sums[:, :terms])))
-    return row.model_copy(update={"pruned": own, "dense": base, "retention": Score(value=value, interval_95=around)})
+        scores.append(Score(value=value, interval_95=interval(drawn), **passes))
+    if len(scores) == 1:
+        return row.model_copy(update={"score": scores[0]})
+    dense, pruned = scores
+    kept = retention_of(pruned.value, dense.value)
+    with np.errstate(divide="ignore", invalid="ignore"):  # infinite where a resample holds nothing that was passed
+        around = None if math.isnan(kept) else interval(draws[1] / draws[0])
+    return row.model_copy(
+        update={"dense": dense, "pruned": pruned, "retention": Score(value=kept, interval_95=around)}
+    )
 
 
 @dataclass(frozen=True)
@@ -211,18 +202,17 @@ class Passed:
 
     Args:
         problems (`Sequence`): what each problem belongs to: itself, or its cluster.
-        pruned, dense (`Sequence[float]`): of each problem.
+        models (`Sequence[Sequence[float]]`): the passes of the dense model, where there is one, and of the other.
         programs (`bool`): whether the model wrote whole programs.
     """
 
     task: str
     problems: Sequence[Hashable]
-    pruned: Sequence[float]
-    dense: Sequence[float] | None = None
+    models: Sequence[Sequence[float]]
     programs: bool = True
 
 
-def together(name: str, sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLES) -> ScoreRow:
+def pooled_score(name: str, sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLES) -> ScoreRow:
     """The passes of several tasks in one score: every problem of every task counts once.
 
     The bootstrap is stratified by task: each resample holds as many problems, or clusters, of each as there are.
@@ -234,56 +224,28 @@ def together(name: str, sets: Sequence[Passed], *, seed: int = 0, resamples: int
         name (`str`): of the row.
         sets (`Sequence` of [`Passed`]): the tasks, all of them with a dense model or all without.
     """
-    paired = all(one.dense is not None for one in sets)
-    rows, places = [], list[Hashable]()
+    models = [
+        MEAN.rows([*chain.from_iterable(of_tasks)]) for of_tasks in zip(*(one.models for one in sets), strict=True)
+    ]
+    clusters = by_cluster(np.concatenate(models, axis=1), [problem for one in sets for problem in one.problems])
     tasks_of: dict[Hashable, dict[str, None]] = {}
     for one in sets:
-        pruned = MEAN.rows(one.pruned)
-        rows.append(np.concatenate([MEAN.rows(one.dense), pruned], axis=1) if one.dense is not None else pruned)
-        places += one.problems
         for problem in one.problems:
             tasks_of.setdefault(problem, {})[one.task] = None
-    both = np.concatenate(rows)
     strata: dict[tuple[str, ...], list[int]] = {}
-    for number, tasks in enumerate(tasks_of.values()):
-        strata.setdefault(tuple(tasks), []).append(number)
-    clusters = by_cluster(both, places)
+    for place, tasks in enumerate(tasks_of.values()):
+        strata.setdefault(tuple(tasks), []).append(place)
     seeds = np.random.SeedSequence(seed).generate_state(len(strata))
-    sums = sum(
-        resampled_sums(clusters[strata[key]], resamples, int(own))
-        for key, own in zip(sorted(strata), seeds, strict=True)
-    )
+    drawn = [
+        resampled_sums(clusters[strata[tasks]], resamples, int(own))
+        for tasks, own in zip(sorted(strata), seeds, strict=True)
+    ]
     row = ScoreRow(
         task=name,
         metric=PASSES,
         higher_is_better=True,
-        problems=len(both),
-        of={one.task: len(one.pruned) for one in sets},
-        **({} if len(clusters) == len(both) else {"clusters": len(clusters)}),
+        problems=len(models[0]),
+        of={one.task: len(one.problems) for one in sets},
+        **({} if len(clusters) == len(models[0]) else {"clusters": len(clusters)}),
     )
-    return score_row(row, MEAN, both, np.asarray(sums), paired)
-
-
-# --- the table -----------------------------------------------------------------------------------------------------
-
-
-def table(rows: Sequence[ScoreRow], names: Mapping[str, str]) -> str:
-    """The scores as text.
-
-    Args:
-        names (`Mapping[str, str]`): the heading of each column, by the attribute of [`ScoreRow`] that it shows.
-    """
-    if not rows:
-        return "nothing was scored"
-    lines = [["task", "metric", "problems", *names.values()]]
-    for row in rows:
-        cells = [
-            retention_text(row.retention, row.higher_is_better)
-            if name == "retention"
-            else score_text(getattr(row, name), row.metric)
-            for name in names
-        ]
-        lines.append([row.task, metric_text(row.metric, row.higher_is_better), f"{row.problems:,}", *cells])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([texts[0], "-" * max(map(len, texts)), *texts[1:]])
+    return with_scores(row, MEAN, models, np.sum(drawn, axis=0))

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from ..records.folders import FolderKind, OutputFolder
 from ..records.results import EVALUATION_NAME, EVALUATION_TABLE, EvaluationRecord, result_text
+from ..records.rows import text_table
 from ..records.scores import together_text
-from . import comparison
 
 
 ROLES = ("model", "dense", "pruned")
@@ -51,15 +51,18 @@ class Evaluation(EvaluationRecord):
 
     def to_text(self) -> str:
         """The table for the terminal; brackets are 95% intervals. Where lower is better, retention is the change."""
-        headings = (
-            {"own": "score"} if self.dense is None else {"dense": "dense", "own": "pruned", "retention": "retention"}
-        )
         lines = [
             f"{role}: {model.name} (weights {model.weights_sha256[:12]}, {model.dtype})"
             for role, model in self.models.items()
         ]
+        rows = [["task", "metric", "problems", "dense", "pruned", "retention"], *(row.cells() for row in self.scores)]
+        if self.dense is None:
+            rows = [[*cells[:3], cells[4]] for cells in rows]
+            rows[0][3] = "score"
+        heading, *scores = text_table(rows, align="<")
         notes = [f"note: {note}" for note in self.notes()]
-        return "\n".join([*lines, "", comparison.table(self.scores, headings), *([""] if notes else []), *notes])
+        lines += ["", heading, "-" * max(map(len, (heading, *scores))), *scores]
+        return "\n".join([*lines, *([""] if notes else []), *notes])
 
     def notes(self) -> list[str]:
         """What a reader of the table must know."""

@@ -29,7 +29,7 @@ from ..settings.pruning import DataSettings
 from ..utils.errors import FlabError
 from . import comparison
 from .catalog import DIVERGENCE_PROTOCOL, LoadedTask, quiet
-from .comparison import MEAN, PASSES, OfSums, Passed
+from .comparison import MEAN, PASSES, Passed, SumStatistic
 from .lm import FlabLM
 from .tasks import output_prediction
 from .tasks.infilling import leaves_a_gap
@@ -103,11 +103,11 @@ class Outcome:
         name = (self.task.config.metadata or {}).get(which)
         return {} if name is None else {one["doc_id"]: str(one["doc"].get(name)) for one in self.samples}
 
-    def statistic(self, metric: str) -> OfSums | None:
+    def statistic(self, metric: str) -> SumStatistic | None:
         """The aggregation of a metric as a function of sums, if it is one."""
         # lm-eval itself takes the mean of a metric that has no aggregation
         aggregation = self.task.aggregation().get(metric, lm_eval_metrics.mean)
-        if isinstance(aggregation, OfSums):
+        if isinstance(aggregation, SumStatistic):
             return aggregation
         known = (one for name, one in KNOWN_AGGREGATIONS.items() if aggregation is getattr(lm_eval_metrics, name))
         return next(known, None)
@@ -156,8 +156,7 @@ class Outcome:
         return Passed(
             self.name,
             [names[number] for number in numbers],
-            own,
-            dense[0] if dense else None,
+            [*dense, own],
             programs=metric == PASSES and not leaves_a_gap(self.task),
         )
 
@@ -188,7 +187,7 @@ def combined_rows(outcomes: Sequence[Outcome], seed: int) -> Iterator[ScoreRow]:
     programs = [one for one in sets if one.programs]
     for name, of in ((PROGRAMS, programs), (TOGETHER, sets)):
         if len(of) > 1 and (name == PROGRAMS or len(of) > len(programs)):
-            yield comparison.together(name, of, seed=seed)
+            yield comparison.pooled_score(name, of, seed=seed)
 
 
 def without_interval(row: ScoreRow, scores: Mapping[str, Any]) -> ScoreRow:

@@ -14,10 +14,12 @@ from ..records.checkpoint import Checkpoint
 from ..records.paths import dataset_of, without_paths
 from ..records.report import Recovery, Report, TextCounts
 from ..records.results import EvaluationRecord
+from ..records.rows import change, count
 from ..settings.pruning import COMPONENTS
 from ..texts.sources import INSTALLED, STANDARD_LIBRARY
 from ..utils.progress import duration
-from .tables import cell, change, code, count, join_words, sentence
+from .markdown import cell, code
+from .tables import join_words, sentence
 
 
 TASKS_FOLDER = Path(__file__).parent.parent / "evaluation" / "tasks"

@@ -1,18 +1,23 @@
-"""Facts -> rows of text: what was measured, with a remark where something was not."""
+"""Checkpoint -> rows of text: what was measured, with a remark where something was not."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from ..records.checkpoint import Checkpoint
-from ..records.held_out import HeldOut
 from ..records.report import Report
-from ..records.results import BASELINE, EfficiencyRecord, EvaluationRecord, ScoreRow, Spread
-from ..records.scores import PROGRAMS, Score, metric_text, retention_of, retention_text, score_text, together_text
-from ..settings.pruning import COMPONENTS
+from ..records.results import BASELINE, MODEL, EfficiencyRecord, EvaluationRecord, ScoreRow
+from ..records.rows import (
+    Row,
+    count,
+    decimals,
+    held_out_rows,
+    megabytes,
+    size_rows,
+    typeset,
+)
+from ..records.scores import PROGRAMS, together_text
 from ..utils.hashing import file_sha256
 from .markdown import cell, code
 
@@ -29,36 +34,12 @@ KIND_LABELS = {
 MOST_SCORES_ABOVE = 7  # rows of scores in the table at the top: the standard set and its combined rows
 
 
-# --- values as text ------------------------------------------------------------------------------------------------
+# --- words ---------------------------------------------------------------------------------------------------------
 
 
 def sentence(text: str) -> str:
     """A note as a sentence of a card."""
     return f"{cell(text)[0].upper()}{cell(text)[1:]}."
-
-
-def count(value: int) -> str:
-    return f"{value:,}"
-
-
-def megabytes(value: int) -> str:
-    return f"{value / 1e6:,.0f} MB"
-
-
-def decimals(value: float | None) -> str:
-    return "not measured" if value is None or not math.isfinite(value) else f"{value:.4g}"
-
-
-def typeset(text: str) -> str:
-    """Terminal text with typographic signs: minus signs, and a dash where there is nothing."""
-    return "–" if text == "-" else re.sub(r"(?<![\w-])-(?=[\d∞])", "−", text)
-
-
-def change(before: float, after: float) -> str:
-    """`after` against `before` in percent, signed, or that there is no change."""
-    if before == after:
-        return "unchanged"
-    return typeset(retention_text(Score(value=retention_of(after, before)), higher_is_better=False))
 
 
 def removed_share(before: int, after: int) -> str:
@@ -74,27 +55,17 @@ def join_words(words: list[str]) -> str:
 # --- sizes ---------------------------------------------------------------------------------------------------------
 
 
-def size_rows(report: Report) -> list[list[str]]:
+def size_cells(report: Report) -> list[list[str]]:
     """Parameters, bytes and shape: label, dense, pruned, change."""
-    dense, pruned = report.dense, report.pruned
-    sides = [
-        ("parameters", dense.parameters, pruned.parameters),
-        ("parameters of the body (all but the vocabulary)", dense.body_parameters, pruned.body_parameters),
-        *((part.label, dense.sizes.get(part.reported, 0), pruned.sizes.get(part.reported, 0)) for part in COMPONENTS),
-    ]
-    rows = [[label, count(before), count(after), change(before, after)] for label, before, after in sides if before]
-    weights = [megabytes(dense.bytes), megabytes(pruned.bytes), change(dense.bytes, pruned.bytes)]
-    rows.insert(2, [f"weights ({cell(pruned.dtype)})", *weights])
-    return rows
+    return [[cell(label), *others] for label, *others in (row.cells() for row in size_rows(report))]
 
 
-def removed_rows(report: Report) -> list[list[str]]:
+def removed_cells(report: Report) -> list[list[str]]:
     """Parameters per component and in all: component, before, after, removed."""
-    parts = [(cell(name), part, report.pruned.components[name]) for name, part in report.dense.components.items()]
-    return [
-        [name, count(before.parameters), count(after.parameters), removed_share(before.parameters, after.parameters)]
-        for name, before, after in [*parts, ("**total**", report.dense, report.pruned)]
-    ]
+    parts = {cell(name): (part, report.pruned.components[name]) for name, part in report.dense.components.items()}
+    sizes = [(name, dense.parameters, pruned.parameters) for name, (dense, pruned) in parts.items()]
+    sizes.append(("**total**", report.dense.parameters, report.pruned.parameters))
+    return [[name, count(before), count(after), removed_share(before, after)] for name, before, after in sizes]
 
 
 def gguf_rows(checkpoint: Checkpoint) -> list[list[str]]:
@@ -109,34 +80,20 @@ def gguf_rows(checkpoint: Checkpoint) -> list[list[str]]:
 # --- scores --------------------------------------------------------------------------------------------------------
 
 
-def score_cell(score: Score | None, metric: str) -> str:
-    return typeset(score_text(score, metric))
-
-
-def retention_cell(row: ScoreRow) -> str:
-    """The outcome of a row's comparison, in the words of the terminal."""
-    return typeset(retention_text(row.retention, row.higher_is_better))
-
-
 def summary_rows(checkpoint: Checkpoint) -> list[list[str]]:
     """The first scores of the evaluations, and bits per byte: label, dense, pruned, retention."""
-    rows: list[list[str]] = []
+    report, rows = checkpoint.report, list[list[str]]()
     for evaluation in checkpoint.evaluations:
-        paired = evaluation.is_against(checkpoint.report.base_model.weights_sha256)
-        for row in sorted(evaluation.scores, key=_place)[: MOST_SCORES_ABOVE - len(rows)]:
-            shown = [
-                None if score is None else score.model_copy(update={"interval_95": None})
-                for score in (row.dense if paired else None, row.own)
-            ]
-            label = f"{row.task}, {metric_text(row.metric, row.higher_is_better)}{_problems(row, evaluation)}"
-            kept = retention_cell(row) if paired else "–"
+        against = sorted(evaluation.scores_against(report.base_model.weights_sha256), key=_place)
+        for row in against[: MOST_SCORES_ABOVE - len(rows)]:
+            task, metric, _, *scores, kept = row.cells()
             kept += " retained" * ("%" in kept and row.higher_is_better)
-            rows.append([cell(label), *(score_cell(score, row.metric) for score in shown), kept])
+            values = (typeset(score.partition(" [")[0]) for score in scores)
+            rows.append([cell(f"{task}, {metric}{_problems(row, evaluation)}"), *values, typeset(kept)])
     rows = rows or [["benchmarks", "–", "not evaluated", "–"]]
-    if (held_out := checkpoint.report.held_out) is not None:
-        before, after = held_out.dense_bits_per_byte, held_out.pruned_bits_per_byte
-        label = "bits per byte of held-out text (less is better)"
-        rows.append([label, decimals(before), decimals(after), change(before, after)])
+    if (held_out := report.held_out) is not None:
+        bits = held_out.dense_bits_per_byte, held_out.pruned_bits_per_byte
+        rows.append(Row("bits per byte of held-out text (less is better)", *bits, "bits").cells())
     return rows
 
 
@@ -156,14 +113,14 @@ def _problems(row: ScoreRow, evaluation: EvaluationRecord) -> str:
 
 def evaluation_tables(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """One table per evaluation: `heading`, `rows`, and `about`, sentences on how it was run."""
-    tables = []
+    tables, base = [], checkpoint.report.base_model.weights_sha256
     for evaluation in checkpoint.evaluations:
-        paired = evaluation.is_against(checkpoint.report.base_model.weights_sha256)
+        paired = evaluation.is_against(base)
         rows = []
         for row in evaluation.scores:
-            metric, own = metric_text(row.metric, row.higher_is_better), score_cell(row.own, row.metric)
-            cells = [score_cell(row.dense, row.metric), own, retention_cell(row)] if paired else [own]
-            rows.append([cell(row.task), cell(metric), count(row.problems), *cells])
+            task, metric, problems, dense, own, kept = row.cells()
+            scores = map(typeset, (dense, own, kept) if paired else (own,))
+            rows.append([cell(task), cell(metric), problems, *scores])
         heading = ["task", "metric", "problems", *(["dense", "pruned", "retention"] if paired else ["pruned"])]
         tables.append({"heading": heading, "rows": rows, "about": list(_how(evaluation, paired))})
     return tables
@@ -216,28 +173,18 @@ def held_out_table(checkpoint: Checkpoint) -> dict[str, Any] | None:
     sides, recovery = {"value": checkpoint.report.held_out}, checkpoint.report.recovery
     if recovery is not None:
         sides = {"pruned": recovery.held_out_before, "trained": recovery.held_out_after}
-    columns = {name: _held_out_cells(held_out) for name, held_out in sides.items() if held_out is not None}
+    columns = {name: held_out_rows(held_out) for name, held_out in sides.items() if held_out is not None}
     if not columns:
         return None
-    labels = next(iter(columns.values()))
-    return {
-        "heading": ["measurement", *columns],
-        "rows": [[label, *(column[label] for column in columns.values())] for label in labels],
-    }
-
-
-def _held_out_cells(held_out: HeldOut) -> dict[str, str]:
-    return {
-        "divergence from the dense model, KL(dense ‖ pruned) in nats per token, over the vocabulary that is left": (
-            decimals(held_out.divergence)
-        ),
-        "bits per byte, dense": decimals(held_out.dense_bits_per_byte),
-        "bits per byte, this model": decimals(held_out.pruned_bits_per_byte),
-        "probability that the dense model gives to tokens that are gone": f"{held_out.lost_mass:.2%}",
-        "tokens of the text, dense": count(held_out.dense_tokens),
-        "tokens of the text, this model": count(held_out.pruned_tokens),
-        "texts cut into other pieces": f"{held_out.texts_cut_differently:,} of {held_out.texts:,}",
-    }
+    lines = []
+    for rows in zip(*columns.values(), strict=True):
+        label, *_ = rows[0]
+        _, dense, pruned, _ = zip(*(row.cells() for row in rows), strict=True)
+        if rows[0].dense is None:
+            lines.append([label, *pruned])
+        else:
+            lines += [[f"{label}, dense", *dense], [f"{label}, this model", *pruned]]
+    return {"heading": ["measurement", *columns], "rows": lines}
 
 
 def kind_table(checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -271,11 +218,11 @@ def efficiency_table(efficiency: EfficiencyRecord | None, report: Report) -> dic
         return None
     baseline, work = efficiency.models.get(BASELINE), efficiency.workload
     paired = baseline is not None and baseline.parameters == report.dense.parameters
-    rows = []
-    for row in efficiency.table:
-        ratio = "–" if row.ratio is None else f"{row.ratio:.2f} ×"
-        cells = [_spread(row.baseline), _spread(row.model), ratio] if paired else [_spread(row.model)]
-        rows.append([cell(row.label), *cells])
+    heading = {"": "", BASELINE: "dense", MODEL: "pruned", "ratio": "ratio"} if paired else {"": "", MODEL: "pruned"}
+    rows = [
+        [cell(label), *map(typeset, values)]
+        for label, *values in ([row.cells()[name] for name in heading] for row in efficiency.table)
+    ]
     dtypes = {role: cell(model.dtype) for role, model in efficiency.models.items()}
     shown = set(dtypes.values()) if len(set(dtypes.values())) == 1 else (f"{dtypes[role]} ({role})" for role in dtypes)
     about = [
@@ -287,16 +234,4 @@ def efficiency_table(efficiency: EfficiencyRecord | None, report: Report) -> dic
     ]
     if not any("CO2e" in row.metric for row in efficiency.table):
         about.append("Energy and CO2e were not measured.")
-    return {"heading": ["", *(["dense", "pruned", "ratio"] if paired else ["pruned"])], "rows": rows, "about": about}
-
-
-def _spread(value: Spread | int | float | None) -> str:
-    if value is None:
-        return "not measured"
-    if isinstance(value, Spread):
-        return f"{_short(value.median)} [{_short(value.lower_quartile)}, {_short(value.upper_quartile)}]"
-    return _short(value)
-
-
-def _short(value: int | float) -> str:
-    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
+    return {"heading": list(heading.values()), "rows": rows, "about": about}

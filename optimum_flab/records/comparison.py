@@ -9,7 +9,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from ..settings.pruning import COMPONENTS
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.places import user_path
 from .atomic import errors_of_writing
@@ -19,7 +18,8 @@ from .names import is_result
 from .paths import last_name
 from .report import REPORT_NAME, Report
 from .results import EVALUATION_NAME, EvaluationRecord, ScoreRow
-from .scores import PROGRAMS, Score, metric_text, retention_text, score_text
+from .rows import megabytes, shape_rows
+from .scores import PROGRAMS, Score
 
 
 @dataclass
@@ -48,14 +48,9 @@ class ComparedModel:
     def scores(self) -> dict[str, ScoreRow]:
         """The scores by task and metric, without those of a kind of problems; with a retention only where the baseline
         was the model that was pruned."""
-        base, rows = self.report.base_model.weights_sha256 if self.report else "", {}
-        for evaluation in self.evaluations:
-            kept = {} if evaluation.is_against(base) else {"retention": None}
-            for row in evaluation.scores:
-                if not row.metric.endswith("]"):
-                    label = f"{row.task}, {metric_text(row.metric, row.higher_is_better)} of {row.problems:,}"
-                    rows[label] = row.model_copy(update=kept)
-        return rows
+        base = self.report.base_model.weights_sha256 if self.report else ""
+        rows = [row for evaluation in self.evaluations for row in evaluation.scores_against(base)]
+        return {"{}, {} of {}".format(*row.cells()): row for row in rows if not row.metric.endswith("]")}
 
 
 def read_models(folders: Sequence[str]) -> list[ComparedModel]:
@@ -114,8 +109,8 @@ def _sizes(model: ComparedModel) -> dict[str, str]:
         "pruned from": last_name(report.base_model.name),
         "parameters": f"{pruned.parameters:,}",
         "removed": f"{report.removed_ratio:.1%} ({report.removed_body_ratio:.1%} of the body)",
-        f"weights ({pruned.dtype})": f"{pruned.bytes / 1e6:,.0f} MB",
-        **{part.label: f"{pruned.sizes[part.reported]:,}" for part in COMPONENTS if part.reported in pruned.sizes},
+        f"weights ({pruned.dtype})": megabytes(pruned.bytes),
+        **{label: size for label, _, size, _ in (row.cells() for row in shape_rows(report))},
         "calibration tokens per neuron": "-" if tokens is None else f"{tokens:.1f}",
         "recovered": "no" if trained is None else f"on {trained:,} tokens",
     }
@@ -137,9 +132,10 @@ def _scores(model: ComparedModel) -> dict[str, str]:
     figures = {}
     for label, row in model.scores.items():
         passes = "" if row.own is None or row.own.passes is None else f", {row.own.passes:,.10g} passed"
-        figures[label] = score_text(row.own, row.metric) + passes
+        *_, own, kept = row.cells()
+        figures[label] = own + passes
         if row.retention is not None:
-            figures[f"{label}: against the dense model"] = retention_text(row.retention, row.higher_is_better)
+            figures[f"{label}: against the dense model"] = kept
     return figures
 
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 
 from .json_files import Record
 from .paths import without_paths
-from .scores import Score
+from .scores import Score, metric_text, retention_text, score_text
 
 
 EVALUATION_NAME, EVALUATION_TABLE = "flab_evaluation.json", "flab_evaluation.txt"
@@ -78,6 +78,12 @@ class ScoreRow(Record):
     def own(self) -> Score | None:
         """The score of the model that is judged."""
         return self.pruned or self.score
+
+    def cells(self) -> list[str]:
+        """Task, metric, problems, dense, own and retention as text."""
+        scores = (score_text(score, self.metric) for score in (self.dense, self.own))
+        kept = retention_text(self.retention, self.higher_is_better)
+        return [self.task, metric_text(self.metric, self.higher_is_better), f"{self.problems:,}", *scores, kept]
 
 
 class HubDataset(Record):
@@ -155,6 +161,12 @@ class EvaluationRecord(Record):
     def is_against(self, weights_sha256: str) -> bool:
         """Whether the baseline is the model with these weights."""
         return self.dense is not None and self.dense.weights_sha256 == weights_sha256
+
+    def scores_against(self, weights_sha256: str) -> tuple[ScoreRow, ...]:
+        """The scores, with those of the baseline and the retention only if that is the model with these weights."""
+        if self.is_against(weights_sha256):
+            return self.scores
+        return tuple(row.model_copy(update={"dense": None, "retention": None}) for row in self.scores)
 
 
 # --- efficiency ----------------------------------------------------------------------------------------------------
@@ -255,6 +267,18 @@ class MeasuredModel(Footprint):
     runs: dict[int, tuple[Run, ...]]
 
 
+def figure_text(figure: Spread | float | None) -> str:
+    """A median with its quartiles, or a number, of three significant digits and every digit before the point."""
+    if figure is None:
+        return "-"
+    if isinstance(figure, Spread):
+        quartiles = map(figure_text, (figure.lower_quartile, figure.upper_quartile))
+        return f"{figure_text(figure.median)} [{', '.join(quartiles)}]"
+    if isinstance(figure, int) or abs(figure) >= 100:
+        return f"{figure:,.0f}"
+    return f"{figure:#.3g}" if figure else "0"
+
+
 class EfficiencyRow(Record):
     """A row of the table.
 
@@ -272,10 +296,11 @@ class EfficiencyRow(Record):
     model: Spread | int | float | None = None
     ratio: float | None = None
 
-    @property
-    def label(self) -> str:
-        """The metric with its unit."""
-        return f"{self.metric} ({self.unit})" if self.unit else self.metric
+    def cells(self) -> dict[str, str]:
+        """The metric with its unit, the value of each column, and the ratio, as text."""
+        label = f"{self.metric} ({self.unit})" if self.unit else self.metric
+        values = {name: figure_text(getattr(self, name)) for name in (BASELINE, MODEL)}
+        return {"": label, **values, "ratio": "" if self.ratio is None else f"{self.ratio:.2f}x"}
 
 
 class EfficiencyRecord(Record):

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from ..settings.pruning import COMPONENTS
 from .held_out import HeldOut
 from .report import Recovery, Report
+from .rows import component_rows, shape_rows, text_table
 from .verdict import verdict_of
 
 
 def report_summary(report: Report) -> str:
     """The report as a table for the terminal."""
     dense, pruned, held_out = report.dense, report.pruned, report.held_out
+    parameters = (row._replace(label=f"{row.label} params") for row in component_rows(report))
+    rows = [*shape_rows(report), *parameters]
     lines = [
         f"{report.base_model.name}: {dense.parameters:,} -> {pruned.parameters:,} parameters "
         f"({report.removed_ratio:.1%} removed; {report.removed_body_ratio:.1%} of all but the vocabulary), "
         f"{dense.bytes / 1e6:,.0f} -> {pruned.bytes / 1e6:,.0f} MB",
         "",
-        f"{'':<27}{'dense':>16}{'pruned':>16}",
+        *text_table([["", "dense", "pruned"], *(row.cells()[:3] for row in rows)], (27, 16, 16)),
     ]
-    for part in COMPONENTS:
-        sizes = [side.sizes.get(part.reported) for side in (dense, pruned)]
-        if all(sizes):
-            lines.append(f"{part.label:<27}" + "".join(f"{size:>16,}" for size in sizes))
-    for component, size in dense.components.items():
-        left = pruned.components[component]
-        lines.append(f"{component + ' params':<27}{size.parameters:>16,}{left.parameters:>16,}")
     if report.removed_layer_indices:
         lines.append(f"layers removed: {', '.join(map(str, report.removed_layer_indices))}")
     if held_out is not None:
@@ -60,15 +55,11 @@ def report_summary(report: Report) -> str:
 def _kind_lines(held_out: HeldOut) -> list[str]:
     if len(held_out.by_kind) < 2:
         return []
-    return [
-        "",
-        f"{'By kind of text':<18}{'tokens':>10}{'divergence':>13}{'bits per byte':>23}",
-        *(
-            f"{kind:<18}{cost.positions:>10,}{cost.divergence:>13.4f}"
-            f"{f'{cost.dense_bits_per_byte:.4f} -> {cost.pruned_bits_per_byte:.4f}':>23}"
-            for kind, cost in held_out.by_kind.items()
-        ),
-    ]
+    rows = [["By kind of text", "tokens", "divergence", "bits per byte"]]
+    for kind, cost in held_out.by_kind.items():
+        bits = f"{cost.dense_bits_per_byte:.4f} -> {cost.pruned_bits_per_byte:.4f}"
+        rows.append([kind, f"{cost.positions:,}", f"{cost.divergence:.4f}", bits])
+    return ["", *text_table(rows, (18, 10, 13, 23))]
 
 
 def _recovery_lines(recovery: Recovery) -> list[str]:

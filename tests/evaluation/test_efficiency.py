@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
 import sys
-from argparse import ArgumentParser
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from optimum_flab.checkpoints.finding import ModelFiles
 from optimum_flab.checkpoints.stored_model import StoredModel
-from optimum_flab.commands.bench import BenchCommand
 from optimum_flab.evaluation.efficiency import (
     EfficiencyReport,
     check_output,
@@ -27,8 +24,8 @@ from optimum_flab.evaluation.efficiency import (
     memory,
 )
 from optimum_flab.evaluation.efficiency.energy import check_country, describe_method
-from optimum_flab.evaluation.efficiency.memory import Request, measure_apart, peak_rss
-from optimum_flab.evaluation.efficiency.report import notes, ratio_of, spread, table
+from optimum_flab.evaluation.efficiency.memory import Request, measure_apart
+from optimum_flab.evaluation.efficiency.report import efficiency_table, notes, spread
 from optimum_flab.evaluation.efficiency.running import (
     decode_speed,
     enough_memory,
@@ -121,7 +118,7 @@ def report_on(**models) -> EfficiencyReport:
         workload=settings.workload,
         device="cpu",
         machine="a machine",
-        table=table(models, settings.batches),
+        table=efficiency_table(models),
         models=models,
         notes=("a note",),
     )
@@ -133,16 +130,10 @@ def report_on(**models) -> EfficiencyReport:
 def test_the_spread_is_the_median_with_quartiles():
     assert spread([5.0, 1.0, 2.0, 4.0, 3.0]) == spread_of(3.0, 2.0, 4.0, 5)
     assert spread([1.0, 2.0]) == spread_of(1.5, 1.25, 1.75, 2)
-    assert spread([7.0]) == spread_of(7.0, 7.0, 7.0, 1)
 
 
 def test_the_first_token_does_not_count_for_the_speed_of_decoding():
     assert decode_speed(run_of(10.0, 12.0), batch_size=4, new_tokens=11) == 20.0
-
-
-def test_ratios_are_of_the_model_to_the_baseline():
-    assert ratio_of(1.0, 4.0) == 0.25
-    assert ratio_of(None, 4.0) is ratio_of(1.0, None) is ratio_of(1.0, 0) is None
 
 
 # --- FLOPs ---------------------------------------------------------------------------------------------------------
@@ -181,11 +172,6 @@ def test_a_sliding_window_shortens_the_context_of_decoding():
     assert count_flops(tiny_model("mistral").config, 16).decode == pytest.approx(by_hand(1, 8), rel=ANGLES)
 
 
-def test_a_token_less_saves_its_row_of_the_output_head():
-    fewer = count_flops(tiny_model("qwen2", vocab_size=VOCABULARY - 100).config, 16)
-    assert count_flops(tiny_model("qwen2").config, 16).decode - fewer.decode == 2 * HIDDEN * 100
-
-
 @pytest.mark.parametrize(
     ("model_type", "changes"),
     [
@@ -205,25 +191,17 @@ def test_what_depends_on_tokens_is_no_product(model_type, changes):
 
 
 def test_models_are_timed_in_turns_and_warm_up_does_not_count():
-    calls, ticks = [], []
+    calls = []
 
     def run(name, batch):
         calls.append((name, batch))
         return run_of(len(calls), len(calls) + 1)
 
-    times = time_interleaved(
-        run, ["a", "b"], BenchSettings(batch_size=4, warmup=1, repeats=2), lambda: ticks.append(1)
-    )
+    times = time_interleaved(run, ["a", "b"], BenchSettings(batch_size=4, warmup=1, repeats=2))
     first, second = [("a", 1), ("b", 1), ("a", 4), ("b", 4)], [("b", 1), ("a", 1), ("b", 4), ("a", 4)]
     assert calls == [*first, *second, *first]
-    assert len(ticks) == 12
     assert [taken.first_token for taken in times["a"][1]] == [6, 9]
     assert [taken.first_token for taken in times["b"][4]] == [7, 12]
-
-
-def test_a_batch_of_one_is_timed_once():
-    assert BenchSettings(batch_size=1).batches == (1,)
-    assert BenchSettings(batch_size=3).batches == (1, 3)
 
 
 def test_prompts_hold_ordinary_tokens_of_every_vocabulary_and_are_the_same_each_time():
@@ -292,63 +270,28 @@ def test_only_the_weight_files_that_are_loaded_count(tmp_path):
     assert weight_files(replace(files, gguf=tmp_path / "a.gguf")) == [tmp_path / "a.gguf"]
 
 
-def test_results_are_written_whole_and_never_over_others_unasked(tmp_path, monkeypatch):
-    report, folder = report_on(model=measured()), tmp_path / "new" / "out"
-    report.save(folder)
-    assert sorted(path.name for path in folder.iterdir()) == [EFFICIENCY_NAME]
-    assert (
-        EfficiencyRecord.model_validate_json((folder / EFFICIENCY_NAME).read_text()).model_dump()
-        == report.model_dump()
-    )
-
-    with pytest.raises(FlabError, match=f"{EFFICIENCY_NAME} exists; name another folder, or set `overwrite`"):
-        report.save(folder)
+def test_results_are_never_written_over_others_unasked(tmp_path):
+    folder = tmp_path / "new" / "out"
+    report_on(model=measured()).save(folder)
+    written = EfficiencyRecord.model_validate_json((folder / EFFICIENCY_NAME).read_text(encoding="utf-8"))
+    assert written.model_dump() == report_on(model=measured()).model_dump()
     (folder / "mine.txt").write_text("stays", encoding="utf-8")
     changed = report_on(model=measured(parameters=7))
-
-    def broken(path, data):
-        raise OSError("no room")
-
-    with monkeypatch.context() as patch, pytest.raises(FlabError, match="cannot be written .*no room"):
-        patch.setattr(Path, "write_bytes", broken)
-        changed.save(folder, overwrite=True)
-    assert json.loads((folder / EFFICIENCY_NAME).read_text(encoding="utf-8"))["models"]["model"]["parameters"] == 1000
+    with pytest.raises(FlabError, match=f"{EFFICIENCY_NAME} exists; name another folder, or set `overwrite`"):
+        changed.save(folder)
     changed.save(folder, overwrite=True)
     assert json.loads((folder / EFFICIENCY_NAME).read_text(encoding="utf-8"))["models"]["model"]["parameters"] == 7
     assert sorted(path.name for path in folder.iterdir()) == [EFFICIENCY_NAME, "mine.txt"]
-
-
-def test_an_output_that_cannot_be_is_refused(tmp_path):
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    check_output(tmp_path)
-    for output, message in ((tmp_path / "file", "Not a directory"), (tmp_path / "file" / "x", "cannot be written")):
-        with pytest.raises(FlabError, match=message):
-            check_output(output)
+    with pytest.raises(FlabError, match="Not a directory"):
+        check_output(folder / "mine.txt")
 
 
 # --- checks --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("prompt_tokens", 0),
-        ("new_tokens", 1),
-        ("batch_size", 0),
-        ("repeats", 0),
-        ("warmup", -1),
-        ("energy_seconds", -1.0),
-        ("energy_seconds", float("nan")),
-    ],
-)
-def test_numbers_out_of_range_are_refused(setting, value):
-    with pytest.raises(ConfigurationError, match=f"{setting}: {value} should be "):
-        BenchSettings(**{setting: value})
-
-
 def test_all_faults_of_the_workload_are_named_at_once():
-    with pytest.raises(ConfigurationError, match="batch_size: 0 .*\n  repeats: 0 "):
-        BenchSettings(batch_size=0, repeats=0)
+    with pytest.raises(ConfigurationError, match="new_tokens: 1 .*\n  batch_size: 0 .*\n  energy_seconds: -1.0 "):
+        BenchSettings(batch_size=0, new_tokens=1, energy_seconds=-1.0)
 
 
 def test_countries_are_those_that_codecarbon_knows():
@@ -379,25 +322,14 @@ def test_models_are_computed_in_their_own_number_format_unless_another_is_named(
 REQUEST = Request("no/such/model", None, False, None, "cpu", "float32", [[1]], 2, 0.0, None)
 
 
-def test_the_peak_of_this_process_is_at_least_what_it_holds():
-    import psutil
-
-    assert peak_rss() >= psutil.Process().memory_info().rss * 0.9
-
-
 def test_a_fault_of_the_process_apart_is_told(monkeypatch):
     with pytest.raises(FlabError, match="^model 'no/such/model' does not exist"):
         measure_apart(REQUEST)
     monkeypatch.setattr(memory, "WORKER", "raise SystemExit('it broke')")
     with pytest.raises(FlabError, match=r"memory of 'no/such/model' failed \(it broke\)"):
         measure_apart(REQUEST)
-    monkeypatch.setattr(memory, "WORKER", "pass")
-    with pytest.raises(FlabError, match=r"failed \(it said nothing\)"):
-        measure_apart(REQUEST)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
-def test_a_killed_process_apart_is_told(monkeypatch):
+    if sys.platform == "win32":  # has no signals
+        return
     monkeypatch.setattr(memory, "WORKER", "import os; os.kill(os.getpid(), 9)")
     with pytest.raises(FlabError, match="was killed, perhaps for its memory; try a lower `batch_size`"):
         measure_apart(REQUEST)
@@ -418,11 +350,6 @@ def test_the_method_of_the_estimate_says_what_was_assumed_and_what_was_read():
 
 
 # --- the whole -----------------------------------------------------------------------------------------------------
-
-
-def test_the_machine_is_named_with_its_threads(report):
-    threads = torch.get_num_threads()
-    assert report.machine.endswith(f", {threads} thread{'s' if threads > 1 else ''}")
 
 
 def test_sizes_are_those_of_the_checkpoints(report, checkpoints):
@@ -451,13 +378,7 @@ def test_times_come_from_the_runs_that_count(report):
             assert all(0 < run.first_token < run.last_token for run in runs)
             assert model.time_to_first_token[batch] == spread([run.first_token for run in runs])
             assert model.tokens_per_second[batch] == spread([decode_speed(run, batch, 4) for run in runs])
-        assert model.flops_per_token.decode > 0
-
-
-def test_memory_is_that_of_a_process_per_model(report):
-    for model in report.models.values():
-        assert model.peak_rss_bytes > model.rss_before_loading_bytes > 10_000_000
-        assert model.peak_cuda_bytes is None
+        assert model.peak_rss_bytes > model.rss_before_loading_bytes > 10_000_000 and model.peak_cuda_bytes is None
 
 
 def test_energy_is_an_estimate_that_says_how_it_was_made(report):
@@ -497,7 +418,7 @@ def test_the_same_table_goes_to_the_terminal(report):
     assert [first.baseline, first.model] == parameters and first.ratio == parameters[1] / parameters[0]
     text = report.to_text()
     for row in report.table:
-        (line,) = [line for line in text.splitlines() if line.startswith(f"{row.label} ")]
+        (line,) = [line for line in text.splitlines() if line.startswith(f"{row.cells()['']} ")]
         assert f"{row.ratio:.2f}x" in line
     assert all(note in text for note in report.notes)
 
@@ -516,7 +437,7 @@ def test_numbers_are_given_in_their_units():
 def test_one_model_alone_has_no_ratios():
     report = report_on(model=measured())
     assert all(row.ratio is None for row in report.table)
-    assert [line.split() for line in report.to_text().splitlines() if line.startswith(" ")] == [["model"]]
+    assert not any(line.endswith("x") for line in report.to_text().splitlines())
 
 
 def test_notes_say_what_would_mislead():
@@ -572,66 +493,21 @@ def test_the_command_measures_prints_and_writes(checkpoints, tmp_path, monkeypat
     assert "time to first token, batch 1 (ms)" in shown
     assert "written to flab-bench in " in shown
     written = json.loads((tmp_path / "flab-bench" / EFFICIENCY_NAME).read_text(encoding="utf-8"))
-    assert written["workload"] == {
-        "prompt_tokens": 4,
-        "new_tokens": 2,
-        "batch_size": 1,
-        "repeats": 1,
-        "warmup": 0,
-        "energy_seconds": 0.0,
-    }
-    assert written["models"]["model"]["energy"] is None
+    assert written["workload"]["prompt_tokens"] == 4 and written["models"]["model"]["energy"] is None
     assert [path.name for path in tmp_path.iterdir()] == ["flab-bench"]
 
     assert command(monkeypatch, "-m", checkpoints[1]) == 1
     assert "flab_efficiency.json exists; name another folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        ((), 2, "the following arguments are required: MODEL"),
-        (("-m", "./none"), 1, "model './none' does not exist"),
-        (("-m", "{model}", "--baseline", "./none"), 1, "model './none' does not exist"),
-        (
-            ("-m", "./none", "--batch-size", "0"),
-            2,
-            "bench.batch_size (--batch-size): 0 should be greater than 0",
-        ),
-        (("-m", "./none", "--repeats", "many"), 2, "argument --repeats: invalid int value: 'many'"),
+def test_bad_usage_ends_with_a_message_and_writes_nothing(checkpoints, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for arguments, code, message in (
+        (("-m", checkpoints[1], "--baseline", "./none"), 1, "model './none' does not exist"),
+        (("-m", "./none", "--batch-size", "0"), 2, "bench.batch_size (--batch-size): 0 should be greater than 0"),
         (("-m", "./none", "--country", "XYZ"), 2, "(--country): 'XYZ' is not one of"),
         (("-m", "./none", "--device", "nowhere"), 2, "device 'nowhere' cannot be used here"),
-        (("-m", "./none", "--dtype", "int8"), 2, "argument --dtype: invalid choice: 'int8'"),
-    ],
-)
-def test_bad_usage_ends_with_a_message_and_writes_nothing(
-    checkpoints, tmp_path, monkeypatch, capsys, arguments, code, message
-):
-    monkeypatch.chdir(tmp_path)
-    arguments = [argument.format(model=checkpoints[1]) for argument in arguments]
-    assert command(monkeypatch, *arguments) == code
-    error = capsys.readouterr().err
-    assert message in error
-    assert "Traceback" not in error
+    ):
+        assert command(monkeypatch, *arguments) == code
+        assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_help_gives_the_defaults_of_the_function_and_imports_nothing_heavy():
-    parser = ArgumentParser()
-    BenchCommand.parse_args(parser)
-    text = " ".join(parser.format_help().split())
-    assert text.count("(default: ") == len(parser._actions) - 2  # --help and --model
-    for name, default in BenchSettings().workload.items():
-        start = text.rindex(f"--{name.replace('_', '-')} ")
-        assert f"(default: {default})" in text[start : start + 120]
-    code = (
-        "import sys\n"
-        "from optimum.commands.optimum_cli import main\n"
-        "sys.argv = ['optimum-cli', 'flab', 'bench', '--help']\n"
-        "try: main()\n"
-        "except SystemExit as end: assert not end.code\n"
-        "print([name for name in ('torch', 'transformers', 'codecarbon', 'matplotlib') if name in sys.modules])\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1] == "[]"

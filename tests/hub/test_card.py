@@ -13,7 +13,7 @@ from hub.conftest import FIVE_FAMILIES, change_json, efficiency_of, evaluation_o
 from huggingface_hub import ModelCard
 
 from optimum_flab.criteria import LAYERS, NEURONS
-from optimum_flab.evaluation.comparison import Passed, together
+from optimum_flab.evaluation.comparison import Passed, pooled_score
 from optimum_flab.export import export_gguf
 from optimum_flab.hub import terms as terms_module
 from optimum_flab.hub.card import CardRequest, render_card
@@ -84,7 +84,7 @@ def test_cards_are_valid_and_complete(family, evaluated, checkpoint, tmp_path):
         assert "| humaneval, pass@1 (164 problems) | 40.0% | 39.0% | 97.5% [90.0%, 110.0%] retained |" in first
         assert "| recode | robustness_drop (less is better) | 20 | 0.0% | not a number | not comparable |" in card.text
         assert "| perplexity, bits_per_byte (less is better) (90 problems) | 0.41 | 0.45 | +9.7% |" in first
-        assert "CO2e per 1000 tokens, estimate (g) | 0.5 | 0.4 | 0.80 ×" in card.text
+        assert "CO2e per 1000 tokens, estimate (g) | 0.500 | 0.400 | 0.80 ×" in card.text
     else:
         assert card.data.eval_results is None
         assert "| benchmarks | – | not evaluated | – |" in first
@@ -335,7 +335,7 @@ def test_retention_is_given_against_the_model_that_was_pruned_only(pruned, repor
     efficiency = efficiency_of(report, pruned)
     efficiency["models"]["baseline"]["parameters"] -= 1  # that of another model
     write_json(pruned / "flab_efficiency.json", efficiency)
-    assert "| CO2e per 1000 tokens, estimate (g) | 0.4 |\n" in card_of(pruned)
+    assert "| CO2e per 1000 tokens, estimate (g) | 0.400 |\n" in card_of(pruned)
 
 
 def test_how_a_score_was_made(pruned, report):
@@ -370,9 +370,9 @@ def test_a_score_that_is_not_a_number_is_no_result(pruned, report):
 
 
 def test_several_tasks_together_come_first_and_kinds_of_text_last(pruned, report):
-    passed = Passed("humaneval", range(164), [1, 0] * 82, [1] * 164)
-    lines = Passed("humaneval_infilling", [number // 7 for number in range(1033)], [1] * 1033, [1] * 1033)
-    both = json.loads(together(TOGETHER, [passed, lines]).model_dump_json())
+    passed = Passed("humaneval", range(164), [[1] * 164, [1, 0] * 82])
+    lines = Passed("humaneval_infilling", [number // 7 for number in range(1033)], [[1] * 1033, [1] * 1033])
+    both = json.loads(pooled_score(TOGETHER, [passed, lines]).model_dump_json())
     programs = {**both, "task": PROGRAMS}
     evaluation = evaluation_of(report)
     bits = evaluation["scores"][1]

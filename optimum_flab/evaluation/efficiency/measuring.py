@@ -22,7 +22,7 @@ from ...utils.progress import progress_bar
 from ..results import package_versions
 from .energy import check_country
 from .memory import Request, measure_apart
-from .report import EfficiencyReport, notes, spread, table
+from .report import EfficiencyReport, efficiency_table, notes, spread
 from .running import decode_speed, enough_memory, generate, prompt_ids, time_interleaved
 from .sizes import count_flops, weight_files
 
@@ -138,7 +138,7 @@ def measure_efficiency(
         workload=settings.workload,
         device=str(device),
         machine=_machine(device),
-        table=table(models, settings.batches),
+        table=efficiency_table(models),
         models=models,
         notes=tuple(notes(settings, models) + loading_notes),
         versions=package_versions(PACKAGES),

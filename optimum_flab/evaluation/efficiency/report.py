@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,13 +19,13 @@ from ...records.results import (
     Spread,
     result_text,
 )
+from ...records.rows import text_table
 from ...settings.efficiency import BenchSettings
 from ...utils.errors import FlabError
 
 
 # quartiles further apart than this share of the median: something else was probably running
 WIDE_SPREAD = 0.2
-Value = Spread | int | float | None
 
 
 def check_output(folder: str | Path, overwrite: bool = False) -> None:
@@ -47,12 +46,6 @@ class EfficiencyReport(EfficiencyRecord):
 
     def to_text(self) -> str:
         """The report as a table for the terminal."""
-        cells = [["", *self.models, *(["ratio"] if BASELINE in self.models else [])]]
-        for row in self.table:
-            values = [_cell(getattr(row, name)) for name in self.models]
-            ratio = "" if row.ratio is None else f"{row.ratio:.2f}x"
-            cells.append([row.label, *values, *([ratio] if BASELINE in self.models else [])])
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = []
         for name, model in self.models.items():
             revision = f" at {model.revision}" if model.revision else ""
@@ -63,9 +56,8 @@ class EfficiencyReport(EfficiencyRecord):
             f" generated; medians of {work['repeats']} rounds with quartiles",
             "",
         ]
-        for first, *others in cells:
-            others = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
-            lines.append("  ".join([f"{first:<{widths[0]}}", *others]).rstrip())
+        columns = ["", *self.models, *(["ratio"] if BASELINE in self.models else [])]
+        lines += text_table([columns, *([row.cells()[name] for name in columns] for row in self.table)])
         return "\n".join([*lines, "", *(f"note: {note}" for note in self.notes)])
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -85,66 +77,36 @@ class EfficiencyReport(EfficiencyRecord):
 # --- the table -----------------------------------------------------------------------------------------------------
 
 
-class Metric(NamedTuple):
-    """A row of the table; `read` returns a number in `unit` × `scale`."""
-
-    label: str
-    unit: str
-    scale: float
-    better: str
-    read: Callable[[MeasuredModel], Value]
-
-
-def metrics(batches: Sequence[int]) -> list[Metric]:
-    """The rows of the table, in order; those of times for each batch size."""
-
-    def by_batch(field: str, batch: int) -> Callable[[MeasuredModel], Spread]:
-        return lambda model: getattr(model, field)[batch]
-
-    def energy(field: str) -> Callable[[MeasuredModel], float | None]:
-        return lambda model: None if model.energy is None else getattr(model.energy, field)
-
-    return [
-        Metric("parameters", "", 1, "lower", lambda model: model.parameters),
-        Metric("checkpoint", "MB", 1e6, "lower", lambda model: model.checkpoint_bytes),
-        Metric("peak memory of the process", "MB", 1e6, "lower", lambda model: model.peak_rss_bytes),
-        Metric("peak memory on CUDA", "MB", 1e6, "lower", lambda model: model.peak_cuda_bytes),
-        Metric("FLOPs per prompt token", "million", 1e6, "lower", lambda model: model.flops_per_token.prefill),
-        Metric("FLOPs per generated token", "million", 1e6, "lower", lambda model: model.flops_per_token.decode),
-        *(
-            Metric(f"time to first token, batch {batch}", "ms", 1e-3, "lower", by_batch("time_to_first_token", batch))
-            for batch in batches
-        ),
-        *(
-            Metric(f"generation, batch {batch}", "tokens/s", 1, "higher", by_batch("tokens_per_second", batch))
-            for batch in batches
-        ),
-        Metric("energy per 1000 tokens, estimate", "Wh", 1, "lower", energy("wh_per_1000_tokens")),
-        Metric("CO2e per 1000 tokens, estimate", "g", 1, "lower", energy("co2e_grams_per_1000_tokens")),
-    ]
+def figures(model: MeasuredModel) -> dict[tuple[str, str], Spread | float | None]:
+    """What the table shows of a model, by metric and unit."""
+    energy = model.energy
+    times = model.time_to_first_token.items()
+    return {
+        ("parameters", ""): model.parameters,
+        ("checkpoint", "MB"): model.checkpoint_bytes / 1e6,
+        ("peak memory of the process", "MB"): model.peak_rss_bytes / 1e6,
+        ("peak memory on CUDA", "MB"): model.peak_cuda_bytes and model.peak_cuda_bytes / 1e6,
+        ("FLOPs per prompt token", "million"): model.flops_per_token.prefill / 1e6,
+        ("FLOPs per generated token", "million"): model.flops_per_token.decode / 1e6,
+        **{(f"time to first token, batch {batch}", "ms"): taken.in_unit(1e-3) for batch, taken in times},
+        **{(f"generation, batch {batch}", "tokens/s"): speed for batch, speed in model.tokens_per_second.items()},
+        ("energy per 1000 tokens, estimate", "Wh"): None if energy is None else energy.wh_per_1000_tokens,
+        ("CO2e per 1000 tokens, estimate", "g"): None if energy is None else energy.co2e_grams_per_1000_tokens,
+    }
 
 
-def table(models: Mapping[str, MeasuredModel], batches: Sequence[int]) -> tuple[EfficiencyRow, ...]:
-    """The table that the JSON file and the terminal show."""
-    rows = []
-    for metric in metrics(batches):
-        values = {name: in_unit(metric.read(model), metric.scale) for name, model in models.items()}
+def efficiency_table(models: Mapping[str, MeasuredModel]) -> tuple[EfficiencyRow, ...]:
+    """The table that the JSON file and the terminal show, without what was not measured."""
+    columns, rows = {name: figures(model) for name, model in models.items()}, list[EfficiencyRow]()
+    for metric, unit in columns[MODEL]:
+        values = {name: column[metric, unit] for name, column in columns.items()}
         if any(value is not None for value in values.values()):
-            ratio = ratio_of(values[MODEL], values.get(BASELINE))
-            rows.append(
-                EfficiencyRow(metric=metric.label, unit=metric.unit, better=metric.better, ratio=ratio, **values)
-            )
+            better, ratio = "higher" if unit == "tokens/s" else "lower", ratio_of(values[MODEL], values.get(BASELINE))
+            rows.append(EfficiencyRow(metric=metric, unit=unit, better=better, ratio=ratio, **values))
     return tuple(rows)
 
 
-def in_unit(value: Value, scale: float) -> Value:
-    """A value in another unit: divided by `scale`."""
-    if isinstance(value, Spread):
-        return value.in_unit(scale)
-    return value if value is None or scale == 1 else value / scale
-
-
-def ratio_of(value: Value, baseline: Value) -> float | None:
+def ratio_of(value: Spread | float | None, baseline: Spread | float | None) -> float | None:
     """`value / baseline`, of medians; `None` where one is missing or the baseline is zero."""
     above, below = (one.median if isinstance(one, Spread) else one for one in (value, baseline))
     return None if above is None or not below else above / below
@@ -154,22 +116,6 @@ def spread(values: Sequence[float]) -> Spread:
     """Median and quartiles of at least one measurement."""
     lower, middle, upper = np.percentile(values, (25, 50, 75)).tolist()
     return Spread(median=middle, lower_quartile=lower, upper_quartile=upper, repeats=len(values))
-
-
-def _cell(value: Value) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, Spread):
-        middle, lower, upper = map(number_text, (value.median, value.lower_quartile, value.upper_quartile))
-        return f"{middle} [{lower}, {upper}]"
-    return number_text(value)
-
-
-def number_text(value: float) -> str:
-    """Three significant digits, and every digit before the point."""
-    if isinstance(value, int) or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:#.3g}" if value else "0"
 
 
 def notes(settings: BenchSettings, models: Mapping[str, MeasuredModel]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sacrebleu.metrics import BLEU
 
-from ..comparison import OfSums
+from ..comparison import SumStatistic
 from ..data import Problems
 from ..problems import PlanProblem
 
@@ -68,4 +68,4 @@ def _bleu_of_sums(sums: np.ndarray) -> np.ndarray:
     )
 
 
-corpus_bleu = OfSums(lambda items: np.asarray(items, dtype=np.float64).reshape(-1, 10), _bleu_of_sums)
+corpus_bleu = SumStatistic(lambda items: np.asarray(items, dtype=np.float64).reshape(-1, 10), _bleu_of_sums)
