@@ -29,7 +29,7 @@ from .pruning.run import apply_plan, check_request, prune, work_folder
 from .pruning.time_budget import seconds_of
 from .records.checkpoint import Checkpoint
 from .records.folders import OutputFolder, check_space
-from .records.plan import PruningPlan
+from .records.plan import PLAN_NAME, PruningPlan
 from .records.summary import report_summary
 from .running.processes import Processes
 from .settings.configuration import FlabPrunerConfig
@@ -246,7 +246,7 @@ class FlabOptimizer:
         from .hub.push import push_to_hub
 
         folder = self.dense.folder
-        if self.pruned is None and folder is not None and Checkpoint(folder).is_pruned:
+        if self.pruned is None and folder is not None and Checkpoint(folder).has(PLAN_NAME):
             check_as_written(self.dense)
             return push_to_hub(folder, repo_id, **options)
         with TemporaryDirectory() as temporary:

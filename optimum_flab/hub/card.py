@@ -104,7 +104,7 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
         return Rendered(text, terms, terms.notes)
     others = sorted(path.name for path in checkpoint.folder.glob("*.gguf") if path.name not in checkpoint.gguf_files)
     notes = [f"{name} was not written by `flab export` from these weights: not in the card" for name in others]
-    notes += [*checkpoint.results.left_out, *terms.notes]
+    notes += [*checkpoint.other_results.values(), *terms.notes]
     return Rendered(text, terms, tuple(notes), render_page(checkpoint.report, checkpoint.evaluations))
 
 

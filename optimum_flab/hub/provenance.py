@@ -260,7 +260,11 @@ def limits(checkpoint: Checkpoint) -> list[str]:
         for note in step.notes
         if note
     ]
-    return [*said, *map(sentence, without_paths(notes)), *(f"{reason}." for reason in checkpoint.results.left_out)]
+    return [
+        *said,
+        *map(sentence, without_paths(notes)),
+        *(f"{reason}." for reason in checkpoint.other_results.values()),
+    ]
 
 
 def _limits_of_vocabulary(report: Report) -> Iterable[str]:

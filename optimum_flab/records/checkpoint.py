@@ -6,18 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..settings.files import CONFIG_NAME
 from ..tensors.gguf_header import PART, WEIGHTS_FIELD, read_header, type_name
 from ..utils.errors import ConfigurationError, FlabError
 from ..vocabulary.files import OLDER_CLASS
-from .json_files import ADVICE, parse_record, read_json
+from .json_files import ADVICE, read_json
 from .names import CARD_NAME, WEIGHTS, WEIGHTS_INDEX, is_license_file, is_result
 from .plan import ADVICE as PLAN_ADVICE
 from .plan import PLAN_NAME, PruningPlan, plan_weights
 from .report import REPORT_NAME, Report, parse_report
-from .results import EFFICIENCY_NAME, EVALUATION_NAME, EfficiencyRecord, EvaluationRecord
+from .results import EFFICIENCY_NAME, EVALUATION_NAME, EfficiencyRecord, EvaluationRecord, parse_result
 from .shards import shards
 from .trim import TRIM_NAME, TrimReport
 
@@ -26,20 +26,13 @@ if TYPE_CHECKING:
     from ..settings.configuration import FlabPrunerConfig
 
 
-class Results(NamedTuple):
-    """What was measured on a checkpoint, by the files that say so, and a sentence for each file about another."""
-
-    evaluations: dict[Path, EvaluationRecord]
-    efficiency: dict[Path, EfficiencyRecord]
-    left_out: list[str]
-
-
 class Checkpoint:
     """A folder with a pruned or trimmed model. Each of its files is read when it is first asked for, and then known.
 
     What is known already, since it was written just now, is assigned: `checkpoint.report = report`.
 
-    Every property that reads a file raises a [`FlabError`] if the file cannot be read, or is not what its name says.
+    What reads a file raises a [`FlabError`] if the file cannot be read, or is not what its name says; results a
+    [`ConfigurationError`] if a place holds none, two files hold the same score, or there are two files of efficiency.
 
     Args:
         folder (`str` or `Path`): of the model.
@@ -66,20 +59,16 @@ class Checkpoint:
             self._contents[path] = read_json(path, advice)
         return self._contents[path]
 
-    def _content_if_there(self, name: str) -> dict[str, Any] | None:
-        return self.content(name) if (self.folder / name).is_file() else None
+    def has(self, name: str) -> bool:
+        """Whether it holds a file of this name."""
+        return (self.folder / name).is_file()
 
     # --- what was done ------------------------------------------------------------------------------------------
 
     @property
     def is_trimmed(self) -> bool:
         """Whether `optimum-cli flab trim` wrote it."""
-        return (self.folder / TRIM_NAME).is_file()
-
-    @property
-    def is_pruned(self) -> bool:
-        """Whether it has a plan."""
-        return (self.folder / PLAN_NAME).is_file()
+        return self.has(TRIM_NAME)
 
     @cached_property
     def report(self) -> Report:
@@ -104,8 +93,7 @@ class Checkpoint:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The configuration of the run as it was written, or that of the run that made the plan."""
-        config = self._content_if_there(CONFIG_NAME)
-        return self.plan.settings if config is None else config
+        return self.content(CONFIG_NAME) if self.has(CONFIG_NAME) else self.plan.settings
 
     @property
     def config(self) -> FlabPrunerConfig | None:
@@ -116,8 +104,7 @@ class Checkpoint:
         """
         from ..settings.configuration import FlabPrunerConfig
 
-        content = self._content_if_there(CONFIG_NAME)
-        return None if content is None else FlabPrunerConfig.from_dict(content)
+        return FlabPrunerConfig.from_dict(self.settings) if self.has(CONFIG_NAME) else None
 
     def setting(self, *path: str) -> Any:
         """A setting; `None` where the configuration has none of that name, as those of other versions may not."""
@@ -141,17 +128,20 @@ class Checkpoint:
     @property
     def chat_template(self) -> bool:
         """Whether its tokenizer has one."""
-        config = self._content_if_there("tokenizer_config.json") or {}
-        return bool(config.get("chat_template")) or (self.folder / "chat_template.jinja").is_file()
+        stated = self._tokenizer_config.get("chat_template")
+        return bool(stated) or self.has("chat_template.jinja")
 
     @property
     def transformers(self) -> str | None:
         """The oldest release of transformers that reads it as the model that was measured, "4.57" or "5.0"; `None`
         where it does not say."""
-        config = self._content_if_there("tokenizer_config.json")
-        if config is None:
+        if not self._tokenizer_config:
             return None
-        return "4.57" if config.get("tokenizer_class") == OLDER_CLASS else "5.0"
+        return "4.57" if self._tokenizer_config.get("tokenizer_class") == OLDER_CLASS else "5.0"
+
+    @property
+    def _tokenizer_config(self) -> dict[str, Any]:
+        return self.content("tokenizer_config.json") if self.has("tokenizer_config.json") else {}
 
     @cached_property
     def gguf_files(self) -> dict[str, str]:
@@ -195,82 +185,60 @@ class Checkpoint:
 
     @property
     def evaluations(self) -> list[EvaluationRecord]:
-        """Those of these weights.
-
-        Raises:
-            [`ConfigurationError`]: see [`Checkpoint.results`].
-        """
-        return list(self.results.evaluations.values())
+        """Those of these weights."""
+        return [record for record in self._results.values() if isinstance(record, EvaluationRecord)]
 
     @property
     def efficiency(self) -> EfficiencyRecord | None:
-        """That of a checkpoint of this size.
-
-        Raises:
-            [`ConfigurationError`]: see [`Checkpoint.results`].
-        """
-        return next(iter(self.results.efficiency.values()), None)
+        """That of a checkpoint of this size."""
+        return next((record for record in self._results.values() if isinstance(record, EfficiencyRecord)), None)
 
     @property
     def result_files(self) -> list[Path]:
-        """Where both were read from.
-
-        Raises:
-            [`ConfigurationError`]: see [`Checkpoint.results`].
-        """
-        return [path for path in self._result_paths if path in {*self.results.evaluations, *self.results.efficiency}]
+        """Where both were read from."""
+        return list(self._results)
 
     @cached_property
-    def results(self) -> Results:
-        """What was measured on it. An evaluation states the hash of the weights it was made with. Efficiency depends
-        on sizes, not on the values of weights: it must agree in parameters and bytes.
+    def other_results(self) -> dict[Path, str]:
+        """Why other files with results are not about it."""
+        reasons = ((path, self._reason_against(record)) for path, record in self._all_results.items())
+        return {path: f"{path.name} {reason} and is left out" for path, reason in reasons if reason is not None}
 
-        Raises:
-            [`ConfigurationError`]: a place holds no results, two files hold the same score, or there are two
-                efficiency files.
-        """
-        results, stated = Results({}, {}, []), dict[str, Path]()
-        size = self.report.pruned.parameters, sum(path.stat().st_size for path in self.weight_files)
-        for path in self._result_paths:
-            names, content, advice = ["efficiency"], self._read(path), "evaluate or measure again"
-            if path.name.startswith(EVALUATION_NAME[:-5]):
-                evaluation = parse_record(EvaluationRecord, content, path, advice)
-                if (weights := evaluation.own_model.weights_sha256) != self.report.weights_sha256:
-                    sha256 = f"SHA-256 {weights[:12]}…"
-                    results.left_out.append(
-                        f"{path.name} is an evaluation of other weights ({sha256}) and is left out"
-                    )
-                    continue
-                results.evaluations[path] = evaluation
-                names = [f"{row.metric} of {row.task}" for row in evaluation.scores if row.of is None]
-            else:
-                measured = parse_record(EfficiencyRecord, content, path, advice)
-                if (measured.own_model.parameters, measured.own_model.checkpoint_bytes) != size:
-                    results.left_out.append(f"{path.name} measures a checkpoint of another size and is left out")
-                    continue
-                results.efficiency[path] = measured
-            for name in names:
+    @cached_property
+    def _results(self) -> dict[Path, EvaluationRecord | EfficiencyRecord]:
+        own = {path: record for path, record in self._all_results.items() if path not in self.other_results}
+        stated = dict[str, Path]()
+        for path, record in own.items():
+            for name in record.measured:
                 if (other := stated.setdefault(name, path)) != path:
                     raise ConfigurationError(
                         f"{name} is in both {str(other)!r} and {str(path)!r}; name one of them with `results`"
                     )
-        return results
+        return own
+
+    def _reason_against(self, record: EvaluationRecord | EfficiencyRecord) -> str | None:
+        """Efficiency depends on sizes, not on the values of weights: it must agree in parameters and bytes."""
+        if isinstance(record, EvaluationRecord):
+            weights = record.own_model.weights_sha256
+            is_own = weights == self.report.weights_sha256
+            return None if is_own else f"is an evaluation of other weights (SHA-256 {weights[:12]}…)"
+        size = self.report.pruned.parameters, sum(path.stat().st_size for path in self.weight_files)
+        is_own = (record.own_model.parameters, record.own_model.checkpoint_bytes) == size
+        return None if is_own else "measures a checkpoint of another size"
 
     @cached_property
-    def _result_paths(self) -> list[Path]:
-        """Files with evaluations and efficiency: those at its top, or those in other places and below them."""
-        if self.places is None:
-            return _results_among(self.folder.glob("*"))
-        paths: list[Path] = []
-        for place in map(Path, self.places):
-            results = _results_among([place] if place.is_file() else place.rglob("*"))
-            if not results:
+    def _all_results(self) -> dict[Path, EvaluationRecord | EfficiencyRecord]:
+        """By the files at its top, or those in other places and below them."""
+        paths = _results_among(self.folder.glob("*")) if self.places is None else []
+        for place in map(Path, self.places or ()):
+            found = _results_among([place] if place.is_file() else place.rglob("*"))
+            if not found:
                 raise ConfigurationError(
                     f"results {str(place)!r} hold neither {EVALUATION_NAME} nor {EFFICIENCY_NAME}; name what"
                     " `optimum-cli flab eval` or `flab bench` wrote"
                 )
-            paths += results
-        return list(dict.fromkeys(paths))
+            paths += found
+        return {path: parse_result(self._read(path), path) for path in dict.fromkeys(paths)}
 
     # --- whether it is whole ------------------------------------------------------------------------------------
 
@@ -280,12 +248,12 @@ class Checkpoint:
         if not self.folder.is_dir():
             raise ConfigurationError(f"{name} does not exist; name what `optimum-cli flab prune` wrote")
         needed = ("config.json", "tokenizer.json", PLAN_NAME, REPORT_NAME)
-        if missing := [file for file in needed if not (self.folder / file).is_file()]:
+        if missing := [file for file in needed if not self.has(file)]:
             raise ConfigurationError(
                 f"{name} is not a complete pruned model, since it lacks {', '.join(missing)}; name what"
                 " `optimum-cli flab prune` wrote"
             )
-        if all((self.folder / file).is_file() for file in (WEIGHTS, WEIGHTS_INDEX)):
+        if self.has(WEIGHTS) and self.has(WEIGHTS_INDEX):
             raise ConfigurationError(
                 f"{name} holds both {WEIGHTS} and {WEIGHTS_INDEX}, which names other files; delete the one that is"
                 " outdated"

@@ -68,7 +68,7 @@ def read_models(folders: Sequence[str]) -> list[ComparedModel]:
         found = checkpoint.folder.glob(f"{EVALUATION_NAME[:-5]}*")
         results = sorted(path for path in found if is_result(path.name))
         evaluations += [(name, parse_record(EvaluationRecord, read_json(path), path)) for path in results]
-        if (checkpoint.folder / REPORT_NAME).is_file():
+        if checkpoint.has(REPORT_NAME):
             models.append(ComparedModel(name, checkpoint.report))
         elif not results:
             raise ConfigurationError(f"folder {name!r} has neither {REPORT_NAME} nor {EVALUATION_NAME}")

@@ -5,11 +5,12 @@ Lightweight.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from .json_files import Record
+from .json_files import Record, parse_record
 from .paths import without_paths
 from .scores import Score, metric_text, retention_text, score_text
 
@@ -157,6 +158,11 @@ class EvaluationRecord(Record):
     def dense(self) -> EvaluatedModel | None:
         """The baseline."""
         return self.models.get("dense")
+
+    @property
+    def measured(self) -> list[str]:
+        """What its scores are of, in words."""
+        return [f"{row.metric} of {row.task}" for row in self.scores if row.of is None]
 
     def is_against(self, weights_sha256: str) -> bool:
         """Whether the baseline is the model with these weights."""
@@ -325,9 +331,24 @@ class EfficiencyRecord(Record):
     versions: dict[str, str | None] = {}
 
     @property
+    def measured(self) -> list[str]:
+        """What its figures are of, in words."""
+        return ["efficiency"]
+
+    @property
     def own_model(self) -> MeasuredModel:
         """The model that the figures belong to."""
         return self.models[MODEL]
+
+
+def parse_result(content: dict[str, Any], path: Path) -> EvaluationRecord | EfficiencyRecord:
+    """What a file of results says, which its name tells the kind of.
+
+    Raises:
+        [`FlabError`]: it is not as it was written.
+    """
+    form = EvaluationRecord if path.name.startswith(EVALUATION_NAME[:-5]) else EfficiencyRecord
+    return parse_record(form, content, path, "evaluate or measure again")
 
 
 def result_text(result: Record) -> str:
