@@ -208,7 +208,9 @@ def write_gguf_files(pruned: PrunedModel, dense: LoadedModel, folder: Path, type
     from .hub.card import write_card
 
     data = DataSettings() if pruned.config is None else pruned.config.data
-    model, done, matrix = _in_files(pruned, dense, folder), list[Exported](), None
+    model = _in_files(pruned, dense, folder)
+    done = list[Exported]()
+    matrix = None
     try:
         for kind in dict.fromkeys(types):
             path = folder / gguf_name(pruned.report.base_model.name, kind)
@@ -224,7 +226,8 @@ def write_gguf_files(pruned: PrunedModel, dense: LoadedModel, folder: Path, type
 
 def _in_files(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> LoadedModel:
     """A pruned model with its weights in the files that were just written."""
-    files, device = ModelFiles(str(folder), str(folder), folder), torch.device("cpu")
+    files = ModelFiles(str(folder), str(folder), folder)
+    device = torch.device("cpu")
     dtype = choose_dtype("auto", pruned.model.dtype, device)
     stored = lossless_tensors(files, copy.deepcopy(pruned.model.config), dtype, None)
     assert stored is not None  # they are safetensors files of a stock class
@@ -242,7 +245,8 @@ def _in_files(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> LoadedMo
 
 def _is_only_trimmed(pruned: PrunedModel, source: Path, kind: str) -> bool:
     """Whether the pruned model is a GGUF file of this type but for the tokens that it lacks."""
-    plan, header = pruned.plan, read_header(source)
+    plan = pruned.plan
+    header = read_header(source)
     layers = header.fields.get(f"{header.architecture}.block_count", 0)
     whole = plan.kept_tokens is not None and len(plan.kept_tokens) == plan.vocab_size
     with suppress(KeyError, ValueError):  # it does not say, or a newer one
@@ -255,7 +259,8 @@ def _trimmed_gguf(pruned: PrunedModel, source: Path, path: Path) -> Exported:
     from .trim.gguf import GgufModel
     from .vocabulary.files import SAMPLES
 
-    model, kept = GgufModel(source, more={WEIGHTS_FIELD: str(pruned.report.weights_sha256)}), pruned.plan.kept_tokens
+    model = GgufModel(source, more={WEIGHTS_FIELD: str(pruned.report.weights_sha256)})
+    kept = pruned.plan.kept_tokens
     assert kept is not None  # its vocabulary is what was pruned
     with temporary_folder(path) as folder:
         model.check_tokens(kept, folder, SAMPLES)

@@ -39,7 +39,9 @@ class PruningVerb(FlabVerb):
         from ..pruned import note_completion, write_gguf_files
         from ..records.report import report_text
 
-        pruned, dense, folder = optimizer.pruned, optimizer.dense, user_path(self.args.output)
+        pruned = optimizer.pruned
+        dense = optimizer.dense
+        folder = user_path(self.args.output)
         assert pruned is not None  # it was written just now
         as_json = getattr(self.args, "json", False)
         show: Callable[[str], None] = (lambda text: None) if as_json else self.say

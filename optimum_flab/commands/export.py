@@ -29,7 +29,9 @@ class ExportCommand(FlabVerb):
         arguments.add(optional, "--revision", "--family")
 
     def execute(self) -> None:
-        args, settings, data = self.args, self.settings.export, self.settings.data
+        args = self.args
+        settings = self.settings.export
+        data = self.settings.data
 
         from ..checkpoints.loading import load_dense
         from ..export import check_path, export_gguf

@@ -63,14 +63,17 @@ def model_fields(config: Any, family: Family) -> dict[str, Any]:
 
 
 def _check_expected(config: Any, family: Family) -> None:
-    facts, heads = gguf_facts(family), getattr(config, family.sizes["head"])
+    facts = gguf_facts(family)
+    heads = getattr(config, family.sizes["head"])
     wanted = {**facts.expects, **{name: getattr(config, other) for name, other in facts.equal.items()}}
     values = {name: getattr(config, name, value) for name, value in wanted.items()}
     size = _head_size(config, family)
     if facts.whole_heads:
-        wanted["head_dim"], values["head_dim"] = getattr(config, family.sizes["hidden"]) // heads, size
+        wanted["head_dim"] = getattr(config, family.sizes["hidden"]) // heads
+        values["head_dim"] = size
     if not facts.partial_heads:
-        wanted["partial_rotary_factor"], values["partial_rotary_factor"] = 1.0, _rotary_channels(config, family) / size
+        wanted["partial_rotary_factor"] = 1.0
+        values["partial_rotary_factor"] = _rotary_channels(config, family) / size
     for name, value in wanted.items():
         if values[name] != value:
             raise FlabError(
@@ -94,7 +97,8 @@ def rope_tensors(config: Any, family: Family) -> dict[str, torch.Tensor]:
         `dict[str, torch.Tensor]`: each of shape `(pairs,)`, float32.
     """
     rope = _rope(config)
-    kind, pairs = _kind(rope), _rotary_channels(config, family) // 2
+    kind = _kind(rope)
+    pairs = _rotary_channels(config, family) // 2
     if kind == "llama3":
         return {"rope_freqs.weight": _llama3_factors(rope, pairs)}
     if kind == "longrope":

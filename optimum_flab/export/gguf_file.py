@@ -107,12 +107,15 @@ def export_gguf(
     """
     import gguf
 
-    settings, data = settings or ExportSettings(), data or DataSettings()
+    settings = settings or ExportSettings()
+    data = data or DataSettings()
     path = check_path(path, settings)
-    config, family = model.model.config, model.family
+    config = model.model.config
+    family = model.family
     fields, tokenizer = file_fields(model.model, model.tokenizer, family, settings.pre_tokenizer)
     tensors: Mapping[str, torch.Tensor] = own_tensors(model.model) if model.stored is None else model.stored
-    pieces, more = pieces_of(own_tensors(model.model), config, family), rope_tensors(config, family)
+    pieces = pieces_of(own_tensors(model.model), config, family)
+    more = rope_tensors(config, family)
     window = ignored_window(config, family)
     notes = list(tokenizer.notes)
     if window is not None:

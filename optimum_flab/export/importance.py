@@ -39,15 +39,19 @@ class InputSquares(LayerObserver):
 
     def observe(self, index: int) -> dict[str, torch.Tensor]:
         """See [`LayerObserver.observe`]."""
-        reading, layer, hidden = self.reading, self.reading.layers[index], self.streams["hidden"]
+        reading = self.reading
+        layer = self.reading.layers[index]
+        hidden = self.streams["hidden"]
         paths = [path for path, module in layer.named_modules() if isinstance(module, nn.Linear)]
-        has_experts, kept = reading.family.has_experts(layer), dict[str, torch.Tensor]()
+        has_experts = reading.family.has_experts(layer)
+        kept = dict[str, torch.Tensor]()
         for batch, (x, mask) in enumerate(zip(reading.inputs, reading.masks, strict=True)):
             with ExitStack() as stack:
                 runs = stack.enter_context(recorded(layer, *paths))
                 given = stack.enter_context(routed(reading.family, layer)) if has_experts else []
                 after = run_layer(layer, hidden[batch], x.kwargs[index])
-            hidden[batch], real = reading.workspace.stored(after), mask.flatten()
+            hidden[batch] = reading.workspace.stored(after)
+            real = mask.flatten()
             read = {f"{path}.weight": [rows.reshape(len(real), -1)[real]] for path, (rows, _) in runs.items()}
             for name, parts in [*read.items(), *(pair for one in given for pair in self._by_expert(layer, one, real))]:
                 sums = torch.stack([rows.float().square().sum(dim=0) for rows in parts]).cpu()
@@ -117,7 +121,8 @@ def write_importance_matrix(path: Path, model: LoadedModel, pieces: Sequence[Pie
     changes = {"calibration_tokens": TOKENS, "mix": mix if any(mix.values()) else KINDS}
     documents = read_text_sets(model.tokenizer, data.model_copy(update=changes), 0).calibration
     workspace = Workspace(None if model.stored is None else path.parent)
-    readable, texts = model.with_weights(workspace).on_its_device(), [document.text for document in documents]
+    readable = model.with_weights(workspace).on_its_device()
+    texts = [document.text for document in documents]
     tensors = importance_matrix(readable, pieces, texts, data, workspace)
     writer = gguf.GGUFWriter(path, "imatrix")
     writer.add_type("imatrix")

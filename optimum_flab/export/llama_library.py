@@ -54,7 +54,9 @@ def quantise(source: bytes, target: bytes, kind: int, matrix: Mapping[str, np.nd
     names = [ffi.new("char[]", name.encode()) for name in matrix]  # they live as long as this list
     entries = ffi.new("struct llama_model_imatrix_data[]", len(matrix) + 1)  # the last one, of zeros, ends it
     for entry, name, values in zip(entries, names, matrix.values(), strict=False):
-        entry.name, entry.data, entry.size = name, ffi.from_buffer("float[]", values), values.size
+        entry.name = name
+        entry.data = ffi.from_buffer("float[]", values)
+        entry.size = values.size
     if matrix:
         settings.imatrix = entries
     return library.llama_model_quantize(source, target, ffi.new("llama_model_quantize_params *", settings))

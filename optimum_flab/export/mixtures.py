@@ -107,7 +107,8 @@ def tensor_format(piece: Piece, row: int, setting: Setting) -> str:
         row (`int`): weights in one of its rows.
         setting ([`Setting`]): of the file.
     """
-    blocks, part = _blocks(), piece.name.removesuffix(".weight")
+    blocks = _blocks()
+    part = piece.name.removesuffix(".weight")
     if not piece.is_matrix:
         return "F32"
     if setting.kind in OWN_TYPES:

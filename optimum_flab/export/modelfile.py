@@ -57,7 +57,10 @@ def chat_template(chat: Callable[[list[Turn]], str | None]) -> tuple[str | None,
     Args:
         chat (`Callable`): returns the text of a conversation, or `None`.
     """
-    asked, answered, again, told = ("one question", "one answer", "another question", "one instruction")
+    asked = "one question"
+    answered = "one answer"
+    again = "another question"
+    told = "one instruction"
     turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     alone = _between(chat(turns), asked, answered)
     longer = _between(chat([*turns, {"role": "user", "content": again}, turns[1]]), asked, answered, again, answered)
@@ -69,7 +72,8 @@ def chat_template(chat: Callable[[list[Turn]], str | None]) -> tuple[str | None,
     is_uniform = longer == [first, before_answer, end + opening, before_answer, end]
     if not is_uniform or any(mark in "".join(longer) for mark in ("{{", '"""')):
         return None, ""
-    question, system = opening, ""
+    question = opening
+    system = ""
     if instructed is not None and instructed[2:] == alone[1:]:
         before, after = instructed[:2]
         question = f"{{{{ if .System }}}}{before}{{{{ .System }}}}{after}{{{{ else }}}}{opening}{{{{ end }}}}"

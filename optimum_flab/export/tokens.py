@@ -215,10 +215,12 @@ def _infilling_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     form = infilling_format(tokenizer)
     if form is None:
         return {}
-    vocabulary, template = tokenizer.get_vocab(), form.template
+    vocabulary = tokenizer.get_vocab()
+    template = form.template
     for text in ("{prefix}", "{suffix}"):
         template = template.replace(text, f"\0{text}\0")
-    marks, names = [part for part in template.split("\0") if part], {"{prefix}": "fim_pre", "{suffix}": "fim_suf"}
+    marks = [part for part in template.split("\0") if part]
+    names = {"{prefix}": "fim_pre", "{suffix}": "fim_suf"}
     marks_by_key = {names[text]: mark for mark, text in pairwise(marks) if text in names}
     if marks[-1] not in names:
         marks_by_key["fim_mid"] = marks[-1]

@@ -79,7 +79,8 @@ def pieces_of(outlines: Mapping[str, torch.Tensor], config: Any, family: Family)
 def _pieces(
     name: str, outline: torch.Tensor, names: gguf.TensorNameMap, config: Any, family: Family
 ) -> Iterator[Piece]:
-    shape, axes = tuple(outline.shape), family.axes(name) or ()
+    shape = tuple(outline.shape)
+    axes = family.axes(name) or ()
     if "expert" in axes and "neuron*2" in axes:
         half = shape[-2] // 2
         path = name.rpartition(".")[0]

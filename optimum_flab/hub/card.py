@@ -76,7 +76,8 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
     own = [card for card in request.earlier if is_generated(card)]
     known = [metadata_of(card) for card in own if base.weights_sha256 in card]
     terms = resolve_terms(base, request.stated, ChainMap(*known), request.ask_hub)
-    name, done = code([terms.name]), "trimmed" if is_trimmed else "pruned"
+    name = code([terms.name])
+    done = "trimmed" if is_trimmed else "pruned"
     title = request.repo_id.split("/")[-1] if request.repo_id else f"{terms.name}, {done}"
     data = trimmed.trimmed_metadata(checkpoint.trim, terms) if is_trimmed else card_data(checkpoint, terms, title)
     for card in own:
@@ -133,7 +134,8 @@ def write_card(
     Raises:
         [`FlabError`]: the folder cannot be written to, or holds a `README.md` that was not written by this software.
     """
-    settings, before = settings or CardSettings(), checkpoint.card
+    settings = settings or CardSettings()
+    before = checkpoint.card
     if before is not None and not is_generated(before) and not settings.overwrite_card:
         raise FlabError(
             f"{str(checkpoint.folder / CARD_NAME)!r} was not written by optimum-flab, or was changed outside its"
@@ -141,7 +143,8 @@ def write_card(
         )
     cards = [card for card in (before, earlier) if card is not None]
     card = render_card(checkpoint, CardRequest(settings, settings.repo_id, earlier=cards, ask_hub=ask_hub))
-    contents, stale = dict[str, bytes](), list[Path]()
+    contents = dict[str, bytes]()
+    stale = list[Path]()
     if checkpoint.places is not None and not checkpoint.is_trimmed:
         for name in (EVALUATION_NAME, EFFICIENCY_NAME):
             own = [path for path in checkpoint.result_files if path.name.startswith(name[:-5])]

@@ -108,11 +108,9 @@ def sources_text(named: Collection[str] | None, default: str, checkpoint: Checkp
 
 def _beside_corpus(checkpoint: Checkpoint) -> list[str]:
     """What decides the vocabulary together with a corpus, or in its place."""
-    counts, preset, texts = (
-        checkpoint.setting("data", "counts"),
-        checkpoint.setting("data", "preset"),
-        checkpoint.report.texts,
-    )
+    counts = checkpoint.setting("data", "counts")
+    preset = checkpoint.setting("data", "preset")
+    texts = checkpoint.report.texts
     number = "" if texts is None else f"{texts.preset_words:,} "
     words = f"the {number}packaged words of the preset {code([preset])}" if preset else ""
     files = f"the counts in {code(without_paths(counts, (), 'sources'))}" if counts else ""
@@ -179,7 +177,9 @@ def _counted_rows(texts: TextCounts, checkpoint: Checkpoint) -> list[list[str]]:
 
 def recovery_rows(checkpoint: Checkpoint, recovery: Recovery) -> list[list[str]]:
     """What a pruned model was trained with: label, value."""
-    settings, data, training = recovery.settings, recovery.data, recovery.training
+    settings = recovery.settings
+    data = recovery.data
+    training = recovery.training
     how = [f"{name}: {cell(settings[name])}" for name in ("loss", "answers") if settings.get(name)]
     how += [f"learning rate: {settings['learning_rate']:g}"] if settings.get("learning_rate") else []
     how += ["all weights"] if settings.get("method") == "full" else [f"LoRA rank: {settings.get('rank')}"]
@@ -242,7 +242,8 @@ def unevaluated_tasks(evaluations: Iterable[EvaluationRecord]) -> list[str]:
 
 def limits(checkpoint: Checkpoint) -> list[str]:
     """What the measurements say about limits, and what was not measured; a sentence or two each."""
-    said, missing = list(_limits_of_vocabulary(checkpoint.report)), unevaluated_tasks(checkpoint.evaluations)
+    said = list(_limits_of_vocabulary(checkpoint.report))
+    missing = unevaluated_tasks(checkpoint.evaluations)
     if not checkpoint.evaluations:
         said.append(
             "No task was evaluated on these weights: whether the model still writes working code is not known from"
@@ -268,7 +269,8 @@ def limits(checkpoint: Checkpoint) -> list[str]:
 
 
 def _limits_of_vocabulary(report: Report) -> Iterable[str]:
-    texts, held_out = report.texts, report.held_out
+    texts = report.texts
+    held_out = report.held_out
     before, after = (side.sizes["vocab_size"] for side in (report.dense, report.pruned))
     if before != after:
         yield (

@@ -127,14 +127,16 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, **options: Any) ->
     """
     from huggingface_hub import ModelCard, get_token
 
-    checkpoint, settings = Checkpoint(os.fspath(folder)), PushSettings(**options)
+    checkpoint = Checkpoint(os.fspath(folder))
+    settings = PushSettings(**options)
     check_repo_id(repo_id)
     check_files(checkpoint)
     included = included_files(checkpoint, settings.include)
     if get_token() is None and not settings.dry_run:
         raise FlabError("there is no token for the Hub; run `hf auth login`, or set HF_TOKEN, and push again")
 
-    api, notes = hub_client(), []
+    api = hub_client()
+    notes = []
     with translate_errors(f"the files in {folder} belong together, but {repo_id} could not be looked at"):
         state = repository_state(api, repo_id, settings)
         if get_token() is None:
@@ -180,7 +182,8 @@ def send(api: HfApi, state: RepositoryState, change: Change, settings: PushSetti
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    repo_id, branch = state.repo_id, settings.revision or "main"
+    repo_id = state.repo_id
+    branch = settings.revision or "main"
     if state.head is None:
         with translate_errors(f"{repo_id} could not be created"):
             api.create_repo(repo_id, private=settings.private or None)
@@ -252,7 +255,8 @@ def repository_state(api: HfApi, repo_id: str, settings: PushSettings) -> Reposi
         try:
             info = api.model_info(repo_id, revision=settings.revision)
         except RevisionNotFoundError:
-            info, has_branch = api.model_info(repo_id), False
+            info = api.model_info(repo_id)
+            has_branch = False
     except GatedRepoError:
         raise
     except RepositoryNotFoundError:
@@ -391,7 +395,9 @@ def files_to_send(checkpoint: Checkpoint, card: Rendered, included: Set[str]) ->
     Raises:
         [`ConfigurationError`]: one of them is a link to a file elsewhere.
     """
-    folder, known, datasets = checkpoint.folder, {*included, *named_files(checkpoint)}, read_datasets(checkpoint)
+    folder = checkpoint.folder
+    known = {*included, *named_files(checkpoint)}
+    datasets = read_datasets(checkpoint)
     root = folder.resolve()
     root = root.parents[1] if root.parent.name == "snapshots" else root  # in the Hub's cache files are links
     files: dict[str, Path | bytes] = {}

@@ -64,7 +64,8 @@ def resolve_terms(base: Base, stated: TermsSettings, earlier: Mapping[str, Any],
         )
     base_model = stated.base_model or recorded or earlier.get("base_model")
     terms = Terms(PureWindowsPath(base.name).name or base.name, base_model)
-    card, notes = base.card or BaseCard(), []
+    card = base.card or BaseCard()
+    notes = []
     if card.license is None and base_model and ask_hub:
         text, trouble = hub_card(base_model, base.revision if recorded else None)
         if text is not None:

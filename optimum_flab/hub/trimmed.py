@@ -20,7 +20,8 @@ TEMPLATE = Path(__file__).with_name("trimmed.md.jinja")
 
 def check_trimmed(checkpoint: Checkpoint) -> None:
     """Raises a [`FlabError`] if files of a trimmed model are missing, or were changed since."""
-    report, folder = checkpoint.trim, checkpoint.folder
+    report = checkpoint.trim
+    folder = checkpoint.folder
     missing = [name for name in (*report.files, PLAN_NAME) if not (folder / name).is_file()]
     if missing:
         raise FlabError(f"the trimmed model in {str(folder)!r} lacks {', '.join(missing)}; trim it again")

@@ -19,7 +19,9 @@ from .atomic import errors_of_writing, take_lock
 # A run writes to this hidden folder of the output folder, under these names. A mount point cannot be renamed, and its
 # parent may not be writable.
 WORK = ".flab-output"
-NEW, READY, OLD = "new", "ready", "old"
+NEW = "new"
+READY = "ready"
+OLD = "old"
 # what file systems and desktops put into folders: ignored, and not moved
 IGNORED = frozenset({WORK, "lost+found", ".DS_Store"})
 # a folder without it is not a checkpoint: it is removed first and added last, so that nobody reads a mixture

@@ -175,7 +175,9 @@ def plan_weights(content: Mapping[str, Any], file: Path) -> Mapping[str, Tensor]
 
     from ..tensors.lazy import StoredTensors
 
-    beside, compensated, weights = file.with_name(WEIGHTS_NAME), content.get("compensated"), None
+    beside = file.with_name(WEIGHTS_NAME)
+    compensated = content.get("compensated")
+    weights = None
     if compensated == [] and not beside.exists():
         return {}
     with suppress(OSError, SafetensorError, ValueError):

@@ -24,7 +24,8 @@ def listed_shards(folder: Path, name: str = WEIGHTS) -> list[Path]:
     Raises:
         [`FlabError`]: the index of the files is damaged.
     """
-    single, index = folder / name, folder / f"{name}.index.json"
+    single = folder / name
+    index = folder / f"{name}.index.json"
     if single.is_file() or not index.is_file():
         return [single]
     names = read_json(index, DOWNLOAD).get("weight_map")
