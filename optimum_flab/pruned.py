@@ -96,7 +96,9 @@ def read_pruned(folder: str | Path, dense: LoadedModel) -> PrunedModel:
     plan = checkpoint.whole_plan
     check_plan(dense.model, dense.family, plan)
     loaded = load_dense(folder, device="cpu", dtype=plan.dtype)
-    return PrunedModel(loaded.model, loaded.tokenizer, plan, checkpoint.report, checkpoint.config)
+    return PrunedModel(
+        loaded.model, loaded.tokenizer, plan, checkpoint.report, checkpoint.config, folder=checkpoint.folder
+    )
 
 
 def check_as_written(loaded: LoadedModel) -> None:
@@ -165,7 +167,7 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
         dense ([`LoadedModel`]): what it was pruned from, with its weights in memory or in their files.
 
     Returns:
-        [`PrunedModel`]: with the hash of its weights in its report.
+        [`PrunedModel`]: with its folder, and the hash of its weights in its report.
     """
     from .hub.card import write_card
 
@@ -181,25 +183,17 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
         for name, path in pruned.files.items():
             (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial / name)
         write_files(partial, {REPORT_NAME: report_text(pruned.report).encode()})
-        write_card(_as_written(pruned, partial), earlier=earlier, ask_hub=False)
+        write_card(replace(pruned, folder=partial).checkpoint, earlier=earlier, ask_hub=False)
     clear_saved_stages(pruned)
-    return pruned
+    return replace(pruned, folder=output.folder)
 
 
-def _as_written(pruned: PrunedModel, folder: Path) -> Checkpoint:
-    """The folder that a pruned model was written to: what its records say is in hand."""
-    checkpoint = Checkpoint(folder)
-    checkpoint.report, checkpoint.plan = pruned.report, pruned.plan
-    return checkpoint
-
-
-def write_gguf_files(pruned: PrunedModel, dense: LoadedModel, folder: Path, types: Sequence[str]) -> list[Exported]:
-    """Writes a pruned model as GGUF files beside the weights that were just written, and names them in its card.
+def write_gguf_files(pruned: PrunedModel, dense: LoadedModel, types: Sequence[str]) -> list[Exported]:
+    """Writes a pruned model as GGUF files beside its weights, which were just written, and names them in its card.
 
     Args:
         dense ([`LoadedModel`]): what it was pruned from. If that is a GGUF file and only its vocabulary was pruned,
             the file of its own type is that one with fewer rows: nothing is quantised again.
-        folder (`Path`): where the weights are.
         types (`Sequence[str]`): of the files, see [`~settings.export.ExportSettings`].
 
     Raises:
@@ -208,24 +202,25 @@ def write_gguf_files(pruned: PrunedModel, dense: LoadedModel, folder: Path, type
     from .hub.card import write_card
 
     data = DataSettings() if pruned.config is None else pruned.config.data
-    model = _in_files(pruned, dense, folder)
+    model = _in_files(pruned, dense)
     done = list[Exported]()
     matrix = None
     try:
         for kind in dict.fromkeys(types):
-            path = folder / gguf_name(pruned.report.base_model.name, kind)
+            path = pruned.checkpoint.folder / gguf_name(pruned.report.base_model.name, kind)
             if dense.gguf is not None and _is_only_trimmed(pruned, dense.gguf, kind):
                 done.append(_trimmed_gguf(pruned, dense.gguf, path))
                 continue
             done.append(export_gguf(model, path, ExportSettings(type=kind), data, matrix))
             matrix = done[-1].matrix or matrix
     finally:  # one of them may fail
-        write_card(_as_written(pruned, folder), ask_hub=False)
+        write_card(pruned.checkpoint, ask_hub=False)
     return done
 
 
-def _in_files(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> LoadedModel:
+def _in_files(pruned: PrunedModel, dense: LoadedModel) -> LoadedModel:
     """A pruned model with its weights in the files that were just written."""
+    folder = pruned.checkpoint.folder
     files = ModelFiles(str(folder), str(folder), folder)
     device = torch.device("cpu")
     dtype = choose_dtype("auto", pruned.model.dtype, device)
@@ -269,8 +264,8 @@ def _trimmed_gguf(pruned: PrunedModel, source: Path, path: Path) -> Exported:
     return Exported((WrittenFile(path, path.stat().st_size, file_sha256(path)),), (note,))
 
 
-def note_completion(pruned: PrunedModel, folder: Path, prompt: str, texts: Mapping[str, str]) -> PrunedModel:
-    """Adds a completion to the report of a pruned model that was just written to a folder, and to the page of it.
+def note_completion(pruned: PrunedModel, prompt: str, texts: Mapping[str, str]) -> PrunedModel:
+    """Adds a completion to the report of a pruned model that was just written, and to the page of it.
 
     Args:
         texts (`Mapping[str, str]`): those of [`completions`].
@@ -280,7 +275,8 @@ def note_completion(pruned: PrunedModel, folder: Path, prompt: str, texts: Mappi
     added = ComparedCompletion(prompt=prompt, **texts)
     pruned = pruned.with_report(completions=(*pruned.report.completions, added))
     page = render_page(pruned.report, ())
-    write_files(folder, {REPORT_NAME: report_text(pruned.report).encode(), PAGE_NAME: page.encode()})
+    contents = {REPORT_NAME: report_text(pruned.report).encode(), PAGE_NAME: page.encode()}
+    write_files(pruned.checkpoint.folder, contents)
     return pruned
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,21 +40,19 @@ class PruningVerb(FlabVerb):
         from ..pruned import note_completion, write_gguf_files
         from ..records.report import report_text
 
-        pruned = optimizer.pruned
-        dense = optimizer.dense
-        folder = user_path(self.args.output)
-        assert pruned is not None  # it was written just now
+        assert optimizer.pruned is not None  # it was written just now
+        pruned = replace(optimizer.pruned, folder=user_path(self.args.output))  # as the user named it
         as_json = getattr(self.args, "json", False)
         show: Callable[[str], None] = (lambda text: None) if as_json else self.say
         show(optimizer.summary())
         if types:
-            for exported in write_gguf_files(pruned, dense, folder, types):
+            for exported in write_gguf_files(pruned, optimizer.dense, types):
                 show(f"\n{exported.to_text()}")
         if (prompt := self.args.prompt) is not None:
             texts = optimizer.complete(prompt)
             for name, text in texts.items():
                 show(f"\n--- completion by the {name} model\n{text}")
-            pruned = note_completion(pruned, folder, prompt, texts)
+            pruned = note_completion(pruned, prompt, texts)
         show(f"\nwritten to {self.args.output}; pruning took {duration(pruned.report.pruning_seconds)}")
         if as_json:
             print(report_text(pruned.report), end="")

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..records.checkpoint import Checkpoint
 from ..records.paths import last_name
 from ..records.plan import PruningPlan
 from ..records.report import Report
@@ -27,6 +28,7 @@ class PrunedModel:
         config ([`FlabPrunerConfig`], *optional*): what was requested; `None` if a plan was applied.
         files (`dict[str, Path]`): files and folders to be put beside the weights, by their names there.
         work ([`WorkFolder`], *optional*): where the stages were saved.
+        folder (`Path`, *optional*): where it was written to, or read from.
     """
 
     model: PreTrainedModel
@@ -36,6 +38,16 @@ class PrunedModel:
     config: FlabPrunerConfig | None
     files: dict[str, Path] = field(default_factory=dict)
     work: WorkFolder | None = None
+    folder: Path | None = None
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Its folder, of which it has the records in hand."""
+        assert self.folder is not None  # it was written
+        checkpoint = Checkpoint(self.folder)
+        checkpoint.report = self.report
+        checkpoint.plan = self.plan
+        return checkpoint
 
     def __repr__(self) -> str:
         report, pruned = self.report, self.report.pruned

@@ -347,8 +347,10 @@ def parse_result(content: dict[str, Any], path: Path) -> EvaluationRecord | Effi
     Raises:
         [`FlabError`]: it is not as it was written.
     """
-    form = EvaluationRecord if path.name.startswith(EVALUATION_NAME[:-5]) else EfficiencyRecord
-    return parse_record(form, content, path, "evaluate or measure again")
+    advice = "evaluate or measure again"
+    if path.name.startswith(EVALUATION_NAME[:-5]):
+        return parse_record(EvaluationRecord, content, path, advice)
+    return parse_record(EfficiencyRecord, content, path, advice)
 
 
 def result_text(result: Record) -> str:
