@@ -258,15 +258,9 @@ def test_running_out_of_memory_says_what_to_lower():
 def test_only_the_weight_files_that_are_loaded_count(tmp_path):
     files = ModelFiles("a", str(tmp_path), tmp_path)
     assert weight_files(files) == []
-    (tmp_path / "pytorch_model.bin").write_bytes(b"older")
-    assert [path.name for path in weight_files(files)] == ["pytorch_model.bin"]
-    index = {"weight_map": {"x": "model-2.safetensors", "y": "model-1.safetensors", "z": "model-2.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    for name in index["weight_map"].values():
-        (tmp_path / name).write_bytes(b"part")
-    assert [path.name for path in weight_files(files)] == ["model-1.safetensors", "model-2.safetensors"]
-    (tmp_path / "model.safetensors").write_bytes(b"whole")
-    assert [path.name for path in weight_files(files)] == ["model.safetensors"]
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"whole")
+        assert weight_files(files) == [tmp_path / name]
     assert weight_files(replace(files, gguf=tmp_path / "a.gguf")) == [tmp_path / "a.gguf"]
 
 
