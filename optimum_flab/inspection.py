@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import torch
 
 from .families import family_for
 from .pruning.components import components_of, outline, sizes_of
-from .pruning.limits import body_notes, shapes_to_compare, size_limits
+from .pruning.limits import body_notes, candidates_for
 from .records.rows import text_table
 from .records.verdict import programs_by_body
 from .settings.configuration import FlabPrunerConfig
@@ -153,42 +152,37 @@ def inspect_model(
         dense = LoadedModel(
             model, tokenizer, found, str(model_name_or_path), storage_dtype=stored, computed_on=torch.device("cpu")
         )
-        outlook = outlook_of(dense, sizes, pruning)
+        outlook = outlook_of(dense, pruning)
     return Inspection(str(model_name_or_path), sizes, outlook)
 
 
-def outlook_of(dense: LoadedModel, sizes: ModelSizes, config: FlabPrunerConfig) -> Outlook:
+def outlook_of(dense: LoadedModel, config: FlabPrunerConfig) -> Outlook:
     """What a target would come to.
 
     Args:
         dense ([`LoadedModel`]): its model may be on the meta device.
         config ([`FlabPrunerConfig`]): with a target.
     """
-    from .pruning.counts import read_counts
     from .pruning.estimates import pruning_estimate
-    from .pruning.file_size import FileSizes, target_file_size
-    from .pruning.search import start_shape
+    from .pruning.file_size import FileSizes
+    from .pruning.resolution import resolve
     from .pruning.vocabulary import token_choice
-    from .records.work import WorkFolder
+    from .running.run import Run
     from .texts.sets import corpus_alone
 
     dtype = dense.storage_dtype
-    aimed = target_file_size(config, dense.model, dense.family, dense.tokenizer, dtype)
-    limits = size_limits(config, sizes, len(dense.tokenizer), aimed)
-    counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
-    work = WorkFolder(cache_root("pruning"), resume=True)
-    tokens = token_choice(dense, config.vocabulary, corpus_alone(config.data), counts, work)
-    counted, natural = tokens.counted, len(tokens.counted.natural)
-    order = () if config.target_size is None else tokens.order
-    file_sizes = FileSizes(dense.model, dense.family, dense.tokenizer, dtype, order)
-    if aimed is not None:
-        limits = replace(limits, file_size=partial(file_sizes, kind=config.target_type))
-    shape = start_shape(shapes_to_compare(config, limits, natural, len(counted.protected))[0], natural)
-    files, notes = dict[str, tuple[int, int]](), body_notes(config, limits, shape)
+    request = resolve(config, dense.model, dense.family, dense.tokenizer, dense.name, dtype)
+    run = Run.in_folder(cache_root("pruning"))
+    tokens = token_choice(dense, request, corpus_alone(config.data), run)
+    candidates = candidates_for(request, tokens)
+    limits, shape = candidates.request.limits, candidates.start
+    file_sizes = candidates.request.file_sizes or FileSizes(dense.model, dense.family, dense.tokenizer, dtype)
+    files, notes = dict[str, tuple[int, int]](), body_notes(candidates.request, shape)
     try:
         for kind in dict.fromkeys((None, config.target_type, *TYPES)):
-            files[kind or "safetensors"] = file_sizes(sizes.shape, kind), file_sizes(shape, kind)
+            files[kind or "safetensors"] = file_sizes(limits.dense, kind), file_sizes(shape, kind)
     except FlabError as error:  # llama.cpp cannot have it
         notes.append(f"there will be no GGUF file: {error}")
     removed = limits.removed(shape), limits.removed_body(shape)
-    return Outlook(natural, shape, *removed, files, pruning_estimate(dense, config, limits, dtype), tuple(notes))
+    natural, expected = len(tokens.counted.natural), pruning_estimate(dense, candidates.request)
+    return Outlook(natural, shape, *removed, files, expected, tuple(notes))

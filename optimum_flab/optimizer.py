@@ -22,10 +22,11 @@ from .pruned import (
     read_pruned,
     write_pruned,
 )
-from .pruning.limits import TOLERANCE
-from .pruning.memory_budget import bytes_of, weights_fit
+from .pruning.memory_budget import bytes_of
+from .pruning.request import TOLERANCE
+from .pruning.resolution import check_request, fit_in_memory, resolve
 from .pruning.result import PrunedModel
-from .pruning.run import apply_plan, check_request, prune, work_folder
+from .pruning.run import apply_plan, prune, pruning_run
 from .pruning.time_budget import seconds_of
 from .records.checkpoint import Checkpoint
 from .records.folders import OutputFolder, check_space
@@ -34,6 +35,7 @@ from .records.summary import report_summary
 from .running.processes import Processes
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoveryConfig
+from .texts.sources import read_sources
 from .utils.errors import FlabError
 
 
@@ -105,7 +107,9 @@ class FlabOptimizer:
         """
         output_dtype = None if output_dtype is None else computation_dtype(output_dtype)
         memory, name = None if memory_budget is None else bytes_of(memory_budget), str(model_name_or_path)
-        fits = partial(weights_fit, config or FlabPrunerConfig(), memory, output_dtype)
+        fits = partial(fit_in_memory, config or FlabPrunerConfig(), output_dtype, memory)
+        if config is not None:
+            read_sources(config.data.sources)
         optimizer = cls.__new__(cls)
         dense = load_dense(
             model_name_or_path,
@@ -115,7 +119,7 @@ class FlabOptimizer:
             dtype=dtype,
             family=family,
             in_memory=fits if in_memory is None or (in_memory and memory is not None) else in_memory,
-            check=lambda *model: None if config is None else check_request(config, name, output_dtype, *model),
+            check=lambda *model: None if config is None else check_request(config, output_dtype, name, *model),
         )
         optimizer._set_up(dense, output_dtype, memory)
         return optimizer
@@ -136,9 +140,7 @@ class FlabOptimizer:
     ) -> PrunedModel:
         """Searches for what to keep, and prunes.
 
-        The depth search runs on a subset of the calibration set (`layers.search_tokens`, 1,024 tokens), that of widths
-        on a quarter of it; the final decisions for the chosen shape use all of it. Finished work is saved by content:
-        an interrupted run resumes where it stopped, and produces the same bytes.
+        Finished work is saved by content: an interrupted run resumes where it stopped, and produces the same bytes.
 
         Args:
             config ([`FlabPrunerConfig`]): what is requested. Without a target or sizes only the vocabulary is pruned,
@@ -149,18 +151,16 @@ class FlabOptimizer:
             time_budget (`str` or `float`, *optional*): about how long it may take, in seconds or as in `"30min"`: less
                 calibration text is read where all of it would take longer.
             processes ([`~running.processes.Processes`], *optional*): those of `torchrun` or `accelerate launch` that
-                share the pruning, all of which call this; the model is on the device of each. Defaults to this one
-                only.
+                share the pruning, all of which call this; the model is on the device of each. Defaults to this one.
 
         Raises:
             [`FlabError`]: there is too little text, the target is out of reach, or the model produces NaN.
         """
         config.validate()
-        seconds = seconds_of(time_budget)
-        work = work_folder(self.dense, cache_dir, resume, processes)
-        self.pruned = prune(
-            self.dense, config, self.output_dtype, work, processes=processes, seconds=seconds, memory=self._memory
-        )
+        seconds, dense = seconds_of(time_budget), self.dense
+        request = resolve(config, dense.model, dense.family, dense.tokenizer, dense.name, self.output_dtype)
+        run = pruning_run(dense, cache_dir, resume, processes, self._memory)
+        self.pruned = prune(dense, request, run, seconds)
         return self.pruned
 
     def prune_and_recover(

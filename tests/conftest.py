@@ -42,14 +42,15 @@ from transformers import (
 from optimum_flab import FlabPrunerConfig
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components.deciding import NarrowLayer
-from optimum_flab.pruning.limits import Limits
+from optimum_flab.pruning.limits import with_limits
+from optimum_flab.pruning.request import Limits, Request
 from optimum_flab.pruning.shapes import masked_weights, without_layers
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.running.casting import replaced_step
 from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.running.layerwise import LayerStep
 from optimum_flab.settings.pruning import DataSettings
-from optimum_flab.sizes import ParameterCounts, Shape
+from optimum_flab.sizes import ModelSizes, ParameterCounts, Shape
 from optimum_flab.texts.formats import NO_FORMATS, Formats
 from optimum_flab.texts.packing import PackedTokens, pack
 from optimum_flab.texts.reading import read_texts
@@ -154,6 +155,11 @@ def limits(vocab: tuple[int, int], layer: tuple[int, int], neuron: tuple[int, in
             "neuron": range(neuron[0], neuron[1] + 1, multiple_of),
         },
     )
+
+
+def request_for(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int | None = None, **fields) -> Request:
+    """What a configuration asks of a model of these sizes, with a token for each row of its embedding."""
+    return with_limits(Request(config, sizes, tokens or sizes.shape["vocab"], **fields))
 
 
 LIMITS = limits((1000, 151_665), (1, 24), (64, 4864))

@@ -11,7 +11,7 @@ from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.hashes import dense_hash
 from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.file_size import SPARE, FileSizes
-from optimum_flab.pruning.limits import BELOW, shapes_to_compare, size_limits
+from optimum_flab.pruning.limits import shapes_to_compare
 from optimum_flab.pruning.vocabulary import TokenChoice, counted_tokens
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.settings.components import VocabularySettings
@@ -21,7 +21,7 @@ from optimum_flab.utils.errors import ConfigurationError
 from optimum_flab.vocabulary.closure import read_spec
 from optimum_flab.vocabulary.usage import count_tokens
 
-from .conftest import LAYERS, TEXTS, WIDTH, byte_level_tokenizer, tiny_model
+from .conftest import LAYERS, TEXTS, WIDTH, byte_level_tokenizer, request_for, tiny_model
 
 
 ROWS = 600
@@ -91,10 +91,11 @@ def files(optimizers):
     return {family: sizes_of_files(optimizer) for family, optimizer in optimizers.items()}
 
 
-def shapes_within(optimizer, file_size, target, kind, **sections):
+def shapes_within(optimizer, file_sizes, target, kind, **sections):
     config = FlabPrunerConfig(target_size=target, target_type=kind, ffn={"multiple_of": 8}, **sections)
-    limits = size_limits(config, sizes_of(optimizer.dense.model, optimizer.dense.family), ROWS, file_size)
-    return [shape for row in shapes_to_compare(config, limits, 450, 300) for shape in row]
+    sizes = sizes_of(optimizer.dense.model, optimizer.dense.family)
+    request = request_for(config, sizes, ROWS, file_sizes=file_sizes)
+    return [shape for row in shapes_to_compare(request, 450, 300) for shape in row]
 
 
 @given(
@@ -110,13 +111,13 @@ def test_no_shape_is_above_its_target_and_none_far_below(optimizers, files, fami
     row = file_size(dense) - file_size(dense.resized(vocab=ROWS - 1))
     for wide in (True, False):
         try:
-            shapes = shapes_within(optimizer, file_size, target, kind, vocabulary={"enabled": wide})
+            shapes = shapes_within(optimizer, files[family], target, kind, vocabulary={"enabled": wide})
         except ConfigurationError as error:
             assert "of the smallest model possible" in str(error) or "of the dense model" in str(error)
             continue
         taken = [file_size(shape) for shape in shapes]
         assert max(taken) <= target
-        assert not wide or min(taken) >= (1 - BELOW) * target - row
+        assert not wide or min(taken) >= 0.985 * target - row
 
 
 @pytest.mark.parametrize(
@@ -128,4 +129,4 @@ def test_no_shape_is_above_its_target_and_none_far_below(optimizers, files, fami
 )
 def test_a_size_that_no_model_needs_or_has_is_refused(optimizers, files, target, fault):
     with pytest.raises(ConfigurationError, match=fault):
-        shapes_within(optimizers["llama"], partial(files["llama"], kind="q4_k_m"), target, "q4_k_m")
+        shapes_within(optimizers["llama"], files["llama"], target, "q4_k_m")

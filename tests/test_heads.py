@@ -16,7 +16,6 @@ from optimum_flab.hub.card import CardRequest, render_card
 from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.components.deciding import NarrowLayer
 from optimum_flab.pruning.components.heads import HeadObserver, columns_of, eliminate_heads
-from optimum_flab.pruning.limits import size_limits
 from optimum_flab.pruning.plan_check import check_plan
 from optimum_flab.pruning.shapes import masked_weights
 from optimum_flab.records.checkpoint import Checkpoint
@@ -26,7 +25,18 @@ from optimum_flab.running.placement import layer_on
 from optimum_flab.settings.hub import TermsSettings
 from optimum_flab.tensors.workspace import Workspace
 
-from .conftest import FAMILIES, LAYERS, VOCABULARY, plan_of, random_tokens, reading, saved, small_config, tiny_model
+from .conftest import (
+    FAMILIES,
+    LAYERS,
+    VOCABULARY,
+    plan_of,
+    random_tokens,
+    reading,
+    request_for,
+    saved,
+    small_config,
+    tiny_model,
+)
 from .families.zoo import ZOO, member
 
 
@@ -83,7 +93,7 @@ def test_whatever_a_class_can_have_equals_masking_and_the_rest_is_refused_with_t
     if smallest == dense:
         config = FlabPrunerConfig(heads={"num_attention_heads": dense // 2})
         with pytest.raises(ConfigurationError, match=r"heads.num_attention_heads: .* cannot have 2 \(.*head"):
-            size_limits(config, sizes, sizes.shape["vocab"])
+            request_for(config, sizes)
         return
     layers = len(family.decoder_layers(model))
     kept = {layer: [layer % 2, 2 + layer // 2 % 2] for layer in range(layers)}

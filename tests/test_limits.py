@@ -13,13 +13,14 @@ from optimum_flab import FlabPrunerConfig
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components import sizes_of_config
 from optimum_flab.pruning.components.neurons import width_multiple
-from optimum_flab.pruning.limits import TOLERANCE, body_notes, shapes_to_compare, size_limits
+from optimum_flab.pruning.limits import body_notes, shapes_to_compare
+from optimum_flab.pruning.request import TOLERANCE, Request
 from optimum_flab.settings.files import read_settings_file
 from optimum_flab.settings.pruning import merge_settings
 from optimum_flab.sizes import ModelSizes
 from optimum_flab.utils.errors import ConfigurationError
 
-from .conftest import DENSE, QWEN
+from .conftest import DENSE, QWEN, request_for
 
 
 NATURAL = 40_000
@@ -38,7 +39,7 @@ def lite():
 
 def shapes_for(sizes, target, **changes):
     config = FlabPrunerConfig(target_ratio=target, **changes)
-    rows = shapes_to_compare(config, size_limits(config, sizes, sizes.shape["vocab"]), NATURAL, 1)
+    rows = shapes_to_compare(request_for(config, sizes), NATURAL, 1)
     return [shape for row in rows for shape in row]
 
 
@@ -80,15 +81,14 @@ def test_what_is_named_as_nearest_can_be_had(lite, target, fixed, mixture):
 
 @pytest.mark.parametrize(("target", "early", "late"), [(0.5, False, False), (0.6, False, True), (0.7, True, True)])
 def test_a_target_that_takes_most_of_the_body_is_warned_of(target, early, late):
-    config, sizes = FlabPrunerConfig(target_ratio=target), dense_sizes()
-    limits = size_limits(config, sizes, sizes.shape["vocab"])
-    (first, *_), *_ = shapes_to_compare(config, limits, NATURAL, 1)
-    assert bool(body_notes(config, limits)) is early and bool(body_notes(config, limits, first)) is late
+    request = request_for(FlabPrunerConfig(target_ratio=target), dense_sizes())
+    (first, *_), *_ = shapes_to_compare(request, NATURAL, 1)
+    assert bool(body_notes(request)) is early and bool(body_notes(request, first)) is late
 
 
 def test_experts_need_a_number_or_a_target(lite):
     with pytest.raises(ConfigurationError, match="nothing says how many experts stay"):
-        size_limits(FlabPrunerConfig(experts={"enabled": True}), lite, 102_400)
+        request_for(FlabPrunerConfig(experts={"enabled": True}), lite)
 
 
 # --- multiples ---------------------------------------------------------------------------------------------------
@@ -98,9 +98,13 @@ def test_experts_need_a_number_or_a_target(lite):
     ("width", "multiple"), [(4864, 256), (8960, 256), (2048, 256), (1792, 64), (1536, 64), (4800, 64), (48, 64)]
 )
 def test_widths_are_multiples_that_k_quants_take_where_there_are_enough_of_them(width, multiple):
-    assert width_multiple(FlabPrunerConfig(target_ratio=0.3), width) == multiple
-    assert width_multiple(FlabPrunerConfig(target_ratio=0.3, ffn={"multiple_of": 8}), width) == 8
-    assert width_multiple(FlabPrunerConfig(target_ratio=0.3, vocabulary={"enabled": False}), width) == 64
+    sizes = replace(dense_sizes(), shape=DENSE.resized(neuron=width))
+    for changes, expected in (
+        ({}, multiple),
+        ({"ffn": {"multiple_of": 8}}, 8),
+        ({"vocabulary": {"enabled": False}}, 64),
+    ):
+        assert width_multiple(Request(FlabPrunerConfig(target_ratio=0.3, **changes), sizes, 1)) == expected
 
 
 @pytest.mark.parametrize("vocabulary", [{"enabled": False}, {"size": 40_000}])
@@ -116,8 +120,7 @@ def test_shapes_of_the_default_have_rows_for_k_quants():
 
 
 def can_be_had(config, sizes, tokens, natural):
-    limits = size_limits(config, sizes, tokens)
-    return [shape for row in shapes_to_compare(config, limits, natural, 300) for shape in row]
+    return [shape for row in shapes_to_compare(request_for(config, sizes, tokens), natural, 300) for shape in row]
 
 
 @given(
@@ -178,21 +181,21 @@ def test_a_model_for_several_devices_meets_its_target(devices, target):
 )
 def test_what_the_model_cannot_have_is_refused_before_work(changes, fault):
     with pytest.raises(ConfigurationError, match=fault):
-        size_limits(FlabPrunerConfig(**{"target_ratio": 0.35, **changes}), dense_sizes(), DENSE["vocab"])
+        request_for(FlabPrunerConfig(**{"target_ratio": 0.35, **changes}), dense_sizes())
 
 
 def test_padding_beyond_the_dense_rows_is_refused():
     odd = replace(dense_sizes(), shape=DENSE.resized(vocab=151_900))
     config = FlabPrunerConfig(align=2)
     with pytest.raises(ConfigurationError, match="padded to 151,936 rows, more than the 151,900 of the dense model"):
-        shapes_to_compare(config, size_limits(config, odd, 151_900), 151_900, 1)
+        shapes_to_compare(request_for(config, odd), 151_900, 1)
 
 
 @pytest.mark.parametrize("changes", [{"target_ratio": 0.4}, {"vocabulary": {"size": 30_000}}])
 def test_the_padding_of_a_vocabulary_that_is_not_taken_is_in_nobodys_way(changes):
     odd = replace(dense_sizes(), shape=DENSE.resized(vocab=151_900))
     config = FlabPrunerConfig(align=2, **changes)
-    (first, *_), *_ = shapes_to_compare(config, size_limits(config, odd, 151_900), 151_900, 1)
+    (first, *_), *_ = shapes_to_compare(request_for(config, odd), 151_900, 1)
     assert first["vocab"] < 151_900
 
 
@@ -205,13 +208,13 @@ def test_a_target_that_coarse_rows_come_near_is_met():
 
 def test_the_width_of_experts_stays_and_must_be_shared_too(lite):
     with pytest.raises(ConfigurationError, match="ffn.intermediate_size: 1,408 is not"):
-        size_limits(FlabPrunerConfig(target_ratio=0.3, align=4, experts={"enabled": True}), lite, 102_400)
+        request_for(FlabPrunerConfig(target_ratio=0.3, align=4, experts={"enabled": True}), lite)
 
 
 def test_what_was_asked_for_is_saved_as_it_was(tmp_path):
     """A file of settings can be given back with other flags."""
     config = FlabPrunerConfig(target_ratio=0.3, align=2)
-    size_limits(config, dense_sizes(), DENSE["vocab"])
+    request_for(config, dense_sizes())
     config.save_pretrained(tmp_path)
     below = read_settings_file(tmp_path / "flab_config.json")
     merged = FlabPrunerConfig(**merge_settings(below, {"align": 1, "vocabulary": {"enabled": False}}))

@@ -8,6 +8,7 @@ from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.loading import load_dense
 from optimum_flab.families import family_for
 from optimum_flab.pruning.memory_budget import bytes_of, check_disk, free_memory, memory_needs, weights_fit
+from optimum_flab.pruning.resolution import described
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 from optimum_flab.utils.memory import available_memory
 
@@ -41,7 +42,7 @@ def fits(monkeypatch):
         "optimum_flab.pruning.memory_budget.memory_needs",
         lambda *arguments: needs.get(arguments[-1].type, (9 * 10**9, 15 * 10**9)),
     )
-    return lambda budget, device: weights_fit(None, budget, None, None, None, torch.float32, device)
+    return lambda budget, device: weights_fit(None, budget, torch.float32, device)
 
 
 def test_a_budget_says_where_the_weights_are(fits):
@@ -69,12 +70,16 @@ def test_what_a_device_has_free_decides_without_a_budget(fits, monkeypatch):
         fits(None, GPU)
 
 
+def request_of(model, config):
+    return described(config, model, family_for(model.config), 0, torch.bfloat16)
+
+
 def test_more_of_anything_needs_more_and_files_need_less():
     model = tiny_model("llama")
 
     def needs(device=CPU, dtype=torch.bfloat16, search_tokens=1024, **data):
-        request = FlabPrunerConfig(data=data, layers={"search_tokens": search_tokens})
-        return memory_needs(request, model.config, family_for(model.config), dtype, torch.bfloat16, device)
+        config = FlabPrunerConfig(data=data, layers={"search_tokens": search_tokens})
+        return memory_needs(request_of(model, config), dtype, device)
 
     (in_files, in_memory), (layer_by_layer, on_device) = needs(), needs(GPU)
     assert in_files < layer_by_layer < on_device < in_memory
@@ -85,21 +90,22 @@ def test_more_of_anything_needs_more_and_files_need_less():
 
 
 def test_heads_of_their_own_change_nothing_of_the_hidden_states():
-    request, least = FlabPrunerConfig(layers={"enabled": False}), []
+    config, least = FlabPrunerConfig(layers={"enabled": False}), []
     for tied in (False, True):
-        config = tiny_model("llama", tie_word_embeddings=tied).config
-        least.append(memory_needs(request, config, family_for(config), torch.bfloat16, torch.bfloat16, CPU)[0])
+        model = tiny_model("llama", tie_word_embeddings=tied)
+        least.append(memory_needs(request_of(model, config), torch.bfloat16, CPU)[0])
     assert least[0] == least[1]
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_work(tmp_path):
     saved(tiny_model("llama", 600), tmp_path / "dense")
     dense = load_dense(tmp_path / "dense", device="cpu", in_memory=False)
-    check_disk(tmp_path, dense, 32768)
+    check_disk(tmp_path, dense, request_of(dense.model, FlabPrunerConfig()))
+    huge = request_of(dense.model, FlabPrunerConfig(data={"calibration_tokens": 1 << 40}))
     with pytest.raises(FlabError, match=r"needs [\d,.]+ GB temporarily .* has [\d,.]+ GB free"):
-        check_disk(tmp_path, dense, 1 << 40)
+        check_disk(tmp_path, dense, huge)
     dense.computed_on = GPU  # which holds its matrices and hidden states itself
-    check_disk(tmp_path, dense, 1 << 40)
+    check_disk(tmp_path, dense, huge)
     assert not dense.converted_tensors()
     assert load_dense(tmp_path / "dense", device="cpu", dtype="bfloat16", in_memory=False).converted_tensors()
 

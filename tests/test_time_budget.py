@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components import sizes_of
-from optimum_flab.pruning.limits import size_limits
 from optimum_flab.pruning.time_budget import (
     BASE,
     LEAST_TOKENS,
@@ -22,7 +21,7 @@ from optimum_flab.pruning.time_budget import (
 )
 from optimum_flab.utils.errors import ConfigurationError
 
-from .conftest import byte_level_tokenizer, small_config, tiny_model
+from .conftest import byte_level_tokenizer, request_for, small_config, tiny_model
 from .families.zoo import member
 
 
@@ -30,9 +29,8 @@ SIZES = sizes_of(tiny_model("llama"), family_for(tiny_model("llama").config))
 SLOW = Pace(1e6, 1e6, 1e6)
 
 
-def seconds_for(config, sizes, pace, **options):
-    limits = size_limits(config, sizes, sizes.shape["vocab"])
-    return expected_seconds(config, limits, pace, config.data.tokens, **options)
+def seconds_for(config, sizes, pace, processes=1, **facts):
+    return expected_seconds(request_for(config, sizes, **facts), pace, config.data.tokens, processes)
 
 
 @pytest.mark.parametrize(
@@ -52,10 +50,11 @@ def test_what_is_no_duration_is_refused(text):
 def test_what_is_chosen_fits_and_twice_as_much_text_does_not(tokens, share, searches):
     asked = {"target_ratio": 0.3} if searches else {"ffn": {"intermediate_size": 32}}
     config = FlabPrunerConfig(**asked, data={"calibration_tokens": tokens})
-    limits = size_limits(config, SIZES, SIZES.shape["vocab"])
     budget = share * seconds_for(config, SIZES, SLOW)
     try:
-        most, note = chosen_tokens(partial(expected_seconds, config, limits, SLOW), tokens, LEAST_TOKENS, budget)
+        most, note = chosen_tokens(
+            partial(expected_seconds, request_for(config, SIZES), SLOW), tokens, LEAST_TOKENS, budget
+        )
     except ConfigurationError:
         least = FlabPrunerConfig(**asked, data={"calibration_tokens": LEAST_TOKENS})
         assert seconds_for(least, SIZES, SLOW) > budget
@@ -117,4 +116,4 @@ def test_several_processes_and_idle_experts_take_less():
     mixture = member("qwen3_moe")
     sizes = sizes_of(mixture, family_for(mixture.config))
     assert seconds_for(config, SIZES, SLOW, processes=2) < seconds_for(config, SIZES, SLOW)
-    assert seconds_for(config, sizes, SLOW, share=0.25) < seconds_for(config, sizes, SLOW)
+    assert seconds_for(config, sizes, SLOW, routed_share=0.25) < seconds_for(config, sizes, SLOW)

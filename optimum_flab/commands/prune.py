@@ -81,7 +81,7 @@ class PruneCommand(PruningVerb):
         from ..pruned import check_prompt, clear_saved_stages
         from ..pruning.time_budget import seconds_of
         from ..running.processes import Processes, launched, process_device
-        from ..texts.sources import local_paths, read_sources
+        from ..texts.sources import local_paths
 
         command = command_line("prune", self.parser, args)
         config = FlabPrunerConfig(**settings.pruning)
@@ -101,9 +101,7 @@ class PruneCommand(PruningVerb):
         output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
         with output if processes.is_main else nullcontext():
             processes.agree(True)  # that output may be written
-            # what can be refused is refused before weights are downloaded or read; sizes are refused by
-            # from_pretrained
-            read_sources(config.data.sources)
+            # what can be refused is refused before weights are downloaded or read; most of it by from_pretrained
             if trains:
                 from ..recovery.checks import check_inputs
 

@@ -5,36 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..checkpoints.loading import LoadedModel
-from ..records.work import WorkFolder
 from ..running.answers import Writer, answers_to
 from ..running.casting import estimates_dtype, on_device
 from ..running.generation import BatchCache
-from ..running.processes import Processes
-from ..settings.configuration import FlabPrunerConfig
+from ..running.run import Run
 from ..texts.answers import QUESTIONS_AT_ONCE, Answer, Completion, Question
 from ..texts.formats import formats_of
 from ..texts.kinds import ANSWERS
+from .request import Request
 
 
 FOLDER = "answers"
 LONGEST_ANSWER = 256  # tokens
 
 
-def answer_writer(
-    dense: LoadedModel, weights: str, config: FlabPrunerConfig, work: WorkFolder, processes: Processes | None = None
-) -> Answer | None:
+def answer_writer(dense: LoadedModel, weights: str, request: Request, run: Run) -> Answer | None:
     """What writes a model's answers; `None` if they have no share of the text, or the model has its weights in their
     files, from which it would write slowly. Of several processes the first writes.
 
     Args:
         weights (`str`): their hash, see [`~checkpoints.hashes.dense_hash`].
-        work ([`WorkFolder`]): its folder keeps what was written, for all runs.
-        processes ([`Processes`], *optional*): those that share the pruning. Defaults to this one only.
+        run ([`Run`]): its work folder keeps what was written, for all runs.
     """
+    config, processes = request.config, run.processes
     if not config.data.mix.get(ANSWERS) or dense.stored is not None:
         return None
-    processes = processes or Processes()
-    cache, longest = BatchCache(work.root / FOLDER, reuse=work.resume), config.data.sequence_length
+    cache, longest = BatchCache(run.work.root / FOLDER, reuse=run.work.resume), config.data.sequence_length
     model, tokenizer = dense.model, dense.tokenizer
     writer = Writer(
         on_device(model, model.device, estimates_dtype(model.dtype, model.device)),

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
-
 from ..checkpoints.loading import LoadedModel
-from ..settings.configuration import FlabPrunerConfig
 from ..utils.progress import duration
-from .limits import Limits
 from .memory_budget import memory_needs
-from .time_budget import expected_seconds, measured_pace, routed_share
+from .request import Request
+from .time_budget import expected_seconds, measured_pace
 
 
 class PruningEstimate(NamedTuple):
@@ -29,20 +26,15 @@ class PruningEstimate(NamedTuple):
         return f"about {duration(self.seconds)}, and {self.memory_bytes / 1e9:.1f} GB of memory"
 
 
-def pruning_estimate(
-    dense: LoadedModel, config: FlabPrunerConfig, limits: Limits, output_dtype: torch.dtype, processes: int = 1
-) -> PruningEstimate:
+def pruning_estimate(dense: LoadedModel, request: Request, processes: int = 1) -> PruningEstimate:
     """What a pruning takes on this machine; measures in less than a second how fast it multiplies.
 
     Args:
         dense ([`LoadedModel`]): the weights are not read.
-        limits ([`Limits`]): how far pruning may go, see [`~pruning.limits.size_limits`].
-        output_dtype (`torch.dtype`): of the pruned weights.
+        request ([`Request`]): what is requested of it.
         processes (`int`): that share the text.
     """
-    model, family, device, dtype = dense.model.config, dense.family, dense.device, dense.model.dtype
-    data = config.data.for_model(limits.dense["neuron"])
-    pace, share = measured_pace(device, dtype), routed_share(model, family)
-    seconds = expected_seconds(config, limits, pace, data.tokens, share=share, processes=processes)
-    memory = memory_needs(config, model, family, dtype, output_dtype, device)[dense.stored is None]
-    return PruningEstimate(seconds, memory)
+    pace = measured_pace(dense.device, dense.model.dtype)
+    seconds = expected_seconds(request, pace, request.config.data.tokens, processes)
+    in_files, in_memory = memory_needs(request, dense.model.dtype, dense.device)
+    return PruningEstimate(seconds, in_memory if dense.stored is None else in_files)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from ..export.mixtures import Setting, stored_bytes, tensor_format
 from ..export.tokens import PREFIX
 from ..export.weights import Piece, pieces_of
 from ..families import Family, plain_axes
-from ..settings.configuration import FlabPrunerConfig
 from ..sizes import Shape, shape_of
 from ..tensors.lazy import WrittenTensors, own_tensors
 from ..utils.compat import new_model
@@ -55,12 +54,20 @@ class FileSizes:
         dtype: torch.dtype,
         order: Sequence[int] = (),
     ):
-        self._model, self._family, self._tokenizer, self._order = model, family, tokenizer, order
+        self._model = model
+        self._family = family
+        self._tokenizer = tokenizer
+        self._dtype = dtype
+        self._order = order
         self._dense = shape_of(model, family)
         with torch.device("meta"):
             outline = new_model(type(model), model.config, dtype=dtype)
         outline.tie_weights()
         self._own = own_tensors(outline)
+
+    def by_order(self, order: Sequence[int]) -> FileSizes:
+        """The same, once it is known which tokens stay at each size."""
+        return FileSizes(self._model, self._family, self._tokenizer, self._dtype, order)
 
     def __call__(self, shape: Shape, kind: str | None) -> int:
         """The bytes of the file of a model of this shape.
@@ -128,20 +135,6 @@ class FileSizes:
                 head += _bytes(piece.name) + 16 + 8 * len(resized)
                 tensors += _aligned(stored_bytes(resized, tensor_format(piece, resized[-1], setting)))
         return _aligned(head) + tensors
-
-
-def target_file_size(
-    config: FlabPrunerConfig,
-    model: PreTrainedModel,
-    family: Family,
-    tokenizer: PreTrainedTokenizerBase,
-    dtype: torch.dtype,
-    order: Sequence[int] = (),
-) -> Callable[[Shape], int] | None:
-    """The bytes, by a model's shape, of the file that a target is about; `None` where it is not a size."""
-    if config.target_size is None:
-        return None
-    return partial(FileSizes(model, family, tokenizer, dtype, order), kind=config.target_type)
 
 
 def _bytes(value: Any) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +13,11 @@ from ..records.pieces import Pieces
 from ..running.casting import estimates_dtype
 from ..running.generation import model_identity
 from ..running.layer_pass import LayerPass
-from ..running.processes import Processes
-from ..settings.configuration import FlabPrunerConfig
-from ..tensors.workspace import Workspace
+from ..running.run import Run
 from ..texts.sets import TextSets
 from ..utils.hashing import digest_of
 from .components.base import Calibrated
-from .counts import CountsFile
+from .request import Request
 from .vocabulary import TokenChoice
 
 
@@ -31,49 +28,51 @@ class PruningInputs:
     Args:
         dense ([`LoadedModel`]): with its weights in memory, or mapped.
         weights (`str`): their hash, see [`~checkpoints.hashes.dense_hash`].
-        config ([`FlabPrunerConfig`]): what is requested.
+        request ([`Request`]): what is requested.
         texts ([`TextSets`]): the texts.
         tokens ([`TokenChoice`]): the tokens that stay at each size.
-        counts (`Sequence[CountsFile]`): of other text, which decided them too.
-        workspace ([`Workspace`]): where large data is put.
-        processes ([`Processes`]): those that share the pruning.
+        run ([`Run`]): where the stages are saved.
     """
 
     dense: LoadedModel
     weights: str
-    config: FlabPrunerConfig
+    request: Request
     texts: TextSets
     tokens: TokenChoice
-    counts: Sequence[CountsFile]
-    workspace: Workspace
-    processes: Processes
+    run: Run
 
     @property
     def corpus_hash(self) -> str:
         """Hex SHA-256 of the texts and counts that decided the vocabulary."""
-        counts = [file.counts.hash for file in self.counts]
+        counts = [file.counts.hash for file in self.request.counts]
         return digest_of([self.texts.corpus_hash, *counts]) if counts else self.texts.corpus_hash
 
     def calibrated(self, kept: np.ndarray, pieces: Pieces) -> Calibrated:
         """The dense model on the calibration texts, tokenised with the kept tokens."""
-        data = self.config.data
+        config = self.request.config
+        data = config.data
         packed = self.tokens.packed(kept, self.texts.calibration, data.sequence_length, data.tokens)
         reading = LayerPass(
             self.dense.model,
             self.dense.family,
             packed,
             data.batch_size,
-            torch.Generator().manual_seed(self.config.seed),
+            torch.Generator().manual_seed(config.seed),
             pieces=pieces,
-            workspace=self.workspace,
-            processes=self.processes,
+            workspace=self.run.workspace,
+            processes=self.run.processes,
         )
         return Calibrated(reading, kept)
 
-    def identity(self) -> dict[str, Any]:
-        """All of it in a form that JSON can hold. Texts are identified by their hash; recovery comes later and is
-        left out."""
-        dense, settings = self.dense, {**self.config.to_dict()}
+    def decided_by(self, **later: Any) -> dict[str, Any]:
+        """All that decides a stage, in a form that JSON can hold. Texts are identified by their hash; recovery comes
+        later and is left out.
+
+        Args:
+            later (`Any`): what earlier stages decided.
+        """
+        dense, request = self.dense, self.request
+        settings = request.config.to_dict()
         model = model_identity(dense.model, dense.tokenizer, self.weights)
         elsewhere = {"corpus", "counts", "calibration", "held_out", "held_out_tokens", "validation_tokens", "mix"}
         settings["data"] = {name: value for name, value in settings["data"].items() if name not in elsewhere}
@@ -84,4 +83,7 @@ class PruningInputs:
             "settings": {name: value for name, value in settings.items() if name != "recovery"},
             "texts": self.texts.deciding_hash,
             "vocabulary": self.tokens.counted.hash,
+            # the bytes of the file follow it
+            **({"dtype": str(request.dtype)} if request.file_sizes is not None else {}),
+            **later,
         }

@@ -3,150 +3,69 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from ..settings.configuration import FlabPrunerConfig
-from ..sizes import ModelSizes, ParameterCounts, Shape
+from ..sizes import Shape
 from ..utils.errors import ConfigurationError
-from ..utils.units import parse_bytes
 from .components import COMPONENTS, Component, components_of
 from .components.vocabulary import round_up, row_multiple
+from .request import TOLERANCE, Limits, Request, parameters_to_keep
+from .vocabulary import TokenChoice
 
 
-TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
 MOST_OF_BODY = 0.5
-BELOW = 0.015  # share of a size by which a file may stay below it
 MOST_DEPTHS = 3
 WIDTH_STEPS = (-1, 0, 1, 2, 3)  # widths compared, around the one that matches the natural vocabulary
 WIDTH_STEP = 1 / 32  # distance between two of them, as a share of the dense width
+START_SHARE = 0.6  # of the natural vocabulary: a search walks both ways from there
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How far pruning may go.
-
-    Args:
-        dense ([`Shape`]): the sizes of the dense model.
-        counts ([`ParameterCounts`]): how its parameters follow them.
-        allowed (`Mapping[str, Sequence[int]]`): by dimension the sizes that it may have, ascending.
-        file_size (`Callable[[Shape], int]`, *optional*): the bytes of a model's file, if a target is about these;
-            parameters otherwise.
-    """
-
-    dense: Shape
-    counts: ParameterCounts
-    allowed: Mapping[str, Sequence[int]]
-    file_size: Callable[[Shape], int] | None = None
-
-    @property
-    def smallest(self) -> Shape:
-        """Each dimension at its smallest size."""
-        return Shape({dimension: sizes[0] for dimension, sizes in self.allowed.items()})
-
-    @property
-    def largest(self) -> Shape:
-        """Each dimension at its largest size."""
-        return Shape({dimension: sizes[-1] for dimension, sizes in self.allowed.items()})
-
-    def is_free(self, dimension: str) -> bool:
-        """Whether a dimension has more than one size to choose from."""
-        return len(self.allowed[dimension]) > 1
-
-    @property
-    def inner(self) -> str:
-        """The dimension inside the layers that gives up what the vocabulary does not: the only one that may, if any
-        may."""
-        return max((name for name in self.allowed if name not in ("vocab", "layer")), key=self.is_free)
-
-    def removed(self, shape: Shape) -> float:
-        """The share of all parameters that a model of this shape is without."""
-        return 1 - self.counts.total(shape) / self.counts.total(self.dense)
-
-    def removed_body(self, shape: Shape) -> float:
-        """The share of all but the vocabulary that a model of this shape is without."""
-        return 1 - self.counts.body(shape) / self.counts.body(self.dense)
-
-    def measure(self, shape: Shape) -> int:
-        """What the target is about: the parameters of a model of this shape, or the bytes of its file."""
-        return self.counts.total(shape) if self.file_size is None else self.file_size(shape)
-
-    def fitted(self, shape: Shape, dimension: str, budget: int) -> Shape:
-        """The same shape with the largest size of a dimension that stays within the budget; the smallest if none
-        does."""
-        sizes = self.allowed[dimension]
-        if self.file_size is None:
-            rest = budget - self.counts.total(shape.resized(**{dimension: 0}))
-            place = bisect_right(sizes, rest // self.counts.unit(shape, dimension)) - 1
-        else:
-            place = bisect_right(sizes, budget, key=lambda size: self.measure(shape.resized(**{dimension: size}))) - 1
-        return shape.resized(**{dimension: sizes[max(place, 0)]})
-
-
-def parameters_to_keep(counts: ParameterCounts, dense: Shape, target_ratio: float) -> int:
-    """Parameters left when a share of `target_ratio` is removed."""
-    return round(counts.total(dense) * (1 - target_ratio))
-
-
-def budget_of(config: FlabPrunerConfig, limits: Limits) -> tuple[int, int]:
-    """What a target leaves, in parameters or in bytes, and how much of it may be left over."""
-    if config.target_size is not None:
-        size = parse_bytes(config.target_size) or 0
-        return size, round(size * BELOW)
-    kept = parameters_to_keep(limits.counts, limits.dense, config.target_ratio or 0.0)
-    return kept, round(limits.counts.total(limits.dense) * TOLERANCE)
-
-
-def size_limits(
-    config: FlabPrunerConfig, sizes: ModelSizes, tokens: int, file_size: Callable[[Shape], int] | None = None
-) -> Limits:
-    """How far each size may be reduced under the settings.
-
-    Args:
-        tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
-        file_size (`Callable[[Shape], int]`, *optional*): the bytes of a model's file, where the target is a size.
+def with_limits(request: Request) -> Request:
+    """The request with the sizes that its settings allow.
 
     Raises:
         [`ConfigurationError`]: the model cannot have a size that is pinned, or that the devices of `align` can share;
             nothing says how many of something stay, or nothing would be pruned; or the target is out of reach with
             any text.
     """
-    dense, allowed = sizes.shape, dict[str, Sequence[int]]()
-    for component in COMPONENTS:
-        if _is_asked_for(config, component, dense):
-            allowed[component.dimension] = _allowed(config, component, sizes, tokens)
-    limits = Limits(dense, sizes.counts, allowed, file_size)
-    if config.target_ratio is not None or file_size is not None:
-        check_target(limits, config)
-    elif not config.has_target and not config.vocabulary.enabled and limits.largest == dense:
-        pins = [component.settings.setting for component in components_of(dense)]
+    asked_for = [component for component in COMPONENTS if _is_asked_for(request, component)]
+    allowed = {component.dimension: _allowed_sizes(request, component) for component in asked_for}
+    request = replace(request, allowed=allowed)
+    config, limits = request.config, request.limits
+    if config.target_ratio is not None or request.file_sizes is not None:
+        check_target(request)
+    elif not config.has_target and not config.vocabulary.enabled and limits.largest == limits.dense:
+        pins = [component.settings.setting for component in components_of(limits.dense)]
         raise ConfigurationError(
-            f"nothing would be pruned: the vocabulary is switched off, and all {dense['layer']:,} layers stay as they"
-            f" are; set target_ratio, or a smaller {' or '.join(pins[1:])}"
+            f"nothing would be pruned: the vocabulary is switched off, and all {limits.dense['layer']:,} layers stay"
+            f" as they are; set target_ratio, or a smaller {' or '.join(pins[1:])}"
         )
-    return limits
+    return request
 
 
-def _is_asked_for(config: FlabPrunerConfig, component: Component, dense: Shape) -> bool:
+def _is_asked_for(request: Request, component: Component) -> bool:
     """Whether a model has a component; refuses settings of one that is off by default where they mean nothing."""
-    section, has_it = component.section(config), component.dimension in dense
+    section, has_it = component.section(request.config), component.dimension in request.sizes.shape
     if section.enabled and not component.settings.model_fields["enabled"].default:
         name, pin = f"{section.section}.enabled", f"{section.section}.{section.setting}"
         if not has_it:
             raise ConfigurationError(f"{name}: this model has no {section.units} to remove; drop it and `{pin}`")
-        if section.pinned is None and (not config.has_target or not component.is_searched):
+        if section.pinned is None and (not request.config.has_target or not component.is_searched):
             other = " or `target_ratio`" if component.is_searched else ""
             raise ConfigurationError(f"{name}: nothing says how many {section.units} stay; set `{pin}`{other}")
     return has_it
 
 
-def _allowed(config: FlabPrunerConfig, component: Component, sizes: ModelSizes, tokens: int) -> Sequence[int]:
+def _allowed_sizes(request: Request, component: Component) -> Sequence[int]:
     """The sizes that a component may have, ascending. Without a target only the vocabulary decides its own."""
-    section, dimension = component.section(config), component.dimension
-    name, dense, allowed = f"{section.section}.{section.setting}", sizes.shape[dimension], sizes.possible[dimension]
+    config, sizes = request.config, request.sizes
+    dimension = component.dimension
+    section, dense = component.section(config), sizes.shape[dimension]
+    name, allowed = f"{section.section}.{section.setting}", sizes.possible[dimension]
     if section.pinned is not None:
-        size = component.rounded(section.pinned, config)
+        size = component.rounded(section.pinned, request)
         if size > dense:
             raise ConfigurationError(
                 f"{name}: {size:,} is more than the {dense:,} of the dense model; pruning only makes models smaller"
@@ -161,7 +80,7 @@ def _allowed(config: FlabPrunerConfig, component: Component, sizes: ModelSizes, 
     elif not section.enabled or (not config.has_target and dimension != "vocab"):
         allowed = [dense]
     else:
-        allowed = component.allowed(config, sizes, tokens)
+        allowed = component.allowed(request)
     multiple = component.per_device * (config.align or 0) or 1
     if shared := [size for size in allowed if size % multiple == 0]:
         return shared
@@ -172,7 +91,40 @@ def _allowed(config: FlabPrunerConfig, component: Component, sizes: ModelSizes, 
     )
 
 
-def shapes_to_compare(config: FlabPrunerConfig, limits: Limits, natural: int, fewest: int) -> list[list[Shape]]:
+@dataclass(frozen=True)
+class Candidates:
+    """What a search chooses from.
+
+    Args:
+        request ([`Request`]): with the sizes of files by the tokens that stay.
+        rows (`list[list[Shape]]`): the shapes, see [`candidate_shapes`]; only one if there is no target.
+        start ([`Shape`]): where the search begins, from which it does not usually go far.
+    """
+
+    request: Request
+    rows: list[list[Shape]]
+    start: Shape
+
+
+def candidates_for(request: Request, tokens: TokenChoice) -> Candidates:
+    """What a search chooses from, once it is known which tokens the text needs.
+
+    Raises:
+        [`ConfigurationError`]: the vocabulary or the target is out of reach.
+    """
+    if request.file_sizes is not None:
+        request = replace(request, file_sizes=request.file_sizes.by_order(tokens.order))
+    natural = len(tokens.counted.natural)
+    rows = shapes_to_compare(request, natural, len(tokens.counted.protected))
+    return Candidates(request, rows, start_shape(rows[0], natural))
+
+
+def start_shape(row: list[Shape], natural: int) -> Shape:
+    """The shape of a row whose vocabulary is nearest to a share of the natural one."""
+    return min(row, key=lambda shape: abs(shape["vocab"] - START_SHARE * natural))
+
+
+def shapes_to_compare(request: Request, natural: int, fewest: int) -> list[list[Shape]]:
     """The shapes to choose from, see [`candidate_shapes`]; only one if there is no target.
 
     Args:
@@ -182,35 +134,36 @@ def shapes_to_compare(config: FlabPrunerConfig, limits: Limits, natural: int, fe
     Raises:
         [`ConfigurationError`]: the vocabulary or the target is out of reach.
     """
-    dense, vocabulary = limits.dense, config.vocabulary
-    rows = round_up(natural, row_multiple(config) if vocabulary.enabled else 1)
-    if rows > dense["vocab"] and (vocabulary.keep_used or not config.has_target) and vocabulary.size is None:
+    config, limits = request.config, request.limits
+    vocabulary, multiple = config.vocabulary, row_multiple(request)
+    rows = round_up(natural, multiple if vocabulary.enabled else 1)
+    if rows > limits.dense["vocab"] and (vocabulary.keep_used or not config.has_target) and vocabulary.size is None:
         raise ConfigurationError(
             f"vocabulary.size: the {natural:,} tokens that stay would be padded to {rows:,} rows, more than the"
-            f" {dense['vocab']:,} of the dense model; use a smaller `vocabulary.pad_to_multiple_of`, or fewer devices"
-            " in `align`"
+            f" {limits.dense['vocab']:,} of the dense model; use a smaller `vocabulary.pad_to_multiple_of`, or fewer"
+            " devices in `align`"
         )
     if not config.has_target:
         return [[limits.largest if vocabulary.size else limits.largest.resized(vocab=rows)]]
     if vocabulary.size is None and vocabulary.enabled:
-        least = rows if vocabulary.keep_used else round_up(fewest, row_multiple(config))
-        sizes = [least, *(size for size in limits.allowed["vocab"] if size > least)]
-        limits = replace(limits, allowed={**limits.allowed, "vocab": sizes})
-        check_target(limits, config)
-    compared = candidate_shapes(limits, rows, *budget_of(config, limits))
+        least = rows if vocabulary.keep_used else round_up(fewest, multiple)
+        sizes = [least, *(size for size in request.allowed["vocab"] if size > least)]
+        request = replace(request, allowed={**request.allowed, "vocab": sizes})
+        check_target(request)
+    compared = candidate_shapes(request.limits, rows, request.budget, request.slack)
     if config.target_ratio is None:
         return compared
-    reached = check_reached(limits, [shape for row in compared for shape in row], config.target_ratio)
+    reached = check_reached(request.limits, [shape for row in compared for shape in row], config.target_ratio)
     near = [[shape for shape in row if shape in reached] for row in compared]
     return list(filter(None, near)) or [[shape] for shape in reached]
 
 
-def check_target(limits: Limits, config: FlabPrunerConfig) -> None:
+def check_target(request: Request) -> None:
     """Raises a [`ConfigurationError`] that says what is reachable when the target is not."""
-    if config.target_ratio is None:
-        check_size(limits, config)
+    limits, target_ratio = request.limits, request.config.target_ratio
+    if target_ratio is None:
+        check_size(request)
         return
-    target_ratio = config.target_ratio
     most, least = limits.removed(limits.smallest), limits.removed(limits.largest)
     if not least - TOLERANCE <= target_ratio <= most + TOLERANCE:
         raise ConfigurationError(
@@ -220,34 +173,36 @@ def check_target(limits: Limits, config: FlabPrunerConfig) -> None:
         )
 
 
-def check_size(limits: Limits, config: FlabPrunerConfig) -> None:
+def check_size(request: Request) -> None:
     """Raises a [`ConfigurationError`] if no model is as small, or the dense one is."""
+    config, limits = request.config, request.limits
     what = f"target_size: {config.target_size} as {config.target_type or 'safetensors'}"
-    (budget, _), smallest = budget_of(config, limits), limits.smallest
-    if (least := limits.measure(smallest)) > budget:
+    smallest = limits.smallest
+    if (least := limits.measure(smallest)) > request.budget:
         parts = [f"{smallest[part.dimension]:,} {part.settings.units}" for part in components_of(smallest)]
         raise ConfigurationError(
             f"{what} is less than the {least / 1e6:,.3f} MB of the smallest model possible"
             f" ({', '.join(parts)}); allow more, free what is pinned or switched off, or name a smaller target_type"
         )
-    if (whole := limits.measure(limits.dense)) <= budget:
+    if (whole := limits.measure(limits.dense)) <= request.budget:
         raise ConfigurationError(
             f"{what} is more than the {whole / 1e6:,.1f} MB of the dense model, which needs no pruning for it; name a"
             " smaller size"
         )
 
 
-def body_notes(config: FlabPrunerConfig, limits: Limits, shape: Shape | None = None) -> list[str]:
+def body_notes(request: Request, shape: Shape | None = None) -> list[str]:
     """A warning where a target takes so much of the body that little of what the model can do is left.
 
     Args:
         shape ([`Shape`], *optional*): about what it comes to. Before any text is read that is not known; then the
             smallest vocabulary that is allowed is assumed.
     """
+    limits = request.limits
     removed = 0.0 if shape is None else limits.removed_body(shape)
-    if shape is None and config.has_target:
+    if shape is None and request.config.has_target:
         around = limits.dense.resized(vocab=limits.smallest["vocab"])
-        removed = 1 - budget_of(config, limits)[0] / limits.measure(around)
+        removed = 1 - request.budget / limits.measure(around)
     if removed <= MOST_OF_BODY:
         return []
     return [

@@ -10,20 +10,17 @@ import torch
 
 from ..criteria.base import BLOCKS
 from ..criteria.elimination import STEPS
-from ..families import Family
 from ..running.processes import on_this_machine
-from ..settings.configuration import FlabPrunerConfig
+from ..running.run import Run
 from ..tensors.lazy import own_tensors
 from ..tensors.workspace import Workspace
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.memory import available_memory
 from ..utils.units import parse_bytes
-from .components import sizes_of, sizes_of_config
+from .request import Request
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
     from ..checkpoints.loading import LoadedModel
 
 
@@ -34,33 +31,25 @@ IN_HAND = 2  # hidden states of all tokens being read from or written to a file
 STREAMS = 8  # hidden states of all tokens, besides those on disk before every layer, and a layer's neurons
 
 
-def memory_needs(
-    config: FlabPrunerConfig,
-    model: PreTrainedConfig,
-    family: Family,
-    dtype: torch.dtype,
-    output_dtype: torch.dtype,
-    device: torch.device,
-) -> tuple[int, int]:
+def memory_needs(request: Request, dtype: torch.dtype, device: torch.device) -> tuple[int, int]:
     """The maximum memory that pruning takes on the device that computes, in bytes, apart from file cache.
 
     Query heads take no more than neurons: they are decided before these, on smaller matrices, and the layers without
     them are made one at a time.
 
     Args:
-        config ([`FlabPrunerConfig`]): what is requested.
-        model (`PreTrainedConfig`): of the dense model.
+        request ([`Request`]): whose pruned weights are in the memory of the CPU.
         dtype (`torch.dtype`): of the computation.
-        output_dtype (`torch.dtype`): of the pruned weights, which are in the memory of the CPU.
 
     Returns:
         `tuple[int, int]`: with the weights in their files, those of a layer elsewhere than on the CPU being taken
             there when it is run, and on the CPU other large data on disk; and with all weights on the device.
     """
-    sizes = sizes_of_config(model, family)
-    shape, parameters = sizes.shape, sizes.counts.total(sizes.shape)
-    data = config.data.for_model(shape["neuron"])
-    layer, neurons, hidden = sizes.counts.unit(shape, "layer"), shape["neuron"], model.hidden_size * dtype.itemsize
+    config, sizes = request.config, request.sizes
+    data, shape = config.data, sizes.shape
+    parameters = sizes.counts.total(shape)
+    layer, neurons = sizes.counts.unit(shape, "layer"), shape["neuron"]
+    hidden = request.hidden * dtype.itemsize
     search_tokens = config.layers.search_tokens if config.layers.enabled else 0
     ranking = shape["vocab"] * hidden + 2 * shape["layer"] * search_tokens * hidden  # with its own head
     pending = 2 * 4 * neurons * STEPS * max(1, neurons // BLOCKS)
@@ -69,33 +58,25 @@ def memory_needs(
     streams = data.tokens * (STREAMS * hidden + neurons * dtype.itemsize)
     working = least + MATRICES * 4 * neurons**2 + streams
     if device.type == "cpu":
-        return least, working + parameters * (dtype.itemsize + output_dtype.itemsize)
+        return least, working + parameters * (dtype.itemsize + request.dtype.itemsize)
     around = parameters - shape["layer"] * layer  # embeddings and head
     return working + around * dtype.itemsize, working + parameters * dtype.itemsize
 
 
-def weights_fit(
-    config: FlabPrunerConfig,
-    budget: int | None,
-    output_dtype: torch.dtype | None,
-    model: PreTrainedConfig,
-    family: Family,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> bool:
+def weights_fit(request: Request, budget: int | None, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether all weights can be in the memory of a device.
 
     Args:
         budget (`int`, *optional*): bytes of it that may be taken. Defaults to what is free.
-        output_dtype (`torch.dtype`, *optional*): of the pruned weights. Defaults to that of the computation.
-        config, model, family, dtype, device: see [`memory_needs`].
+        dtype (`torch.dtype`): of the computation.
 
     Raises:
         [`ConfigurationError`]: the budget is too small even if they are not; without a budget, what another device
             than the CPU has free.
     """
-    least, most = memory_needs(config, model, family, dtype, output_dtype or dtype, device)
-    is_cpu, free = device.type == "cpu", free_memory(device) if budget is None else budget
+    least, most = memory_needs(request, dtype, device)
+    is_cpu = device.type == "cpu"
+    free = free_memory(device) if budget is None else budget
     if free is not None and free < least and not (is_cpu and budget is None):
         size = f"{free / 1e9:,.1f} GB" if budget is not None else f"{device} has {free / 1e9:,.1f} GB free, which"
         place, instead = ("", "") if is_cpu else (f" on {device}", ", or compute on the CPU by device cpu")
@@ -107,44 +88,37 @@ def weights_fit(
     return free is None or most <= free
 
 
-def open_weights(
-    dense: LoadedModel, config: FlabPrunerConfig, folder: Path, budget: int | None = None
-) -> tuple[LoadedModel, Workspace]:
-    """A model whose weights can be read, and where other large data goes: to a folder, if the weights were left in
-    their files.
-
-    Args:
-        config ([`FlabPrunerConfig`]): what is requested.
-        folder (`Path`): an existing one.
-        budget (`int`, *optional*): bytes of memory that may be taken. Defaults to what is free.
+def open_weights(dense: LoadedModel, request: Request, run: Run) -> LoadedModel:
+    """A model whose weights can be read. If they were left in their files, other large data goes to the work folder of
+    the run too.
 
     Raises:
-        [`FlabError`]: the disk of the folder is too full.
+        [`FlabError`]: the disk of that folder is too full.
     """
     if dense.stored is None:
-        return dense, Workspace()
-    check_disk(folder, dense, config.data.tokens)
-    cpu, dtype = torch.device("cpu"), dense.model.dtype
-    least, _ = memory_needs(config, dense.model.config, dense.family, dtype, dense.storage_dtype, cpu)
-    workspace = Workspace(folder, spare=max(0, (budget or free_memory(cpu) or 0) - least))
-    return dense.with_weights(workspace), workspace
+        return dense
+    folder = run.work.root
+    check_disk(folder, dense, request)
+    cpu = torch.device("cpu")
+    least, _ = memory_needs(request, dense.model.dtype, cpu)
+    run.workspace = Workspace(folder, spare=max(0, (run.memory or free_memory(cpu) or 0) - least))
+    return dense.with_weights(run.workspace)
 
 
-def check_disk(folder: Path, dense: LoadedModel, tokens: int) -> None:
+def check_disk(folder: Path, dense: LoadedModel, request: Request) -> None:
     """Raises a [`FlabError`] if a disk has no room for what pruning puts there when weights stay in their files.
 
     Args:
         folder (`Path`): where it goes; an existing folder.
         dense ([`LoadedModel`]): whose weights are in their files.
-        tokens (`int`): of the calibration text.
     """
-    sizes, itemsize = sizes_of(dense.model, dense.family), dense.model.dtype.itemsize
-    shape, total = sizes.shape, sizes.counts.total(sizes.shape)
+    shape, itemsize = request.sizes.shape, dense.model.dtype.itemsize
     tensors = own_tensors(dense.model)
-    needed = total * itemsize + sum(tensors[name].nbytes for name in dense.converted_tensors())
+    needed = request.sizes.counts.total(shape) * itemsize
+    needed += sum(tensors[name].nbytes for name in dense.converted_tensors())
     if dense.device.type == "cpu":  # another one has them itself
-        rows = (shape["layer"] + STREAMS) * dense.model.config.hidden_size + shape["neuron"]
-        needed += tokens * itemsize * rows + MATRICES * 4 * shape["neuron"] ** 2
+        rows = (shape["layer"] + STREAMS) * request.hidden + shape["neuron"]
+        needed += request.config.data.tokens * itemsize * rows + MATRICES * 4 * shape["neuron"] ** 2
     needed *= on_this_machine()
     if (free := shutil.disk_usage(folder).free) < needed:
         raise FlabError(

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
-from ..records.work import Stage, WorkFolder
-from ..settings.configuration import FlabPrunerConfig
+from ..records.work import Stage
 from .components import COMPONENTS, components_of
 from .components.base import Calibrated
 from .components.deciding import NarrowLayer
 from .inputs import PruningInputs
+from .request import Request
 from .search import ChosenShape
 from .shapes import masked_weights
 
@@ -29,25 +28,19 @@ def _load(folder: Path) -> PruningPlan:
 STAGE = Stage("plan", PruningPlan.save, _load)
 
 
-def decided_plan(
-    inputs: PruningInputs, chosen: ChosenShape, dtype: torch.dtype, decided_by: Mapping[str, Any], work: WorkFolder
-) -> PruningPlan:
-    """Decides what is left to decide of the chosen shape, and records everything that stays.
-
-    Args:
-        dtype (`torch.dtype`): of the pruned weights.
-        decided_by (`Mapping[str, Any]`): everything that decides the plan.
-    """
+def decided_plan(inputs: PruningInputs, chosen: ChosenShape) -> PruningPlan:
+    """Decides what is left to decide of the chosen shape, and records everything that stays."""
+    config, dtype = inputs.request.config, inputs.request.dtype
 
     def decide(pieces: Pieces) -> PruningPlan:
         tokens = inputs.tokens(chosen.shape["vocab"])
         calibration = inputs.calibrated(tokens, pieces)
-        refitted = decide_refitted(calibration, inputs.config, chosen)
+        refitted = decide_refitted(calibration, inputs.request, chosen)
         inside = {
             name: {layer: narrow.kept.tolist() for layer, narrow in layers.items()}
             for name, layers in refitted.items()
         }
-        kept = chosen.kept | inside | ({"vocab": tokens.tolist()} if inputs.config.vocabulary.enabled else {})
+        kept = chosen.kept | inside | ({"vocab": tokens.tolist()} if config.vocabulary.enabled else {})
         return PruningPlan(
             # its name is not part of the decision, and is filled in when the plan is used
             base_model="",
@@ -61,19 +54,20 @@ def decided_plan(
             weights=dict(_weights(calibration, refitted, dtype)),
         )
 
-    plan, dense = work.value(STAGE, decided_by, decide), inputs.dense
-    return replace(plan, base_model=dense.name, base_revision=dense.revision, settings=inputs.config.to_dict())
+    decided_by = inputs.decided_by(dtype=str(dtype), shape=chosen.hash)
+    plan, dense = inputs.run.stage(STAGE, decided_by, decide), inputs.dense
+    return replace(plan, base_model=dense.name, base_revision=dense.revision, settings=config.to_dict())
 
 
 def decide_refitted(
-    calibration: Calibrated, config: FlabPrunerConfig, chosen: ChosenShape
+    calibration: Calibrated, request: Request, chosen: ChosenShape
 ) -> dict[str, Mapping[int, NarrowLayer]]:
     """What stays of components that refit weights, by dimension and layer. They are decided one after the other, each
     on a model in which those before it are masked."""
     model, family, refitted = calibration.dense.model, calibration.dense.family, dict[str, Mapping[int, NarrowLayer]]()
     for component in reversed(components_of(chosen.shape)):
         if component.refits:
-            settings, size = component.section(config), chosen.shape[component.dimension]
+            settings, size = component.section(request.config), chosen.shape[component.dimension]
             masks = masked_weights(model, family, dict(refitted))
             refitted[component.dimension] = component.decide(calibration, settings, chosen.kept, size, masks)
     return refitted

@@ -6,19 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
 
 from pydantic import TypeAdapter
 
 from ..records.pieces import Pieces
 from ..records.report import Search, TriedShape
-from ..records.work import WorkFolder, json_stage
+from ..records.work import json_stage
 from ..sizes import Shape
 from ..utils.hashing import digest_of
 from ..utils.progress import progress_bar
 from .components import components_of
 from .components.base import Calibrated, Choice
 from .inputs import PruningInputs
+from .limits import Candidates
 from .shapes import StoredShape, cost, measure_shape
 
 
@@ -45,31 +45,28 @@ class ChosenShape:
 
 Tried = dict[Shape, TriedShape]  # what shapes were measured to cost
 
-START_SHARE = 0.6  # of the natural vocabulary: the search walks both ways from there
 STAGE = json_stage("shape", ChosenShape)
 
 
-def chosen_shape(
-    inputs: PruningInputs, rows: list[list[Shape]], decided_by: Mapping[str, Any], work: WorkFolder
-) -> ChosenShape:
+def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
     """Measures the shapes that are worth comparing, and decides what stays of components that refit nothing; saved
     under everything that decides it.
 
     Args:
-        rows (`list[list[Shape]]`): see [`~pruning.limits.shapes_to_compare`]; a single shape is used as it is.
-        decided_by (`Mapping[str, Any]`): everything that decides the shape.
+        candidates ([`Candidates`]): a single shape is used as it is.
     """
+    rows = candidates.rows
 
     def choose(pieces: Pieces) -> ChosenShape:
         natural = inputs.tokens.counted.natural
         calibration = inputs.calibrated(natural, pieces)
-        shape, tried = start_shape(rows[0], len(natural)), Tried()
+        shape, tried = candidates.start, Tried()
         choices = {}
         for component in components_of(calibration.shape):
             if component.choice is not None:
                 name = component.dimension
                 sizes = sorted({one[name] for row in rows for one in row} - {calibration.shape[name]})
-                choices[name] = component.choice(calibration, sizes, component.section(inputs.config))
+                choices[name] = component.choice(calibration, sizes, component.section(inputs.request.config))
         if len(rows) > 1 or len(rows[0]) > 1:
             tried = _measured(inputs, calibration, rows, shape, choices)
             shape = min(tried, key=lambda shape: cost(tried[shape]))
@@ -86,12 +83,7 @@ def chosen_shape(
         )
         return ChosenShape(shape, kept, search)
 
-    return work.value(STAGE, decided_by, choose)
-
-
-def start_shape(row: list[Shape], natural: int) -> Shape:
-    """The shape of a row whose vocabulary is nearest to a share of the natural one."""
-    return min(row, key=lambda shape: abs(shape["vocab"] - START_SHARE * natural))
+    return inputs.run.stage(STAGE, inputs.decided_by(), choose)
 
 
 def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape], TriedShape]) -> Tried:
@@ -144,7 +136,7 @@ def _measured(
                 bar.update()
                 return TriedShape(**piece.facts["tried"])
             kept_tokens = tokens(shape["vocab"])
-            text = tokens.packed(kept_tokens, texts, inputs.config.data.sequence_length)
+            text = tokens.packed(kept_tokens, texts, inputs.request.config.data.sequence_length)
             kept = {dimension: choice(shape[dimension]) for dimension, choice in choices.items()}
             reading = calibration.reading(f"{name}-hidden", shared=True, tokens=text)
             dense_pieces = pieces.part(f"vocab{shape['vocab']}-dense")

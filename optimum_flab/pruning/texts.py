@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 from ..checkpoints.loading import LoadedModel
 from ..records.texts import TextCounts
-from ..settings.configuration import FlabPrunerConfig
+from ..running.run import Run
 from ..settings.pruning import TOKENS_PER_NEURON, DataSettings
-from ..texts.formats import Formats
+from ..texts.formats import Formats, formats_of
 from ..texts.kinds import ANSWERS, CHAT, INFILLING
 from ..texts.presets import preset_words
-from ..texts.sets import TextSets
-from .counts import CountsFile, counts_report
-from .time_budget import routed_share
+from ..texts.sets import TextSets, read_text_sets
+from .answers import answer_writer
+from .counts import counts_report
+from .request import Request
 from .vocabulary import TokenChoice
 
 
@@ -32,6 +33,25 @@ COUNTED = (
     "text that was only counted may overlap with the text measured on, since counts do not reveal it; name held-out"
     " text that was not counted to be sure"
 )
+
+
+def read_pruning_texts(dense: LoadedModel, weights: str, request: Request, run: Run) -> TextSets:
+    """The texts of a pruning; notes what kinds of text are left out, and where there is too little.
+
+    Args:
+        dense ([`LoadedModel`]): as it was loaded.
+        weights (`str`): their hash, see [`~checkpoints.hashes.dense_hash`].
+    """
+    config = request.config
+    answer = answer_writer(dense, weights, request, run)
+    run.notes += text_notes(config.data, formats_of(dense.tokenizer), answer is not None)
+    with run.step("texts", "Reading text"):
+        texts = read_text_sets(dense.tokenizer, config.data, config.seed, answer)
+    if answer is not None and not any(document.kind == ANSWERS for document in texts.calibration):
+        run.warn(NO_ANSWERS)
+    for warning in few_tokens(texts.calibration_tokens, tokens_per_neuron(request, texts)):
+        run.warn(warning)
+    return texts
 
 
 def text_notes(data: DataSettings, formats: Formats, can_answer: bool) -> list[str]:
@@ -66,28 +86,18 @@ def few_tokens(tokens: int, each: float | None) -> list[str]:
     ]
 
 
-def tokens_per_neuron(dense: LoadedModel, config: FlabPrunerConfig, texts: TextSets) -> float | None:
+def tokens_per_neuron(request: Request, texts: TextSets) -> float | None:
     """The calibration tokens for each neuron of a layer; `None` if none is to be removed."""
-    if not config.ffn.enabled:
+    if not request.config.ffn.enabled:
         return None
-    model = dense.model.config
-    neurons = getattr(model, dense.family.sizes["neuron"])
-    return texts.calibration_tokens * routed_share(model, dense.family) / neurons
+    return texts.calibration_tokens * request.routed_share / request.sizes.shape["neuron"]
 
 
-def text_counts(
-    texts: TextSets,
-    tokens: TokenChoice,
-    counts: Sequence[CountsFile],
-    kept: Sequence[int] | None,
-    tokens_per_neuron: float | None,
-) -> TextCounts:
+def text_counts(texts: TextSets, tokens: TokenChoice, request: Request, kept: Sequence[int] | None) -> TextCounts:
     """The texts of a pruning, and how many a plan's tokens tokenise differently, for the report.
 
     Args:
-        counts (`Sequence[CountsFile]`): of other text.
         kept (`Sequence[int]`, *optional*): the plan's tokens; `None`: all of them.
-        tokens_per_neuron (`float`, *optional*): see [`~records.texts.TextCounts`].
     """
     words = [word for part in (preset_words(texts.preset) if texts.preset else ()) for word in part.words]
     return TextCounts(
@@ -101,6 +111,6 @@ def text_counts(
         preset_words=len(words),
         preset_words_cut_differently=tokens.changed(words, kept),
         calibration_by_kind=dict(sorted(Counter(document.kind for document in texts.calibration).items())),
-        tokens_per_neuron=tokens_per_neuron,
-        counts=tuple(counts_report(file, kept) for file in counts),
+        tokens_per_neuron=tokens_per_neuron(request, texts),
+        counts=tuple(counts_report(file, kept) for file in request.counts),
     )

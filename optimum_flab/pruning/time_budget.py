@@ -6,26 +6,20 @@ import re
 from collections.abc import Callable
 from functools import cache, partial
 from time import perf_counter, process_time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from ..checkpoints.loading import LoadedModel
-from ..families import Family
 from ..records.pieces import Pieces
-from ..records.work import WorkFolder, json_stage
+from ..records.work import json_stage
 from ..running.casting import estimates_dtype
-from ..running.processes import Processes
-from ..settings.configuration import FlabPrunerConfig
+from ..running.run import Run
 from ..texts.kinds import ANSWERS
 from ..utils.errors import ConfigurationError
 from ..utils.progress import duration
 from .components import components_of
-from .limits import Limits
-
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+from .request import Request
 
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
@@ -55,46 +49,31 @@ class Pace(NamedTuple):
 STAGE = json_stage("time-budget", tuple[int, str])
 
 
-def tokens_in_time(
-    dense: LoadedModel,
-    config: FlabPrunerConfig,
-    limits: Limits,
-    allowed: float,
-    work: WorkFolder,
-    processes: Processes,
-) -> tuple[int, str]:
-    """As many calibration tokens as there is time for, at most those that are requested. An interrupted run resumes
-    with what was chosen, however fast the machine is by then.
+def within_time(dense: LoadedModel, request: Request, allowed: float, run: Run) -> Request:
+    """The request with as many calibration tokens as there is time for, at most those that are requested. An
+    interrupted run resumes with what was chosen, however fast the machine is by then; of several processes the slowest
+    decides.
 
     Args:
-        limits ([`Limits`]): how far pruning may go.
         allowed (`float`): seconds.
-        processes ([`Processes`]): those that share the pruning; the slowest decides.
-
-    Returns:
-        `tuple[int, str]`: how many, and what was chosen, for the user.
 
     Raises:
         [`ConfigurationError`]: even a little text takes longer.
     """
 
+    config, processes = request.config, run.processes
+
     def choose(_: Pieces) -> tuple[int, str]:
         paces = processes.of_each(measured_pace(dense.device, dense.model.dtype))
         slowest = Pace(*map(min, zip(*paces, strict=True)))
-        share, data = routed_share(dense.model.config, dense.family), config.data
-        expected = partial(expected_seconds, config, limits, slowest, share=share, processes=processes.number)
+        expected, data = partial(expected_seconds, request, slowest, processes=processes.number), config.data
         return chosen_tokens(expected, data.tokens, max(LEAST_TOKENS, data.sequence_length), allowed)
 
     computation = {"dtype": str(dense.model.dtype), "device": str(dense.device)}
     inputs = {"model": dense.name, "settings": config.to_dict(), "budget": allowed, "computation": computation}
-    return work.value(STAGE, inputs, choose)
-
-
-def routed_share(config: PreTrainedConfig, family: Family) -> float:
-    """The share of the experts of a mixture that a token is routed to; 1 for other models."""
-    if family.experts is None:
-        return 1.0
-    return getattr(config, family.mixture.per_token) / getattr(config, family.sizes["expert"])
+    affordable, note = run.work.value(STAGE, inputs, choose)
+    run.note(note)
+    return request.with_calibration_tokens(affordable)
 
 
 def seconds_of(duration: str | float | None) -> float | None:
@@ -132,21 +111,19 @@ def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) ->
     return 2 * PROBE**3 * done * threads / spent
 
 
-def expected_seconds(
-    config: FlabPrunerConfig, limits: Limits, pace: Pace, tokens: int, share: float = 1.0, processes: int = 1
-) -> float:
+def expected_seconds(request: Request, pace: Pace, tokens: int, processes: int = 1) -> float:
     """About how long pruning takes.
 
     Args:
-        limits ([`Limits`]): how far it may go.
         tokens (`int`): of calibration text.
-        share (`float`): of the experts that a token is routed to.
         processes (`int`): that share the text.
     """
-    data, dense, smallest, parts = config.data, limits.dense, limits.smallest, limits.counts.parts(limits.dense)
-    efforts = [component.effort(config, dense, smallest, tokens) for component in components_of(dense)]
-    idle = (1 - share) * parts.get("experts", 0)
-    once = 2 * (limits.counts.total(dense) - idle)  # one token through the model
+    counts, dense = request.sizes.counts, request.sizes.shape
+    config, data = request.config, request.config.data
+    share = request.routed_share
+    efforts = [component.effort(request, tokens) for component in components_of(dense)]
+    idle = (1 - share) * counts.parts(dense).get("experts", 0)
+    once = 2 * (counts.total(dense) - idle)  # one token through the model
     texts = tokens + data.validation_tokens + data.held_out_tokens
     written = texts * data.mix.get(ANSWERS, 0) / sum(data.mix.values())  # one token at a time
     shapes = 2 * SHAPES * data.validation_tokens if config.has_target else 0

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..records.counts import TokenCounts
 from ..records.pieces import Pieces
-from ..records.work import Stage, WorkFolder
+from ..records.work import Stage
 from ..settings.components import VocabularySettings
 from ..texts.presets import CountedWords, preset_words
 from ..texts.sets import TextSets
@@ -29,7 +29,6 @@ from ..vocabulary.closure import (
     covering,
     dropped,
     natural_vocabulary,
-    read_spec,
     resize,
     with_prior_uses,
 )
@@ -45,12 +44,13 @@ from ..vocabulary.usage import (
     token_lists,
     tokenizer_hash,
 )
-from .counts import CountsFile
 
 
 if TYPE_CHECKING:
     from ..checkpoints.loading import LoadedModel
+    from ..running.run import Run
     from ..texts.packing import PackedTokens
+    from .request import Request
 
 
 @dataclass(frozen=True)
@@ -145,48 +145,44 @@ def tokenizer_of(tokenizer: PreTrainedTokenizerBase, kept: np.ndarray, model_typ
     return rewrite_tokenizer(tokenizer, kept, model_type)
 
 
-def token_choice(
-    dense: LoadedModel,
-    settings: VocabularySettings,
-    texts: TextSets,
-    files: Sequence[CountsFile],
-    work: WorkFolder,
-) -> TokenChoice:
-    """Counts the corpus, unless the vocabulary stays as it is.
+def check_named_tokens(spec: TokenizerSpec, settings: VocabularySettings, required: Iterable[int]) -> None:
+    """Raises a [`ConfigurationError`] if there is no token that is to stay, or the size has no room for those that
+    must.
 
     Args:
-        files (`Sequence[CountsFile]`): counts of other text, in the ids of this model.
-
-    Raises:
-        [`FlabError`]: the tokenizer is of a kind that cannot be pruned.
-        [`ConfigurationError`]: there is no such token, or no such size.
+        required (`Iterable[int]`): ids that the model's configuration names.
     """
+    least = _natural(spec, np.zeros(0, dtype=np.int64), settings, required)
+    if settings.size is not None and settings.size < len(least.protected):
+        resize(spec, least, np.zeros(0), settings.size)
+
+
+def token_choice(dense: LoadedModel, request: Request, texts: TextSets, run: Run) -> TokenChoice:
+    """Counts the corpus, unless the vocabulary stays as it is."""
     tokenizer, model = dense.tokenizer, dense.model
-    if not settings.enabled:
+    settings, spec = request.config.vocabulary, request.spec
+    if spec is None:
         rows = np.arange(model.get_input_embeddings().weight.shape[0])
         everything = CountedTokens(rows, rows, rows, np.zeros(len(rows)), closed=True)
         return TokenChoice(tokenizer, model.config.model_type, everything)
     required = config_token_ids(model.config, model.generation_config)
-    spec = read_spec(tokenizer)
-    least = _natural(spec, np.zeros(0, dtype=np.int64), settings, required)
-    if settings.size is not None and settings.size < len(least.protected):
-        resize(spec, least, np.zeros(0), settings.size)  # refuses it before anything is counted
     inputs = {
         "model": {"tokenizer": tokenizer_hash(tokenizer)},
         "required": required,
         "settings": settings.model_dump(include={"min_count", "coverage", "keep_merges", "keep_tokens"}),
         "texts": texts.deciding_hash,
-        "counts": [file.counts.hash for file in files],
+        "counts": [file.counts.hash for file in request.counts],
     }
     words = [] if texts.preset is None else preset_words(texts.preset)
 
     def count(pieces: Pieces) -> CountedTokens:
         counts = source_counts(tokenizer, texts.corpus, words)
-        if files:
-            counts += [usage.counts for usage in TokenCounts.merged(file.counts for file in files).sources.values()]
+        if request.counts:
+            merged = TokenCounts.merged(file.counts for file in request.counts)
+            counts += [usage.counts for usage in merged.sources.values()]
         return counted_tokens(spec, settings, required, counts)
 
-    return TokenChoice(tokenizer, model.config.model_type, work.value(STAGE, inputs, count), spec)
+    return TokenChoice(tokenizer, model.config.model_type, run.stage(STAGE, inputs, count), spec)
 
 
 class TokenChoice:

@@ -109,7 +109,7 @@ def progress(description: str, total: int | None, unit: str, **options: Any) -> 
 
 
 @contextmanager
-def stage(number: int, of: int, title: str = "") -> Iterator[None]:
+def numbered(number: int, of: int, title: str = "") -> Iterator[None]:
     """While the block runs, what bars say begins with the number of a stage: `[2/6]`.
 
     Args:

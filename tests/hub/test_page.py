@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
+import pytest
 from hub.conftest import evaluation_of, write_card, write_json, write_report
 
 from optimum_flab.records.checkpoint import Checkpoint
@@ -15,6 +18,7 @@ from optimum_flab.records.report import ComparedCompletion, RemovedLayer
 
 VOID = {"meta", "br", "img", "link"}
 HOSTILE = "<script>alert('x')</script> & \"quotes\""
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Page(HTMLParser):
@@ -138,3 +142,26 @@ def test_where_nothing_was_measured_or_differs_that_is_said(pruned):
     write_card(pruned)
     page = page_of(pruned)
     assert "Nothing was measured: a plan was applied" in page.text and "Search" not in page.text
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(BROWSER is None, reason="no headless browser is installed")
+def test_a_browser_shows_it_without_a_fault(pruned, tmp_path):
+    long = ComparedCompletion(prompt="x" * 3000, dense="y" * 3000, pruned="z")
+    write_report(pruned, Checkpoint(pruned).report.model_copy(update={"completions": (long,)}))
+    write_card(pruned)
+    options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom")
+    address = (pruned / PAGE_NAME).as_uri()
+    command = [BROWSER, *options, "--enable-logging=stderr", address]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0
+    assert "CONSOLE" not in shown.stderr, shown.stderr  # a refused resource or a fault is noted there
+    assert page_of(pruned).tables == Page(shown.stdout).tables
+    # long words do not make it wider than the window; the page itself lets no script run
+    measured = re.sub(r"<meta http-equiv[^>]*>", "", (pruned / PAGE_NAME).read_text(encoding="utf-8")).replace(
+        "</body>", "<script>document.title = document.documentElement.scrollWidth > innerWidth</script></body>"
+    )
+    (tmp_path / "page.html").write_text(measured, encoding="utf-8")
+    command = [BROWSER, *options, "--window-size=400,800", (tmp_path / "page.html").as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "<title>false</title>" in shown.stdout

@@ -18,7 +18,8 @@ from ...running.casting import LayerTensors
 from ...running.layer_pass import LayerPass
 from ...running.processes import Processes
 from ...settings.components import ComponentSettings
-from ...sizes import ModelSizes, Shape, shape_of
+from ...sizes import Shape, shape_of
+from ..request import Request
 from .deciding import NarrowLayer
 
 
@@ -154,17 +155,13 @@ class Component:
         where that is not plain."""
         return range(1, shape[self.dimension] + 1), ""
 
-    def rounded(self, size: int, config: FlabPrunerConfig) -> int:
+    def rounded(self, size: int, request: Request) -> int:
         """The size that a pinned one becomes."""
         return size
 
-    def allowed(self, config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Sequence[int]:
-        """The sizes that the settings allow where it is neither pinned nor switched off.
-
-        Args:
-            tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
-        """
-        return sizes.possible[self.dimension]
+    def allowed(self, request: Request) -> Sequence[int]:
+        """The sizes that the settings allow where it is neither pinned nor switched off."""
+        return request.sizes.possible[self.dimension]
 
     def groups(self, config: PreTrainedConfig, family: Family) -> int:
         """Of how many groups of neighbours the same number must stay."""
@@ -172,11 +169,10 @@ class Component:
 
     # --- measuring
 
-    def effort(self, config: FlabPrunerConfig, dense: Shape, smallest: Shape, tokens: int) -> Effort:
+    def effort(self, request: Request, tokens: int) -> Effort:
         """What deciding it takes, about.
 
         Args:
-            smallest ([`Shape`]): to which the settings allow pruning.
             tokens (`int`): of calibration text.
         """
         return Effort()

@@ -16,8 +16,8 @@ from ...measuring.divergence import check_finite_layer
 from ...running.experts import ExpertWeights, routed
 from ...running.layer_pass import LayerObserver, LayerPass
 from ...settings.components import ExpertSettings
-from ...settings.configuration import FlabPrunerConfig
 from ...sizes import Shape
+from ..request import Request
 from .base import Choice, Component, Effort
 from .deciding import NarrowLayer
 
@@ -116,9 +116,10 @@ class Experts(Component):
         """Those that the router chooses from by groups."""
         return family.mixture.group_count(config)
 
-    def effort(self, config: FlabPrunerConfig, dense: Shape, smallest: Shape, tokens: int) -> Effort:
+    def effort(self, request: Request, tokens: int) -> Effort:
         """All text once."""
-        return Effort(tokens=tokens if smallest["expert"] < dense["expert"] else 0)
+        limits = request.limits
+        return Effort(tokens=tokens if limits.smallest["expert"] < limits.dense["expert"] else 0)
 
 
 COMPONENT = Experts()

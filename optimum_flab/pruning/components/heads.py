@@ -21,11 +21,11 @@ from ...running.layer_pass import LayerPass
 from ...running.layerwise import recorded, run_layer
 from ...running.placement import layer_on
 from ...settings.components import HeadSettings
-from ...settings.configuration import FlabPrunerConfig
 from ...sizes import Shape
 from ...tensors.matrices import inverse_
 from ...tensors.workspace import Workspace
 from ...utils.compat import new_model
+from ..request import Request
 from .base import Calibrated, Component, Effort, columns_of
 from .deciding import DecidingObserver, Decision, NarrowLayer
 
@@ -171,9 +171,10 @@ class Heads(Component):
         """The key-value heads."""
         return heads_of(config)[1]
 
-    def effort(self, config: FlabPrunerConfig, dense: Shape, smallest: Shape, tokens: int) -> Effort:
+    def effort(self, request: Request, tokens: int) -> Effort:
         """A pass; matrices of heads are small beside those of neurons."""
-        return Effort(fitted=tokens if smallest["head"] < dense["head"] else 0)
+        limits = request.limits
+        return Effort(fitted=tokens if limits.smallest["head"] < limits.dense["head"] else 0)
 
     def decide(
         self, calibration: Calibrated, settings: HeadSettings, kept: Mapping[str, Any], size: int, masks: LayerTensors

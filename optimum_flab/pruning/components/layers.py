@@ -18,9 +18,9 @@ from ...records.report import RemovedLayer
 from ...running.casting import fast_step
 from ...running.layer_pass import LayerObserver, LayerPass
 from ...settings.components import LayerSettings
-from ...settings.configuration import FlabPrunerConfig
 from ...sizes import Shape
 from ...utils.progress import progress
+from ..request import Request
 from .base import Choice, Component, Effort
 
 
@@ -167,10 +167,11 @@ class Layers(Component):
         reason = f"its layers without experts ({fixed}) stay, and one with experts" if fixed else ""
         return range(fixed + 1, number + 1), reason
 
-    def effort(self, config: FlabPrunerConfig, dense: Shape, smallest: Shape, tokens: int) -> Effort:
+    def effort(self, request: Request, tokens: int) -> Effort:
         """A candidate goes up from its layer."""
-        goes, number = smallest["layer"] < dense["layer"], dense["layer"]
-        return Effort(tokens=goes * config.layers.search_tokens * number / 2)
+        number = request.limits.dense["layer"]
+        goes = request.limits.smallest["layer"] < number
+        return Effort(tokens=goes * request.config.layers.search_tokens * number / 2)
 
 
 COMPONENT = Layers()

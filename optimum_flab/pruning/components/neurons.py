@@ -19,8 +19,8 @@ from ...running.casting import LayerTensors
 from ...running.layer_pass import LayerPass
 from ...running.layerwise import run_block
 from ...settings.components import FFNSettings
-from ...settings.configuration import FlabPrunerConfig
-from ...sizes import ModelSizes, Shape
+from ...sizes import Shape
+from ..request import Request
 from .base import SHARE_OF_DEVICE, SURVEYED_PART, Calibrated, Choice, Component, Effort
 from .deciding import DecidingObserver, Decision, NarrowLayer
 from .expert_neurons import ExpertObserver
@@ -35,13 +35,10 @@ USUAL_MULTIPLE = 64
 FEWEST_STEPS = 8  # a width with fewer multiples below it leaves too little to choose from
 
 
-def width_multiple(config: FlabPrunerConfig, width: int) -> int:
+def width_multiple(request: Request) -> int:
     """What the width of a pruned model is a multiple of. By default 256 if the dense one is, has at least 8 such
-    steps, and the vocabulary can take up what they leave of a target; otherwise 64.
-
-    Args:
-        width (`int`): the dense width.
-    """
+    steps, and the vocabulary can take up what they leave of a target; otherwise 64."""
+    config, width = request.config, request.sizes.shape["neuron"]
     unit = SHARE_OF_DEVICE * (config.align or 0) or 1
     if config.ffn.multiple_of is not None:
         return math.lcm(config.ffn.multiple_of, unit)
@@ -173,17 +170,20 @@ class Neurons(Component):
         whole = width * getattr(model.config, shared) if shared else 0
         return [size for size in (*range(EXPERT_STEP, width, EXPERT_STEP), width) if whole % size == 0], ""
 
-    def allowed(self, config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Sequence[int]:
+    def allowed(self, request: Request) -> Sequence[int]:
         """Multiples, and the dense width; only that where whole experts are removed instead."""
+        sizes, experts = request.sizes, request.config.experts
         dense = sizes.shape["neuron"]
-        if config.experts.enabled and config.experts.num_experts is None and len(sizes.possible.get("expert", ())) > 1:
+        if experts.enabled and experts.num_experts is None and len(sizes.possible.get("expert", ())) > 1:
             return [dense]
-        step = width_multiple(config, dense)
+        step = width_multiple(request)
         return [size for size in sizes.possible["neuron"] if size % step == 0 or size == dense]
 
-    def effort(self, config: FlabPrunerConfig, dense: Shape, smallest: Shape, tokens: int) -> Effort:
+    def effort(self, request: Request, tokens: int) -> Effort:
         """A pass, and a survey of some of the text before if shapes are compared."""
-        once, surveys = _changes(config.ffn, dense, smallest), config.ffn.enabled and config.has_target
+        config, dense = request.config, request.limits.dense
+        once = _changes(config.ffn, dense, request.limits.smallest)
+        surveys = config.ffn.enabled and config.has_target
         return Effort(
             fitted=(once + surveys / SURVEYED_PART) * tokens,
             decisions=once + surveys,

@@ -7,16 +7,16 @@ import math
 from collections.abc import Sequence
 
 from ...settings.components import VocabularySettings
-from ...settings.configuration import FlabPrunerConfig
-from ...sizes import ModelSizes
+from ..request import Request
 from .base import SHARE_OF_DEVICE, Component
 
 
 FEWEST_TOKENS = 256  # one for each byte, whatever else stays
 
 
-def row_multiple(config: FlabPrunerConfig) -> int:
+def row_multiple(request: Request) -> int:
     """What the rows of the embedding are a multiple of."""
+    config = request.config
     return math.lcm(config.vocabulary.pad_to_multiple_of or 1, SHARE_OF_DEVICE * (config.align or 0) or 1)
 
 
@@ -31,14 +31,15 @@ class Vocabulary(Component):
     settings = VocabularySettings
     per_device = SHARE_OF_DEVICE
 
-    def rounded(self, size: int, config: FlabPrunerConfig) -> int:
+    def rounded(self, size: int, request: Request) -> int:
         """With padding."""
-        return round_up(size, row_multiple(config))
+        return round_up(size, row_multiple(request))
 
-    def allowed(self, config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Sequence[int]:
+    def allowed(self, request: Request) -> Sequence[int]:
         """Multiples with a token for each byte; rows beyond the tokens are padding."""
-        multiple = row_multiple(config)
-        most = min(round_up(tokens, multiple), sizes.shape["vocab"] // multiple * multiple)
+        multiple = row_multiple(request)
+        rows = request.sizes.shape["vocab"] // multiple * multiple
+        most = min(round_up(request.tokens, multiple), rows)
         return range(min(round_up(FEWEST_TOKENS, multiple), most), most + 1, multiple) if most else []
 
 
