@@ -38,7 +38,7 @@ import yaml
 from common import load_tokenizer, print_result
 
 from optimum_flab.texts.installed import LONGEST_LINE
-from optimum_flab.texts.presets import FOLDER, preset_file, preset_words, sources_file
+from optimum_flab.texts.presets import FOLDER, preset_file, preset_words
 from optimum_flab.texts.sources import default_corpus
 from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec
 from optimum_flab.vocabulary.usage import count_tokens
@@ -273,9 +273,9 @@ def make(listed: dict, work: Path, output: Path) -> None:
                 sources.append({**stated, "licence": package.licence, "files": files, "bytes": size})
                 print(f"{preset}: {package.name}, {files:,} files, {size:,} bytes", file=sys.stderr, flush=True)
         content = fitting(counted(counts))
-        preset_file(preset, output).write_bytes(content)
+        (output / preset_file(preset).name).write_bytes(content)
         lines = ",\n".join(json.dumps(source, ensure_ascii=False) for source in sources)
-        sources_file(preset, output).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        (output / f"{preset}.sources.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def measure(listed: dict, work: Path, dense: str) -> None:

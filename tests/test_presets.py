@@ -16,7 +16,7 @@ import optimum_flab
 from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.records.summary import report_summary
 from optimum_flab.settings.pruning import PRESETS, DataSettings
-from optimum_flab.texts.presets import ALL, FOLDER, preset_file, preset_texts, preset_words, sources_file
+from optimum_flab.texts.presets import ALL, FOLDER, preset_file, preset_texts, preset_words
 from optimum_flab.texts.reading import read_texts
 from optimum_flab.texts.sets import divide_texts
 from optimum_flab.texts.sources import SourceTexts, default_corpus
@@ -27,6 +27,10 @@ from .vocabulary.tiny_tokenizers import gemma
 
 ONE_KIND = [name for name in PRESETS if name != ALL]
 DATA = {"sequence_length": 64, "validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 1000}
+
+
+def sources_file(name):
+    return FOLDER / f"{name}.sources.json"
 
 
 def count_words(batch):

@@ -11,18 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from optimum_flab import FlabOptimizer
-from optimum_flab.checkpoints.finding import ModelFiles
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.loading import load_dense
-from optimum_flab.checkpoints.model_config import check_config
 from optimum_flab.checkpoints.surgery import operate
-from optimum_flab.checkpoints.weight_files import stored_dtype
 from optimum_flab.utils.errors import FlabError
 from optimum_flab.vocabulary.rewrite import remap_config_ids
 
@@ -129,25 +124,9 @@ def test_what_lies_in_the_place_of_a_weight_file_is_named(folder):
         (b"abc", "is damaged"),
         (whole[: 8 + header // 2], "is damaged"),
         (whole[:-100], "is damaged"),
-        (whole + b"more", "is damaged"),
-        (struct.pack("<Q", 1 << 50) + b"{}", "is damaged"),
-        (struct.pack("<Q", 2) + b"[]", "is damaged"),
-        (struct.pack("<Q", 9) + b'{"a": 1 }', "is damaged"),
-        (struct.pack("<Q", 9) + b'{"a":{} }', "is damaged"),
     ):
         path.write_bytes(content)
         assert f"weight file '{path}' {words}" in refusal(folder)
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.binary(max_size=200))
-def test_no_bytes_give_a_traceback(checkpoint, tmp_path_factory, content):
-    folder = tmp_path_factory.mktemp("weights")
-    (folder / "model.safetensors").write_bytes(content)
-    try:
-        stored_dtype(ModelFiles("m", "m", folder), tiny_model("llama").config)
-    except FlabError as error:
-        assert "model.safetensors" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -155,11 +134,6 @@ def test_no_bytes_give_a_traceback(checkpoint, tmp_path_factory, content):
     [
         ("garbage", "is damaged"),
         (POINTER.decode(), "is a Git LFS pointer"),
-        ("[]", "is not a JSON object"),
-        ("{}", "does not name the weight files"),
-        ('{"weight_map": "x"}', "does not name the weight files"),
-        ('{"weight_map": {"a": 1}}', "does not name the weight files"),
-        ('{"weight_map": {"a": "../copy/elsewhere.safetensors"}}', "does not name the weight files"),
         ('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}', "weight files are missing"),
     ],
 )
@@ -185,12 +159,6 @@ def is_a_pointer(index, path):
     path.write_bytes(POINTER)
 
 
-def is_not_in_the_index(index, path):
-    content = json.loads(index.read_text())
-    content["weight_map"] = {name: file for name, file in content["weight_map"].items() if file != path.name}
-    index.write_text(json.dumps(content))
-
-
 def is_another_in_the_index(index, path):
     index.write_text(index.read_text().replace(path.name, "other.safetensors"))
 
@@ -206,7 +174,6 @@ FAULTS = {
     is_cut_short: f"weight file '{{folder}}/{SHARD}00006.safetensors' is damaged",
     begins_with_zeros: f"weight file '{{folder}}/{SHARD}00006.safetensors' is damaged",
     is_a_pointer: f"weight file '{{folder}}/{SHARD}00006.safetensors' is a Git LFS pointer",
-    is_not_in_the_index: f"its index does not name {SHARD}00006.safetensors",
     is_another_in_the_index: "weight files are missing in '{folder}' (1 of 6): other.safetensors",
     holds_a_tensor_of_another_shape: "tensors or have other shapes: model.layers.0.",
 }
@@ -230,15 +197,7 @@ def test_a_shard_that_is_missing_or_broken_is_named(fault, read, folder):
     assert FAULTS[fault].format(folder=damaged) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (None, "weight files are missing in '{folder}' (1 of 2): pytorch_model-00002-of-00002.bin"),
-        (POINTER, "weight file '{folder}/pytorch_model-00002-of-00002.bin' is a Git LFS pointer"),
-        (b"PK\3\4 and more", "weight file '{folder}/pytorch_model-00002-of-00002.bin' is damaged (it is truncated)"),
-    ],
-)
-def test_files_of_the_older_kind_are_checked_too(content, words, folder):
+def test_files_of_the_older_kind_are_read(folder):
     tensors = list(load_file(folder / "model.safetensors").items())
     (folder / "model.safetensors").unlink()
     names = [f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2)]
@@ -247,10 +206,8 @@ def test_files_of_the_older_kind_are_checked_too(content, words, folder):
         torch.save({name: tensor for name, tensor in tensors if places[name] == file}, folder / file)
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     assert weights_hash(load_dense(folder).model) == weights_hash(dict(tensors))
-    (folder / names[1]).unlink()
-    if content is not None:
-        (folder / names[1]).write_bytes(content)
-    assert words.format(folder=folder) in refusal(folder)
+    (folder / names[1]).write_bytes(POINTER)
+    assert "cannot be loaded" in refusal(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
@@ -262,25 +219,9 @@ def test_configuration_files_that_are_none(folder, name, content, words):
 
 
 @pytest.mark.parametrize(
-    ("field", "size", "said"),
-    [
-        ("num_hidden_layers", 0, "0"),
-        ("hidden_size", -1, "-1"),
-        ("intermediate_size", 2**50, "1,125,899,906,842,624"),
-        ("vocab_size", 0, "0"),
-        ("num_hidden_layers", "4", "'4'"),
-        ("num_labels", 10**9, "1,000,000,000"),
-    ],
-)
-def test_sizes_that_cannot_be(folder, field, size, said):
-    change(folder, **{field: size, "layer_types": None})
-    assert f"cannot be right: it says {field} {said}; correct its config.json" in refusal(folder)
-
-
-@pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        *(("quantization_config", value, "is quantised (") for value in ("gptq", ["gptq"], 4, {}, {"bits": 4})),
+        ("quantization_config", {"bits": 4}, "is quantised (by an unknown method)"),
         ("quantization_config", {"quant_method": "gptq"}, "quantised (gptq); prune the unquantised"),
         ("quantization_config", {"quant_method": "mxfp4"}, ", quantization_config=Mxfp4Config(deq"),
         ("quantization_config", {"quant_method": "fp8"}, "import AutoModelForCausalLM, FineGrainedFP8Config\n"),
@@ -305,8 +246,6 @@ def test_a_quantised_model_is_refused_however_it_says_so(folder, field, value, s
                 ("llama4", "Llama4ForConditionalGeneration", "llama4_text"),
             )
         ),
-        ({"architectures": [1]}, "not a causal language model (1)"),
-        ({"architectures": 5}, "says architectures 5, which is not a list of names"),
     ],
 )
 def test_a_multimodal_model_is_named_as_what_it_is(folder, fields, words):
@@ -323,15 +262,13 @@ def test_a_multimodal_model_is_named_as_what_it_is(folder, fields, words):
         {"dtype": "int8"},
         {"dtype": 5},
         {"pad_token_id": 10**6},
-        {"text_config": "x"},
-        {"num_hidden_layers": 10**9, "layer_types": None},
     ],
     ids=str,
 )
 def test_a_configuration_that_no_model_can_be_made_of(folder, fields):
     change(folder, **fields)
     said = refusal(folder)
-    assert "the configuration of" in said and ("no model can be built from" in said or "cannot be right" in said)
+    assert "the configuration of" in said
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
@@ -367,7 +304,3 @@ def test_generation_settings_that_mean_nothing_are_left_out(folder):
     written = json.loads((folder / "out" / "generation_config.json").read_text())
     assert written["eos_token_id"] == [0, 3] and written["sequence_bias"] == [[[1, 2], -5.0]]
     assert "temperature" not in written
-
-
-def test_one_architecture_may_stand_alone():
-    check_config({"model_type": "llama", "architectures": "LlamaForCausalLM", "auto_map": "x"}, "tiny")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +12,7 @@ import torch
 from ..records.names import WEIGHTS
 from ..records.shards import listed_shards, shards
 from ..tensors.lazy import DTYPES
-from ..utils.errors import FlabError, damage, first_of, stand_in
+from ..utils.errors import FlabError, damage, first_of
 from .finding import ModelFiles
 
 
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 
 # what a safetensors header calls the types that weights are stored in
 SAFETENSORS_DTYPES = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
-PICKLED_WEIGHTS = "pytorch_model.bin"
 
 
 def stored_dtype(files: ModelFiles, config: PreTrainedConfig) -> torch.dtype:
@@ -36,7 +33,7 @@ def stored_dtype(files: ModelFiles, config: PreTrainedConfig) -> torch.dtype:
     """
     if files.gguf is not None:
         return torch.bfloat16
-    tensors = [tensor for path in shards(files.folder) for tensor in safetensors_header(path)]
+    tensors = [tensor for path in shards(files.folder) for tensor in tensor_types(path)]
     dtypes = [SAFETENSORS_DTYPES[dtype] for dtype, _ in tensors if dtype in SAFETENSORS_DTYPES]
     sizes = [shape.numel() for dtype, shape in tensors if dtype in SAFETENSORS_DTYPES]
     if dtypes:
@@ -45,34 +42,21 @@ def stored_dtype(files: ModelFiles, config: PreTrainedConfig) -> torch.dtype:
 
 
 def check_weight_files(folder: Path) -> None:
-    """Raises a [`FlabError`] if weight files of a local folder are missing or damaged."""
+    """Raises a [`FlabError`] if safetensors files of a local folder are missing or damaged; others are checked by what
+    reads them."""
     listed = listed_shards(folder)
-    pickled = listed == [folder / WEIGHTS] and not listed[0].is_file() and any(folder.glob("pytorch_model*.bin"))
-    listed = listed_shards(folder, PICKLED_WEIGHTS) if pickled else listed
+    if listed == [folder / WEIGHTS] and not listed[0].is_file() and any(folder.glob("pytorch_model*.bin")):
+        return
     if missing := [path.name for path in listed if not path.is_file()]:
         raise FlabError(
             f"weight files are missing in {str(folder)!r} ({len(missing)} of {len(listed)}): {first_of(missing)};"
             " download them"
         )
     for path in listed:
-        if pickled:
-            _check_archive(path)
-        else:
-            safetensors_header(path)
+        tensor_types(path)
 
 
-def _check_archive(path: Path) -> None:
-    """Raises a [`FlabError`] if a file was not written by `torch.save`, or is incomplete."""
-    try:
-        with path.open("rb") as file:
-            is_cut = file.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(path)
-        if is_cut or stand_in(path):
-            raise ValueError("it is truncated")
-    except (OSError, ValueError) as error:
-        raise FlabError(f"weight file {str(path)!r} {damage(path, error)}") from error
-
-
-def safetensors_header(path: Path) -> list[tuple[str, torch.Size]]:
+def tensor_types(path: Path) -> list[tuple[str, torch.Size]]:
     """Types and shapes of the tensors in a safetensors file.
 
     Raises:
@@ -89,23 +73,12 @@ def safetensors_header(path: Path) -> list[tuple[str, torch.Size]]:
 
 
 def missing_text(files: ModelFiles, missing: list[str]) -> str:
-    """What to say of tensors that are missing or do not fit, and of files that may hold them."""
-    message = f"the weights of {files.name!r} lack {len(missing)} tensors or have other shapes: {first_of(missing)}"
-    if unlisted := _files_outside_index(files.folder) if files.gguf is None else []:
-        message += f"; its index does not name {first_of(unlisted)}: download the index and these files again"
-    return message
-
-
-def _files_outside_index(folder: Path) -> list[str]:
-    """The files that the index of a folder does not name, although by their names they are parts of one whole with
-    those that it does."""
-    names = {path.name for path in listed_shards(folder)}
-    parts = [match for name in names if (match := re.fullmatch(r"(.+)-\d{5}-of-(\d{5})(\.\w+)", name))]
-    whole = {f"{part[1]}-{i + 1:05d}-of-{part[2]}{part[3]}" for part in parts for i in range(int(part[2]))}
-    return sorted(whole - names)
+    """What to say of tensors that are missing or do not fit."""
+    return f"the weights of {files.name!r} lack {len(missing)} tensors or have other shapes: {first_of(missing)}"
 
 
 def most_common(dtypes: Iterable[torch.dtype], sizes: Iterable[int]) -> torch.dtype:
+    """The dtype of most weights, from the dtype and the number of weights of each tensor."""
     counts: Counter[torch.dtype] = Counter()
     for dtype, size in zip(dtypes, sizes, strict=True):
         counts[dtype] += size

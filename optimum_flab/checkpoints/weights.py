@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +25,12 @@ if TYPE_CHECKING:
 
 
 def load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """A model with all weights in memory, on the CPU and in `dtype`.
+
+    Raises:
+        [`FlabError`]: weights cannot be read, are missing, are of other shapes, or are some that the class does not
+            have.
+    """
     import transformers
     from transformers import AutoModelForCausalLM
 
@@ -43,13 +48,6 @@ def load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype
             **files.options,
             **options,
         )
-    except pickle.UnpicklingError as error:
-        match = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        raise FlabError(
-            f"the weights of {files.name!r} are pickled with more than tensors"
-            f" ({match[1] if match else first_line(error)}), which may run any code when it is loaded; name a"
-            " checkpoint with safetensors files, or convert this one where that can do no harm"
-        ) from error
     except Exception as error:  # damaged files fail in many ways
         raise FlabError(f"the weights of {files.name!r} cannot be loaded ({first_line(error)})") from error
     if missing := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
@@ -174,9 +172,8 @@ def check_weights(files: ModelFiles, config: PreTrainedConfig) -> None:
         return
     if files.gguf is None:
         check_weight_files(files.folder)
-    stored = _read_stored_tensors(
-        files, copy.deepcopy(config), torch.float32
-    )  # building a model changes the dtype in it
+    # building a model changes the dtype in its configuration
+    stored = _read_stored_tensors(files, copy.deepcopy(config), torch.float32)
     if stored is None:
         return
     if isinstance(stored.stored, GgufTensors) and stored.stored.unknown:

@@ -71,7 +71,8 @@ class StreamSample(LayerObserver):
         super().__init__(reading, layers if reading.inputs else (), "hidden")
 
     def observe(self, index: int) -> dict[str, torch.Tensor]:
-        """See [`LayerObserver.observe`]."""
+        """Keeps `"stream"`: bfloat16 of shape `(positions, hidden)`, on the CPU, at about `STREAM_POSITIONS` positions
+        of the first batch."""
         self.advance(index)
         hidden, batch = self.streams["hidden"][0], self.reading.processes.share(self.reading.batches)[0]
         states = hidden[predicting(batch).to(hidden.device)]

@@ -71,7 +71,7 @@ class _Fronts(LayerObserver):
         super().__init__(reading, range(len(reading.layers)), "hidden")
 
     def observe(self, index: int) -> dict[str, torch.Tensor]:
-        """See [`LayerObserver.observe`]."""
+        """Keeps what the layer reads, by the number of the batch, of shape `(rows, length, hidden)`."""
         fronts = {str(batch): hidden for batch, hidden in enumerate(self.streams["hidden"])}
         self.advance(index)
         for hidden, mask in zip(self.streams["hidden"], self.reading.masks, strict=True):
@@ -88,7 +88,7 @@ class _SquaredGradients(LayerObserver):
         self.up, self.streams = up, {"gradient": gradients}
 
     def observe(self, index: int) -> dict[str, torch.Tensor]:
-        """See [`LayerObserver.observe`]."""
+        """Keeps `"weights"`: float32 of shape `(rows, length)`, on the CPU, of all batches of this process."""
         reading, gradients = self.reading, self.streams["gradient"]
         fronts = self.up.kept(index)
         weights = [torch.zeros(0, reading.tokens.mask.shape[1])]  # a process may have no batch

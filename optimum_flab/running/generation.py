@@ -99,7 +99,6 @@ def new_tokens(
     prompts: Sequence[list[int]],
     stops: Sequence[str],
     config: GenerationConfig,
-    tick: Callable[[int], Any] = lambda rows: None,
 ) -> list[list[int]]:
     """The token ids that a model adds to each prompt of a batch, with whatever fills a row after its end.
 
@@ -111,7 +110,6 @@ def new_tokens(
         stops (`Sequence[str]`): a row ends once its new text contains one of them.
         config (`GenerationConfig`): the complete settings, with `pad_token_id`, `max_new_tokens`, and `eos_token_id`
             as a list or `None`; the checkpoint's own settings do not.
-        tick (`Callable`): called with the number of rows that have ended, as they do.
     """
     completions: list[list[int]] = [[] for _ in prompts]
     rows, ends = list(range(len(prompts))), set(config.eos_token_id or ())
@@ -142,14 +140,12 @@ def new_tokens(
             for place, (stop, chunk) in enumerate(zip(stopped, chunks, strict=True))
             if not stop and ends.isdisjoint(chunk)
         ]
-        tick(len(rows) - len(going))
         if not going:
             return completions
         if len(going) < len(rows):
             cache.batch_select_indices(torch.tensor(going, device=model.device))
         rows = [rows[place] for place in going]
         width += step
-    tick(len(rows))
     return completions
 
 

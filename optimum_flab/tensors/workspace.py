@@ -66,7 +66,7 @@ class Workspace:
     def zeros(
         self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> torch.Tensor:
-        """[`empty`], filled with zeros."""
+        """A tensor of zeros."""
         return self.empty(shape, dtype, device).zero_()
 
     def stored(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -42,6 +42,7 @@ class Forbidden:
         self.runs = {run for text in texts for run in grams(text)}
 
     def overlaps(self, text: str) -> bool:
+        """Whether a text shares a run of words with one of them."""
         return not self.runs.isdisjoint(grams(text))
 
 

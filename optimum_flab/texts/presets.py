@@ -55,14 +55,9 @@ def preset_texts(name: str) -> list[str]:
     return [lzma.decompress(preset_file(part).read_bytes()).decode("utf-8") for part in preset_parts(name)]
 
 
-def preset_file(part: str, folder: Path = FOLDER) -> Path:
+def preset_file(part: str) -> Path:
     """The file with the words of a kind of code: lists of words by count, as compressed JSON."""
-    return folder / f"{part}.json.xz"
-
-
-def sources_file(part: str, folder: Path = FOLDER) -> Path:
-    """The file that lists the packages in which they were counted."""
-    return folder / f"{part}.sources.json"
+    return FOLDER / f"{part}.json.xz"
 
 
 @cache

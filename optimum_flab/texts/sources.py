@@ -124,7 +124,7 @@ def local_paths(specs: Iterable[str]) -> list[Path]:
     """The files and folders among some sources.
 
     Raises:
-        [`FlabError`]: see [`parse_source`].
+        [`FlabError`]: one of them does not exist, or is written wrongly.
     """
     return [source.path for source in map(parse_source, specs) if source.path is not None]
 

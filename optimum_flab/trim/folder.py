@@ -20,7 +20,6 @@ import torch
 from transformers.initialization import no_init_weights
 
 from ..checkpoints.finding import METADATA_PATTERNS, ModelFiles, download_weights
-from ..checkpoints.model_config import check_sizes
 from ..checkpoints.saving import check_tokenizer
 from ..checkpoints.tokenizer import check_vocabulary, load_tokenizer
 from ..checkpoints.weight_files import check_weight_files
@@ -76,8 +75,6 @@ class FolderModel:
         self._trust = trust_remote_code
         self._own_tokenizer = tokenizer
         self.raw = read_json(files.folder / "config.json", DOWNLOAD)
-        for part in (self.raw, *filter(lambda part: isinstance(part, dict), self.raw.values())):
-            check_sizes(files.name, part, ("num_hidden_layers", "n_layer", "vocab_size"))
         download_weights(files)
         self._shards = shards(files.folder)
         if not self._shards:
@@ -90,10 +87,6 @@ class FolderModel:
         self._entries = dict(entry for path in self._shards for entry in stored_entries(path, self._headers[path]))
         index = files.folder / WEIGHTS_INDEX
         self._index = read_json(index, DOWNLOAD) if self._shards != [files.folder / WEIGHTS] else {}
-        if missing := sorted(self._index.get("weight_map", {}).keys() - self._entries.keys()):
-            raise FlabError(
-                f"the weights of {files.name!r} lack {first_of(missing)}, which its index names; {DOWNLOAD}"
-            )
         self.config = self._read_config(files.folder)
         self._text_path = _text_path(self.config)
         self._check_ids()
@@ -133,14 +126,17 @@ class FolderModel:
 
     @property
     def rows(self) -> int:
+        """The number of ids, those without a token included."""
         return max(self._tables.values())  # an embedding can have more than there are outputs
 
     @property
     def layers(self) -> int:
+        """The number of layers, 0 where it is not stated."""
         return getattr(self.config.get_text_config(), "num_hidden_layers", 0) or 0
 
     @property
     def size(self) -> int:
+        """The bytes of its weight files."""
         return sum(path.stat().st_size for path in self._shards)
 
     @property
@@ -150,6 +146,7 @@ class FolderModel:
         return f"safetensors ({settings.get('quant_method') or self.raw.get('dtype') or self.raw.get('torch_dtype')})"
 
     def spellings(self, kept: Sequence[int]) -> list[str]:
+        """Tokens as its tokenizer has them; empty for an id without one."""
         tokens = {index: token for token, index in self.tokenizer.get_vocab().items()}
         return [tokens.get(index, "") for index in kept]
 

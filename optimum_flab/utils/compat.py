@@ -46,7 +46,7 @@ def attention_of(config: PreTrainedConfig) -> str | None:
 
 
 def experts_of(config: PreTrainedConfig) -> str | None:
-    """Which experts implementation a mixture was made with; see [`set_experts`]."""
+    """The implementation by which the experts of a mixture are computed, such as `"eager"`; `None`: the default."""
     return getattr(config, "_experts_implementation", None)
 
 

@@ -36,6 +36,7 @@ class LogStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
+        """Writes lines at once, and states of a bar now and then."""
         if self._moving and text and text[0] not in "\r\n\x1b":
             self._end()
         for part in re.split(r"([\r\n])", text):

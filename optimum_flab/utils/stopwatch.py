@@ -16,6 +16,7 @@ class Stopwatch:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
+        """Adds the seconds within this context to those of a step."""
         start = time.perf_counter()
         try:
             yield

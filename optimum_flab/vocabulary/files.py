@@ -180,7 +180,7 @@ def choose_tokenizer(
 
     Args:
         loaded (`PreTrainedTokenizerBase`): of the class that transformers chooses.
-        stated (`PreTrainedTokenizerBase`): see [`read_stated`].
+        stated (`PreTrainedTokenizerBase`): as its files state it, from [`read_stated`].
         name (`str`): what to call the model in errors.
         model_type (`str`): of the model.
 

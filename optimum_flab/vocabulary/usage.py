@@ -120,7 +120,7 @@ def count_corpus(
     """The same counts for texts in memory; what a pattern finds in them several times is tokenised only once.
 
     Args:
-        pattern (`re.Pattern`, *optional*): see [`segments`].
+        pattern (`re.Pattern`, *optional*): of parts that can be tokenised alone, from [`segments`].
         rows (`int`): ids that are counted, see [`no_usage`].
         tick (`Callable`): called with the number of texts after each bounded amount of them.
 

@@ -143,27 +143,7 @@ CLASSES = {
     ),
     "bert": ("BertForMaskedLM", {**VISION, "vocab_size": ROWS, "pad_token_id": SPECIAL["pad_token_id"]}),
     # --- the rest only if all tests are asked for
-    "aya_vision": (
-        "AyaVisionForConditionalGeneration",
-        towers("cohere2", "siglip_vision_model", image_token_index=IMAGE, downsample_factor=2),
-    ),
-    "bamba": ("BambaForCausalLM", {**TEXT, **SSM, "attn_layer_indices": [1]}),
-    "biogpt": ("BioGptForCausalLM", TEXT),
-    "bloom": ("BloomForCausalLM", {**BASE, "n_layer": 2, "n_head": 4}),
     "ernie4_5": ("Ernie4_5ForCausalLM", TEXT),
-    "ernie4_5_moe": (
-        "Ernie4_5_MoeForCausalLM",
-        {
-            **{**TEXT, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16, "moe_num_shared_experts": 1},
-            **{"moe_layer_start_index": 1, "moe_layer_end_index": 1},
-        },
-    ),
-    "falcon": ("FalconForCausalLM", {**BASE, "num_attention_heads": 4}),
-    "falcon_h1": ("FalconH1ForCausalLM", {**TEXT, **SSM, "mamba_d_ssm": 64}),
-    "fuyu": (
-        "FuyuForCausalLM",
-        {**TEXT, "text_config": text("persimmon"), "patch_size": 4, "image_token_id": IMAGE},
-    ),
     "gemma4": (
         "Gemma4ForConditionalGeneration",
         {
@@ -173,53 +153,7 @@ CLASSES = {
             **{"boi_token_id": BEGIN, "eoi_token_id": END, "boa_token_id": BEGIN, "eoa_token_index": END},
         },
     ),
-    "glm4_moe": (
-        "Glm4MoeForCausalLM",
-        {
-            **{**TEXT, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
-            **{"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
-        },
-    ),
-    "gpt_neo": ("GPTNeoForCausalLM", {**BASE, "num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]]}),
-    "idefics3": (
-        "Idefics3ForConditionalGeneration",
-        {
-            **towers("llama", "idefics3_vision", image_token_id=IMAGE, scale_factor=2),
-            "pad_token_id": SPECIAL["pad_token_id"],
-        },
-    ),
-    "internvl": (
-        "InternVLForConditionalGeneration",
-        {
-            **{"text_config": text("qwen2"), "image_token_id": IMAGE, "image_seq_length": 1},
-            "vision_config": {**VISION, "image_size": [16, 16], "patch_size": [8, 8]},
-        },
-    ),
-    "jamba": (
-        "JambaForCausalLM",
-        {
-            **{**TEXT, "num_experts": 4, "num_experts_per_tok": 2, "mamba_d_state": 8, "use_mamba_kernels": False},
-            **{"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
-        },
-    ),
-    "llama4_text": ("Llama4ForCausalLM", {**TEXT, **LOCAL, "num_experts_per_tok": 1, "intermediate_size_mlp": 48}),
-    "mamba": ("MambaForCausalLM", {**BASE, "state_size": 8}),
-    "minimax": ("MiniMaxForCausalLM", {**TEXT, **LOCAL}),
-    "mistral3": (
-        "Mistral3ForConditionalGeneration",
-        {
-            **{"text_config": text("mistral"), "image_token_index": IMAGE},
-            "vision_config": {"model_type": "pixtral", **VISION, "head_dim": 8},
-        },
-    ),
     "mpt": ("MptForCausalLM", {"vocab_size": ROWS, "d_model": 32, "n_layers": 2, "n_heads": 4, **SPECIAL}),
-    "nemotron_h": (
-        "NemotronHForCausalLM",
-        {
-            **{**TEXT, "layers_block_type": ["mamba", "attention"], "mamba_num_heads": 8, "mamba_head_dim": 8},
-            **{"ssm_state_size": 8, "chunk_size": 8, "n_groups": 1},
-        },
-    ),
     "olmoe": ("OlmoeForCausalLM", {**TEXT, **ROUTED}),
     "opt": ("OPTForCausalLM", {**BASE, "ffn_dim": 48, "num_attention_heads": 4, "word_embed_proj_dim": 16}),
     "paligemma": (
@@ -250,36 +184,6 @@ CLASSES = {
                 **{"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 4, "encoder_ffn_dim": 48},
                 **{"num_mel_bins": 8, "max_source_positions": 16},
             },
-        },
-    ),
-    "qwen3_next": (
-        "Qwen3NextForCausalLM",
-        {**TEXT, **ROUTED, **LINEAR, "shared_expert_intermediate_size": 16},
-    ),
-    "qwen3_vl_moe": (
-        "Qwen3VLMoeForConditionalGeneration",
-        {
-            "text_config": text("qwen3_vl_moe_text", **ROUTED, rope_parameters=ROPE),
-            "vision_config": {**QWEN_VISION, "deepstack_visual_indexes": [0]},
-            **{**QWEN_IDS, "vision_end_token_id": END},
-        },
-    ),
-    "recurrent_gemma": (
-        "RecurrentGemmaForCausalLM",
-        {**TEXT, "lru_width": 32, "attention_window_size": 8, "block_types": ["recurrent", "attention"]},
-    ),
-    "smolvlm": (
-        "SmolVLMForConditionalGeneration",
-        {
-            **{"text_config": text("llama"), "vision_config": VISION, "image_token_id": IMAGE, "scale_factor": 2},
-            "pad_token_id": SPECIAL["pad_token_id"],
-        },
-    ),
-    "zamba2": (
-        "Zamba2ForCausalLM",
-        {
-            **{**TEXT, "layers_block_type": ["mamba", "hybrid"], "num_mem_blocks": 1, "adapter_rank": 4},
-            **{"mamba_d_state": 8, "mamba_headdim": 8, "mamba_ngroups": 1, "chunk_size": 8},
         },
     ),
 }

@@ -20,7 +20,7 @@ from optimum_flab import ConfigurationError, FlabError, PruningPlan, TrimSetting
 from optimum_flab.hub.frame import BEGIN
 from optimum_flab.pruning.run import apply_plan
 from optimum_flab.records.checkpoint import Checkpoint
-from optimum_flab.tensors.gguf_header import STRING, GgufField, packed_header, read_header
+from optimum_flab.tensors.gguf_header import packed_header, read_header
 from optimum_flab.tensors.stored import tensor_hashes
 from optimum_flab.trim import gguf as of_gguf
 from optimum_flab.trim.run import tokens_hash, trim
@@ -240,116 +240,33 @@ def test_a_plan_fits_any_quantisation_of_the_same_model_and_no_other(dense, few,
 # --- refused before anything is written
 
 
-def damaged(content, dense):
-    """Files that are cut short or lie, by what is wrong with each."""
-    header = read_header(dense)
-    first = min(header.tensors.values(), key=lambda tensor: tensor.start)
-    info = content.index(b"token_embd.weight") + len("token_embd.weight")
-    tokens = content.index(b"tokenizer.ggml.tokens") + len("tokenizer.ggml.tokens")
-    merges = content.index(b"tokenizer.ggml.merges") + len("tokenizer.ggml.merges")
-    name = content.index(b"general.name")
-
-    def put(at, value):
-        return content[:at] + value + content[at + len(value) :]
-
-    huge = struct.pack("<Q", 1 << 62)
-    return {
-        "empty": b"",
+def test_damaged_files_are_refused_with_the_cause(dense, few, tmp_path):
+    content, start = dense.read_bytes(), min(one.start for one in read_header(dense).tensors.values())
+    kind = content.index(b"token_embd.weight") + len("token_embd.weight") + 20
+    faults = {
         "its magic alone": content[:4],
-        "half of its header": content[: first.start // 2],
-        "cut in its tokens": content[: tokens + 3000],
-        "cut before its tensors": content[: first.start],
+        "half of its header": content[: start // 2],
+        "cut before its tensors": content[:start],
         "cut in its last tensor": content[:-100],
-        "cut in the middle": content[: len(content) // 2],
         "another magic": b"GGJT" + content[4:],
-        "version 1": put(4, struct.pack("<I", 1)),
-        "version 99": put(4, struct.pack("<I", 99)),
-        "the other byte order": put(4, struct.pack(">I", 3)),
-        "too many tensors": put(8, huge),
-        "one tensor more": put(8, struct.pack("<Q", len(header.tensors) + 1)),
-        "no tensors": put(8, struct.pack("<Q", 0)),
-        "too many fields": put(16, huge),
-        "a field more": put(16, struct.pack("<Q", len(header.entries) + 1)),
-        "a long name of a field": put(24, huge),
-        "a text beyond its end": put(name + len("general.name") + 4, huge),
-        "a field of no kind": put(name + len("general.name"), struct.pack("<I", 77)),
-        "a list of no kind": put(tokens + 4, struct.pack("<I", 77)),
-        "a list of lists": put(tokens + 4, struct.pack("<I", 9)),
-        "too many tokens": put(tokens + 8, huge),
-        "a token fewer": put(tokens + 8, struct.pack("<Q", 3)),
-        "too many merges": put(merges + 8, huge),
-        "no dimensions": put(info, struct.pack("<I", 0)),
-        "a hundred dimensions": put(info, struct.pack("<I", 100)),
-        "a width of nothing": put(info + 4, struct.pack("<Q", 0)),
-        "an endless width": put(info + 4, huge),
-        "a row more than tokens": put(info + 12, struct.pack("<Q", ROWS + 1)),
-        "endless rows": put(info + 12, huge),
-        "a type that nobody knows": put(info + 20, struct.pack("<I", 250)),
-        "a place beyond the end": put(info + 24, struct.pack("<Q", 1 << 40)),
-        "a place that is another's": put(info + 24, struct.pack("<Q", 64)),
-        "a place in the middle": put(info + 24, struct.pack("<Q", 5)),
+        "version 99": content[:4] + struct.pack("<I", 99) + content[8:],
+        "a type that nobody knows": content[:kind] + struct.pack("<I", 250) + content[kind + 4 :],
     }
-
-
-def test_damaged_and_lying_files_are_refused_with_the_cause(dense, few, tmp_path):
-    faults = damaged(dense.read_bytes(), dense)
-    assert len(faults) >= 30
     for fault, content in faults.items():
         path, out = tmp_path / "bad.gguf", tmp_path / "out"
         path.write_bytes(content)
-        with pytest.raises(FlabError, match=r"bad\.gguf") as refused:
+        with pytest.raises(FlabError, match=r"bad\.gguf"):
             trim(path, out, few)
-        assert len(str(refused.value)) > 30, fault
-        assert not out.exists(), fault
-        assert sorted(one.name for one in tmp_path.iterdir()) == ["bad.gguf"], fault
+        assert [one.name for one in tmp_path.iterdir()] == ["bad.gguf"], fault
 
 
-ODD = {
-    "tokenizer.ggml.eos_token_id": "x",
-    "tokenizer.ggml.bos_token_id": True,
-    "tokenizer.ggml.padding_token_id": [1, 2],
-    "tokenizer.ggml.eog_token_ids": 7,
-    "tokenizer.ggml.suppress_tokens": 5,
-    "tokenizer.ggml.model": [1],
-    "tokenizer.ggml.pre": 3,
-    "tokenizer.ggml.scores": 1,
-    "tokenizer.ggml.token_type": 1,
-    "tokenizer.ggml.tokens": 7,
-    "tokenizer.ggml.merges": ["ab"],
-    "tokenizer.chat_template": 3,
-    "llama.vocab_size": "many",
-    "llama.block_count": 4_000_000_000,
-    "general.architecture": 3,
-}
-
-
-@pytest.mark.parametrize("name", ODD)
-def test_fields_that_are_not_what_their_names_say_are_refused(dense, few, tmp_path, name):
-    header, value = read_header(dense), ODD[name]
-    kind = STRING if isinstance(value, str) or value == ["ab"] else 7 if value is True else 4
-    entries = {**header.entries, name: GgufField(value, kind, (0, 0))}
-    tensors = {tensor: replace(one, start=one.start) for tensor, one in header.tensors.items()}
-    head, _ = packed_header(replace(header, entries=entries, tensors=tensors), {name: value}, lambda one: one.shape)
-    path = tmp_path / "bad.gguf"
-    path.write_bytes(head + dense.read_bytes()[min(one.start for one in header.tensors.values()) :])
-    with pytest.raises(FlabError, match=r"bad\.gguf.* is damaged"):
-        trim(path, tmp_path / "out", few)
-    assert not (tmp_path / "out").exists()
-
-
-def test_plans_that_contradict_themselves_are_refused(dense, few, tmp_path):
+def test_a_plan_that_lacks_what_a_model_names_is_refused(dense, few, tmp_path):
     trim(dense, tmp_path / "out", few)
     plan, tokens = PruningPlan.load(tmp_path / "out"), tokens_of(dense)
-    for kept in (plan.kept_tokens[::-1], plan.kept_tokens[:1] * 2 + plan.kept_tokens[2:]):
-        lie = tokens_hash([tokens[index] for index in kept], kept)
-        with pytest.raises(FlabError, match="contradicts itself"):
-            trim(dense, tmp_path / "no", plan=replace(plan, kept={**plan.kept, "vocab": kept}, base_hash=lie))
     few_tokens = [index for index in plan.kept_tokens if index != read_header(dense).fields[EOS]]
     lie = tokens_hash([tokens[index] for index in few_tokens], few_tokens)
     lacking = replace(plan, kept={**plan.kept, "vocab": few_tokens}, base_hash=lie, vocab_size=len(few_tokens))
-    with pytest.raises(
-        FlabError, match="lacks '<|endoftext|>', which this model names as a special token".replace("|", "[|]")
-    ):
+    with pytest.raises(FlabError, match=r"lacks '<\|endoftext\|>', which this model names as a special token"):
         trim(dense, tmp_path / "no", plan=lacking)
     assert not (tmp_path / "no").exists()
 
