@@ -157,7 +157,6 @@ def test_output_dtype():
         ({"vocab": [1, 5000]}, "tokens are not ascending numbers below the model's 320"),
         ({"neuron": {i: [0, WIDTH] for i in (0, 2, 3)}}, "below the model.s 64"),
         ({"neuron": {0: [0], 2: [0, 1], 3: [0]}}, "its neurons of the FFNs are not the same number everywhere"),
-        ({"neuron": {0: [0], 1: [0]}}, r"it cuts model.layers.2.mlp.gate_proj.weight to \(64, 32\)"),
     ],
 )
 def test_a_plan_of_another_model_is_refused(change, message):
