@@ -20,11 +20,9 @@ from optimum_flab.hub.card import CardRequest, render_card
 from optimum_flab.hub.frame import BEGIN, END, MARK, is_generated, metadata_of, text_of_user
 from optimum_flab.hub.terms import resolve_terms
 from optimum_flab.records.checkpoint import Checkpoint
-from optimum_flab.records.held_out import KindCost
 from optimum_flab.records.report import Base, BaseCard
 from optimum_flab.records.scores import PROGRAMS, TOGETHER
 from optimum_flab.settings.hub import TermsSettings
-from optimum_flab.settings.recovery import RecoveryConfig
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 
@@ -64,11 +62,6 @@ def test_cards_are_valid_and_complete(family, evaluated, checkpoint, tmp_path):
     assert card_errors(content) == []
     assert "None" not in content and "nan" not in card.data.to_yaml() and "/home/" not in content
     assert str(tmp_path) not in content and str(checkpoint(family).parent) not in content
-    below = sections(card.text)
-    headings = list(below)
-    for heading, text in below.items():
-        deeper = headings[headings.index(heading) + 1 :][:1]
-        assert text.strip() or (deeper and deeper[0].startswith(heading.split()[0] + "#")), heading
     for link in re.findall(r"\]\(([^)]+)\)", card.text):
         assert link.startswith("https://") or (folder / link).is_file(), link
     assert card.data.base_model == "someone/tiny" and card.data.base_model_relation == "finetune"
@@ -77,37 +70,17 @@ def test_cards_are_valid_and_complete(family, evaluated, checkpoint, tmp_path):
     first = card.text[: card.text.index("## What was removed")]
     assert len(first.splitlines()) < 40 and "**Licence:** [apache-2.0]" in first and "of those of its body" in first
     if evaluated:
-        assert {result.metric_type: result.metric_value for result in card.data.eval_results} == {
-            "pass@1": 0.39,
-            "bits_per_byte": 0.45,
-        }
         assert "| humaneval, pass@1 (164 problems) | 40.0% | 39.0% | 97.5% [90.0%, 110.0%] retained |" in first
         assert "| recode | robustness_drop (less is better) | 20 | 0.0% | not a number | not comparable |" in card.text
-        assert "| perplexity, bits_per_byte (less is better) (90 problems) | 0.41 | 0.45 | +9.7% |" in first
-        assert "CO2e per 1000 tokens, estimate (g) | 0.500 | 0.400 | 0.80 ×" in card.text
     else:
-        assert card.data.eval_results is None
         assert "| benchmarks | – | not evaluated | – |" in first
         assert "Speed, memory, energy and CO2e were not measured." in card.text
-
-
-def test_what_stayed_the_same_is_called_unchanged(pruned, report):
-    change_json(pruned / "flab_report.json", pruned={**report["pruned"], "num_hidden_layers": 4})
-    assert "| layers | 4 | 4 | unchanged |" in card_of(pruned)
 
 
 def test_what_it_is_for_and_how_it_is_used(pruned, report):
     (pruned / "chat_template.jinja").unlink()
     text = card_of(pruned)
-    for wanted in (
-        f'from_pretrained("{NAME}")',
-        f"vllm serve {NAME}\n",
-        "Whatever serves `Qwen2ForCausalLM` can serve it",
-        f"`optimum-flab` {report['versions']['optimum-flab']}",
-        "For people who use [someone/tiny](https://huggingface.co/someone/tiny) for code",
-        "such as other natural languages, whose tokens the vocabulary may lack;",
-    ):
-        assert wanted in text, wanted
+    assert f'from_pretrained("{NAME}")' in text and f"vllm serve {NAME}\n" in text and "may lack;" in text
     assert "apply_chat_template" not in text and "optimum-cli flab prune" not in text
     change_json(pruned / "flab_report.json", pruned={**report["pruned"], "vocab_size": report["dense"]["vocab_size"]})
     assert "may lack" not in card_of(pruned)
@@ -158,7 +131,6 @@ def test_a_broken_file_is_refused_by_name(pruned, name, content):
             {"own": 3, "chat": 2},
             "`mine.jsonl`, and text that comes with the software (",
         ),
-        ({"corpus": [], "mix": {"own": 0.4, "library": 0.6}}, {"library": 3}, "text that comes with the software ("),
         ({"corpus": ["a"], "mix": {"own": 1, "library": 0}}, {"own": 3}, "a sample of the corpus ("),
         (
             {"corpus": ["a"], "mix": {"own": 0.4, "library": 0.6}},
@@ -237,62 +209,6 @@ def test_only_what_was_trained_or_pruned_with_is_a_dataset_of_the_model(pruned):
     assert ModelCard.load(pruned / "README.md").data.datasets is None
 
 
-def test_a_model_that_was_trained_says_so(pruned, report):
-    before = {**report["held_out"], "divergence": 0.5}
-    settings = RecoveryConfig(data=["/home/me/x.jsonl", "owner/taught"], text="/home/me/prose.txt", learning_rate=7e-4)
-    settings = settings.for_method("lora").model_dump()
-    recovery = recovery_of(
-        settings=settings,
-        datasets=["owner/taught"],
-        held_out_before=before,
-        held_out_after={**before, "divergence": 0.25},
-        notes=["stopped early"],
-    )
-    recovery["data"] |= {"examples": 2_000, "kept": 1_500, "sequences": 90, "tokens": 40_000, "dropped": {}}
-    recovery["data"]["plain_text"] |= {
-        "passages": 7,
-        "by_kind": {"answers": 5, "problems": 2},
-        "sources": ["/home/me/prose.txt"],
-    }
-    recovery["training"] |= {"steps_done": 33, "best_step": 22}
-    change_json(pruned / "flab_report.json", recovery=recovery, seconds={"plan": 60.0})
-    card = ModelCard(card_of(pruned))
-    assert card.data.datasets == ["owner/taught"]
-    for wanted in (
-        "pruned and then trained by",
-        "| training data | `x.jsonl`, `owner/taught` |",
-        "| plain text among them | 7 passages of `prose.txt` |",
-        "| kinds of plain text | answers 5, problems 2 |",
-        "| training examples | 1,500 of 2,000 read, in 90 sequences of 40,000 tokens in all |",
-        "learning rate: 0.0007, LoRA rank: 32",
-        "| training steps | 33 done; the weights are those after step 22 |",
-        "| measurement | pruned | trained |",
-        "over the vocabulary that is left | 0.5 | 0.25 |",
-        "that were not trained on.",
-        "learning_rate: 0.0007",
-        "- Stopped early.",
-        "| time of the pruning | 1 min 0 s, measurements included |",
-    ):
-        assert wanted in card.text, wanted
-    assert "None" not in card.content
-
-
-def test_what_the_pruning_cost_by_kind_is_shown_after_a_training_too(pruned, report):
-    measured = report["held_out"]
-    cost = {name: measured[name] for name in KindCost.model_fields}
-    measured["by_kind"] = {"own": {**cost, "divergence": 0.25}, "library": {**cost, "divergence": 0.75}}
-    after = {**measured, "by_kind": {}}
-    recovery = recovery_of(held_out_before=after, held_out_after=after, pruning_held_out=measured)
-    trained = f"By kind of text, before any training, on the {2 * measured['texts']} held-out texts of the pruning:"
-    for lead, changes in (
-        ("By kind of text:", {"held_out": measured}),
-        (trained, {"held_out": after, "recovery": recovery}),
-    ):
-        change_json(pruned / "flab_report.json", **changes)
-        table = card_of(pruned).partition(lead)[2]
-        assert "| 0.25 |" in table and "| 0.75 |" in table
-
-
 # --- results
 
 
@@ -338,24 +254,14 @@ def test_retention_is_given_against_the_model_that_was_pruned_only(pruned, repor
     assert "| CO2e per 1000 tokens, estimate (g) | 0.400 |\n" in card_of(pruned)
 
 
-def test_how_a_score_was_made(pruned, report):
-    settings = {"limit": 20, "samples": 5, "temperature": 0.8, "seed": 3, "max_new_tokens": 512}
-    evaluation = evaluation_of(report, settings=settings, protocols={"humaneval": "one greedy completion"})
+def test_what_was_evaluated_is_not_said_to_be_missing(pruned, report):
+    evaluation = evaluation_of(report)
     evaluation["scores"].append({**evaluation["scores"][0], "task": "mbpp_zero_shot"})
     evaluation["scores"][0]["retention"] = {"value": 0.9, "interval_95": [None, 2.0]}
     write_json(pruned / "flab_evaluation.json", evaluation)
-    card = ModelCard(card_of(pruned))
-    for wanted in (
-        "Computed in bfloat16, 5 samples per problem at temperature 0.8, **only the first 20 problems of each task**,"
-        " at most 512 new tokens, seed 3, lm-eval 0.4.13.",
-        "(first 164 problems)",
-        "How the tasks ask: humaneval: one greedy completion.",
-        "90.0% [−∞, 200.0%]",
-        "Brackets are 95% intervals",
-    ):
-        assert wanted in card.text, wanted
-    assert card.data.eval_results[0].dataset_name == "humaneval (first 20 problems)"
-    missing = card.text.partition("Not evaluated: ")[2].partition(".")[0].split(", ")
+    text = card_of(pruned)
+    assert "90.0% [−∞, 200.0%]" in text
+    missing = text.partition("Not evaluated: ")[2].partition(".")[0].split(", ")
     assert "mbpp" in missing and "humaneval_plus" in missing
     assert not {"humaneval", "mbpp_zero_shot", "recode"} & set(missing)
 

@@ -46,15 +46,6 @@ def content_of(folder):
     return json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
-def test_the_terminal_shows_what_the_report_says(folder):
-    report, shown = read_report(folder), report_summary(read_report(folder))
-    assert f"{report.dense.parameters:,} -> {report.pruned.parameters:,} parameters" in shown
-    assert ("held-out texts" in shown) == (report.held_out is not None)
-    assert ("Recovery on" in shown) == (folder.name == "recovered")
-    assert ("experts per layer" in shown) == (folder.name == "experts")
-
-
 # --- what to expect
 
 SMALLER = "The network is unchanged. Qwen2.5-Coder-0.5B with a smaller vocabulary kept 99% to 103% of the"

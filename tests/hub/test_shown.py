@@ -1,0 +1,87 @@
+"""Everything that card, page and terminal say of four models, word for word: what is wanted is in `shown/`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hub.conftest import change_json, efficiency_of, evaluation_of, write_json
+
+from optimum_flab.hub import provenance
+from optimum_flab.hub.card import CardRequest, render_card
+from optimum_flab.records.checkpoint import Checkpoint
+from optimum_flab.records.comparison import comparison_text, read_models
+from optimum_flab.records.summary import report_summary
+from optimum_flab.settings.hub import TermsSettings
+
+
+MODELS = Path(__file__).parents[1] / "records" / "models"
+SHOWN = Path(__file__).with_name("shown")
+
+
+def recovered(folder, report):
+    """Its pruning measured several kinds of text; it was evaluated and timed beside the dense model."""
+    cost = {"texts": 3, "bytes": 900, "positions": 1400, "dense_bits_per_byte": 3.25, "pruned_bits_per_byte": 3.5}
+    kinds = {"own": {**cost, "divergence": 0.25}, "library": {**cost, "divergence": 0.75}}
+    change_json(folder / "flab_report.json", notes=["a note with a /data/somebody/file.jsonl"], recovery={
+        **report["recovery"],
+        "pruning_held_out": {**report["held_out"], "by_kind": kinds},
+        "settings": {**report["recovery"]["settings"], "data": ["/home/me/x.jsonl", "owner/taught"]},
+        "datasets": ["owner/taught"],
+        "notes": ["stopped early"],
+    })  # fmt: skip
+    settings = {"limit": 20, "samples": 5, "temperature": 0.8, "seed": 3, "max_new_tokens": 512}
+    protocols = {"humaneval": "one greedy completion"}
+    write_json(folder / "flab_evaluation.json", evaluation_of(report, settings=settings, protocols=protocols))
+    write_json(folder / "flab_efficiency.json", efficiency_of(report, folder))
+
+
+def searched(folder, report):
+    """Its programs can be judged by those of its family; everything was measured by kind, token and layer."""
+    held_out = report["held_out"]
+    names = ("texts", "bytes", "positions", "divergence", "dense_bits_per_byte", "pruned_bits_per_byte")
+    cost = {name: held_out[name] for name in names}
+    measured = {
+        **held_out,
+        "by_kind": {"problems": {**cost, "divergence": 0.13}, "own": cost, "odd|kind": {**cost, "divergence": 0.0}},
+        "by_token": {"names": {"positions": 1000, "divergence": 0.5}, "digits": {"positions": 10, "divergence": 0.0}},
+        "by_layer": [{"layer": 0, "drift": 0.1}, {"layer": 2, "drift": 0.2}],
+    }
+    base = {**report["base_model"], "name": "Qwen/Qwen2.5-Coder-0.5B"}
+    completions = [{"prompt": "def f(", "dense": "x):", "pruned": "\ny):"}]
+    change_json(folder / "flab_report.json", held_out=measured, base_model=base, completions=completions)
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """Copies of the models, beside each other in the current folder."""
+    monkeypatch.setattr(provenance, "unevaluated_tasks", lambda evaluations: ["mbpp"])  # a new task changes nothing
+    monkeypatch.chdir(tmp_path)
+    for source in MODELS.iterdir():
+        folder = shutil.copytree(source, tmp_path / source.name)
+        change = {"recovered": recovered, "searched": searched}.get(source.name)
+        if change is not None:
+            change(folder, json.loads((folder / "flab_report.json").read_text(encoding="utf-8")))
+    return tmp_path
+
+
+def compare(texts, tmp_path):
+    """Writes what differs beside the wanted texts' copies, where it can be looked at and copied from."""
+    new = {name: text for name, text in texts.items() if text != (SHOWN / name).read_text(encoding="utf-8")}
+    for name, text in new.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert not new, f"diff -r {SHOWN} {tmp_path}; if that is wanted, copy {', '.join(new)} from there"
+
+
+@pytest.mark.parametrize("name", ["applied", "experts", "recovered", "searched"])
+def test_what_is_shown_of_a_model_is_what_was_wanted(models, name):
+    checkpoint = Checkpoint(models / name)
+    card = render_card(checkpoint, CardRequest(TermsSettings(), ask_hub=False))
+    texts = {"card.md": card.text, "page.html": card.page, "summary.txt": report_summary(checkpoint.report)}
+    compare({f"{name}.{kind}": text for kind, text in texts.items()}, models)
+
+
+def test_models_side_by_side_are_shown_as_was_wanted(models):
+    compare({"compared.md": comparison_text(read_models(["applied", "experts", "recovered", "searched"]))}, models)
