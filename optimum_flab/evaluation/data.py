@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import datasets
 from pydantic import ValidationError
 
 from ..texts.rows import ROW_SUFFIXES, HubRows, file_rows, hub_rows, row_suffix
 from ..utils.errors import ConfigurationError, FlabError, printable
 from ..utils.places import user_path
-from .problems import Problem
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from .problems import Doc, Problem
 
 
 class Row(NamedTuple):
@@ -119,7 +116,7 @@ def check_rows(rows: Sequence[Row], kind: type[Problem], unique: bool = True) ->
     return documents
 
 
-def _fault(error: ValidationError, values: Mapping[str, Any]) -> str:
+def _fault(error: ValidationError, values: Doc) -> str:
     """The first fault of a row, in words."""
     fault = min(error.errors(include_url=False), key=lambda one: one["type"] != "missing")
     message = fault["msg"].removeprefix("Value error, ")
@@ -137,12 +134,10 @@ def _value_text(value: Any) -> str:
     return printable(text if len(text) <= 60 else text[:57] + "...")
 
 
-def as_dataset(documents: Sequence[Mapping[str, Any]], limit: int | None) -> dict[str, Dataset]:
+def as_dataset(documents: Sequence[Doc], limit: int | None = None) -> dict[str, datasets.Dataset]:
     """A dataset as lm-eval takes it, limited to the first `limit` problems."""
-    import datasets
-
     try:
-        return {"test": datasets.Dataset.from_list([dict(document) for document in documents[:limit]])}
+        return {"test": datasets.Dataset.from_list(documents[:limit])}
     except UnicodeEncodeError as error:
         text = printable(error.object[max(error.start - 20, 0) : error.end])
         raise FlabError(f"a problem holds what is not text: {text!r} ends in half a character; correct it") from error
@@ -160,5 +155,5 @@ class Problems:
     kind: type[Problem]
     rows: Callable[..., list[Row]] = rows_of
 
-    def __call__(self, *, limit: int | None = None, **source: Any) -> dict[str, Dataset]:
+    def __call__(self, *, limit: int | None = None, **source: Any) -> dict[str, datasets.Dataset]:
         return as_dataset(check_rows(self.rows(**source), self.kind), limit)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -46,12 +46,21 @@ INFILLING = "infilling"  # the key, in the settings of a request, of the templat
 
 @dataclass(frozen=True)
 class Batch:
-    """Requests that go through the model together: `indices` into the requests, and the prompts' token ids."""
+    """Requests that go through the model together.
+
+    Args:
+        indices (`list[int]`): into the requests.
+        prompts (`list[list[int]]`): token ids.
+        settings (`dict`): those of lm-eval.
+        ends (`list[int]`): the ids that end a completion.
+        number (`int`): of the batch, among those with these settings.
+    """
 
     indices: list[int]
     prompts: list[list[int]]
-    settings: dict[str, Any] = field(default_factory=dict)
-    number: int = 0
+    settings: dict[str, Any]
+    ends: list[int]
+    number: int
 
 
 class FlabLM(HFLM):
@@ -79,7 +88,9 @@ class FlabLM(HFLM):
         seed: int = 0,
     ):
         super().__init__(pretrained=model, backend="causal", tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
-        self.cache, self.seed, self.max_new_tokens = cache, seed, max_new_tokens
+        self.cache = cache
+        self.seed = seed
+        self.max_new_tokens = max_new_tokens
         self.doing = ""  # what the progress bars show beside the step
         self.end_ids = end_ids(model, tokenizer)
         self.identity = {**model_identity(model, tokenizer, weights_hash), "lm_eval": version("lm_eval")}
@@ -107,37 +118,32 @@ class FlabLM(HFLM):
     def generation_batches(self, requests: Sequence[Instance]) -> list[Batch]:
         """Divides requests into batches: by their settings, then by length."""
         groups: dict[str, list[int]] = {}
-        encoded: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
-            context, settings = request.args
-            groups.setdefault(json.dumps(settings, sort_keys=True), []).append(index)
-            if context not in encoded:
-                encoded[context] = self.tok_encode(context) or [self.prefix_token_id]
+            groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(index)
+        contexts = dict.fromkeys(request.args[0] for request in requests)
+        encoded = {context: self.tok_encode(context) or [self.prefix_token_id] for context in contexts}
         batches = []
-        for settings_key, indices in groups.items():
-            settings = dict(normalize_gen_kwargs(json.loads(settings_key), self.max_gen_toks))
+        for key, indices in groups.items():
+            settings = dict(normalize_gen_kwargs(json.loads(key), self.max_gen_toks))
             if self.max_new_tokens is not None:
                 settings["max_gen_toks"] = self.max_new_tokens
             settings["until"] = [stop for stop in settings["until"] if stop]
+            fim_format = InfillingFormat(settings[INFILLING]) if INFILLING in settings else None
+            gap_ends = [] if fim_format is None else ends_of_gap(self.tokenizer, fim_format)
             prompts = [encoded[requests[index].args[0]] for index in indices]
             for number, chosen in enumerate(batches_by_length(prompts, self.batch_size)):
-                rows = [self._truncate(prompts[place], settings) for place in chosen]
-                batches.append(Batch([indices[place] for place in chosen], rows, settings, number))
+                rows = [self._truncate(prompts[place], settings["max_gen_toks"], fim_format) for place in chosen]
+                ends = sorted({*self.end_ids, *gap_ends})
+                batches.append(Batch([indices[place] for place in chosen], rows, settings, ends, number))
         return batches
 
-    def _truncate(self, prompt: list[int], settings: Mapping[str, Any]) -> list[int]:
+    def _truncate(self, prompt: list[int], new_tokens: int, fim_format: InfillingFormat | None) -> list[int]:
         """The end of a prompt, short enough to leave room for the completion but at least half of the model's length;
         of an infilling prompt, the text next to the gap."""
-        room = max(self.max_length - settings["max_gen_toks"], self.max_length // 2)
-        if len(prompt) > room and INFILLING in settings:
-            return InfillingFormat(settings[INFILLING]).shortened(self.tokenizer, prompt, room)
+        room = max(self.max_length - new_tokens, self.max_length // 2)
+        if fim_format is not None and len(prompt) > room:
+            return fim_format.shortened(self.tokenizer, prompt, room)
         return prompt[-room:]
-
-    def _ends(self, settings: Mapping[str, Any]) -> list[int]:
-        """The ids that end a completion."""
-        if INFILLING not in settings:
-            return self.end_ids
-        return sorted({*self.end_ids, *ends_of_gap(self.tokenizer, InfillingFormat(settings[INFILLING]))})
 
     def _generation_key(self, batch: Batch) -> dict[str, Any]:
         sampling = {"seed": self.seed, "number": batch.number} if batch.settings["do_sample"] else {}
@@ -147,39 +153,32 @@ class FlabLM(HFLM):
             "kind": "generate",
             "prompts": batch.prompts,
             "settings": batch.settings,
-            "ends": self._ends(batch.settings),
+            "ends": batch.ends,
             "length": self.max_length,
         }
 
     def _complete(self, batch: Batch) -> list[str]:
-        settings, ends = dict(batch.settings), self._ends(batch.settings)
-        stops = settings.pop("until")
-        settings.pop(INFILLING, None)
-        most = max(1, min(settings.pop("max_gen_toks"), self.max_length - max(map(len, batch.prompts))))
-        config = self._generation_config(settings, most, ends)
+        config = self._generation_config(batch)
+        stops = batch.settings["until"]
         with _fixed_seed(self.device, f"{self.seed},{batch.number}"):
             tokens = new_tokens(self.model, self.tokenizer, batch.prompts, stops, config)
-        texts = [
-            decode_completion(self.tokenizer, prompt, ids, ends)[0]
-            for prompt, ids in zip(batch.prompts, tokens, strict=True)
-        ]
+        pairs = zip(batch.prompts, tokens, strict=True)
+        texts = [decode_completion(self.tokenizer, prompt, ids, batch.ends)[0] for prompt, ids in pairs]
         return [truncate_at(text, stops) for text in texts]
 
-    def _generation_config(
-        self, settings: Mapping[str, Any], new_tokens: int, ends: Sequence[int]
-    ) -> GenerationConfig:
+    def _generation_config(self, batch: Batch) -> GenerationConfig:
         """Only the requested settings: a checkpoint's own defaults are ignored."""
-        if settings["do_sample"]:
-            # left unset, these would be top_k=50 and the like
-            settings = {"top_k": 0, "top_p": 1.0, **settings}
+        not_ours = {"until", "max_gen_toks", INFILLING}
+        defaults: dict[str, Any] = {"num_beams": 1}
+        if batch.settings["do_sample"]:
+            defaults |= {"top_k": 0, "top_p": 1.0}  # left unset, these would be top_k=50 and the like
         else:
-            settings = {
-                name: value for name, value in settings.items() if name not in ("temperature", "top_p", "top_k")
-            }
+            not_ours |= {"temperature", "top_p", "top_k"}
+        room = self.max_length - max(map(len, batch.prompts))
         return GenerationConfig(
-            **{"num_beams": 1, **settings},
-            max_new_tokens=new_tokens,
-            eos_token_id=list(ends) or None,
+            **defaults | {name: value for name, value in batch.settings.items() if name not in not_ours},
+            max_new_tokens=max(1, min(batch.settings["max_gen_toks"], room)),
+            eos_token_id=batch.ends or None,
             pad_token_id=self.tokenizer.pad_token_id,
         )
 
@@ -187,7 +186,7 @@ class FlabLM(HFLM):
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of whole texts, in windows of at most 1,024 tokens that see one token of the previous one."""
-        windows, owners = [], []
+        windows = []
         for index, request in enumerate(requests):
             pieces = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0], add_special_tokens=False),
@@ -195,12 +194,10 @@ class FlabLM(HFLM):
                 max_seq_len=min(self.max_length, WINDOW),
                 context_len=1,
             )
-            for window in map(make_disjoint_window, pieces):
-                windows.append((None, *window))
-                owners.append(index)
+            windows += [(index, *window) for window in map(make_disjoint_window, pieces)]
         totals = [0.0] * len(requests)
-        for owner, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
-            totals[owner] += value
+        for (index, *_), (value, _) in zip(windows, self._loglikelihood_tokens(windows), strict=True):
+            totals[index] += value
         return totals
 
     def _loglikelihood_tokens(
@@ -213,12 +210,12 @@ class FlabLM(HFLM):
                 key = {
                     **self.identity,
                     "kind": "score",
-                    "rows": [[list(row[1]), list(row[2])] for row in rows],
+                    "rows": [[list(context), list(continuation)] for _, context, continuation in rows],
                     "length": self.max_length,
                 }
                 values = self.cache.get(key, partial(self._score, rows))
-                for index, (value, greedy) in zip(chosen, values, strict=True):
-                    likelihoods[index] = (value, greedy)
+                for index, value in zip(chosen, values, strict=True):
+                    likelihoods[index] = tuple(value)
                 tick(len(chosen))
         return likelihoods
 
@@ -230,13 +227,11 @@ class FlabLM(HFLM):
         """Indices of requests, longest first, equal contexts together, as many at once as memory and batch size
         allow."""
         lengths = [min(len(context) + len(continuation), self.max_length + 1) for _, context, continuation in requests]
-        order = sorted(
-            range(len(requests)), key=lambda i: (-lengths[i], tuple(requests[i][1]) + tuple(requests[i][2][:-1]))
-        )
+        order = sorted(range(len(requests)), key=lambda i: (-lengths[i], [*requests[i][1], *requests[i][2][:-1]]))
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
         while order:
-            most = max(1, LOGITS_AT_ONCE // (max(1, lengths[order[0]]) * vocabulary))
-            step = min(self.batch_size, most)
+            most = LOGITS_AT_ONCE // (max(1, lengths[order[0]]) * vocabulary)
+            step = min(self.batch_size, max(1, most))
             yield order[:step]
             order = order[step:]
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import keyword
 import re
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from .source import function_name, function_start
 
 
+Doc = Mapping[str, Any]  # the fields of a problem, as lm-eval hands them to the functions of a task
 SHOWN_TESTS = 3  # in a prompt of lm-eval's `mbpp`, which also judges by them
 
 
@@ -122,7 +124,8 @@ class GapOfLines(Gap):
 
     @model_validator(mode="after")
     def _is_of_lines(self) -> GapOfLines:
-        middle, others = self.canonical_solution, "humaneval_random_span_infilling takes others"
+        middle = self.canonical_solution
+        others = "humaneval_random_span_infilling takes others"
         if not self.prompt.endswith("\n"):
             raise ValueError(f"'prompt' ends within a line, but the gaps of this task are whole lines; {others}")
         if middle and self.suffix and not middle.endswith("\n") and not self.suffix.startswith("\n"):

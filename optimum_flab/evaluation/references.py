@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lm_eval.api.task import Task
 
@@ -13,6 +12,7 @@ from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_tasks
 from ..utils.errors import ConfigurationError, FlabError, printable
 from ..utils.progress import say
 from .catalog import STANDARD_RAW, load_tasks
+from .problems import Doc
 from .standard import with_standard_set
 from .tasks import output_prediction
 from .tasks.code import Judge, run_with_progress
@@ -71,9 +71,9 @@ def check_references(settings: EvaluationSettings, *, confirm_run_unsafe_code: b
     asked, left_out = with_standard_set(settings)
     for note in left_out:
         say(f"note: {note}")
-    plain = EvaluationSettings(**asked.model_dump(include={"tasks", "data", "include_path", "limit"}))
+    plain = EvaluationSettings(**asked.model_dump(include={"data", "include_path", "limit"}))
     # chat tasks have the same references
-    plain.tasks = [task for task in plain.tasks if task in (*settings.tasks, *STANDARD_RAW)]
+    plain.tasks = [task for task in asked.tasks if task in (*settings.tasks, *STANDARD_RAW)]
     loaded = load_tasks(plain, confirm_run_unsafe_code=confirm_run_unsafe_code)
     programs = {name: _programs(name, task, named.limit) for named in loaded for name, task in named.tasks.items()}
     return [_run(name, of_problems, packages) for name, of_problems in programs.items()]
@@ -82,11 +82,8 @@ def check_references(settings: EvaluationSettings, *, confirm_run_unsafe_code: b
 def _run(task: str, programs: Sequence[tuple[str, Program | None]], packages: Sequence[str]) -> References:
     ours = [(problem, program) for problem, program in programs if program is not None]
     verdicts = run_with_progress([program for _, program in ours], packages)
-    failures = [
-        (problem, f"{verdict.status}: {verdict.detail}")
-        for (problem, _), verdict in zip(ours, verdicts, strict=True)
-        if not verdict.passed
-    ]
+    pairs = zip(ours, verdicts, strict=True)
+    failures = [(name, f"{verdict.status}: {verdict.detail}") for (name, _), verdict in pairs if not verdict.passed]
     return References(task, len(ours), len(programs) - len(ours), failures)
 
 
@@ -98,9 +95,8 @@ def _programs(name: str, task: Task, limit: int | None) -> list[tuple[str, Progr
         solutions.append(output_prediction.reference_program)
     if not solutions:
         raise _without_programs(name)
-    solved = solutions[0]
     documents = list(task.eval_docs)[:limit]
-    programs = [(_problem(number, document), solved(document)) for number, document in enumerate(documents, start=1)]
+    programs = [(_problem(number, doc), solutions[0](doc)) for number, doc in enumerate(documents, start=1)]
     if all(program is None for _, program in programs):
         raise FlabError(
             f"task {name!r}: none of its {len(programs):,} problems has a reference solution (field"
@@ -109,9 +105,9 @@ def _programs(name: str, task: Task, limit: int | None) -> list[tuple[str, Progr
     return programs
 
 
-def _problem(number: int, document: Mapping[str, Any]) -> str:
-    name = str(document.get("task_id") or document.get("id") or f"problem {number}")
-    return f"{name} [{document['variant']}]" if document.get("perturbed") else name
+def _problem(number: int, doc: Doc) -> str:
+    name = str(doc.get("task_id") or doc.get("id") or f"problem {number}")
+    return f"{name} [{doc['variant']}]" if doc.get("perturbed") else name
 
 
 def _without_programs(name: str) -> ConfigurationError:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ..records import rows
 from ..records.atomic import write_files
 from ..records.checkpoint import Checkpoint
 from ..records.names import CARD_NAME, is_result
@@ -90,7 +91,9 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
             "report": report,
             "verdict": None if is_trimmed else verdict_of(checkpoint.report),
             "terms": terms,
+            "rows": rows,
             "tables": tables,
+            "cell": cell,
             "provenance": provenance,
             "title": cell(title),
             "license": license_text(terms, checkpoint.license_files),

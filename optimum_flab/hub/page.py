@@ -9,10 +9,9 @@ from ..records.held_out import HeldOut
 from ..records.paths import last_name, without_paths
 from ..records.report import Report
 from ..records.results import EvaluationRecord
-from ..records.rows import component_rows, count, decimals, held_out_rows, size_rows, typeset
+from ..records.rows import KIND_LABELS, component_rows, count, decimals, held_out_rows, size_rows, typeset
 from ..records.verdict import verdict_of
 from ..settings.pruning import COMPONENTS
-from .tables import KIND_LABELS
 
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")

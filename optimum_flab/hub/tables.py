@@ -6,31 +6,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..records.checkpoint import Checkpoint
+from ..records.held_out import KindCost
 from ..records.report import Report
 from ..records.results import BASELINE, MODEL, EfficiencyRecord, EvaluationRecord, ScoreRow
-from ..records.rows import (
-    Row,
-    count,
-    decimals,
-    held_out_rows,
-    megabytes,
-    size_rows,
-    typeset,
-)
+from ..records.rows import Row, held_out_rows, megabytes, typeset
 from ..records.scores import PROGRAMS, together_text
 from ..utils.hashing import file_sha256
 from .markdown import cell, code
 
 
-KIND_LABELS = {
-    "held-out": "named held-out text",
-    "own": "of the user's own sources",
-    "problems": "small problems with solutions",
-    "library": "source of Python libraries",
-    "answers": "the dense model's own answers",
-    "chat": "problems as a conversation",
-    "infilling": "programs with a gap",
-}
 MOST_SCORES_ABOVE = 7  # rows of scores in the table at the top: the standard set and its combined rows
 
 
@@ -42,11 +26,6 @@ def sentence(text: str) -> str:
     return f"{cell(text)[0].upper()}{cell(text)[1:]}."
 
 
-def removed_share(before: int, after: int) -> str:
-    """The share of `before` that is gone; a dash where there was nothing."""
-    return f"{1 - after / before:.1%}" if before else "–"
-
-
 def join_words(words: list[str]) -> str:
     """Words joined as in a sentence."""
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
@@ -55,17 +34,9 @@ def join_words(words: list[str]) -> str:
 # --- sizes ---------------------------------------------------------------------------------------------------------
 
 
-def size_cells(report: Report) -> list[list[str]]:
-    """Parameters, bytes and shape: label, dense, pruned, change."""
-    return [[cell(label), *others] for label, *others in (row.cells() for row in size_rows(report))]
-
-
-def removed_cells(report: Report) -> list[list[str]]:
-    """Parameters per component and in all: component, before, after, removed."""
-    parts = {cell(name): (part, report.pruned.components[name]) for name, part in report.dense.components.items()}
-    sizes = [(name, dense.parameters, pruned.parameters) for name, (dense, pruned) in parts.items()]
-    sizes.append(("**total**", report.dense.parameters, report.pruned.parameters))
-    return [[name, count(before), count(after), removed_share(before, after)] for name, before, after in sizes]
+def cells(rows: Iterable[Row]) -> list[list[str]]:
+    """Label, dense, pruned and change of each row."""
+    return [[cell(row.label), *row.cells()[1:]] for row in rows]
 
 
 def gguf_rows(checkpoint: Checkpoint) -> list[list[str]]:
@@ -167,71 +138,35 @@ def _how(evaluation: EvaluationRecord, paired: bool) -> Iterable[str]:
 # --- held-out text -------------------------------------------------------------------------------------------------
 
 
-def held_out_table(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """`heading` and `rows` of what was measured on held-out text, before and after training where there was any;
-    `None` where nothing was measured."""
-    sides, recovery = {"value": checkpoint.report.held_out}, checkpoint.report.recovery
+def held_out_columns(report: Report) -> dict[str, list[list[str]]]:
+    """The cells of what was measured on held-out text, by column: before and after training where there was any."""
+    recovery = report.recovery
+    sides = {"value": report.held_out}
     if recovery is not None:
         sides = {"pruned": recovery.held_out_before, "trained": recovery.held_out_after}
-    columns = {name: held_out_rows(held_out) for name, held_out in sides.items() if held_out is not None}
-    if not columns:
-        return None
-    lines = []
-    for rows in zip(*columns.values(), strict=True):
-        label, *_ = rows[0]
-        _, dense, pruned, _ = zip(*(row.cells() for row in rows), strict=True)
-        if rows[0].dense is None:
-            lines.append([label, *pruned])
-        else:
-            lines += [[f"{label}, dense", *dense], [f"{label}, this model", *pruned]]
-    return {"heading": ["measurement", *columns], "rows": lines}
+    return {name: cells(held_out_rows(side)) for name, side in sides.items() if side is not None}
 
 
-def kind_table(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """`heading` and `rows` of what the pruning cost by kind of held-out text; `None` where there is only one."""
-    held_out, recovery = checkpoint.report.held_out, checkpoint.report.recovery
+def measured_kinds(report: Report) -> dict[str, KindCost]:
+    """What the pruning cost by kind of held-out text; empty where there is only one."""
+    held_out, recovery = report.held_out, report.recovery
     if recovery is not None:  # which measured anew, on other text; where a plan was applied, for the first time
         held_out = recovery.pruning_held_out or recovery.held_out_before
-    if held_out is None or len(held_out.by_kind) < 2:
-        return None
-    rows = [
-        [
-            cell(KIND_LABELS.get(kind, kind)),
-            count(cost.texts),
-            count(cost.positions),
-            decimals(cost.divergence),
-            decimals(cost.dense_bits_per_byte),
-            decimals(cost.pruned_bits_per_byte),
-        ]
-        for kind, cost in held_out.by_kind.items()
-    ]
-    heading = ["kind of text", "texts", "tokens", "divergence", "bits per byte, dense", "bits per byte, pruned"]
-    return {"heading": heading, "rows": rows, "texts": count(sum(cost.texts for cost in held_out.by_kind.values()))}
+    return held_out.by_kind if held_out is not None and len(held_out.by_kind) > 1 else {}
 
 
 # --- efficiency ----------------------------------------------------------------------------------------------------
 
 
-def efficiency_table(efficiency: EfficiencyRecord | None, report: Report) -> dict[str, Any] | None:
-    """`heading`, `rows` and `about` of the efficiency; `None` where it was not measured."""
-    if efficiency is None:
-        return None
-    baseline, work = efficiency.models.get(BASELINE), efficiency.workload
-    paired = baseline is not None and baseline.parameters == report.dense.parameters
-    heading = {"": "", BASELINE: "dense", MODEL: "pruned", "ratio": "ratio"} if paired else {"": "", MODEL: "pruned"}
-    rows = [
-        [cell(label), *map(typeset, values)]
-        for label, *values in ([row.cells()[name] for name in heading] for row in efficiency.table)
-    ]
-    dtypes = {role: cell(model.dtype) for role, model in efficiency.models.items()}
-    shown = set(dtypes.values()) if len(set(dtypes.values())) == 1 else (f"{dtypes[role]} ({role})" for role in dtypes)
-    about = [
-        f"{cell(efficiency.device)} ({cell(efficiency.machine)}).",
-        f"Computed in {', '.join(shown)}.",
-        f"Tokens per prompt: {work['prompt_tokens']:,}; generated: {work['new_tokens']:,}; rounds:"
-        f" {work['repeats']:,}, of which medians with quartiles are shown.",
-        *map(sentence, efficiency.notes),
-    ]
-    if not any("CO2e" in row.metric for row in efficiency.table):
-        about.append("Energy and CO2e were not measured.")
-    return {"heading": list(heading.values()), "rows": rows, "about": about}
+def efficiency_cells(efficiency: EfficiencyRecord, paired: bool) -> list[list[str]]:
+    """Metric, dense, pruned and ratio; without those of the baseline where that is not the dense model."""
+    columns = (BASELINE, MODEL, "ratio") if paired else (MODEL,)
+    rows = [row.cells() for row in efficiency.table]
+    return [[cell(row[""]), *(typeset(row[name]) for name in columns)] for row in rows]
+
+
+def dtypes(efficiency: EfficiencyRecord) -> str:
+    """What the models were computed in, by name where they differ."""
+    named = {name: cell(model.dtype) for name, model in efficiency.models.items()}
+    several = len(set(named.values())) > 1
+    return ", ".join([f"{dtype} ({name})" for name, dtype in named.items()] if several else set(named.values()))

@@ -57,6 +57,17 @@ SHOWN: dict[str, Callable[..., str]] = {
 }
 
 
+KIND_LABELS = {
+    "held-out": "named held-out text",
+    "own": "of the user's own sources",
+    "problems": "small problems with solutions",
+    "library": "source of Python libraries",
+    "answers": "the dense model's own answers",
+    "chat": "problems as a conversation",
+    "infilling": "programs with a gap",
+}
+
+
 # --- rows ----------------------------------------------------------------------------------------------------------
 
 

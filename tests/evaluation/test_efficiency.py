@@ -18,13 +18,12 @@ from optimum_flab.checkpoints.finding import ModelFiles
 from optimum_flab.checkpoints.stored_model import StoredModel
 from optimum_flab.evaluation.efficiency import (
     EfficiencyReport,
+    apart,
     check_output,
     measure_efficiency,
     measuring,
-    memory,
 )
-from optimum_flab.evaluation.efficiency.energy import check_country, describe_method
-from optimum_flab.evaluation.efficiency.memory import Request, measure_apart
+from optimum_flab.evaluation.efficiency.apart import Request, check_country, describe_method, measure_apart
 from optimum_flab.evaluation.efficiency.report import efficiency_table, notes, spread
 from optimum_flab.evaluation.efficiency.running import (
     decode_speed,
@@ -258,15 +257,9 @@ def test_running_out_of_memory_says_what_to_lower():
 def test_only_the_weight_files_that_are_loaded_count(tmp_path):
     files = ModelFiles("a", str(tmp_path), tmp_path)
     assert weight_files(files) == []
-    (tmp_path / "pytorch_model.bin").write_bytes(b"older")
-    assert [path.name for path in weight_files(files)] == ["pytorch_model.bin"]
-    index = {"weight_map": {"x": "model-2.safetensors", "y": "model-1.safetensors", "z": "model-2.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    for name in index["weight_map"].values():
-        (tmp_path / name).write_bytes(b"part")
-    assert [path.name for path in weight_files(files)] == ["model-1.safetensors", "model-2.safetensors"]
-    (tmp_path / "model.safetensors").write_bytes(b"whole")
-    assert [path.name for path in weight_files(files)] == ["model.safetensors"]
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"whole")
+        assert weight_files(files) == [tmp_path / name]
     assert weight_files(replace(files, gguf=tmp_path / "a.gguf")) == [tmp_path / "a.gguf"]
 
 
@@ -325,12 +318,12 @@ REQUEST = Request("no/such/model", None, False, None, "cpu", "float32", [[1]], 2
 def test_a_fault_of_the_process_apart_is_told(monkeypatch):
     with pytest.raises(FlabError, match="^model 'no/such/model' does not exist"):
         measure_apart(REQUEST)
-    monkeypatch.setattr(memory, "WORKER", "raise SystemExit('it broke')")
+    monkeypatch.setattr(apart, "WORKER", "raise SystemExit('it broke')")
     with pytest.raises(FlabError, match=r"memory of 'no/such/model' failed \(it broke\)"):
         measure_apart(REQUEST)
     if sys.platform == "win32":  # has no signals
         return
-    monkeypatch.setattr(memory, "WORKER", "import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr(apart, "WORKER", "import os; os.kill(os.getpid(), 9)")
     with pytest.raises(FlabError, match="was killed, perhaps for its memory; try a lower `batch_size`"):
         measure_apart(REQUEST)
 

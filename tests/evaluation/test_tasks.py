@@ -22,7 +22,7 @@ from optimum_flab.evaluation.catalog import TASKS_FOLDER, hub_dataset, load_task
 from optimum_flab.evaluation.data import check_rows, read_file
 from optimum_flab.evaluation.problems import CodeProblem
 from optimum_flab.evaluation.tasks import code, mbpp, output_prediction, plans, recode
-from optimum_flab.evaluation.tasks.perturbations import (
+from optimum_flab.evaluation.tasks.recode import (
     docstring_as_comments,
     docstring_quotes,
     rename,

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ...checkpoints.computation import computation_device
+from ...checkpoints.loading import LoadedModel
 from ...checkpoints.stored_model import StoredModel, check_model
-from ...records.results import BASELINE, MODEL, MeasuredModel, Run
+from ...records.results import BASELINE, MODEL, Flops, Footprint, MeasuredModel, Run
 from ...settings.efficiency import BenchSettings
 from ...utils.errors import ConfigurationError
 from ...utils.progress import progress_bar
 from ..results import package_versions
-from .energy import check_country
-from .memory import Request, measure_apart
+from .apart import Request, check_country, measure_apart
 from .report import EfficiencyReport, efficiency_table, notes, spread
 from .running import decode_speed, enough_memory, generate, prompt_ids, time_interleaved
 from .sizes import count_flops, weight_files
@@ -74,66 +76,45 @@ def measure_efficiency(
         ```
     """
     settings = settings or BenchSettings()
-    country, device = check_country(settings.country), computation_device(device)
-    named_models = {BASELINE: (baseline, baseline_revision)} if baseline is not None else {}
-    named_models[MODEL] = (model_name_or_path, revision)
-    stored, dtypes = dict[str, StoredModel](), dict[str, str]()
-    for name, (path, of_revision) in named_models.items():
-        stored[name] = check_model(path, revision=of_revision, trust_remote_code=trust_remote_code, family=family)
-        check_length(stored[name], settings)
-        dtypes[name] = settings.dtype or str(stored[name].storage_dtype).removeprefix("torch.")
+    settings = settings.model_copy(update={"country": check_country(settings.country)})
+    device = computation_device(device)
+    named_models = {MODEL: (model_name_or_path, revision)}
+    if baseline is not None:
+        named_models = {BASELINE: (baseline, baseline_revision), **named_models}
+    stored = {
+        name: check_model(path, revision=at, trust_remote_code=trust_remote_code, family=family)
+        for name, (path, at) in named_models.items()
+    }
+    for model in stored.values():
+        check_length(model, settings)
+    dtypes = {
+        name: settings.dtype or str(model.storage_dtype).removeprefix("torch.") for name, model in stored.items()
+    }
     prompt = prompt_ids(list(stored.values()), settings.batch_size, settings.prompt_tokens)
-    apart, flops = {}, {}
-    for name in progress_bar("Memory and energy", len(named_models), "model", iterable=named_models):
-        path, of_revision = named_models[name]
-        apart[name] = measure_apart(
-            Request(
-                model=str(path),
-                revision=of_revision,
-                trust_remote_code=trust_remote_code,
-                family=None if family is None else str(family),
-                device=str(device),
-                dtype=dtypes[name],
-                prompt=prompt.tolist(),
-                new_tokens=settings.new_tokens,
-                energy_seconds=settings.energy_seconds,
-                country=country,
-            )
-        )
+    apart, flops = dict[str, Footprint](), dict[str, Flops]()
+    for name in progress_bar("Memory and energy", len(stored), "model", iterable=stored):
+        apart[name] = measure_apart(Request.of(stored[name], dtypes[name], device, prompt, settings))
         flops[name] = count_flops(stored[name].config, settings.prompt_tokens)
-    loaded = {}
+    loaded = dict[str, LoadedModel]()
     for name, model in stored.items():
         with enough_memory(model.name):
             loaded[name] = model.load(dtypes[name], device)
-    rounds = (settings.warmup + settings.repeats) * len(settings.batches)
-    with progress_bar("Timing", len(loaded) * rounds, "run") as bar:
-
-        def run(name: str, batch: int) -> Run:
-            bar.set_postfix_str(f"{name}, batch {batch}")
-            with enough_memory(loaded[name].name):
-                return generate(loaded[name].model, prompt[:batch], settings.new_tokens)
-
-        times = time_interleaved(run, list(named_models), settings, bar.update)
-    models = {}
-    for name, model in stored.items():
-        runs = times[name]
-        models[name] = MeasuredModel(
-            name=loaded[name].name,
-            revision=loaded[name].revision,
+    times = _times(loaded, prompt, settings)
+    models = {
+        name: MeasuredModel(
+            name=model.name,
+            revision=model.revision,
             dtype=dtypes[name],
             # a tied weight is one parameter
-            parameters=sum(p.numel() for p in loaded[name].model.parameters()),
-            checkpoint_bytes=sum(path.stat().st_size for path in weight_files(model.files)),
+            parameters=sum(weight.numel() for weight in model.model.parameters()),
+            checkpoint_bytes=sum(path.stat().st_size for path in weight_files(stored[name].files)),
             flops_per_token=flops[name],
-            time_to_first_token={batch: spread([run.first_token for run in taken]) for batch, taken in runs.items()},
-            tokens_per_second={
-                batch: spread([decode_speed(run, batch, settings.new_tokens) for run in taken])
-                for batch, taken in runs.items()
-            },
-            runs={batch: tuple(taken) for batch, taken in runs.items()},
+            **_speeds(times[name], settings.new_tokens),
             **dict(apart[name]),
         )
-    loading_notes = [f"{name}: {note}" for name, dense in loaded.items() for note in dense.notes]
+        for name, model in loaded.items()
+    }
+    loading_notes = [f"{name}: {note}" for name, model in loaded.items() for note in model.notes]
     return EfficiencyReport(
         workload=settings.workload,
         device=str(device),
@@ -143,6 +124,32 @@ def measure_efficiency(
         notes=tuple(notes(settings, models) + loading_notes),
         versions=package_versions(PACKAGES),
     )
+
+
+def _times(
+    loaded: Mapping[str, LoadedModel], prompt: torch.Tensor, settings: BenchSettings
+) -> dict[str, dict[int, list[Run]]]:
+    """The runs that count of each model, by batch size."""
+    rounds = (settings.warmup + settings.repeats) * len(settings.batches)
+    with progress_bar("Timing", len(loaded) * rounds, "run") as bar:
+
+        def run(name: str, batch: int) -> Run:
+            bar.set_postfix_str(f"{name}, batch {batch}")
+            with enough_memory(loaded[name].name):
+                return generate(loaded[name].model, prompt[:batch], settings.new_tokens)
+
+        return time_interleaved(run, list(loaded), settings, bar.update)
+
+
+def _speeds(times: Mapping[int, Sequence[Run]], new_tokens: int) -> dict[str, Any]:
+    """What a report says of a model's runs, by batch size."""
+    return {
+        "time_to_first_token": {batch: spread([run.first_token for run in runs]) for batch, runs in times.items()},
+        "tokens_per_second": {
+            batch: spread([decode_speed(run, batch, new_tokens) for run in runs]) for batch, runs in times.items()
+        },
+        "runs": {batch: tuple(runs) for batch, runs in times.items()},
+    }
 
 
 def check_length(model: StoredModel, settings: BenchSettings) -> None:

@@ -71,7 +71,8 @@ def generate(model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int) -> R
     # without an end-of-text token nothing stops early; set on the model too, since what is unset here is taken from
     # there, and a checkpoint's own sampling and penalties would be timed as well
     model.generation_config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, use_cache=True)
-    clock, device = _Clock(), model.device
+    clock = _Clock()
+    device = model.device
     prompt = prompt.to(device)
     mask = torch.ones_like(prompt)
     if device.type != "cpu":

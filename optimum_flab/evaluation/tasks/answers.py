@@ -30,7 +30,7 @@ class Block(NamedTuple):
     """A code block.
 
     Args:
-        code (`str`): its lines.
+        code (`str`): its lines, without the indentation of its fence, and without any that all of them share.
         whole (`bool`): false where its end is missing.
         start, end (`int`): where its lines are in the text.
     """
@@ -56,7 +56,8 @@ def fenced_code(answer: str, wanted: str | None = None) -> str:
     blocks = code_blocks(text)
     if not blocks:
         return bare_code(text)
-    whole, cut = ([block.code for block in blocks if block.whole is state] for state in (True, False))
+    whole = [block.code for block in blocks if block.whole]
+    cut = [block.code for block in blocks if not block.whole]
     tests: list[Callable[[str], object]] = [DEFINITION.search]
     if wanted is not None:
         tests.insert(0, lambda code: defines(code, wanted))
@@ -110,44 +111,35 @@ def code_blocks(text: str) -> list[Block]:
     A fence with a language begins a block even inside another one: models forget closing fences, and wrap whole
     answers. A block may also begin at the end of a line of prose.
     """
+    text = text.replace("\r\n", "\n") + "\n"
     blocks: list[Block] = []
-    lines: list[str] = []
     begin: re.Match[str] | None = None
     start = place = 0  # of the block, and of the line
-    text = text.replace("\r\n", "\n")
 
-    def block(begin: re.Match[str], whole: bool) -> Block:
-        return Block(_dedent(lines, begin), whole, start, place)
+    def add(begin: re.Match[str], whole: bool) -> None:
+        indent = re.compile(rf"^[ \t]{{0,{len(begin['before'])}}}", re.MULTILINE)
+        blocks.append(Block(textwrap.dedent(indent.sub("", text[start:place])), whole, start, place))
 
-    for line in text.split("\n"):
+    for line in text.split("\n")[:-1]:
+        after = place + len(line) + 1
         fence = FENCE.match(line)
         if fence is not None and fence["marks"][0] == "`" and "`" in fence["info"]:
             fence = None  # inline code
-        after = place + len(line) + 1
         if begin is None:
-            fence = fence or FENCE_BEHIND_WORDS.match(line)
-            if fence is not None:
-                begin, lines, start = fence, [], after
-        elif fence is None or len(fence["before"]) > len(begin["before"]) + MOST_INDENT_OF_END:
-            lines.append(line)
-        elif re.match(r"\w", fence["info"]):
-            blocks.append(block(begin, False))
-            begin, lines, start = fence, [], after
-        elif fence["marks"].startswith(begin["marks"]):
-            blocks.append(block(begin, True))
-            begin = None
-        else:
-            lines.append(line)
+            begin = fence or FENCE_BEHIND_WORDS.match(line)
+            start = after
+        elif fence is not None and len(fence["before"]) <= len(begin["before"]) + MOST_INDENT_OF_END:
+            if re.match(r"\w", fence["info"]):
+                add(begin, whole=False)
+                begin = fence
+                start = after
+            elif fence["marks"].startswith(begin["marks"]):
+                add(begin, whole=True)
+                begin = None
         place = after
     if begin is not None:
-        blocks.append(block(begin, False))
+        add(begin, whole=False)
     return blocks
-
-
-def _dedent(lines: Sequence[str], begin: re.Match) -> str:
-    """The lines of a block without the indentation of its fence, and without any that all of them share."""
-    indent = re.compile(rf"[ \t]{{0,{len(begin['before'])}}}")
-    return textwrap.dedent("".join(f"{indent.sub('', line, count=1)}\n" for line in lines))
 
 
 def bare_code(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from ...execution import Program, Verdict, run_programs
 from ...utils.progress import progress
 from ..comparison import counts_of_k, pass_at_k
 from ..data import Problems, Row, rows_of
-from ..problems import CodeProblem
+from ..problems import CodeProblem, Doc
 from ..source import function_start
 from .answers import fenced_code
 
@@ -43,7 +43,7 @@ problems = Problems(CodeProblem)
 # --- prompts -------------------------------------------------------------------------------------------------------
 
 
-def instruct_prompt(doc: Mapping[str, Any]) -> str:
+def instruct_prompt(doc: Doc) -> str:
     """The prompt of a problem as a request to a chat model."""
     return (
         f"Complete this Python function:\n\n```python\n{doc['prompt'].strip(LINE_ENDS)}\n```\n\n"
@@ -54,28 +54,23 @@ def instruct_prompt(doc: Mapping[str, Any]) -> str:
 # --- programs ------------------------------------------------------------------------------------------------------
 
 
-def head(doc: Mapping[str, Any]) -> str:
+def head(doc: Doc) -> str:
     """The part of a prompt before the function that is asked for: imports and helpers."""
     return doc["prompt"][: function_start(doc["prompt"], doc["entry_point"]) or 0]
 
 
-def completion_program(doc: Mapping[str, Any], completion: str) -> Program:
+def completion_program(doc: Doc, completion: str) -> Program:
     """The program of a completion, with the prompt before it."""
     return Program(doc["prompt"] + completion, doc["test"], doc["entry_point"])
 
 
-def begun_answer_program(doc: Mapping[str, Any], rest: str) -> Program:
-    """The program of a chat answer whose code block was begun for the model."""
-    return answer_program(doc, ANSWER_BEGINS + rest)
-
-
-def answer_program(doc: Mapping[str, Any], answer: str) -> Program:
+def answer_program(doc: Doc, answer: str) -> Program:
     """The program of a chat answer, after the imports and helpers of the prompt."""
     code = behind(head(doc), fenced_code(answer, doc["entry_point"]))
     return Program(code, doc["test"], doc["entry_point"])
 
 
-def reference_program(doc: Mapping[str, Any]) -> Program | None:
+def reference_program(doc: Doc) -> Program | None:
     """The program of the reference solution, where there is one."""
     solution = doc.get("canonical_solution") or ""
     return completion_program(doc, solution) if solution.strip() else None
@@ -101,18 +96,18 @@ class Judge:
         program (`Callable`): from a problem and a response to a program.
         reference_program (`Callable`): from a problem to the program of its reference solution, or `None` where it has
             none.
+        begun (`str`): how every response was begun for the model.
         allow_packages (`tuple[str, ...]`): packages that programs may import.
     """
 
-    program: Callable[[Mapping[str, Any], str], Program]
-    reference_program: Callable[[Mapping[str, Any]], Program | None]
+    program: Callable[[Doc, str], Program]
+    reference_program: Callable[[Doc], Program | None]
+    begun: str = ""
     allow_packages: tuple[str, ...] = ()
 
-    def __call__(
-        self, resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]
-    ) -> list[list[dict[str, Any]]]:
-        programs = [self.program(doc, text) for texts, doc in zip(resps, docs, strict=True) for text in texts]
-        results = run_with_progress(programs, self.allow_packages)
+    def __call__(self, resps: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[list[dict[str, Any]]]:
+        responses = [(doc, self.begun + text) for texts, doc in zip(resps, docs, strict=True) for text in texts]
+        programs = [self.program(doc, text) for doc, text in responses]
         verdicts = iter(
             {
                 "passed": verdict.passed,
@@ -121,7 +116,7 @@ class Judge:
                 "package": verdict.package,
                 "program": program.code,
             }
-            for program, verdict in zip(programs, results, strict=True)
+            for program, verdict in zip(programs, run_with_progress(programs, self.allow_packages), strict=True)
         )
         return [[next(verdicts) for _ in texts] for texts in resps]
 
@@ -134,11 +129,11 @@ def run_with_progress(programs: Sequence[Program], allow_packages: Sequence[str]
 
 run_completions = Judge(completion_program, reference_program)
 run_answers = Judge(answer_program, reference_program)
-run_begun_answers = Judge(begun_answer_program, reference_program)
+run_begun_answers = Judge(answer_program, reference_program, begun=ANSWER_BEGINS)
 
 
-def score(doc: Mapping[str, Any], results: Sequence[list[dict[str, Any]]]) -> dict[str, float]:
+def score(doc: Doc, results: Sequence[list[dict[str, Any]]]) -> dict[str, float]:
     """pass@k of one problem for each k that its samples allow."""
     (verdicts,) = results
-    passes = sum(verdict["passed"] for verdict in verdicts)
-    return {f"pass@{k}": pass_at_k(len(verdicts), passes, k) for k in counts_of_k(len(verdicts))}
+    number, passes = len(verdicts), sum(verdict["passed"] for verdict in verdicts)
+    return {f"pass@{k}": pass_at_k(number, passes, k) for k in counts_of_k(number)}

@@ -11,19 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import datasets
+from lm_eval.api.task import Task
 
 from ...execution import Program
 from ...utils.errors import FlabError
 from ...vocabulary.infilling import EXAMPLE, InfillingFormat
 from ..data import as_dataset, check_rows, rows_of
-from ..problems import CodeProblem, Gap, GapOfLines
+from ..problems import CodeProblem, Doc, Gap, GapOfLines
 from .code import Judge, humaneval_rows
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from lm_eval.api.task import Task
 
 
 LINE_END = "\n"
@@ -40,7 +38,7 @@ class Question:
 
     template: str = EXAMPLE
 
-    def __call__(self, doc: Mapping[str, Any]) -> str:
+    def __call__(self, doc: Doc) -> str:
         return InfillingFormat(self.template).ask(doc["prefix"], doc["suffix"])
 
 
@@ -55,7 +53,7 @@ def leaves_a_gap(task: Task) -> bool:
 # --- problems ------------------------------------------------------------------------------------------------------
 
 
-def problems(*, task: str, limit: int | None = None, **source: Any) -> dict[str, Dataset]:
+def problems(*, task: str, limit: int | None = None, **source: Any) -> dict[str, datasets.Dataset]:
     """The lines of HumanEval's solutions, or of those in a file in its format, or a file with a gap in each row.
 
     Args:
@@ -63,8 +61,7 @@ def problems(*, task: str, limit: int | None = None, **source: Any) -> dict[str,
     """
     rows = humaneval_rows(task=task, **source)
     if any(isinstance(row.values, Mapping) and "suffix" in row.values for row in rows):
-        gaps_of_lines = read_gaps(check_rows(rows, GapOfLines), limit)
-        return as_dataset([_with_line_end_behind(gap) for gap in gaps_of_lines], None)
+        return as_dataset([_with_line_end_behind(gap) for gap in read_gaps(check_rows(rows, GapOfLines), limit)])
     documents = check_rows(rows, CodeProblem)
     all_gaps = [gap for document in documents[:limit] for gap in gaps(document)]
     if not all_gaps:
@@ -72,7 +69,7 @@ def problems(*, task: str, limit: int | None = None, **source: Any) -> dict[str,
             f"task {task!r}: none of the {len(documents):,} problems has a reference solution whose lines could be"
             " left out; name a file with the field canonical_solution in `data`"
         )
-    return as_dataset(all_gaps, None)
+    return as_dataset(all_gaps)
 
 
 @dataclass(frozen=True)
@@ -81,14 +78,15 @@ class GivenGaps:
 
     kind: type[Gap]
 
-    def __call__(self, *, limit: int | None = None, **source: Any) -> dict[str, Dataset]:
-        return as_dataset(read_gaps(check_rows(rows_of(**source), self.kind), limit), None)
+    def __call__(self, *, limit: int | None = None, **source: Any) -> dict[str, datasets.Dataset]:
+        return as_dataset(read_gaps(check_rows(rows_of(**source), self.kind), limit))
 
 
-multi_line_problems, random_span_problems = GivenGaps(GapOfLines), GivenGaps(Gap)
+multi_line_problems = GivenGaps(GapOfLines)
+random_span_problems = GivenGaps(Gap)
 
 
-def gaps(document: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def gaps(document: Doc) -> Iterator[dict[str, str]]:
     """A problem for each line of a solution, with `prefix`, `middle` and `suffix`, and the `problem` it belongs to.
 
     The end of the line stays, at the beginning of the suffix, as in an editor.
@@ -106,7 +104,7 @@ def gaps(document: Mapping[str, Any]) -> Iterator[dict[str, str]]:
             }
 
 
-def read_gaps(documents: Sequence[Mapping[str, Any]], limit: int | None = None) -> list[dict[str, str]]:
+def read_gaps(documents: Sequence[Doc], limit: int | None = None) -> list[dict[str, str]]:
     """The gaps of a file as problems, like those of [`gaps`].
 
     Args:
@@ -128,27 +126,27 @@ def read_gaps(documents: Sequence[Mapping[str, Any]], limit: int | None = None) 
     return [gap for gap in rows if gap["problem"] in taken]
 
 
-def _with_line_end_behind(gap: Mapping[str, str]) -> dict[str, str]:
-    middle = gap["middle"] or ""
-    if not middle.endswith(LINE_END):
-        return dict(gap)
+def _with_line_end_behind(gap: dict[str, str]) -> dict[str, str]:
+    middle = gap["middle"]
+    if not middle or not middle.endswith(LINE_END):
+        return gap
     return {**gap, "middle": middle.removesuffix(LINE_END), "suffix": LINE_END + gap["suffix"]}
 
 
 # --- programs ------------------------------------------------------------------------------------------------------
 
 
-def random_span(doc: Mapping[str, Any], written: str) -> Program:
+def random_span(doc: Doc, written: str) -> Program:
     """The program with everything that a model wrote before it ended."""
     return Program(doc["prefix"] + written + doc["suffix"], doc["test"], doc["entry_point"])
 
 
-def multi_line(doc: Mapping[str, Any], written: str) -> Program:
+def multi_line(doc: Doc, written: str) -> Program:
     """The program with what a model wrote, up to where it continues with the lines after the gap."""
     return random_span(doc, before_suffix(written, doc["suffix"]))
 
 
-def single_line(doc: Mapping[str, Any], written: str) -> Program:
+def single_line(doc: Doc, written: str) -> Program:
     """The program with what a model wrote, up to the first line end."""
     return random_span(doc, written.split(LINE_END, 1)[0])
 
@@ -157,16 +155,17 @@ def before_suffix(written: str, suffix: str) -> str:
     """What was written, up to the first two lines of a suffix in a row, ignoring blank ones."""
     following = [line for line in suffix.split(LINE_END) if line.strip()][:LINES_OF_SUFFIX]
     lines = written.split(LINE_END)
-    full = [number for number, line in enumerate(lines) if line.strip()]
-    for pair in pairwise(full):
-        if [lines[number] for number in pair] == following:
-            return "".join(line + LINE_END for line in lines[: pair[0]])
+    for first, second in pairwise(number for number, line in enumerate(lines) if line.strip()):
+        if [lines[first], lines[second]] == following:
+            return "".join(line + LINE_END for line in lines[:first])
     return written
 
 
-def _judge(program: Callable[[Mapping[str, Any], str], Program]) -> Judge:
+def _judge(program: Callable[[Doc, str], Program]) -> Judge:
     """A filter whose reference solutions are judged like a model's."""
     return Judge(program, lambda doc: None if doc["middle"] is None else program(doc, doc["middle"]))
 
 
-run_single_line, run_multi_line, run_random_span = map(_judge, (single_line, multi_line, random_span))
+run_single_line = _judge(single_line)
+run_multi_line = _judge(multi_line)
+run_random_span = _judge(random_span)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import datasets
 import lm_eval.tasks
 from lm_eval.utils import apply_template
 
@@ -17,13 +18,9 @@ from ...execution import Program
 from ...utils.compat import read_task_file
 from ...utils.errors import FlabError
 from ..data import Problems, as_dataset, check_rows, rows_of
-from ..problems import SHOWN_TESTS, MbppProblem, ShownMbppProblem
+from ..problems import SHOWN_TESTS, Doc, MbppProblem, ShownMbppProblem
 from .answers import fenced_code
 from .code import ANSWER_BEGINS, Judge
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 TEST_SPLIT = range(11, 511)  # numbers of the problems, as the benchmark divides them
@@ -35,7 +32,7 @@ TEST_SPLIT = range(11, 511)  # numbers of the problems, as the benchmark divides
 problems = Problems(MbppProblem)
 
 
-def three_shot_problems(*, limit: int | None = None, **source: Any) -> dict[str, Dataset]:
+def three_shot_problems(*, limit: int | None = None, **source: Any) -> dict[str, datasets.Dataset]:
     """The problems of MBPP that lm-eval judges, with the three that it shows as a separate split.
 
     For a file that holds all of MBPP these are problems 11 to 510, the test split.
@@ -43,8 +40,6 @@ def three_shot_problems(*, limit: int | None = None, **source: Any) -> dict[str,
     Raises:
         [`FlabError`]: a row is malformed or shows fewer than three tests, or the file holds none of the test split.
     """
-    import datasets
-
     rows = rows_of(**source)
     examples = lm_evals_own()["examples"]
     kept_rows = _test_problems(check_rows(rows, ShownMbppProblem), examples)
@@ -57,18 +52,13 @@ def three_shot_problems(*, limit: int | None = None, **source: Any) -> dict[str,
     return {**as_dataset(documents, limit), "examples": datasets.Dataset.from_list(examples)}
 
 
-def _test_problems(
-    documents: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
+def _test_problems(documents: Sequence[Doc], examples: Sequence[Doc]) -> list[Doc]:
     """Documents that are in MBPP's test split, or not in MBPP at all: they must not hold what a prompt shows."""
     shown = {str(example["task_id"]): tested_function(example["code"], example["test_list"]) for example in examples}
     if not any(_calls(document["test_list"], shown.get(document["task_id"])) for document in documents):
         return list(documents)
-    return [
-        document
-        for document in documents
-        if document["task_id"].isdecimal() and int(document["task_id"]) in TEST_SPLIT
-    ]
+    numbers = set(map(str, TEST_SPLIT))
+    return [document for document in documents if document["task_id"] in numbers]
 
 
 @lru_cache(maxsize=1)
@@ -97,23 +87,23 @@ def lm_evals_own() -> dict[str, Any]:
 # --- prompts -------------------------------------------------------------------------------------------------------
 
 
-def three_shot_prompt(doc: Mapping[str, Any]) -> str:
+def three_shot_prompt(doc: Doc) -> str:
     """The prompt of lm-eval's own `mbpp` for a problem, without the examples."""
     return apply_template(lm_evals_own()["prompt"], dict(doc))
 
 
-def three_shot_target(doc: Mapping[str, Any]) -> str:
+def three_shot_target(doc: Doc) -> str:
     """The answer to that prompt in an example."""
     return apply_template(lm_evals_own()["target"], dict(doc))
 
 
-def completion_prompt(doc: Mapping[str, Any]) -> str:
+def completion_prompt(doc: Doc) -> str:
     """The problem and its tests as the docstring of a module that the model continues."""
     lines = "\n".join([doc["text"].strip(), *doc["test_list"]])
     return f'"""\n{lines}\n"""\n'
 
 
-def instruct_prompt(doc: Mapping[str, Any]) -> str:
+def instruct_prompt(doc: Doc) -> str:
     """The problem and its tests as a request to a chat model."""
     tests = "\n".join(doc["test_list"])
     return (
@@ -125,20 +115,19 @@ def instruct_prompt(doc: Mapping[str, Any]) -> str:
 # --- programs ------------------------------------------------------------------------------------------------------
 
 
-def completion_program(doc: Mapping[str, Any], completion: str) -> Program:
+def completion_program(doc: Doc, completion: str) -> Program:
     """The program of a completion; its test is what the problem imports and sets up, and its assertions, or where it
     has one, as in MBPP+, the longer test that includes them."""
     assertions = [doc["test"]] if doc["test"].strip() else doc["test_list"]
     return Program(completion, "\n".join([*doc["test_imports"], doc["test_setup_code"], *assertions]))
 
 
-def begun_answer_program(doc: Mapping[str, Any], rest: str) -> Program:
-    """The program of a chat answer whose code block was begun for the model."""
-    name = tested_function(doc["code"], doc["test_list"])
-    return completion_program(doc, fenced_code(ANSWER_BEGINS + rest, name))
+def answer_program(doc: Doc, answer: str) -> Program:
+    """The program of a chat answer."""
+    return completion_program(doc, fenced_code(answer, tested_function(doc["code"], doc["test_list"])))
 
 
-def reference_program(doc: Mapping[str, Any]) -> Program | None:
+def reference_program(doc: Doc) -> Program | None:
     """The program of the reference solution, where there is one."""
     return completion_program(doc, doc["code"]) if doc["code"].strip() else None
 
@@ -154,4 +143,4 @@ def _calls(tests: Sequence[str], name: str | None) -> bool:
 
 
 run_completions = Judge(completion_program, reference_program)
-run_begun_answers = Judge(begun_answer_program, reference_program)
+run_begun_answers = Judge(answer_program, reference_program, begun=ANSWER_BEGINS)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ...execution import Program
 from ..data import Problems
-from ..problems import OutputProblem
+from ..problems import Doc, OutputProblem
 
 
 # made up for this prompt; none of them is a problem of the benchmark
@@ -31,17 +30,17 @@ assert f(120) == '120021'
 problems = Problems(OutputProblem)
 
 
-def prompt(doc: Mapping[str, Any]) -> str:
+def prompt(doc: Doc) -> str:
     """Two examples, then the function of a problem and a call of it, up to the value."""
     return f"{EXAMPLES}{doc['code'].strip()}\nassert f({doc['input']}) =="
 
 
-def reference_program(doc: Mapping[str, Any]) -> Program:
+def reference_program(doc: Doc) -> Program:
     """A program that passes if the function returns the output stated for it."""
     return Program(doc["code"], f"assert f({doc['input']}) == {doc['output']}")
 
 
-def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+def score(doc: Doc, results: Sequence[str]) -> dict[str, float]:
     """Whether the first line of an answer (a comment may follow) is a value that Python calls equal to the output."""
     line = results[0].strip().split("\n", 1)[0]
     try:

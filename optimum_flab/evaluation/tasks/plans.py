@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from sacrebleu.metrics import BLEU
 
 from ..comparison import SumStatistic
 from ..data import Problems
-from ..problems import PlanProblem
+from ..problems import Doc, PlanProblem
 
 
 OPENING = "How to solve:"
@@ -34,7 +33,7 @@ Step 4. Return best.
 problems = Problems(PlanProblem)
 
 
-def prompt(doc: Mapping[str, Any]) -> str:
+def prompt(doc: Doc) -> str:
     """An example of a plan, then a problem that asks for one."""
     return (
         "Describe in steps how to solve each problem, without writing code.\n\n"
@@ -47,25 +46,15 @@ def plan_only(plan: str) -> str:
     return plan.strip().removeprefix(OPENING).strip()
 
 
-def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:
+def score(doc: Doc, results: Sequence[str]) -> dict[str, list[int]]:
     """What corpus BLEU sums over: `[length, reference length, 4 counts of matching n-grams, 4 counts of n-grams]`."""
     bleu = BLEU(effective_order=True).sentence_score(plan_only(results[0]), [plan_only(doc["cot"])])
     return {"bleu": [bleu.sys_len, bleu.ref_len, *bleu.counts, *bleu.totals]}
 
 
 def _bleu_of_sums(sums: np.ndarray) -> np.ndarray:
-    return np.array(
-        [
-            BLEU.compute_bleu(
-                [int(count) for count in row[2:6]],
-                [int(count) for count in row[6:10]],
-                int(row[0]),
-                int(row[1]),
-                smooth_method="exp",
-            ).score
-            for row in np.rint(sums)
-        ]
-    )
+    rows = np.rint(sums).astype(int).tolist()
+    return np.array([BLEU.compute_bleu(row[2:6], row[6:], *row[:2], smooth_method="exp").score for row in rows])
 
 
 corpus_bleu = SumStatistic(lambda items: np.asarray(items, dtype=np.float64).reshape(-1, 10), _bleu_of_sums)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import datasets
+
+from ...texts.sources import parse_source, read_sources
 from ...utils.errors import ConfigurationError
 from ..data import as_dataset
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,6 @@ def read_texts(task: str, sources: str | list[str] | None, limit: int | None = N
     Args:
         limit (`int`, *optional*): how many there are at most; they are taken from the sources in turn.
     """
-    from ...texts.sources import read_sources
-
     if not sources:
         raise ConfigurationError(f"task {task!r} measures on text that you name; name a source of text in `data`")
     named = [sources] if isinstance(sources, str) else [str(source) for source in sources]
@@ -47,9 +44,8 @@ def read_texts(task: str, sources: str | list[str] | None, limit: int | None = N
 def kinds_of(sources: Sequence[str]) -> dict[str, str]:
     """The names of sources: the name of a file or folder without its path, or the id of a dataset on the Hub, with the
     columns that are named; with a number where two would have the same name."""
-    from ...texts.sources import parse_source
-
-    names, met = dict[str, str](), Counter[str]()
+    names: dict[str, str] = {}
+    met = Counter[str]()
     for spec in dict.fromkeys(sources):
         source = parse_source(spec)
         name = source.dataset or spec
@@ -63,7 +59,6 @@ def kinds_of(sources: Sequence[str]) -> dict[str, str]:
 
 def documents(
     *, task: str = "perplexity", file: str | list[str] | None = None, limit: int | None = None, **_: Any
-) -> dict[str, Dataset]:
+) -> dict[str, datasets.Dataset]:
     """The texts of the sources that a user named, one per row, each with its kind."""
-    texts = read_texts(task, file, limit)
-    return as_dataset([{"text": text.text, "kind": text.kind} for text in texts], None)
+    return as_dataset([vars(text) for text in read_texts(task, file, limit)])
