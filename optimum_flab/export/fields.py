@@ -13,9 +13,6 @@ from ..families.schema import Gguf
 from ..utils.errors import FlabError
 
 
-LARGEST = 2**32 - 1  # whole numbers are written in 32 bits
-
-
 def model_fields(config: Any, family: Family) -> dict[str, Any]:
     """The fields of a model's file, without the architecture's name as a prefix.
 
@@ -23,8 +20,7 @@ def model_fields(config: Any, family: Family) -> dict[str, Any]:
         config (`PreTrainedConfig`): of the model.
 
     Raises:
-        [`FlabError`]: llama.cpp has no way to describe the model's position encoding; a number is too large for the
-            file.
+        [`FlabError`]: llama.cpp has no way to describe the model's position encoding.
     """
     facts = gguf_facts(family)
     _check_expected(config, family)
@@ -53,12 +49,6 @@ def model_fields(config: Any, family: Family) -> dict[str, Any]:
         fields["attention.sliding_window_pattern"] = [kind == "sliding_attention" for kind in kinds]
     fields |= {key: float(getattr(config, name)) for key, name in facts.fields.items()}
     fields |= _rope_fields(config, family)
-    for key, value in fields.items():
-        if isinstance(value, int) and not 0 <= value <= LARGEST:
-            raise FlabError(
-                f"{key} of this model would be {value:,}, and files hold numbers from 0 to {LARGEST:,}; check its"
-                " config.json"
-            )
     return fields
 
 
@@ -97,19 +87,11 @@ def rope_tensors(config: Any, family: Family) -> dict[str, torch.Tensor]:
         `dict[str, torch.Tensor]`: each of shape `(pairs,)`, float32.
     """
     rope = _rope(config)
-    kind = _kind(rope)
-    pairs = _rotary_channels(config, family) // 2
-    if kind == "llama3":
-        return {"rope_freqs.weight": _llama3_factors(rope, pairs)}
-    if kind == "longrope":
-        lengths = {"long": rope["long_factor"], "short": rope["short_factor"]}
-        for name, row in lengths.items():
-            if len(row) != pairs:
-                raise FlabError(
-                    f"{name}_factor of this model's position encoding has {len(row):,} numbers, but its heads have"
-                    f" {pairs:,} pairs of rotated channels; check its config.json"
-                )
-        return {f"rope_factors_{name}.weight": torch.tensor(row, dtype=torch.float32) for name, row in lengths.items()}
+    if _kind(rope) == "llama3":
+        return {"rope_freqs.weight": _llama3_factors(rope, _rotary_channels(config, family) // 2)}
+    if _kind(rope) == "longrope":
+        factors = {name: torch.tensor(rope[f"{name}_factor"], dtype=torch.float32) for name in ("long", "short")}
+        return {f"rope_factors_{name}.weight": values for name, values in factors.items()}
     return {}
 
 

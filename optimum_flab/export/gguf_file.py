@@ -316,8 +316,6 @@ def _encode(piece: Piece, tensors: Mapping[str, torch.Tensor], kind: gguf.GGMLQu
     import gguf
 
     values = piece.values(tensors)
-    if not np.isfinite(values).all():
-        raise FlabError(f"{piece.source} holds NaN or infinite values; check the checkpoint")
     with np.errstate(over="ignore"):
         stored = gguf.quantize(values, kind)
     if kind == gguf.GGMLQuantizationType.F16 and not np.isfinite(stored).all():

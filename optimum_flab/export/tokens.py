@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 from typing import Any
@@ -76,7 +76,6 @@ def tokenizer_fields(
         if kind == USER_DEFINED and not in_bytes:
             tokens[index] = tokens[index].replace(SPACE, " ")
     fields: dict[str, Any] = {"tokens": tokens, "token_type": kinds}
-    notes = []
     if in_bytes:
         name = pre_tokenizer or _pre_tokenizer_name(content)
         fields |= {"model": "gpt2", "merges": [_merge(pair) for pair in content["model"]["merges"]]}
@@ -90,22 +89,7 @@ def tokenizer_fields(
         scores = {product: -float(rank) for rank, (*_, product) in reversed([*enumerate(model.merges)])}
         fields |= {"model": "llama", "scores": [scores.get(index, 0.0) for index in range(rows)]}
         fields["add_space_prefix"] = _adds_space(content)
-        notes += _notes_of_spaces(content, added.values())
-    if (form := _unicode_form(content["normalizer"])) is not None:
-        notes.append(
-            f"the tokenizer first normalises text to the Unicode form {form}, which llama.cpp does not: text in"
-            " another form is tokenised differently there"
-        )
-    if stripping := [token["content"] for token in added.values() if token["lstrip"] or token["rstrip"]]:
-        notes.append(
-            f"{len(stripping):,} added tokens, {stripping[0]!r} among them, absorb adjacent whitespace, which"
-            " llama.cpp may not do: prompts with such whitespace are tokenised differently there"
-        )
-    if whole := [token["content"] for token in added.values() if token["single_word"]]:
-        notes.append(
-            f"{len(whole):,} added tokens, {whole[0]!r} among them, are not recognized inside a word, but llama.cpp"
-            " finds them there too: such words are tokenised differently there"
-        )
+    notes = [*([] if in_bytes else _notes_of_spaces(content)), *_notes_of_text(content)]
     fields |= {"pre": name, **_special_fields(tokenizer)}
     unknown = [end for end in ends if end < rows and end != tokenizer.eos_token_id and tokens[end] not in ENDS]
     # llama.cpp takes one end of a turn and one of a message besides the end of the text
@@ -147,7 +131,27 @@ def _check_normalizer(content: Mapping[str, Any], in_bytes: bool) -> None:
         )
 
 
-def _notes_of_spaces(content: Mapping[str, Any], added: Iterable[Mapping[str, Any]]) -> list[str]:
+def _notes_of_text(content: Mapping[str, Any]) -> Iterator[str]:
+    """How llama.cpp reads text differently before it is split, and around added tokens."""
+    added = content["added_tokens"]
+    if (form := _unicode_form(content["normalizer"])) is not None:
+        yield (
+            f"the tokenizer first normalises text to the Unicode form {form}, which llama.cpp does not: text in"
+            " another form is tokenised differently there"
+        )
+    if stripping := [token["content"] for token in added if token["lstrip"] or token["rstrip"]]:
+        yield (
+            f"{len(stripping):,} added tokens, {stripping[0]!r} among them, absorb adjacent whitespace, which"
+            " llama.cpp may not do: prompts with such whitespace are tokenised differently there"
+        )
+    if whole := [token["content"] for token in added if token["single_word"]]:
+        yield (
+            f"{len(whole):,} added tokens, {whole[0]!r} among them, are not recognized inside a word, but llama.cpp"
+            " finds them there too: such words are tokenised differently there"
+        )
+
+
+def _notes_of_spaces(content: Mapping[str, Any]) -> list[str]:
     """How a BPE with byte fallback differs in llama.cpp, which splits no words and puts a space before all text."""
     cutting = steps(content["pre_tokenizer"])
     notes = [
@@ -155,6 +159,7 @@ def _notes_of_spaces(content: Mapping[str, Any], added: Iterable[Mapping[str, An
         for step in cutting
         if step["type"] != "Metaspace" and step.get("pattern") != {"String": " "}
     ]
+    added = content["added_tokens"]
     spaces = any(not token["special"] and token["content"].startswith((SPACE, " ")) for token in added)
     if _adds_space(content) and (spaces or any(step["type"] == "Metaspace" for step in cutting)):
         notes.append(

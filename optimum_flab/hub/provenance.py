@@ -75,7 +75,7 @@ def criteria(checkpoint: Checkpoint) -> list[str]:
         for part in COMPONENTS
         if part.section in CHOICES
         and len({side.sizes.get(part.reported) for side in sides}) > 1
-        and isinstance(chosen := checkpoint.setting(part.section, "criterion"), str)
+        and isinstance(chosen := checkpoint.section(part.section).get("criterion"), str)
     ]
 
 
@@ -93,8 +93,9 @@ def _criterion(section: str, units: str, name: str, settings: dict[str, Any]) ->
 def datasets(checkpoint: Checkpoint) -> list[str]:
     """The ids of the Hub datasets that a model was pruned and trained with, not those that were only measured on."""
     training = {} if checkpoint.report.recovery is None else checkpoint.report.recovery.settings
-    named = [checkpoint.setting("data", "corpus"), checkpoint.setting("data", "calibration"), training.get("data")]
-    specs = [spec for listed in (*named, training.get("text")) for spec in listed or ()]
+    data = checkpoint.section("data")
+    named = [data.get("corpus"), data.get("calibration"), training.get("data"), training.get("text")]
+    specs = [spec for listed in named for spec in listed or ()]
     used = (dataset_of(spec, checkpoint.report.all_datasets) for spec in specs)
     counts = () if checkpoint.report.texts is None else checkpoint.report.texts.counts
     counted = (name for text in counts for name in text.datasets)
@@ -108,8 +109,8 @@ def sources_text(named: Collection[str] | None, default: str, checkpoint: Checkp
 
 def _beside_corpus(checkpoint: Checkpoint) -> list[str]:
     """What decides the vocabulary together with a corpus, or in its place."""
-    counts = checkpoint.setting("data", "counts")
-    preset = checkpoint.setting("data", "preset")
+    counts = checkpoint.section("data").get("counts")
+    preset = checkpoint.section("data").get("preset")
     texts = checkpoint.report.texts
     number = "" if texts is None else f"{texts.preset_words:,} "
     words = f"the {number}packaged words of the preset {code([preset])}" if preset else ""
@@ -119,17 +120,16 @@ def _beside_corpus(checkpoint: Checkpoint) -> list[str]:
 
 def text_rows(checkpoint: Checkpoint) -> list[list[str]]:
     """The texts of a pruning, and what they decided: label, value."""
-    enabled = {part.section: part.units for part in COMPONENTS if checkpoint.setting(part.section, "enabled")}
+    enabled = {part.section: part.units for part in COMPONENTS if checkpoint.section(part.section).get("enabled")}
     decided = [units for section, units in enabled.items() if section != "vocabulary"]
+    data = checkpoint.section("data")
     texts = checkpoint.report.texts
     by_plan = " (when the plan was made)" * (texts is None)
-    mix = checkpoint.setting("data", "mix") or {"own": 1.0}  # as it was before there were kinds
     is_mixed = texts is not None and bool(set(texts.calibration_by_kind) - {"own"})
     others = ", and text that comes with the software" * is_mixed
 
-    # before there were several kinds of calibration text, the default corpus was only the standard library
-    default = code((STANDARD_LIBRARY, INSTALLED) if checkpoint.setting("data", "mix") else (STANDARD_LIBRARY,))
-    corpus = sources_text(checkpoint.setting("data", "corpus"), "", checkpoint)
+    default = code((STANDARD_LIBRARY, INSTALLED))
+    corpus = sources_text(data.get("corpus"), "", checkpoint)
     besides = _beside_corpus(checkpoint)
     named = f"{corpus}{', and ' * bool(besides)}{join_words(besides)}" if corpus else join_words(besides)
     label = "corpus" + ": decides the vocabulary" * ("vocabulary" in enabled) + by_plan
@@ -137,22 +137,19 @@ def text_rows(checkpoint: Checkpoint) -> list[list[str]]:
     rows = [[label, (named or f"{default}, the default") + others + number]]
 
     implied = ["a sample of the corpus"]
+    mix = data.get("mix", {})
     if any(share for kind, share in mix.items() if kind != "own"):
         implied = implied * bool(corpus and mix.get("own")) + ["text that comes with the software"]
-    calibration = sources_text(checkpoint.setting("data", "calibration"), "", checkpoint)
+    calibration = sources_text(data.get("calibration"), "", checkpoint)
     label = "calibration" + f": decides {join_words(decided)}" * bool(decided) + by_plan
     number = "" if texts is None else f" ({texts.calibration:,} texts)"
     rows.append([label, (calibration + others if calibration else join_words(implied)) + number])
 
     if texts is not None:
-        measured = (
-            checkpoint.report.held_out
-            if checkpoint.report.recovery is None
-            else checkpoint.report.recovery.pruning_held_out
-        )
-        is_named = bool(checkpoint.setting("data", "held_out"))
-        held_out = texts.held_out if not is_named or measured is None else measured.texts
-        value = sources_text(checkpoint.setting("data", "held_out"), "set aside from the calibration text", checkpoint)
+        recovery = checkpoint.report.recovery
+        measured = checkpoint.report.held_out if recovery is None else recovery.pruning_held_out
+        held_out = measured.texts if data.get("held_out") and measured is not None else texts.held_out
+        value = sources_text(data.get("held_out"), "set aside from the calibration text", checkpoint)
         rows.append(["held-out text: only measured on", f"{value} ({held_out:,} texts)"])
     return rows + ([] if texts is None else _counted_rows(texts, checkpoint))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -106,12 +106,9 @@ class Checkpoint:
 
         return FlabPrunerConfig.from_dict(self.settings) if self.has(CONFIG_NAME) else None
 
-    def setting(self, *path: str) -> Any:
-        """A setting; `None` where the configuration has none of that name, as those of other versions may not."""
-        value: Any = self.settings
-        for name in path:
-            value = value.get(name) if isinstance(value, Mapping) else None
-        return value
+    def section(self, name: str) -> dict[str, Any]:
+        """A section of the settings; empty where they have none of that name."""
+        return self.settings.get(name) or {}
 
     # --- the model ----------------------------------------------------------------------------------------------
 
