@@ -32,7 +32,7 @@ from .mixtures import FALLBACKS, MIXTURES
 from .modelfile import modelfile
 from .quantiser import PROGRAM, check_quantiser, quantise
 from .tokens import TokenizerFields, tokenizer_fields
-from .weights import Piece, pieces_of
+from .weights import GgufPiece, gguf_pieces
 
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def export_gguf(
     family = model.family
     fields, tokenizer = file_fields(model.model, model.tokenizer, family, settings.pre_tokenizer)
     tensors: Mapping[str, torch.Tensor] = own_tensors(model.model) if model.stored is None else model.stored
-    pieces = pieces_of(own_tensors(model.model), config, family)
+    pieces = gguf_pieces(own_tensors(model.model), config, family)
     more = rope_tensors(config, family)
     window = ignored_window(config, family)
     notes = list(tokenizer.notes)
@@ -256,7 +256,7 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 def _write(
     writer: gguf.GGUFWriter,
     fields: Mapping[str, Any],
-    pieces: list[Piece],
+    pieces: list[GgufPiece],
     tensors: Mapping[str, torch.Tensor],
     more: Mapping[str, torch.Tensor],
     kind: str,
@@ -302,7 +302,7 @@ def _add_field(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_string(key, value)
 
 
-def _stored_type(piece: Piece, wanted: gguf.GGMLQuantizationType) -> gguf.GGMLQuantizationType:
+def _stored_type(piece: GgufPiece, wanted: gguf.GGMLQuantizationType) -> gguf.GGMLQuantizationType:
     import gguf
 
     if not piece.is_matrix:
@@ -312,7 +312,7 @@ def _stored_type(piece: Piece, wanted: gguf.GGMLQuantizationType) -> gguf.GGMLQu
     return wanted if fits else gguf.GGMLQuantizationType.F16
 
 
-def _encode(piece: Piece, tensors: Mapping[str, torch.Tensor], kind: gguf.GGMLQuantizationType) -> np.ndarray:
+def _encode(piece: GgufPiece, tensors: Mapping[str, torch.Tensor], kind: gguf.GGMLQuantizationType) -> np.ndarray:
     import gguf
 
     values = piece.values(tensors)

@@ -22,7 +22,7 @@ from ..texts.kinds import ANSWERS
 from ..texts.packing import pack
 from ..texts.sets import read_text_sets
 from ..vocabulary.usage import special_ids, token_lists
-from .weights import Piece
+from .weights import GgufPiece
 
 
 TOKENS = 4096  # more change nothing that can be measured
@@ -76,14 +76,14 @@ class InputSquares(LayerObserver):
 
 
 def importance_matrix(
-    model: LoadedModel, pieces: Sequence[Piece], texts: Sequence[str], data: DataSettings, workspace: Workspace
+    model: LoadedModel, pieces: Sequence[GgufPiece], texts: Sequence[str], data: DataSettings, workspace: Workspace
 ) -> dict[str, np.ndarray]:
     """The sums and counts of all matrices in the decoder layers, by their names in llama.cpp's files: embedding and
     output head are quantised without.
 
     Args:
         model ([`~checkpoints.loading.LoadedModel`]): with weights that can be read.
-        pieces (`Sequence[Piece]`): the tensors of the file.
+        pieces (`Sequence[GgufPiece]`): the tensors of the file.
         texts (`Sequence[str]`): what the model reads.
         data ([`~settings.pruning.DataSettings`]): the lengths of sequences and batches.
         workspace ([`Workspace`]): where hidden states are put.
@@ -104,12 +104,12 @@ def importance_matrix(
     return tensors
 
 
-def write_importance_matrix(path: Path, model: LoadedModel, pieces: Sequence[Piece], data: DataSettings) -> None:
+def write_importance_matrix(path: Path, model: LoadedModel, pieces: Sequence[GgufPiece], data: DataSettings) -> None:
     """Writes the importance matrix of a model over calibration text, in llama.cpp's format.
 
     Args:
         path (`Path`): the file; where weights cannot be used as they are stored, they are copied beside it meanwhile.
-        pieces (`Sequence[Piece]`): the tensors of the model's file.
+        pieces (`Sequence[GgufPiece]`): the tensors of the model's file.
         data ([`~settings.pruning.DataSettings`]): the sources and kinds of text; the model writes no answers.
 
     Raises:

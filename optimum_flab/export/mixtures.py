@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..settings.export import OWN_TYPES
-from .weights import Piece
+from .weights import GgufPiece
 
 
 # By type of file: the format of most matrices, then what differs: a part of the layers, where that is (the first rule
@@ -63,7 +63,7 @@ GROUPED = 4  # query heads of each key-value head, from which a format of its ow
 
 
 @dataclass(frozen=True)
-class Setting:
+class QuantisedFile:
     """What a tensor's format depends on besides its own name and shape.
 
     Args:
@@ -99,38 +99,38 @@ def stored_bytes(shape: Sequence[int], kind: str) -> int:
     return math.prod(shape) // weights * size
 
 
-def tensor_format(piece: Piece, row: int, setting: Setting) -> str:
+def tensor_format(piece: GgufPiece, row: int, file: QuantisedFile) -> str:
     """The number format of a tensor in a file, such as Q6_K.
 
     Args:
-        piece ([`Piece`]): the tensor.
+        piece ([`GgufPiece`]): the tensor.
         row (`int`): weights in one of its rows.
-        setting ([`Setting`]): of the file.
+        file ([`QuantisedFile`]): of the file.
     """
     blocks = _blocks()
     part = piece.name.removesuffix(".weight")
     if not piece.is_matrix:
         return "F32"
-    if setting.kind in OWN_TYPES:
-        found = setting.kind.upper()
-    elif part == "output" or (part == "token_embd" and setting.tied):
-        is_wide = row % blocks[MIXTURES[setting.kind][0]][0] == 0
-        found = ("Q5_K" if setting.kind in COARSE else "Q6_K") if is_wide else "Q8_0"
+    if file.kind in OWN_TYPES:
+        found = file.kind.upper()
+    elif part == "output" or (part == "token_embd" and file.tied):
+        is_wide = row % blocks[MIXTURES[file.kind][0]][0] == 0
+        found = ("Q5_K" if file.kind in COARSE else "Q6_K") if is_wide else "Q8_0"
     elif part == "token_embd":
-        found = COARSE.get(setting.kind, MIXTURES[setting.kind][0])
+        found = COARSE.get(file.kind, MIXTURES[file.kind][0])
     else:
-        found = _in_layer(part, setting)
+        found = _in_layer(part, file)
     if row % blocks[found][0]:
         found = FALLBACKS.get(found, "F16")
     return found if row % blocks[found][0] == 0 else "F16"
 
 
-def _in_layer(name: str, setting: Setting) -> str:
-    usual, *rules = MIXTURES[setting.kind]
+def _in_layer(name: str, file: QuantisedFile) -> str:
+    usual, *rules = MIXTURES[file.kind]
     match = re.fullmatch(r"blk\.(\d+)\.(\w+?)(_exps)?", name)
     for rule in rules if match else ():
         part, where, found = rule.split()
-        if match and PARTS.get(match[2]) == part and setting.holds(where, int(match[1])):
+        if match and PARTS.get(match[2]) == part and file.holds(where, int(match[1])):
             return found
     return usual
 

@@ -22,7 +22,7 @@ SUFFIXES = (".weight", ".bias")
 
 
 @dataclass(frozen=True)
-class Piece:
+class GgufPiece:
     """A tensor of the file, and what it is made from.
 
     Args:
@@ -56,7 +56,7 @@ class Piece:
         return (tensor + self.offset if self.offset else tensor).contiguous().numpy()
 
 
-def pieces_of(outlines: Mapping[str, torch.Tensor], config: Any, family: Family) -> list[Piece]:
+def gguf_pieces(outlines: Mapping[str, torch.Tensor], config: Any, family: Family) -> list[GgufPiece]:
     """The tensors of a file, in the order of the model.
 
     Args:
@@ -78,19 +78,19 @@ def pieces_of(outlines: Mapping[str, torch.Tensor], config: Any, family: Family)
 
 def _pieces(
     name: str, outline: torch.Tensor, names: gguf.TensorNameMap, config: Any, family: Family
-) -> Iterator[Piece]:
+) -> Iterator[GgufPiece]:
     shape = tuple(outline.shape)
     axes = family.axes(name) or ()
     if "expert" in axes and "neuron*2" in axes:
         half = shape[-2] // 2
         path = name.rpartition(".")[0]
         for inner, part in (("gate_proj", slice(0, half)), ("up_proj", slice(half, None))):
-            yield Piece(_name(f"{path}.{inner}", names, name), name, (*shape[:-2], half, shape[-1]), part)
+            yield GgufPiece(_name(f"{path}.{inner}", names, name), name, (*shape[:-2], half, shape[-1]), part)
         return
     _, inner = family.layer_of(name)
     heads = gguf_facts(family).paired_heads.get(inner.rpartition(".")[0])
     is_norm = name.removesuffix(".weight").endswith("norm")
-    yield Piece(
+    yield GgufPiece(
         _name(name, names, name),
         name,
         shape,

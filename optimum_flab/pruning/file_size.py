@@ -13,9 +13,9 @@ import torch
 
 from ..export.fields import rope_tensors
 from ..export.gguf_file import file_fields
-from ..export.mixtures import Setting, stored_bytes, tensor_format
+from ..export.mixtures import QuantisedFile, stored_bytes, tensor_format
 from ..export.tokens import PREFIX
-from ..export.weights import Piece, pieces_of
+from ..export.weights import GgufPiece, gguf_pieces
 from ..families import Family, plain_axes
 from ..sizes import Shape, shape_of
 from ..tensors.lazy import WrittenTensors, own_tensors
@@ -100,8 +100,8 @@ class FileSizes:
         return ENTRY + sum(len(name) + ENTRY for name in WrittenTensors(self._model).outlines)
 
     @cached_property
-    def _pieces(self) -> list[Piece]:
-        return pieces_of(self._own, self._model.config, self._family)
+    def _parts(self) -> list[GgufPiece]:
+        return gguf_pieces(self._own, self._model.config, self._family)
 
     @cached_property
     def _rope(self) -> list[tuple[int, ...]]:
@@ -126,14 +126,14 @@ class FileSizes:
         sizes = self._family.sizes
         heads = shape.get("head", getattr(self._model.config, sizes["head"]))
         tied = all(piece.name != "output.weight" for piece in self._pieces)
-        setting = Setting(kind, shape["layer"], heads / getattr(self._model.config, sizes["kv_head"]), tied)
+        file = QuantisedFile(kind, shape["layer"], heads / getattr(self._model.config, sizes["kv_head"]), tied)
         head = int(self._gguf_headers[min(shape["vocab"], self._dense["vocab"])])
         tensors = sum(_aligned(stored_bytes(one, "F32")) for one in self._rope)
         for piece in self._pieces:
             if self._layer(piece.source) < shape["layer"]:
                 resized = self._resized(piece.source, piece.shape, shape)
                 head += _bytes(piece.name) + 16 + 8 * len(resized)
-                tensors += _aligned(stored_bytes(resized, tensor_format(piece, resized[-1], setting)))
+                tensors += _aligned(stored_bytes(resized, tensor_format(piece, resized[-1], file)))
         return _aligned(head) + tensors
 
 

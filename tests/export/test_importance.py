@@ -12,7 +12,7 @@ from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
 from optimum_flab.export import export_gguf, quantiser
 from optimum_flab.export.importance import importance_matrix
 from optimum_flab.export.llama_library import mean_squares
-from optimum_flab.export.weights import pieces_of
+from optimum_flab.export.weights import gguf_pieces
 from optimum_flab.settings.export import MATRIX_TYPES, QUANTISED_TYPES
 from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.tensors.lazy import own_tensors
@@ -41,7 +41,7 @@ def data(tmp_path):
 def matrix_of(model, tokenizer, data):
     """The importance matrix of a model, and the tokens that it is made of."""
     loaded = dense_from_memory(model, tokenizer)
-    pieces = pieces_of(own_tensors(model), model.config, loaded.family)
+    pieces = gguf_pieces(own_tensors(model), model.config, loaded.family)
     found = importance_matrix(loaded, pieces, TEXTS, data, Workspace())
     return found, pack(token_lists(tokenizer, TEXTS), 32, 0, 4096)
 
