@@ -100,7 +100,7 @@ class FileSizes:
         return ENTRY + sum(len(name) + ENTRY for name in WrittenTensors(self._model).outlines)
 
     @cached_property
-    def _parts(self) -> list[GgufPiece]:
+    def _pieces(self) -> list[GgufPiece]:
         return gguf_pieces(self._own, self._model.config, self._family)
 
     @cached_property
