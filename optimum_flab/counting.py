@@ -110,7 +110,7 @@ def count_sources(
     for stream in streams:
         stream.check()
     work = WorkFolder(user_path(cache_dir or cache_root("counting")), resume=resume)
-    model, by = str(model_name_or_path), pieces_hash(tokenizer)
+    by = pieces_hash(tokenizer)
     parts = []
     for stream in streams:
         source = stream.source
@@ -119,7 +119,9 @@ def count_sources(
         if counted.skipped:
             say(f"{source.spec}: {counted.skipped:,} files that are not UTF-8 text were skipped")
         datasets = frozenset(filter(None, [source.dataset]))
-        parts.append(TokenCounts(model, by, {encodable(name or source.spec): counted.usage}, datasets))
+        parts.append(
+            TokenCounts(str(model_name_or_path), by, {encodable(name or source.spec): counted.usage}, datasets)
+        )
     return TokenCounts.merged(parts)
 
 

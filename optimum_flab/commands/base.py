@@ -90,7 +90,8 @@ class FlabVerb(BaseOptimumCLICommand):
     @classmethod
     def parse_args(cls, parser: ArgumentParser) -> None:
         examples = [f"  optimum-cli flab {example}" for example in cls.EXAMPLES]
-        parser.description, parser.epilog = "\n".join([cls.__doc__ or "", *examples]), cls.EPILOG
+        parser.description = "\n".join([cls.__doc__ or "", *examples])
+        parser.epilog = cls.EPILOG
         # the two groups that every Optimum command declares
         required = parser.add_argument_group("Required arguments")
         optional = parser.add_argument_group("Optional arguments")

@@ -42,7 +42,8 @@ def flags_of(kind: type[Section], section: str = "") -> list[SettingFlag]:
     Args:
         section (`str`): its name.
     """
-    flags, inside = [], sections_in(kind)
+    flags = []
+    inside = sections_in(kind)
     for name, field in kind.model_fields.items():
         marker = next((mark for mark in field.metadata if isinstance(mark, Flag)), Flag())
         if marker == NO_FLAG:
@@ -58,8 +59,10 @@ def flags_of(kind: type[Section], section: str = "") -> list[SettingFlag]:
 
 def add_flag(group: ArgumentGroup, flag: SettingFlag) -> None:
     """Declare the flag of a setting; its value is None unless given, so that it does not override a settings file."""
-    field, marker, default = flag.field, flag.marker, flag.field.default
-    kind, text = value_type(field.annotation), " ".join((field.description or "").split())
+    field, marker = flag.field, flag.marker
+    default = field.default
+    kind = value_type(field.annotation)
+    text = " ".join((field.description or "").split())
     shown = "none" if default in (None, []) else default
     options: dict[str, Any] = {"type": kind, "metavar": flag.setting.replace(".", "_").split("_")[-1].upper()}
     if kind is bool and default is None:

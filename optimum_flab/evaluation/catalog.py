@@ -193,7 +193,8 @@ def _definitions(item: Any, manager: TaskManager, path: Path | None = None) -> I
     entry = manager.task_index.get(name)
     config = changes
     if entry is not None:
-        path, config = entry.yaml_path or path, entry.cfg
+        path = entry.yaml_path or path
+        config = entry.cfg
     if config is not None and "group" not in config:
         yield Definition(name, {**config, **changes}, path)
         return
@@ -246,7 +247,8 @@ def _allow(task: Task, packages: Sequence[str]) -> bool:
 
 
 def _load(name: str, manager: TaskManager, settings: EvaluationSettings) -> LoadedTask:
-    entry, files = manager.task_index[name], settings.data.get(name, [])
+    entry = manager.task_index[name]
+    files = settings.data.get(name, [])
     single = None
     if entry.cfg is not None and not {"group", "class"} & entry.cfg.keys():
         single = Definition(name, entry.cfg, entry.yaml_path)
@@ -296,7 +298,8 @@ def _changes(task: Definition, settings: EvaluationSettings) -> dict[str, Any]:
 
 
 def _changes_of_data(task: Definition, files: Sequence[str], limit: int | None) -> dict[str, Any]:
-    config, options = task.config, dict(task.config.get("dataset_kwargs") or {})
+    config = task.config
+    options = dict(config.get("dataset_kwargs") or {})
     if task.has_our_data:
         if len(files) > 1 and not task.metadata.get("several_files"):
             raise ConfigurationError(f"data: {len(files)} files were given for task {task.name!r}, which takes one")

@@ -135,7 +135,8 @@ def evaluate(
     folder = user_path(cache_dir) if cache_dir is not None else cache_root("evaluation")
     check_writable(folder)
     cache = BatchCache(folder)
-    models, results = dict[str, EvaluatedModel](), dict[str, list[dict[str, Any]]]()
+    models = dict[str, EvaluatedModel]()
+    results = dict[str, list[dict[str, Any]]]()
     for role, source in sources.items():
         loaded, models[role] = load(source, dtype, device)
         results[role] = _answers(exam, role, loaded, models[role].weights_sha256, cache)

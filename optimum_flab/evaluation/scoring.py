@@ -44,7 +44,8 @@ KNOWN_AGGREGATIONS = {
     "bits_per_byte": comparison.BITS_PER_UNIT,
 }
 # what a task's `metadata` may name: the column that groups problems into clusters, and that of their kinds
-CLUSTER, KIND = "cluster", "kind"
+CLUSTER = "cluster"
+KIND = "kind"
 EXACT_MATCH = "exact_match"  # the metric of an output that is right or not
 Source = StoredModel | LoadedModel  # a model that is not loaded yet, or was in memory already
 
@@ -114,8 +115,10 @@ class Outcome:
 
     def rows(self, seed: int) -> Iterator[ScoreRow]:
         """The rows of the table; where problems are of several kinds, one for each besides the total."""
-        higher, metrics = self.task.higher_is_better(), [metric for metric, _ in self.values]
-        clusters, kinds = self.column(CLUSTER), self.column(KIND)
+        higher = self.task.higher_is_better()
+        metrics = [metric for metric, _ in self.values]
+        clusters = self.column(CLUSTER)
+        kinds = self.column(KIND)
         for (metric, filter_name), by_role in self.values.items():
             label = f"{metric},{filter_name}" if metrics.count(metric) > 1 else metric
             shared = _shared(by_role)
@@ -151,7 +154,8 @@ class Outcome:
         found = [by_role for (name, _), by_role in self.values.items() if name == metric]
         if self.statistic(metric) is not MEAN or len(found) != 1 or len(found[0]) < len(self.results):
             return None
-        numbers, names = _shared(found[0]), self.names()
+        numbers = _shared(found[0])
+        names = self.names()
         own, *dense = ([values[number] for number in numbers] for values in _own_first(found[0]))
         return Passed(
             self.name,
@@ -234,7 +238,8 @@ def kept_tokens(dense: Source, pruned: Source) -> list[int] | None:
     )
     if before != after:
         raise refusal(f"{pruned.name!r} is a {after} model, and {dense.name!r} a {before} one")
-    ids, own = dense.tokenizer.get_vocab(), pruned.tokenizer.get_vocab()
+    ids = dense.tokenizer.get_vocab()
+    own = pruned.tokenizer.get_vocab()
     if pruned.folder is not None and (pruned.folder / PLAN_NAME).is_file():
         kept = PruningPlan.load(pruned.folder).kept_tokens
         names = {number: name for name, number in ids.items()}

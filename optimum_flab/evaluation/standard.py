@@ -24,7 +24,8 @@ def with_standard_set(settings: EvaluationSettings) -> tuple[EvaluationSettings,
         return settings, []
     place = settings.tasks.index(STANDARD)
     named = [task for task in settings.tasks if task != STANDARD]
-    data, left_out = dict(settings.data), []
+    data = dict(settings.data)
+    left_out = []
     tasks = [task for task in dict.fromkeys((*STANDARD_CHAT, *STANDARD_RAW)) if task not in named]
     if files := next((data[task] for task in FROM_A_FILE if data.get(task)), None):
         data |= {task: data.get(task) or files for task in FROM_A_FILE}

@@ -48,7 +48,8 @@ class Sandbox:
     """
 
     def __init__(self, isolation: Isolation, limits: Limits, packages: tuple[str, ...] = ()):
-        self.isolation, self.packages = isolation, packages
+        self.isolation = isolation
+        self.packages = packages
         self.programs = 0
         user = FIRST_USER + secrets.randbelow(USERS)
         steps = system_call_filter() if isolation.bubblewrap else None

@@ -37,7 +37,9 @@ class Worker:
     """
 
     def __init__(self, isolation: Isolation, limits: Limits, packages: tuple[str, ...] = ()):
-        self.isolation, self.limits, self.packages = isolation, limits, packages
+        self.isolation = isolation
+        self.limits = limits
+        self.packages = packages
         self.sandbox: Sandbox | None = None
 
     def __enter__(self) -> Worker:
@@ -78,7 +80,9 @@ class Worker:
 
     def _run(self, program: Program, stop: threading.Event | None) -> Verdict:
         sandbox = self._sandbox_for(program)
-        start, available, secret = time.perf_counter(), psutil.virtual_memory().available, secrets.token_hex()
+        start = time.perf_counter()
+        available = psutil.virtual_memory().available
+        secret = secrets.token_hex()
         ends = os.pipe()
         with open(ends[0], "rb", 0) as report:
             with open(ends[1], "wb", 0) as written:

@@ -91,7 +91,8 @@ def measure_efficiency(
         name: settings.dtype or str(model.storage_dtype).removeprefix("torch.") for name, model in stored.items()
     }
     prompt = prompt_ids(list(stored.values()), settings.batch_size, settings.prompt_tokens)
-    apart, flops = dict[str, Footprint](), dict[str, Flops]()
+    apart = dict[str, Footprint]()
+    flops = dict[str, Flops]()
     for name in progress_bar("Memory and energy", len(stored), "model", iterable=stored):
         apart[name] = measure_apart(Request.of(stored[name], dtypes[name], device, prompt, settings))
         flops[name] = count_flops(stored[name].config, settings.prompt_tokens)

@@ -135,5 +135,6 @@ run_begun_answers = Judge(answer_program, reference_program, begun=ANSWER_BEGINS
 def score(doc: Doc, results: Sequence[list[dict[str, Any]]]) -> dict[str, float]:
     """pass@k of one problem for each k that its samples allow."""
     (verdicts,) = results
-    number, passes = len(verdicts), sum(verdict["passed"] for verdict in verdicts)
+    number = len(verdicts)
+    passes = sum(verdict["passed"] for verdict in verdicts)
     return {f"pass@{k}": pass_at_k(number, passes, k) for k in counts_of_k(number)}

@@ -15,7 +15,9 @@ from typing import Any, NoReturn
 
 
 PROGRAM, TEST = "<program>", "<test>"
-LONGEST_TEXT, LONGEST_LINE, LONGEST_NAME = 300, 150, 100  # characters: a report is written at once
+LONGEST_TEXT = 300
+LONGEST_LINE = 150
+LONGEST_NAME = 100  # characters: a report is written at once
 ANNOTATIONS = __future__.annotations.compiler_flag
 FORBIDDEN = frozenset(
     getattr(errno, name)
@@ -31,14 +33,19 @@ def run(job: dict[str, Any], report: int) -> NoReturn:
         report (`int`): descriptor to which the report is written.
     """
     # before the program runs, which can replace functions of every module
-    write, leave, process_id, this = os.write, os._exit, os.getpid, os.getpid()
-    passed, out_of_memory = job["secret"].encode(), b"out of memory\n\nMemoryError"
+    write = os.write
+    leave = os._exit
+    process_id = os.getpid
+    this = os.getpid()
+    passed = job["secret"].encode()
+    out_of_memory = b"out of memory\n\nMemoryError"
     code = 0
     try:
         execute(job["code"], job["test"], job["entry_point"])
         text = passed
     except MemoryError:
-        text, code = out_of_memory, 1
+        text = out_of_memory
+        code = 1
     except BaseException as error:
         text = failure(error, job["test"], job["packages"]).encode(errors="backslashreplace")
         code = exit_code(error)
