@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import textwrap
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from optimum_flab.evaluation.tasks import code
 from optimum_flab.evaluation.tasks.answers import code_blocks, fenced_code
 
+from .problems import TWICE
 
-PROBLEM = {
-    "task_id": "Test/0",
-    "prompt": 'import math\n\n\ndef twice(x):\n    """Return x times two."""\n',
-    "entry_point": "twice",
-    "canonical_solution": "    return x * 2\n",
-    "test": "def check(candidate):\n    assert candidate(3) == 6\n    assert candidate(-1) == -2\n",
-}
+
 RIGHT = "def twice(x):\n    return x * 2\n"
 WRONG = "def twice(x):\n    return x\n"
 TAGGED = "# </think>\n"
@@ -125,16 +119,15 @@ WRONG_ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("name", ANSWERS)
-def test_a_right_answer_is_found(name):
-    ((verdict,),) = code.run_answers([[ANSWERS[name]]], [PROBLEM])
-    assert verdict["passed"], f"{verdict['detail']}\n{verdict['program']}"
+def test_a_right_answer_is_found_behind_the_imports_of_the_prompt():
+    verdicts = code.run_answers([list(ANSWERS.values())], [TWICE])[0]
+    assert [name for name, verdict in zip(ANSWERS, verdicts, strict=True) if not verdict["passed"]] == []
+    assert all(verdict["program"].startswith("import math\n\n") for verdict in verdicts)
 
 
-@pytest.mark.parametrize("name", WRONG_ANSWERS)
-def test_what_is_not_the_answer_is_not_taken_for_it(name):
-    ((verdict,),) = code.run_answers([[WRONG_ANSWERS[name]]], [PROBLEM])
-    assert not verdict["passed"], verdict["program"]
+def test_what_is_not_the_answer_is_not_taken_for_it():
+    verdicts = code.run_answers([list(WRONG_ANSWERS.values())], [TWICE])[0]
+    assert [name for name, verdict in zip(WRONG_ANSWERS, verdicts, strict=True) if verdict["passed"]] == []
 
 
 def test_without_a_name_the_last_block_that_defines_something_is_the_answer():

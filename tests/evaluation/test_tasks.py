@@ -18,7 +18,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from optimum_flab.evaluation import catalog
-from optimum_flab.evaluation.catalog import TASKS_FOLDER, hub_dataset, load_tasks, shipped_tasks
+from optimum_flab.evaluation.catalog import TASKS_FOLDER, hub_dataset, shipped_tasks
 from optimum_flab.evaluation.data import check_rows, read_file
 from optimum_flab.evaluation.problems import CodeProblem
 from optimum_flab.evaluation.tasks import code, mbpp, output_prediction, plans, recode
@@ -30,101 +30,44 @@ from optimum_flab.evaluation.tasks.recode import (
 )
 from optimum_flab.evaluation.tasks.text import kinds_of, read_texts
 from optimum_flab.records.results import HubDataset
-from optimum_flab.settings.evaluation import EvaluationSettings
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 
+from .problems import ADD_ONE, MBPP, OUTPUTS, TWICE, jsonl, load, only_task, passes
 
-PROMPT = 'import math\n\n\ndef twice(x):\n    """ Return x times two.\n    >>> twice(2)\n    4\n    """\n'
-PROBLEM = {
-    "task_id": "Test/0",
-    "prompt": PROMPT,
-    "entry_point": "twice",
-    "canonical_solution": "    half = x / 2\n    return x * 2\n",
-    "test": "def check(candidate):\n    assert candidate(3) == 6\n    assert candidate(-1) == -2\n",
-}
-OTHER = {
-    **PROBLEM,
-    "task_id": "Test/1",
-    "prompt": 'def add_one(x):\n    """Return x and one."""\n',
-    "entry_point": "add_one",
-    "canonical_solution": "    return x + 1\n",
-    "test": "def check(candidate):\n    assert candidate(3) == 4\n",
-}
-MBPP = {
+
+PROMPT = TWICE["prompt"]
+FLOOR = {
+    **MBPP,
     "task_id": 7,
-    "text": "Write a function that doubles.",
     "test_list": ["assert double(2) == 4", "assert double(math.floor(1.5)) == 2"],
     "test_setup_code": "import math",
 }
-
-
-def jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def load(*names, data=None, **options):
-    options.setdefault("confirm_run_unsafe_code", True)
-    consent = {name: options.pop(name) for name in ("confirm_run_unsafe_code", "allow_packages") if name in options}
-    return load_tasks(EvaluationSettings(tasks=names, data=data or {}, **options), **consent)
-
-
-def only_task(name, path=None, **options):
-    (loaded,) = load(name, data={} if path is None else {name: str(path)}, **options)
-    (task,) = loaded.tasks.values()
-    return task
 
 
 # --- programs ------------------------------------------------------------------------------------------------------
 
 
 def test_completions_run_in_the_sandbox_and_the_verdicts_are_kept():
-    docs = [PROBLEM, OTHER]
     right, wrong = "    return math.floor(x * 2)\n", "    return x\n"
-    first, second = code.run_completions([[right, wrong, "    return ("], ["    return x + 1\n"] * 3], docs)
-    assert [verdict["passed"] for verdict in first] == [True, False, False]
+    first, second = code.run_completions(
+        [[right, wrong, "    return ("], ["    return x + 1\n"] * 3], [TWICE, ADD_ONE]
+    )
     assert [verdict["status"] for verdict in first] == ["passed", "failed", "failed"]
-    assert "SyntaxError" in first[2]["detail"]
-    assert first[0]["program"] == PROMPT + right
-    assert code.score(PROBLEM, [first]) == {"pass@1": pytest.approx(1 / 3), "pass@3": 1.0}
-    assert code.score(OTHER, [second]) == {"pass@1": 1.0, "pass@3": 1.0}
-    assert code.score(OTHER, [second[:1]]) == {"pass@1": 1.0}
-
-
-@pytest.mark.parametrize(
-    ("answer", "passes"),
-    [
-        ("Sure:\n```python\ndef twice(x):\n    return x + x\n```\nIt adds.", True),
-        (
-            "```\ndef helper(x):\n    return x\n```\nand\n```python\ndef twice(x):\n    return math.ceil(2 * x)\n```",
-            True,
-        ),
-        ("def twice(x):\n    return 2 * x\n", True),
-        ("```python\ndef twice(x):\n    return 2 * x\n", True),
-        ("  ```python\ndef twice(x):\n    return x\n  ```", False),
-        ("I cannot say.", False),
-        ("", False),
-    ],
-)
-def test_of_a_chat_answer_the_code_block_runs_behind_the_imports_of_the_prompt(answer, passes):
-    ((verdict,),) = code.run_answers([[answer]], [PROBLEM])
-    assert verdict["passed"] is passes
-    assert verdict["program"].startswith("import math\n\n")
+    assert "SyntaxError" in first[2]["detail"] and first[0]["program"] == PROMPT + right
+    assert code.score(TWICE, [first]) == {"pass@1": pytest.approx(1 / 3), "pass@3": 1.0}
+    assert code.score(ADD_ONE, [second[:1]]) == {"pass@1": 1.0}
 
 
 def test_mbpp_programs_run_against_bare_assertions(tmp_path):
-    task = only_task("mbpp_zero_shot", jsonl(tmp_path / "mbpp.jsonl", [MBPP]))
-    doc = task.eval_docs[0]
+    doc = only_task("mbpp_zero_shot", jsonl(tmp_path / "mbpp.jsonl", [FLOOR])).eval_docs[0]
     assert mbpp.completion_prompt(doc).startswith('"""\nWrite a function that doubles.\nassert double(2) == 4\n')
     completions = ["\ndef double(x):\n    return x * 2", "\ndef double(x):\n    return x", "\ndef other(x): pass"]
-    (verdicts,) = mbpp.run_completions([completions], [doc])
-    assert [verdict["passed"] for verdict in verdicts] == [True, False, False]
-    answers = [
-        "def double(x):\n    return x * 2",
-        "from __future__ import annotations\ndef double(x: N):\n    return 2 * x",
-    ]
-    (verdicts,) = mbpp.run_begun_answers([answers], [doc])
-    assert [verdict["detail"] for verdict in verdicts] == ["", ""]
+    assert passes(mbpp.run_completions, completions, doc) == [True, False, False]
+    future = "from __future__ import annotations\ndef double(x: N):\n    return 2 * x"
+    assert passes(mbpp.run_begun_answers, ["def double(x):\n    return x * 2", future], doc) == [True, True]
+    row = {"task_id": 1, "prompt": "Double.", "test_imports": ["import math"], "test_list": FLOOR["test_list"]}
+    sanitized = only_task("mbpp_zero_shot", jsonl(tmp_path / "sanitized.jsonl", [row])).eval_docs[0]
+    assert passes(mbpp.run_completions, completions[:2], sanitized) == [True, False]
 
 
 def test_what_evalplus_publishes_is_judged_by_its_longer_tests(tmp_path):
@@ -132,31 +75,24 @@ def test_what_evalplus_publishes_is_judged_by_its_longer_tests(tmp_path):
     test = "import numpy as np\n\nfor inp, exp in zip([[1], [2]], [2, 4]):\n    assert np.all(double(*inp) == exp)\n"
     row = {"task_id": 2, "code": "def double(x):\n    return x * 2", "prompt": "Write a function that doubles.",
            "test_imports": [], "test_list": ["assert double(1) == 2"], "test": test}  # fmt: skip
-    task = only_task("mbpp_zero_shot_instruct", jsonl(tmp_path / "mbppplus.jsonl", [row]))
-    (doc,) = task.eval_docs
+    (doc,) = only_task("mbpp_zero_shot_instruct", jsonl(tmp_path / "mbppplus.jsonl", [row])).eval_docs
     assert "assert double(1) == 2\n" in mbpp.instruct_prompt(doc) and "numpy" not in mbpp.instruct_prompt(doc)
-    (verdicts,) = mbpp.run_begun_answers([[row["code"], "def double(x):\n    return 2"]], [doc])
-    assert [verdict["passed"] for verdict in verdicts] == [True, False]
+    assert passes(mbpp.run_begun_answers, [row["code"], "def double(x):\n    return 2"], doc) == [True, False]
     test = "import numpy as np\n\ndef check(candidate):\n    assert np.all(candidate(3) == 6)\n"
-    row = {**PROBLEM, "test": test, "base_input": [[3]], "plus_input": [[9]], "atol": 0}
-    task = only_task("humaneval_plus_instruct", jsonl(tmp_path / "HumanEvalPlus.jsonl", [row]))
+    row = {**TWICE, "test": test, "base_input": [[3]], "plus_input": [[9]], "atol": 0}
+    (doc,) = only_task("humaneval_plus_instruct", jsonl(tmp_path / "HumanEvalPlus.jsonl", [row])).eval_docs
     answers = ["def twice(x):\n    return x + x", "def twice(x):\n    return x"]
-    (verdicts,) = code.run_begun_answers([answers], list(task.eval_docs))
-    assert [verdict["passed"] for verdict in verdicts] == [True, False]
+    assert passes(code.run_begun_answers, answers, doc) == [True, False]
 
 
 @pytest.mark.parametrize("name", [path.stem for path in TASKS_FOLDER.glob("[!_]*_instruct.yaml")])
 def test_a_chat_task_begins_the_code_block_of_the_answer(name, tmp_path):
-    task = only_task(name, jsonl(tmp_path / "rows.jsonl", [{**PROBLEM, **MBPP}]))
+    task = only_task(name, jsonl(tmp_path / "rows.jsonl", [{**TWICE, **MBPP}]))
     (doc,) = task.eval_docs
-    messages = json.loads(
-        task.fewshot_context(
-            doc, num_fewshot=0, apply_chat_template=True, chat_template=lambda messages, **_: json.dumps(messages),
-            gen_prefix=task.doc_to_prefix(doc),
-        )
-    )  # fmt: skip
-    assert [message["role"] for message in messages] == ["user", "assistant"]
-    assert messages[1]["content"] == code.ANSWER_BEGINS
+    chat = {"apply_chat_template": True, "chat_template": lambda messages, **_: json.dumps(messages)}
+    prompt = task.fewshot_context(doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc), **chat)
+    user, answer = json.loads(prompt)
+    assert (user["role"], answer) == ("user", {"role": "assistant", "content": "```python\n"})
     settings = task.config.generation_kwargs
     assert (settings["until"], settings["max_gen_toks"]) == (["\n```"], 512)
     assert "the answer's code block begun, at most 512 new tokens" in shipped_tasks()[name][1]
@@ -164,17 +100,9 @@ def test_a_chat_task_begins_the_code_block_of_the_answer(name, tmp_path):
 
 def test_an_mbpp_function_may_be_named_like_a_builtin(tmp_path):
     row = {**MBPP, "code": "def half(x): ...\ndef sum(a, b): ...", "test_list": ["assert sum(10, 15) == 6"]}
-    task = only_task("mbpp_zero_shot", jsonl(tmp_path / "mbpp.jsonl", [row]))
-    completions = ["\ndef sum(a, b):\n    return 6", "\ndef sum(a, b):\n    return 7"]
-    (verdicts,) = mbpp.run_completions([completions], [task.eval_docs[0]])
-    assert [verdict["passed"] for verdict in verdicts] == [True, False]
-
-
-def test_sanitized_mbpp_is_understood(tmp_path):
-    row = {"task_id": 1, "prompt": "Double.", "test_imports": ["import math"], "test_list": MBPP["test_list"]}
-    task = only_task("mbpp_zero_shot", jsonl(tmp_path / "mbpp.jsonl", [row]))
-    ((verdict,),) = mbpp.run_completions([["\ndef double(x):\n    return x * 2"]], [task.eval_docs[0]])
-    assert verdict["passed"]
+    doc = only_task("mbpp_zero_shot_instruct", jsonl(tmp_path / "mbpp.jsonl", [row])).eval_docs[0]
+    answer = "def sum(a, b):\n    return {}\n```\nor\n```python\ndef half(x):\n    return x\n"
+    assert passes(mbpp.run_begun_answers, [answer.format(6), answer.format(7)], doc) == [True, False]
 
 
 def test_the_setup_of_a_problem_may_use_what_the_solution_defines(tmp_path):
@@ -185,25 +113,16 @@ def test_the_setup_of_a_problem_may_use_what_the_solution_defines(tmp_path):
         "test_list": ["assert total(root) == 3", "assert total(root.left) == math.floor(2.5)"],
         "code": "def total(node): ...",
     }
-    task = only_task("mbpp_zero_shot", jsonl(tmp_path / "mbpp.jsonl", [row]))
+    doc = only_task("mbpp_zero_shot", jsonl(tmp_path / "mbpp.jsonl", [row])).eval_docs[0]
     node = "class Node:\n    def __init__(self, value):\n        self.value, self.left = value, None\n"
     right = node + "def total(node):\n    return node.value + total(node.left) if node else 0\n"
-    (verdicts,) = mbpp.run_completions([[right, right.replace("if node", "if not node")]], [task.eval_docs[0]])
-    assert [verdict["passed"] for verdict in verdicts] == [True, False], verdicts[0]["detail"]
+    assert passes(mbpp.run_completions, [right, right.replace("if node", "if not node")], doc) == [True, False]
 
 
 # --- MBPP as lm-eval asks ------------------------------------------------------------------------------------------
 
 
 LM_EVALS = Path(lm_eval.tasks.__file__).parent / "mbpp"
-ROW = {
-    "task_id": 11,
-    "text": "Write a function that doubles. ",
-    "code": "def double(x):\r\n  return x * 2",
-    "test_list": ["assert double(2) == 4", "assert double(-1) == -2 ", "assert double(0) == 0"],
-    "test_setup_code": "",
-    "challenge_test_list": [],
-}
 
 
 def lm_evals_examples():
@@ -224,17 +143,16 @@ def lm_evals_prompt(row):
 
 
 def test_mbpp_asks_as_lm_eval_does(tmp_path):
-    task = only_task("mbpp", jsonl(tmp_path / "mbpp.jsonl", [ROW]))
+    task = only_task("mbpp", jsonl(tmp_path / "mbpp.jsonl", [MBPP]))
     (doc,) = task.eval_docs
-    expected, settings = lm_evals_prompt(ROW)
+    expected, settings = lm_evals_prompt(MBPP)
     assert task.fewshot_context(doc, num_fewshot=task.config.num_fewshot) == expected
     assert expected.count("[DONE]") == 3
     assert task.config.generation_kwargs["until"] == settings["until"]
     assert task.config.generation_kwargs["do_sample"] is settings["do_sample"] is False
     assert task.config.generation_kwargs["max_gen_toks"] == HFLM.max_gen_toks.fget(HFLM)
     completions = ["def double(x):\n    return x * 2\n", "def double(x):\n    return x\n", "```python\n```"]
-    (verdicts,) = mbpp.run_completions([completions], [doc])
-    assert [verdict["passed"] for verdict in verdicts] == [True, False, False]
+    assert passes(mbpp.run_completions, completions, doc) == [True, False, False]
 
 
 def test_what_is_said_of_the_tasks_that_share_a_name_with_lm_evals_is_so():
@@ -263,19 +181,13 @@ def test_what_is_said_of_the_tasks_that_share_a_name_with_lm_evals_is_so():
 
 
 def test_of_all_of_mbpp_the_test_split_is_judged(tmp_path):
-    rows = [
-        *lm_evals_examples(),
-        {**ROW, "task_id": 10},
-        ROW,
-        {**ROW, "task_id": 510},
-        {**ROW, "task_id": 511},
-    ]
+    rows = [*lm_evals_examples(), *({**MBPP, "task_id": number} for number in (10, 11, 510, 511))]
     for row in rows:
         row.pop("is_fewshot", None)
     whole = only_task("mbpp", jsonl(tmp_path / "whole.jsonl", rows))
     assert [doc["task_id"] for doc in whole.eval_docs] == ["11", "510"]
     # problems of another origin may have these numbers
-    other = only_task("mbpp", jsonl(tmp_path / "other.jsonl", [{**ROW, "task_id": number} for number in (2, 3, 900)]))
+    other = only_task("mbpp", jsonl(tmp_path / "other.jsonl", [{**MBPP, "task_id": number} for number in (2, 3, 900)]))
     assert [doc["task_id"] for doc in other.eval_docs] == ["2", "3", "900"]
     assert len(only_task("mbpp_zero_shot", str(tmp_path / "whole.jsonl")).eval_docs) == len(rows)
     with pytest.raises(FlabError, match="judges problems 11 to 510 of MBPP, but its data holds none of them"):
@@ -283,12 +195,12 @@ def test_of_all_of_mbpp_the_test_split_is_judged(tmp_path):
 
 
 def test_a_problem_with_fewer_tests_than_the_prompt_shows_is_refused(tmp_path):
-    path = jsonl(tmp_path / "mbpp.jsonl", [ROW, {**ROW, "task_id": 12, "test_list": ROW["test_list"][:2]}])
+    path = jsonl(tmp_path / "mbpp.jsonl", [MBPP, {**MBPP, "task_id": 12, "test_list": MBPP["test_list"][:2]}])
     with pytest.raises(FlabError, match="row 2: field 'test_list' has 2 tests, but the prompt shows 3; use mbpp_ze"):
         only_task("mbpp", path)
-    more = {**ROW, "test_list": [*ROW["test_list"], "assert double(9) == 9"]}
+    more = {**MBPP, "test_list": [*MBPP["test_list"], "assert double(9) == 9"]}
     (doc,) = only_task("mbpp", jsonl(tmp_path / "more.jsonl", [more])).eval_docs
-    assert doc["test_list"] == ROW["test_list"]
+    assert doc["test_list"] == MBPP["test_list"]
 
 
 # --- output prediction and plans -----------------------------------------------------------------------------------
@@ -319,32 +231,22 @@ def test_outputs_are_compared_as_values(answer, reference, right):
 
 
 def test_the_prompt_of_an_output_ends_where_the_answer_begins(tmp_path):
-    row = {"code": "def f(x):\n    return x", "input": "3", "output": "3", "id": "sample_0"}
-    task = only_task("cruxeval_output", jsonl(tmp_path / "crux.jsonl", [row]))
-    assert task.doc_to_text(task.eval_docs[0]).endswith("def f(x):\n    return x\nassert f(3) ==")
+    task = only_task("cruxeval_output", jsonl(tmp_path / "crux.jsonl", OUTPUTS))
+    assert task.doc_to_text(task.eval_docs[3]).endswith("def f(x):\n    return x\nassert f(3) ==")
     assert task.config.generation_kwargs["until"] == ["\n"]
 
 
 def test_texts_are_of_the_kind_of_their_source_and_a_limit_takes_them_in_turns(tmp_path):
-    (tmp_path / "other").mkdir()
+    for folder in ("other", "more", "folder"):
+        (tmp_path / folder).mkdir()
     rows = jsonl(tmp_path / "rows.jsonl", [{"a": f"a{number}", "b": f"b{number}"} for number in range(3)])
     same = jsonl(tmp_path / "other" / "rows.jsonl", [{"text": "one"}])
-    (tmp_path / "folder").mkdir()
+    again = jsonl(tmp_path / "more" / "rows.jsonl", [{"text": "two"}])
     (tmp_path / "folder" / "x.py").write_text("x = 1\n", encoding="utf-8")
     sources = [f"{rows}[a]", f"{rows}[a,b]", same, str(tmp_path / "folder"), f"{rows}[a]"]
-    assert list(kinds_of(sources).values()) == ["rows.jsonl[a]", "rows.jsonl[a,b]", "rows.jsonl", "folder"]
-    assert list(kinds_of([same, str(tmp_path / "other" / "rows.jsonl") + "[text]"]).values()) == [
-        "rows.jsonl",
-        "rows.jsonl[text]",
-    ]
-    (tmp_path / "more").mkdir()
-    again = jsonl(tmp_path / "more" / "rows.jsonl", [{"text": "two"}])
-    assert list(kinds_of([same, again, "org/data[x]", "python-stdlib"]).values()) == [
-        "rows.jsonl",
-        "rows.jsonl (2)",
-        "org/data[x]",
-        "python-stdlib",
-    ]
+    assert [*kinds_of(sources).values()] == ["rows.jsonl[a]", "rows.jsonl[a,b]", "rows.jsonl", "folder"]
+    named = kinds_of([same, f"{same}[text]", again, "org/data[x]", "python-stdlib"])
+    assert [*named.values()] == ["rows.jsonl", "rows.jsonl[text]", "rows.jsonl (2)", "org/data[x]", "python-stdlib"]
     found = read_texts("perplexity", sources)
     assert [text.text for text in found] == ["a0", "a1", "a2", "a0b0", "a1b1", "a2b2", "one", "x = 1\n"]
     few = read_texts("perplexity", sources, 6)
@@ -372,73 +274,49 @@ def test_plans_are_scored_by_the_corpus_bleu_of_sacrebleu():
 
 
 def test_perturbations_made_on_the_fly_keep_the_meaning():
-    prompt, name = docstring_as_comments(PROMPT, "twice")
-    assert (prompt, name) == (
-        "import math\n\n\ndef twice(x):\n    # Return x times two.\n    # >>> twice(2)\n    # 4\n",
-        "twice",
-    )
-    prompt, _ = docstring_quotes(PROMPT, "twice")
-    assert prompt == PROMPT.replace('"""', "'''")
-    prompt, name = rename_function(PROMPT, "twice")
-    assert name == "do_twice"
-    assert prompt == PROMPT.replace("twice", "do_twice")
-    assert rename_function(OTHER["prompt"], "add_one")[1] == "addOne"
-    assert docstring_as_comments("def f(x):\n", "f") is None
-    assert docstring_quotes("def f(x):\n    return 1\n", "f") is None
+    comments = "import math\n\n\ndef twice(x):\n    # Return x times two.\n    # >>> twice(2)\n    # 4\n"
+    assert docstring_as_comments(PROMPT, "twice") == (comments, "twice")
+    assert docstring_quotes(PROMPT, "twice") == (PROMPT.replace('"""', "'''"), "twice")
+    assert rename_function(PROMPT, "twice") == (PROMPT.replace("twice", "do_twice"), "do_twice")
+    assert rename_function(ADD_ONE["prompt"], "add_one")[1] == "addOne"
+    assert docstring_as_comments("def f(x):\n", "f") is docstring_quotes("def f(x):\n    return 1\n", "f") is None
 
 
 def test_robustness_without_files_perturbs_the_clean_prompts(tmp_path):
-    task = only_task("recode", jsonl(tmp_path / "clean.jsonl", [PROBLEM, OTHER]))
+    path = jsonl(tmp_path / "clean.jsonl", [TWICE, ADD_ONE])
+    task = only_task("recode", path)
     docs = list(task.eval_docs)
-    assert [(doc["task_id"], doc["variant"]) for doc in docs[:4]] == [
-        ("Test/0", "clean"),
-        ("Test/0", "docstring_comments"),
-        ("Test/0", "docstring_quotes"),
-        ("Test/0", "function_name"),
-    ]
+    assert [doc["variant"] for doc in docs[:4]] == ["clean", "docstring_comments", "docstring_quotes", "function_name"]
+    assert list(only_task("recode", path, limit=1).eval_docs) == docs[:4]  # the limit counts problems
     completions = [["    return x * 2\n" if doc["task_id"] == "Test/0" else "    return x\n"] for doc in docs]
     verdicts = code.run_completions(completions, docs)
     values = [recode.score(doc, [verdict]) for doc, verdict in zip(docs, verdicts, strict=True)]
     assert values[3]["pass@1[function_name]"] == 1.0
-    scores = {
-        metric: aggregation([value[metric] for value in values]) for metric, aggregation in task.aggregation().items()
-    }
+    scores = {name: aggregate([value[name] for value in values]) for name, aggregate in task.aggregation().items()}
     assert scores == {"clean_pass@1": 0.5, "robust_pass@1": 0.5, "robustness_drop": 0.0}
 
 
 def test_a_prompt_that_gives_a_part_of_the_solution_away_has_a_clean_counterpart_that_does_too(tmp_path):
-    perturbed = {
-        **PROBLEM,
-        "prompt": "import math\n\n\ndef twice(x):\n    # Return x times two.\n    half = x / 2\n",
-        "canonical_solution": "    return x * 2\n",
-    }
+    changed = "import math\n\n\ndef twice(x):\n    # Return x times two.\n    half = x / 2\n"
+    perturbed = {**TWICE, "prompt": changed, "canonical_solution": "    return x * 2\n"}
+    renamed = PROMPT.replace("twice", "dbl")
     files = [
-        jsonl(tmp_path / "clean.jsonl", [OTHER, PROBLEM]),
+        jsonl(tmp_path / "clean.jsonl", [ADD_ONE, TWICE]),
         jsonl(tmp_path / "recode_format.jsonl", [perturbed]),
-        jsonl(tmp_path / "name.jsonl", [{**PROBLEM, "prompt": PROMPT.replace("twice", "dbl"), "entry_point": "dbl"}]),
+        jsonl(tmp_path / "name.jsonl", [{**TWICE, "prompt": renamed, "entry_point": "dbl"}]),
     ]
     (loaded,) = load("recode", data={"recode": files})
     docs = list(loaded.tasks["recode"].eval_docs)
-    assert [(doc["variant"], doc["prompt"]) for doc in docs] == [
-        ("clean", PROMPT + "    half = x / 2\n"),
-        ("clean", PROMPT),
-        ("format", perturbed["prompt"]),
-        ("name", PROMPT.replace("twice", "dbl")),
-    ]
+    expected = [("clean", PROMPT + "    half = x / 2\n"), ("clean", PROMPT), ("format", changed), ("name", renamed)]
+    assert [(doc["variant"], doc["prompt"]) for doc in docs] == expected
     assert {doc["task_id"] for doc in docs} == {"Test/0"}
-
-
-def test_the_limit_of_robustness_counts_problems(tmp_path):
-    task = only_task("recode", jsonl(tmp_path / "clean.jsonl", [PROBLEM, OTHER]), limit=1)
-    assert {doc["task_id"] for doc in task.eval_docs} == {"Test/0"}
-    assert len(task.eval_docs) == 4
 
 
 # --- data ----------------------------------------------------------------------------------------------------------
 
 
 def test_files_of_every_format_give_the_same_problems(tmp_path):
-    rows = [PROBLEM, OTHER]
+    rows = [TWICE, ADD_ONE]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "a.jsonl").write_text(lines + "\n", encoding="utf-8")
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
@@ -446,7 +324,7 @@ def test_files_of_every_format_give_the_same_problems(tmp_path):
     with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
         import csv
 
-        writer = csv.DictWriter(file, list(PROBLEM))
+        writer = csv.DictWriter(file, list(TWICE))
         writer.writeheader()
         writer.writerows(rows)
     for name in ("a.jsonl", "a.jsonl.gz", "a.json", "a.csv"):
@@ -454,19 +332,19 @@ def test_files_of_every_format_give_the_same_problems(tmp_path):
 
 
 def without(field):
-    return {name: value for name, value in PROBLEM.items() if name != field}
+    return {name: value for name, value in TWICE.items() if name != field}
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", [PROBLEM, without("test")], "row 2: field 'test' is missing (fields found: task_id, prompt, "),
-        ("a.jsonl", [{**PROBLEM, "prompt": 3}], "row 1: field 'prompt' should be a valid string, found int 3"),
-        ("a.jsonl", [{**PROBLEM, "test": " "}], "a.jsonl, row 1: field 'test' is empty"),
-        ("a.jsonl", [{**PROBLEM, "test": "assert 1"}], "row 1: field 'test' defines no function check(candidate)"),
-        ("a.jsonl", [{**PROBLEM, "entry_point": "f"}], "field 'entry_point' has no line 'def f(' in the code"),
-        ("a.jsonl", [{**PROBLEM, "entry_point": "a b"}], "'entry_point' is not the name of a function: 'a b'"),
-        ("a.json", [PROBLEM, 3], "a.json, row 2: expected an object with fields, found int 3"),
+        ("a.jsonl", [TWICE, without("test")], "row 2: field 'test' is missing (fields found: task_id, prompt, "),
+        ("a.jsonl", [{**TWICE, "prompt": 3}], "row 1: field 'prompt' should be a valid string, found int 3"),
+        ("a.jsonl", [{**TWICE, "test": " "}], "a.jsonl, row 1: field 'test' is empty"),
+        ("a.jsonl", [{**TWICE, "test": "assert 1"}], "row 1: field 'test' defines no function check(candidate)"),
+        ("a.jsonl", [{**TWICE, "entry_point": "f"}], "field 'entry_point' has no line 'def f(' in the code"),
+        ("a.jsonl", [{**TWICE, "entry_point": "a b"}], "'entry_point' is not the name of a function: 'a b'"),
+        ("a.json", [TWICE, 3], "a.json, row 2: expected an object with fields, found int 3"),
         ("a.jsonl", [], "a.jsonl' holds no problems"),
         ("a.jsonl", '{"a": 1}\n{', "a.jsonl', line 2 is not JSON"),
         ("a.json", '{"a": 1}', "a.json' holds a JSON dict; expected a list"),
@@ -498,11 +376,11 @@ def test_a_faulty_data_file_is_refused_with_its_row_and_field(tmp_path, name, co
         ("mbpp_zero_shot", {**MBPP, "test_list": "assert 1"}, "field 'test_list' should be a valid list, found str"),
         ("mbpp_zero_shot", {**MBPP, "test_list": []}, "field 'test_list' List should have at least 1 item"),
         ("mbpp_zero_shot", {**MBPP, "test_list": ["assert 1)"]}, "field 'test_list.0' is not Python (unmatched ')'"),
-        ("openeval", {**PROBLEM, "test": PROBLEM["test"] + ")"}, "field 'test' is not Python (unmatched ')'"),
+        ("openeval", {**TWICE, "test": TWICE["test"] + ")"}, "field 'test' is not Python (unmatched ')'"),
         (
             "cruxeval_output",
-            {"code": "x", "input": "1", "output": "f(x)"},
-            "field 'output' is not a value that can be read without running it",
+            {**OUTPUTS[0], "output": "f(x)"},
+            "field 'output' is not a value that can be read without",
         ),
         ("cot_bleu", {"prompt": "x"}, "field 'cot' is missing"),
         ("recode", without("entry_point"), "field 'entry_point' is missing"),
@@ -512,19 +390,13 @@ def test_each_task_checks_its_own_fields(tmp_path, task, row, message):
     path = jsonl(tmp_path / "clean.jsonl", [row])
     with pytest.raises(FlabError) as error:
         load(task, data={task: path})
-    assert str(error.value).startswith(f"{path}, row 1: ")
-    assert message in str(error.value)
+    assert str(error.value).startswith(f"{path}, row 1: ") and message in str(error.value)
 
 
 def test_a_perturbed_prompt_of_an_unknown_problem_is_refused(tmp_path):
-    files = [jsonl(tmp_path / "clean.jsonl", [OTHER]), jsonl(tmp_path / "format.jsonl", [PROBLEM])]
+    files = [jsonl(tmp_path / "clean.jsonl", [ADD_ONE]), jsonl(tmp_path / "format.jsonl", [TWICE])]
     with pytest.raises(FlabError, match="format.jsonl, row 1: field 'task_id' is malformed: there is no clean probl"):
         load("recode", data={"recode": files})
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FlabError, match="no.jsonl' cannot be read \\(No such file"):
-        load("humaneval", data={"humaneval": str(tmp_path / "no.jsonl")})
 
 
 @pytest.mark.parametrize("task", ["openeval", "codeharmony_instruct", "cot_bleu", "perplexity"])
@@ -533,61 +405,25 @@ def test_a_task_without_data_of_its_own_says_which_option_gives_it(task):
         load(task)
 
 
-@pytest.mark.parametrize(
-    ("task", "dataset"),
-    [
-        ("mbpp", "google-research-datasets/mbpp"),
-        ("mbpp_zero_shot_instruct", "google-research-datasets/mbpp"),
-        ("humaneval_plus", "evalplus/humanevalplus"),
-        ("cruxeval_output", "cruxeval-org/cruxeval"),
-    ],
-)
-def test_a_task_of_the_hub_says_when_offline_which_file_option_replaces_it(monkeypatch, task, dataset):
-    import datasets
-
-    def refuse(*arguments, **options):
-        raise ConnectionError("no network\nand more")
-
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_: SimpleNamespace(sha="x"))
-    with pytest.raises(FlabError) as error:
-        load(task)
-    told = str(error.value)
-    needs = f"task {task!r} needs problems from the Hub, unless `data` names a file: dataset {dataset!r}"
-    assert told.startswith(needs)
-    assert "(no network)" in told
-
-
-def test_two_problems_of_one_name_are_refused(tmp_path):
-    path = jsonl(tmp_path / "problems.jsonl", [PROBLEM, OTHER, PROBLEM])
+def test_two_problems_of_one_name_are_refused_whatever_blanks_are_around_it(tmp_path):
+    path = jsonl(tmp_path / "problems.jsonl", [TWICE, ADD_ONE, {**TWICE, "task_id": "Test/0 "}])
     with pytest.raises(FlabError, match=r"row 3: field 'task_id' is malformed: 'Test/0' is also .*row 1"):
         load("openeval", data={"openeval": path})
 
 
-@pytest.mark.parametrize("blank", [" ", "\t", "\u00a0", "\r\n"])
+@pytest.mark.parametrize("blank", [" ", "\u00a0", "\r\n"])
 def test_blanks_around_a_name_do_not_refuse_a_file(tmp_path, blank):
-    rows = [PROBLEM, {**OTHER, "entry_point": f"{blank}add_one{blank}", "task_id": f"Test/1{blank}"}]
-    task = only_task("openeval", jsonl(tmp_path / "problems.jsonl", rows))
-    doc = task.eval_docs[1]
+    row = {**ADD_ONE, "entry_point": f"{blank}add_one{blank}", "task_id": f"Test/1{blank}"}
+    (doc,) = only_task("openeval", jsonl(tmp_path / "problems.jsonl", [row])).eval_docs
     assert (doc["task_id"], doc["entry_point"]) == ("Test/1", "add_one")
-    ((verdict,),) = code.run_completions([["    return x + 1\n"]], [doc])
-    assert verdict["passed"]
-
-
-def test_ids_that_differ_in_blanks_alone_are_one(tmp_path):
-    path = jsonl(tmp_path / "problems.jsonl", [PROBLEM, {**OTHER, "task_id": "Test/0 "}])
-    with pytest.raises(FlabError, match=r"row 2: field 'task_id' is malformed: 'Test/0' is also .*row 1"):
-        load("openeval", data={"openeval": path})
 
 
 def test_source_is_read_as_python_reads_a_file(tmp_path):
     """A byte order mark inside a field would make every program a syntax error."""
-    row = {**PROBLEM, "prompt": "\ufeff" + PROMPT.replace("\n", "\r\n"), "test": "\ufeff" + PROBLEM["test"]}
+    row = {**TWICE, "prompt": "\ufeff" + PROMPT.replace("\n", "\r\n"), "test": "\ufeff" + TWICE["test"]}
     task = only_task("openeval", jsonl(tmp_path / "problems.jsonl", [row]))
-    doc = task.eval_docs[0]
-    assert task.doc_to_text(doc) == PROMPT
-    ((verdict,),) = code.run_completions([["    return x * 2\n"]], [doc])
-    assert verdict["passed"], verdict["detail"]
+    assert task.doc_to_text(task.eval_docs[0]) == PROMPT
+    assert passes(code.run_completions, ["    return x * 2\n"], task.eval_docs[0]) == [True]
 
 
 def test_the_solutions_of_humaneval_are_robust_to_what_is_made_on_the_fly():
@@ -617,49 +453,43 @@ def test_humaneval_comes_from_the_package_that_ships_it():
 
 
 def test_every_yaml_is_listed_described_and_marked_where_it_runs_code():
-    tasks = shipped_tasks()
     files = {path.stem for path in TASKS_FOLDER.glob("[!_]*.yaml")}
-    assert files | {"divergence", "standard"} == set(tasks)
-    assert {"humaneval", "humaneval_instruct", "humaneval_plus", "mbpp", "openeval", "codeharmony"} <= files
-    assert {"cruxeval_output", "cot_bleu", "recode", "perplexity"} <= files
+    assert files | {"divergence", "standard"} == set(shipped_tasks())
     for name in files:
         config = load_yaml(TASKS_FOLDER / f"{name}.yaml", resolve_func=False)
-        assert config["task"] == name
         metadata = config.get("metadata", {})
+        assert config["task"] == name
         assert metadata.get("description") and metadata.get("protocol"), f"`metadata` of {name}.yaml"
         assert bool(config.get("unsafe_code")) is ("filter_list" in config)
         assert (metadata.get("chat_template") is True) is name.endswith("_instruct")
 
 
 def test_sampling_repeats_the_tasks_that_have_programs_and_no_others(tmp_path):
-    path = jsonl(tmp_path / "problems.jsonl", [PROBLEM])
-    task = only_task("openeval", path, samples=12, temperature=0.6, top_p=0.9)
-    assert task.config.repeats == 12
-    settings = task.config.generation_kwargs
-    assert (settings["do_sample"], settings["temperature"], settings["top_p"]) == (True, 0.6, 0.9)
-    assert set(task.aggregation()) == {"pass@1", "pass@10", "pass@12"}
-    row = {"code": "def f(x):\n    return x", "input": "3", "output": "3"}
-    data = {"cruxeval_output": jsonl(tmp_path / "c.jsonl", [row]), "openeval": path}
-    output, _ = load("cruxeval_output", "openeval", data=data, samples=12, temperature=0.6, top_p=0.9)
-    task = output.tasks["cruxeval_output"]
-    assert task.config.repeats == 1
-    assert task.config.generation_kwargs["do_sample"] is False
+    sampled = {"samples": 12, "temperature": 0.6, "top_p": 0.9}
+    data = {
+        "cruxeval_output": jsonl(tmp_path / "c.jsonl", OUTPUTS),
+        "openeval": jsonl(tmp_path / "problems.jsonl", [TWICE]),
+    }
+    output, programs = (named.tasks[named.name] for named in load(*data, data=data, **sampled))
+    settings = programs.config.generation_kwargs
+    assert (programs.config.repeats, settings["do_sample"]) == (12, True)
+    assert (settings["temperature"], settings["top_p"]) == (0.6, 0.9)
+    assert set(programs.aggregation()) == {"pass@1", "pass@10", "pass@12"}
+    assert (output.config.repeats, output.config.generation_kwargs["do_sample"]) == (1, False)
     with pytest.raises(ConfigurationError, match="samples: 12, but none of cruxeval_output samples programs"):
-        only_task("cruxeval_output", data["cruxeval_output"], samples=12, temperature=0.6, top_p=0.9)
+        only_task("cruxeval_output", data["cruxeval_output"], **sampled)
 
 
-def test_the_limit_of_a_completion_is_that_of_the_samples(tmp_path):
-    task = only_task("openeval", jsonl(tmp_path / "problems.jsonl", [PROBLEM]), max_new_tokens=7)
+def test_the_limit_of_a_completion_is_the_user_s(tmp_path):
+    task = only_task("openeval", jsonl(tmp_path / "problems.jsonl", [TWICE]), max_new_tokens=7)
     assert task.config.generation_kwargs["max_gen_toks"] == 7
 
 
 def test_code_runs_only_with_consent(tmp_path):
-    with pytest.raises(
-        ConfigurationError, match="task 'humaneval' runs code that the model writes.*`confirm_run_unsafe_code`"
-    ):
-        load("humaneval", confirm_run_unsafe_code=False)
-    row = {"code": "def f(x):\n    return x", "input": "3", "output": "3"}
-    path = jsonl(tmp_path / "crux.jsonl", [row])
+    for name in ("humaneval", "humaneval_infilling", "mbpp"):
+        with pytest.raises(ConfigurationError, match=f"'{name}' runs code that the model writes.*`confirm_run_unsafe"):
+            load(name, confirm_run_unsafe_code=False)
+    path = jsonl(tmp_path / "crux.jsonl", OUTPUTS)
     assert load("cruxeval_output", data={"cruxeval_output": path}, confirm_run_unsafe_code=False)
 
 
@@ -720,7 +550,7 @@ def test_a_data_file_that_is_missing_is_looked_for_beside_the_yaml(tmp_path, mon
 
 def test_a_task_of_the_user_can_run_programs_in_the_sandbox(tmp_path):
     (tmp_path / "mine.yaml").write_text(OWN_CODE_YAML, encoding="utf-8")
-    jsonl(tmp_path / "mine.jsonl", [PROBLEM, OTHER])
+    jsonl(tmp_path / "mine.jsonl", [TWICE, ADD_ONE])
     (loaded,) = load("my_code", include_path=tmp_path, limit=1)
     assert len(loaded.tasks["my_code"].eval_docs) == 1
     with pytest.raises(ConfigurationError, match="'my_code' runs code that the model writes"):
@@ -777,9 +607,9 @@ def test_tasks_of_lm_eval_are_found_ours_win_and_those_that_run_code_are_refused
     assert manager.task_index["humaneval"].yaml_path.parent == TASKS_FOLDER
     assert manager.task_index["gsm8k"].yaml_path.parent != TASKS_FOLDER
     for name, hint in (("humaneval_64", "use humaneval, or"), ("cruxeval_input", "use cruxeval_output, or")):
-        with pytest.raises(FlabError, match=f"task '{name}' is marked as running code.*{hint}"):
+        with pytest.raises(FlabError, match=f"task '{name}' runs code outside the sandbox.*{hint}"):
             load(name)
-    with pytest.raises(FlabError, match="is marked as running code"):
+    with pytest.raises(FlabError, match="runs code outside the sandbox"):
         load("longproc")  # a group with such tasks
     with pytest.raises(ConfigurationError, match="did you mean humaneval"):
         load("humanevall")
@@ -793,40 +623,41 @@ def test_tasks_of_lm_eval_are_found_ours_win_and_those_that_run_code_are_refused
 
 
 def test_a_task_says_which_dataset_of_the_hub_its_problems_are_those_of(tmp_path):
-    def dataset(name, **data):
-        (loaded,) = load(name, data=data, limit=2)
-        return hub_dataset(loaded.tasks[name])
-
-    problems = jsonl(tmp_path / "problems.jsonl", [PROBLEM])
-    assert dataset("humaneval") == dataset("humaneval_instruct") == HubDataset(id="openai/openai_humaneval")
-    assert dataset("humaneval", humaneval=problems) is None
-    assert dataset("openeval", openeval=problems) is None
-    assert dataset("recode") is None  # perturbed prompts are other problems
+    problems = jsonl(tmp_path / "problems.jsonl", [TWICE])
+    for name in ("humaneval", "humaneval_instruct"):
+        assert hub_dataset(only_task(name, limit=2)) == HubDataset(id="openai/openai_humaneval")
+    assert hub_dataset(only_task("humaneval", problems)) is hub_dataset(only_task("openeval", problems)) is None
+    assert hub_dataset(only_task("recode", limit=2)) is None  # perturbed prompts are other problems
 
 
-@pytest.mark.parametrize(
-    ("task", "dataset"),
-    [
-        ("humaneval_plus", HubDataset(id="evalplus/humanevalplus")),
-        ("mbpp", HubDataset(id="google-research-datasets/mbpp", config="full")),
-        ("mbpp_zero_shot", HubDataset(id="google-research-datasets/mbpp", config="full")),
-        ("mbpp_zero_shot_instruct", HubDataset(id="google-research-datasets/mbpp", config="full")),
-        ("cruxeval_output", HubDataset(id="cruxeval-org/cruxeval")),
-    ],
-)
-def test_the_dataset_that_is_named_is_the_one_that_is_read(monkeypatch, task, dataset):
+OF_THE_HUB = {
+    "humaneval_plus": HubDataset(id="evalplus/humanevalplus"),
+    **dict.fromkeys(
+        ("mbpp", "mbpp_zero_shot_instruct"), HubDataset(id="google-research-datasets/mbpp", config="full")
+    ),
+    "cruxeval_output": HubDataset(id="cruxeval-org/cruxeval"),
+}
+
+
+@pytest.mark.parametrize("task", OF_THE_HUB)
+def test_problems_are_read_from_the_dataset_that_is_named_or_from_a_file_where_it_cannot_be(monkeypatch, task):
     asked = []
 
     def read(name, config=None, split=None):
         asked.append((name, config, split))
-        tests = [*MBPP["test_list"], "assert f(1) == 1", "assert f(2) == 2"]
-        return [{**PROBLEM, **MBPP, "test_list": tests, "code": "def f(x): return x", "input": "1", "output": "1"}]
+        return [{**TWICE, **MBPP, **OUTPUTS[0]}]
 
-    monkeypatch.setattr("datasets.load_dataset", read)
+    def refuse(*arguments, **options):
+        raise ConnectionError("no network\nand more")
+
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_: SimpleNamespace(sha="x"))
-    (loaded,) = load(task)
-    assert asked == [(dataset.id, dataset.config, "test")]
-    assert hub_dataset(loaded.tasks[task]) == dataset
+    monkeypatch.setattr(datasets, "load_dataset", read)
+    dataset = hub_dataset(only_task(task))
+    assert dataset == OF_THE_HUB[task] and asked == [(dataset.id, dataset.config, "test")]
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    needs = f"task {task!r} needs problems from the Hub, unless `data` names a file: dataset {dataset.id!r}"
+    with pytest.raises(FlabError, match=f"{needs}.*no network"):
+        load(task)
 
 
 def test_a_task_of_lm_eval_names_the_dataset_it_loads():
