@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import json
 import random
 
 import pytest
@@ -16,13 +14,16 @@ from lm_eval.api.instance import Instance
 from tokenizers import AddedToken
 
 from optimum_flab import EvaluationSettings, evaluate
-from optimum_flab.evaluation.catalog import hub_dataset, load_tasks
+from optimum_flab.evaluation.catalog import hub_dataset
 from optimum_flab.evaluation.lm import FlabLM
 from optimum_flab.evaluation.references import check_references
 from optimum_flab.evaluation.tasks import infilling
 from optimum_flab.records.scores import PROGRAMS, TOGETHER
 from optimum_flab.running.generation import BatchCache
 from optimum_flab.utils.errors import ConfigurationError, FlabError
+from optimum_flab.vocabulary.infilling import InfillingFormat
+
+from .problems import ADD_ONE, jsonl, only_task, passes
 
 
 TASK = "humaneval_infilling"
@@ -36,18 +37,7 @@ PROBLEM = {
     "canonical_solution": "    found = x / 2\n\n    found = math.ceil(found)\n    return found\n",
     "test": "def check(candidate):\n    assert candidate(3) == 2\n    assert candidate(4) == 2\n",
 }
-OTHER = {
-    "task_id": "Test/1",
-    "prompt": "def add_one(x):\n    '''Return x and one.'''\n",
-    "entry_point": "add_one",
-    "canonical_solution": "    return x + 1",
-    "test": "def check(candidate):\n    assert candidate(3) == 4\n",
-}
-
-
-def jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
+OTHER = {**ADD_ONE, "canonical_solution": "    return x + 1"}
 
 
 @pytest.fixture
@@ -55,22 +45,11 @@ def file(tmp_path):
     return jsonl(tmp_path / "problems.jsonl", [PROBLEM, OTHER])
 
 
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch):
-    """lm-eval asks a dozen programs what machine this is, which takes seconds per task."""
-    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
-
-
-def tokenizer_with(*tokens, special=True):
-    tokenizer = byte_level_tokenizer(600)
-    tokenizer.add_tokens([AddedToken(token, special=special, normalized=False) for token in tokens])
-    return tokenizer
-
-
-def model_with(template, **options):
+def model_with(template, special=True):
     """A tiny model, and a tokenizer with the tokens of a format."""
-    marks = [part for part in template.replace("{prefix}", "\0").replace("{suffix}", "\0").split("\0") if part]
-    tokenizer = tokenizer_with(*marks, **options)
+    marks = InfillingFormat(template).marks
+    tokenizer = byte_level_tokenizer(600)
+    tokenizer.add_tokens([AddedToken(mark, special=special, normalized=False) for mark in marks])
     return tiny_model("llama", len(tokenizer), eos_token_id=tokenizer.eos_token_id), tokenizer
 
 
@@ -105,34 +84,34 @@ def test_a_gap_with_its_line_is_the_solution(solution):
 
 
 def test_humaneval_has_1033_lines_of_164_problems():
-    (loaded,) = load_tasks(EvaluationSettings(tasks=TASK), confirm_run_unsafe_code=True)
-    (task,) = loaded.tasks.values()
+    task = only_task(TASK)
     docs = list(task.eval_docs)
     assert len(docs) == 1033 == len({doc["task_id"] for doc in docs})
-    assert len({doc["problem"] for doc in docs}) == 164
-    assert docs[0]["task_id"] == "HumanEval/0/L0"
+    assert len({doc["problem"] for doc in docs}) == 164 and docs[0]["task_id"] == "HumanEval/0/L0"
     assert hub_dataset(task) is None  # its scores are not those of HumanEval
 
 
 def test_problems_without_solutions_are_refused(tmp_path):
-    path = jsonl(tmp_path / "bare.jsonl", [{**OTHER, "canonical_solution": ""}])
     with pytest.raises(FlabError, match="none of the 1 problems has a reference solution .* canonical_solution"):
-        load_tasks(EvaluationSettings(tasks=TASK, data={TASK: path}), confirm_run_unsafe_code=True)
+        only_task(TASK, jsonl(tmp_path / "bare.jsonl", [{**OTHER, "canonical_solution": ""}]))
 
 
 def test_what_a_model_wrote_counts_up_to_the_first_line_end():
     gap = list(infilling.gaps(PROBLEM))[1]
     written = [gap["middle"], "    found = -(-x // 2)\n    return 0", "    found = found", "", "\n" + gap["middle"]]
-    (verdicts,) = infilling.run_single_line([written], [gap])
-    assert [verdict["passed"] for verdict in verdicts] == [True, True, False, False, False]
-    assert verdicts[0]["program"] == PROBLEM["prompt"] + PROBLEM["canonical_solution"]
+    assert passes(infilling.run_single_line, written, gap) == [True, True, False, False, False]
+    assert infilling.single_line(gap, written[0]).code == PROBLEM["prompt"] + PROBLEM["canonical_solution"]
+
+
+def references(**data):
+    return check_references(EvaluationSettings(tasks=list(data), data=data), confirm_run_unsafe_code=True)
 
 
 def test_references_are_checked_line_by_line(file, tmp_path):
-    (found,) = check_references(EvaluationSettings(tasks=TASK, data={TASK: file}), confirm_run_unsafe_code=True)
+    (found,) = references(**{TASK: file})
     assert found.to_text() == f"{TASK}: 4 of 4 reference solutions pass"
     wrong = jsonl(tmp_path / "wrong.jsonl", [{**OTHER, "canonical_solution": "    return x"}])
-    (found,) = check_references(EvaluationSettings(tasks=TASK, data={TASK: wrong}), confirm_run_unsafe_code=True)
+    (found,) = references(**{TASK: wrong})
     assert [name for name, _ in found.failures] == ["Test/1/L0"]
 
 
@@ -176,15 +155,8 @@ def humaneval_problems():
     return list(read_problems().values())
 
 
-def gz_jsonl(path, rows):
-    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
-    return str(path)
-
-
 def docs_of(task, path, limit=None):
-    settings = EvaluationSettings(tasks=task, data={task: path}, limit=limit)
-    (loaded,) = load_tasks(settings, confirm_run_unsafe_code=True)
-    return list(loaded.tasks[task].eval_docs)
+    return list(only_task(task, path, limit=limit).eval_docs)
 
 
 def test_gaps_of_humaneval_are_read_as_they_were_published(tmp_path):
@@ -194,14 +166,14 @@ def test_gaps_of_humaneval_are_read_as_they_were_published(tmp_path):
         (MULTI_LINE, [row for one in problems for row in runs_of_lines(one)]),
         (RANDOM_SPAN, [row for one in problems for row in random_spans(one, 3)]),
     ):
-        docs = docs_of(task, gz_jsonl(tmp_path / f"{task}.jsonl.gz", rows))
+        docs = docs_of(task, jsonl(tmp_path / f"{task}.jsonl", rows))
         assert [doc["task_id"] for doc in docs] == [row["task_id"] for row in rows]
         assert {doc["problem"] for doc in docs} == set(whole)
         judge = infilling.run_multi_line if task == MULTI_LINE else infilling.run_random_span
         for doc in docs:
             assert infilling.question(doc) == QWEN.format(prefix=doc["prompt"], suffix=doc["suffix"])
             assert judge.reference_program(doc).code == whole[doc["problem"]]
-    assert len(docs_of(RANDOM_SPAN, str(tmp_path / f"{RANDOM_SPAN}.jsonl.gz"), limit=5)) == 15
+    assert len(docs_of(RANDOM_SPAN, str(tmp_path / f"{RANDOM_SPAN}.jsonl"), limit=5)) == 15
 
 
 def test_gaps_of_lines_may_be_given_to_the_task_of_single_lines(tmp_path):
@@ -213,37 +185,30 @@ def test_gaps_of_lines_may_be_given_to_the_task_of_single_lines(tmp_path):
 
 def test_references_of_gaps_pass(tmp_path):
     problems = [PROBLEM, *humaneval_problems()[:2]]
-    data = {
-        MULTI_LINE: jsonl(tmp_path / "lines.jsonl", [row for one in problems for row in [*runs_of_lines(one)][::7]]),
-        RANDOM_SPAN: jsonl(tmp_path / "spans.jsonl", [row for one in problems for row in random_spans(one, 3)]),
-    }
-    for found in check_references(EvaluationSettings(tasks=list(data), data=data), confirm_run_unsafe_code=True):
+    lines = [row for one in problems for row in [*runs_of_lines(one)][::7]]
+    spans = [row for one in problems for row in random_spans(one, 3)]
+    paths = jsonl(tmp_path / "lines.jsonl", lines), jsonl(tmp_path / "spans.jsonl", spans)
+    for found in references(**dict(zip((MULTI_LINE, RANDOM_SPAN), paths, strict=True))):
         assert found.failures == [] and found.number >= 9 and not found.without
-    empty = {**row_of(OTHER, "RandomSpanInfilling/Test/1/1", 4, 4)}
+    empty = row_of(OTHER, "RandomSpanInfilling/Test/1/1", 4, 4)
     without = {**empty, "task_id": "RandomSpanInfilling/Test/1/2"}
     del without["canonical_solution"]
-    data = {RANDOM_SPAN: jsonl(tmp_path / "empty.jsonl", [empty, without])}
-    (found,) = check_references(EvaluationSettings(tasks=RANDOM_SPAN, data=data), confirm_run_unsafe_code=True)
+    (found,) = references(**{RANDOM_SPAN: jsonl(tmp_path / "empty.jsonl", [empty, without])})
     assert (found.number, found.without, found.failures) == (1, 1, [])
 
 
 def test_what_a_model_wrote_counts_up_to_its_end_or_the_lines_behind_the_gap():
-    solution = "    found = 0\n    for y in range(x):\n        found += y\n\n    return found\n"
-    problem = {
-        **OTHER,
-        "canonical_solution": solution,
-        "test": "def check(candidate):\n    assert candidate(4) == 6\n",
-    }
-    first = row_of(problem, "MultiLineInfilling/Test/1/L0_L0", 0, len("    found = 0\n"))
-    (gap,) = infilling.read_gaps([first])
     line = "    found = 0\n"
+    solution = line + "    for y in range(x):\n        found += y\n\n    return found\n"
+    test = "def check(candidate):\n    assert candidate(4) == 6\n"
+    problem = {**OTHER, "canonical_solution": solution, "test": test}
+    (gap,) = infilling.read_gaps([row_of(problem, "MultiLineInfilling/Test/1/L0_L0", 0, len(line))])
     others = ["    found = 0", "    found = 1\n", line + "    return 0\n"]
     written = [line, solution, solution + "\n\n)", line + "\n    for y in range(x):\n\n        found += y\n(", *others]
-    (verdicts,) = infilling.run_multi_line([written], [gap])
-    assert [verdict["passed"] for verdict in verdicts] == [True] * 4 + [False] * 3
-    assert verdicts[1]["program"] == problem["prompt"] + solution
-    (verdicts,) = infilling.run_random_span([written[:3]], [gap])
-    assert [verdict["passed"] for verdict in verdicts] == [True, True, False]  # behind a return all but a fault goes
+    assert passes(infilling.run_multi_line, written, gap) == [True] * 4 + [False] * 3
+    assert infilling.multi_line(gap, solution).code == problem["prompt"] + solution
+    # behind a return all but a fault goes
+    assert passes(infilling.run_random_span, written[:3], gap) == [True, True, False]
 
 
 @given(st.lists(st.sampled_from("abc\n"), max_size=9), st.lists(st.sampled_from("abc\n"), max_size=9))
@@ -262,37 +227,24 @@ LINES = list(runs_of_lines(PROBLEM))[-3]
 
 
 @pytest.mark.parametrize(
-    ("task", "change", "message"),
+    ("task", "field", "value", "message"),
     [
-        (MULTI_LINE, {"suffix": None}, "row 2: field 'suffix' should be a valid string, found nothing"),
-        (
-            MULTI_LINE,
-            {"task_id": "HumanEval/0"},
-            "row 2: field 'task_id' has no problem name between two slashes",
-        ),
-        (MULTI_LINE, {"task_id": LINES["task_id"]}, "row 2: field 'task_id' is malformed: .* is also .*row 1"),
-        (
-            MULTI_LINE,
-            {"prompt": "def half(x"},
-            "row 2: field 'prompt' ends within a line, but the gaps .* humaneval_random_span",
-        ),
-        (MULTI_LINE, {"canonical_solution": "    x = 1"}, "row 2: field 'canonical_solution' ends within a line"),
-        (MULTI_LINE, {"entry_point": "double"}, "row 2: field 'entry_point' has no line 'def double"),
-        (RANDOM_SPAN, {"entry_point": "double"}, "row 2: field 'entry_point' has no line 'def double"),
-        (RANDOM_SPAN, {"test": "assert half(3) == 2"}, "row 2: field 'test' defines no function check"),
-        (
-            RANDOM_SPAN,
-            {"canonical_solution": 3},
-            "row 2: field 'canonical_solution' should be a valid string, found int 3",
-        ),
-        (TASK, {"suffix": 3}, "row 2: field 'suffix' should be a valid string, found int 3"),
+        (MULTI_LINE, "suffix", None, "'suffix' should be a valid string, found nothing"),
+        (MULTI_LINE, "task_id", "HumanEval/0", "'task_id' has no problem name between two slashes"),
+        (MULTI_LINE, "task_id", LINES["task_id"], "'task_id' is malformed: .* is also .*row 1"),
+        (MULTI_LINE, "prompt", "def half(x", "'prompt' ends within a line, but the gaps .* humaneval_random_span"),
+        (MULTI_LINE, "canonical_solution", "    x = 1", "'canonical_solution' ends within a line"),
+        (MULTI_LINE, "entry_point", "double", "'entry_point' has no line 'def double"),
+        (RANDOM_SPAN, "entry_point", "double", "'entry_point' has no line 'def double"),
+        (RANDOM_SPAN, "test", "assert half(3) == 2", "'test' defines no function check"),
+        (RANDOM_SPAN, "canonical_solution", 3, "'canonical_solution' should be a valid string, found int 3"),
+        (TASK, "suffix", 3, "'suffix' should be a valid string, found int 3"),
     ],
 )
-def test_a_row_that_is_no_gap_is_named_by_its_row_and_field(task, change, message, tmp_path):
-    other = {**LINES, "task_id": "MultiLineInfilling/Test/0/L9_L9"}
-    path = jsonl(tmp_path / "gaps.jsonl", [LINES, {**other, **change}])
-    with pytest.raises(FlabError, match=message):
-        docs_of(task, path)
+def test_a_row_that_is_no_gap_is_named_by_its_row_and_field(task, field, value, message, tmp_path):
+    other = {**LINES, "task_id": "MultiLineInfilling/Test/0/L9_L9", field: value}
+    with pytest.raises(FlabError, match=f"row 2: field {message}"):
+        docs_of(task, jsonl(tmp_path / "gaps.jsonl", [LINES, other]))
 
 
 def test_the_tasks_of_files_say_what_they_need(tmp_path):
@@ -300,9 +252,7 @@ def test_the_tasks_of_files_say_what_they_need(tmp_path):
         docs_of(MULTI_LINE, jsonl(tmp_path / "humaneval.jsonl", [PROBLEM]))
     for task in (MULTI_LINE, RANDOM_SPAN):
         with pytest.raises(ConfigurationError, match=f"task '{task}' has no data of its own; name a local file"):
-            load_tasks(EvaluationSettings(tasks=task), confirm_run_unsafe_code=True)
-        with pytest.raises(ConfigurationError, match="runs code that the model writes"):
-            load_tasks(EvaluationSettings(tasks=task))
+            only_task(task)
 
 
 def test_all_kinds_of_gaps_are_asked_for_and_end_as_they_should(tmp_path):
@@ -395,8 +345,6 @@ def test_the_standard_set_of_a_model_without_a_chat_template(standard):
 
 
 def test_the_limit_counts_problems(file, tmp_path):
-    (row,) = run(model_with(QWEN), file, tmp_path, limit=2).scores
-    assert (row.problems, row.clusters) == (4, 2)
     (row,) = run(model_with(QWEN), file, tmp_path, limit=1).scores
     assert row.problems > 1 and row.clusters == 1
 

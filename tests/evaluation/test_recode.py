@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 
 import pytest
 
-from optimum_flab.evaluation.catalog import load_tasks
 from optimum_flab.evaluation.source import holds_code
 from optimum_flab.evaluation.tasks import code
 from optimum_flab.evaluation.tasks.recode import SPLIT
-from optimum_flab.settings.evaluation import EvaluationSettings
 from optimum_flab.utils.errors import FlabError
+
+from .problems import TWICE, jsonl, load
 
 
 SUM_OF_SMALL = {
@@ -54,13 +53,7 @@ LONGEST_RUN = {
 """,
     "test": "def check(candidate):\n    assert candidate([1, 1, 2, 2, 2]) == 3\n    assert candidate([]) == 0\n",
 }
-ONE_LINE = {
-    "task_id": "Test/2",
-    "prompt": 'def twice(x):\n    """Return x times two."""\n',
-    "entry_point": "twice",
-    "canonical_solution": "    return x * 2\n",
-    "test": "def check(candidate):\n    assert candidate(3) == 6\n",
-}
+ONE_LINE = {**TWICE, "task_id": "Test/2", "canonical_solution": "    return x * 2\n"}
 PROBLEMS = [SUM_OF_SMALL, LONGEST_RUN, ONE_LINE]
 
 
@@ -73,16 +66,11 @@ def half(solution):
     return "".join(lines[: len(lines) // 2])
 
 
-def jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
 def documents(folder, clean, **variants):
     """The prompts that the task puts to a model, of files with perturbed rows by the name of the perturbation."""
     files = [jsonl(folder / "clean.jsonl", clean)]
     files += [jsonl(folder / f"recode_{name}.jsonl", rows) for name, rows in variants.items()]
-    (loaded,) = load_tasks(EvaluationSettings(tasks="recode", data={"recode": files}), confirm_run_unsafe_code=True)
+    (loaded,) = load("recode", data={"recode": files})
     return list(loaded.tasks["recode"].eval_docs)
 
 
@@ -197,33 +185,18 @@ def test_clean_prompts_may_hold_the_half_already(tmp_path):
     assert clean_prompts(docs) == {"Test/1": fair(LONGEST_RUN)}
 
 
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        ('    """Doc."""\n', False),
-        ('    """Doc."""\n    # a comment\n\n', False),
-        ("    # doc\n    # as comments\n", False),
-        ('    """Doc that does not', False),
-        ('    """Doc."""\n    ...\n', False),
-        ('    """Doc."""\n    pass\n', False),
-        ('    """Doc."""\n    x = 1\n', True),
-        ("    for x in y:\n", True),
-        ("    if x:\n        return (1,\n", True),
-        ("\tx = 1\n", True),
-        ("    return ...\n", True),
-        ('    """Doc."""\nprint(f(2))\n', False),
-        ('    r"""Doc."""\n', False),
-        ('    """Doc."""\n    f"{x}"\n', True),
-    ],
-)
-def test_code_behind_a_docstring_is_seen(body, expected):
+def test_code_behind_a_docstring_is_seen():
+    doc = '    """Doc."""\n'
+    none = ["", "    # a comment\n\n", "    ...\n", "    pass\n", "print(f(2))\n"]
+    some = ["    x = 1\n", "    return ...\n", '    f"{x}"\n']
+    bodies = dict.fromkeys([doc + rest for rest in none], False) | dict.fromkeys([doc + rest for rest in some], True)
+    bodies |= dict.fromkeys(['    """Doc that does not', '    r"""Doc."""\n', "    # doc\n"], False)
+    bodies |= dict.fromkeys(["    for x in y:\n", "    if x:\n        return (1,\n", "\tx = 1\n"], True)
     for definition in ("def f(x):\n", "async def f(x: dict[str, int] = {'a': 1}, *, key=lambda y: y) -> None:\n"):
-        assert holds_code(f"import re\n{definition}{body}", "f") is expected
-    assert not holds_code(body, "f")
+        assert {body: holds_code(f"import re\n{definition}{body}", "f") for body in bodies} == bodies
+    assert not any(holds_code(body, "f") for body in bodies)
 
 
 def test_code_in_the_line_of_the_definition_is_seen():
     assert holds_code("def f(x): return x\n", "f")
-    assert not holds_code("def f(x): ...\n", "f")
-    assert not holds_code("def f(x", "f")
-    assert not holds_code("def f(x):", "f")
+    assert not any(holds_code(code, "f") for code in ("def f(x): ...\n", "def f(x", "def f(x):"))
