@@ -54,6 +54,23 @@ def searched(folder, report):
     change_json(folder / "flab_report.json", held_out=measured, base_model=base, completions=completions)
 
 
+def experts(folder, report):
+    """Its vocabulary was decided by counts and a preset too; its evaluation had another baseline, its timing none."""
+    text = {"file": "a.npz", "sha256": "0" * 64, "sources": ["owner/code[text]"], "texts": 3, "bytes": 99}
+    counts = [{**text, "tokens": 40, "whole_tokens": 39, "datasets": ["owner/code"]}] * 10
+    texts = {**report["texts"], "counts": counts, "preset_words": 20, "preset_words_cut_differently": 2}
+    texts |= {"corpus_cut_differently": 1, "calibration_by_kind": {"own": 2, "odd|kind": 3}}
+    change_json(folder / "flab_report.json", texts=texts, datasets=["owner/code"])
+    data = json.loads((folder / "flab_config.json").read_text(encoding="utf-8"))["data"]
+    change_json(folder / "flab_config.json", data={**data, "counts": ["/data/a.npz"], "preset": "web"})
+    evaluation = evaluation_of(report)
+    evaluation["models"]["dense"]["weights_sha256"] = "f" * 64
+    write_json(folder / "flab_evaluation.json", evaluation)
+    efficiency = efficiency_of(report, folder, table=[])
+    efficiency["models"]["baseline"] |= {"parameters": 1, "dtype": "float32"}
+    write_json(folder / "flab_efficiency.json", efficiency)
+
+
 @pytest.fixture
 def models(tmp_path, monkeypatch):
     """Copies of the models, beside each other in the current folder."""
@@ -61,14 +78,14 @@ def models(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for source in MODELS.iterdir():
         folder = shutil.copytree(source, tmp_path / source.name)
-        change = {"recovered": recovered, "searched": searched}.get(source.name)
+        change = {"experts": experts, "recovered": recovered, "searched": searched}.get(source.name)
         if change is not None:
             change(folder, json.loads((folder / "flab_report.json").read_text(encoding="utf-8")))
     return tmp_path
 
 
-def compare(texts, tmp_path):
-    """Writes what differs beside the wanted texts' copies, where it can be looked at and copied from."""
+def check(texts, tmp_path):
+    """What differs is written to a folder, where it can be looked at and copied from."""
     new = {name: text for name, text in texts.items() if text != (SHOWN / name).read_text(encoding="utf-8")}
     for name, text in new.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -80,8 +97,8 @@ def test_what_is_shown_of_a_model_is_what_was_wanted(models, name):
     checkpoint = Checkpoint(models / name)
     card = render_card(checkpoint, CardRequest(TermsSettings(), ask_hub=False))
     texts = {"card.md": card.text, "page.html": card.page, "summary.txt": report_summary(checkpoint.report)}
-    compare({f"{name}.{kind}": text for kind, text in texts.items()}, models)
+    check({f"{name}.{kind}": text for kind, text in texts.items()}, models)
 
 
 def test_models_side_by_side_are_shown_as_was_wanted(models):
-    compare({"compared.md": comparison_text(read_models(["applied", "experts", "recovered", "searched"]))}, models)
+    check({"compared.md": comparison_text(read_models(["applied", "experts", "recovered", "searched"]))}, models)
