@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from ..records.checkpoint import Checkpoint
 from ..records.held_out import KindCost
 from ..records.report import Report
 from ..records.results import BASELINE, MODEL, EfficiencyRecord, EvaluationRecord, ScoreRow
 from ..records.rows import Row, held_out_rows, megabytes, typeset
-from ..records.scores import PROGRAMS, together_text
+from ..records.scores import PROGRAMS
 from ..utils.hashing import file_sha256
 from .markdown import cell, code
 
@@ -82,57 +81,13 @@ def _problems(row: ScoreRow, evaluation: EvaluationRecord) -> str:
     return f" ({'first ' if limit is not None else ''}{row.problems:,} problems)"
 
 
-def evaluation_tables(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """One table per evaluation: `heading`, `rows`, and `about`, sentences on how it was run."""
-    tables, base = [], checkpoint.report.base_model.weights_sha256
-    for evaluation in checkpoint.evaluations:
-        paired = evaluation.is_against(base)
-        rows = []
-        for row in evaluation.scores:
-            task, metric, problems, dense, own, kept = row.cells()
-            scores = map(typeset, (dense, own, kept) if paired else (own,))
-            rows.append([cell(task), cell(metric), problems, *scores])
-        heading = ["task", "metric", "problems", *(["dense", "pruned", "retention"] if paired else ["pruned"])]
-        tables.append({"heading": heading, "rows": rows, "about": list(_how(evaluation, paired))})
-    return tables
-
-
-def _how(evaluation: EvaluationRecord, paired: bool) -> Iterable[str]:
-    settings = evaluation.settings
-    said = [f"computed in {cell(evaluation.own_model.dtype)}"] if evaluation.own_model.dtype else []
-    if settings.samples == 1:
-        said.append("greedy")
-    elif settings.samples is not None:
-        heat = f" at temperature {settings.temperature}" if settings.temperature else ""
-        said.append(f"{settings.samples} samples per problem{heat}")
-    if settings.limit is not None:
-        said.append(f"**only the first {settings.limit:,} problems of each task**")
-    if settings.max_new_tokens is not None:
-        said.append(f"at most {settings.max_new_tokens:,} new tokens")
-    if settings.seed is not None:
-        said.append(f"seed {settings.seed}")
-    if version := evaluation.versions.get("lm_eval"):
-        said.append(f"lm-eval {cell(version)}")
-    if text := ", ".join(said):
-        yield f"{text[0].upper()}{text[1:]}."
-    if named := {task: settings.sources_of(task) for task in settings.data}:
-        yield f"Local data: {'; '.join(f'{cell(task)} from {code(files)}' for task, files in named.items())}."
+def score_cells(evaluation: EvaluationRecord, paired: bool) -> list[list[str]]:
+    """Task, metric, problems and scores; without those of the baseline where that is not the dense model."""
+    lines = []
     for row in evaluation.scores:
-        if row.of is not None:
-            shown = {"dense": row.dense, "pruned": row.own} if paired else {"pruned": row.own}
-            yield sentence(f"{row.task}: {together_text(row.of, shown)}")
-    yield from map(sentence, evaluation.left_out)
-    if evaluation.protocols:
-        protocols = "; ".join(f"{cell(task)}: {cell(protocol)}" for task, protocol in evaluation.protocols.items())
-        yield f"How the tasks ask: {protocols}."
-    if not paired:
-        yield (
-            "The baseline of this evaluation was not the model that was pruned, so no retention is given."
-            if evaluation.dense is not None
-            else "The dense model was not evaluated beside it, so no retention is known."
-        )
-    if any(row.own is not None and row.own.interval_95 for row in evaluation.scores):
-        yield "Brackets are 95% intervals by bootstrap over the problems."
+        task, metric, problems, dense, own, kept = row.cells()
+        lines.append([cell(task), cell(metric), problems, *map(typeset, (dense, own, kept) if paired else (own,))])
+    return lines
 
 
 # --- held-out text -------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 
 from .json_files import Record, parse_record
 from .paths import without_paths
-from .scores import Score, metric_text, retention_text, score_text
+from .scores import Score, metric_text, retention_text, score_text, together_text
 
 
 EVALUATION_NAME, EVALUATION_TABLE = "flab_evaluation.json", "flab_evaluation.txt"
@@ -79,6 +79,11 @@ class ScoreRow(Record):
     def own(self) -> Score | None:
         """The score of the model that is judged."""
         return self.pruned or self.score
+
+    def made_of(self, paired: bool) -> str:
+        """What a score of several tasks together is made up of, with that of the dense model or without."""
+        shown = {"dense": self.dense, "pruned": self.own} if paired else {"pruned": self.own}
+        return together_text(self.of or {}, shown)
 
     def cells(self) -> list[str]:
         """Task, metric, problems, dense, own and retention as text."""
