@@ -12,7 +12,7 @@ from optimum_flab.pruning.texts import NO_ANSWERS
 from optimum_flab.records.work import WorkFolder
 from optimum_flab.running.answers import Writer, answers_to
 from optimum_flab.running.generation import BatchCache
-from optimum_flab.texts.answers import ROUNDS, Completion, answered, ask, repetition, text_of
+from optimum_flab.texts.answers import Completion, answered, ask, repetition, text_of
 from optimum_flab.texts.formats import formats_of
 from optimum_flab.texts.overlap import Forbidden
 from optimum_flab.texts.problems import packaged_problems
@@ -50,8 +50,8 @@ def test_problems_are_asked_in_conversations_and_as_programs_in_turn(tokenizer, 
         return [(Completion(f"answer {one.round} to {one.problem.name}", True), 10) for one in questions]
 
     texts = answered(PROBLEMS, formats, answer, 1e9)
-    assert list(texts) == PROBLEMS and all(len(found) == ROUNDS for found in texts.values())
-    assert len({text for found in texts.values() for text in found}) == ROUNDS * len(PROBLEMS)
+    assert list(texts) == PROBLEMS and all(len(found) == 32 for found in texts.values())
+    assert len({text for found in texts.values() for text in found}) == 32 * len(PROBLEMS)
     forms = {(question.problem, question.round): question.in_chat for batch in batches for question in batch}
     assert all(forms[problem, 0] is not forms[problem, 1] for problem in PROBLEMS)
     for batch in batches:

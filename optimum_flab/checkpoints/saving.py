@@ -32,7 +32,6 @@ def save_checkpoint(
     folder: str | Path,
     family: Family,
     tensors: Iterable[tuple[str, torch.Tensor]] | None = None,
-    max_shard_size: str = MAX_SHARD_SIZE,
 ) -> None:
     """Writes weights, configurations and tokenizer of a pruned model.
 
@@ -43,19 +42,20 @@ def save_checkpoint(
         family ([`Family`]): of the model; says whether transformers 4 reads the model that was measured.
         tensors (`Iterable[tuple[str, torch.Tensor]]`, *optional*): the weights of a model on the meta device, in any
             order; they are written as they come. Defaults to those in the model.
-        max_shard_size (`str`): the maximum size of a weight file, as `save_pretrained` takes it; larger weights are
-            split into several files with an index.
 
     Raises:
         [`FlabError`]: transformers loads a different tokenizer from the files.
     """
-    _save_weights(model, Path(folder), own_tensors(model).items() if tensors is None else tensors, max_shard_size)
+    _save_weights(model, Path(folder), own_tensors(model).items() if tensors is None else tensors)
     save_tokenizer(tokenizer, folder, older=family.is_known_to("4.57") and add_older_names(folder, family.older))
     check_tokenizer(folder, tokenizer)
 
 
 def _save_weights(
-    model: PreTrainedModel, folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], max_shard_size: str
+    model: PreTrainedModel,
+    folder: Path,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    max_shard_size: str = MAX_SHARD_SIZE,
 ) -> None:
     """Writes what `save_pretrained` writes, tensor by tensor; that would hold all of them in memory once more."""
     model.config.architectures = [type(model).__name__]

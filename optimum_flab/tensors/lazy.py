@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import re
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from ..utils.compat import ignored_tensors, optional_tensors, set_conversions
 from ..utils.errors import FlabError
 from ..utils.hashing import file_state
+from .stored import packed_header
 
 
 if TYPE_CHECKING:
@@ -342,7 +341,6 @@ def _begin_file(
         end += outlines[name].numel() * outlines[name].element_size()
         kind = NAMES[outlines[name].dtype]
         header[name] = {"dtype": kind, "shape": list(outlines[name].shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text)
-    return {name: 8 + len(text) + start for name, start in starts.items()}
+    content = packed_header(header)
+    path.write_bytes(content)
+    return {name: len(content) + start for name, start in starts.items()}

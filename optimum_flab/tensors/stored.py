@@ -37,6 +37,13 @@ def safetensors_header(path: Path) -> dict[str, Any]:
         return json.loads(file.read(data_start(path))[8:])
 
 
+def packed_header(header: Mapping[str, Any]) -> bytes:
+    """What stands before the tensors of a safetensors file with this header, padded to whole 8 bytes."""
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
 def stored_entries(path: Path, header: Mapping[str, Any]) -> Iterator[tuple[str, Entry]]:
     """The tensors of a file in the order of their bytes."""
     start = data_start(path)

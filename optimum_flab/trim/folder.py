@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
@@ -28,7 +27,7 @@ from ..records.names import CARD_NAME, FILES, OTHER_TOKENIZERS, WEIGHTS, WEIGHTS
 from ..records.shards import shards
 from ..tensors.copying import copy_bytes, copy_rows
 from ..tensors.lazy import stored_pieces
-from ..tensors.stored import data_start, safetensors_header, stored_entries
+from ..tensors.stored import data_start, packed_header, safetensors_header, stored_entries
 from ..utils.compat import new_model
 from ..utils.errors import DOWNLOAD, FlabError, first_line, first_of
 from ..utils.progress import progress
@@ -332,9 +331,7 @@ class FolderModel:
                 size = size // self._tables[name] * shape[0]
             header[name] = {"dtype": entry.dtype, "shape": shape, "data_offsets": [at, at + size]}
             at += size
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)
-        return struct.pack("<Q", len(text)) + text
+        return packed_header(header)
 
     def bytes_with(self, kept: Sequence[int]) -> int:
         """The bytes of the weight files with only these tokens."""

@@ -69,12 +69,10 @@ def trim(
     settings: TrimSettings | None = None,
     *,
     plan: PruningPlan | None = None,
-    tokenizer: str | Path | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
     overwrite: bool = False,
     command: str | None = None,
     reads: Sequence[str | Path] = (),
+    **options: Any,
 ) -> TrimReport:
     """Takes rows out of the tables of a model's vocabulary; every other tensor keeps its bytes.
 
@@ -89,13 +87,10 @@ def trim(
         settings ([`~settings.trim.TrimSettings`], *optional*): which tokens stay. Defaults to the natural vocabulary
             at a coverage of 0.9995.
         plan ([`PruningPlan`], *optional*): which tokens stay, in place of the settings.
-        tokenizer (`str` or `Path`, *optional*): a folder or Hub id with the tokenizer, where that in a GGUF file
-            cannot be read.
-        revision (`str`, *optional*): branch, tag or commit of a Hub repository.
-        trust_remote_code (`bool`): whether code from the repository may run.
         overwrite (`bool`): whether what an earlier trim wrote may be replaced.
         command (`str`, *optional*): for the report.
         reads (`Sequence`): further files that the output must not replace.
+        options: `tokenizer`, `revision` and `trust_remote_code` as of [`open_model`].
 
     Raises:
         [`FlabError`]: the model is damaged, is not there, or has a table that rows cannot be cut from; a size is out
@@ -103,19 +98,19 @@ def trim(
         [`ConfigurationError`]: the output exists or cannot be named so.
     """
     settings = settings or TrimSettings()
-    path, inputs = user_path(output), [model_name_or_path, tokenizer, *settings.data.sources, *settings.data.counts]
-    options: dict[str, Any] = {"tokenizer": tokenizer, "revision": revision, "trust_remote_code": trust_remote_code}
+    path = user_path(output)
+    sources = [*settings.data.sources, *settings.data.counts]
+    inputs = [model_name_or_path, options.get("tokenizer"), *sources, *reads]
     if path.suffix == ".gguf":
-        check_file(path, overwrite, model_name_or_path, [*inputs, *reads])
+        check_file(path, overwrite, model_name_or_path, inputs)
         folder = path.with_name(f".{path.name}.partial")
         report = trim(model_name_or_path, folder, settings, plan=plan, overwrite=True, command=command, **options)
         (folder / PLAN_NAME).replace(path.with_name(f"{path.stem}{PLAN_SUFFIX}"))
         (folder / next(iter(report.files))).replace(path)
         shutil.rmtree(folder)
         return report
-    with OutputFolder(path, TRIMMED, overwrite=overwrite, inputs=[*inputs, *reads]) as reserved, _no_collection():
-        files = find_model(model_name_or_path, revision, parts=True)
-        model = open_model(files, tokenizer, trust_remote_code)
+    with OutputFolder(path, TRIMMED, overwrite=overwrite, inputs=inputs) as reserved, _no_collection():
+        files, model = open_model(model_name_or_path, **options)
         texts = read_texts_for(model, settings) if plan is None else None
         kept = chosen_tokens(model, settings, texts, files.name) if texts else planned_tokens(model, plan)
         if len(kept) >= model.rows:
@@ -201,14 +196,30 @@ def read_texts_for(model: Model, settings: TrimSettings) -> TextSets:
     return divide_texts(texts, data, count_tokens, settings.seed, formats_of(model.tokenizer))
 
 
-def open_model(files: ModelFiles, tokenizer: str | Path | None, trust_remote_code: bool) -> Model:
-    """The model in some files, whose weights are not read."""
+def open_model(
+    model_name_or_path: str | Path,
+    tokenizer: str | Path | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[ModelFiles, Model]:
+    """Where a model is, and the model, whose weights are not read.
+
+    Args:
+        tokenizer (`str` or `Path`, *optional*): a folder or Hub id with the tokenizer, where that in a GGUF file
+            cannot be read.
+        revision (`str`, *optional*): branch, tag or commit of a Hub repository.
+        trust_remote_code (`bool`): whether code from the repository may run.
+
+    Raises:
+        [`FlabError`]: it is not there or damaged, or has a table that rows cannot be cut from.
+    """
+    files = find_model(model_name_or_path, revision, parts=True)
     named = None if tokenizer is None else _named_tokenizer(tokenizer)
     if files.gguf is not None:
-        return GgufModel(files.gguf, named)
+        return files, GgufModel(files.gguf, named)
     from .folder import FolderModel  # torch takes seconds to import, and GGUF files need none of it
 
-    return FolderModel(files, named, trust_remote_code)
+    return files, FolderModel(files, named, trust_remote_code)
 
 
 def _named_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
