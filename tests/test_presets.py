@@ -98,22 +98,6 @@ def counting(monkeypatch):
     return importlib.import_module("count_words")
 
 
-def test_what_packages_bundle_is_counted_only_where_it_is_named(counting, tmp_path):
-    root = tmp_path / "package"
-    for name in ("index.js", "dist/compiled/other.js", "deps/c.js", "deps/vendor/d.js", "vendor/e.js", "src/a.js"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(name)
-    (root / "package.json").write_text("{}")
-
-    def found(*folders):
-        package = counting.Package("npm", "one", folders=list(folders))
-        return list(counting.sources_of(package, tmp_path, {".js"}))
-
-    assert found() == ["index.js", "src/a.js"]
-    assert found("deps", "src") == ["deps/c.js", "src/a.js"]
-    assert found("index.js", "dist/compiled") == ["dist/compiled/other.js", "index.js"]
-
-
 def test_whoever_names_what_is_bundled_states_its_licence(counting):
     listed = yaml.safe_load(counting.LISTED.read_text(encoding="utf-8"))
     packages = {

@@ -153,9 +153,7 @@ CLASSES = {
             **{"boi_token_id": BEGIN, "eoi_token_id": END, "boa_token_id": BEGIN, "eoa_token_index": END},
         },
     ),
-    "mpt": ("MptForCausalLM", {"vocab_size": ROWS, "d_model": 32, "n_layers": 2, "n_heads": 4, **SPECIAL}),
     "olmoe": ("OlmoeForCausalLM", {**TEXT, **ROUTED}),
-    "opt": ("OPTForCausalLM", {**BASE, "ffn_dim": 48, "num_attention_heads": 4, "word_embed_proj_dim": 16}),
     "paligemma": (
         "PaliGemmaForConditionalGeneration",
         {
@@ -173,16 +171,6 @@ CLASSES = {
             "audio_config": {
                 **{"hidden_size": 32, "intermediate_size": 48, "num_blocks": 1, "num_attention_heads": 4},
                 **{"ext_pw_out_channel": 32, "nemo_conv_channels": 8, "input_size": 16, "audio_token_id": AUDIO},
-            },
-        },
-    ),
-    "qwen2_audio": (
-        "Qwen2AudioForConditionalGeneration",
-        {
-            **{"text_config": text("qwen2"), "audio_token_index": AUDIO},
-            "audio_config": {
-                **{"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 4, "encoder_ffn_dim": 48},
-                **{"num_mel_bins": 8, "max_source_positions": 16},
             },
         },
     ),
