@@ -5,12 +5,12 @@ Adding a family is one file in `known/`; users name their own with `--family`.
 
 from .axes import matrices_of, misfit, plain_axes, select_along
 from .files import FAMILY_NAME, family_for, known_families, read_family, save_family
-from .schema import Block, Family, Older, has_module
+from .schema import BlockFacts, Family, Older, has_module
 
 
 __all__ = [
     "FAMILY_NAME",
-    "Block",
+    "BlockFacts",
     "Family",
     "Older",
     "family_for",

@@ -46,7 +46,7 @@ class Modules(_Facts):
     output_head: ModulePath
 
 
-class Block(_Facts):
+class BlockFacts(_Facts):
     """What a decoder layer adds to the residual stream; module paths are relative to the layer.
 
     A layer's output is its input, plus what its attention adds, plus what its FFN adds. Whether the FFN reads the
@@ -226,7 +226,7 @@ class Family(_Facts):
             0.
         position_table (`bool`): whether the class looks positions up in a table, and so fails on texts of more tokens
             than `max_position_embeddings`.
-        block ([`Block`]), logits ([`Logits`]), norm ([`Norm`]): what pruning decisions need to know.
+        block ([`BlockFacts`]), logits ([`Logits`]), norm ([`Norm`]): what pruning decisions need to know.
         experts ([`Mixture`], *optional*): of a mixture of experts. Its neurons are those inside the experts; the FFNs
             of its other layers and its shared experts stay as they are.
         gguf ([`Gguf`], *optional*): of a family that llama.cpp knows.
@@ -244,7 +244,7 @@ class Family(_Facts):
     bound_layers: bool | FieldName = False
     separates_documents: bool = True
     position_table: bool = False
-    block: Block
+    block: BlockFacts
     logits: Logits = Logits()
     norm: Norm = Norm()
     experts: Mixture | None = None

@@ -36,7 +36,7 @@ TOKENS_PER_NEURON = 8
 FEWEST_TOKENS = 32_768
 MOST_TOKENS = 65_536
 
-Kind = Literal[(*KINDS,)]  # type: ignore[valid-type]
+TextKind = Literal[(*KINDS,)]  # type: ignore[valid-type]
 
 # The packaged word counts that may replace a corpus; the last one is all others together.
 PRESETS = ("python", "web", "systems", "all-code")
@@ -70,7 +70,7 @@ class DataSettings(Section):
     those of the corpus; if no corpus is named, they replace the default one"""
     calibration: Sources = []
     """sources from which your own share of the calibration text is sampled; empty: the corpus"""
-    mix: Annotated[dict[Kind, NonNegativeFloat], Flag(metavar="KIND=SHARE")] = KINDS
+    mix: Annotated[dict[TextKind, NonNegativeFloat], Flag(metavar="KIND=SHARE")] = KINDS
     """share of the calibration, validation and held-out tokens of a kind of text: own (your sources), answers (the
     dense model's own, to packaged problems), problems, library (installed Python source), chat, infilling (gaps to
     fill in the middle); kinds that are not named get none, unless all values are 0, which only leaves kinds out; may
