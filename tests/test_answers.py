@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from optimum_flab.pruning.texts import NO_ANSWERS
 from optimum_flab.records.work import WorkFolder
 from optimum_flab.running.answers import Writer, answers_to
 from optimum_flab.running.generation import BatchCache
+from optimum_flab.running.run import Run
 from optimum_flab.texts.answers import Completion, answered, ask, repetition, text_of
 from optimum_flab.texts.formats import formats_of
 from optimum_flab.texts.overlap import Forbidden
@@ -129,8 +131,9 @@ def test_a_pruning_reads_and_measures_answers(tmp_path, monkeypatch, capsys):
 
 
 def test_a_model_in_its_files_writes_nothing(tokenizer, tmp_path):
-    asked, work = FlabPrunerConfig(data={"mix": {"answers": 1}}), WorkFolder(tmp_path)
+    asked, default = (SimpleNamespace(config=FlabPrunerConfig(data=data)) for data in ({"mix": {"answers": 1}}, {}))
+    run = Run(WorkFolder(tmp_path))
     dense = FlabOptimizer(tiny_model("llama", 600), tokenizer).dense
-    assert answer_writer(dense, "weights", asked, work) is not None
-    assert answer_writer(dense, "weights", FlabPrunerConfig(), work) is None  # no share by default
-    assert answer_writer(replace(dense, stored={}), "weights", asked, work) is None
+    assert answer_writer(dense, "weights", asked, run) is not None
+    assert answer_writer(dense, "weights", default, run) is None  # no share by default
+    assert answer_writer(replace(dense, stored={}), "weights", asked, run) is None
