@@ -10,7 +10,6 @@ import torch
 
 from .families import family_for
 from .pruning.components import components_of, outline, sizes_of
-from .pruning.limits import body_notes, candidates_for
 from .records.rows import text_table
 from .records.verdict import programs_by_body
 from .settings.configuration import FlabPrunerConfig
@@ -165,7 +164,8 @@ def outlook_of(dense: LoadedModel, config: FlabPrunerConfig) -> Outlook:
     """
     from .pruning.estimates import pruning_estimate
     from .pruning.file_size import FileSizes
-    from .pruning.resolution import resolve
+    from .pruning.resolution import body_notes, resolve
+    from .pruning.search import candidates_for
     from .pruning.vocabulary import token_choice
     from .running.run import Run
     from .texts.sets import corpus_alone

@@ -22,8 +22,8 @@ from .pruned import (
     read_pruned,
     write_pruned,
 )
+from .pruning.limits import TOLERANCE
 from .pruning.memory_budget import bytes_of
-from .pruning.request import TOLERANCE
 from .pruning.resolution import check_request, fit_in_memory, resolve
 from .pruning.result import PrunedModel
 from .pruning.run import apply_plan, prune, pruning_run

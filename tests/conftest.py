@@ -42,8 +42,9 @@ from transformers import (
 from optimum_flab import FlabPrunerConfig
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components.deciding import NarrowLayer
-from optimum_flab.pruning.limits import with_limits
-from optimum_flab.pruning.request import Limits, Request
+from optimum_flab.pruning.limits import Limits
+from optimum_flab.pruning.request import Request
+from optimum_flab.pruning.resolution import with_limits
 from optimum_flab.pruning.shapes import masked_weights, without_layers
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.running.casting import replaced_step

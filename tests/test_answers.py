@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from optimum_flab import FlabError, FlabOptimizer, FlabPrunerConfig
-from optimum_flab.pruning.answers import answer_writer
-from optimum_flab.pruning.texts import NO_ANSWERS
+from optimum_flab.pruning.texts import NO_ANSWERS, answer_writer
 from optimum_flab.records.work import WorkFolder
 from optimum_flab.running.answers import Writer, answers_to
 from optimum_flab.running.generation import BatchCache

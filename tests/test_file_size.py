@@ -11,7 +11,7 @@ from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.hashes import dense_hash
 from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.file_size import SPARE, FileSizes
-from optimum_flab.pruning.limits import shapes_to_compare
+from optimum_flab.pruning.search import shapes_to_compare
 from optimum_flab.pruning.vocabulary import TokenChoice, counted_tokens
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.settings.components import VocabularySettings

@@ -13,8 +13,10 @@ from optimum_flab import FlabPrunerConfig
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components import sizes_of_config
 from optimum_flab.pruning.components.neurons import width_multiple
-from optimum_flab.pruning.limits import body_notes, shapes_to_compare
-from optimum_flab.pruning.request import TOLERANCE, Request
+from optimum_flab.pruning.limits import TOLERANCE
+from optimum_flab.pruning.request import Request
+from optimum_flab.pruning.resolution import body_notes
+from optimum_flab.pruning.search import shapes_to_compare
 from optimum_flab.settings.files import read_settings_file
 from optimum_flab.settings.pruning import merge_settings
 from optimum_flab.sizes import ModelSizes

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.measuring.divergence import following, predicting
 from optimum_flab.pruning.components.neurons import decide_neurons
-from optimum_flab.pruning.limits import candidate_shapes, start_shape
-from optimum_flab.pruning.request import parameters_to_keep
+from optimum_flab.pruning.limits import candidate_shapes, parameters_to_keep, start_shape
 from optimum_flab.pruning.search import search_shape
 from optimum_flab.pruning.shapes import cost, measure_shape
 from optimum_flab.records.pieces import Pieces

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,13 @@ import torch
 from ..families import Family
 from ..families.positions import check_positions
 from ..settings.configuration import FlabPrunerConfig
+from ..sizes import Shape
+from ..utils.errors import ConfigurationError
 from ..vocabulary.closure import config_token_ids, read_spec
-from .components import outline, sizes_of
+from .components import COMPONENTS, Component, components_of, outline, sizes_of
 from .counts import read_counts
 from .file_size import FileSizes
-from .limits import with_limits
+from .limits import TOLERANCE
 from .memory_budget import weights_fit
 from .request import Request
 from .vocabulary import check_named_tokens
@@ -23,6 +26,9 @@ from .vocabulary import check_named_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+MOST_OF_BODY = 0.5  # beyond which a target is warned of
 
 
 def resolve(
@@ -109,3 +115,125 @@ def described(
     if family.experts is not None:
         routed = getattr(facts, family.mixture.per_token) / getattr(facts, family.sizes["expert"])
     return Request(config, sizes, tokens, dtype, facts.hidden_size, routed)
+
+
+def with_limits(request: Request) -> Request:
+    """The request with the sizes that its settings allow.
+
+    Raises:
+        [`ConfigurationError`]: the model cannot have a size that is pinned, or that the devices of `align` can share;
+            nothing says how many of something stay, or nothing would be pruned; or the target is out of reach with
+            any text.
+    """
+    asked_for = [component for component in COMPONENTS if _is_asked_for(request, component)]
+    allowed = {component.dimension: _allowed_sizes(request, component) for component in asked_for}
+    request = replace(request, allowed=allowed)
+    config, limits = request.config, request.limits
+    if config.target_ratio is not None or request.file_sizes is not None:
+        check_target(request)
+    elif not config.has_target and not config.vocabulary.enabled and limits.largest == limits.dense:
+        pins = [component.settings.setting for component in components_of(limits.dense)]
+        raise ConfigurationError(
+            f"nothing would be pruned: the vocabulary is switched off, and all {limits.dense['layer']:,} layers stay"
+            f" as they are; set target_ratio, or a smaller {' or '.join(pins[1:])}"
+        )
+    return request
+
+
+def _is_asked_for(request: Request, component: Component) -> bool:
+    """Whether a model has a component; refuses settings of one that is off by default where they mean nothing."""
+    section, has_it = component.section(request.config), component.dimension in request.sizes.shape
+    if section.enabled and not component.settings.model_fields["enabled"].default:
+        name, pin = f"{section.section}.enabled", f"{section.section}.{section.setting}"
+        if not has_it:
+            raise ConfigurationError(f"{name}: this model has no {section.units} to remove; drop it and `{pin}`")
+        if section.pinned is None and (not request.config.has_target or not component.is_searched):
+            other = " or `target_ratio`" if component.is_searched else ""
+            raise ConfigurationError(f"{name}: nothing says how many {section.units} stay; set `{pin}`{other}")
+    return has_it
+
+
+def _allowed_sizes(request: Request, component: Component) -> Sequence[int]:
+    """The sizes that a component may have, ascending. Without a target only the vocabulary decides its own."""
+    config, sizes = request.config, request.sizes
+    dimension = component.dimension
+    section, dense = component.section(config), sizes.shape[dimension]
+    name, allowed = f"{section.section}.{section.setting}", sizes.possible[dimension]
+    if section.pinned is not None:
+        size = component.rounded(section.pinned, request)
+        if size > dense:
+            raise ConfigurationError(
+                f"{name}: {size:,} is more than the {dense:,} of the dense model; pruning only makes models smaller"
+            )
+        if size not in allowed:
+            near = sorted(sorted(allowed, key=lambda other: abs(other - size))[:4])
+            reason = f" ({sizes.reasons[dimension]})" if sizes.reasons.get(dimension) else ""
+            raise ConfigurationError(
+                f"{name}: this model cannot have {size:,}{reason}; use one of {', '.join(f'{n:,}' for n in near)}"
+            )
+        allowed = [size]
+    elif not section.enabled or (not config.has_target and dimension != "vocab"):
+        allowed = [dense]
+    else:
+        allowed = component.allowed(request)
+    multiple = component.per_device * (config.align or 0) or 1
+    if shared := [size for size in allowed if size % multiple == 0]:
+        return shared
+    which = f"{allowed[0]:,} is not" if len(allowed) == 1 else f"no size up to the dense {dense:,} is"
+    raise ConfigurationError(
+        f"{name}: {which} a multiple of what `align` and `{section.section}` ask for; use another size, fewer devices,"
+        " or a smaller multiple"
+    )
+
+
+def check_target(request: Request) -> None:
+    """Raises a [`ConfigurationError`] that says what is reachable when the target is not."""
+    limits, target_ratio = request.limits, request.config.target_ratio
+    if target_ratio is None:
+        check_size(request)
+        return
+    most, least = limits.removed(limits.smallest), limits.removed(limits.largest)
+    if not least - TOLERANCE <= target_ratio <= most + TOLERANCE:
+        raise ConfigurationError(
+            f"target_ratio: {target_ratio:g} cannot be reached with what is pinned or switched off; at least "
+            f"{max(least, 0):.3f} and at most {most:.3f} of all parameters can be removed. Free a component, or change"
+            " the target"
+        )
+
+
+def check_size(request: Request) -> None:
+    """Raises a [`ConfigurationError`] if no model is as small, or the dense one is."""
+    config, limits = request.config, request.limits
+    what = f"target_size: {config.target_size} as {config.target_type or 'safetensors'}"
+    smallest = limits.smallest
+    if (least := limits.measure(smallest)) > request.budget:
+        parts = [f"{smallest[part.dimension]:,} {part.settings.units}" for part in components_of(smallest)]
+        raise ConfigurationError(
+            f"{what} is less than the {least / 1e6:,.3f} MB of the smallest model possible"
+            f" ({', '.join(parts)}); allow more, free what is pinned or switched off, or name a smaller target_type"
+        )
+    if (whole := limits.measure(limits.dense)) <= request.budget:
+        raise ConfigurationError(
+            f"{what} is more than the {whole / 1e6:,.1f} MB of the dense model, which needs no pruning for it; name a"
+            " smaller size"
+        )
+
+
+def body_notes(request: Request, shape: Shape | None = None) -> list[str]:
+    """A warning where a target takes so much of the body that little of what the model can do is left.
+
+    Args:
+        shape ([`Shape`], *optional*): about what it comes to. Before any text is read that is not known; then the
+            smallest vocabulary that is allowed is assumed.
+    """
+    limits = request.limits
+    removed = 0.0 if shape is None else limits.removed_body(shape)
+    if shape is None and request.config.has_target:
+        around = limits.dense.resized(vocab=limits.smallest["vocab"])
+        removed = 1 - request.budget / limits.measure(around)
+    if removed <= MOST_OF_BODY:
+        return []
+    return [
+        f"the target takes {removed:.0%} or more of the body (all but the vocabulary): beyond {MOST_OF_BODY:.0%}"
+        " little of what a model can do is left; remove less, or begin with a smaller dense model"
+    ]

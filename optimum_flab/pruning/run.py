@@ -37,14 +37,14 @@ from ..utils.places import cache_root, user_path
 from ..utils.stopwatch import Stopwatch
 from .estimates import pruning_estimate
 from .inputs import PruningInputs
-from .limits import body_notes, candidates_for
 from .memory_budget import open_weights
 from .plan_check import check_plan
 from .planning import decided_plan
 from .reporting import build_report
 from .request import Request
+from .resolution import body_notes
 from .result import PrunedModel
-from .search import chosen_shape
+from .search import candidates_for, chosen_shape
 from .texts import read_pruning_texts, text_counts
 from .time_budget import within_time
 from .vocabulary import token_choice, tokenizer_of

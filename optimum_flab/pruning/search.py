@@ -4,7 +4,7 @@ nothing."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from pydantic import TypeAdapter
@@ -13,13 +13,18 @@ from ..records.pieces import Pieces
 from ..records.report import Search, TriedShape
 from ..records.work import json_stage
 from ..sizes import Shape
+from ..utils.errors import ConfigurationError
 from ..utils.hashing import digest_of
 from ..utils.progress import progress_bar
 from .components import components_of
 from .components.base import Calibrated, Choice
+from .components.vocabulary import round_up, row_multiple
 from .inputs import PruningInputs
-from .limits import Candidates
+from .limits import candidate_shapes, check_reached, start_shape
+from .request import Request
+from .resolution import check_target
 from .shapes import StoredShape, cost, measure_shape
+from .vocabulary import TokenChoice
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,68 @@ class ChosenShape:
     def hash(self) -> str:
         """Hex SHA-256 of all of it."""
         return digest_of(TypeAdapter(ChosenShape).dump_python(self))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a search chooses from.
+
+    Args:
+        request ([`Request`]): with the sizes of files by the tokens that stay.
+        rows (`list[list[Shape]]`): the shapes, see [`candidate_shapes`]; only one if there is no target.
+        start ([`Shape`]): where the search begins, from which it does not usually go far.
+    """
+
+    request: Request
+    rows: list[list[Shape]]
+    start: Shape
+
+
+def candidates_for(request: Request, tokens: TokenChoice) -> Candidates:
+    """What a search chooses from, once it is known which tokens the text needs.
+
+    Raises:
+        [`ConfigurationError`]: the vocabulary or the target is out of reach.
+    """
+    if request.file_sizes is not None:
+        request = replace(request, file_sizes=request.file_sizes.by_order(tokens.order))
+    natural = len(tokens.counted.natural)
+    rows = shapes_to_compare(request, natural, len(tokens.counted.protected))
+    return Candidates(request, rows, start_shape(rows[0], natural))
+
+
+def shapes_to_compare(request: Request, natural: int, fewest: int) -> list[list[Shape]]:
+    """The shapes to choose from, see [`candidate_shapes`]; only one if there is no target.
+
+    Args:
+        natural (`int`): tokens that the corpus asks for.
+        fewest (`int`): tokens that must be kept at any size.
+
+    Raises:
+        [`ConfigurationError`]: the vocabulary or the target is out of reach.
+    """
+    config, limits = request.config, request.limits
+    vocabulary, multiple = config.vocabulary, row_multiple(request)
+    rows = round_up(natural, multiple if vocabulary.enabled else 1)
+    if rows > limits.dense["vocab"] and (vocabulary.keep_used or not config.has_target) and vocabulary.size is None:
+        raise ConfigurationError(
+            f"vocabulary.size: the {natural:,} tokens that stay would be padded to {rows:,} rows, more than the"
+            f" {limits.dense['vocab']:,} of the dense model; use a smaller `vocabulary.pad_to_multiple_of`, or fewer"
+            " devices in `align`"
+        )
+    if not config.has_target:
+        return [[limits.largest if vocabulary.size else limits.largest.resized(vocab=rows)]]
+    if vocabulary.size is None and vocabulary.enabled:
+        least = rows if vocabulary.keep_used else round_up(fewest, multiple)
+        sizes = [least, *(size for size in request.allowed["vocab"] if size > least)]
+        request = replace(request, allowed={**request.allowed, "vocab": sizes})
+        check_target(request)
+    compared = candidate_shapes(request.limits, rows, request.budget, request.slack)
+    if config.target_ratio is None:
+        return compared
+    reached = check_reached(request.limits, [shape for row in compared for shape in row], config.target_ratio)
+    near = [[shape for shape in row if shape in reached] for row in compared]
+    return list(filter(None, near)) or [[shape] for shape in reached]
 
 
 Tried = dict[Shape, TriedShape]  # what shapes were measured to cost

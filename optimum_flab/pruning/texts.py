@@ -7,19 +7,24 @@ from collections.abc import Sequence
 
 from ..checkpoints.loading import LoadedModel
 from ..records.texts import TextCounts
+from ..running.answers import Writer, answers_to
+from ..running.casting import estimates_dtype, on_device
+from ..running.generation import BatchCache
 from ..running.run import Run
 from ..settings.pruning import TOKENS_PER_NEURON, DataSettings
+from ..texts.answers import QUESTIONS_AT_ONCE, Answer, Completion, Question
 from ..texts.formats import Formats, formats_of
 from ..texts.kinds import ANSWERS, CHAT, INFILLING
 from ..texts.presets import preset_words
 from ..texts.sets import TextSets, read_text_sets
-from .answers import answer_writer
 from .counts import counts_report
 from .request import Request
 from .vocabulary import TokenChoice
 
 
 FEWEST_PER_NEURON = 2  # calibration tokens
+ANSWERS_FOLDER = "answers"
+LONGEST_ANSWER = 256  # tokens
 # Notes for the report.
 NOT_WRITTEN = (
     "the model's weights stay in their files, so that it would write too slowly: the share of the calibration text of"
@@ -52,6 +57,36 @@ def read_pruning_texts(dense: LoadedModel, weights: str, request: Request, run: 
     for warning in few_tokens(texts.calibration_tokens, tokens_per_neuron(request, texts)):
         run.warn(warning)
     return texts
+
+
+def answer_writer(dense: LoadedModel, weights: str, request: Request, run: Run) -> Answer | None:
+    """What writes a model's answers; `None` if they have no share of the text, or the model has its weights in their
+    files, from which it would write slowly. Of several processes the first writes.
+
+    Args:
+        weights (`str`): their hash, see [`~checkpoints.hashes.dense_hash`].
+        run ([`Run`]): its work folder keeps what was written, for all runs.
+    """
+    config, processes = request.config, run.processes
+    if not config.data.mix.get(ANSWERS) or dense.stored is not None:
+        return None
+    cache, longest = BatchCache(run.work.root / ANSWERS_FOLDER, reuse=run.work.resume), config.data.sequence_length
+    model, tokenizer = dense.model, dense.tokenizer
+    writer = Writer(
+        on_device(model, model.device, estimates_dtype(model.dtype, model.device)),
+        tokenizer,
+        weights,
+        cache,
+        closing=formats_of(tokenizer).closing,
+        most_tokens=min(LONGEST_ANSWER, longest // 2),
+        batch_size=QUESTIONS_AT_ONCE,
+        seed=config.seed,
+    )
+
+    def answer(questions: Sequence[Question]) -> list[tuple[Completion, int]]:
+        return processes.of_each(answers_to(writer, longest, questions) if processes.is_main else [])[0]
+
+    return answer
 
 
 def text_notes(data: DataSettings, formats: Formats, can_answer: bool) -> list[str]:
