@@ -15,8 +15,6 @@ from optimum.configuration_utils import BaseConfig
 from optimum_flab import ConfigurationError, EvaluationSettings, FlabPrunerConfig
 from optimum_flab.settings.files import read_settings_file
 from optimum_flab.settings.pruning import (
-    KINDS,
-    PRESETS,
     SECTIONS,
     FFNSettings,
     PrunerSettings,
@@ -39,7 +37,9 @@ valid_fields = st.fixed_dictionaries(
         "target_ratio": st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True),
         "seed": st.integers(0, 2**32 - 1),
         "align": st.none() | st.integers(1, 8),
-        "data": st.fixed_dictionaries({"corpus": texts, "preset": st.sampled_from([None, *PRESETS])}),
+        "data": st.fixed_dictionaries(
+            {"corpus": texts, "preset": st.sampled_from([None, "python", "web", "systems", "all-code"])}
+        ),
         "vocabulary": st.fixed_dictionaries(
             {"keep_tokens": texts, "coverage": st.floats(0, 1, exclude_min=True), "keep_used": st.booleans()}
         ),
@@ -160,7 +160,7 @@ def test_all_faults_are_reported_at_once():
         ),
         ({"own": -1}, "data.mix.own: -1 should be greater than or equal to 0"),
         ({"own": float("nan")}, "data.mix.own: nan should be a finite number"),
-        (dict.fromkeys(KINDS, 0), "data.mix: "),
+        (dict.fromkeys(("own", "answers", "problems", "library", "chat", "infilling"), 0), "data.mix: "),
     ],
 )
 def test_a_mix_has_shares_of_kinds(mix, message):

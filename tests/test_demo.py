@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from optimum_flab.checkpoints.demo import DEMO_NAME, DEMO_PACKAGES, DEMO_SHA256, assemble, demo_model
+from optimum_flab.checkpoints.demo import DEMO_PACKAGES, DEMO_SHA256, assemble, demo_model
 from optimum_flab.utils.errors import FlabError
 from optimum_flab.utils.hashing import file_sha256
 from optimum_flab.utils.places import cache_root
@@ -105,7 +105,7 @@ def test_real_demo_model_completes_code():
 
     from optimum_flab.checkpoints.loading import load_dense
 
-    dense = load_dense(DEMO_NAME)
+    dense = load_dense("flab-demo")
     assert dense.model.config.model_type == "gemma3_text"
     assert sum(parameter.numel() for parameter in dense.model.parameters()) == 268_098_176
     assert dense.storage_dtype == torch.bfloat16

@@ -12,10 +12,21 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AddedToken
 
 from optimum_flab.measuring.held_out import DenseReference, tokenise_both
-from optimum_flab.measuring.token_kinds import TOKEN_KINDS, kind_of, token_kinds
+from optimum_flab.measuring.token_kinds import kind_of, token_kinds
 from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec
 from optimum_flab.vocabulary.rewrite import rewrite_tokenizer
 from optimum_flab.vocabulary.usage import count_tokens
+
+
+TOKEN_KINDS = [
+    "names and words",
+    "Python keywords",
+    "numbers",
+    "signs",
+    "line ends and indentation",
+    "special tokens",
+    "other",
+]
 
 
 @pytest.mark.parametrize("around", [False, True])

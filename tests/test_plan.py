@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.records.plan import PLAN_NAME, WEIGHTS_NAME, PruningPlan
+from optimum_flab.records.plan import PruningPlan
 from optimum_flab.utils.errors import FlabError
 
 
@@ -46,15 +46,15 @@ def test_round_trip(tmp_path_factory, tokens, layers, neurons, name):
 
 def test_it_is_loaded_from_its_file_and_is_json_that_a_person_can_diff(tmp_path):
     plan().save(tmp_path)
-    assert PruningPlan.load(tmp_path / PLAN_NAME) == plan()
-    text = (tmp_path / PLAN_NAME).read_text()
+    assert PruningPlan.load(tmp_path / "flab_plan.json") == plan()
+    text = (tmp_path / "flab_plan.json").read_text()
     assert json.loads(text)["kept"]["neuron"] == {"0": [1, 2], "1": [0, 3]}
     assert '\n      "1": [0, 3]\n' in text and '\n    "vocab": [0, 2]\n' in text
 
 
 def test_without_compensation_there_is_one_file(tmp_path):
     plan(weights={}).save(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [PLAN_NAME]
+    assert [path.name for path in tmp_path.iterdir()] == ["flab_plan.json"]
     assert PruningPlan.load(tmp_path).weights == {}
 
 
@@ -67,8 +67,8 @@ def test_tensors_that_no_plan_names_are_refused(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', "not json", "[" * 100_000])
 def test_what_is_no_plan_is_refused(tmp_path, text):
-    (tmp_path / PLAN_NAME).write_text(text)
-    with pytest.raises(FlabError, match=f"; name the folder of a pruned model, or its {PLAN_NAME}"):
+    (tmp_path / "flab_plan.json").write_text(text)
+    with pytest.raises(FlabError, match="; name the folder of a pruned model, or its flab_plan.json"):
         PruningPlan.load(tmp_path)
 
 
@@ -76,19 +76,19 @@ def test_missing_or_foreign_tensors_are_refused(tmp_path):
     with pytest.raises(FlabError, match="cannot be read"):
         PruningPlan.load(tmp_path / "nowhere")
     plan().save(tmp_path)
-    (tmp_path / WEIGHTS_NAME).unlink()
+    (tmp_path / "flab_plan.safetensors").unlink()
     with pytest.raises(FlabError, match="cannot be read, or does not belong"):
         PruningPlan.load(tmp_path)
     plan(weights={"other": torch.zeros(1)}).save(tmp_path)
-    text = (tmp_path / PLAN_NAME).read_text().replace('"other"', '"w"')
-    (tmp_path / PLAN_NAME).write_text(text)
+    text = (tmp_path / "flab_plan.json").read_text().replace('"other"', '"w"')
+    (tmp_path / "flab_plan.json").write_text(text)
     with pytest.raises(FlabError, match="does not belong"):
         PruningPlan.load(tmp_path)
 
 
 def test_a_plan_of_a_later_format_is_refused(tmp_path):
     plan().save(tmp_path)
-    file = tmp_path / PLAN_NAME
+    file = tmp_path / "flab_plan.json"
     file.write_text(file.read_text().replace('"format": 3', '"format": 4'))
     with pytest.raises(FlabError, match="has format 4, .* reads formats up to 3; install a newer version"):
         PruningPlan.load(tmp_path)
@@ -112,7 +112,7 @@ def test_a_plan_of_a_later_format_is_refused(tmp_path):
 )
 def test_a_plan_with_a_value_of_another_kind_is_refused_by_its_name(tmp_path, field, value):
     plan(weights={}).save(tmp_path)
-    content = json.loads((tmp_path / PLAN_NAME).read_text())
-    (tmp_path / PLAN_NAME).write_text(json.dumps({**content, field: value}))
+    content = json.loads((tmp_path / "flab_plan.json").read_text())
+    (tmp_path / "flab_plan.json").write_text(json.dumps({**content, field: value}))
     with pytest.raises(FlabError, match=rf"is not as it was written \({field}"):
         PruningPlan.load(tmp_path)

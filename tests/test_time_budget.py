@@ -12,7 +12,6 @@ from optimum_flab.families import family_for
 from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.time_budget import (
     BASE,
-    LEAST_TOKENS,
     Pace,
     chosen_tokens,
     expected_seconds,
@@ -46,17 +45,15 @@ def test_what_is_no_duration_is_refused(text):
         seconds_of(text)
 
 
-@given(tokens=st.integers(LEAST_TOKENS, 1 << 17), share=st.floats(0.01, 3), searches=st.booleans())
+@given(tokens=st.integers(2048, 1 << 17), share=st.floats(0.01, 3), searches=st.booleans())
 def test_what_is_chosen_fits_and_twice_as_much_text_does_not(tokens, share, searches):
     asked = {"target_ratio": 0.3} if searches else {"ffn": {"intermediate_size": 32}}
     config = FlabPrunerConfig(**asked, data={"calibration_tokens": tokens})
     budget = share * seconds_for(config, SIZES, SLOW)
     try:
-        most, note = chosen_tokens(
-            partial(expected_seconds, request_for(config, SIZES), SLOW), tokens, LEAST_TOKENS, budget
-        )
+        most, note = chosen_tokens(partial(expected_seconds, request_for(config, SIZES), SLOW), tokens, 2048, budget)
     except ConfigurationError:
-        least = FlabPrunerConfig(**asked, data={"calibration_tokens": LEAST_TOKENS})
+        least = FlabPrunerConfig(**asked, data={"calibration_tokens": 2048})
         assert seconds_for(least, SIZES, SLOW) > budget
         return
     chosen = FlabPrunerConfig(**asked, data={"calibration_tokens": most})

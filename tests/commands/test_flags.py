@@ -13,7 +13,7 @@ from optimum_flab.commands import FlabCommand
 from optimum_flab.commands.flags import add_flag, flags_of, settings_from, value_type
 from optimum_flab.criteria import CHOICES
 from optimum_flab.settings.files import Settings
-from optimum_flab.settings.pruning import KINDS, merge_settings
+from optimum_flab.settings.pruning import merge_settings
 from optimum_flab.settings.section import NO_FLAG, Flag, Section, Sources
 from optimum_flab.utils.compat import actions_of
 from optimum_flab.utils.errors import ConfigurationError
@@ -149,7 +149,7 @@ def test_flags_that_are_given_several_times_add_up():
 def test_shares_of_kinds_replace_the_usual_ones_unless_they_only_leave_some_out():
     assert settings_of("prune", "--mix", "own=0.5", "--mix", " library =1").data.mix == {"own": 0.5, "library": 1}
     mix = settings_of("prune", "--mix", "infilling=0", "--mix", "chat=0").data.mix
-    assert mix == {**KINDS, "infilling": 0, "chat": 0}
+    assert mix == {"own": 0.3, "answers": 0, "problems": 0.2, "library": 0.15, "chat": 0, "infilling": 0}
     for wrong in ("own", "=0.5", " =x", "own="):
         with pytest.raises(ConfigurationError, match=f"--mix: {wrong!r} is not of the form KEY=VALUE"):
             settings_of("prune", "--mix", wrong)

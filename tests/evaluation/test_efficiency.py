@@ -34,9 +34,6 @@ from optimum_flab.evaluation.efficiency.running import (
 )
 from optimum_flab.evaluation.efficiency.sizes import count_flops, weight_files
 from optimum_flab.records.results import (
-    BASELINE,
-    EFFICIENCY_NAME,
-    MODEL,
     EfficiencyRecord,
     EnergyEstimate,
     Flops,
@@ -266,15 +263,17 @@ def test_only_the_weight_files_that_are_loaded_count(tmp_path):
 def test_results_are_never_written_over_others_unasked(tmp_path):
     folder = tmp_path / "new" / "out"
     report_on(model=measured()).save(folder)
-    written = EfficiencyRecord.model_validate_json((folder / EFFICIENCY_NAME).read_text(encoding="utf-8"))
+    written = EfficiencyRecord.model_validate_json((folder / "flab_efficiency.json").read_text(encoding="utf-8"))
     assert written.model_dump() == report_on(model=measured()).model_dump()
     (folder / "mine.txt").write_text("stays", encoding="utf-8")
     changed = report_on(model=measured(parameters=7))
-    with pytest.raises(FlabError, match=f"{EFFICIENCY_NAME} exists; name another folder, or set `overwrite`"):
+    with pytest.raises(FlabError, match="flab_efficiency.json exists; name another folder, or set `overwrite`"):
         changed.save(folder)
     changed.save(folder, overwrite=True)
-    assert json.loads((folder / EFFICIENCY_NAME).read_text(encoding="utf-8"))["models"]["model"]["parameters"] == 7
-    assert sorted(path.name for path in folder.iterdir()) == [EFFICIENCY_NAME, "mine.txt"]
+    assert (
+        json.loads((folder / "flab_efficiency.json").read_text(encoding="utf-8"))["models"]["model"]["parameters"] == 7
+    )
+    assert sorted(path.name for path in folder.iterdir()) == ["flab_efficiency.json", "mine.txt"]
     with pytest.raises(FlabError, match="Not a directory"):
         check_output(folder / "mine.txt")
 
@@ -346,7 +345,7 @@ def test_the_method_of_the_estimate_says_what_was_assumed_and_what_was_read():
 
 
 def test_sizes_are_those_of_the_checkpoints(report, checkpoints):
-    for folder, name in zip(checkpoints, (BASELINE, MODEL), strict=True):
+    for folder, name in zip(checkpoints, ("baseline", "model"), strict=True):
         model = report.models[name]
         assert model.name == str(folder)
         assert model.checkpoint_bytes == (folder / "model.safetensors").stat().st_size
@@ -357,13 +356,13 @@ def test_sizes_are_those_of_the_checkpoints(report, checkpoints):
         + (HEADS + 2 * KV_HEADS) * HEAD_DIM  # their biases
         + 3 * HIDDEN * WIDTH + 2 * HIDDEN  # the FFN and the norms
     )  # fmt: skip
-    assert report.models[BASELINE].parameters == DENSE_VOCABULARY * HIDDEN + LAYERS * per_layer + HIDDEN
+    assert report.models["baseline"].parameters == DENSE_VOCABULARY * HIDDEN + LAYERS * per_layer + HIDDEN
     removed = (DENSE_VOCABULARY - PRUNED_VOCABULARY) * HIDDEN + LAYERS * 3 * HIDDEN * (WIDTH - 32)
-    assert report.models[BASELINE].parameters - report.models[MODEL].parameters == removed
+    assert report.models["baseline"].parameters - report.models["model"].parameters == removed
 
 
 def test_times_come_from_the_runs_that_count(report):
-    assert list(report.models) == [BASELINE, MODEL]
+    assert list(report.models) == ["baseline", "model"]
     for model in report.models.values():
         for batch in (1, 2):
             runs = model.runs[batch]
@@ -389,7 +388,7 @@ def test_energy_is_an_estimate_that_says_how_it_was_made(report):
         assert energy.components_wh["gpu"] == 0
     said = " ".join(report.notes)
     assert "energy and CO2e are estimates by codecarbon at batch 2" in said
-    assert report.models[BASELINE].energy.method in said
+    assert report.models["baseline"].energy.method in said
     assert "(FRA)" in said
 
 
@@ -407,7 +406,7 @@ def test_the_same_table_goes_to_the_terminal(report):
         "energy per 1000 tokens, estimate",
         "CO2e per 1000 tokens, estimate",
     ]
-    first, parameters = report.table[0], [report.models[name].parameters for name in (BASELINE, MODEL)]
+    first, parameters = report.table[0], [report.models[name].parameters for name in ("baseline", "model")]
     assert [first.baseline, first.model] == parameters and first.ratio == parameters[1] / parameters[0]
     text = report.to_text()
     for row in report.table:
@@ -485,7 +484,7 @@ def test_the_command_measures_prints_and_writes(checkpoints, tmp_path, monkeypat
     shown = capsys.readouterr().out
     assert "time to first token, batch 1 (ms)" in shown
     assert "written to flab-bench in " in shown
-    written = json.loads((tmp_path / "flab-bench" / EFFICIENCY_NAME).read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / "flab-bench" / "flab_efficiency.json").read_text(encoding="utf-8"))
     assert written["workload"]["prompt_tokens"] == 4 and written["models"]["model"]["energy"] is None
     assert [path.name for path in tmp_path.iterdir()] == ["flab-bench"]
 

@@ -23,7 +23,6 @@ from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.evaluation.lm import FlabLM
 from optimum_flab.evaluation.tasks.text import read_texts
 from optimum_flab.records.plan import PruningPlan
-from optimum_flab.records.scores import PROGRAMS
 from optimum_flab.running.generation import (
     BatchCache,
     HasStopString,
@@ -189,7 +188,7 @@ def test_two_protocols_on_the_same_problems_share_no_batch(run, dense, tokenizer
     path = jsonl(tmp_path / "mbpp.jsonl", [{"task_id": 11, "text": "Return it.", "test_list": tests}])
     found = run((dense, tokenizer), "mbpp", "mbpp_zero_shot", data={"mbpp": path, "mbpp_zero_shot": path})
     assert (found.made, found.reused) == (2, 0)
-    assert {row.task for row in found.scores} == {"mbpp", "mbpp_zero_shot", PROGRAMS}
+    assert {row.task for row in found.scores} == {"mbpp", "mbpp_zero_shot", "programs"}
     assert found.protocols["mbpp"].startswith("as lm-eval's mbpp, with its prompt, three examples")
 
 

@@ -18,7 +18,6 @@ from optimum_flab.evaluation.catalog import hub_dataset
 from optimum_flab.evaluation.lm import FlabLM
 from optimum_flab.evaluation.references import check_references
 from optimum_flab.evaluation.tasks import infilling
-from optimum_flab.records.scores import PROGRAMS, TOGETHER
 from optimum_flab.running.generation import BatchCache
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 from optimum_flab.vocabulary.infilling import InfillingFormat
@@ -283,11 +282,11 @@ def test_both_models_are_asked_with_the_tokens_of_the_dense_one(file, tmp_path):
     rows = {row.task: row for row in found.scores}
     assert (rows[TASK].problems, rows[TASK].clusters) == (4, 2)
     assert (rows["openeval"].problems, rows["openeval"].clusters) == (2, None)
-    assert (rows[TOGETHER].problems, rows[TOGETHER].of) == (6, {TASK: 4, "openeval": 2})
-    assert rows[TOGETHER].clusters == 2  # a program and its lines pass or fail together
+    assert (rows["all code tasks"].problems, rows["all code tasks"].of) == (6, {TASK: 4, "openeval": 2})
+    assert rows["all code tasks"].clusters == 2  # a program and its lines pass or fail together
     assert found.settings.fim_format == QWEN
     assert found.protocols[TASK].endswith(f"asked as {QWEN}")
-    assert f"note: {TOGETHER}: 4 of {TASK} + 2 of openeval, each counted once: dense 0, pruned 0 of 6" in (
+    assert f"note: all code tasks: 4 of {TASK} + 2 of openeval, each counted once: dense 0, pruned 0 of 6" in (
         found.to_text()
     )
     for samples in found.samples.values():
@@ -323,9 +322,9 @@ def test_the_standard_set_of_a_chat_model(standard):
     assert "codeharmony" not in found.settings.data and found.settings.data["codeharmony_instruct"]
     rows = {row.task: row for row in found.scores}
     whole = {"humaneval_instruct": 2, "humaneval": 2, "codeharmony_instruct": 1, "openeval": 1}
-    assert (rows[PROGRAMS].of, rows[PROGRAMS].clusters) == (whole, 3)
-    assert rows[TOGETHER].of == {**whole, TASK: 4, "cruxeval_output": 1}
-    assert (rows[TOGETHER].problems, rows[TOGETHER].clusters) == (11, 4)
+    assert (rows["programs"].of, rows["programs"].clusters) == (whole, 3)
+    assert rows["all code tasks"].of == {**whole, TASK: 4, "cruxeval_output": 1}
+    assert (rows["all code tasks"].problems, rows["all code tasks"].clusters) == (11, 4)
     (prompt,) = {one["arguments"][0][0] for one in found.samples["model"]["codeharmony_instruct"]}
     assert prompt.endswith("<|end|>```python\n")
 
@@ -341,7 +340,7 @@ def test_the_standard_set_of_a_model_without_a_chat_template(standard):
     assert lines.startswith(f"standard: {TASK} is left out, since the tokenizer lacks the special tokens")
     assert f"note: {codeharmony}" in said and f"note: {lines}" in said and f"note: {lines}" in found.to_text()
     rows = {row.task: row for row in found.scores}
-    assert (rows[PROGRAMS].problems, rows[TOGETHER].problems) == (3, 4)
+    assert (rows["programs"].problems, rows["all code tasks"].problems) == (3, 4)
 
 
 def test_the_limit_counts_problems(file, tmp_path):

@@ -9,7 +9,6 @@ import pytest
 
 from optimum_flab.evaluation.source import holds_code
 from optimum_flab.evaluation.tasks import code
-from optimum_flab.evaluation.tasks.recode import SPLIT
 from optimum_flab.utils.errors import FlabError
 
 from .problems import TWICE, jsonl, load
@@ -57,7 +56,7 @@ ONE_LINE = {**TWICE, "task_id": "Test/2", "canonical_solution": "    return x * 
 PROBLEMS = [SUM_OF_SMALL, LONGEST_RUN, ONE_LINE]
 
 
-MARK = f"print('{SPLIT}')"
+MARK = "print('@@this is the line to split##')"
 
 
 def half(solution):

@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -154,6 +155,45 @@ def reference_scores(model, family, tokens, layer):
                 output = mlp.experts.down_proj[expert] @ (torch.nn.functional.silu(inner) * up)
                 norms[expert].append(float(gate * output.norm()))
     return torch.tensor([sum(found) / max(len(found), 1) for found in norms], dtype=torch.float64)
+
+
+def reference_grams(model, tokens, importance):
+    """By layer and expert the sum of `c g² x xᵀ` over the tokens sent to it, `g` the factor of its output, one token
+    at a time."""
+    seen, grams = [], []
+    handles = [
+        layer.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for layer in model.model.layers
+    ]
+    with torch.no_grad():
+        model(**tokens.model_inputs())
+        for handle in handles:
+            handle.remove()
+        for layer, states, counts in zip(model.model.layers, seen, importance, strict=True):
+            experts, hidden = layer.mlp.experts, states[tokens.mask]
+            of_layer = torch.zeros(len(experts.down_proj), *2 * [experts.down_proj.shape[-1]])
+            _, factors, chosen = layer.mlp.gate(hidden)
+            for token, (gates, sent) in enumerate(zip(factors, chosen.tolist(), strict=True)):
+                for gate, expert in zip(gates, sent, strict=True):
+                    inner, up = (experts.gate_up_proj[expert] @ hidden[token]).chunk(2)
+                    x = torch.nn.functional.silu(inner) * up
+                    of_layer[expert] += counts[tokens.mask][token] * gate**2 * torch.outer(x, x)
+            grams += of_layer
+    return grams
+
+
+def test_a_token_counts_by_the_square_of_the_factor_of_the_expert():
+    model, tokens, found = member("mixtral"), random_tokens(6, VOCABULARY, 24), []
+    importance = torch.rand(len(model.model.layers), *tokens.mask.shape, generator=torch.Generator().manual_seed(1))
+
+    def select(statistics, widths, generator):
+        found.append(statistics.whole.gram.clone())
+        return {width: torch.arange(width) for width in widths}
+
+    criterion = replace(NEURON_CRITERIA["energy"], select=select)
+    layers = range(len(model.model.layers))
+    decide_neurons(reading(model, tokens), layers, [8], criterion, importance=importance, sequential=False)
+    for gram, expected in zip(found, reference_grams(model, tokens, importance), strict=True):
+        torch.testing.assert_close(gram, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "deepseek_v3"])

@@ -18,7 +18,6 @@ from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.utils.errors import ConfigurationError, FlabError
-from optimum_flab.utils.places import FAMILY_NAME
 
 from ..conftest import TEXTS, byte_level_tokenizer, random_tokens, saved, small_config, thorough_but
 from .zoo import MIXTURES, member
@@ -134,7 +133,7 @@ def test_it_goes_all_the_way_and_stays_with_what_was_pruned(tmp_path):
     optimizer = FlabOptimizer.from_pretrained(dense, device="cpu", family=file)
     optimizer.prune(small_config(tmp_path, **sizes))
     optimizer.save_pretrained(out)
-    assert read_family(out / FAMILY_NAME) == read_family(file)
+    assert read_family(out / "flab_family.json") == read_family(file)
     pruned = AutoConfig.from_pretrained(out)
     assert (pruned.num_hidden_layers, pruned.intermediate_size) == (2, 40) and pruned.vocab_size < 600
     # what lies beside the pruned model is read without being named again

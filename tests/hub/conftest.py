@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.hub import card
 from optimum_flab.records.checkpoint import Checkpoint
-from optimum_flab.records.report import REPORT_NAME, report_text
+from optimum_flab.records.report import report_text
 from optimum_flab.settings.hub import CardSettings
 
 
@@ -108,7 +108,7 @@ def change_json(path, **changes):
 
 
 def write_report(folder, report):
-    (folder / REPORT_NAME).write_text(report_text(report), encoding="utf-8")
+    (folder / "flab_report.json").write_text(report_text(report), encoding="utf-8")
 
 
 def write_card(folder, **settings):

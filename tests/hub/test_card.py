@@ -17,15 +17,17 @@ from optimum_flab.evaluation.comparison import Passed, pooled_score
 from optimum_flab.export import export_gguf
 from optimum_flab.hub import terms as terms_module
 from optimum_flab.hub.card import CardRequest, render_card
-from optimum_flab.hub.frame import BEGIN, END, MARK, is_generated, metadata_of, text_of_user
+from optimum_flab.hub.frame import MARK, is_generated, metadata_of, text_of_user
 from optimum_flab.hub.terms import resolve_terms
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.report import Base, BaseCard
-from optimum_flab.records.scores import PROGRAMS, TOGETHER
 from optimum_flab.settings.hub import TermsSettings
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 
+# cards that are published have these two lines, and what stands between them stays
+BEGIN = "<!-- your text: begin. What stands between these two lines stays when the card is written anew. -->"
+END = "<!-- your text: end -->"
 BASE = TermsSettings(base_model="someone/tiny")
 NAME = "me/tiny-flab"
 
@@ -270,8 +272,8 @@ def test_a_score_that_is_not_a_number_is_no_result(pruned, report):
 def test_several_tasks_together_come_first_and_kinds_of_text_last(pruned, report):
     passed = Passed("humaneval", range(164), [[1] * 164, [1, 0] * 82])
     lines = Passed("humaneval_infilling", [number // 7 for number in range(1033)], [[1] * 1033, [1] * 1033])
-    both = json.loads(pooled_score(TOGETHER, [passed, lines]).model_dump_json())
-    programs = {**both, "task": PROGRAMS}
+    both = json.loads(pooled_score("all code tasks", [passed, lines]).model_dump_json())
+    programs = {**both, "task": "programs"}
     evaluation = evaluation_of(report)
     bits = evaluation["scores"][1]
     kinds = [{**bits, "metric": f"bits_per_byte[{name}]"} for name in ("a.jsonl", "b.jsonl", "c.jsonl", "d.jsonl")]

@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 from hub.conftest import evaluation_of, write_card, write_json, write_report
 
 from optimum_flab.records.checkpoint import Checkpoint
-from optimum_flab.records.names import PAGE_NAME
 from optimum_flab.records.report import ComparedCompletion
 
 
@@ -39,7 +38,7 @@ class Page(HTMLParser):
 
 
 def page_of(folder) -> Page:
-    return Page((folder / PAGE_NAME).read_text(encoding="utf-8"))
+    return Page((folder / "flab_report.html").read_text(encoding="utf-8"))
 
 
 def test_nothing_in_it_runs_and_results_and_completions_are_added(pruned, tmp_path):
@@ -55,7 +54,9 @@ def test_nothing_in_it_runs_and_results_and_completions_are_added(pruned, tmp_pa
     page = page_of(pruned)
     assert "script" not in page.elements and page.text.count(HOSTILE) == 4
     assert "data.jsonl" in page.text and str(tmp_path) not in page.text
-    assert "<pre>\n\nc</pre>" in (pruned / PAGE_NAME).read_text(encoding="utf-8")  # HTML drops the first of them
+    assert "<pre>\n\nc</pre>" in (pruned / "flab_report.html").read_text(
+        encoding="utf-8"
+    )  # HTML drops the first of them
     assert "Not evaluated" not in page.text and "97.5% [90.0%, 110.0%]" in page.text
 
 

@@ -23,7 +23,6 @@ from optimum_flab import FlabOptimizer, PruningPlan
 from optimum_flab.hub.client import hub_card, redact
 from optimum_flab.hub.frame import BEGIN, END, metadata_of, text_of_user
 from optimum_flab.hub.push import push_to_hub
-from optimum_flab.records.names import ADAPTER_FOLDER
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 
@@ -154,14 +153,14 @@ def test_only_files_of_the_model_and_what_is_named(pruned, hub):
     for name in ("notes/a.md", "notes/deep/b.md", "training.log", "pytorch_model.bin", "model-1-of-2.safetensors"):
         (pruned / name).parent.mkdir(parents=True, exist_ok=True)
         (pruned / name).write_bytes(b"x")
-    (pruned / ADAPTER_FOLDER).mkdir()
-    (pruned / ADAPTER_FOLDER / "adapter_config.json").write_text("{}")
+    (pruned / "adapter").mkdir()
+    (pruned / "adapter" / "adapter_config.json").write_text("{}")
     (pruned / "additional_chat_templates").mkdir()
     (pruned / "additional_chat_templates" / "tool_use.jinja").write_text("{{ x }}")
     pushed = push(pruned, dry_run=True)
     assert set(pushed.left) == {
         *("notes/a.md", "notes/deep/b.md", "training.log", "pytorch_model.bin", "model-1-of-2.safetensors"),
-        f"{ADAPTER_FOLDER}/adapter_config.json",
+        "adapter/adapter_config.json",
     }
     assert "additional_chat_templates/tool_use.jinja" in pushed.files and "flab_plan.safetensors" in pushed.files
     assert "not sent: adapter/adapter_config.json, model-1-of-2" in pushed.to_text()

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from optimum_flab import FlabError
 from optimum_flab.recovery.encoding import (
-    IGNORED,
     encode,
     encode_text,
     pack_examples,
@@ -138,11 +137,11 @@ def test_packing_keeps_every_label_at_the_token_before_it(pairs, length):
         starts = [i for i in range(length) if tokens.mask[row, i] and tokens.position_ids[row, i] == 0]
         for start, stop in zip(starts, [*starts[1:], int(tokens.mask[row].sum())], strict=True):
             labels = packed.labels[row, start:stop]
-            assert labels[-1] == IGNORED  # nothing predicts the next document
+            assert labels[-1] == -100  # nothing predicts the next document
             following = tokens.input_ids[row, start + 1 : stop]
-            assert all(label in (IGNORED, token) for label, token in zip(labels[:-1], following, strict=True))
-            found.append([int(label) for label in labels if label != IGNORED])
-        assert (packed.labels[row][~tokens.mask[row]] == IGNORED).all()
+            assert all(label in (-100, token) for label, token in zip(labels[:-1], following, strict=True))
+            found.append([int(label) for label in labels if label != -100])
+        assert (packed.labels[row][~tokens.mask[row]] == -100).all()
     assert sorted(found) == expected
 
 
@@ -166,7 +165,7 @@ def test_every_row_comes_once_a_pass(rows, steps, batch, seed):
 
 def test_digests_tell_labels_apart():
     packed, _ = pack_examples(encode([example("def f():\n", "    pass\n")] * 3, TOKENIZER, chat=False), 64, False)
-    other = type(packed)(packed.tokens, torch.full_like(packed.labels, IGNORED))
+    other = type(packed)(packed.tokens, torch.full_like(packed.labels, -100))
     assert packed.digest != other.digest
     assert packed.digest == packed.rows(range(len(packed))).digest
 
@@ -177,4 +176,4 @@ def test_examples_that_would_see_each_other_get_rows_of_their_own():
     assert len(packed) == 3 > len(pack_examples(encoded, 64, False)[0])
     for row in range(3):
         assert packed.tokens.input_ids[row][packed.tokens.mask[row]].tolist() == encoded[row].ids
-        assert int((packed.labels[row] != IGNORED).sum()) == sum(encoded[row].answers)
+        assert int((packed.labels[row] != -100).sum()) == sum(encoded[row].answers)

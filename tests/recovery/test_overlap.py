@@ -5,11 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.recovery.overlap import source_texts, unchecked_benchmarks
-from optimum_flab.texts.overlap import GRAM, Forbidden, benchmark_texts, words
+from optimum_flab.texts.overlap import Forbidden, benchmark_texts, words
 
 from .conftest import write_lines
 
 
+GRAM = 13  # words in a row that are too many
 WORD = st.text("abcdefg", min_size=1, max_size=4)
 
 

@@ -23,7 +23,6 @@ from optimum_flab.recovery.plain import (
     text_budget,
 )
 from optimum_flab.recovery.strategy import Counts
-from optimum_flab.settings.recovery import LIBRARY_SOURCE, PROBLEM_SOURCE
 from optimum_flab.texts.answers import Completion
 from optimum_flab.texts.formats import NO_FORMATS, Formats
 from optimum_flab.texts.overlap import Forbidden
@@ -34,7 +33,7 @@ from ..conftest import byte_level_tokenizer, flab
 from .conftest import SMALL, config_for, recovered, work_of, write_lines
 
 
-PACKAGED = [LIBRARY_SOURCE, PROBLEM_SOURCE]
+PACKAGED = ["python-packages", "packaged-problems"]
 FORMATS = Formats(
     chat=lambda turns: "<chat>" + "".join(f"<{turn['role']}>{turn['content']}" for turn in turns),
     infilling=lambda prefix, middle, suffix: f"<gap>{prefix}<|>{suffix}<|>{middle}",
@@ -83,7 +82,7 @@ def test_sources_count_by_equal_shares_and_what_one_lacks_the_others_give(tmp_pa
 def test_text_that_nobody_named_is_of_the_kinds_and_shares_of_calibration_and_of_other_documents(monkeypatch):
     mix = {"problems": 0.2, "library": 0.15, "chat": 0.1, "infilling": 0.25}
     asked, tokenizer = RecoveryConfig(mix=mix, text_tokens=40_000, sequence_length=1024), byte_level_tokenizer()
-    files = read_source(LIBRARY_SOURCE, for_training=True)
+    files = read_source("python-packages", for_training=True)
     monkeypatch.setattr(plain_room, "read_source", lambda *_, **__: SourceTexts(files.documents[:150]))
     sources = read_plain(asked, FORMATS)
     assert [source.whole for source in sources] == [False, False, True, True, True]
@@ -109,11 +108,11 @@ def test_text_that_nobody_named_is_of_the_kinds_and_shares_of_calibration_and_of
 
 
 def test_packaged_text_that_is_excluded_is_so_in_both_editions_and_measures_with_that_of_recoveries():
-    never = Forbidden(source_texts([PROBLEM_SOURCE]))
+    never = Forbidden(source_texts(["packaged-problems"]))
     programs = [one.program for one in (*packaged_problems(), *problems_to_train_on())]
     assert all(never.overlaps(program) for program in programs)
     plan = SimpleNamespace(settings={})
-    measured = data_room.held_out_texts(RecoveryConfig(text="mine", held_out=PROBLEM_SOURCE), plan)
+    measured = data_room.held_out_texts(RecoveryConfig(text="mine", held_out="packaged-problems"), plan)
     assert measured == [one.program for one in problems_to_train_on()]
 
 
@@ -140,8 +139,8 @@ def test_packaged_text_is_read_unless_it_is_switched_off_or_cannot_be_learned_fr
         assert RecoveryConfig(data="x", **changes).text_sources == []
     assert not RecoveryConfig().trains and RecoveryConfig(text="mine").trains
     assert RecoveryConfig(mix={"answers": 1}).trains
-    with pytest.raises(ConfigurationError, match=f"held_out: '{LIBRARY_SOURCE}' is also trained"):
-        RecoveryConfig(data="x", held_out=LIBRARY_SOURCE)
+    with pytest.raises(ConfigurationError, match="held_out: 'python-packages' is also trained"):
+        RecoveryConfig(data="x", held_out="python-packages")
     with pytest.raises(ConfigurationError, match="plain text has no answers"):
         RecoveryConfig(data="x", loss="cross-entropy", mix={"library": 1})
     with pytest.raises(ConfigurationError, match="leaves no text; set the share"):
@@ -204,7 +203,7 @@ def test_the_dense_models_own_answers_are_trained_on_and_written_once(loaded, ma
     assert first.report.recovery.estimate.answer_seconds > 0
     # what can be refused is refused before anything is written
     with pytest.raises(FlabError, match="nothing is left"):
-        recovered(loaded, made, **options | {"exclude": [PROBLEM_SOURCE]})
+        recovered(loaded, made, **options | {"exclude": ["packaged-problems"]})
 
 
 def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(loaded, made):
@@ -278,4 +277,4 @@ def test_the_two_models_are_enough_for_a_recovery_on_packaged_text(made):
     # asked for again by these settings, it has the same budget
     assert report["recovery"]["settings"]["text"] == []
     card = (made / "out" / "README.md").read_text()
-    assert f"passages of `{LIBRARY_SOURCE}`, `{PROBLEM_SOURCE}`" in card and "training data" not in card
+    assert "passages of `python-packages`, `packaged-problems`" in card and "training data" not in card

@@ -24,7 +24,7 @@ from optimum_flab.settings.export import ExportSettings
 from optimum_flab.tensors.gguf_header import read_header
 from optimum_flab.trim.run import trim
 from optimum_flab.vocabulary.files import SAMPLES
-from optimum_flab.vocabulary.gguf import BYTE, CONTROL, NORMAL, PREFIX, UNKNOWN, USER_DEFINED, read_tokenizer
+from optimum_flab.vocabulary.gguf import read_tokenizer
 from optimum_flab.vocabulary.pre_tokenizers import ALIASES, KNOWN, READ
 
 from ..conftest import PROSE, TEXTS, byte_level_tokenizer, thorough_but
@@ -36,6 +36,8 @@ from ..llama import LlamaFile
 WIDTH, INNER, LAYERS, HEADS, CONTEXT = 64, 96, 2, 4, 64
 TRAINED = [*TEXTS, *PROSE, *SAMPLES]
 KINDS = gguf.GGMLQuantizationType
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, _, BYTE = range(1, 7)  # types of tokens, as GGUF numbers them
+PREFIX = "tokenizer.ggml."
 Shapes = dict[str, tuple[int, ...]]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
