@@ -18,8 +18,8 @@ from pathlib import Path
 
 from common import made_once, positive, print_result, progress
 
+from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.paths import last_name
-from optimum_flab.records.report import read_report
 from optimum_flab.records.verdict import KNOWN
 
 
@@ -87,7 +87,7 @@ def evaluated(model: Path, name: str, args: argparse.Namespace) -> dict[str, obj
 
 def note(family: str, folder: Path, share: float, label: str) -> None:
     """Adds a model to what is known of a family, in place of one with the same label."""
-    report = read_report(folder)
+    report = Checkpoint(folder).report
     held_out = report.held_out.by_kind.get("problems", report.held_out)
     own = {
         "model": last_name(report.base_model.name),
