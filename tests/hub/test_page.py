@@ -54,9 +54,8 @@ def test_nothing_in_it_runs_and_results_and_completions_are_added(pruned, tmp_pa
     page = page_of(pruned)
     assert "script" not in page.elements and page.text.count(HOSTILE) == 4
     assert "data.jsonl" in page.text and str(tmp_path) not in page.text
-    assert "<pre>\n\nc</pre>" in (pruned / "flab_report.html").read_text(
-        encoding="utf-8"
-    )  # HTML drops the first of them
+    # HTML drops the first of them
+    assert "<pre>\n\nc</pre>" in (pruned / "flab_report.html").read_text(encoding="utf-8")
     assert "Not evaluated" not in page.text and "97.5% [90.0%, 110.0%]" in page.text
 
 
