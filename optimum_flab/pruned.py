@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +27,9 @@ from .pruning.result import PrunedModel
 from .records.atomic import write_files
 from .records.checkpoint import Checkpoint
 from .records.folders import FolderKind, OutputFolder
-from .records.names import CARD_NAME, PAGE_NAME, gguf_name, is_replaceable
+from .records.names import CARD_NAME, gguf_name, is_replaceable
 from .records.plan import PLAN_NAME
-from .records.report import REPORT_NAME, ComparedCompletion, report_text
+from .records.report import REPORT_NAME, report_text
 from .records.shards import shards
 from .running.casting import copy_in
 from .running.generation import completion
@@ -169,8 +169,6 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
     Returns:
         [`PrunedModel`]: with its folder, and the hash of its weights in its report.
     """
-    from .hub.card import write_card
-
     earlier = Checkpoint(output.folder).card
     with output.replacement() as partial:
         pruned = pruned.with_report(weights_sha256=_write_weights(pruned, dense, partial))
@@ -182,14 +180,13 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
             shutil.copyfile(file, partial / file.name)
         for name, path in pruned.files.items():
             (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial / name)
-        write_files(partial, {REPORT_NAME: report_text(pruned.report).encode()})
-        write_card(replace(pruned, folder=partial).checkpoint, earlier=earlier, ask_hub=False)
+        write_records(replace(pruned, folder=partial), earlier)
     clear_saved_stages(pruned)
     return replace(pruned, folder=output.folder)
 
 
 def write_gguf_files(pruned: PrunedModel, dense: LoadedModel, types: Sequence[str]) -> list[Exported]:
-    """Writes a pruned model as GGUF files beside its weights, which were just written, and names them in its card.
+    """Writes a pruned model as GGUF files beside its weights, which were just written.
 
     Args:
         dense ([`LoadedModel`]): what it was pruned from. If that is a GGUF file and only its vocabulary was pruned,
@@ -197,24 +194,19 @@ def write_gguf_files(pruned: PrunedModel, dense: LoadedModel, types: Sequence[st
         types (`Sequence[str]`): of the files, see [`~settings.export.ExportSettings`].
 
     Raises:
-        [`FlabError`]: see [`~export.export_gguf`]. The card then names the files that are there.
+        [`FlabError`]: see [`~export.export_gguf`].
     """
-    from .hub.card import write_card
-
     data = DataSettings() if pruned.config is None else pruned.config.data
     model = _in_files(pruned, dense)
     done = list[Exported]()
     matrix = None
-    try:
-        for kind in dict.fromkeys(types):
-            path = pruned.checkpoint.folder / gguf_name(pruned.report.base_model.name, kind)
-            if dense.gguf is not None and _is_only_trimmed(pruned, dense.gguf, kind):
-                done.append(_trimmed_gguf(pruned, dense.gguf, path))
-                continue
+    for kind in dict.fromkeys(types):
+        path = pruned.checkpoint.folder / gguf_name(pruned.report.base_model.name, kind)
+        if dense.gguf is not None and _is_only_trimmed(pruned, dense.gguf, kind):
+            done.append(_trimmed_gguf(pruned, dense.gguf, path))
+        else:
             done.append(export_gguf(model, path, ExportSettings(type=kind), data, matrix))
             matrix = done[-1].matrix or matrix
-    finally:  # one of them may fail
-        write_card(pruned.checkpoint, ask_hub=False)
     return done
 
 
@@ -264,20 +256,16 @@ def _trimmed_gguf(pruned: PrunedModel, source: Path, path: Path) -> Exported:
     return Exported((WrittenFile(path, path.stat().st_size, file_sha256(path)),), (note,))
 
 
-def note_completion(pruned: PrunedModel, prompt: str, texts: Mapping[str, str]) -> PrunedModel:
-    """Adds a completion to the report of a pruned model that was just written, and to the page of it.
+def write_records(pruned: PrunedModel, earlier: str | None = None) -> None:
+    """Writes the report of a pruned model to its folder, with the card and the page, which say what is there.
 
     Args:
-        texts (`Mapping[str, str]`): those of [`completions`].
+        earlier (`str`, *optional*): see [`~hub.card.write_card`].
     """
-    from .hub.page import render_page
+    from .hub.card import write_card
 
-    added = ComparedCompletion(prompt=prompt, **texts)
-    pruned = pruned.with_report(completions=(*pruned.report.completions, added))
-    page = render_page(pruned.report, ())
-    contents = {REPORT_NAME: report_text(pruned.report).encode(), PAGE_NAME: page.encode()}
-    write_files(pruned.checkpoint.folder, contents)
-    return pruned
+    write_files(pruned.checkpoint.folder, {REPORT_NAME: report_text(pruned.report).encode()})
+    write_card(pruned.checkpoint, earlier=earlier, ask_hub=False)
 
 
 def clear_saved_stages(pruned: PrunedModel) -> None:

@@ -37,22 +37,26 @@ class PruningVerb(FlabVerb):
     def show_pruned(self, optimizer: FlabOptimizer, types: Sequence[str] = ()) -> None:
         """Print what was removed, the requested completions, which its report then holds, and where the model is; or
         else its report as JSON. Write GGUF files of the requested types."""
-        from ..pruned import note_completion, write_gguf_files
-        from ..records.report import report_text
+        from ..pruned import write_gguf_files, write_records
+        from ..records.report import ComparedCompletion, report_text
 
         assert optimizer.pruned is not None  # it was written just now
         pruned = replace(optimizer.pruned, folder=user_path(self.args.output))  # as the user named it
+        prompt = self.args.prompt
         as_json = getattr(self.args, "json", False)
         show: Callable[[str], None] = (lambda text: None) if as_json else self.say
         show(optimizer.summary())
-        if types:
-            for exported in write_gguf_files(pruned, optimizer.dense, types):
+        try:
+            for exported in write_gguf_files(pruned, optimizer.dense, types) if types else ():
                 show(f"\n{exported.to_text()}")
-        if (prompt := self.args.prompt) is not None:
-            texts = optimizer.complete(prompt)
-            for name, text in texts.items():
-                show(f"\n--- completion by the {name} model\n{text}")
-            pruned = note_completion(pruned, prompt, texts)
+            if prompt is not None:
+                texts = optimizer.complete(prompt)
+                for name, text in texts.items():
+                    show(f"\n--- completion by the {name} model\n{text}")
+                pruned = pruned.with_report(completions=(ComparedCompletion(prompt=prompt, **texts),))
+        finally:  # a file or a completion may fail after others
+            if types or prompt is not None:
+                write_records(pruned)
         show(f"\nwritten to {self.args.output}; pruning took {duration(pruned.report.pruning_seconds)}")
         if as_json:
             print(report_text(pruned.report), end="")
