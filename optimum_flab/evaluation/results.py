@@ -88,7 +88,7 @@ class Evaluation(EvaluationRecord):
             self.save_to(output)
 
     def save_to(self, output: OutputFolder) -> None:
-        """[`save`] to a folder that was already reserved."""
+        """Writes the same to a folder that was already reserved."""
         with output.replacement() as partial:
             (partial / EVALUATION_NAME).write_text(result_text(self), encoding="utf-8")
             (partial / EVALUATION_TABLE).write_text(self.to_text() + "\n", encoding="utf-8")

@@ -6,9 +6,7 @@ Lightweight.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import AfterValidator
+from typing import Any
 
 from .json_files import Record, parse_record
 from .paths import without_paths
@@ -19,12 +17,6 @@ EVALUATION_NAME, EVALUATION_TABLE = "flab_evaluation.json", "flab_evaluation.txt
 EFFICIENCY_NAME = "flab_efficiency.json"
 # the columns of an efficiency report
 MODEL, BASELINE = "model", "baseline"
-
-
-def _with_its_own(models: dict[str, Any]) -> dict[str, Any]:
-    if not {"pruned", MODEL} & models.keys():
-        raise ValueError("it does not say which model it belongs to")
-    return models
 
 
 # --- evaluation ----------------------------------------------------------------------------------------------------
@@ -147,7 +139,7 @@ class EvaluationRecord(Record):
     """
 
     date: str | None = None
-    models: Annotated[dict[str, EvaluatedModel], AfterValidator(_with_its_own)]
+    models: dict[str, EvaluatedModel]
     scores: tuple[ScoreRow, ...]
     settings: EvaluationConditions = EvaluationConditions()
     protocols: dict[str, str] = {}
@@ -209,7 +201,7 @@ class Flops(Record):
     decode: int
 
 
-class Run(Record):
+class TimedGeneration(Record):
     """One call of `generate`, in seconds from its start to the first token and to the last."""
 
     first_token: float
@@ -264,7 +256,7 @@ class MeasuredModel(Footprint):
         time_to_first_token (`dict[int, Spread]`): seconds by batch size.
         tokens_per_second (`dict[int, Spread]`): tokens generated after the first, of all prompts together, by batch
             size.
-        runs (`dict[int, tuple[Run, ...]]`): every timed call by batch size.
+        runs (`dict[int, tuple[TimedGeneration, ...]]`): every timed call by batch size.
     """
 
     name: str
@@ -275,7 +267,7 @@ class MeasuredModel(Footprint):
     flops_per_token: Flops
     time_to_first_token: dict[int, Spread]
     tokens_per_second: dict[int, Spread]
-    runs: dict[int, tuple[Run, ...]]
+    runs: dict[int, tuple[TimedGeneration, ...]]
 
 
 def figure_text(figure: Spread | float | None) -> str:
@@ -331,7 +323,7 @@ class EfficiencyRecord(Record):
     device: str
     machine: str
     table: tuple[EfficiencyRow, ...]
-    models: Annotated[dict[str, MeasuredModel], AfterValidator(_with_its_own)]
+    models: dict[str, MeasuredModel]
     notes: tuple[str, ...] = ()
     versions: dict[str, str | None] = {}
 

@@ -18,7 +18,7 @@ import torch
 from ...checkpoints.computation import computation_device
 from ...checkpoints.loading import LoadedModel
 from ...checkpoints.stored_model import StoredModel, check_model
-from ...records.results import BASELINE, MODEL, Flops, Footprint, MeasuredModel, Run
+from ...records.results import BASELINE, MODEL, Flops, Footprint, MeasuredModel, TimedGeneration
 from ...settings.efficiency import BenchSettings
 from ...utils.errors import ConfigurationError
 from ...utils.progress import progress_bar
@@ -129,12 +129,12 @@ def measure_efficiency(
 
 def _times(
     loaded: Mapping[str, LoadedModel], prompt: torch.Tensor, settings: BenchSettings
-) -> dict[str, dict[int, list[Run]]]:
+) -> dict[str, dict[int, list[TimedGeneration]]]:
     """The runs that count of each model, by batch size."""
     rounds = (settings.warmup + settings.repeats) * len(settings.batches)
     with progress_bar("Timing", len(loaded) * rounds, "run") as bar:
 
-        def run(name: str, batch: int) -> Run:
+        def run(name: str, batch: int) -> TimedGeneration:
             bar.set_postfix_str(f"{name}, batch {batch}")
             with enough_memory(loaded[name].name):
                 return generate(loaded[name].model, prompt[:batch], settings.new_tokens)
@@ -142,7 +142,7 @@ def _times(
         return time_interleaved(run, list(loaded), settings, bar.update)
 
 
-def _speeds(times: Mapping[int, Sequence[Run]], new_tokens: int) -> dict[str, Any]:
+def _speeds(times: Mapping[int, Sequence[TimedGeneration]], new_tokens: int) -> dict[str, Any]:
     """What a report says of a model's runs, by batch size."""
     return {
         "time_to_first_token": {batch: spread([run.first_token for run in runs]) for batch, runs in times.items()},

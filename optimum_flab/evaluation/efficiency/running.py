@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...checkpoints.stored_model import StoredModel
-from ...records.results import Run
+from ...records.results import TimedGeneration
 from ...settings.efficiency import BenchSettings
 from ...utils.errors import FlabError
 
@@ -54,7 +54,7 @@ class _Clock:
 
 
 @torch.no_grad()
-def generate(model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int) -> Run:
+def generate(model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int) -> TimedGeneration:
     """Generates exactly `new_tokens` tokens greedily, whatever they are, and times it.
 
     On MPS transformers hands tokens over one step late, so the first token's time includes one more step.
@@ -85,15 +85,15 @@ def generate(model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int) -> R
         raise FlabError(
             f"the model generated {produced} tokens where {new_tokens} were asked for, so no time is reported"
         )
-    return Run(first_token=clock.times[1] - start, last_token=clock.times[-1] - start)
+    return TimedGeneration(first_token=clock.times[1] - start, last_token=clock.times[-1] - start)
 
 
 def time_interleaved(
-    run: Callable[[str, int], Run],
+    run: Callable[[str, int], TimedGeneration],
     names: Sequence[str],
     settings: BenchSettings,
     tick: Callable[[], object] = lambda: None,
-) -> dict[str, dict[int, list[Run]]]:
+) -> dict[str, dict[int, list[TimedGeneration]]]:
     """Times the models alternately.
 
     Args:
@@ -102,9 +102,11 @@ def time_interleaved(
         tick (`Callable`): called after each run.
 
     Returns:
-        `dict[str, dict[int, list[Run]]]`: the runs that count, in order, by name and batch size.
+        `dict[str, dict[int, list[TimedGeneration]]]`: the runs that count, in order, by name and batch size.
     """
-    times: dict[str, dict[int, list[Run]]] = {name: {batch: [] for batch in settings.batches} for name in names}
+    times: dict[str, dict[int, list[TimedGeneration]]] = {
+        name: {batch: [] for batch in settings.batches} for name in names
+    }
     for number in range(settings.warmup + settings.repeats):
         for batch in settings.batches:
             for name in names if number % 2 == 0 else reversed(names):  # so that neither always goes first
@@ -115,7 +117,7 @@ def time_interleaved(
     return times
 
 
-def decode_speed(run: Run, batch_size: int, new_tokens: int) -> float:
+def decode_speed(run: TimedGeneration, batch_size: int, new_tokens: int) -> float:
     """Tokens per second after the first token of each prompt; at least two tokens per prompt."""
     return batch_size * (new_tokens - 1) / (run.last_token - run.first_token)
 
