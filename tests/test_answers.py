@@ -126,7 +126,7 @@ def test_a_pruning_reads_and_measures_answers(tmp_path, monkeypatch, capsys):
     folder = next((tmp_path / "cache" / "answers").iterdir())
     assert any(folder.iterdir())
     config.data = config.data.model_copy(update={"sequence_length": 32, "calibration_tokens": 64})  # none fits
-    notes = "\\n".join(optimizer.prune(config, cache_dir="cache").report.notes)
+    notes = "\n".join(optimizer.prune(config, cache_dir="cache").report.notes)
     assert "no answer of the model is in the calibration text, and the other kinds have its share" in notes
 
 
