@@ -136,7 +136,7 @@ def kept_tokens(path: str | Path) -> list[int] | None:
     """The dense ids that a pruned checkpoint keeps, in the order of its own ids; None where it keeps all."""
     plan = Path(path) / "flab_plan.json"
     content = json.loads(plan.read_text(encoding="utf-8")) if plan.is_file() else {}
-    return content.get("kept_tokens", content.get("kept", {}).get("vocab"))  # formats 1 and 2, and 3
+    return content.get("kept", {}).get("vocab")
 
 
 def count_parameters(model) -> int:

@@ -190,9 +190,6 @@ def summary(checkpoint: Checkpoint, dense_cost: Cost, dense_parameters: int, tex
         "texts": texts,
         "parameters": parameters,
         "parameters_removed": 1 - parameters / dense_parameters,
-        "vocab_size": checkpoint.model.config.vocab_size,
-        "num_hidden_layers": checkpoint.model.config.num_hidden_layers,
-        "intermediate_size": checkpoint.model.config.intermediate_size,
     }
 
 

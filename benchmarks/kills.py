@@ -2,6 +2,7 @@
 
     python benchmarks/kills.py -- prune -m DENSE OUT --cache-dir CACHE --target-ratio 0.6
     python benchmarks/kills.py -- eval -m PRUNED --baseline DENSE --tasks humaneval --cache-dir CACHE -o OUT ...
+    python benchmarks/kills.py -- recover -m PRUNED OUT --teacher DENSE --cache-dir CACHE ...
     python benchmarks/kills.py -- trim -m FILE OUT
 
 OUT and CACHE stand for folders of each run, empty at first. A run is killed at a moment drawn uniformly from the
@@ -17,12 +18,14 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +66,12 @@ def last_saved(cache: Path) -> float:
 def killed(command: list[str], cache: Path, moment: float) -> float:
     """Kills a run after so many seconds; the seconds of work that this lost."""
     started = time.time()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, start_new_session=True, **quiet)
     while time.time() - started < moment and process.poll() is None:
         time.sleep(0.02)
-    process.kill()
+    with suppress(ProcessLookupError):  # it has ended
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     ended, saved = time.time(), last_saved(cache)
     return round(ended - saved, 2) if saved > started else 0.0

@@ -188,8 +188,6 @@ def main() -> None:
             "baseline_passes": total,
             "retention": round(values["passes"] / total, 4) if total else None,
             "retention_95": retention.interval_95,
-            "gained": int((passed["pruned"] > passed["dense"]).sum()),
-            "lost": int((passed["pruned"] < passed["dense"]).sum()),
         }
     settings = ("max_new_tokens", "batch_size", "dtype", "device", "timeout")
     print_result("passes", **values, settings={name: getattr(args, name) for name in settings})

