@@ -8,26 +8,29 @@ from typing import Any
 
 from ..running.answers import Writer, answers_to
 from ..running.casting import on_device
+from ..running.generation import BatchCache
+from ..settings.recovery import RecoveryConfig
 from ..texts.answers import STOP_STRINGS, Answer, Completion
 from ..texts.formats import turn_end
 from .encoding import prompt_text, uses_chat
+from .inputs import RecoveryInputs
 from .instructions import Example
-from .work import Work
 
 
-def writer(work: Work, most_tokens: int, seed: int | None = None) -> Writer:
+def writer(inputs: RecoveryInputs, cache: BatchCache, most_tokens: int, seed: int | None = None) -> Writer:
     """The dense model, in the dtype of the training.
 
     Args:
+        cache ([`BatchCache`]): keeps what it writes.
         most_tokens (`int`): of an answer.
         seed (`int`, *optional*): of sampling. Defaults to the likeliest token each time.
     """
-    dense, tokenizer, settings = work.dense.model, work.dense.tokenizer, work.settings
+    tokenizer, settings = inputs.dense.tokenizer, inputs.settings
     return Writer(
-        on_device(dense, dense.device, work.dtype),
+        on_device(inputs.dense.model, inputs.device, inputs.dtype),
         tokenizer,
-        work.plan.base_hash,
-        work.cache,
+        inputs.plan.base_hash,
+        cache,
         closing=turn_end(tokenizer) if uses_chat(tokenizer, settings.template) else "",
         most_tokens=most_tokens,
         batch_size=settings.generation_batch_size,
@@ -36,15 +39,15 @@ def writer(work: Work, most_tokens: int, seed: int | None = None) -> Writer:
 
 
 def dense_answers(
-    work: Work, examples: Sequence[Example], tick: Callable[[int], Any] = lambda done: None
+    inputs: RecoveryInputs, cache: BatchCache, examples: Sequence[Example], tick: Callable[[int], Any]
 ) -> list[Completion]:
     """The dense model's answers to instruction data, in the order of the examples.
 
     Args:
         tick (`Callable`): called with the size of every finished batch.
     """
-    write, tokenizer = writer(work, work.settings.max_new_tokens), work.dense.tokenizer
-    chat = uses_chat(tokenizer, work.settings.template)
+    write, tokenizer = writer(inputs, cache, inputs.settings.max_new_tokens), inputs.dense.tokenizer
+    chat = uses_chat(tokenizer, inputs.settings.template)
     completions = [Completion("", False)] * len(examples)
     for continues in (True, False):
         chosen = [index for index, example in enumerate(examples) if example.continues is continues]
@@ -56,11 +59,12 @@ def dense_answers(
     return completions
 
 
-def own_answers(work: Work) -> Answer:
+def own_answers(inputs: RecoveryInputs, cache: BatchCache) -> Answer:
     """Samples the dense model's answers to packaged problems."""
-    return partial(answers_to, writer(work, longest_answer(work), work.settings.seed), work.settings.sequence_length)
+    write = writer(inputs, cache, longest_answer(inputs.settings), inputs.settings.seed)
+    return partial(answers_to, write, inputs.settings.sequence_length)
 
 
-def longest_answer(work: Work) -> int:
+def longest_answer(settings: RecoveryConfig) -> int:
     """The most tokens of an answer to a packaged problem: its prompt has to fit into the sequence, too."""
-    return min(work.settings.max_new_tokens, work.settings.sequence_length // 2)
+    return min(settings.max_new_tokens, settings.sequence_length // 2)

@@ -14,25 +14,25 @@ from ..pruning.plan_check import check_plan
 from ..settings.recovery import RecoveryConfig
 from ..texts.sources import read_sources
 from ..utils.errors import ConfigurationError, FlabError
+from .inputs import RecoveryInputs
 from .instructions import Example, read_instructions
 from .overlap import source_texts
-from .work import Work
 
 
-def check_teacher(work: Work) -> None:
+def check_teacher(inputs: RecoveryInputs) -> None:
     """Raises a [`FlabError`] unless the plan was made for this dense model and this pruned one."""
-    plan, name = work.plan, work.dense.name
-    sha256 = dense_hash(work.dense)
+    plan, name = inputs.plan, inputs.dense.name
+    sha256 = dense_hash(inputs.dense)
     if sha256 != plan.base_hash:
         raise FlabError(
             f"teacher {name!r} has weights {sha256[:12]}…, the model was pruned from {plan.base_model!r} with weights "
             f"{plan.base_hash[:12]}…; name the model that it was pruned from"
-            + ("" if work.dense.model.dtype == torch.float32 else ", without a `dtype` that rounds its weights")
+            + ("" if inputs.dense.model.dtype == torch.float32 else ", without a `dtype` that rounds its weights")
         )
-    check_plan(work.dense.model, work.family, plan)
-    ids = range(len(work.tokenizer)) if plan.kept_tokens is None else plan.kept_tokens
-    own = work.tokenizer.convert_ids_to_tokens(range(len(ids)))
-    if own != work.dense.tokenizer.convert_ids_to_tokens(ids):
+    check_plan(inputs.dense.model, inputs.family, plan)
+    ids = range(len(inputs.tokenizer)) if plan.kept_tokens is None else plan.kept_tokens
+    own = inputs.tokenizer.convert_ids_to_tokens(range(len(ids)))
+    if own != inputs.dense.tokenizer.convert_ids_to_tokens(ids):
         raise FlabError(
             f"the tokenizer of {name!r} is not the one that the model was pruned with: its tokens have other ids; name"
             " the teacher that the model was pruned from"
@@ -40,7 +40,7 @@ def check_teacher(work: Work) -> None:
 
 
 def check_settings(dense: LoadedModel, settings: RecoveryConfig, consent: bool) -> list[Example]:
-    """Refuses what cannot be trained, or not without consent, before any long work.
+    """Refuses what cannot be trained, or not without consent, before any long inputs.
 
     Args:
         dense ([`LoadedModel`]): a model pruned from it has as many positions.
@@ -75,7 +75,7 @@ def check_inputs(settings: RecoveryConfig, consent: bool) -> None:
 
 def check_consent(settings: RecoveryConfig, examples: Sequence[Example], consent: bool) -> None:
     """Raises a [`ConfigurationError`] if programs would have to run but may not, or lack the packages that they are
-    allowed; called before any long work."""
+    allowed; called before any long inputs."""
     if settings.answers != "dense" or not any(one.test is not None and not one.blank for one in examples):
         return
     if not consent:

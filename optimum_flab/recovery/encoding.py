@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,27 +50,32 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All of it, `(rows, length)` each: `input_ids`, `position_ids`, `mask` and `labels`."""
+        return {**vars(self.tokens), "labels": self.labels}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, torch.Tensor]) -> Sequences:
+        """The rows that consist of these [`tensors`]."""
+        tokens = {name: tensor for name, tensor in tensors.items() if name != "labels"}
+        return cls(PackedTokens(**tokens), tensors["labels"])
+
     def rows(self, chosen: Sequence[int]) -> Sequences:
         """Some of the rows."""
         index = torch.as_tensor(chosen, dtype=torch.long)
-        tokens = self.tokens
-        return Sequences(
-            PackedTokens(tokens.input_ids[index], tokens.position_ids[index], tokens.mask[index]), self.labels[index]
-        )
+        return Sequences.of({name: tensor[index] for name, tensor in self.tensors.items()})
 
     def with_rows(self, others: Sequences) -> Sequences:
         """These rows and further ones of the same length."""
-        first, second = self.tokens, others.tokens
-        parts = (
-            torch.cat([getattr(first, name), getattr(second, name)]) for name in ("input_ids", "position_ids", "mask")
-        )
-        return Sequences(PackedTokens(*parts), torch.cat([self.labels, others.labels]))
+        more = others.tensors
+        return Sequences.of({name: torch.cat([tensor, more[name]]) for name, tensor in self.tensors.items()})
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of tokens, positions and labels."""
+        """Hex SHA-256 of everything in them."""
         digest = hashlib.sha256()
-        for tensor in (self.tokens.input_ids, self.tokens.position_ids, self.labels):
+        for tensor in self.tensors.values():
             digest.update(f"{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
         return digest.hexdigest()
 

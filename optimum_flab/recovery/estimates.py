@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -17,12 +16,17 @@ from ..families import Family
 from ..pruning.memory_budget import free_memory
 from ..records.folders import nearest_folder
 from ..records.report import RecoveryEstimate
+from ..running.casting import on_device
 from ..settings.recovery import RecoveryConfig
 from ..sizes import shape_of
 from ..texts.packing import PackedTokens
+from ..utils.memory import give_back_memory
 from ..utils.progress import duration
-from .sizes import TrainingSizes, training_sizes
-from .work import Work
+from .encoding import Sequences
+from .inputs import RecoveryInputs
+from .methods import trainable, trained_parameters
+from .sizes import TrainingSizes, distillation_share, training_sizes
+from .teacher import prediction_bytes
 
 
 if TYPE_CHECKING:
@@ -50,6 +54,49 @@ def estimate_text(estimate: RecoveryEstimate) -> str:
     if not estimate.answer_seconds:
         return training
     return f"the dense model's answers take about {duration(estimate.answer_seconds)}; {training}"
+
+
+def recovery_estimate(
+    inputs: RecoveryInputs, expected: Sequences, sizes: TrainingSizes, answers: Iterable[tuple[int, int]]
+) -> RecoveryEstimate:
+    """What a recovery will take, from a pass or two of each model.
+
+    Args:
+        expected ([`Sequences`]): about what is trained on.
+        answers (`Iterable[tuple[int, int]]`): how many answers the dense model is to write, and the most tokens of
+            each.
+    """
+    settings, model, dtype = inputs.settings, inputs.model, inputs.dtype
+    probe = trainable(model, settings, inputs.device, dtype)
+    if settings.gradient_checkpointing:
+        probe.train().gradient_checkpointing_enable({"use_reentrant": False})
+    parameters, trained = _count(model.parameters()), _count(trained_parameters(probe).values())
+    per_row = seconds_per_row(probe, expected.tokens, sizes.micro_batch_size, dtype)
+    del probe
+    give_back_memory()
+    answer_seconds = 0.0
+    for number, most_tokens in answers:
+        if not number:
+            continue
+        batch = min(number, settings.generation_batch_size)
+        per_token = seconds_per_token(on_device(inputs.dense.model, inputs.device, dtype), batch)
+        answer_seconds += per_token * most_tokens * math.ceil(number / batch)
+    cached = distillation_share(settings) > 0 and settings.teacher == "cached"
+    cache = prediction_bytes(expected.tokens, settings.top_k) if cached else 0
+    saved = parameters if settings.method == "full" else None
+    validation_rows = max(1, round(len(expected) * settings.validation_share))
+    return RecoveryEstimate(
+        memory_bytes=training_memory(
+            model.config, width_of(model, inputs.family), parameters, trained, sizes, settings
+        ),
+        disk_bytes=disk_needed(trained, parameters, model.dtype.itemsize, cache, saved),
+        seconds=training_seconds(per_row, sizes, validation_rows, inputs.run.processes.number),
+        answer_seconds=answer_seconds,
+    )
+
+
+def _count(weights: Iterable[torch.Tensor]) -> int:
+    return sum(weight.numel() for weight in weights)
 
 
 def width_of(model: PreTrainedModel, family: Family) -> int:
@@ -86,10 +133,10 @@ def training_memory(
     return RUNTIME_BYTES + parameters * itemsize + copy + trained * TRAINED_BYTES + kept + logits
 
 
-def available_for_training(work: Work, releases_dense: bool) -> float:
+def available_for_training(inputs: RecoveryInputs, releases_dense: bool) -> float:
     """The bytes that a training may take, with what its process already holds, apart from a dense model that stays;
     infinite if the device does not say."""
-    device, dense = work.dense.model.device, work.dense.model
+    device = inputs.device
     free = free_memory(device)
     if free is None:
         return math.inf
@@ -98,29 +145,30 @@ def available_for_training(work: Work, releases_dense: bool) -> float:
     else:
         info = psutil.Process().memory_info()
         held = info.rss - getattr(info, "shared", 0)  # pages of files can be dropped, and count as free already
-    stays = not releases_dense or work.settings.teacher == "resident"
-    return free + held - stays * sum(one.numel() * one.element_size() for one in dense.parameters())
+    stays = not releases_dense or inputs.settings.teacher == "resident"
+    dense = sum(parameter.numel() * parameter.element_size() for parameter in inputs.dense.model.parameters())
+    return free + held - stays * dense
 
 
-def needs_less_than_all(work: Work, root: Path | None, processes: int, available: float) -> str | None:
+def needs_less_than_all(inputs: RecoveryInputs, available: float, only_memory: bool) -> str | None:
     """Why not all weights of a model can be trained here; `None` if they can.
 
     Args:
-        root (`Path`, *optional*): where checkpoints will be; without it only memory counts.
         available (`float`): bytes, see [`available_for_training`].
+        only_memory (`bool`): whether the disk does not count.
     """
-    settings, model = work.settings.for_method("full"), work.model
-    if work.family.experts is not None:
+    settings, model = inputs.settings.for_method("full"), inputs.model
+    if inputs.family.experts is not None:
         return "mixtures of experts are not trained as a whole"
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = _count(model.parameters())
     trained = parameters
     if not settings.train_embeddings:
         ends = {id(one): one for one in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
-        trained -= sum(weight.numel() for weight in ends.values())
-    sizes = training_sizes(settings, 1, processes)
-    memory = training_memory(model.config, width_of(model, work.family), parameters, trained, sizes, settings)
+        trained -= _count(ends.values())
+    sizes = training_sizes(settings, 1, inputs.run.processes.number)
+    memory = training_memory(model.config, width_of(model, inputs.family), parameters, trained, sizes, settings)
     disk = disk_needed(trained, parameters, model.dtype.itemsize, 0, parameters)
-    on_disk = math.inf if root is None else shutil.disk_usage(nearest_folder(root)).free
+    on_disk = math.inf if only_memory else shutil.disk_usage(nearest_folder(inputs.run.work.root)).free
     for what, needed, there in (("memory", memory, available), ("disk", disk, on_disk)):
         if needed > there:
             needs = f"training all weights takes about {needed / 1e9:.1f} GB of {what}"

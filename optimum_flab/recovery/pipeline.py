@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
 from ..pruning.result import PrunedModel
 from ..records.folders import check_writable
-from ..records.pieces import Pieces
-from ..running.generation import BatchCache
-from ..running.processes import Processes, process_state
+from ..records.work import WorkFolder, json_stage
+from ..running.processes import Processes
+from ..running.run import Run
 from ..settings.recovery import LORA_ONLY, RecoveryConfig
 from ..utils.errors import ConfigurationError, FlabError
-from ..utils.hashing import digest_of
 from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
 from .checks import check_settings, check_teacher
 from .estimates import available_for_training, needs_less_than_all
-from .preparation import Ready, prepare_training
+from .inputs import RecoveryInputs, first_alone
+from .preparation import Prepared, prepare
 from .results import report_section, write_adapter
-from .trained import Training, load_training, merge_training, save_training
-from .training import last_checkpoint, number_format, train
-from .work import Steps, Work
+from .trained import Training, merge_training
+from .training import number_format, trained
 
 
-CHECKPOINTS = "checkpoints"
+@dataclass(frozen=True)
+class MethodChoice:
+    """Why LoRA matrices are trained; `None`: there is room to train all weights."""
+
+    reason: str | None
+
+
+METHOD = json_stage("method", MethodChoice)
 
 
 def recover(
@@ -72,99 +76,81 @@ def recover(
         )
     settings = settings or (pruned.config.recovery if pruned.config is not None else RecoveryConfig())
     examples = check_settings(dense, settings, confirm_run_unsafe_code)
-    device = dense.model.device
-    settings = settings.model_copy(update={"dtype": number_format(settings.dtype, device)})
-    state = process_state(device)
-    steps = Steps(quiet=not state.is_main_process)
     root = user_path(cache_dir) if cache_dir is not None else cache_root("recovery")
     check_writable(root)
-    cache = BatchCache(root / "answers")
-    work = Work(dense, pruned.model, pruned.tokenizer, pruned.plan, dense.family, settings, cache, steps)
-    with steps.step("checks"):
-        check_teacher(work)
-    processes = Processes(state)
-    key = {"pruned": weights_hash(work.model), "device": device.type, "processes": processes.number}
-    choice = Pieces(root / "methods" / digest_of({**key, **settings.model_dump()}))
-    method, note = chosen_method(work, root, processes, available_for_training(work, release_dense), choice)
-    if note is not None:
-        steps.say(f"note: {note}")
-    settings = settings.for_method(method)
-    work = replace(work, settings=settings)
-    with state.main_process_first():
-        ready = prepare_training(work, examples, root, state, release_dense)
-    processes.check_same(ready.folder.name, "the prepared data")
+    device, processes = dense.model.device, Processes.of_this_run(dense.model.device)
+    run = Run(WorkFolder(root, is_main=processes.is_main), processes)
+    settings = settings.model_copy(update={"dtype": number_format(settings.dtype, device)})
+    inputs = RecoveryInputs(dense, pruned, settings, run, device)
+    with run.step("checks"):
+        check_teacher(inputs)
+    method = chosen_method(inputs, available_for_training(inputs, release_dense))
+    inputs = replace(inputs, settings=settings.for_method(method))
+    with first_alone(processes):
+        prepared = prepare(inputs, examples, release_dense)
     give_back_memory()
-    with steps.step("training"):
-        training = _train(ready, work, device)
-    state.wait_for_everyone()  # the others may still read the best checkpoint
-    if state.is_main_process:
-        save_training(training, ready.folder)
-        choice.clear()
+    training = trained(run, prepared.training, {"dense": inputs.plan.base_hash, "pruned": prepared.pruned_hash})
+    run.work.drop([METHOD.name])
     give_back_memory()
-    with steps.step("merge"):
-        model = merge_training(work.model, training, work.model.dtype)
-    changes: dict[str, Any] = {"held_out": None, "recovery": None}
-    if ready.side is not None:
-        with steps.step("held-out measurement"):
-            after = ready.side.measure(model)
-        for text in training.notes:
-            steps.say(f"note: {text}")
-        notes = [*([] if note is None else [note]), *training.notes]
-        settings = settings.model_copy(update={"learning_rate": settings.largest_rate(ready.sizes.steps)})
-        section = report_section(settings, ready, after, training, steps, state.num_processes, notes)
-        # the report's own measurement is now that of the trained model
-        section = section.model_copy(update={"pruning_held_out": pruned.report.held_out})
-        changes = {"held_out": after, "recovery": section}
-        if settings.keep_adapter:
-            pruned = replace(pruned, files={**pruned.files, **write_adapter(ready.folder, work.model, training)})
-    return replace(pruned, model=model).with_report(weights_sha256=weights_hash(model), **changes)
+    with run.step("merge"):
+        model = merge_training(inputs.model, training, inputs.model.dtype)
+    return _recovered(inputs, prepared, training, replace(pruned, model=model))
 
 
-def chosen_method(
-    work: Work, root: Path, processes: Processes, available: float, choice: Pieces
-) -> tuple[Literal["full", "lora"], str | None]:
-    """What is trained, and what the user should know about that.
+def chosen_method(inputs: RecoveryInputs, available: float) -> Literal["full", "lora"]:
+    """What is trained. A run that was killed resumes with its choice, however much memory there is by then.
 
     Args:
-        root (`Path`): where checkpoints will be.
         available (`float`): bytes, see [`~recovery.estimates.available_for_training`].
-        choice ([`Pieces`]): keeps it until the training is done: a run that was killed resumes with it, however much
-            memory there is by then.
 
     Raises:
         [`FlabError`]: all weights are requested, and would not fit in memory.
     """
-    settings = work.settings
+    settings, run = inputs.settings, inputs.run
 
-    def lacking(folder: Path | None) -> str | None:
-        reasons = processes.of_each(needs_less_than_all(work, folder, processes.number, available))
+    def lacking(only_memory: bool) -> str | None:
+        reasons = run.processes.of_each(needs_less_than_all(inputs, available, only_memory))
         return next(filter(None, reasons), None)
 
-    if settings.method == "full" and (reason := lacking(None)):
+    if settings.method == "full" and (reason := lacking(only_memory=True)):
         raise FlabError(
             f"{reason}; use `recovery.method` lora, shorten the sequences with `recovery.sequence_length`, or compute"
             " activations twice with `recovery.gradient_checkpointing`"
         )
     if settings.method != "auto":
-        return settings.method, None
+        return settings.method
     if any(getattr(settings, name) for name in LORA_ONLY):
-        return "lora", None
-    saved = choice.read("reason")
-    facts = processes.of_each(None if saved is None else saved.facts)[0]
-    reason = lacking(root) if facts is None else facts["reason"]
-    if facts is None and processes.is_main:
-        choice.write("reason", reason=reason)
-    if reason is None:
-        return "full", None
-    return "lora", f"{reason}: LoRA matrices are trained instead, as with `recovery.method` lora"
+        return "lora"
+    choice = MethodChoice(lacking(only_memory=False))
+    decided_by = {
+        "pruned": weights_hash(inputs.model),
+        "device": inputs.device.type,
+        "processes": run.processes.number,
+        "settings": settings.model_dump(),
+    }
+    with first_alone(run.processes):
+        choice = run.stage(METHOD, decided_by, lambda pieces: choice)
+    if choice.reason is None:
+        return "full"
+    _note(run, f"{choice.reason}: LoRA matrices are trained instead, as with `recovery.method` lora")
+    return "lora"
 
 
-def _train(ready: Ready, work: Work, device: torch.device) -> Training:
-    done = load_training(ready.folder, work.model, work.settings)
-    if done is not None:
-        work.steps.say(f"this training was finished before; its result is taken from {ready.folder}")
-        return done
-    folder = ready.folder / CHECKPOINTS
-    if (checkpoint := last_checkpoint(folder)) is not None:
-        work.steps.say(f"the training resumes after step {checkpoint.rsplit('-', 1)[-1]}")
-    return train(ready, work.model, work.settings, folder, device)
+def _recovered(inputs: RecoveryInputs, prepared: Prepared, training: Training, found: PrunedModel) -> PrunedModel:
+    """The recovered model with its report."""
+    changes: dict[str, Any] = {"held_out": None, "recovery": None}
+    if prepared.reference is not None:
+        with inputs.run.step("held-out measurement"):
+            after = prepared.reference.measure(found.model)
+        for text in training.notes:
+            _note(inputs.run, text)
+        changes = {"held_out": after, "recovery": report_section(inputs, prepared, training, after)}
+        if inputs.settings.keep_adapter:
+            folder = inputs.run.work.root / "adapters" / prepared.pruned_hash[:16]
+            found = replace(found, files={**found.files, **write_adapter(folder, inputs.model, training)})
+    return found.with_report(weights_sha256=weights_hash(found.model), **changes)
+
+
+def _note(run: Run, text: str) -> None:
+    run.say(f"note: {text}")
+    run.notes.append(text)

@@ -21,7 +21,7 @@ from ..texts.sources import Document, read_source
 from ..utils.errors import FlabError
 from .encoding import Encoded, encode_text
 from .overlap import overlapping_text
-from .strategy import Counts
+from .strategy import FilterTally
 
 
 FEWEST_DOCUMENTS = 20  # of a source; with fewer, its passages are divided between what is trained on and what is not
@@ -48,10 +48,12 @@ class PlainSource:
 
     def passages(self, seed: int) -> list[str]:
         """The distinct passages in a seeded order of their own, so that long documents contribute more."""
-        return sorted({text for document in self.documents for text in document}, key=lambda text: rank(seed, text))
+        return sorted(
+            {text for document in self.documents for text in document}, key=lambda text: shuffle_key(seed, text)
+        )
 
 
-def rank(seed: int, text: str) -> str:
+def shuffle_key(seed: int, text: str) -> str:
     """Decides the position of a text in a seeded order that does not depend on other texts."""
     return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "replace")).hexdigest()
 
@@ -90,7 +92,7 @@ def _named_source(spec: str, settings: RecoveryConfig) -> PlainSource:
     texts = list(dict.fromkeys(one.text for one in read_source(spec, for_training=True).documents))
     if len(texts) < FEWEST_DOCUMENTS:
         texts = as_documents(texts, settings)
-    texts.sort(key=lambda text: rank(settings.seed, text))
+    texts.sort(key=lambda text: shuffle_key(settings.seed, text))
     return PlainSource([passages_in(text, settings) for text in texts])
 
 
@@ -100,7 +102,7 @@ def _kinds(settings: RecoveryConfig, formats: Formats, answer: Answer | None, to
     files: list[Document] = []
     with suppress(FlabError):  # from installers that list no files; the problems remain
         files = read_source(LIBRARY_SOURCE, for_training=True).documents
-    files.sort(key=lambda document: rank(settings.seed, document.text))
+    files.sort(key=lambda document: shuffle_key(settings.seed, document.text))
     longest = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
     writing = None if answer is None else (answer, tokens)
     pools = other_pools(mix, files, formats, longest, settings.seed, problems_to_train_on(), writing)
@@ -176,7 +178,7 @@ def _set_aside(
             break
         for number in open_sources:
             if tokens > 0:
-                passage = min(rest[number].pop(0), key=lambda text: rank(seed, text))
+                passage = min(rest[number].pop(0), key=lambda text: shuffle_key(seed, text))
                 taken[number].append(passage)
                 tokens -= count_tokens(passage)
     return taken
@@ -188,7 +190,7 @@ def sample_passages(
     settings: RecoveryConfig,
     most: int,
     forbidden: dict[str, Forbidden],
-    counts: Counts,
+    tally: FilterTally,
 ) -> list[Encoded]:
     """Passages as tokens, always the next from the source that lacks most of its share, until there are as many as
     requested; what one source lacks is taken from the others."""
@@ -203,7 +205,7 @@ def sample_passages(
             del rest[number], tokens[number]
             continue
         if name := overlapping_text(passage, forbidden):
-            counts.passages_dropped[name] += 1
+            tally.passages_dropped[name] += 1
             continue
         pieces = encode_text(passage, tokenizer, settings.sequence_length)
         if source.whole and (len(pieces) > 1 or len(pieces[0].ids) > left):
@@ -215,7 +217,8 @@ def sample_passages(
                 taken.append(piece.head(left))
                 left -= len(piece.ids)
                 tokens[number] += len(piece.ids)
-        counts.passages[source.kind] += 1
+        tally.passages[source.kind] += 1
+    tally.plain_tokens += sum(len(one.ids) for one in taken)
     return taken
 
 

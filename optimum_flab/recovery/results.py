@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,53 +12,51 @@ from ..records.held_out import HeldOut
 from ..records.names import ADAPTER_FOLDER
 from ..records.report import CurvePoint, PlainText, Recovery, RecoveryData, RecoveryTraining
 from ..running.casting import copy_in
-from ..settings.recovery import RecoveryConfig
 from ..texts.sources import hub_datasets
 from ..utils.compat import forget_origin
-from .preparation import Ready
+from .inputs import RecoveryInputs
+from .preparation import Prepared
 from .trained import Training, with_adapter
-from .work import Steps
 
 
-def report_section(
-    settings: RecoveryConfig,
-    ready: Ready,
-    after: HeldOut,
-    training: Training,
-    steps: Steps,
-    processes: int,
-    notes: Sequence[str],
-) -> Recovery:
-    """The report's `recovery` section, from the process that measured."""
-    assert ready.before is not None
-    data, counts = ready.data, ready.data.counts
+def report_section(inputs: RecoveryInputs, prepared: Prepared, training: Training, after: HeldOut) -> Recovery:
+    """The report's `recovery` section, from the process that measured.
+
+    Args:
+        after ([`HeldOut`]): what the recovered model costs on held-out text.
+    """
+    assert prepared.before is not None  # by the same process
+    rows, sizes, tally = prepared.training.rows, prepared.training.sizes, prepared.training.rows.tally
+    settings = inputs.settings.model_copy(update={"learning_rate": inputs.settings.largest_rate(sizes.steps)})
     return Recovery(
-        pruned_weights_sha256=ready.pruned_hash,
+        pruned_weights_sha256=prepared.pruned_hash,
         settings=settings.model_dump(),
         datasets=tuple(hub_datasets(settings.sources)),
         data=RecoveryData(
-            examples=counts.read,
-            dropped=counts.dropped,
-            kept=counts.kept,
+            examples=tally.read,
+            dropped=tally.dropped,
+            kept=tally.kept,
             plain_text=PlainText(
                 sources=tuple(settings.text_sources),
-                passages=counts.passages.total(),
-                overlapping=counts.passages_dropped,
-                by_kind={kind: number for kind, number in counts.passages.items() if kind},
-                tokens=counts.plain_tokens,
+                passages=tally.passages.total(),
+                overlapping=tally.passages_dropped,
+                by_kind={kind: number for kind, number in tally.passages.items() if kind},
+                tokens=tally.plain_tokens,
             ),
-            answers=counts.answers,
-            answers_rejected=counts.rejected,
-            sequences=len(data.rows),
-            validation_sequences=len(data.validation),
-            tokens=data.rows.tokens.tokens,
-            answer_tokens=int((data.rows.labels >= 0).sum()),
+            answers=tally.answers,
+            answers_rejected=tally.rejected,
+            sequences=len(rows.training),
+            validation_sequences=len(rows.validation),
+            tokens=rows.training.tokens.tokens,
+            answer_tokens=int((rows.training.labels >= 0).sum()),
         ),
-        held_out_before=ready.before,
+        held_out_before=prepared.before,
         held_out_after=after,
+        # the report's own measurement is now that of the trained model
+        pruning_held_out=inputs.pruned.report.held_out,
         training=RecoveryTraining(
-            **asdict(ready.sizes),
-            processes=processes,
+            **asdict(sizes),
+            processes=inputs.run.processes.number,
             dtype=settings.dtype,
             steps_done=training.steps,
             best_step=training.best_step,
@@ -67,9 +64,9 @@ def report_section(
             best_loss=training.best_loss,
             curve=tuple(CurvePoint.model_validate(point) for point in training.curve),
         ),
-        estimate=ready.estimate,
-        seconds=steps.seconds,
-        notes=tuple(notes),
+        estimate=prepared.estimate,
+        seconds=inputs.run.seconds,
+        notes=tuple(inputs.run.notes),
     )
 
 

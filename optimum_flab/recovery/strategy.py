@@ -23,7 +23,7 @@ from .overlap import overlapping_text
 
 
 @dataclass
-class Counts:
+class FilterTally:
     """What every filter left out or decided, by name, for the report."""
 
     read: int = 0
@@ -59,7 +59,7 @@ class Counts:
         return f"answers: {learned}" + (f" (answers of the dense model left out: {rejected})" if rejected else "")
 
 
-def without_overlap(examples: Sequence[Example], forbidden: dict[str, Forbidden], counts: Counts) -> list[Example]:
+def without_overlap(examples: Sequence[Example], forbidden: dict[str, Forbidden], tally: FilterTally) -> list[Example]:
     """The examples that are not duplicates of each other and share no passage with a forbidden text.
 
     Args:
@@ -69,11 +69,11 @@ def without_overlap(examples: Sequence[Example], forbidden: dict[str, Forbidden]
     for example in examples:
         key = tuple(words(example.text))
         if key in seen:
-            counts.drop("duplicates")
+            tally.drop("duplicates")
             continue
         seen.add(key)
         if name := overlapping_text(example.text, forbidden):
-            counts.drop(f"overlapping {name}")
+            tally.drop(f"overlapping {name}")
             continue
         kept.append(example)
     return kept
@@ -151,7 +151,7 @@ def choose(
     examples: Sequence[Example],
     completions: dict[int, Completion],
     run: Callable[[list[Program]], list[str | None]],
-    counts: Counts,
+    tally: FilterTally,
 ) -> list[Example]:
     """The examples with the answers that are learned.
 
@@ -172,20 +172,20 @@ def choose(
         elif completion is not None:
             fault = fault_of(example, completion)
         if fault is not None:
-            counts.rejected[fault] += 1
+            tally.rejected[fault] += 1
         if completion is None or fault is not None:
-            counts.answers["reference"] += 1
+            tally.answers["reference"] += 1
             chosen.append(example)
         else:
-            counts.answers["dense, tests passed" if index in fault_by_index else "dense, checked"] += 1
+            tally.answers["dense, tests passed" if index in fault_by_index else "dense, checked"] += 1
             chosen.append(replace(example, answer=completion.text))
     return chosen
 
 
 def refuse_empty(
-    examples: Sequence[object], counts: Counts, advice: str = "name more or other data in `recovery.data`"
+    examples: Sequence[object], tally: FilterTally, advice: str = "name more or other data in `recovery.data`"
 ) -> None:
     """Raises a [`FlabError`] that shows what each filter left out, if nothing is left."""
-    counts.kept = len(examples)
+    tally.kept = len(examples)
     if not examples:
-        raise FlabError(f"nothing is left to train on: {counts.describe()}; {advice}")
+        raise FlabError(f"nothing is left to train on: {tally.describe()}; {advice}")

@@ -3,31 +3,27 @@ disk."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ..families import Family
 from ..measuring.divergence import OutputHead
-from ..records.atomic import write_atomically
+from ..records.pieces import Pieces
+from ..records.work import Stage
 from ..texts.packing import PackedTokens
-from ..utils.errors import FlabError
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-ROWS_PER_FILE = 16
+ROWS_PER_PART = 16
 POSITIONS_AT_ONCE = 1024
-FORMAT = 1  # of the files of a cache
 IDS = torch.int32  # safetensors cannot hold what torch cannot index; vocabularies exceed 16 bits
 
 
@@ -63,75 +59,76 @@ class DenseTeacher:
         return self.head.log_probabilities(hidden[wanted.to(hidden.device)]).to(input_ids.device)
 
     @torch.no_grad()
-    def likeliest(self, tokens: PackedTokens, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The `k` largest log-probabilities of each position and their ids, each `(rows, length, k)`."""
+    def likeliest(self, tokens: PackedTokens, k: int) -> dict[str, torch.Tensor]:
+        """The `k` largest log-probabilities of each position (float16 `values`) and their `ids`, each
+        `(rows, length, k)`; fewer where the vocabulary is smaller."""
         hidden = self.hidden(tokens.input_ids, tokens.position_ids)
-        flat = hidden.reshape(-1, hidden.shape[-1])
-        values, ids = [], []
-        for start in range(0, len(flat), POSITIONS_AT_ONCE):
-            top = self.head.log_probabilities(flat[start : start + POSITIONS_AT_ONCE]).topk(k)
-            values.append(top.values.half().cpu())
-            ids.append(top.indices.to(IDS).cpu())
-        shape = (*tokens.input_ids.shape, k)
-        return torch.cat(values).view(shape), torch.cat(ids).view(shape)
+        tops = [
+            self.head.log_probabilities(part).topk(min(k, len(self.kept)))
+            for part in hidden.reshape(-1, hidden.shape[-1]).split(POSITIONS_AT_ONCE)
+        ]
+        found = {
+            "values": torch.cat([top.values.half().cpu() for top in tops]),
+            "ids": torch.cat([top.indices.to(IDS).cpu() for top in tops]),
+        }
+        return {name: tensor.view(*tokens.input_ids.shape, -1) for name, tensor in found.items()}
 
 
-class CachedTeacher:
-    """The likeliest tokens of every position of some rows, in files of a few rows each.
-
-    Files are named by their content, so an interrupted run resumes where it stopped, and runs with other settings
-    share them.
+@dataclass(frozen=True)
+class Predictions:
+    """The likeliest tokens at every position of some rows.
 
     Args:
-        folder (`Path`): created when the first file is written.
-        tokens ([`PackedTokens`]): the rows, as pruned ids.
-        identity (`dict`): plain values that say which dense model and which vocabulary.
-        k (`int`): tokens per position.
+        parts (`Sequence[Mapping[str, torch.Tensor]]`): what [`DenseTeacher.likeliest`] gives for [`ROWS_PER_PART`]
+            rows each, on the disk until it is read.
     """
 
-    def __init__(self, folder: Path, tokens: PackedTokens, identity: Mapping[str, object], k: int):
-        self.tokens, self.k = tokens, k
-        self.files = []
-        for part in tokens.batches(ROWS_PER_FILE):
-            digest = hashlib.sha256(json.dumps({**identity, "k": k, "format": FORMAT}, sort_keys=True).encode())
-            digest.update(part.input_ids.numpy().tobytes() + part.position_ids.numpy().tobytes())
-            self.files.append(folder / f"{digest.hexdigest()}.safetensors")
-
-    def missing(self) -> list[int]:
-        """Numbers of the files that do not exist yet, or are damaged."""
-        return [number for number, file in enumerate(self.files) if not _whole(file)]
-
-    def fill(self, teacher: Callable[[PackedTokens, int], tuple], tick: Callable[[], None] = lambda: None) -> None:
-        """Creates the files that are missing; `teacher` is [`~recovery.teacher.DenseTeacher.likeliest`]."""
-        parts = list(self.tokens.batches(ROWS_PER_FILE))
-        for number in self.missing():
-            values, ids = teacher(parts[number], self.k)
-            file = self.files[number]
-            tensors = {"values": values, "ids": ids}
-            try:
-                write_atomically(file, partial(save_file, tensors))
-            except (OSError, SafetensorError) as error:
-                raise FlabError(
-                    f"the dense model's predictions cannot be saved in {str(file.parent)!r} ({error}); free some"
-                    " space, name another folder as `cache_dir`, or use `recovery.teacher` resident"
-                ) from error
-            tick()
+    parts: Sequence[Mapping[str, torch.Tensor]]
 
     def row(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities and ids of one row, each `(length, k)`."""
-        with safe_open(self.files[number // ROWS_PER_FILE], "pt") as file:
-            at = number % ROWS_PER_FILE
-            return file.get_slice("values")[at], file.get_slice("ids")[at]
+        part, at = self.parts[number // ROWS_PER_PART], number % ROWS_PER_PART
+        return part["values"][at], part["ids"][at]
 
 
-def _whole(file: Path) -> bool:
-    try:
-        with safe_open(file, "pt") as opened:
-            return set(opened.keys()) == {"values", "ids"}
-    except (OSError, SafetensorError):
-        return False
+def predict(
+    likeliest: Callable[[PackedTokens], Mapping[str, torch.Tensor]],
+    tokens: PackedTokens,
+    pieces: Pieces,
+    tick: Callable[[], object],
+) -> Predictions:
+    """The predictions for some rows; those that are finished are not made again.
+
+    Args:
+        likeliest (`Callable`): [`DenseTeacher.likeliest`] for some number of tokens.
+        tick (`Callable`): called after every part.
+    """
+    parts = []
+    for number, part in enumerate(tokens.batches(ROWS_PER_PART)):
+        if not pieces.is_finished(f"{number}"):
+            pieces.write(f"{number}", likeliest(part))
+        parts.append(pieces.finished(f"{number}").tensors)
+        tick()
+    return Predictions(parts)
 
 
-def cache_bytes(tokens: PackedTokens, k: int) -> int:
-    """The bytes that a [`CachedTeacher`] takes on disk."""
+def prediction_bytes(tokens: PackedTokens, k: int) -> int:
+    """The bytes that [`Predictions`] take on disk."""
     return tokens.input_ids.numel() * k * (torch.float16.itemsize + IDS.itemsize)
+
+
+def _save(predictions: Mapping[str, Predictions], folder: Path) -> None:
+    for name, found in predictions.items():
+        for number, part in enumerate(found.parts):
+            save_file(dict(part), folder / f"{name}-{number}.safetensors")
+
+
+def _load(folder: Path) -> dict[str, Predictions]:
+    parts: dict[str, dict[int, Mapping[str, torch.Tensor]]] = {}
+    for path in folder.glob("*.safetensors"):
+        name, _, number = path.stem.rpartition("-")
+        parts.setdefault(name, {})[int(number)] = load_file(path)
+    return {name: Predictions([part for _, part in sorted(found.items())]) for name, found in parts.items()}
+
+
+PREDICTIONS = Stage("predictions", _save, _load)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..records.atomic import write_atomically
+from ..records.work import Stage
 from ..running.casting import copy_in
 from ..settings.recovery import RecoveryConfig
 from .lora import lora_config
@@ -50,25 +48,22 @@ class Training:
     notes: list[str] = field(default_factory=list)
 
 
-def save_training(training: Training, folder: Path) -> None:
-    """Saves a finished training, and removes its checkpoints."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if training.weights is not None:
-        save_file({name: tensor.contiguous() for name, tensor in training.weights.items()}, folder / WEIGHTS)
-    text = json.dumps({name: value for name, value in vars(training).items() if name not in ("weights", "config")})
-    write_atomically(folder / TRAINING, lambda partial: partial.write_text(text, encoding="utf-8"))
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+def training_stage(start: PreTrainedModel, settings: RecoveryConfig) -> Stage[Training]:
+    """The stage of a training of this model."""
 
+    def save(training: Training, folder: Path) -> None:
+        if training.weights is not None:
+            save_file({name: tensor.contiguous() for name, tensor in training.weights.items()}, folder / WEIGHTS)
+        values = {name: value for name, value in vars(training).items() if name not in ("weights", "config")}
+        (folder / TRAINING).write_text(json.dumps(values), encoding="utf-8")
 
-def load_training(folder: Path, start: PreTrainedModel, settings: RecoveryConfig) -> Training | None:
-    """A training that was finished in this folder; `None` if there is none that can be read."""
-    try:
+    def load(folder: Path) -> Training:
         values = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS) if values["best_step"] else None
         config = lora_config(start, settings) if settings.method == "lora" else None
         return Training(weights=weights, config=config, **values)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
-        return None
+
+    return Stage("training", save, load)
 
 
 def with_adapter(model: PreTrainedModel, weights: dict[str, torch.Tensor], config: LoraConfig) -> PeftModel:

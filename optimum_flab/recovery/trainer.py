@@ -16,7 +16,7 @@ from ..utils.compat import sequential_sampling
 from ..utils.progress import progress_bar
 from .encoding import IGNORED, Sequences
 from .loss import divergence, top_divergence
-from .teacher import CachedTeacher, DenseTeacher
+from .teacher import DenseTeacher, Predictions
 
 
 class Rows(Dataset):
@@ -24,7 +24,7 @@ class Rows(Dataset):
 
     Args:
         order (`Sequence[int]`, *optional*): the row of each place; defaults to all rows once.
-        teacher ([`CachedTeacher`], *optional*): predictions for the rows.
+        teacher ([`Predictions`], *optional*): predictions for the rows.
         distill_on (`str`): `all` or `answer`.
     """
 
@@ -32,7 +32,7 @@ class Rows(Dataset):
         self,
         sequences: Sequences,
         order: Sequence[int] | None = None,
-        teacher: CachedTeacher | None = None,
+        teacher: Predictions | None = None,
         distill_on: str = "all",
     ):
         self.sequences, self.teacher = sequences, teacher

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,55 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..records.atomic import is_full
+from ..records.pieces import Pieces
 from ..running.casting import multiplies_bfloat16
+from ..running.run import Run
 from ..settings.recovery import RecoveryConfig
 from ..utils.compat import use_one_device
 from ..utils.errors import FlabError
 from .encoding import schedule
 from .methods import NamesInCheckpoints, load_checkpoint, trainable, trained_weights
-from .preparation import Ready
+from .rows import OF_ROWS, RecoveryRows
 from .sizes import TrainingSizes, distillation_share
-from .trained import Training
+from .teacher import DenseTeacher, Predictions
+from .trained import Training, training_stage
 from .trainer import NotFinite, Progress, RecoveryTrainer, Rows, predictions
 
 
 STATE = "trainer_state.json"  # written last into a checkpoint
+CHECKPOINTS = "checkpoints"
+DECIDE_NOTHING = ("keep_adapter", "micro_batch_size")  # settings
+Teacher = DenseTeacher | Mapping[str, Predictions] | None
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a training starts from.
+
+    Args:
+        start (`PreTrainedModel`): the pruned model, which is left as it is.
+        teacher ([`DenseTeacher`] or `Mapping[str, Predictions]`, *optional*): the dense model, or its saved
+            predictions for the rows, by `training` and `validation`.
+        device (`torch.device`): to compute on.
+    """
+
+    start: PreTrainedModel
+    rows: RecoveryRows
+    sizes: TrainingSizes
+    teacher: Teacher
+    settings: RecoveryConfig
+    device: torch.device
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """Everything but the models that decides the result; not how many processes share the training."""
+        return {
+            "rows": self.rows.training.digest,
+            "validation": self.rows.validation.digest,
+            "settings": self.settings.model_dump(exclude=OF_ROWS | {"epochs", "learning_rate", *DECIDE_NOTHING}),
+            "learning_rate": self.settings.largest_rate(self.sizes.steps),
+            "steps": self.sizes.steps,
+        }
 
 
 def training_arguments(
@@ -85,35 +122,70 @@ def number_format(name: str, device: torch.device) -> str:
     return "bfloat16" if multiplies_bfloat16(device) else "float32"
 
 
-def train(
-    ready: Ready, start: PreTrainedModel, settings: RecoveryConfig, folder: Path, device: torch.device
-) -> Training:
+def trained(run: Run, asked: TrainingInputs, models: Mapping[str, str]) -> Training:
+    """The result of a training: saved by an earlier run, or else of one by all processes, in the folder of the first.
+
+    Args:
+        models (`Mapping[str, str]`): hashes of the weights of both models.
+
+    Raises:
+        [`FlabError`]: there is no space for the checkpoints, or the processes prepared different data.
+    """
+    processes, decided_by = run.processes, {**models, **asked.deciding}
+    stage = training_stage(asked.start, asked.settings)
+    processes.check_same(decided_by, "the prepared data")
+
+    def train_together(folder: Path | None) -> Training | None:
+        folder = processes.of_each(folder)[0]
+        if folder is None:  # the first process has found a result
+            return None
+        if (checkpoint := last_checkpoint(folder)) is not None:
+            run.say(f"the training resumes after step {checkpoint.rsplit('-', 1)[-1]}")
+        training = train(asked, folder)
+        processes.agree(True)  # the others may still read the best checkpoint
+        return training
+
+    made: Training | None = None
+
+    def make(pieces: Pieces) -> Training:
+        nonlocal made
+        made = train_together(pieces.folder / CHECKPOINTS)
+        assert made is not None  # in the first process there is a folder
+        return made
+
+    if not processes.is_main:
+        return train_together(None) or run.stage(stage, decided_by, make)
+    training = run.stage(stage, decided_by, make)
+    if made is None:
+        train_together(None)
+    return training
+
+
+def train(asked: TrainingInputs, folder: Path) -> Training:
     """Trains LoRA matrices on a pruned model, or its weights; resumes from the last complete checkpoint in `folder`.
 
     Args:
-        ready ([`Ready`]): the rows, and what they are learned from.
-        start (`PreTrainedModel`): the pruned model, which is left as it is.
         folder (`Path`): for checkpoints.
 
     Raises:
         [`FlabError`]: there is no space for the checkpoints.
     """
-    dtype = getattr(torch, settings.dtype)
+    settings, sizes, rows, device = asked.settings, asked.sizes, asked.rows.training, asked.device
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # the Trainer asks for "cuda", whichever that is
-    model = trainable(start, settings, device, dtype)
-    rows, sizes = ready.data.rows, ready.sizes
+    model = trainable(asked.start, settings, device, getattr(torch, settings.dtype))
+    saved = asked.teacher if isinstance(asked.teacher, dict) else {}
     early_stopping = [] if settings.patience is None else [EarlyStoppingCallback(settings.patience)]
     order = schedule(len(rows), sizes.steps, sizes.batch_size, settings.seed)
     trainer = RecoveryTrainer(
         model=model,
         args=training_arguments(settings, sizes, folder, device),
-        train_dataset=Rows(rows, order, ready.teachers[0], settings.distill_on),
-        eval_dataset=Rows(ready.data.validation, teacher=ready.teachers[1], distill_on=settings.distill_on),
+        train_dataset=Rows(rows, order, saved.get("training"), settings.distill_on),
+        eval_dataset=Rows(asked.rows.validation, None, saved.get("validation"), settings.distill_on),
         data_collator=default_collate,
         callbacks=[*early_stopping, Progress(), NamesInCheckpoints()],
         distillation=distillation_share(settings),
-        dense=ready.dense,
+        dense=asked.teacher if isinstance(asked.teacher, DenseTeacher) else None,
     )
     trainer.remove_callback(PrinterCallback)
     start_loss = loss_of(trainer, trainer.eval_dataset)

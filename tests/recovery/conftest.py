@@ -12,9 +12,10 @@ import torch
 from optimum_flab import FlabOptimizer, FlabPrunerConfig, RecoveryConfig
 from optimum_flab.checkpoints.loading import LoadedModel
 from optimum_flab.pruning.result import PrunedModel
+from optimum_flab.records.work import WorkFolder
+from optimum_flab.recovery.inputs import RecoveryInputs
 from optimum_flab.recovery.pipeline import recover
-from optimum_flab.recovery.work import Steps, Work
-from optimum_flab.running.generation import BatchCache
+from optimum_flab.running.run import Run
 
 from ..conftest import TEXTS, byte_level_tokenizer, tiny_model
 
@@ -132,11 +133,8 @@ def recovered(loaded, made: Path, cache: str = "cache", **changes) -> PrunedMode
     return recover(*loaded, config, confirm_run_unsafe_code=True, cache_dir=made / cache)
 
 
-def work_of(loaded, made: Path, settings: RecoveryConfig) -> Work:
-    dense, pruned = loaded
-    settings = settings.for_method("lora")
-    cache, steps = BatchCache(made / "answers"), Steps(quiet=True)
-    return Work(dense, pruned.model, pruned.tokenizer, pruned.plan, dense.family, settings, cache, steps)
+def inputs_of(loaded, made: Path, settings: RecoveryConfig) -> RecoveryInputs:
+    return RecoveryInputs(*loaded, settings.for_method("lora"), Run(WorkFolder(made / "work")), torch.device("cpu"))
 
 
 @pytest.fixture

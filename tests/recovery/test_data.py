@@ -1,5 +1,6 @@
 """What is trained on, what chooses the checkpoint and what only measures."""
 
+import copy
 import random
 from dataclasses import replace
 
@@ -7,15 +8,17 @@ import pytest
 import torch
 
 from optimum_flab import FlabError
-from optimum_flab.recovery.data import prepare, select, within_tokens
+from optimum_flab.records.pieces import Pieces
 from optimum_flab.recovery.instructions import read_instructions
+from optimum_flab.recovery.rows import answered_rows, select, with_plain_text, within_tokens
 
-from .conftest import config_for, problems, recovered, work_of, write_lines
+from .conftest import config_for, inputs_of, problems, recovered, write_lines
 
 
 def selected(loaded, made, held_out=("nothing",), **changes):
-    work = work_of(loaded, made, config_for(made, answers="reference", **changes))
-    return work, select(work, read_instructions(work.settings.data), list(held_out), lambda questions: [])
+    inputs = inputs_of(loaded, made, config_for(made, answers="reference", **changes))
+    found = select(inputs, read_instructions(inputs.settings.data), list(held_out))
+    return inputs, with_plain_text(inputs, found, lambda questions: [])
 
 
 def solutions(number):
@@ -28,14 +31,14 @@ def test_text_set_aside_to_measure_on_shares_no_passage_with_what_is_trained_on(
     rows += [{"instruction": f"Make {n}.", "output": f"def f{n}(): return {n * 7}"} for n in range(20)]
     write_lines(made / "near.jsonl", rows)
     _, found = selected(loaded, made, held_out=(), data=["near.jsonl"])
-    assert found.counts.dropped["overlapping text set aside"] >= 15
+    assert found.tally.dropped["overlapping text set aside"] >= 15
 
 
 def test_examples_that_are_blank_or_measure_are_left_out_and_counted(loaded, made):
     write_lines(made / "blank.jsonl", [{"prompt": " ", "response": "x = 1"}, {"prompt": "Write it.", "response": ""}])
     _, found = selected(loaded, made, held_out=solutions(4), data=["blank.jsonl", "problems.jsonl"])
-    assert found.counts.read == 26
-    assert found.counts.dropped == {"without a prompt or an answer": 2, "overlapping held-out text": 4}
+    assert found.tally.read == 26
+    assert found.tally.dropped == {"without a prompt or an answer": 2, "overlapping held-out text": 4}
 
 
 def test_an_empty_set_shows_what_each_filter_left_out(loaded, made):
@@ -49,9 +52,9 @@ def test_only_as_many_tokens_are_measured_on_as_asked_from_all_texts(loaded, mad
     texts = ["".join(f"n_{n}_{line} = {n}\n" for line in range(40)) for n in range(30)]
 
     def measured(tokens, texts=texts):
-        work = work_of(loaded, made, config_for(made, held_out_tokens=tokens))
-        found = within_tokens(work, texts)
-        return found, sum(len(work.dense.tokenizer(passage)["input_ids"]) for passage in found)
+        inputs = inputs_of(loaded, made, config_for(made, held_out_tokens=tokens))
+        found = within_tokens(inputs, texts)
+        return found, sum(len(inputs.dense.tokenizer(passage)["input_ids"]) for passage in found)
 
     whole, tokens = measured(10**6, ["\n \n", *texts])
     assert sorted("".join(whole)) == sorted("".join(texts))
@@ -67,24 +70,25 @@ def test_plain_text_is_distilled_up_to_its_budget_and_chooses_nothing(loaded, ma
     (made / "mine.txt").write_text(shown)
     source = f"{write_lines(made / 'plain.jsonl', [*passages, {'text': shown}])}[text]"
     options = {"text": source, "exclude": [str(made / "mine.txt")]}
-    work, found = selected(loaded, made, text_tokens=400, **options)
-    data, without = prepare(work, found), prepare(work, replace(found, plain=None))
+    inputs, found = selected(loaded, made, text_tokens=400, **options)
+    bare = replace(found, plain=None, tally=copy.deepcopy(found.tally))
+    data, without = (answered_rows(inputs, one, one, False, Pieces()) for one in (found, bare))
     plain = found.plain
     assert 300 < plain.tokens.tokens <= 400 and bool((plain.labels < 0).all())
-    assert torch.equal(data.rows.tokens.input_ids[-len(plain) :], plain.tokens.input_ids)
+    assert torch.equal(data.training.tokens.input_ids[-len(plain) :], plain.tokens.input_ids)
     assert data.validation.digest == without.validation.digest
-    assert len(data.rows) == len(without.rows) + len(plain)
-    text = work.tokenizer.decode(plain.tokens.input_ids.flatten())
+    assert len(data.training) == len(without.training) + len(plain)
+    text = inputs.tokenizer.decode(plain.tokens.input_ids.flatten())
     assert "value_" in text and problems(1)[0]["entry_point"] not in text
-    counts = selected(loaded, made, text_tokens=10**6, **options)[1].counts
-    assert counts.passages.total() == 40 and counts.passages_dropped == {"excluded sources": 1}
+    tally = selected(loaded, made, text_tokens=10**6, **options)[1].tally
+    assert tally.passages.total() == 40 and tally.passages_dropped == {"excluded sources": 1}
 
 
 def test_plain_text_does_not_show_what_is_set_aside_of_the_instructions(loaded, made):
     rows = [*solutions(4), "something = 'else'\n" * 3]
     source = f"{write_lines(made / 'same.jsonl', [{'text': text} for text in rows])}[text]"
-    counts = selected(loaded, made, text=source)[1].counts
-    assert counts.passages.total() == 1 and counts.passages_dropped == {"the instruction data": 4}
+    tally = selected(loaded, made, text=source)[1].tally
+    assert tally.passages.total() == 1 and tally.passages_dropped == {"the instruction data": 4}
 
 
 @pytest.mark.thorough

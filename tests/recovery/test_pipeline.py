@@ -16,8 +16,8 @@ from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrune
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.families.files import known_family
 from optimum_flab.records.report import report_text
-from optimum_flab.recovery import data as data_room
-from optimum_flab.recovery import pipeline
+from optimum_flab.recovery import pipeline, training
+from optimum_flab.recovery import rows as rows_room
 from optimum_flab.recovery.checks import check_settings
 from optimum_flab.recovery.lora import with_lora
 from optimum_flab.recovery.methods import NamesInCheckpoints, trainable
@@ -196,11 +196,11 @@ def test_all_weights_are_trained_where_there_is_room_and_a_run_keeps_to_its_choi
     assert "of memory, and 0.0 GB are available" in note and note in capsys.readouterr().err
     with pytest.raises(FlabError, match="training all weights takes about .* available; use `recovery.method` lora"):
         recovered(loaded, made, **options, method="full")
-    train = pipeline._train
-    monkeypatch.setattr(pipeline, "_train", lambda *_: pytest.fail("killed"))
+    train = training.train
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("killed"))
     with pytest.raises(pytest.fail.Exception):
         recovered(loaded, made, **options | {"max_steps": 2})
-    monkeypatch.setattr(pipeline, "_train", train)
+    monkeypatch.setattr(training, "train", train)
     free["bytes"] = 1e15
     assert recovered(loaded, made, **options | {"max_steps": 2}).report.recovery.settings["method"] == "lora"
     full = recovered(loaded, made, **options).report.recovery
@@ -333,7 +333,7 @@ def test_the_dense_weights_are_given_up_only_when_asked(loaded, made, dtype, tea
     asked = config_for(made, max_steps=1, dtype=dtype, teacher=teacher, answers="reference")
     for release, device in ((False, "cpu"), (True, "meta")):
         own = replace(dense, model=copy.deepcopy(dense.model))
-        recover(own, pruned, asked, cache_dir=made / "cache", release_dense=release)
+        recover(own, pruned, asked, cache_dir=made / f"{release}", release_dense=release)
         read_on = (dtype, teacher) == ("float32", "resident")  # by the training
         assert own.model.device.type == ("cpu" if read_on else device)
 
@@ -348,10 +348,10 @@ def test_the_settings_of_the_pruning_are_enough(loaded, made):
 def test_held_out_text_is_what_was_named_else_that_of_the_pruning(made, tmp_path):
     named, pruning = (str(made / name) for name in ("held_out.jsonl", "corpus.jsonl"))
     plan = SimpleNamespace(settings={"data": {"held_out": [pruning]}})
-    assert len(data_room.held_out_texts(RecoveryConfig(data="x", held_out=named), plan)) == 6
-    assert len(data_room.held_out_texts(RecoveryConfig(data="x"), plan)) == 16
+    assert len(rows_room.held_out_texts(RecoveryConfig(data="x", held_out=named), plan)) == 6
+    assert len(rows_room.held_out_texts(RecoveryConfig(data="x"), plan)) == 16
     gone = SimpleNamespace(settings={"data": {"held_out": [str(tmp_path / "gone.jsonl")]}})
-    assert data_room.held_out_texts(RecoveryConfig(data="x"), gone) == []
+    assert rows_room.held_out_texts(RecoveryConfig(data="x"), gone) == []
 
 
 @pytest.mark.thorough
@@ -359,7 +359,7 @@ def test_what_is_learned_and_a_result_from_before_are_said(loaded, made, capsys)
     recovered(loaded, made, max_steps=1, max_new_tokens=4)
     assert " reference (answers of the dense model left out: " in capsys.readouterr().err
     recovered(loaded, made, max_steps=1, max_new_tokens=4)
-    assert "this training was finished before" in capsys.readouterr().err
+    assert "training: reused from" in capsys.readouterr().err
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------
@@ -404,8 +404,8 @@ def test_no_space_for_checkpoints_is_said_before_training_but_for_what_is_there(
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(FlabError, match="predictions take another .* MB, and the disk of .* free some space"):
         recovered(loaded, made, **REFERENCES)
-    (made / "cache" / "teacher").mkdir(parents=True)
-    (made / "cache" / "teacher" / "a.safetensors").write_bytes(bytes(10**7))
+    (made / "cache" / "predictions").mkdir(parents=True)
+    (made / "cache" / "predictions" / "a.safetensors").write_bytes(bytes(10**7))
     recovered(loaded, made, max_steps=1, **REFERENCES)
 
 
@@ -439,7 +439,7 @@ def test_what_would_fail_later_is_said_before_the_dense_model_answers(loaded, ma
     def never(*args, **kwargs):
         raise AssertionError("the dense model was asked")
 
-    monkeypatch.setattr(data_room, "_choose_answers", never)
+    monkeypatch.setattr(rows_room, "_choose_answers", never)
     dense, pruned = loaded
     tokenizer = copy.deepcopy(pruned.tokenizer)
     tokenizer.chat_template = "{{ raise_exception('unknown') }}"

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from optimum_flab import ConfigurationError, FlabError, RecoveryConfig
 from optimum_flab.checkpoints.hashes import weights_hash
-from optimum_flab.recovery import data as data_room
 from optimum_flab.recovery import plain as plain_room
-from optimum_flab.recovery.data import select
+from optimum_flab.recovery import rows as rows_room
 from optimum_flab.recovery.overlap import source_texts
 from optimum_flab.recovery.plain import (
     PlainSource,
@@ -22,7 +21,8 @@ from optimum_flab.recovery.plain import (
     split_text,
     text_budget,
 )
-from optimum_flab.recovery.strategy import Counts
+from optimum_flab.recovery.rows import select, with_plain_text
+from optimum_flab.recovery.strategy import FilterTally
 from optimum_flab.texts.answers import Completion
 from optimum_flab.texts.formats import NO_FORMATS, Formats
 from optimum_flab.texts.overlap import Forbidden
@@ -30,7 +30,7 @@ from optimum_flab.texts.problems import packaged_problems, problems_to_train_on
 from optimum_flab.texts.sources import SourceTexts, read_source
 
 from ..conftest import byte_level_tokenizer, flab
-from .conftest import SMALL, config_for, recovered, work_of, write_lines
+from .conftest import SMALL, config_for, inputs_of, recovered, write_lines
 
 
 PACKAGED = ["python-packages", "packaged-problems"]
@@ -58,7 +58,7 @@ def test_sources_count_by_equal_shares_and_what_one_lacks_the_others_give(tmp_pa
     tokenizer = byte_level_tokenizer()
     sources = [written(tmp_path, "many", 400), written(tmp_path, "few", 60), written(tmp_path, "least", 1)]
     asked = RecoveryConfig(text=sources, sequence_length=64)
-    plain, counts = read_plain(asked, NO_FORMATS), Counts()
+    plain, counts = read_plain(asked, NO_FORMATS), FilterTally()
 
     def shares(budget):
         taken = sample_passages(plain, tokenizer, asked, budget, {}, counts)
@@ -92,7 +92,7 @@ def test_text_that_nobody_named_is_of_the_kinds_and_shares_of_calibration_and_of
     assert set(problems) <= programs and programs.isdisjoint(one.program for one in packaged_problems())
     assert all(text.startswith("<chat><user>") for text in chat) and all(text.startswith("<gap>") for text in gaps)
     assert library and not any(program in text for program in problems for text in [*chat, *gaps])
-    rows = sample_passages(sources, tokenizer, asked, 40_000, {}, Counts())
+    rows = sample_passages(sources, tokenizer, asked, 40_000, {}, FilterTally())
     texts = [tokenizer.decode(one.ids) for one in rows]
     tokens = {
         "chat": sum(len(one.ids) for one, text in zip(rows, texts, strict=True) if text.startswith("<chat>")),
@@ -112,7 +112,7 @@ def test_packaged_text_that_is_excluded_is_so_in_both_editions_and_measures_with
     programs = [one.program for one in (*packaged_problems(), *problems_to_train_on())]
     assert all(never.overlaps(program) for program in programs)
     plan = SimpleNamespace(settings={})
-    measured = data_room.held_out_texts(RecoveryConfig(text="mine", held_out="packaged-problems"), plan)
+    measured = rows_room.held_out_texts(RecoveryConfig(text="mine", held_out="packaged-problems"), plan)
     assert measured == [one.program for one in problems_to_train_on()]
 
 
@@ -190,14 +190,14 @@ def test_the_dense_models_own_answers_are_trained_on_and_written_once(loaded, ma
     plain = first.report.recovery.data.plain_text
     assert set(plain.by_kind) == {"answers", "problems"} and sum(plain.by_kind.values()) == plain.passages
     assert plain.by_kind["answers"] > plain.by_kind["problems"] > 0
-    work = work_of(loaded, made, config_for(made, **options))
+    inputs = inputs_of(loaded, made, config_for(made, **options))
 
     def dense(questions):
         return [(Completion("return 'a dense answer'\n", True), 40) for _ in questions]
 
-    selected = select(work, [], ["nothing"], dense)
+    selected = with_plain_text(inputs, select(inputs, [], ["nothing"]), dense)
     decoded = [
-        work.tokenizer.decode(rows.tokens.input_ids.flatten()) for rows in (selected.plain, selected.validation)
+        inputs.tokenizer.decode(rows.tokens.input_ids.flatten()) for rows in (selected.plain, selected.validation)
     ]
     assert all("return 'a dense answer'" in text for text in decoded)
     assert first.report.recovery.estimate.answer_seconds > 0
@@ -210,9 +210,11 @@ def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(loa
     source = written(made, "word", 60, lines=40)
     options = {"data": (), "text": source, "text_tokens": 3000, "held_out_tokens": 300}
     options |= {"max_steps": 6}
-    work = work_of(loaded, made, config_for(made, **options))
-    selected = select(work, [], [], refuse_questions)
-    texts = [work.tokenizer.decode(rows.tokens.input_ids.flatten()) for rows in (selected.plain, selected.validation)]
+    inputs = inputs_of(loaded, made, config_for(made, **options))
+    selected = with_plain_text(inputs, select(inputs, [], []), refuse_questions)
+    texts = [
+        inputs.tokenizer.decode(rows.tokens.input_ids.flatten()) for rows in (selected.plain, selected.validation)
+    ]
     numbers = [
         {name for name in (f"word_{n}_" for n in range(60)) if name in text} for text in (*texts, *selected.held_out)
     ]
@@ -229,20 +231,21 @@ def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(loa
 def test_it_is_said_that_text_is_left_out_for_its_overlap(loaded, made):
     source = written(made, "word", 30, lines=12)
     asked = config_for(made, data=(), text=source, exclude=source, text_tokens=3000)
+    inputs = inputs_of(loaded, made, asked)
     with pytest.raises(FlabError, match=r"overlapping excluded sources left out.*overlaps neither excluded nor"):
-        select(work_of(loaded, made, asked), [], [], refuse_questions)
+        with_plain_text(inputs, select(inputs, [], []), refuse_questions)
 
 
 def test_what_makes_sense_only_as_a_whole_is_measured_as_a_whole_or_not_at_all(loaded, made):
     asked = config_for(made, sequence_length=32, held_out_tokens=4000, text_tokens=4000)
-    work = work_of(loaded, made, asked)
+    inputs = inputs_of(loaded, made, asked)
     long, short = "ab cd " * 60, " return" * 20  # in characters longer than a sequence, in tokens only the first
-    count = partial(data_room._tokens, work)
+    count = partial(rows_room._tokens, inputs)
     assert count(long) > 32 >= count(short) and len(passages_in(short, asked)) > 1
     sources = [PlainSource([[f"{short}{n}"] if n % 2 else [f"{long}{n}"] for n in range(40)], whole=True)]
     parts = split_text(sources, asked, count, held_out_named=False)
     assert parts.held_out and all(text.startswith(short) for text in parts.held_out)
-    assert set(data_room.within_tokens(work, parts.held_out)) == set(parts.held_out)
+    assert set(rows_room.within_tokens(inputs, parts.held_out)) == set(parts.held_out)
 
 
 def test_near_copies_of_what_chooses_the_checkpoint_are_left_out_and_counted(loaded, made):
@@ -250,12 +253,14 @@ def test_near_copies_of_what_chooses_the_checkpoint_are_left_out_and_counted(loa
     rows = [{"text": f"# {which}\n{body}"} for body in bodies for which in ("original", "copy")]
     source = f"{write_lines(made / 'copies.jsonl', rows)}[text]"
     asked = config_for(made, data=(), text=source, text_tokens=20_000)
-    work = work_of(loaded, made, asked)
-    selected = select(work, [], ["nothing"], refuse_questions)
-    found = [work.tokenizer.decode(part.tokens.input_ids.flatten()) for part in (selected.validation, selected.plain)]
+    inputs = inputs_of(loaded, made, asked)
+    selected = with_plain_text(inputs, select(inputs, [], ["nothing"]), refuse_questions)
+    found = [
+        inputs.tokenizer.decode(part.tokens.input_ids.flatten()) for part in (selected.validation, selected.plain)
+    ]
     chosen, trained = ({n for n in range(30) if f"word_{n}_" in text} for text in found)
     assert chosen and trained and not chosen & trained
-    assert set(selected.counts.passages_dropped) == {"validation text"}
+    assert set(selected.tally.passages_dropped) == {"validation text"}
     # what is set aside counts as text that must not be trained on
     assert all(selected.forbidden["validation text"].overlaps(bodies[n]) for n in chosen)
 

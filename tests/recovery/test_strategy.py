@@ -7,11 +7,11 @@ import pytest
 from optimum_flab import FlabError
 from optimum_flab.execution import Program, run_programs
 from optimum_flab.recovery.checks import check_inputs
-from optimum_flab.recovery.data import faults
 from optimum_flab.recovery.instructions import Example
+from optimum_flab.recovery.rows import faults
 from optimum_flab.recovery.strategy import (
     Completion,
-    Counts,
+    FilterTally,
     choose,
     fault_of,
     fault_of_program,
@@ -47,18 +47,18 @@ def test_the_dense_answer_is_learned_where_it_passes_the_tests_and_else_the_refe
     fenced = "Here it is:\n```python\ndef double(x):\n    return 2 * x\n```\nDone."
     examples = [TESTED, TESTED, ASKED, ASKED, BARE, BARE]
     answers = [right, "    return x\n", fenced, fenced.replace("2 *", "3 *"), fenced, "no code at all"]
-    counts = Counts()
-    found = choose(examples, {i: Completion(text, True) for i, text in enumerate(answers)}, in_sandbox, counts)
+    tally = FilterTally()
+    found = choose(examples, {i: Completion(text, True) for i, text in enumerate(answers)}, in_sandbox, tally)
     assert [one.answer for one in found] == [right, TESTED.answer, fenced, ASKED.answer, fenced, BARE.answer]
-    assert counts.answers == {"dense, tests passed": 3, "reference": 3}
-    assert counts.rejected == {"fails its tests": 3}
+    assert tally.answers == {"dense, tests passed": 3, "reference": 3}
+    assert tally.rejected == {"fails its tests": 3}
 
 
 def test_a_dense_answer_that_was_cut_off_is_not_learned_even_if_its_code_passes():
-    counts = Counts()
+    tally = FilterTally()
     cut = Completion("    return 2 * x\n    # then we expl", ended=False)
-    (found,) = choose([TESTED], {0: cut}, in_sandbox, counts)
-    assert (found, counts.rejected) == (TESTED, {"too long": 1})
+    (found,) = choose([TESTED], {0: cut}, in_sandbox, tally)
+    assert (found, tally.rejected) == (TESTED, {"too long": 1})
 
 
 def test_answers_that_are_not_wrong_are_counted_apart():
@@ -66,9 +66,9 @@ def test_answers_that_are_not_wrong_are_counted_apart():
         "    import numpy\n    return int(numpy.add(x, x))\n",
         "    return x\n",
     ]
-    counts = Counts()
-    choose([TESTED] * 2, {i: Completion(text, True) for i, text in enumerate(answers)}, in_sandbox, counts)
-    assert counts.rejected == {"imports numpy (see `recovery.allow_packages`)": 1, "fails its tests": 1}
+    tally = FilterTally()
+    choose([TESTED] * 2, {i: Completion(text, True) for i, text in enumerate(answers)}, in_sandbox, tally)
+    assert tally.rejected == {"imports numpy (see `recovery.allow_packages`)": 1, "fails its tests": 1}
 
 
 def test_what_a_program_may_import_is_part_of_what_is_kept_of_it(tmp_path):
@@ -131,17 +131,17 @@ def test_only_a_share_of_the_problems_without_tests_is_answered_and_more_data_do
 
 
 def test_duplicates_and_overlaps_are_counted_by_name():
-    counts = Counts(read=4)
+    tally = FilterTally(read=4)
     long = Example("p#9", (("user", " ".join(f"word{n}" for n in range(20))),), "x")
-    kept = without_overlap([TESTED, TESTED, long, PROSE], {"HumanEval": Forbidden([long.prompt])}, counts)
+    kept = without_overlap([TESTED, TESTED, long, PROSE], {"HumanEval": Forbidden([long.prompt])}, tally)
     assert kept == [TESTED, PROSE]
-    assert counts.dropped == {"duplicates": 1, "overlapping HumanEval": 1}
+    assert tally.dropped == {"duplicates": 1, "overlapping HumanEval": 1}
 
 
 def test_an_empty_set_shows_every_count():
-    counts = Counts(read=7)
-    counts.drop("duplicates", 3)
-    counts.drop("longer than 8 tokens", 4)
-    counts.drop("nothing", 0)
+    tally = FilterTally(read=7)
+    tally.drop("duplicates", 3)
+    tally.drop("longer than 8 tokens", 4)
+    tally.drop("nothing", 0)
     with pytest.raises(FlabError, match=r"of 7 examples 0 stay \(3 duplicates, 4 longer than 8 tokens\)"):
-        refuse_empty([], counts)
+        refuse_empty([], tally)

@@ -1,11 +1,13 @@
 """The dense model's predictions in pruned ids."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from optimum_flab import FlabError
 from optimum_flab.families import family_for
-from optimum_flab.recovery.teacher import ROWS_PER_FILE, CachedTeacher, DenseTeacher, cache_bytes
+from optimum_flab.records.pieces import Pieces
+from optimum_flab.recovery.teacher import PREDICTIONS, ROWS_PER_PART, DenseTeacher, predict, prediction_bytes
 from optimum_flab.texts.packing import PackedTokens
 
 from ..conftest import random_tokens, tiny_model
@@ -19,7 +21,7 @@ def teacher() -> DenseTeacher:
     return DenseTeacher(model, family_for(model.config), KEPT)
 
 
-def tokens(rows: int = ROWS_PER_FILE * 2 + 3) -> PackedTokens:
+def tokens(rows: int = ROWS_PER_PART * 2 + 3) -> PackedTokens:
     found = random_tokens(documents=400, vocabulary=len(KEPT))
     return next(found.batches(rows))
 
@@ -34,51 +36,40 @@ def test_predictions_are_those_of_the_dense_model_renormalised_on_the_kept_vocab
     torch.testing.assert_close(found, logits[wanted][:, KEPT].log_softmax(dim=-1), atol=1e-4, rtol=1e-4)
 
 
-def test_cached_predictions_are_the_likeliest_ones(tmp_path):
-    part = tokens()
-    cache = CachedTeacher(tmp_path / "new", part, {"dense": "x"}, 7)
-    assert len(cache.missing()) == 3
-    done = []
-    cache.fill(teacher().likeliest, lambda: done.append(1))
-    assert not cache.missing() and len(done) == 3
-    for row in (0, ROWS_PER_FILE, len(part.input_ids) - 1):
-        values, ids = cache.row(row)
-        one = PackedTokens(*(t[row : row + 1] for t in (part.input_ids, part.position_ids, part.mask)))
-        whole = teacher().log_probabilities(one.input_ids, one.position_ids, torch.ones_like(one.mask))
-        top = whole.topk(7)
-        torch.testing.assert_close(values.float(), top.values, atol=5e-3, rtol=5e-3)
-        assert (ids.long() == top.indices).float().mean() > 0.98
-    # float16 keys and int32 ids: what was said before
-    assert sum(file.stat().st_size for file in cache.files) == pytest.approx(cache_bytes(part, 7), rel=0.05)
+def test_saved_predictions_are_the_likeliest_ones_and_are_read_again(tmp_path):
+    part, done = tokens(), []
+    made = predict(partial(teacher().likeliest, k=7), part, Pieces(tmp_path), lambda: done.append(1))
+    assert len(done) == len(made.parts) == 3
+    (tmp_path / "value").mkdir()
+    PREDICTIONS.save({"training": made}, tmp_path / "value")
+    (tmp_path / "0.safetensors").unlink()  # they stay readable
+    for found in (made, PREDICTIONS.load(tmp_path / "value")["training"]):
+        for row in (0, ROWS_PER_PART, len(part.input_ids) - 1):
+            values, ids = found.row(row)
+            one = part.rows(row, row + 1)
+            whole = teacher().log_probabilities(one.input_ids, one.position_ids, torch.ones_like(one.mask))
+            top = whole.topk(7)
+            torch.testing.assert_close(values.float(), top.values, atol=5e-3, rtol=5e-3)
+            assert (ids.long() == top.indices).float().mean() > 0.98
+    # float16 values and int32 ids: what was said before
+    size = sum(file.stat().st_size for file in (tmp_path / "value").iterdir())
+    assert size == pytest.approx(prediction_bytes(part, 7), rel=0.05)
 
 
-def test_an_interrupted_cache_goes_on_and_a_damaged_file_is_made_again(tmp_path):
-    cache = CachedTeacher(tmp_path, tokens(), {"dense": "x"}, 4)
+def test_of_a_small_vocabulary_there_are_no_more_than_all():
+    assert teacher().likeliest(tokens(2), 10_000)["ids"].shape[-1] == len(KEPT)
+
+
+def test_predictions_that_were_interrupted_go_on(tmp_path):
     calls = []
 
-    def interrupted(part, k):
+    def interrupted(part):
         calls.append(part)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return teacher().likeliest(part, k)
+        return teacher().likeliest(part, 4)
 
     with pytest.raises(KeyboardInterrupt):
-        cache.fill(interrupted)
-    assert cache.missing() == [1, 2]
-    cache.files[0].write_bytes(cache.files[0].read_bytes()[:100])
-    assert cache.missing() == [0, 1, 2]
-    cache.fill(teacher().likeliest)
-    assert not cache.missing() and not list(tmp_path.glob("*.partial*"))
-
-
-@pytest.mark.parametrize("changes", [{"identity": {"dense": "y"}}, {"k": 5}])
-def test_other_predictions_have_other_files(tmp_path, changes):
-    first = CachedTeacher(tmp_path, tokens(), {"dense": "x"}, 4)
-    other = CachedTeacher(tmp_path, tokens(), **{"identity": {"dense": "x"}, "k": 4, **changes})
-    assert not set(first.files) & set(other.files)
-
-
-def test_a_folder_that_cannot_be_written_to_is_said(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(FlabError, match="`cache_dir`"):
-        CachedTeacher(tmp_path / "file", tokens(1), {}, 4).fill(teacher().likeliest)
+        predict(interrupted, tokens(), Pieces(tmp_path), lambda: None)
+    predict(interrupted, tokens(), Pieces(tmp_path), lambda: None)
+    assert len(calls) == 4 and not list(tmp_path.glob("*.partial*"))
