@@ -69,7 +69,7 @@ class WorkFolder:
         resume (`bool`): whether saved values may be used; otherwise they are computed again and replaced.
         agree (`Callable`): for several processes that compute the same values, each in a folder of its own: whether a
             condition holds in all.
-        is_main (`bool`): whether this process is the first of them.
+        is_main (`bool`): whether this process is the first of them, which speaks for all.
         check (`Callable`): called before a value is saved; raises if its inputs have changed in the meantime.
 
     Attributes:
@@ -112,7 +112,8 @@ class WorkFolder:
         folder = self.root / f"{stage.name}-{digest_of(inputs)[:KEY_LENGTH]}"
 
         def wait() -> None:
-            say(f"{stage.name}: another run is computing the same in {folder}; waiting for it")
+            if self._is_main:
+                say(f"{stage.name}: another run is computing the same in {folder}; waiting for it")
 
         # the first of several processes goes before the others, so that of two equal runs one waits as a whole
         if not self._is_main:
@@ -127,7 +128,7 @@ class WorkFolder:
                 if not self.resume and folder not in self._used:
                     _empty(folder)
                 (folder / INPUTS).write_text(json.dumps(inputs, indent=2), encoding="utf-8")
-            saved = _read(stage, folder, quietly=folder in self._used)
+            saved = _read(stage, folder, quietly=folder in self._used or not self._is_main)
             self._used.add(folder)
             if not self._agree(saved is not None) and saved is not None:  # another process has to compute it
                 saved = None
@@ -168,7 +169,7 @@ class WorkFolder:
 
 def _read(stage: Stage[T], folder: Path, quietly: bool) -> tuple[T, float] | None:
     """The saved value of a stage and the seconds it took; `None` where there is none that can be read. That it is
-    reused is said unless this run saved it itself."""
+    reused is said unless this run saved it itself, or another of its processes says so."""
     if not (folder / VALUE).is_dir():
         return None
     try:
