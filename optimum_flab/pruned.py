@@ -30,7 +30,6 @@ from .records.folders import FolderKind, OutputFolder
 from .records.names import CARD_NAME, gguf_name, is_replaceable
 from .records.plan import PLAN_NAME
 from .records.report import REPORT_NAME, report_text
-from .records.shards import shards
 from .running.casting import copy_in
 from .running.generation import completion
 from .settings.export import ExportSettings
@@ -171,7 +170,8 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
     """
     earlier = Checkpoint(output.folder).card
     with output.replacement() as partial:
-        pruned = pruned.with_report(weights_sha256=_write_weights(pruned, dense, partial))
+        pruned = replace(pruned, folder=partial)
+        pruned = pruned.with_report(weights_sha256=_write_weights(pruned, dense))
         pruned.plan.save(partial)
         save_family(dense.family, partial)
         if pruned.config is not None:
@@ -180,7 +180,7 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
             shutil.copyfile(file, partial / file.name)
         for name, path in pruned.files.items():
             (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial / name)
-        write_records(replace(pruned, folder=partial), earlier)
+        write_records(pruned, earlier)
     clear_saved_stages(pruned)
     return replace(pruned, folder=output.folder)
 
@@ -291,10 +291,11 @@ def in_place_of_dense(pruned: PrunedModel, dense: LoadedModel, dtype: torch.dtyp
     return replace(dense, model=pruned.model, tokenizer=pruned.tokenizer, storage_dtype=dtype, stored=None)
 
 
-def _write_weights(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> str | None:
-    """Writes weights, configuration and tokenizer, and returns the hash of the weights."""
+def _write_weights(pruned: PrunedModel, dense: LoadedModel) -> str | None:
+    """Writes weights, configuration and tokenizer to the folder, and returns the hash of the weights."""
+    checkpoint = pruned.checkpoint
     if pruned.model.device.type != "meta":
-        save_checkpoint(pruned.model, pruned.tokenizer, folder, dense.family)
+        save_checkpoint(pruned.model, pruned.tokenizer, checkpoint.folder, dense.family)
         return pruned.report.weights_sha256
     stored = dense.stored
     assert stored is not None  # a model on the meta device has its weights in files
@@ -303,5 +304,5 @@ def _write_weights(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> str
     names = progress_bar("Pruning tensors", len(stored), "tensor", iterable=stored)
     tensors = ((name, stored[name]) for name in names)
     cut = pruned_tensors(tensors, dense.family, pruned.plan, pruned.model.state_dict())
-    save_checkpoint(pruned.model, pruned.tokenizer, folder, dense.family, cut)
-    return weights_hash(StoredTensors(shards(folder)))
+    save_checkpoint(pruned.model, pruned.tokenizer, checkpoint.folder, dense.family, cut)
+    return weights_hash(StoredTensors(checkpoint.weight_files))

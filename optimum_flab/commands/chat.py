@@ -75,6 +75,7 @@ class ChatCommand(FlabVerb):
                     print(printable(f"{error} ({CLEAR} forgets the conversation)"), file=sys.stderr)
 
     def conversation(self, name: str, revision: str | None) -> Conversation:
+        """A conversation with a model that is loaded for it."""
         args = self.args
 
         from ..checkpoints.loading import load_dense

@@ -38,7 +38,7 @@ class InputSquares(LayerObserver):
         super().__init__(reading, range(len(reading.layers)), "hidden")
 
     def observe(self, index: int) -> dict[str, torch.Tensor]:
-        """See [`LayerObserver.observe`]."""
+        """The sums of a layer, by the names that the class states."""
         reading = self.reading
         layer = self.reading.layers[index]
         hidden = self.streams["hidden"]

@@ -9,9 +9,11 @@ import torch
 
 from optimum_flab import ConfigurationError, ExportSettings, FlabError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.loading import dense_from_memory
-from optimum_flab.export import export_gguf, quantiser
+from optimum_flab.export import export_gguf, gguf_file, quantiser
 from optimum_flab.export.fields import model_fields
 from optimum_flab.families import family_for
+from optimum_flab.hub.frame import is_generated
+from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.names import is_replaceable
 from optimum_flab.tensors.gguf_header import read_header
 
@@ -156,15 +158,13 @@ def test_a_model_that_llama_cpp_would_compute_otherwise_is_refused(family, chang
 def test_a_pruning_writes_the_files_that_are_asked_for(project, monkeypatch):
     rows = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
     (project / "corpus.jsonl").write_text(rows)
-    prune = "prune -m model out --vocab-size 400 --keep-merges 0 --corpus corpus.jsonl --mix own=1"
-    prune += (
-        " --sequence-length 64 --calibration-tokens 512 --validation-tokens 64 --held-out-tokens 64 --cache-dir cache"
-    )
+    prune = "prune -m model out --vocab-size 400 --keep-merges 0 --corpus corpus.jsonl --mix own=1 --cache-dir cache"
+    prune += " --sequence-length 64 --calibration-tokens 512 --validation-tokens 64 --held-out-tokens 64 --overwrite"
     with monkeypatch.context() as patch:
         patch.setattr(quantiser, "find_quantiser", lambda: None)
         refused = flab(*prune.split(), "--gguf", "Q4_K_M", cwd=project)
     assert refused.code == 1 and "pip install llama-cpp-py-sync" in refused.err and not (project / "cache").exists()
-    done = flab(*prune.split(), "--gguf", "Q8_0", "--gguf", "f16", cwd=project)
+    done = flab(*prune.split(), "--gguf", "Q8_0", "--gguf", "f16", "--prompt", "def f", cwd=project)
     assert done.code == 0, done.err
     for kind in ("q8_0", "f16"):
         name = f"model-pruned-{kind}.gguf"
@@ -172,6 +172,17 @@ def test_a_pruning_writes_the_files_that_are_asked_for(project, monkeypatch):
         assert f"{name}: 0." in done.out and name in (project / "out/README.md").read_text()
         for file in (name, f"model-pruned-{kind}.Modelfile"):
             assert (project / "out" / file).is_file() and is_replaceable(project / "out" / file)
+    (completion,) = Checkpoint(project / "out").report.completions
+    assert completion.prompt == "def f" and "completion by the pruned model" in done.out
+    with monkeypatch.context() as patch:
+        for module in (quantiser, gguf_file):
+            patch.setattr(module, "check_quantiser", lambda kind: ["false"])
+        failed = flab(*prune.split(), "--gguf", "f16", "--gguf", "q4_k_m", cwd=project)
+    left = "model-pruned-q4_k_m-f32.gguf"
+    assert failed.code == 1 and "could not quantise" in failed.err and f"The model is in out/{left}" in failed.err
+    card = (project / "out/README.md").read_text()  # the pruning is not lost, and the card says what is there
+    assert is_generated(card) and f"({left})" in card and "(model-pruned-f16.gguf)" in card
+    assert "q4_k_m.gguf" not in card
     (project / ".model-pruned-q4_k_m.gguf.partial").mkdir()  # of an export that was killed
     for file in (".model-pruned-q4_k_m.gguf.partial", "model-pruned-q4_k_m-bf16.gguf"):
         assert is_replaceable(project / file)

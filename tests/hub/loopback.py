@@ -272,10 +272,6 @@ class Handler(BaseHTTPRequestHandler):
                 return failed(400, "the content is not what was announced")
             hub.objects[match[1]] = body
             return 200, b""
-        if match := re.fullmatch(r"/xet/v1/(xorbs|shards)(?:/.*)?", path):
-            return ok({"was_inserted": True} if match[1] == "xorbs" else {"result": 1})
-        if path.startswith(("/xet/", "/v1/telemetry")):
-            return failed(404, "not here")
         if token and role is None:
             return failed(401, "Invalid credentials in Authorization header")
         if path == "/api/agent-harnesses":

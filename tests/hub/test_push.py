@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from optimum_flab import FlabOptimizer, PruningPlan
 from optimum_flab.hub.client import hub_card, redact
 from optimum_flab.hub.frame import BEGIN, END, metadata_of, text_of_user
 from optimum_flab.hub.push import push_to_hub
+from optimum_flab.records import checkpoint
+from optimum_flab.records.json_files import read_json
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 
@@ -144,6 +147,20 @@ def test_the_licence_is_read_from_the_base_models_card(pruned, hub, report):
     hub.add("someone/bare", {"config.json": b"{}"})
     assert "it has none" in refusal(pruned, "me/other", ConfigurationError, base_model="someone/bare")
     assert "me/other" not in hub.repositories
+
+
+def test_each_record_is_read_once(pruned, hub, report, monkeypatch):
+    write_json(pruned / "flab_evaluation.json", evaluation_of(report))
+    reads = Counter()
+
+    def counted(path, *advice):
+        reads[path.name] += 1
+        return read_json(path, *advice)
+
+    monkeypatch.setattr(checkpoint, "read_json", counted)
+    push(pruned, dry_run=True)
+    assert {"flab_report.json", "flab_plan.json", "flab_config.json", "flab_evaluation.json"} <= reads.keys()
+    assert set(reads.values()) == {1}
 
 
 # --- what is sent
