@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from optimum_flab.records.verdict import KnownFamily
 
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -19,6 +22,22 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def script(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module
+
+
+def test_what_a_model_kept_is_noted_once_among_those_of_its_family(script, tmp_path, monkeypatch):
+    retention = script("retention")
+    known = tmp_path / "known.json"
+    known.write_text("{}", encoding="utf-8")
+    monkeypatch.setattr(retention, "KNOWN", known)
+    models = Path(__file__).with_name("records") / "models"
+    for model, share in (("searched", 0.5), ("experts", 0.25), ("searched", 0.75)):
+        retention.note("toys", models / model, share, f"at {model}")
+    rows = json.loads(known.read_text(encoding="utf-8"))["toys"]["measured"]
+    assert [(row["label"], row["share"], row["divergence"]) for row in rows] == [
+        ("at searched", 0.75, 0.0217),
+        ("at experts", 0.25, 1.068),
+    ]
+    assert KnownFamily(measured=rows).measured[0].model == "tiny"
 
 
 @pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
