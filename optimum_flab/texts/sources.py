@@ -92,7 +92,7 @@ def parse_source(spec: str) -> Source:
         return Source(spec)
     if not spec.strip():
         raise FlabError("an empty source was named; name a file, a folder or a Hub dataset")
-    if _exists(spec):
+    if os.path.exists(os.path.expanduser(spec)):
         path = Path(spec).expanduser()
         if not (path.is_file() or path.is_dir()):
             raise FlabError(f"source {spec!r} is a pipe or a device, and sources are read more than once; name a file")
@@ -104,7 +104,7 @@ def parse_source(spec: str) -> Source:
         columns = tuple(column.strip() for column in match["columns"].split(","))
         if not all(columns):
             raise FlabError(f"source {spec!r} has an empty column name; write it as 'path[column,other_column]'")
-        if _exists(base):
+        if os.path.exists(os.path.expanduser(base)):
             path = Path(base).expanduser()
             if path.is_dir() or row_suffix(path) is None:
                 raise FlabError(
@@ -326,13 +326,6 @@ def row_documents(rows: Iterable[Any], name: str, columns: Sequence[str] = (), f
     """One document per row, named by its number; see [`~texts.rows.row_texts`] for the arguments and errors."""
     for number, text in enumerate(row_texts(rows, name, columns, first), start=first):
         yield Document(text, f"{name}#{number}")
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):  # too long, no such user, a NUL inside
-        return False
 
 
 def _walk(folder: Path, enter: Callable[[str], bool]) -> Iterator[Path]:
