@@ -8,6 +8,7 @@ float64.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -18,6 +19,7 @@ ROWS = 512  # of a block
 COLUMN_BLOCKS = 8  # a symmetric matrix is summed and stored by blocks on one side of its diagonal, 56% of it
 
 
+@dataclass(eq=False)
 class HalfMatrix:
     """A symmetric matrix of which the blocks on its diagonal and on one side of it are stored.
 
@@ -26,8 +28,8 @@ class HalfMatrix:
         below (`bool`): whether the side is the one below the diagonal.
     """
 
-    def __init__(self, place: torch.Tensor, below: bool = False):
-        self.place, self.below = place, below
+    place: torch.Tensor
+    below: bool = False
 
     def columns(self, block: slice) -> slice:
         """The columns that are stored of the rows of a block: from the diagonal on, or up to it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -148,22 +148,23 @@ class Sample:
     origins: list[Document]
 
 
+@dataclass
 class Sampler:
     """Draws sets from pools, one after another: no set takes from the documents of an earlier one.
 
     Args:
-        pools (`Sequence[Pool]`): the documents.
+        pools (`Sequence[Pool]`): the documents that no set has taken from.
         count_tokens (`Callable`): returns the number of tokens of each of some texts.
         most_tokens (`int`): of a passage that makes sense only as a whole.
         seed (`int`): decides the passages.
+        seen (`set[str]`): passages of all sets; libraries copy from one another.
     """
 
-    def __init__(self, pools: Sequence[Pool], count_tokens: CountTokens, most_tokens: int, seed: int):
-        self._pools = pools
-        self._count = count_tokens
-        self._most_tokens = most_tokens
-        self._seed = seed
-        self._seen: set[str] = set()  # passages of all sets; libraries copy from one another
+    pools: Sequence[Pool]
+    count_tokens: CountTokens
+    most_tokens: int
+    seed: int
+    seen: set[str] = field(default_factory=set)
 
     def draw(self, number: int, tokens: int, most_documents: Sequence[int] | None = None) -> Sample:
         """Draws a set: its tokens are shared first by the kinds, then by the pools of a kind.
@@ -174,15 +175,15 @@ class Sampler:
             most_documents (`Sequence[int]`, *optional*): the maximum number of documents of each pool; all by default.
         """
         draws, kinds = list[Draw](), dict[str, list[Draw]]()
-        for place, pool in enumerate(self._pools):
+        for place, pool in enumerate(self.pools):
             part = pool if most_documents is None else pool.part(0, most_documents[place])
-            rng = np.random.default_rng([self._seed, 2, number, place])
-            draw = Draw(part, self._count, rng, self._seen, self._most_tokens)
+            rng = np.random.default_rng([self.seed, 2, number, place])
+            draw = Draw(part, self.count_tokens, rng, self.seen, self.most_tokens)
             draws.append(draw)
             kinds.setdefault(pool.kind, []).append(draw)
         together = SharedDraw([SharedDraw(of_kind) for of_kind in kinds.values()])
         together.until(tokens)
-        pairs = list(zip(self._pools, draws, strict=True))
+        pairs = list(zip(self.pools, draws, strict=True))
         origins = [candidate.origin for pool, draw in pairs for candidate in pool.candidates[: draw.used]]
-        self._pools = [pool.part(draw.used) for pool, draw in pairs]
+        self.pools = [pool.part(draw.used) for pool, draw in pairs]
         return Sample([passage for passage, _ in together.taken], together.tokens, origins)
