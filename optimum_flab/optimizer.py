@@ -125,7 +125,9 @@ class FlabOptimizer:
         return optimizer
 
     def _set_up(self, dense: LoadedModel, output_dtype: str | torch.dtype | None, memory: int | None = None) -> None:
-        self.dense, self.family, self._memory = dense, dense.family, memory
+        self.dense = dense
+        self.family = dense.family
+        self._memory = memory
         self.output_dtype = dense.storage_dtype if output_dtype is None else computation_dtype(output_dtype)
         self.pruned: PrunedModel | None = None
 

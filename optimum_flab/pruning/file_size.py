@@ -30,7 +30,9 @@ ALIGNMENT = 32  # of each tensor in a GGUF file
 # bytes of a GGUF file for what every one says of itself, and what llama.cpp's quantiser says of an importance matrix
 SPARE = 4096
 ENTRY = 160  # bytes that the header of a safetensors file has for a tensor besides its name, at most
-TOKENS, MERGES, NUMBERS = f"{PREFIX}tokens", f"{PREFIX}merges", (f"{PREFIX}token_type", f"{PREFIX}scores")
+TOKENS = f"{PREFIX}tokens"
+MERGES = f"{PREFIX}merges"
+NUMBERS = (f"{PREFIX}token_type", f"{PREFIX}scores")
 
 
 class FileSizes:

@@ -96,7 +96,9 @@ def candidate_shapes(limits: Limits, natural: int, budget: int, slack: int) -> l
         slack (`int`): by how much a shape may miss the budget; if all depths miss it by more, they are
             returned nevertheless, with one shape each.
     """
-    inner, exact, inexact = limits.inner, list[Shape](), list[Shape]()
+    inner = limits.inner
+    exact = list[Shape]()
+    inexact = list[Shape]()
     widest, rows = limits.largest[inner], limits.allowed["vocab"]
     for layers in reversed(limits.allowed["layer"]):
         shape = candidate_shape(limits, natural, layers, budget, slack)

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from ..checkpoints.loading import LoadedModel
 
 
-# An upper estimate: bytes that Python, torch and a tokenizer of 150,000 tokens take; float32 matrices with a row and a
-# column for each neuron, at once; copies of a layer's weights, and of a batch's activations in float32.
-BASE, MATRICES, LAYERS, ACTIVATIONS = 1_200_000_000, 5, 2, 4
+# An upper estimate
+BASE = 1_200_000_000  # bytes that Python, torch and a tokenizer of 150,000 tokens take
+MATRICES = 5  # in float32, with a row and a column for each neuron, at once
+LAYERS = 2  # copies of a layer's weights
+ACTIVATIONS = 4  # copies of a batch's activations in float32
 IN_HAND = 2  # hidden states of all tokens being read from or written to a file
 STREAMS = 8  # hidden states of all tokens, besides those on disk before every layer, and a layer's neurons
 

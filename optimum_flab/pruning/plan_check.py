@@ -23,7 +23,9 @@ def check_plan(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Non
         faults.append(f"its vocab_size is {plan.vocab_size:,}, but more tokens stay")
     for component in components_of(sizes.shape):
         name, units = component.dimension, component.settings.units
-        kept, dense, groups = plan.kept.get(name), sizes.shape[name], component.groups(model.config, family)
+        kept = plan.kept.get(name)
+        dense = sizes.shape[name]
+        groups = component.groups(model.config, family)
         lists = _lists(kept)
         if kept is not None and isinstance(kept, dict) != family.is_inside_layers(name):
             faults.append(f"its {units} are {'' if isinstance(kept, dict) else 'not '}listed by layer")

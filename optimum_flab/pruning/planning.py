@@ -64,7 +64,9 @@ def decide_refitted(
 ) -> dict[str, Mapping[int, NarrowLayer]]:
     """What stays of components that refit weights, by dimension and layer. They are decided one after the other, each
     on a model in which those before it are masked."""
-    model, family, refitted = calibration.dense.model, calibration.dense.family, dict[str, Mapping[int, NarrowLayer]]()
+    model = calibration.dense.model
+    family = calibration.dense.family
+    refitted = dict[str, Mapping[int, NarrowLayer]]()
     for component in reversed(components_of(chosen.shape)):
         if component.refits:
             settings, size = component.section(request.config), chosen.shape[component.dimension]

@@ -191,7 +191,9 @@ def _measured(
     first: Shape,
     choices: Mapping[str, Choice],
 ) -> Tried:
-    pieces, tokens, texts = calibration.dense.pieces, inputs.tokens, inputs.texts.validation
+    pieces = calibration.dense.pieces
+    tokens = inputs.tokens
+    texts = inputs.texts.validation
     size = sum(len(document.text.encode("utf-8")) for document in texts)
     # the walk need not reach all of them
     with progress_bar("Measuring shapes", sum(map(len, rows)), "shape") as bar:

@@ -93,7 +93,9 @@ def measure_shape(
         size (`int`): bytes of the text in UTF-8.
         dense_pieces ([`Pieces`]): keeps hidden states of the dense model, for other shapes with this vocabulary.
     """
-    model, family, tokens = reading.model, reading.family, reading.tokens
+    model = reading.model
+    family = reading.family
+    tokens = reading.tokens
     if family.experts is None:
         outer, dense_step = fast_step(model, family)
         _, step = fast_step(model, family, masked_weights(model, family, kept))

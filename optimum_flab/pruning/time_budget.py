@@ -23,9 +23,10 @@ from .request import Request
 
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
-# Estimates: seconds for texts, tokenizer and files; the share of the speed of a plain matrix product that a run
-# reaches; how many products of matrices of shape (neurons, neurons) a layer's decision costs.
-BASE, REACHED, CUBES = 40.0, 0.85, 6
+# Estimates
+BASE = 40.0  # seconds for texts, tokenizer and files
+REACHED = 0.85  # of the speed of a plain matrix product
+CUBES = 6  # products of matrices of shape (neurons, neurons) that a layer's decision costs
 WRITING = 2  # a token that the model writes costs as much as so many that it reads
 SHAPES = 5  # that a search measures, about
 LEAST_TOKENS = 2048  # fewer say too little about a layer's neurons

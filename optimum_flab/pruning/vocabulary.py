@@ -202,7 +202,10 @@ class TokenChoice:
         counted: CountedTokens,
         spec: TokenizerSpec | None = None,
     ):
-        self.counted, self._dense, self._model_type, self._spec = counted, tokenizer, model_type, spec
+        self.counted = counted
+        self._dense = tokenizer
+        self._model_type = model_type
+        self._spec = spec
         self._last: tuple[bytes, PreTrainedTokenizerBase] | None = None
 
     def __call__(self, size: int) -> np.ndarray:

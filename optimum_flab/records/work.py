@@ -28,7 +28,9 @@ KEY_LENGTH = 16  # of the hash in the name of a value's folder
 NAME = re.compile(rf".+-[0-9a-f]{{{KEY_LENGTH}}}")
 KEPT_DAYS = 30  # after the last run that used it
 INPUTS, SECONDS = "inputs.json", "seconds"
-VALUE, UNFINISHED, PIECES = "value", "value.partial", "pieces"
+VALUE = "value"
+UNFINISHED = "value.partial"
+PIECES = "pieces"
 T = TypeVar("T")
 
 
@@ -85,7 +87,11 @@ class WorkFolder:
         is_main: bool = True,
         check: Callable[[], None] = lambda: None,
     ):
-        self.root, self.resume, self._agree, self._is_main, self._check = root, resume, agree, is_main, check
+        self.root = root
+        self.resume = resume
+        self._agree = agree
+        self._is_main = is_main
+        self._check = check
         self._used: set[Path] = set()
         self.seconds = dict[str, float]()
         try:
@@ -145,7 +151,9 @@ class WorkFolder:
             _remove(folder)
 
     def _make(self, stage: Stage[T], folder: Path, make: Callable[[Pieces], T]) -> tuple[T, float]:
-        start, pieces, unfinished = time.monotonic(), Pieces(folder / PIECES), folder / UNFINISHED
+        start = time.monotonic()
+        pieces = Pieces(folder / PIECES)
+        unfinished = folder / UNFINISHED
         for path in pieces.folder.rglob(".*.partial-*"):
             path.unlink()  # a killed run was writing it
         if finished := list(pieces.folder.rglob(f"*{SUFFIX}")):

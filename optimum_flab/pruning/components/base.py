@@ -108,7 +108,9 @@ class Choice:
     """
 
     def __init__(self, calibration: Calibrated, sizes: Sequence[int], settings: Any):
-        self.calibration, self.sizes, self.settings = calibration, sizes, settings
+        self.calibration = calibration
+        self.sizes = sizes
+        self.settings = settings
 
     def __call__(self, size: int) -> Any:
         """Layers, or by layer what stays inside, as `NarrowLayer`; empty if that is all."""

@@ -79,7 +79,10 @@ class DecidedLayers(Mapping[int, NarrowLayer]):
     """
 
     def __init__(self, pieces: Pieces, width: int, layers: Collection[int], device: torch.device):
-        self._pieces, self._width, self._layers, self._device = pieces, width, layers, device
+        self._pieces = pieces
+        self._width = width
+        self._layers = layers
+        self._device = device
 
     def __getitem__(self, layer: int) -> NarrowLayer:
         if layer not in self._layers:
@@ -121,7 +124,9 @@ class DecidingObserver(LayerObserver):
 
     def __init__(self, reading: LayerPass, layers: Collection[int], decision: Decision, *names: str):
         super().__init__(reading, layers, *names)
-        self.decision, self.folds, importance = decision, fold_of_tokens(reading), decision.importance
+        self.decision = decision
+        self.folds = fold_of_tokens(reading)
+        importance = decision.importance
         if importance is None:
             importance = reading.tokens.mask.float().expand(len(reading.layers), -1, -1)
         # `(layers, rows, length)` for each batch of this process
@@ -149,7 +154,7 @@ class DecidingObserver(LayerObserver):
         raise NotImplementedError
 
     def observe(self, index: int) -> dict[str, torch.Tensor]:
-        """See [`LayerObserver.observe`]."""
+        """What stays of the layer at each width, with refitted weights."""
         by_width = self.joined([self._decide(index, statistics) for statistics in self.statistics(index)])
         if self.decision.sequential:
             (narrow,) = by_width.values()
@@ -159,7 +164,7 @@ class DecidingObserver(LayerObserver):
         return tensors | {f"{width}.weight": n.weight for width, n in by_width.items() if n.weight is not None}
 
     def advance(self, index: int) -> None:
-        """See [`LayerObserver.advance`]."""
+        """Passes the dense stream through a layer that is not decided."""
         self.streams["dense"] = self.reading.through(index, self.streams["dense"])
 
     def _decide(self, index: int, statistics: NeuronStatistics) -> dict[int, NarrowLayer]:

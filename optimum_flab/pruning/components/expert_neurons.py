@@ -41,7 +41,7 @@ class ExpertObserver(DecidingObserver):
             self.narrow_layers = NarrowLayers(model, family, {**sizes, "neuron": decision.widths[0]})
 
     def statistics(self, index: int) -> Iterator[NeuronStatistics]:
-        """See [`DecidingObserver.statistics`]."""
+        """Of each expert's neurons, on the tokens that are routed to it."""
         family, layer = self.reading.family, self.cut_layers.layers[index]
         weights = self.cut_layers.weights(index, self._experts_in(index))
         with routed(family, layer) as batches:
@@ -67,7 +67,7 @@ class ExpertObserver(DecidingObserver):
             yield statistics
 
     def joined(self, by_expert: list[dict[int, NarrowLayer]]) -> dict[int, NarrowLayer]:
-        """See [`DecidingObserver.joined`]."""
+        """The neurons of all experts of a layer, stacked."""
         joined = {}
         for width in self.decision.widths:
             weights = [weight for by_width in by_expert if (weight := by_width[width].weight) is not None]
@@ -76,13 +76,13 @@ class ExpertObserver(DecidingObserver):
         return joined
 
     def prune(self, index: int, narrow: NarrowLayer) -> None:
-        """See [`DecidingObserver.prune`]."""
+        """Passes the stream through the layer with the neurons that stay."""
         kept = {**self._experts_in(index), "neuron": narrow.kept}
         weights = self.narrow_layers.weights(index, kept, narrow.weight)
         self.streams["hidden"] = self._through(self.narrow_layers, index, weights)
 
     def advance(self, index: int) -> None:
-        """See [`LayerObserver.advance`]."""
+        """Passes the stream through a layer that stays as it is."""
         if index in self.kept_layers:
             self.streams["hidden"] = self.reading.through(index, self.streams["hidden"])
 

@@ -49,7 +49,7 @@ class _ExpertScores(LayerObserver):
         self.criterion = criterion
 
     def observe(self, index: int) -> dict[str, torch.Tensor]:
-        """See [`LayerObserver.observe`]."""
+        """The scores of the layer's experts, by the tokens that are routed to each."""
         reading, layer = self.reading, self.reading.layers[index]
         with routed(reading.family, layer) as batches:
             self.advance(index)

@@ -114,9 +114,13 @@ class HeadObserver(DecidingObserver):
         return {number: columns_of(heads, self.size)}
 
     def statistics(self, index: int) -> list[NeuronStatistics]:
-        """See [`DecidingObserver.statistics`]."""
-        reading, family, layer = self.reading, self.reading.family, self.reading.layers[index]
-        out, dense, pruned = family.projection(layer, self.path), self.streams["dense"], self.streams["pruned"]
+        """Of the heads' outputs, while both streams pass through the layer."""
+        reading = self.reading
+        family = reading.family
+        layer = reading.layers[index]
+        out = family.projection(layer, self.path)
+        dense = self.streams["dense"]
+        pruned = self.streams["pruned"]
         statistics = NeuronStatistics(family.matrix(self.path, out.weight), [], reading.workspace)
         with recorded(layer, self.path) as runs:
             for batch, x in enumerate(reading.inputs):
@@ -136,7 +140,7 @@ class HeadObserver(DecidingObserver):
         }
 
     def prune(self, index: int, narrow: NarrowLayer) -> None:
-        """See [`DecidingObserver.prune`]."""
+        """Passes the pruned stream through the layer with the other heads masked."""
         reading = self.reading
         masked = COMPONENT.masked(reading.model, reading.family, index, narrow)
         with layer_on(reading.layers[index], reading.model.device, masked):

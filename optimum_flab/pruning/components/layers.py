@@ -61,7 +61,7 @@ class _Change(LayerObserver):
         self.change, self.masks = change, reading.by_batch(counted)
 
     def observe(self, index: int) -> dict[str, torch.Tensor]:
-        """See [`LayerObserver.observe`]."""
+        """How much the layer changes the hidden states."""
         before, total = list(self.streams["hidden"]), torch.zeros((), dtype=torch.float64)
         self.advance(index)
         for hidden, after, mask in zip(before, self.streams["hidden"], self.masks, strict=True):
@@ -120,7 +120,7 @@ class _Candidates(LayerObserver):
         self.removable = removable
 
     def advance(self, index: int) -> None:
-        """See [`LayerObserver.advance`]."""
+        """Passes all streams through the layer, and begins the one without it."""
         without = self.streams["hidden"]
         super().advance(index)
         if index in self.removable:

@@ -56,16 +56,24 @@ class FfnObserver(DecidingObserver):
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []  # the pruned stream and its neurons, by batch
 
     def statistics(self, index: int) -> list[NeuronStatistics]:
-        """See [`DecidingObserver.statistics`]."""
-        reading, family, layer = self.reading, self.reading.family, self.reading.layers[index]
-        config, stored, bias = reading.model.config, reading.workspace.stored, family.ffn_out(layer).bias
+        """Of the neurons, while both streams pass through the layer; keeps what they are in the pruned one."""
+        reading = self.reading
+        family = reading.family
+        layer = reading.layers[index]
+        config = reading.model.config
+        stored = reading.workspace.stored
+        bias = family.ffn_out(layer).bias
         statistics = NeuronStatistics(family.ffn_out_matrix(layer), family.incoming(layer), reading.workspace)
         dense = self.streams["dense"]
         pruned = self.streams["pruned"] if self.decision.sequential else dense
         for batch, x in enumerate(reading.inputs):
-            below, same, kwargs = pruned[batch], pruned[batch] is dense[batch], x.kwargs[index]
+            below = pruned[batch]
+            same = pruned[batch] is dense[batch]
+            kwargs = x.kwargs[index]
             run = run_block(family, config, layer, dense[batch], kwargs)
-            dense[batch], wanted, dense_stream = stored(run.after), run.output.float(), run.stream
+            dense[batch] = stored(run.after)
+            wanted = run.output.float()
+            dense_stream = run.stream
             if bias is not None:
                 wanted = wanted - bias
             if not same:
@@ -78,7 +86,7 @@ class FfnObserver(DecidingObserver):
         return [statistics]
 
     def prune(self, index: int, narrow: NarrowLayer) -> None:
-        """See [`DecidingObserver.prune`]."""
+        """Passes the pruned stream on, from the neurons that were kept."""
         family, layer = self.reading.family, self.reading.layers[index]
         matrix, bias = family.ffn_out_matrix(layer), family.ffn_out(layer).bias
         weight = (matrix[:, narrow.kept] if narrow.weight is None else narrow.weight).to(matrix)
