@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from .pruned import (
 )
 from .pruning.limits import TOLERANCE
 from .pruning.memory_budget import bytes_of
-from .pruning.resolution import check_request, fit_in_memory, resolve
+from .pruning.resolution import PendingRequest, resolve
 from .pruning.result import PrunedModel
 from .pruning.run import apply_plan, prune, pruning_run
 from .pruning.time_budget import seconds_of
@@ -107,7 +106,7 @@ class FlabOptimizer:
         """
         output_dtype = None if output_dtype is None else computation_dtype(output_dtype)
         memory, name = None if memory_budget is None else bytes_of(memory_budget), str(model_name_or_path)
-        fits = partial(fit_in_memory, config or FlabPrunerConfig(), output_dtype, memory)
+        pending = PendingRequest(config or FlabPrunerConfig(), name, output_dtype, memory)
         if config is not None:
             read_sources(config.data.sources)
         optimizer = cls.__new__(cls)
@@ -118,8 +117,8 @@ class FlabOptimizer:
             device=device,
             dtype=dtype,
             family=family,
-            in_memory=fits if in_memory is None or (in_memory and memory is not None) else in_memory,
-            check=lambda *model: None if config is None else check_request(config, output_dtype, name, *model),
+            in_memory=pending.fits if in_memory is None or (in_memory and memory is not None) else in_memory,
+            check=lambda *model: None if config is None else pending.check(*model),
         )
         optimizer._set_up(dense, output_dtype, memory)
         return optimizer
@@ -235,7 +234,6 @@ class FlabOptimizer:
 
         ```python
         >>> FlabOptimizer.from_pretrained("out").push_to_hub("me/my-model-flab", private=True).url
-        >>> FlabOptimizer.from_pretrained("me/my-model-flab").push_to_hub("my-team/model-flab").url
         ```
 
         Args:

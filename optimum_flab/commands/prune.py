@@ -18,7 +18,9 @@ from .flags import criteria_text, flags_of
 
 
 if TYPE_CHECKING:
+    from .. import FlabOptimizer
     from ..pruning.result import PrunedModel
+    from ..running.processes import Processes
 
 
 class PruneCommand(PruningVerb):
@@ -77,21 +79,14 @@ class PruneCommand(PruningVerb):
 
         from .. import FlabOptimizer, FlabPrunerConfig
         from ..checkpoints.computation import computation_device
-        from ..export import check_export
-        from ..pruned import check_prompt, clear_saved_stages
+        from ..pruned import clear_saved_stages
         from ..pruning.time_budget import seconds_of
-        from ..running.processes import Processes, launched, process_device
+        from ..running.processes import Processes, process_device
         from ..texts.sources import local_paths
 
         command = command_line("prune", self.parser, args)
-        config = FlabPrunerConfig(**settings.pruning)
-        trains, consent = config.recovery.trains, args.confirm_run_unsafe_code
-        if trains and (launched() or args.memory_budget is not None or args.time_budget is not None):
-            raise ConfigurationError(
-                "a run that also recovers takes no `memory_budget` or `time_budget`, and cannot be launched in several"
-                " processes; leave out what it would be trained on (`recovery.data`, `recovery.text`,"
-                " `recovery.mix`), and recover the pruned model with `optimum-cli flab recover`"
-            )
+        self.config = config = FlabPrunerConfig(**settings.pruning)
+        self._check_recovery()
         read = local_paths([*config.data.sources, *config.recovery.sources])
         inputs = [args.model, args.config, *read, *config.data.counts]
         check_apart(args.output, args.cache_dir)
@@ -101,32 +96,8 @@ class PruneCommand(PruningVerb):
         output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
         with output if processes.is_main else nullcontext():
             processes.agree(True)  # that output may be written
-            # what can be refused is refused before weights are downloaded or read; most of it by from_pretrained
-            if trains:
-                from ..recovery.checks import check_inputs
-
-                check_inputs(config.recovery, consent)
-            optimizer = FlabOptimizer.from_pretrained(
-                args.model,
-                **arguments.of_model(args),
-                device=device,
-                dtype="float32" if args.dtype == "auto" and trains else args.dtype,
-                output_dtype=args.output_dtype,
-                in_memory=True if trains else None,
-                memory_budget=args.memory_budget,
-                config=config,
-            )
-            optimizer.check_space(args.output, config)
-            for kind in args.gguf:
-                check_export(optimizer.dense, ExportSettings(type=kind))
-            if args.prompt is not None:
-                check_prompt(optimizer.dense, args.prompt)
-            work: dict[str, Any] = {"resume": not args.no_resume, "cache_dir": args.cache_dir}
-            pruned: PrunedModel = (
-                optimizer.prune_and_recover(config, confirm_run_unsafe_code=consent, **work)
-                if trains
-                else optimizer.prune(config, time_budget=args.time_budget, processes=processes, **work)
-            )
+            optimizer = self._loaded(device)
+            pruned = self._pruned(optimizer, processes)
             if processes.is_main:
                 optimizer.pruned = pruned.with_report(command=command)
                 optimizer.save_to(output)
@@ -135,6 +106,55 @@ class PruneCommand(PruningVerb):
             self.show_pruned(optimizer, args.gguf)
         else:
             clear_saved_stages(pruned)
+
+    def _check_recovery(self) -> None:
+        """Refuses what only a pruning takes in a run that also recovers."""
+        from ..running.processes import launched
+
+        args = self.args
+        if self.config.recovery.trains and (launched() or args.memory_budget or args.time_budget):
+            raise ConfigurationError(
+                "a run that also recovers takes no `memory_budget` or `time_budget`, and cannot be launched in several"
+                " processes; leave out what it would be trained on (`recovery.data`, `recovery.text`,"
+                " `recovery.mix`), and recover the pruned model with `optimum-cli flab recover`"
+            )
+
+    def _loaded(self, device: str | None) -> FlabOptimizer:
+        """The dense model; what can be refused is refused before its weights are downloaded or read, most of it by
+        `from_pretrained`."""
+        from .. import FlabOptimizer
+        from ..export import check_export
+        from ..pruned import check_prompt
+
+        args, config = self.args, self.config
+        trains = config.recovery.trains
+        if trains:
+            from ..recovery.checks import check_inputs
+
+            check_inputs(config.recovery, args.confirm_run_unsafe_code)
+        optimizer = FlabOptimizer.from_pretrained(
+            args.model,
+            **arguments.of_model(args),
+            device=device,
+            dtype="float32" if args.dtype == "auto" and trains else args.dtype,
+            output_dtype=args.output_dtype,
+            in_memory=True if trains else None,
+            memory_budget=args.memory_budget,
+            config=config,
+        )
+        optimizer.check_space(args.output, config)
+        for kind in args.gguf:
+            check_export(optimizer.dense, ExportSettings(type=kind))
+        if args.prompt is not None:
+            check_prompt(optimizer.dense, args.prompt)
+        return optimizer
+
+    def _pruned(self, optimizer: FlabOptimizer, processes: Processes) -> PrunedModel:
+        args, config = self.args, self.config
+        work: dict[str, Any] = {"resume": not args.no_resume, "cache_dir": args.cache_dir}
+        if config.recovery.trains:
+            return optimizer.prune_and_recover(config, confirm_run_unsafe_code=args.confirm_run_unsafe_code, **work)
+        return optimizer.prune(config, time_budget=args.time_budget, processes=processes, **work)
 
 
 def check_apart(output: Path, cache_dir: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,40 +64,35 @@ def resolve(
     return replace(request, counts=counts, spec=spec)
 
 
-def check_request(
-    config: FlabPrunerConfig,
-    dtype: torch.dtype | None,
-    name: str,
-    model: PreTrainedConfig,
-    family: Family,
-    tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    """Refuses what a model cannot meet before its weights are read, see [`resolve`] for the errors.
+@dataclass(frozen=True)
+class PendingRequest:
+    """What will be requested of a model that is being loaded.
 
     Args:
-        dtype (`torch.dtype`, *optional*): of the pruned weights; `None` is that of the model's configuration.
-    """
-    resolve(config, outline(model), family, tokenizer, name, dtype or model.dtype or torch.float32)
-
-
-def fit_in_memory(
-    config: FlabPrunerConfig,
-    output_dtype: torch.dtype | None,
-    memory: int | None,
-    model: PreTrainedConfig,
-    family: Family,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> bool:
-    """Whether all weights of a model can be in memory while it is pruned, see [`weights_fit`] for the errors.
-
-    Args:
-        output_dtype (`torch.dtype`, *optional*): of the pruned weights; `None` is that of the computation.
+        config ([`FlabPrunerConfig`]): what the user asks for.
+        name (`str`): what the user calls the model.
+        dtype (`torch.dtype`, *optional*): of the pruned weights; `None` is the model's own.
         memory (`int`, *optional*): bytes that may be taken. Defaults to what is free.
-        dtype (`torch.dtype`): of the computation.
     """
-    request = described(config, outline(model), family, 0, output_dtype or dtype)
-    return weights_fit(request, memory, dtype, device)
+
+    config: FlabPrunerConfig
+    name: str
+    dtype: torch.dtype | None
+    memory: int | None
+
+    def check(self, model: PreTrainedConfig, family: Family, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuses what the model cannot meet before its weights are read, see [`resolve`] for the errors."""
+        dtype = self.dtype or model.dtype or torch.float32
+        resolve(self.config, outline(model), family, tokenizer, self.name, dtype)
+
+    def fits(self, model: PreTrainedConfig, family: Family, dtype: torch.dtype, device: torch.device) -> bool:
+        """Whether all weights can be in memory, see [`weights_fit`] for the errors.
+
+        Args:
+            dtype (`torch.dtype`): of the computation.
+        """
+        request = described(self.config, outline(model), family, 0, self.dtype or dtype)
+        return weights_fit(request, self.memory, dtype, device)
 
 
 def described(
