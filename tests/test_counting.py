@@ -20,7 +20,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from optimum_flab import (
-    ConfigurationError,
     FlabError,
     FlabOptimizer,
     TokenCounts,
@@ -301,16 +300,16 @@ def test_what_cannot_be_counted_is_refused_before_anything_is(model, tmp_path, m
     write_jsonl(tmp_path / "blank.jsonl", ["", " \n"])
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "image.png").write_bytes(b"\0\1")
-    good = str(tmp_path / "a.jsonl")
-    for sources, error, message in (
-        ([], FlabError, "there are no counts"),
-        ([good, good], ConfigurationError, "is named twice"),
-        ([good, str(tmp_path / "gone")], FlabError, "does not exist"),
-        ([good, str(tmp_path / "blank.jsonl")], FlabError, "holds no text"),
-        ([good, str(tmp_path / "b")], FlabError, r"holds no text \(1 files"),
-        ([good, f"{good}[gone]"], FlabError, "row 1: no column gone; columns found: text"),
+    good, blank, gone, folder = (str(tmp_path / name) for name in ("a.jsonl", "blank.jsonl", "gone", "b"))
+    for sources, message in (
+        ([], "there are no counts"),
+        ([good, good], "is named twice"),
+        ([good, gone], "does not exist"),
+        ([good, blank], "holds no text"),
+        ([good, folder], r"holds no text \(1 files"),
+        ([good, f"{good}[gone]"], "row 1: no column gone; columns found: text"),
     ):
-        with pytest.raises(error, match=message):
+        with pytest.raises(FlabError, match=message):
             count_sources(model, sources, cache_dir=tmp_path / "cache")
     with pytest.raises(FlabError, match="no config.json and no GGUF file"):
         count_sources(tmp_path, good)
@@ -331,15 +330,11 @@ def test_the_command_counts_and_replaces_nothing(model, tmp_path):
     write_parquet(tmp_path / "b.parquet", TEXTS[:5])
     into = ["-m", model, "-o", "new/counts.npz", "--cache-dir", "cache"]
     done = flab("count", "a.jsonl", "b.parquet[text]", *into, cwd=tmp_path)
-    assert done.code == 0, done.err
     found = TokenCounts.load(tmp_path / "new" / "counts.npz")
-    assert list(found.sources) == ["a.jsonl", "b.parquet[text]"]
+    assert done.code == 0 and list(found.sources) == ["a.jsonl", "b.parquet[text]"], done.err
     assert f"{found.total().tokens:,}" in done.out and "written to new/counts.npz in" in done.out
     again = flab("count", "a.jsonl", *into, cwd=tmp_path)
-    assert again.code == 2
-    assert again.err == (
-        "optimum-cli flab: error: output (--output): 'new/counts.npz' already exists; name another file, or set"
-        " `overwrite` (--overwrite)\n"
-    )
+    exists = "output (--output): 'new/counts.npz' already exists; name another file, or set `overwrite` (--overwrite)"
+    assert (again.code, again.err) == (2, f"optimum-cli flab: error: {exists}\n")
     assert os.listdir(tmp_path / "new") == ["counts.npz"]
     assert TokenCounts.load(tmp_path / "new" / "counts.npz").hash == found.hash

@@ -37,12 +37,6 @@ def test_a_recipe_and_what_it_leaves_to_its_reader_are_settings(name):
         _ = Settings(**{section: value}) if kind is None else kind(**value)
 
 
-def test_the_search_for_what_is_left_to_the_reader_finds_it():
-    text = "# One thing: two\nffn:\n  # multiple_of: 64  # finer\n  # steps cost more\n"
-    text += "data:\n  # corpus:\n  #   - ./src\n"
-    assert yaml.safe_load(uncommented(text)) == {"ffn": {"multiple_of": 64}, "data": {"corpus": ["./src"]}}
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_says_what_it_is_for_how_it_is_called_and_what_each_line_does(name):
     text = read_recipe(name)

@@ -141,28 +141,22 @@ def test_a_report_that_the_program_writes_itself_is_never_a_pass(isolation):
     assert [(one.status, one.detail, one.package) for one in verdicts] == list(REPORTS.values())
 
 
+MISSING = {
+    "import numpy\ndef f(x): return x + 1": ("missing package", "numpy"),
+    "def f(x):\n    from yaml.loader import Loader\n    return x + 1": ("missing package", "yaml"),
+    "try:\n    import numpy\nexcept ImportError:\n    numpy = None\ndef f(x): return x + 1": ("passed", None),
+    "from math import no_such_name\ndef f(x): return x + 1": ("failed", None),
+    "def f(x): raise ImportError('no name')": ("failed", None),
+    "def f(x): raise ModuleNotFoundError('odd', name='../../odd name')": ("failed", None),
+    f"def f(x): raise ModuleNotFoundError('long', name={'n' * 101!r})": ("failed", None),
+}
+
+
 def test_packages_that_programs_lack_are_named(isolation):
-    bodies = [
-        "import numpy\ndef f(x): return x + 1",
-        "def f(x):\n    from yaml.loader import Loader\n    return x + 1",
-        "try:\n    import numpy\nexcept ImportError:\n    numpy = None\ndef f(x): return x + 1",
-        "from math import no_such_name\ndef f(x): return x + 1",
-        "def f(x): raise ImportError('no name')",
-        "def f(x): raise ModuleNotFoundError('odd', name='../../odd name')",
-        f"def f(x): raise ModuleNotFoundError('long', name={'n' * 101!r})",
-    ]
     of_test = program("def f(x): return x + 1", "import yaml\nassert candidate(1) == 2")
-    verdicts = run([*map(program, bodies), of_test], isolation)
-    assert [(verdict.status, verdict.package) for verdict in verdicts] == [
-        ("missing package", "numpy"),
-        ("missing package", "yaml"),
-        ("passed", None),
-        ("failed", None),
-        ("failed", None),
-        ("failed", None),
-        ("failed", None),
-        ("missing package", "yaml"),
-    ]
+    verdicts = run([*map(program, MISSING), of_test], isolation)
+    found = [(verdict.status, verdict.package) for verdict in verdicts]
+    assert found == [*MISSING.values(), ("missing package", "yaml")]
 
 
 def test_numpy_is_there_where_the_test_names_it_and_only_there(isolation):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from optimum_flab.execution import (
 )
 from optimum_flab.execution.seccomp import system_call_filter
 from optimum_flab.execution.worker import Worker, _excess
-from optimum_flab.utils.errors import ConfigurationError, FlabError, printable
+from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 
 LIMITS = Limits(wall_seconds=8, cpu_seconds=4, memory_bytes=256 << 20)
@@ -64,18 +65,12 @@ def test_results_are_in_the_order_of_the_programs_whatever_the_workers(isolation
         assert ([verdict.status for verdict in found], len(ticks)) == (expected, 12)
 
 
-def test_consent_is_needed():
+def test_consent_and_a_sensible_number_of_workers_are_needed():
     for options in ({}, {"confirm_run_unsafe_code": False}):
         with pytest.raises(ConfigurationError, match="`confirm_run_unsafe_code`"):
             run_programs([RIGHT], **options)
-
-
-def test_workers_are_checked():
     with pytest.raises(ConfigurationError, match="workers: 1000 is not between 1 and 128"):
         run(None, RIGHT, workers=1000)
-
-
-def test_no_programs_are_no_verdicts():
     assert run(None) == []
 
 
@@ -91,7 +86,18 @@ def test_less_isolation_warns_with_what_is_not_stopped(isolation, recwarn):
 
 
 def test_the_best_isolation_is_the_first_that_works():
-    assert best_isolation() == next(candidate for candidate in candidates() if works(candidate))
+    found = candidates()
+    assert best_isolation() == next(candidate for candidate in found if works(candidate))
+    # what stops most is tried first: bubblewrap, and in it another user
+    assert found == sorted(found, key=lambda one: (one.bubblewrap is None, not one.own_user))
+    assert bool(shutil.which("bwrap")) is (found[0].bubblewrap is not None)
+
+
+def test_what_a_program_may_use_unless_more_is_given():
+    limits = Limits()
+    assert (limits.wall_seconds, limits.cpu_seconds, limits.memory_bytes) == (15, 10, 2**30)
+    assert (limits.processes, limits.open_files, limits.file_bytes) == (16, 64, 16 * 2**20)
+    assert (limits.disk_bytes, limits.files) == (64 * 2**20, 10_000)
 
 
 # --- what a program finds ------------------------------------------------------------------------------------------
@@ -108,10 +114,15 @@ def test_programs_have_a_private_folder_that_is_empty_and_gone_afterwards(isolat
     assert [verdict.detail for verdict in run(isolation, *[program(code)] * 3, workers=1)] == [""] * 3
 
 
-@pytest.mark.parametrize("own_user", [False, True])
-def test_a_program_leaves_nothing_to_the_next_in_its_sandbox(bubblewrap, own_user):
-    if own_user and os.geteuid():
+@pytest.fixture(params=[False, True])
+def any_user(bubblewrap, request):
+    """Bubblewrap, in which programs are the user of the host, or each another one."""
+    if request.param and os.geteuid():
         pytest.skip("needs root")
+    return Isolation(bubblewrap.bubblewrap, request.param)
+
+
+def test_a_program_leaves_nothing_to_the_next_in_its_sandbox(any_user):
     code = """
         import ctypes, os, resource, time
         def f():
@@ -130,17 +141,13 @@ def test_a_program_leaves_nothing_to_the_next_in_its_sandbox(bubblewrap, own_use
         assert sum(name.isdigit() for name in os.listdir("/proc")) == 2 and not os.path.exists("/tmp/left")
         f()
     """
-    isolation = Isolation(bubblewrap.bubblewrap, own_user)
-    with Worker(isolation, LIMITS) as worker:
+    with Worker(any_user, LIMITS) as worker:
         assert [worker.run(program(code, test)).detail for _ in range(3)] == [""] * 3
-        assert worker.sandbox is None or own_user  # it is made anew where a file was left behind
+        assert worker.sandbox is None or any_user.own_user  # it is made anew where a file was left behind
         assert worker.run(RIGHT).passed and worker.run(RIGHT).passed and worker.sandbox.programs > 1
 
 
-@pytest.mark.parametrize("own_user", [False, True])
-def test_a_program_slows_none_of_the_next_down(bubblewrap, own_user):
-    if own_user and os.geteuid():
-        pytest.skip("needs root")
+def test_a_program_slows_none_of_the_next_down(any_user):
     code = """
         import contextlib, ctypes, os
         def f():
@@ -159,7 +166,7 @@ def test_a_program_slows_none_of_the_next_down(bubblewrap, own_user):
     """
     if not os.path.exists("/proc/self/autogroup"):
         pytest.skip("the kernel has no automatic groups")
-    with Worker(Isolation(bubblewrap.bubblewrap, own_user), LIMITS) as worker:
+    with Worker(any_user, LIMITS) as worker:
         assert [worker.run(program(code, test)).detail for _ in range(2)] == [""] * 2
 
 
@@ -407,10 +414,6 @@ def test_a_host_that_ignores_interrupts_does_not_make_programs_do_so(isolation):
         passes(isolation, code)
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def test_details_can_be_printed():
-    assert printable("a\x1b[31m\nb\ud800é") == "a\\x1b[31m\\nb\\ud800é"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
