@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 KEPT_EVERY = 1 << 26  # bytes of text, after which the counts are kept
 SO_FAR = "so-far"  # the one piece of a source
-SIZES = ("texts", "tokens", "bytes")
 
 
 @dataclass(frozen=True)
@@ -110,18 +109,14 @@ def count_sources(
     for stream in streams:
         stream.check()
     work = WorkFolder(user_path(cache_dir or cache_root("counting")), resume=resume)
-    by = pieces_hash(tokenizer)
     parts = []
     for stream in streams:
         source = stream.source
-        inputs = {"model": {"tokenizer": by, "source": source.spec}, "state": stream.state()}
+        inputs = {"model": {"tokenizer": pieces_hash(tokenizer), "source": source.spec}, "state": stream.state()}
         counted = work.value(STAGE, inputs, partial(_counted, tokenizer, stream))
         if counted.skipped:
             say(f"{source.spec}: {counted.skipped:,} files that are not UTF-8 text were skipped")
-        datasets = frozenset(filter(None, [source.dataset]))
-        parts.append(
-            TokenCounts(str(model_name_or_path), by, {encodable(name or source.spec): counted.usage}, datasets)
-        )
+        parts.append(_counts(model_name_or_path, tokenizer, name or source.spec, counted.usage, source.dataset))
     return TokenCounts.merged(parts)
 
 
@@ -147,8 +142,14 @@ def count_texts(
     """
     tokenizer = _tokenizer_of(model_name_or_path, revision, trust_remote_code, family)
     usage = count_tokens(tokenizer, (without_lone_surrogates(text) for text in texts if text and text.strip()))
-    datasets = frozenset(filter(None, [dataset]))
-    return TokenCounts(str(model_name_or_path), pieces_hash(tokenizer), {encodable(name): usage}, datasets)
+    return _counts(model_name_or_path, tokenizer, name, usage, dataset)
+
+
+def _counts(
+    model: str | Path, tokenizer: PreTrainedTokenizerBase, name: str, usage: TokenUsage, dataset: str | None
+) -> TokenCounts:
+    named = name.encode("utf-8", "backslashreplace").decode()  # JSON cannot hold paths that are not text
+    return TokenCounts(str(model), pieces_hash(tokenizer), {named: usage}, frozenset(filter(None, [dataset])))
 
 
 def _source_names(sources: str | Path | Sequence[str | Path]) -> list[str]:
@@ -172,11 +173,6 @@ def _tokenizer_of(
     return tokenizer
 
 
-def encodable(name: str) -> str:
-    """A name that JSON can hold: paths may have bytes that are not text."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
 def _counted(tokenizer: PreTrainedTokenizerBase, stream: TextStream, pieces: Pieces) -> CountedSource:
     """Counts a source from where counting stopped."""
     kept = pieces.read(SO_FAR)
@@ -194,9 +190,9 @@ def _counted(tokenizer: PreTrainedTokenizerBase, stream: TextStream, pieces: Pie
 
 
 def _write(pieces: Pieces, usage: TokenUsage, **facts: Any) -> None:
-    sizes = {name: getattr(usage, name) for name in SIZES}
-    pieces.write(SO_FAR, {"counts": torch.from_numpy(usage.counts)}, **sizes, **facts)
+    sizes = {"texts": usage.texts, "tokens": usage.tokens, "bytes": usage.bytes}
+    pieces.write(SO_FAR, {"counts": torch.from_numpy(usage.counts)}, sizes=sizes, **facts)
 
 
 def _usage_of(kept: Piece) -> TokenUsage:
-    return TokenUsage(kept.tensors["counts"].numpy(), **{name: kept.facts[name] for name in SIZES})
+    return TokenUsage(kept.tensors["counts"].numpy(), **kept.facts["sizes"])

@@ -22,8 +22,9 @@ from optimum_flab.evaluation.efficiency import (
     check_output,
     measure_efficiency,
     measuring,
+    running,
 )
-from optimum_flab.evaluation.efficiency.apart import Request, check_country, describe_method, measure_apart
+from optimum_flab.evaluation.efficiency.apart import check_country, describe_method, measure_apart
 from optimum_flab.evaluation.efficiency.report import efficiency_table, notes, spread
 from optimum_flab.evaluation.efficiency.running import (
     decode_speed,
@@ -186,14 +187,16 @@ def test_what_depends_on_tokens_is_no_product(model_type, changes):
 # --- running -------------------------------------------------------------------------------------------------------
 
 
-def test_models_are_timed_in_turns_and_warm_up_does_not_count():
+def test_models_are_timed_in_turns_and_warm_up_does_not_count(monkeypatch):
     calls = []
 
-    def run(name, batch):
-        calls.append((name, batch))
+    def generated(model, prompt, new_tokens):
+        calls.append((model, len(prompt)))
         return run_of(len(calls), len(calls) + 1)
 
-    times = time_interleaved(run, ["a", "b"], BenchSettings(batch_size=4, warmup=1, repeats=2))
+    monkeypatch.setattr(running, "generate", generated)
+    models = {name: SimpleNamespace(name=name, model=name) for name in "ab"}
+    times = time_interleaved(models, torch.zeros(4, 1), BenchSettings(batch_size=4, warmup=1, repeats=2))
     first, second = [("a", 1), ("b", 1), ("a", 4), ("b", 4)], [("b", 1), ("a", 1), ("b", 4), ("a", 4)]
     assert calls == [*first, *second, *first]
     assert [taken.first_token for taken in times["a"][1]] == [6, 9]
@@ -294,7 +297,7 @@ def test_countries_are_those_that_codecarbon_knows():
 
 
 def test_a_prompt_too_long_for_a_model_is_refused_before_any_work(checkpoints, monkeypatch):
-    monkeypatch.setattr(measuring, "measure_apart", lambda request: pytest.fail("it began"))
+    monkeypatch.setattr(measuring, "measure_apart", lambda *_: pytest.fail("it began"))
     with pytest.raises(ConfigurationError, match="prompt_tokens . new_tokens: 257 is more than the 256 positions"):
         measure_efficiency(checkpoints[0], None, BenchSettings(prompt_tokens=250, new_tokens=7))
 
@@ -311,20 +314,22 @@ def test_models_are_computed_in_their_own_number_format_unless_another_is_named(
 # --- the process apart ---------------------------------------------------------------------------------------------
 
 
-REQUEST = Request("no/such/model", None, False, None, "cpu", "float32", [[1]], 2, 0.0, None)
+def apart_from_here():
+    stored = StoredModel(ModelFiles("no/such/model", "", Path()), None, None)
+    return measure_apart(stored, "float32", torch.device("cpu"), torch.ones(1, 1), BenchSettings(energy_seconds=0))
 
 
 def test_a_fault_of_the_process_apart_is_told(monkeypatch):
     with pytest.raises(FlabError, match="^model 'no/such/model' does not exist"):
-        measure_apart(REQUEST)
+        apart_from_here()
     monkeypatch.setattr(apart, "WORKER", "raise SystemExit('it broke')")
     with pytest.raises(FlabError, match=r"memory of 'no/such/model' failed \(it broke\)"):
-        measure_apart(REQUEST)
+        apart_from_here()
     if sys.platform == "win32":  # has no signals
         return
     monkeypatch.setattr(apart, "WORKER", "import os; os.kill(os.getpid(), 9)")
     with pytest.raises(FlabError, match="was killed, perhaps for its memory; try a lower `batch_size`"):
-        measure_apart(REQUEST)
+        apart_from_here()
 
 
 def test_the_method_of_the_estimate_says_what_was_assumed_and_what_was_read():

@@ -13,9 +13,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import psutil
 import torch
@@ -32,59 +32,37 @@ from .running import enough_memory, generate
 WORKER = "from optimum_flab.evaluation.efficiency.apart import answer_request; answer_request()"
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a separate process is asked to measure; the fields are plain values, since they are sent as JSON.
+def measure_apart(
+    stored: StoredModel, dtype: str, device: torch.device, prompt: torch.Tensor, settings: BenchSettings
+) -> Footprint:
+    """Measures peak memory and energy of a model in a process that holds nothing else.
 
     Args:
-        prompt (`list[list[int]]`): token ids, one list per prompt of the batch.
-    """
-
-    model: str
-    revision: str | None
-    trust_remote_code: bool
-    family: str | None
-    device: str
-    dtype: str
-    prompt: list[list[int]]
-    new_tokens: int
-    energy_seconds: float
-    country: str | None
-
-    @classmethod
-    def of(
-        cls, model: StoredModel, dtype: str, device: torch.device, prompt: torch.Tensor, settings: BenchSettings
-    ) -> Request:
-        """What is asked for a model.
-
-        Args:
-            prompt (`torch.Tensor`): int64 of shape `(batch, length)`.
-            settings ([`~settings.efficiency.BenchSettings`]): with the country as [`check_country`] gives it.
-        """
-        files = model.files
-        return cls(
-            files.name,
-            files.revision,
-            model.trust_remote_code,
-            None if files.family is None else str(files.family),
-            str(device),
-            dtype,
-            prompt.tolist(),
-            **settings.model_dump(include={"new_tokens", "energy_seconds", "country"}),
-        )
-
-
-def measure_apart(request: Request) -> Footprint:
-    """Measures peak memory and energy of a model in a process that holds nothing else.
+        dtype (`str`): to compute in.
+        prompt (`torch.Tensor`): int64 of shape `(batch, length)`.
+        settings ([`~settings.efficiency.BenchSettings`]): with the country as [`check_country`] gives it.
 
     Raises:
         [`FlabError`]: the process failed; with its own message where that is one of ours.
     """
+    files = stored.files
+    request = {
+        "model": {
+            "model_name_or_path": files.name,
+            "revision": files.revision,
+            "trust_remote_code": stored.trust_remote_code,
+            "family": None if files.family is None else str(files.family),
+            "device": str(device),
+            "dtype": dtype,
+        },
+        "prompt": prompt.tolist(),
+        **settings.model_dump(include={"new_tokens", "energy_seconds", "country"}),
+    }
     with TemporaryDirectory() as folder:
         answer_file = Path(folder, "answer.json")
         process = subprocess.run(
             [sys.executable, "-c", WORKER, str(answer_file)],
-            input=json.dumps(asdict(request)),
+            input=json.dumps(request),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -98,7 +76,7 @@ def measure_apart(request: Request) -> Footprint:
         # a negative code is a signal, which is how a system ends a process that takes too much memory
         killed = process.returncode < 0
         how = "was killed, perhaps for its memory; try a lower `batch_size`" if killed else f"failed ({last})"
-        raise FlabError(f"the process that measures the memory of {request.model!r} {how}")
+        raise FlabError(f"the process that measures the memory of {files.name!r} {how}")
     return Footprint(**answer)
 
 
@@ -106,37 +84,29 @@ def answer_request() -> None:
     """The other side of [`measure_apart`]: reads a request from standard input and writes the answer to the file that
     the command line names."""
     try:
-        answer = _measure_here(Request(**json.load(sys.stdin))).model_dump()
+        answer = _measure_here(**json.load(sys.stdin)).model_dump()
     except FlabError as error:
         answer = {"error": str(error)}
     Path(sys.argv[1]).write_text(json.dumps(answer), encoding="utf-8")
 
 
-def _measure_here(request: Request) -> Footprint:
-    device = torch.device(request.device)
+def _measure_here(
+    model: dict[str, Any], prompt: list[list[int]], new_tokens: int, energy_seconds: float, country: str | None
+) -> Footprint:
     before = psutil.Process().memory_info().rss
-    prompt = torch.tensor(request.prompt)
-    with enough_memory(request.model):
-        model = load_dense(
-            request.model,
-            revision=request.revision,
-            trust_remote_code=request.trust_remote_code,
-            family=request.family,
-            device=device,
-            dtype=request.dtype,
-        ).model
+    with enough_memory(model["model_name_or_path"]):
+        loaded = load_dense(**model).model
+        device = loaded.device
 
         def generate_tokens() -> int:
-            generate(model, prompt, request.new_tokens)
-            return len(request.prompt) * request.new_tokens
+            generate(loaded, torch.tensor(prompt), new_tokens)
+            return len(prompt) * new_tokens
 
         generate_tokens()
         # read before codecarbon and what it imports take memory of their own
         peak = peak_rss()
         on_cuda = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-        energy = None
-        if request.energy_seconds:
-            energy = estimate_energy(generate_tokens, request.energy_seconds, request.country, device)
+        energy = estimate_energy(generate_tokens, energy_seconds, country, device) if energy_seconds else None
     return Footprint(peak_rss_bytes=peak, rss_before_loading_bytes=before, peak_cuda_bytes=on_cuda, energy=energy)
 
 

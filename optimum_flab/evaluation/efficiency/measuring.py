@@ -23,9 +23,9 @@ from ...settings.efficiency import BenchSettings
 from ...utils.errors import ConfigurationError
 from ...utils.progress import progress_bar
 from ..results import package_versions
-from .apart import Request, check_country, measure_apart
+from .apart import check_country, measure_apart
 from .report import EfficiencyReport, efficiency_table, notes, spread
-from .running import decode_speed, enough_memory, generate, prompt_ids, time_interleaved
+from .running import decode_speed, enough_memory, prompt_ids, time_interleaved
 from .sizes import count_flops, weight_files
 
 
@@ -94,13 +94,13 @@ def measure_efficiency(
     apart = dict[str, Footprint]()
     flops = dict[str, Flops]()
     for name in progress_bar("Memory and energy", len(stored), "model", iterable=stored):
-        apart[name] = measure_apart(Request.of(stored[name], dtypes[name], device, prompt, settings))
+        apart[name] = measure_apart(stored[name], dtypes[name], device, prompt, settings)
         flops[name] = count_flops(stored[name].config, settings.prompt_tokens)
     loaded = dict[str, LoadedModel]()
     for name, model in stored.items():
         with enough_memory(model.name):
             loaded[name] = model.load(dtypes[name], device)
-    times = _times(loaded, prompt, settings)
+    times = time_interleaved(loaded, prompt, settings)
     models = {
         name: MeasuredModel(
             name=model.name,
@@ -125,21 +125,6 @@ def measure_efficiency(
         notes=tuple(notes(settings, models) + loading_notes),
         versions=package_versions(PACKAGES),
     )
-
-
-def _times(
-    loaded: Mapping[str, LoadedModel], prompt: torch.Tensor, settings: BenchSettings
-) -> dict[str, dict[int, list[TimedGeneration]]]:
-    """The runs that count of each model, by batch size."""
-    rounds = (settings.warmup + settings.repeats) * len(settings.batches)
-    with progress_bar("Timing", len(loaded) * rounds, "run") as bar:
-
-        def run(name: str, batch: int) -> TimedGeneration:
-            bar.set_postfix_str(f"{name}, batch {batch}")
-            with enough_memory(loaded[name].name):
-                return generate(loaded[name].model, prompt[:batch], settings.new_tokens)
-
-        return time_interleaved(run, list(loaded), settings, bar.update)
 
 
 def _speeds(times: Mapping[int, Sequence[TimedGeneration]], new_tokens: int) -> dict[str, Any]:

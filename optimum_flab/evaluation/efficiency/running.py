@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
+from ...checkpoints.loading import LoadedModel
 from ...checkpoints.stored_model import StoredModel
 from ...records.results import TimedGeneration
 from ...settings.efficiency import BenchSettings
 from ...utils.errors import FlabError
+from ...utils.progress import progress_bar
 
 
 if TYPE_CHECKING:
@@ -89,31 +91,31 @@ def generate(model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int) -> T
 
 
 def time_interleaved(
-    run: Callable[[str, int], TimedGeneration],
-    names: Sequence[str],
-    settings: BenchSettings,
-    tick: Callable[[], object] = lambda: None,
+    models: Mapping[str, LoadedModel], prompt: torch.Tensor, settings: BenchSettings
 ) -> dict[str, dict[int, list[TimedGeneration]]]:
-    """Times the models alternately.
+    """Times models alternately.
 
     Args:
-        run (`Callable`): makes the named model generate at a batch size.
-        names (`Sequence[str]`): the models.
-        tick (`Callable`): called after each run.
+        models (`Mapping[str, LoadedModel]`): by name.
+        prompt (`torch.Tensor`): int64 of shape `(batch, length)`, of which smaller batches are the beginning.
 
     Returns:
         `dict[str, dict[int, list[TimedGeneration]]]`: the runs that count, in order, by name and batch size.
     """
+    rounds = settings.warmup + settings.repeats
     times: dict[str, dict[int, list[TimedGeneration]]] = {
-        name: {batch: [] for batch in settings.batches} for name in names
+        name: {batch: [] for batch in settings.batches} for name in models
     }
-    for number in range(settings.warmup + settings.repeats):
-        for batch in settings.batches:
-            for name in names if number % 2 == 0 else reversed(names):  # so that neither always goes first
-                taken = run(name, batch)
-                if number >= settings.warmup:
-                    times[name][batch].append(taken)
-                tick()
+    with progress_bar("Timing", len(models) * rounds * len(settings.batches), "run") as bar:
+        for number in range(rounds):
+            for batch in settings.batches:
+                for name in [*models][:: 1 if number % 2 == 0 else -1]:  # so that neither always goes first
+                    bar.set_postfix_str(f"{name}, batch {batch}")
+                    with enough_memory(models[name].name):
+                        taken = generate(models[name].model, prompt[:batch], settings.new_tokens)
+                    if number >= settings.warmup:
+                        times[name][batch].append(taken)
+                    bar.update()
     return times
 
 
