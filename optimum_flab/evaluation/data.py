@@ -134,13 +134,18 @@ def _value_text(value: Any) -> str:
     return printable(text if len(text) <= 60 else text[:57] + "...")
 
 
-def as_dataset(documents: Sequence[Doc], limit: int | None = None) -> dict[str, datasets.Dataset]:
-    """A dataset as lm-eval takes it, limited to the first `limit` problems."""
+def as_dataset(documents: Sequence[Doc]) -> dict[str, datasets.Dataset]:
+    """A dataset as lm-eval takes it."""
     try:
-        return {"test": datasets.Dataset.from_list(documents[:limit])}
+        return {"test": datasets.Dataset.from_list(documents)}
     except UnicodeEncodeError as error:
         text = printable(error.object[max(error.start - 20, 0) : error.end])
         raise FlabError(f"a problem holds what is not text: {text!r} ends in half a character; correct it") from error
+
+
+def first_problems(documents: Sequence[Doc], limit: int | None) -> Sequence[Doc]:
+    """The first of some problems."""
+    return documents[:limit]
 
 
 @dataclass(frozen=True)
@@ -150,10 +155,12 @@ class Problems:
     Args:
         kind (`type[Problem]`): what each row must hold.
         rows (`Callable`): reads them, as [`rows_of`] does.
+        chosen (`Callable`): makes the problems of the rows, given how many are asked for.
     """
 
     kind: type[Problem]
     rows: Callable[..., list[Row]] = rows_of
+    chosen: Callable[[Sequence[Doc], int | None], Sequence[Doc]] = first_problems
 
     def __call__(self, *, limit: int | None = None, **source: Any) -> dict[str, datasets.Dataset]:
-        return as_dataset(check_rows(self.rows(**source), self.kind), limit)
+        return as_dataset(self.chosen(check_rows(self.rows(**source), self.kind), limit))

@@ -33,7 +33,7 @@ from ..vocabulary.usage import tokenizer_hash
 from .catalog import LoadedTask, hub_dataset, load_tasks, quiet
 from .lm import INFILLING, FlabLM
 from .results import EVALUATION, Evaluation, package_versions
-from .scoring import Outcome, Source, combined_rows, kept_tokens, measure_divergence, merge_results, run_task
+from .scoring import Source, kept_tokens, measure_divergence, merge_results, run_task, score_rows
 from .standard import tasks_for_tokenizer, with_standard_set
 from .tasks.infilling import Question, leaves_a_gap
 from .tasks.text import Text, read_texts
@@ -144,13 +144,7 @@ def evaluate(
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
-    outcomes = [
-        Outcome(leaf, task, {role: by_task[number] for role, by_task in results.items()})
-        for number, named in enumerate(exam.tasks)
-        for leaf, task in named.tasks.items()
-    ]
-    rows = [row for outcome in outcomes for row in outcome.rows(settings.seed)]
-    rows += combined_rows(outcomes, settings.seed)
+    rows = score_rows(exam.tasks, results, settings.seed)
     protocols = {task.name: task.protocol for task in exam.tasks if task.protocol}
     if exam.texts:
         # by default in float32, as when pruning measures it

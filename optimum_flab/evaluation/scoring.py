@@ -184,14 +184,28 @@ def _shared(by_role: Mapping[str, Mapping[int, Any]]) -> list[int]:
     return [number for number in first if all(number in values for values in others)]
 
 
-def combined_rows(outcomes: Sequence[Outcome], seed: int) -> Iterator[ScoreRow]:
-    """The combined rows: of the tasks in which whole programs are written, and of these with all others whose problems
-    are passed or not, such as single lines; each where it holds several tasks, and not the same ones."""
+def score_rows(
+    tasks: Sequence[LoadedTask], results: Mapping[str, Sequence[Mapping[str, Any]]], seed: int
+) -> list[ScoreRow]:
+    """The rows of the table: those of each task, and the combined ones. These are of the tasks in which whole programs
+    are written, and of these with all others whose problems are passed or not, such as single lines; each where it
+    holds several tasks, and not the same ones.
+
+    Args:
+        results (`Mapping`): by role, lm-eval's results of each task.
+    """
+    outcomes = [
+        Outcome(leaf, task, {role: by_task[number] for role, by_task in results.items()})
+        for number, named in enumerate(tasks)
+        for leaf, task in named.tasks.items()
+    ]
+    rows = [row for outcome in outcomes for row in outcome.rows(seed)]
     sets = [passed for outcome in outcomes if (passed := outcome.passed()) is not None]
     programs = [one for one in sets if one.programs]
     for name, of in ((PROGRAMS, programs), (TOGETHER, sets)):
         if len(of) > 1 and (name == PROGRAMS or len(of) > len(programs)):
-            yield comparison.pooled_score(name, of, seed=seed)
+            rows.append(comparison.pooled_score(name, of, seed=seed))
+    return rows
 
 
 def without_interval(row: ScoreRow, scores: Mapping[str, Any]) -> ScoreRow:

@@ -19,7 +19,7 @@ from lm_eval.api.task import Task
 from ...execution import Program
 from ...utils.errors import FlabError
 from ...vocabulary.infilling import EXAMPLE, InfillingFormat
-from ..data import as_dataset, check_rows, rows_of
+from ..data import Problems, as_dataset, check_rows
 from ..problems import CodeProblem, Doc, Gap, GapOfLines
 from .code import Judge, humaneval_rows
 
@@ -72,20 +72,6 @@ def problems(*, task: str, limit: int | None = None, **source: Any) -> dict[str,
     return as_dataset(all_gaps)
 
 
-@dataclass(frozen=True)
-class GivenGaps:
-    """Loads gaps from a file with one in each row; `limit` is the number of problems whose gaps are taken."""
-
-    kind: type[Gap]
-
-    def __call__(self, *, limit: int | None = None, **source: Any) -> dict[str, datasets.Dataset]:
-        return as_dataset(read_gaps(check_rows(rows_of(**source), self.kind), limit))
-
-
-multi_line_problems = GivenGaps(GapOfLines)
-random_span_problems = GivenGaps(Gap)
-
-
 def gaps(document: Doc) -> Iterator[dict[str, str]]:
     """A problem for each line of a solution, with `prefix`, `middle` and `suffix`, and the `problem` it belongs to.
 
@@ -124,6 +110,10 @@ def read_gaps(documents: Sequence[Doc], limit: int | None = None) -> list[dict[s
     ]
     taken = set(list(dict.fromkeys(gap["problem"] for gap in rows))[:limit])
     return [gap for gap in rows if gap["problem"] in taken]
+
+
+multi_line_problems = Problems(GapOfLines, chosen=read_gaps)
+random_span_problems = Problems(Gap, chosen=read_gaps)
 
 
 def _with_line_end_behind(gap: dict[str, str]) -> dict[str, str]:

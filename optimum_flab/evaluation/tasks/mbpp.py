@@ -49,7 +49,7 @@ def three_shot_problems(*, limit: int | None = None, **source: Any) -> dict[str,
             " MBPP, but its data holds none of them; name a file that does, or use mbpp_zero_shot"
         )
     documents = [{**document, "test_list": document["test_list"][:SHOWN_TESTS]} for document in kept_rows]
-    return {**as_dataset(documents, limit), "examples": datasets.Dataset.from_list(examples)}
+    return {**as_dataset(documents[:limit]), "examples": datasets.Dataset.from_list(examples)}
 
 
 def _test_problems(documents: Sequence[Doc], examples: Sequence[Doc]) -> list[Doc]:
