@@ -6,6 +6,7 @@ import argparse
 import ast
 import importlib
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 from optimum_flab.records.verdict import KnownFamily
 
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.fixture
@@ -46,6 +48,16 @@ def test_a_script_imports_what_there_is(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("optimum_flab"):
             exec(ast.unparse(node), {})
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", BENCHMARKS / "README.md", *(ROOT / "docs").glob("*.md")], ids=str
+)
+def test_pages_name_scripts_and_flags_that_there_are(page):
+    for name, told in re.findall(r"benchmarks/(\w+\.py)([^`\n]*)", page.read_text(encoding="utf-8")):
+        source = (BENCHMARKS / name).read_text(encoding="utf-8")
+        own, _, _ = told.partition(" -- ")
+        assert [flag for flag in re.findall(r"(?<!\S)--[a-z-]+", own) if f'"{flag}"' not in source] == [], name
 
 
 def test_what_was_made_in_another_way_or_of_other_files_is_not_taken_for_the_same(script, tmp_path, monkeypatch):
