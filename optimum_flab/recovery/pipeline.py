@@ -22,8 +22,7 @@ from .estimates import available_for_training, needs_less_than_all
 from .inputs import RecoveryInputs, first_alone
 from .preparation import Prepared, prepare
 from .results import report_section, write_adapter
-from .trained import Training, merge_training
-from .training import number_format, trained
+from .training import Training, merge_training, number_format, trained
 
 
 @dataclass(frozen=True)

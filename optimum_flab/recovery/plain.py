@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -46,11 +47,14 @@ class PlainSource:
     whole: bool = False
     kind: str = ""
 
+    @property
+    def texts(self) -> list[str]:
+        """All passages in order."""
+        return [text for document in self.documents for text in document]
+
     def passages(self, seed: int) -> list[str]:
         """The distinct passages in a seeded order of their own, so that long documents contribute more."""
-        return sorted(
-            {text for document in self.documents for text in document}, key=lambda text: shuffle_key(seed, text)
-        )
+        return sorted(set(self.texts), key=partial(shuffle_key, seed))
 
 
 def shuffle_key(seed: int, text: str) -> str:
@@ -92,7 +96,7 @@ def _named_source(spec: str, settings: RecoveryConfig) -> PlainSource:
     texts = list(dict.fromkeys(one.text for one in read_source(spec, for_training=True).documents))
     if len(texts) < FEWEST_DOCUMENTS:
         texts = as_documents(texts, settings)
-    texts.sort(key=lambda text: shuffle_key(settings.seed, text))
+    texts.sort(key=partial(shuffle_key, settings.seed))
     return PlainSource([passages_in(text, settings) for text in texts])
 
 
@@ -149,37 +153,28 @@ def split_text(
     def fits(source: PlainSource, document: list[str]) -> bool:
         return not source.whole or all(count_tokens(text) <= settings.sequence_length for text in document)
 
-    rest = [[document for document in source.documents if fits(source, document)] for source in sources]
+    rest = [replace(one, documents=[texts for texts in one.documents if fits(one, texts)]) for one in sources]
     measured = 0 if held_out_named else settings.held_out_tokens
     held_out = _set_aside(rest, measured, settings.seed, count_tokens)
     budget = round(settings.validation_share * max(text_budget(settings, 0), settings.sequence_length))
     validation = _set_aside(rest, max(1, budget), settings.seed, count_tokens)
-
-    def of_each(documents: list[list[list[str]]]) -> list[PlainSource]:
-        return [replace(source, documents=group) for source, group in zip(sources, documents, strict=True)]
-
-    return DividedText(
-        [text for source in held_out for text in source],
-        of_each([[[text] for text in source] for source in validation]),
-        of_each(rest),
-    )
+    return DividedText([text for source in held_out for text in source.texts], validation, rest)
 
 
 def _set_aside(
-    rest: list[list[list[str]]], tokens: int, seed: int, count_tokens: Callable[[str], int]
-) -> list[list[str]]:
+    rest: list[PlainSource], tokens: int, seed: int, count_tokens: Callable[[str], int]
+) -> list[PlainSource]:
     """One passage of each of the first documents of every source in turn, until there are as many tokens; the
     documents are removed from `rest`."""
-    most = [max(1, int(MOST_SET_ASIDE * len(source))) for source in rest]
-    taken: list[list[str]] = [[] for _ in rest]
-    while tokens > 0:
-        open_sources = [n for n, source in enumerate(rest) if source and len(taken[n]) < most[n]]
-        if not open_sources:
-            break
-        for number in open_sources:
+    most = [max(1, int(MOST_SET_ASIDE * len(source.documents))) for source in rest]
+    taken = [replace(source, documents=[]) for source in rest]
+    giving = list(zip(rest, taken, most, strict=True))
+    while tokens > 0 and giving:
+        giving = [one for one in giving if one[0].documents and len(one[1].documents) < one[2]]
+        for source, aside, _ in giving:
             if tokens > 0:
-                passage = min(rest[number].pop(0), key=lambda text: shuffle_key(seed, text))
-                taken[number].append(passage)
+                passage = min(source.documents.pop(0), key=partial(shuffle_key, seed))
+                aside.documents.append([passage])
                 tokens -= count_tokens(passage)
     return taken
 

@@ -16,7 +16,7 @@ from ..texts.sources import hub_datasets
 from ..utils.compat import forget_origin
 from .inputs import RecoveryInputs
 from .preparation import Prepared
-from .trained import Training, with_adapter
+from .training import Training, with_adapter
 
 
 def report_section(inputs: RecoveryInputs, prepared: Prepared, training: Training, after: HeldOut) -> Recovery:

@@ -203,7 +203,7 @@ def _only_plain_text(inputs: RecoveryInputs, selected: Selected, answer: Answer)
     # what chooses the checkpoint must not contain evaluation text either; the report counts what is trained on
     choosing = FilterTally()
     validation = _plain_rows(inputs, parts.validation, budget, forbidden, choosing)
-    set_aside = [text for source in parts.validation for document in source.documents for text in document]
+    set_aside = [text for source in parts.validation for text in source.texts]
     # and training on a near copy of it would favour the checkpoints that memorised it
     forbidden = {**forbidden, "validation text": Forbidden(set_aside)}
     rows = _plain_rows(inputs, parts.training, budget, forbidden, tally)
@@ -244,9 +244,6 @@ def expected_rows(inputs: RecoveryInputs, selected: Selected) -> Sequences:
         uses_chat(inputs.dense.tokenizer, settings.template)
     encoded = encode(selected.examples, inputs.tokenizer, chat)
     packed, too_long = _pack(inputs, encoded)
-    if packed is None and asks and any(one.answers.count(False) < length for one in encoded):
-        # the references are too long, but the dense model may give shorter answers
-        packed, too_long = _pack(inputs, [one.head(length) for one in encoded])
     if packed is None:
         selected.tally.drop(f"longer than {length} tokens", too_long)
         refuse_empty([], selected.tally, LONGER)

@@ -6,35 +6,37 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch.utils.data import default_collate
 from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..records.atomic import is_full
 from ..records.pieces import Pieces
-from ..running.casting import multiplies_bfloat16
+from ..records.work import Stage
+from ..running.casting import copy_in, multiplies_bfloat16
 from ..running.run import Run
 from ..settings.recovery import RecoveryConfig
 from ..utils.compat import use_one_device
 from ..utils.errors import FlabError
 from .encoding import schedule
-from .methods import NamesInCheckpoints, load_checkpoint, trainable, trained_weights
+from .methods import NamesInCheckpoints, load_checkpoint, lora_config, trainable, trained_weights
 from .rows import OF_ROWS, RecoveryRows
 from .sizes import TrainingSizes, distillation_share
 from .teacher import DenseTeacher, Predictions
-from .trained import Training, training_stage
 from .trainer import NotFinite, Progress, RecoveryTrainer, Rows, predictions
 
 
 STATE = "trainer_state.json"  # written last into a checkpoint
 CHECKPOINTS = "checkpoints"
+TRAINING, WEIGHTS = "training.json", "trained.safetensors"  # of a finished training
 DECIDE_NOTHING = ("keep_adapter", "micro_batch_size")  # settings
 Teacher = DenseTeacher | Mapping[str, Predictions] | None
 
@@ -201,10 +203,15 @@ def train(asked: TrainingInputs, folder: Path) -> Training:
                 " start again: training resumes from its last complete checkpoint"
             ) from error
         raise
-    state = trainer.state
+    if trainer.state.global_step < sizes.steps and not notes:
+        notes.append(f"stopped early after {trainer.state.global_step} of {sizes.steps} steps: no further improvement")
+    return _result(trainer, start_loss, notes)
+
+
+def _result(trainer: RecoveryTrainer, start_loss: float, notes: list[str]) -> Training:
+    """What a training that has ended leaves in its model, if that is better than before."""
+    model, state = trainer.model, trainer.state
     best = state.best_metric if state.best_metric is not None else math.inf
-    if state.global_step < sizes.steps and not notes:
-        notes.append(f"stopped early after {state.global_step} of {sizes.steps} steps: no further improvement")
     better = best < start_loss
     if not better:
         notes.append("no checkpoint was better than the model before training, which is kept")
@@ -267,3 +274,72 @@ def curve_of(history: Sequence[dict[str, Any]], start_loss: float) -> list[dict[
             if name in entry and entry.get("step"):
                 curve.append({"step": entry["step"], ours: entry[name]})
     return curve
+
+
+@dataclass
+class Training:
+    """The result of a training.
+
+    Args:
+        weights (`dict[str, torch.Tensor]`, *optional*): the best LoRA matrices, or the best weights themselves, see
+            [`~recovery.methods.trained_weights`]; `None` if no checkpoint was better than the start.
+        config (`LoraConfig`, *optional*): of the matrices; `None` if the weights themselves were trained.
+        start_loss, best_loss (`float`): on the rows set aside.
+        steps, best_step (`int`): done, and those of the best checkpoint.
+        curve (`list[dict]`): step, training loss or loss on the rows set aside, as logged.
+        notes (`list[str]`): what the user should be told.
+    """
+
+    weights: dict[str, torch.Tensor] | None
+    config: LoraConfig | None
+    start_loss: float
+    best_loss: float
+    steps: int
+    best_step: int
+    curve: list[dict[str, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def training_stage(start: PreTrainedModel, settings: RecoveryConfig) -> Stage[Training]:
+    """The stage of a training of this model."""
+
+    def save(training: Training, folder: Path) -> None:
+        if training.weights is not None:
+            save_file({name: tensor.contiguous() for name, tensor in training.weights.items()}, folder / WEIGHTS)
+        values = {name: value for name, value in vars(training).items() if name not in ("weights", "config")}
+        (folder / TRAINING).write_text(json.dumps(values), encoding="utf-8")
+
+    def load(folder: Path) -> Training:
+        values = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS) if values["best_step"] else None
+        config = lora_config(start, settings) if settings.method == "lora" else None
+        return Training(weights=weights, config=config, **values)
+
+    return Stage("training", save, load)
+
+
+def with_adapter(model: PreTrainedModel, weights: dict[str, torch.Tensor], config: LoraConfig) -> PeftModel:
+    """A model with trained matrices beside its weights."""
+    peft_model = get_peft_model(model, config)
+    set_peft_model_state_dict(peft_model, weights)
+    return peft_model
+
+
+@torch.no_grad()
+def merge_training(start: PreTrainedModel, training: Training, dtype: torch.dtype) -> PreTrainedModel:
+    """The pruned model with the result of training in its weights, a stock model on the CPU.
+
+    The sum is computed in float32 and rounded once.
+    """
+    model = copy_in(start, torch.device("cpu"), torch.float32)
+    if training.weights is not None and training.config is not None:
+        model = with_adapter(model, training.weights, training.config).merge_and_unload(safe_merge=True)
+    elif training.weights is not None:
+        model.load_state_dict(training.weights, strict=False)
+        model.tie_weights()
+    result = copy_in(start, torch.device("cpu"), dtype)
+    # tensors that the class keeps in float32 are not rounded on the way
+    result.load_state_dict(model.state_dict(), strict=True)
+    result.tie_weights()
+    result.generation_config = start.generation_config
+    return result

@@ -15,7 +15,7 @@ from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.criteria import LAYERS
 from optimum_flab.pruning.components.layers import ranked_layers
 from optimum_flab.records.checkpoint import Checkpoint
-from optimum_flab.recovery.trained import Training, merge_training
+from optimum_flab.recovery.training import Training, merge_training
 from optimum_flab.settings.recovery import RecoveryConfig
 from optimum_flab.utils.errors import ConfigurationError
 

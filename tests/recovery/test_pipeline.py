@@ -19,8 +19,7 @@ from optimum_flab.records.report import report_text
 from optimum_flab.recovery import pipeline, training
 from optimum_flab.recovery import rows as rows_room
 from optimum_flab.recovery.checks import check_settings
-from optimum_flab.recovery.lora import with_lora
-from optimum_flab.recovery.methods import NamesInCheckpoints, trainable
+from optimum_flab.recovery.methods import NamesInCheckpoints, trainable, with_lora
 from optimum_flab.recovery.pipeline import recover
 from optimum_flab.recovery.sizes import training_sizes
 from optimum_flab.recovery.trainer import RecoveryTrainer
