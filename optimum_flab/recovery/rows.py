@@ -235,23 +235,28 @@ def _pack(inputs: RecoveryInputs, encoded: Sequence[Encoded]) -> tuple[Sequences
 
 def expected_rows(inputs: RecoveryInputs, selected: Selected) -> Sequences:
     """The rows that the reference answers would make; raises whatever the data could be refused for."""
-    settings, length = inputs.settings, inputs.settings.sequence_length
+    settings = inputs.settings
     if not settings.data:
         assert selected.plain is not None  # else it was refused
         return selected.plain
-    chat, asks = uses_chat(inputs.tokenizer, settings.template), settings.answers == "dense"
-    if asks:
+    longer = 0
+    if settings.answers == "dense":
         uses_chat(inputs.dense.tokenizer, settings.template)
-    encoded = encode(selected.examples, inputs.tokenizer, chat)
-    packed, too_long = _pack(inputs, encoded)
-    if packed is None:
-        selected.tally.drop(f"longer than {length} tokens", too_long)
-        refuse_empty([], selected.tally, LONGER)
-    assert packed is not None  # else it was refused
-    longest = settings.max_new_tokens if asks else 0
-    if len(packed) == 1 and sum(min(length, len(one.ids) + longest) for one in encoded) <= length:
-        _refuse_one_row(length)
+        longer = settings.max_new_tokens * len(selected.examples)  # its answers at most
+    packed = _example_rows(inputs, selected.examples, deepcopy(selected.tally))
+    if len(packed) == 1 and packed.tokens.tokens + longer <= settings.sequence_length:
+        _refuse_one_row(settings.sequence_length)
     return packed if selected.plain is None else packed.with_rows(selected.plain)
+
+
+def _example_rows(inputs: RecoveryInputs, examples: list[Example], tally: FilterTally) -> Sequences:
+    encoded = encode(examples, inputs.tokenizer, uses_chat(inputs.tokenizer, inputs.settings.template))
+    packed, too_long = _pack(inputs, encoded)
+    tally.drop(f"longer than {inputs.settings.sequence_length} tokens", too_long)
+    refuse_empty([] if packed is None else examples, tally, LONGER)
+    assert packed is not None  # else it was refused
+    tally.kept = len(examples) - too_long
+    return packed
 
 
 def _refuse_one_row(length: int) -> NoReturn:
@@ -324,13 +329,7 @@ def answered_rows(
         examples = without_overlap(examples, forbidden, tally)
     else:
         tally.answers["reference"] = len(examples)
-    packed, too_long = _pack(
-        inputs, encode(examples, inputs.tokenizer, uses_chat(inputs.tokenizer, settings.template))
-    )
-    tally.drop(f"longer than {settings.sequence_length} tokens", too_long)
-    refuse_empty([] if packed is None else examples, tally, LONGER)
-    assert packed is not None  # else it was refused
-    tally.kept = len(examples) - too_long
+    packed = _example_rows(inputs, examples, tally)
     if len(packed) < 2:
         _refuse_one_row(settings.sequence_length)
     rows, aside = split_rows(len(packed), settings.validation_share, settings.seed)
