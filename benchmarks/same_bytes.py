@@ -145,7 +145,7 @@ REAL = {
         " --calibration-tokens 4096 --held-out-tokens 2048 --validation-tokens 1024"
     ],
     "recovered-model": [
-        "recover pinned-model recovered-model --teacher {model} --text texts --method lora --max-steps 2"
+        "recover pinned-model recovered-model --teacher {model} --text texts --method full --max-steps 2"
         " --batch-size 2 --micro-batch-size 1 --sequence-length 128 --held-out-tokens 512 --dtype float32"
     ],
 }
