@@ -135,6 +135,8 @@ def test_what_lies_in_the_place_of_a_weight_file_is_named(folder):
         ("garbage", "is damaged"),
         (POINTER.decode(), "is a Git LFS pointer"),
         ('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}', "weight files are missing"),
+        ('{"weight_map": {"a": "../model.safetensors"}}', "does not name the weight files of its folder"),
+        ("{}", "does not name the weight files of its folder"),
     ],
 )
 def test_an_index_that_is_none_or_names_what_is_not_there(folder, index, words):

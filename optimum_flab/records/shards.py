@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..utils.errors import DOWNLOAD
+from ..utils.errors import DOWNLOAD, FlabError
 from .json_files import read_json
 from .names import WEIGHTS
 
@@ -19,9 +19,16 @@ def listed_shards(folder: Path, name: str = WEIGHTS) -> list[Path]:
 
     Args:
         name (`str`): of the file where there is only one, such as `pytorch_model.bin`.
+
+    Raises:
+        [`FlabError`]: the index of the files is damaged, or names files elsewhere.
     """
     single = folder / name
     index = folder / f"{name}.index.json"
     if single.is_file() or not index.is_file():
         return [single]
-    return [folder / file for file in sorted(set(read_json(index, DOWNLOAD)["weight_map"].values()))]
+    stated = read_json(index, DOWNLOAD).get("weight_map")
+    names = list(stated.values()) if isinstance(stated, dict) else []
+    if not names or not all(isinstance(file, str) and Path(file).name == file for file in names):
+        raise FlabError(f"{str(index)!r} does not name the weight files of its folder; download it again")
+    return [folder / file for file in sorted(set(names))]
