@@ -13,8 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from optimum_flab.checkpoints.finding import find_model
 from optimum_flab.records.folders import FolderKind, OutputFolder, check_writable
@@ -50,6 +48,10 @@ def test_a_folder_that_is_not_there_holds_nothing_until_all_is_written(tmp_path)
         fill(new)
         assert os.listdir(folder) == [".flab-output"]
     assert content(tmp_path) == {f"a/b/out/{name}": text for name, text in NEW.items()}
+    assert ".flab-output" not in os.listdir(folder)
+    with pytest.raises(FlabError, match="exists and is not empty .* set `overwrite`"):
+        write(folder)
+    assert content(folder) == NEW
 
 
 def test_a_folder_that_is_there_stays_the_same_one(tmp_path):
@@ -340,23 +342,3 @@ def test_a_file_in_the_place_is_refused(tmp_path):
     for folder in (tmp_path / "out", tmp_path / "out" / "below"):
         with pytest.raises(FlabError, match="out is a file; name another folder"):
             write(folder, overwrite=True)
-
-
-NAMES = st.sampled_from(["config.json", "mark.json", "part", "a", "b", ".git", "README.md"])
-
-
-@settings(deadline=None, max_examples=30)
-@given(names=st.sets(NAMES), overwrite=st.booleans())
-def test_only_what_is_of_our_kind_is_ever_lost(tmp_path_factory, names, overwrite):
-    folder = tmp_path_factory.mktemp("out")
-    for name in names:
-        (folder / name).write_text("old")
-    allowed = not names or (overwrite and "mark.json" in names and all(KIND.owns(folder / name) for name in names))
-    if allowed:
-        write(folder, overwrite=overwrite)
-        assert content(folder) == NEW
-    else:
-        with pytest.raises(FlabError):
-            write(folder, overwrite=overwrite)
-        assert content(folder) == dict.fromkeys(sorted(names), "old")
-    assert stat.S_ISDIR(folder.stat().st_mode) and ".flab-output" not in os.listdir(folder)

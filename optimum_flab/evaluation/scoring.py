@@ -19,8 +19,9 @@ from ..checkpoints.loading import LoadedModel
 from ..checkpoints.stored_model import StoredModel
 from ..families.positions import most_positions
 from ..measuring.held_out import DenseReference, tokenise_both
+from ..records.checkpoint import Checkpoint
 from ..records.held_out import HeldOut
-from ..records.plan import PLAN_NAME, PruningPlan
+from ..records.plan import PLAN_NAME
 from ..records.results import ScoreRow
 from ..records.scores import PROGRAMS, TOGETHER, Score, retention_of
 from ..running.layer_pass import LayerPass
@@ -254,8 +255,8 @@ def kept_tokens(dense: Source, pruned: Source) -> list[int] | None:
         raise refusal(f"{pruned.name!r} is a {after} model, and {dense.name!r} a {before} one")
     ids = dense.tokenizer.get_vocab()
     own = pruned.tokenizer.get_vocab()
-    if pruned.folder is not None and (pruned.folder / PLAN_NAME).is_file():
-        kept = PruningPlan.load(pruned.folder).kept_tokens
+    if pruned.folder is not None and (checkpoint := Checkpoint(pruned.folder)).has(PLAN_NAME):
+        kept = checkpoint.plan.kept_tokens
         names = {number: name for name, number in ids.items()}
         at = range(len(own)) if kept is None else kept
         if wrong := [name for name, number in own.items() if number >= len(at) or names.get(at[number]) != name]:
