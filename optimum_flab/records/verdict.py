@@ -71,13 +71,13 @@ def family_of(name: str) -> KnownFamily | None:
 
 
 def programs_by_body(name: str) -> str | None:
-    """What models of the family of a dense model kept without parts of their body; `None` of other families."""
+    """What models of the family of a dense model kept, by the share of the body removed; `None` of other families."""
     family, said = family_of(name), dict[str, list[str]]()
     for one in () if family is None else family.measured:
         if one.removed_body is not None:
-            said.setdefault(one.model, []).append(f"{one.share:.0%} without {one.removed_body:.1%}")
+            said.setdefault(one.model, []).append(f"{one.share:.0%} at {one.removed_body:.1%}")
     models = "; ".join(f"{model} {', '.join(shares)}" for model, shares in said.items())
-    return f"For comparison, programs kept without a part of the body: {models}." if said else None
+    return f"For comparison, programs kept by the share of the body removed: {models}." if said else None
 
 
 def nearest(divergence: float, measured: Sequence[Measured]) -> list[Measured]:

@@ -78,8 +78,8 @@ def test_what_to_expect_is_said_by_what_was_measured_of_the_family(divergence, b
 
 def test_what_is_known_by_the_share_of_the_body_is_said_of_its_family_only():
     said = programs_by_body("Qwen/Qwen2.5-Coder-1.5B")
-    assert "Qwen2.5-Coder-0.5B 100% without 0.0%, 91% without 5.8%, 85% without 11.5%, 69% without 18.5%; " in said
-    assert said.endswith("; Qwen2.5-Coder-1.5B 90% without 12.6%.")
+    assert "Qwen2.5-Coder-0.5B 100% at 0.0%, 91% at 5.8%, 85% at 11.5%, 69% at 18.5%; " in said
+    assert said.endswith("; Qwen2.5-Coder-1.5B 90% at 12.6%.")
     for other in ("toy", "Qwen/Qwen2.5-Coder-7B", "/models/qwen2.5-coder-0.5b/toy"):
         assert programs_by_body(other) is None
 
