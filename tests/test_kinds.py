@@ -527,6 +527,18 @@ def test_too_few_tokens_for_the_neurons_are_told():
     assert DataSettings(calibration_tokens=1000).for_model(4864).tokens == 1000
 
 
+def test_library_files_that_are_named_as_held_out_text_are_in_no_other_set(tmp_path):
+    files, named = library()[:60], tmp_path / "named.jsonl"
+    named.write_text("".join(json.dumps({"text": file.text}) + "\n" for file in files[::2]))
+    data = DataSettings(
+        held_out=[str(named)], mix={"library": 1}, calibration_tokens=3000, held_out_tokens=300, sequence_length=400
+    )
+    read = replace(read_texts(data), corpus=some_files().corpus, library=files)
+    sets = divide_texts(read, data, count, 0, FORMATS, answer)
+    origins = {document.name.rsplit(":", 1)[0] for document in [*sets.calibration, *sets.validation]}
+    assert len(origins) > 3 and not origins & {file.name for file in files[::2]}
+
+
 def test_named_held_out_text_is_measured_beside_the_kinds(mine, tmp_path):
     named = tmp_path / "named.jsonl"
     named.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))

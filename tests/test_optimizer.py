@@ -21,6 +21,7 @@ from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.stored_model import check_belongs_together
 from optimum_flab.hub.frame import BEGIN
 from optimum_flab.records.checkpoint import Checkpoint
+from optimum_flab.records.report import TriedShape
 
 from .conftest import LAYERS, PROSE, TEXTS, WIDTH, byte_level_tokenizer, thorough_but, tiny_model
 from .families.zoo import member
@@ -104,6 +105,27 @@ def test_one_number_gives_a_stock_checkpoint_within_half_a_point(family, tokeniz
     notes = pruned.report.notes
     assert all(any(f"'{kind}' is left out" in note for note in notes) for kind in ("chat", "infilling"))
     assert all(f"note: {note}" in optimizer.summary() for note in notes)
+
+
+@pytest.mark.parametrize("wider_is_cheaper", [True, False])
+def test_the_shape_that_costs_least_is_taken(wider_is_cheaper, tokenizer, corpus, monkeypatch):
+    def measure_shape(reading, shape, *rest):
+        bits = shape["neuron"] / 100 * (-1 if wider_is_cheaper else 1) + 10
+        return TriedShape(
+            **shape.reported(),
+            validation_divergence=0.0,
+            validation_vocabulary_bits_per_byte=0.0,
+            validation_bits_per_byte=bits,
+            chosen=False,
+        )
+
+    monkeypatch.setattr("optimum_flab.pruning.search.measure_shape", measure_shape)
+    pruned = optimizer_for(tokenizer).prune(settings(corpus, target_ratio=0.4))
+    tried = pruned.report.search.candidates
+    widths = [one.intermediate_size for one in tried]
+    assert len(set(widths)) > 2
+    assert [one.intermediate_size for one in tried if one.chosen] == [(max if wider_is_cheaper else min)(widths)]
+    assert pruned.model.config.intermediate_size == (max if wider_is_cheaper else min)(widths)
 
 
 def test_corpus_texts_are_cut_into_the_same_pieces(natural):

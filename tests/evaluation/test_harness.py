@@ -457,6 +457,20 @@ def test_the_settings_of_a_checkpoint_do_not_leak_into_greedy_completions(dense,
         dense.generation_config = own
 
 
+def test_programs_are_sampled_from_all_tokens_unless_a_task_says_otherwise(dense, tokenizer, tmp_path, monkeypatch):
+    asked = []
+
+    def new_tokens(model, tokenizer, prompts, stops, config):
+        asked.append(config)
+        return [[] for _ in prompts]
+
+    monkeypatch.setattr("optimum_flab.evaluation.lm.new_tokens", new_tokens)
+    lm = lm_of(dense, tokenizer, tmp_path)
+    lm.generate_until(requests(["a"], do_sample=True, temperature=0.8))
+    lm.generate_until(requests(["a"], do_sample=True, temperature=0.8, top_k=5, top_p=0.9))
+    assert [(one.temperature, one.top_k, one.top_p) for one in asked] == [(0.8, 0, 1.0), (0.8, 5, 0.9)]
+
+
 def test_greedy_completions_are_those_of_generate_cut_at_the_first_stop_string(dense, tokenizer, tmp_path):
     prompts = [problem["prompt"] for problem in PROBLEMS]
     stops = ["e", "\ndef", "return"]
@@ -499,11 +513,13 @@ def test_batches_are_of_like_length_and_hold_every_prompt_once():
 
 def test_prompts_that_are_too_long_keep_their_end(dense, tokenizer, tmp_path):
     lm = lm_of(dense, tokenizer, tmp_path)
-    (batch,) = lm.generation_batches(requests([" x" * 3000], max_gen_toks=10))
-    assert len(batch.prompts[0]) == lm.max_length - 10
-    (batch,) = lm.generation_batches(requests([" x" * 3000], max_gen_toks=100_000))
-    assert len(batch.prompts[0]) == lm.max_length // 2
-    assert isinstance(lm.generate_until(requests([" x" * 3000]))[0], str)
+    prompt = "def f():" + " x" * 3000 + " = 1"
+    ids = tokenizer(prompt).input_ids
+    (batch,) = lm.generation_batches(requests([prompt], max_gen_toks=10))
+    assert batch.prompts[0] == ids[10 - lm.max_length :]
+    (batch,) = lm.generation_batches(requests([prompt], max_gen_toks=100_000))
+    assert batch.prompts[0] == ids[-(lm.max_length // 2) :]
+    assert isinstance(lm.generate_until(requests([prompt]))[0], str)
 
 
 def test_likelihoods_are_those_of_lm_eval(dense, tokenizer, tmp_path):
