@@ -55,14 +55,16 @@ def test_sizes_share_every_batch_and_cover_the_epochs(rows, per_process, process
     assert training_sizes(config, rows).steps == sizes.steps
 
 
-def test_time_is_shared_by_processes():
+def test_time_is_that_of_steps_and_evaluations_and_shared_by_processes():
     sizes = TrainingSizes(100, 8, 4, 2, 25)
-    assert training_seconds(0.1, sizes, 10, 2) == pytest.approx(training_seconds(0.1, sizes, 10, 1) / 2)
+    assert training_seconds(0.1, sizes, 12, 1) == pytest.approx(0.1 * (800 + 5 * 12 / 3))
+    assert training_seconds(0.1, sizes, 12, 2) == pytest.approx(0.1 * (800 + 5 * 12 / 3) / 2)
 
 
-def test_disk_counts_checkpoints_cache_and_result():
+def test_disk_counts_three_checkpoints_in_float32_the_cache_and_the_result():
     assert disk_needed(0, 100, 2, 50) == 250
-    assert disk_needed(10, 0, 2, 0) > 0
+    assert disk_needed(10, 0, 2, 0) == 3 * 30 * 4  # weights and two moments of each
+    assert disk_needed(10, 100, 2, 0, saved=100) == 3 * 120 * 4 + 200
 
 
 @pytest.mark.parametrize("loss, share", [("distillation", 1), ("cross-entropy", 0), ("both", 0.75)])

@@ -22,6 +22,7 @@ from optimum_flab.recovery.checks import check_settings
 from optimum_flab.recovery.methods import NamesInCheckpoints, trainable, with_lora
 from optimum_flab.recovery.pipeline import recover
 from optimum_flab.recovery.sizes import training_sizes
+from optimum_flab.recovery.teacher import DenseTeacher
 from optimum_flab.recovery.trainer import RecoveryTrainer
 from optimum_flab.recovery.training import last_checkpoint, number_format, training_arguments
 from optimum_flab.running.casting import copy_in
@@ -353,12 +354,21 @@ def test_held_out_text_is_what_was_named_else_that_of_the_pruning(made, tmp_path
     assert rows_room.held_out_texts(RecoveryConfig(data="x"), gone) == []
 
 
-@pytest.mark.thorough
-def test_what_is_learned_and_a_result_from_before_are_said(loaded, made, capsys):
-    recovered(loaded, made, max_steps=1, max_new_tokens=4)
+def test_what_was_finished_is_found_again_and_another_learning_rate_finds_rows_and_predictions(
+    loaded, made, monkeypatch, capsys
+):
+    first = recovered(loaded, made, max_steps=1, max_new_tokens=4)
     assert " reference (answers of the dense model left out: " in capsys.readouterr().err
-    recovered(loaded, made, max_steps=1, max_new_tokens=4)
-    assert "training: reused from" in capsys.readouterr().err
+    monkeypatch.setattr(rows_room, "dense_answers", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(DenseTeacher, "likeliest", lambda *_, **__: pytest.fail("asked again"))
+    again = recovered(loaded, made, max_steps=1, max_new_tokens=4)
+    other = recovered(loaded, made, max_steps=1, max_new_tokens=4, learning_rate=1e-3)
+    assert first.report.recovery.data == again.report.recovery.data == other.report.recovery.data
+    assert weights_hash(first.model) == weights_hash(again.model)
+    said = capsys.readouterr().err
+    assert [said.count(f"{stage}: reused from") for stage in ("rows", "predictions", "training")] == [2, 2, 1]
+    with pytest.raises(pytest.fail.Exception):
+        recovered(loaded, made, max_steps=1, max_new_tokens=5)
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------
