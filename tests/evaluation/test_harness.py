@@ -282,6 +282,14 @@ def test_divergence_is_a_task_like_the_others(run, dense, other, tokenizer):
     assert same["bits_per_byte"].retention.value == pytest.approx(1)
 
 
+def test_divergence_is_computed_in_float32_unless_another_format_is_named(run, dense, tokenizer, tmp_path):
+    copy.deepcopy(dense).to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    tokenizer.save_pretrained(tmp_path / "half")
+    for asked, computed in ((None, "float32"), ("bfloat16", "bfloat16")):
+        found = run(tmp_path / "half", "divergence", baseline=tmp_path / "half", dtype=asked)
+        assert f"computed in {computed} on pieces" in found.protocols["divergence"]
+
+
 def test_each_kind_of_text_has_its_row_beside_the_total(run, dense, other, tokenizer, data, tmp_path):
     rows = [{"question": PROSE[0], "answer": PROSE[1]}, {"question": "a", "answer": "b"}]
     prose = f"{jsonl(tmp_path / 'prose.jsonl', rows)}[question,answer]"
