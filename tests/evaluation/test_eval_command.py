@@ -33,6 +33,7 @@ def test_the_table_is_printed_and_the_results_are_written_or_printed_as_json(fol
     assert lines[3].split() == ["task", "metric", "problems", "dense", "pruned", "retention"]
     assert lines[5].split()[:3] == ["cruxeval_output", "exact_match", "3"] and lines[5].endswith("not comparable")
     assert lines[-1].startswith("written to results in ")
+    assert "1 of 2 batches were reused from earlier runs" in result.err  # the models have the same weights
     found = sorted(path.relative_to(folder / "results").as_posix() for path in (folder / "results").rglob("*.json*"))
     of_role = ["{}/results.json", "{}/samples_cruxeval_output.jsonl"]
     assert found == [
@@ -40,6 +41,8 @@ def test_the_table_is_printed_and_the_results_are_written_or_printed_as_json(fol
         "flab_evaluation.json",
         *(name.format("pruned") for name in of_role),
     ]
+    refused = flab("eval", "nowhere/at", *options, "-o", "results", cwd=folder)
+    assert (refused.code, refused.out) == (1, "") and "--overwrite" in refused.err
     again = flab("eval", "dense", *options, "--json", "-q", cwd=folder)
     assert (again.code, again.err) == (0, "")
     assert [score["task"] for score in json.loads(again.out)["scores"]] == ["cruxeval_output"]

@@ -416,6 +416,7 @@ def test_a_tokenizer_that_does_not_fit_the_embeddings_is_refused(run, checkpoint
         (["divergence"], {}, "task 'divergence' compares two models; name the dense one as `baseline`"),
         (["divergence"], {"baseline": "x", "data": {}}, "name a source in `data`"),
         (["openeval"], {"confirm_run_unsafe_code": False}, "`confirm_run_unsafe_code`"),
+        (["openeval"], {"allow_packages": "jinja2"}, "jinja2 needs markupsafe, which must be allowed too"),
         (["openeval"], {"dtype": "int8"}, "dtype: 'int8' should be 'float32', "),
         (["openeval"], {"device": "cuda:77"}, "device 'cuda:77' cannot be used here"),
     ],

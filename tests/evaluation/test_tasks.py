@@ -581,6 +581,15 @@ def test_a_task_that_runs_code_outside_the_sandbox_is_refused_before_it_is_impor
         load("mine", include_path=tmp_path)
 
 
+@pytest.mark.parametrize("item", ["{task: mine, unsafe_code: true}", "{task: other, unsafe_code: true}"])
+@pytest.mark.parametrize("group", ["[mine, {item}]", "[{{group: inner, task: [{item}]}}]"])
+def test_a_task_of_a_group_is_refused_where_it_would_run_code_outside_the_sandbox(tmp_path, item, group):
+    (tmp_path / "mine.yaml").write_text(OWN_YAML, encoding="utf-8")
+    (tmp_path / "all.yaml").write_text(f"group: all\ntask: {group.format(item=item)}\n", encoding="utf-8")
+    with pytest.raises(FlabError, match="runs code outside the sandbox of this package, so it is refused"):
+        load("all", include_path=tmp_path)
+
+
 def test_a_name_of_ours_cannot_be_taken(tmp_path):
     (tmp_path / "mine.yaml").write_text(OWN_YAML.replace("task: mine", "task: humaneval"), encoding="utf-8")
     with pytest.raises(
