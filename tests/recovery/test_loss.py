@@ -1,11 +1,23 @@
 """Laws of the losses."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import default_collate
 
+from optimum_flab.measuring.divergence import predicting
+from optimum_flab.recovery.encoding import encode, pack_examples
+from optimum_flab.recovery.instructions import Example
 from optimum_flab.recovery.loss import divergence, top_divergence
+from optimum_flab.recovery.trainer import RecoveryTrainer, Rows
+
+from ..conftest import byte_level_tokenizer
+
+
+ROWS = 600
 
 
 def logits(positions: int, vocabulary: int, seed: int, scale: float = 3.0) -> torch.Tensor:
@@ -65,3 +77,34 @@ def test_the_gradient_is_finite_where_the_student_is_certain(scale):
     top = logits(4, 10, 1).log_softmax(dim=-1).topk(3)
     top_divergence(student, top.values, top.indices).sum().backward()
     assert torch.isfinite(student.grad).all()
+
+
+class Resident:
+    """A dense model that finds all tokens alike."""
+
+    def log_probabilities(self, input_ids, position_ids, distilled):
+        return torch.full((int(distilled.sum()), ROWS), 1 / ROWS).log()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 6])
+@pytest.mark.parametrize("distillation", [0.0, 1.0])
+def test_a_position_counts_the_same_in_whichever_row_and_batch_it_is(distillation, batch):
+    answers = ["    pass\n", "    return 1 + 2 + 3 + 4\n", "    x = 1\n    return x\n"] * 2
+    examples = [Example(f"x#{n}", (("user", "def f():\n"),), answer, True) for n, answer in enumerate(answers)]
+    packed, _ = pack_examples(encode(examples, byte_level_tokenizer(ROWS), chat=False), 64, True)
+    rows, found = Rows(packed), logits(6 * 64, ROWS, 0).unflatten(0, (6, 64))
+    trainer = SimpleNamespace(distillation=distillation, dense=Resident())
+    losses = [
+        RecoveryTrainer.loss(
+            trainer, found[start : start + batch], default_collate([rows[n] for n in range(start, start + batch)])
+        )
+        for start in range(0, 6, batch)
+    ]
+    if distillation:
+        costs = divergence(
+            found[predicting(packed.tokens)], Resident().log_probabilities(0, 0, predicting(packed.tokens))
+        )
+    else:
+        labelled = packed.labels != -100
+        costs = torch.nn.functional.cross_entropy(found[labelled], packed.labels[labelled], reduction="none")
+    torch.testing.assert_close(torch.stack(losses).mean(), costs.mean())

@@ -230,6 +230,15 @@ def test_what_is_trained_is_held_in_float32(loaded):
         with_lora(pruned, RecoveryConfig(targets=["lm_head", "q_proj"]))
 
 
+def test_what_is_trained_begins_by_the_seed_alone(loaded):
+    def matrices(seed):
+        copied = copy_in(loaded[1].model, torch.device("cpu"), torch.float32)
+        model = with_lora(copied, RecoveryConfig(data="x", **SMALL, seed=seed))
+        return torch.cat([p.flatten() for p in model.parameters() if p.requires_grad])
+
+    assert matrices(1).equal(matrices(1)) and not matrices(1).equal(matrices(2))
+
+
 def test_a_checkpoint_that_was_not_written_whole_is_not_gone_on_from(tmp_path):
     for step, whole in ((2, True), (4, True), (6, False)):
         folder = tmp_path / f"checkpoint-{step}"
