@@ -56,7 +56,9 @@ def compare_tokens(tokenizer, writer, texts: list[str]) -> dict[str, Any]:
     def ids(text: str) -> list[int]:
         return writer.tokenize(text.encode(), special=True, begin=False)
 
-    same, same_normalised, different = 0, 0, list[str]()
+    same = 0
+    same_normalised = 0
+    different = list[str]()
     for number, text in enumerate(texts, 1):
         expected = tokenizer(text, add_special_tokens=False).input_ids
         if ids(text) == expected:
@@ -137,7 +139,9 @@ def onnx_agreement(args: argparse.Namespace) -> dict[str, Any]:
     model, tokenizer = load_model(args.model, "float32"), load_tokenizer(args.model)
     graph = Graph(args.onnx, torch.get_num_threads())
     texts = [text for text in read_texts(args.texts, args.limit) if text]
-    largest, tokens, same = [], 0, 0
+    largest = []
+    tokens = 0
+    same = 0
     for number, text in enumerate(texts, start=1):
         ids = tokenizer(text)["input_ids"]
         expected = model(torch.tensor([ids])).logits[0].numpy()

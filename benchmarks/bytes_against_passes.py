@@ -176,7 +176,9 @@ class Kept:
 
     def measured(self, file: Path, tasks: Mapping[str, Task], texts: Sequence[str], repeats: int) -> dict[str, Any]:
         """All that is asked of a file: its size, what passed of each task, the cost of the texts, and times."""
-        content, path, threads = file_sha256(file), str(file), self._threads
+        content = file_sha256(file)
+        path = str(file)
+        threads = self._threads
         found: dict[str, Any] = {"megabytes": file.stat().st_size / 1e6}
         for name, task in tasks.items():
             key = key_of(content, name, task)

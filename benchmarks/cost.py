@@ -38,7 +38,9 @@ from optimum_flab.tensors.lazy import WrittenTensors
 
 
 SIZES = {"hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4, "tie_word_embeddings": False}
-LAYERS, WIDTH, VOCABULARY = 28, 18944, 152064
+LAYERS = 28
+WIDTH = 18944
+VOCABULARY = 152064
 SHARD = 3_000_000_000
 GROUPS = Path("/sys/fs/cgroup")
 
@@ -162,7 +164,9 @@ def make_checkpoint(like: Path, folder: Path, number: int, sizes: dict[str, int]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     noise = torch.randn(1 << 24, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
-    places, part, size = {}, {}, 0
+    places = {}
+    part = {}
+    size = 0
     names = list(WrittenTensors(model).outlines.items())
     for number, (name, outline) in enumerate(names):
         part[name] = noise.repeat(-(-outline.numel() // len(noise)))[: outline.numel()].reshape(outline.shape)

@@ -194,7 +194,9 @@ def words_of(text: str) -> Iterator[str]:
 
 def count(package: Package, place: Path, suffixes: Iterable[str]) -> tuple[Counter[str], int, int]:
     """The words of a package, its files and their bytes."""
-    words, files, size = Counter[str](), 0, 0
+    words = Counter[str]()
+    files = 0
+    size = 0
     for text in sources_of(package, place, suffixes):
         words.update(words_of(text))
         files, size = files + 1, size + len(text.encode("utf-8", "surrogatepass"))

@@ -65,7 +65,9 @@ def load_checkpoint(path: str, dense_tokenizer, dtype: str, device: str) -> Chec
     """Loads a pruned checkpoint and checks that its ids name the pieces its plan says they do."""
     import torch
 
-    model, tokenizer, kept = load_model(path, dtype, device), load_tokenizer(path), kept_tokens(path)
+    model = load_model(path, dtype, device)
+    tokenizer = load_tokenizer(path)
+    kept = kept_tokens(path)
     size = model.config.vocab_size
     ids = range(min(size, len(tokenizer))) if kept is None else kept
     if len(ids) > size:

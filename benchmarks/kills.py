@@ -91,7 +91,10 @@ def main() -> None:
     args = parser.parse_args()
     if "OUT" not in args.command:
         raise SystemExit("name the output folder OUT")
-    draw, lost, left, same = random.Random(args.seed), [], Counter[str](), 0
+    draw = random.Random(args.seed)
+    lost = []
+    left = Counter[str]()
+    same = 0
     with tempfile.TemporaryDirectory() as scratch:
 
         def places(run: object) -> tuple[Path, Path]:

@@ -54,7 +54,9 @@ class Writer:
         self._vocabulary = self._library.llama_model_get_vocab(self._model)
         self._size = self._library.llama_vocab_n_tokens(self._vocabulary)
         settings = self._library.llama_context_default_params()
-        settings.n_ctx, settings.n_seq_max, settings.n_batch = parallel * length, parallel, BATCH
+        settings.n_ctx = parallel * length
+        settings.n_seq_max = parallel
+        settings.n_batch = BATCH
         settings.kv_unified = False
         cores = os.cpu_count() or 1
         settings.n_threads, settings.n_threads_batch = threads or max(1, cores // 2), threads or cores
@@ -192,7 +194,9 @@ class Writer:
         batch = self._batch
         batch.n_tokens = len(entries)
         for place, (slot, token, asked) in enumerate(entries):
-            batch.token[place], batch.pos[place], batch.logits[place] = token, len(self._known[slot]), asked
+            batch.token[place] = token
+            batch.pos[place] = len(self._known[slot])
+            batch.logits[place] = asked
             batch.n_seq_id[place], batch.seq_id[place][0] = 1, slot
             self._known[slot].append(token)
         if failed := self._library.llama_decode(self._context, batch):

@@ -20,7 +20,9 @@ from common import flab_command, positive, print_result, progress
 from cost import make_checkpoint, measured
 
 
-TOKENS, LAYERS, NEURONS = (4096, 8192, 16384, 32768, 65536), (3, 6, 12, 24), (1216, 2432, 4864, 9728)
+TOKENS = (4096, 8192, 16384, 32768, 65536)
+LAYERS = (3, 6, 12, 24)
+NEURONS = (1216, 2432, 4864, 9728)
 BASE = {"tokens": TOKENS[0], "layers": LAYERS[1], "neurons": NEURONS[2]}
 SWEEPS = {"tokens": TOKENS, "layers": LAYERS, "neurons": NEURONS}
 VOCABULARY, KEPT = 151_936, 90_112

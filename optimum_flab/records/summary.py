@@ -10,7 +10,9 @@ from .verdict import verdict_of
 
 def report_summary(report: Report) -> str:
     """The report as a table for the terminal."""
-    dense, pruned, held_out = report.dense, report.pruned, report.held_out
+    dense = report.dense
+    pruned = report.pruned
+    held_out = report.held_out
     parameters = (row._replace(label=f"{row.label} params") for row in component_rows(report))
     rows = [*shape_rows(report), *parameters]
     lines = [

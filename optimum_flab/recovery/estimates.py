@@ -66,7 +66,9 @@ def recovery_estimate(
         answers (`Iterable[tuple[int, int]]`): how many answers the dense model is to write, and the most tokens of
             each.
     """
-    settings, model, dtype = inputs.settings, inputs.model, inputs.dtype
+    settings = inputs.settings
+    model = inputs.model
+    dtype = inputs.dtype
     probe = trainable(model, settings, inputs.device, dtype)
     if settings.gradient_checkpointing:
         probe.train().gradient_checkpointing_enable({"use_reentrant": False})

@@ -92,7 +92,9 @@ def prepare(inputs: RecoveryInputs, examples: list[Example], release_dense: bool
 
 def _rows(inputs: RecoveryInputs, examples: list[Example]) -> tuple[RecoveryRows, RecoveryEstimate]:
     """The rows, once what they could be refused for has been checked with references in place of the answers."""
-    settings, run, references = inputs.settings, inputs.run, References(inputs)
+    settings = inputs.settings
+    run = inputs.run
+    references = References(inputs)
     with run.step("data"):
         selected = select(inputs, examples, held_out_texts(settings, inputs.plan))
         draft = with_plain_text(inputs, selected, references)

@@ -26,7 +26,9 @@ def report_section(inputs: RecoveryInputs, prepared: Prepared, training: Trainin
         after ([`HeldOut`]): what the recovered model costs on held-out text.
     """
     assert prepared.before is not None  # by the same process
-    rows, sizes, tally = prepared.training.rows, prepared.training.sizes, prepared.training.rows.tally
+    rows = prepared.training.rows
+    sizes = prepared.training.sizes
+    tally = prepared.training.rows.tally
     settings = inputs.settings.model_copy(update={"learning_rate": inputs.settings.largest_rate(sizes.steps)})
     return Recovery(
         pruned_weights_sha256=prepared.pruned_hash,

@@ -172,7 +172,10 @@ def train(asked: TrainingInputs, folder: Path) -> Training:
     Raises:
         [`FlabError`]: there is no space for the checkpoints.
     """
-    settings, sizes, rows, device = asked.settings, asked.sizes, asked.rows.training, asked.device
+    settings = asked.settings
+    sizes = asked.sizes
+    rows = asked.rows.training
+    device = asked.device
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # the Trainer asks for "cuda", whichever that is
     model = trainable(asked.start, settings, device, getattr(torch, settings.dtype))
