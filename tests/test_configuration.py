@@ -125,6 +125,14 @@ def test_one_source_may_be_given_bare_or_as_a_path():
     assert (config.data.corpus, config.data.calibration, config.data.held_out) == (["src"], ["a"], ["b", "c"])
 
 
+@pytest.mark.parametrize("share", [-0.1, 0, 1.01, 99.95])
+def test_a_share_is_above_nothing_and_at_most_all(share):
+    (line,) = faults(vocabulary={"coverage": share})
+    bound = "greater than 0" if share <= 0 else "less than or equal to 1"
+    assert line == f"vocabulary.coverage: {share} should be {bound}"
+    assert FlabPrunerConfig(vocabulary={"coverage": 1}).vocabulary.coverage == 1
+
+
 def test_all_faults_are_reported_at_once():
     lines = faults(
         target_ratio=1.5,
