@@ -563,6 +563,14 @@ def test_a_cached_batch_that_is_damaged_is_made_again(tmp_path):
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".safetensors"]
 
 
+def test_what_an_earlier_run_stored_is_made_anew_where_that_is_asked_for(tmp_path):
+    assert BatchCache(tmp_path).get({"a": 1}, lambda: ["old"]) == ["old"]
+    assert BatchCache(tmp_path).get({"a": 1}, lambda: ["new"]) == ["old"]
+    anew = BatchCache(tmp_path, reuse=False)
+    assert anew.get({"a": 1}, lambda: ["new"]) == ["new"] and (anew.made, anew.reused) == (1, 0)
+    assert BatchCache(tmp_path).get({"a": 1}, lambda: []) == ["new"]
+
+
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     cache = BatchCache(tmp_path / "file" / "cache")
