@@ -142,7 +142,6 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="checkpoint folder to score")
     parser.add_argument("--baseline", help="checkpoint folder of the dense model")
     parser.add_argument("--cache-dir", help="folder that keeps completions, by hash of the checkpoint")
-    parser.add_argument("--output", help="JSON file to write completions and results per problem to")
     parser.add_argument("--limit", type=positive, help="only the first N problems")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -157,23 +156,6 @@ def main() -> None:
     completions = {name: complete(path, problems, args) for name, path in paths.items()}
     results = {name: execute(problems, texts, args.timeout, args.workers) for name, texts in completions.items()}
     passed = {name: np.array([result == "passed" for result in found], dtype=int) for name, found in results.items()}
-    if args.output:
-        rows = [
-            {
-                "task_id": problem["task_id"],
-                **{
-                    name: {
-                        "completion": completions[name][i],
-                        "result": results[name][i],
-                        "passed": bool(passed[name][i]),
-                    }
-                    for name in paths
-                },
-            }
-            for i, problem in enumerate(problems)
-        ]
-        Path(args.output).write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
-
     values: dict[str, object] = {"model": args.model, "problems": len(problems), "passes": int(passed["pruned"].sum())}
     if args.baseline:
         total = int(passed["dense"].sum())
