@@ -222,10 +222,10 @@ def model_sizes(path: str | Path) -> ModelSizes:
     from transformers import AutoConfig
 
     from optimum_flab.families import family_for
-    from optimum_flab.pruning.components import sizes_of_config
+    from optimum_flab.pruning.components import outline, sizes_of
 
     config = AutoConfig.from_pretrained(path)
-    return sizes_of_config(config, family_for(config))
+    return sizes_of(outline(config), family_for(config))
 
 
 def calibration_flags(args: argparse.Namespace) -> tuple[object, ...]:

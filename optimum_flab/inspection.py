@@ -183,6 +183,12 @@ def outlook_of(dense: LoadedModel, config: FlabPrunerConfig) -> Outlook:
             files[kind or "safetensors"] = file_sizes(limits.dense, kind), file_sizes(shape, kind)
     except FlabError as error:  # llama.cpp cannot have it
         notes.append(f"there will be no GGUF file: {error}")
-    removed = limits.removed(shape), limits.removed_body(shape)
-    natural, expected = len(tokens.counted.natural), pruning_estimate(dense, candidates.request)
-    return Outlook(natural, shape, *removed, files, expected, tuple(notes))
+    return Outlook(
+        natural=len(tokens.counted.natural),
+        shape=shape,
+        removed_ratio=limits.removed(shape),
+        removed_body_ratio=limits.removed_body(shape),
+        files=files,
+        expected=pruning_estimate(dense, candidates.request),
+        notes=tuple(notes),
+    )

@@ -168,17 +168,17 @@ class FlabOptimizer:
         self,
         config: FlabPrunerConfig,
         *,
+        resume: bool = True,
         cache_dir: str | Path | None = None,
         confirm_run_unsafe_code: bool = False,
-        **options: Any,
     ) -> PrunedModel:
-        """[`prune`] with its `options`, then [`recover`], which saves in `cache_dir/recovery`; refusals come first."""
+        """[`prune`], then [`recover`], which saves in `cache_dir/recovery`; refusals come first."""
         from .recovery.checks import check_settings
 
         config.validate()
         self.dense.check_in_memory()
         check_settings(self.dense, config.recovery, confirm_run_unsafe_code)
-        self.prune(config, cache_dir=cache_dir, **options)
+        self.prune(config, resume=resume, cache_dir=cache_dir)
         folder = None if cache_dir is None else Path(cache_dir, "recovery")
         return self.recover(cache_dir=folder, confirm_run_unsafe_code=confirm_run_unsafe_code)
 

@@ -217,7 +217,8 @@ def _in_files(pruned: PrunedModel, dense: LoadedModel) -> LoadedModel:
     device = torch.device("cpu")
     dtype = choose_dtype("auto", pruned.model.dtype, device)
     stored = lossless_tensors(files, copy.deepcopy(pruned.model.config), dtype, None)
-    assert stored is not None  # they are safetensors files of a stock class
+    if stored is None:  # transformers puts its tensors together in a way that cannot be done one by one
+        return load_dense(folder, device="cpu", dtype="auto")
     return LoadedModel(
         model=stored.model.eval().requires_grad_(False),
         tokenizer=pruned.tokenizer,

@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING
 
 from optimum_flab import FlabPrunerConfig
 from optimum_flab.families import family_for
-from optimum_flab.pruning.components import sizes_of_config
+from optimum_flab.pruning.components import outline, sizes_of
 from optimum_flab.pruning.components.neurons import width_multiple
 from optimum_flab.pruning.request import Request
 from optimum_flab.pruning.resolution import body_notes
@@ -35,7 +35,7 @@ LITE = CONFIG_MAPPING["deepseek_v2"](  # the sizes of DeepSeek-V2-Lite
 
 @pytest.fixture(scope="module")
 def lite():
-    return sizes_of_config(LITE, family_for(LITE))
+    return sizes_of(outline(LITE), family_for(LITE))
 
 
 def shapes_for(sizes, target, **changes):

@@ -51,7 +51,7 @@ class Rendered:
     def files(self) -> dict[str, bytes]:
         """The content of the files, by name."""
         page = {} if self.page is None else {PAGE_NAME: self.page.encode()}
-        return {**page, CARD_NAME: self.text.encode("utf-8", "replace")}
+        return {**page, CARD_NAME: self.text.encode()}
 
 
 class RawText(str):

@@ -12,7 +12,6 @@ import torch
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import ModelSizes
 from ..utils.units import parse_bytes
-from ..vocabulary.closure import TokenizerSpec
 from .counts import CountsFile
 from .file_size import FileSizes
 from .limits import TOLERANCE, Limits, parameters_to_keep
@@ -34,7 +33,6 @@ class Request:
         hidden (`int`): the width of the stream.
         routed_share (`float`): the share of the experts of a mixture that a token is routed to; 1 for other models.
         counts (`Sequence[CountsFile]`): of other text, in the ids of this model.
-        spec ([`TokenizerSpec`], *optional*): of the tokenizer; `None` if the vocabulary stays as it is.
         file_sizes ([`FileSizes`], *optional*): the bytes of the model's file, if the target is about these.
         allowed (`Mapping[str, Sequence[int]]`): by dimension the sizes that it may have, ascending.
     """
@@ -46,7 +44,6 @@ class Request:
     hidden: int = 0
     routed_share: float = 1.0
     counts: Sequence[CountsFile] = ()
-    spec: TokenizerSpec | None = None
     file_sizes: FileSizes | None = None
     allowed: Mapping[str, Sequence[int]] = field(default_factory=dict)
 

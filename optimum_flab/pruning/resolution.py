@@ -58,10 +58,10 @@ def resolve(
     files = FileSizes(model, family, tokenizer, dtype) if config.target_size is not None else None
     request = with_limits(replace(request, file_sizes=files))
     counts = read_counts(config.data.counts, tokenizer, name)
-    spec = read_spec(tokenizer) if config.vocabulary.enabled else None
-    if spec is not None:
-        check_named_tokens(spec, config.vocabulary, config_token_ids(model.config))
-    return replace(request, counts=counts, spec=spec)
+    vocabulary = config.vocabulary
+    if vocabulary.enabled and (vocabulary.size is not None or vocabulary.keep_tokens):
+        check_named_tokens(read_spec(tokenizer), vocabulary, config_token_ids(model.config))
+    return replace(request, counts=counts)
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,8 @@ def announce(dense: LoadedModel, request: Request, run: Run, seconds: float | No
         run.caution(warning)
     if seconds is not None:
         return within_time(dense, request, seconds, run)
-    run.say(f"pruning takes {pruning_estimate(dense, request, number)}")
+    if run.processes.is_main:
+        run.say(f"pruning takes {pruning_estimate(dense, request, number)}")
     return request
 
 
@@ -213,11 +214,11 @@ def held_out_cost(
         reading = LayerPass(
             dense.model, dense.family, tokenised.shared, data.batch_size, pieces=pieces, processes=run.processes
         )
-        side = DenseReference(reading, tokenised, plan.kept_layers)
+        reference = DenseReference(reading, tokenised, plan.kept_layers)
         if is_exact(dense, getattr(torch, plan.dtype)) and plan.keeps_body(len(reading.layers)):
             if plan.vocab_size == len(tokenised.kept):
-                return side.measure_vocabulary()
-        return side.measure(pruned, pieces.part("pruned"))
+                return reference.measure_vocabulary()
+        return reference.measure(pruned, pieces.part("pruned"))
 
     inputs = {**decision.identity, "pruned": sha256, "held_out": texts_hash([*kinds, *passages])}
     return run.stage(HELD_OUT, inputs, measure)

@@ -29,6 +29,7 @@ from ..vocabulary.closure import (
     covering,
     dropped,
     natural_vocabulary,
+    read_spec,
     resize,
     with_prior_uses,
 )
@@ -160,12 +161,13 @@ def check_named_tokens(spec: TokenizerSpec, settings: VocabularySettings, requir
 def token_choice(dense: LoadedModel, request: Request, texts: TextSets, run: Run) -> TokenChoice:
     """Counts the corpus, unless the vocabulary stays as it is."""
     tokenizer, model = dense.tokenizer, dense.model
-    settings, spec = request.config.vocabulary, request.spec
-    if spec is None:
+    settings = request.config.vocabulary
+    if not settings.enabled:
         rows = np.arange(model.get_input_embeddings().weight.shape[0])
         everything = CountedTokens(rows, rows, rows, np.zeros(len(rows)), closed=True)
         return TokenChoice(tokenizer, model.config.model_type, everything)
     required = config_token_ids(model.config, model.generation_config)
+    spec = read_spec(tokenizer)
     inputs = {
         "model": {"tokenizer": tokenizer_hash(tokenizer)},
         "required": required,

@@ -39,11 +39,6 @@ def sizes_of(model: PreTrainedModel, family: Family) -> ModelSizes:
     return ModelSizes(shape, count_parameters(model, family), possible, reasons)
 
 
-def sizes_of_config(config: PreTrainedConfig, family: Family) -> ModelSizes:
-    """The sizes of the model that a configuration describes, without its weights."""
-    return sizes_of(outline(config), family)
-
-
 def outline(config: PreTrainedConfig) -> PreTrainedModel:
     """The model that a configuration describes, on the meta device."""
     from transformers import AutoModelForCausalLM
