@@ -114,8 +114,7 @@ class WorkFolder:
         Raises:
             [`FlabError`]: something cannot be saved.
         """
-        inputs = {"code": code_hash(), **inputs}
-        folder = self.root / f"{stage.name}-{digest_of(inputs)[:KEY_LENGTH]}"
+        folder = self.folder(stage, inputs)
 
         def wait() -> None:
             if self._is_main:
@@ -133,7 +132,7 @@ class WorkFolder:
                 os.utime(folder)
                 if not self.resume and folder not in self._used:
                     _empty(folder)
-                (folder / INPUTS).write_text(json.dumps(inputs, indent=2), encoding="utf-8")
+                (folder / INPUTS).write_text(json.dumps({"code": code_hash(), **inputs}, indent=2), encoding="utf-8")
             saved = _read(stage, folder, quietly=folder in self._used or not self._is_main)
             self._used.add(folder)
             if not self._agree(saved is not None) and saved is not None:  # another process has to compute it
@@ -143,6 +142,10 @@ class WorkFolder:
             return value
         finally:
             lock.release()
+
+    def folder(self, stage: Stage[Any], inputs: Mapping[str, Any]) -> Path:
+        """Where the value of a stage is, or would be, and what else is to be removed with it; see [`value`]."""
+        return self.root / f"{stage.name}-{digest_of({'code': code_hash(), **inputs})[:KEY_LENGTH]}"
 
     def drop(self, stages: Iterable[str]) -> None:
         """Removes the values of some stages that this run used, unless another run uses them now."""

@@ -22,7 +22,7 @@ from .estimates import available_for_training, needs_less_than_all
 from .inputs import RecoveryInputs, first_alone
 from .preparation import Prepared, prepare
 from .results import report_section, write_adapter
-from .training import Training, merge_training, number_format, trained
+from .training import Training, merge_training, number_format, trained, training_stage
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,14 @@ def recover(
     with first_alone(processes):
         prepared = prepare(inputs, examples, release_dense)
     give_back_memory()
-    training = trained(run, prepared.training, {"dense": inputs.plan.base_hash, "pruned": prepared.pruned_hash})
-    run.work.drop([METHOD.name])
+    training = trained(run, prepared.training)
     give_back_memory()
     with run.step("merge"):
         model = merge_training(inputs.model, training, inputs.model.dtype)
-    return _recovered(inputs, prepared, training, replace(pruned, model=model))
+    found = _recovered(inputs, prepared, training, replace(pruned, model=model))
+    if processes.is_main:  # the others are done before the measurement
+        run.work.drop([METHOD.name])
+    return found
 
 
 def chosen_method(inputs: RecoveryInputs, available: float) -> Literal["full", "lora"]:
@@ -145,7 +147,7 @@ def _recovered(inputs: RecoveryInputs, prepared: Prepared, training: Training, f
             _note(inputs.run, text)
         changes = {"held_out": after, "recovery": report_section(inputs, prepared, training, after)}
         if inputs.settings.keep_adapter:
-            folder = inputs.run.work.root / "adapters" / prepared.pruned_hash[:16]
+            folder = inputs.run.work.folder(training_stage(prepared.training), prepared.training.deciding)
             found = replace(found, files={**found.files, **write_adapter(folder, inputs.model, training)})
     return found.with_report(weights_sha256=weights_hash(found.model), **changes)
 

@@ -48,14 +48,12 @@ class Prepared:
 
     Args:
         training ([`TrainingInputs`]): for the training.
-        pruned_hash (`str`): SHA-256 of the pruned model's weights.
         estimate ([`RecoveryEstimate`]): what was said before.
         reference ([`DenseReference`], *optional*): to measure against; `None` in all processes but the first.
         before ([`HeldOut`], *optional*): what the pruned model costs on held-out text.
     """
 
     training: TrainingInputs
-    pruned_hash: str
     estimate: RecoveryEstimate
     reference: DenseReference | None
     before: HeldOut | None
@@ -86,8 +84,17 @@ def prepare(inputs: RecoveryInputs, examples: list[Example], release_dense: bool
         reference = _dense_reference(inputs, rows.held_out) if run.processes.is_main else None
         before = None if reference is None else reference.measure(inputs.model)
     teacher = _teacher(inputs, rows, release_dense)
-    training = TrainingInputs(inputs.model, rows, sizes, teacher, inputs.settings, inputs.device)
-    return Prepared(training, weights_hash(inputs.model), estimate, reference, before)
+    training = TrainingInputs(
+        inputs.model,
+        inputs.plan.base_hash,
+        weights_hash(inputs.model),
+        rows,
+        sizes,
+        teacher,
+        inputs.settings,
+        inputs.device,
+    )
+    return Prepared(training, estimate, reference, before)
 
 
 def _rows(inputs: RecoveryInputs, examples: list[Example]) -> tuple[RecoveryRows, RecoveryEstimate]:

@@ -31,7 +31,7 @@ def report_section(inputs: RecoveryInputs, prepared: Prepared, training: Trainin
     tally = prepared.training.rows.tally
     settings = inputs.settings.model_copy(update={"learning_rate": inputs.settings.largest_rate(sizes.steps)})
     return Recovery(
-        pruned_weights_sha256=prepared.pruned_hash,
+        pruned_weights_sha256=prepared.training.pruned_hash,
         settings=settings.model_dump(),
         datasets=tuple(hub_datasets(settings.sources)),
         data=RecoveryData(

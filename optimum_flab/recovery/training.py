@@ -47,12 +47,15 @@ class TrainingInputs:
 
     Args:
         start (`PreTrainedModel`): the pruned model, which is left as it is.
+        dense_hash, pruned_hash (`str`): SHA-256 of the weights of both models.
         teacher ([`DenseTeacher`] or `Mapping[str, Predictions]`, *optional*): the dense model, or its saved
             predictions for the rows, by `training` and `validation`.
         device (`torch.device`): to compute on.
     """
 
     start: PreTrainedModel
+    dense_hash: str
+    pruned_hash: str
     rows: RecoveryRows
     sizes: TrainingSizes
     teacher: Teacher
@@ -61,8 +64,10 @@ class TrainingInputs:
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """Everything but the models that decides the result; not how many processes share the training."""
+        """Everything that decides the result; not how many processes share the training."""
         return {
+            "dense": self.dense_hash,
+            "pruned": self.pruned_hash,
             "rows": self.rows.training.digest,
             "validation": self.rows.validation.digest,
             "settings": self.settings.model_dump(exclude=OF_ROWS | {"epochs", "learning_rate", *DECIDE_NOTHING}),
@@ -124,17 +129,14 @@ def number_format(name: str, device: torch.device) -> str:
     return "bfloat16" if multiplies_bfloat16(device) else "float32"
 
 
-def trained(run: Run, asked: TrainingInputs, models: Mapping[str, str]) -> Training:
+def trained(run: Run, asked: TrainingInputs) -> Training:
     """The result of a training: saved by an earlier run, or else of one by all processes, in the folder of the first.
-
-    Args:
-        models (`Mapping[str, str]`): hashes of the weights of both models.
 
     Raises:
         [`FlabError`]: there is no space for the checkpoints, or the processes prepared different data.
     """
-    processes, decided_by = run.processes, {**models, **asked.deciding}
-    stage = training_stage(asked.start, asked.settings)
+    processes, decided_by = run.processes, asked.deciding
+    stage = training_stage(asked)
     processes.check_same(decided_by, "the prepared data")
 
     def train_together(folder: Path | None) -> Training | None:
@@ -303,8 +305,8 @@ class Training:
     notes: list[str] = field(default_factory=list)
 
 
-def training_stage(start: PreTrainedModel, settings: RecoveryConfig) -> Stage[Training]:
-    """The stage of a training of this model."""
+def training_stage(asked: TrainingInputs) -> Stage[Training]:
+    """The stage of a training."""
 
     def save(training: Training, folder: Path) -> None:
         if training.weights is not None:
@@ -315,7 +317,7 @@ def training_stage(start: PreTrainedModel, settings: RecoveryConfig) -> Stage[Tr
     def load(folder: Path) -> Training:
         values = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS) if values["best_step"] else None
-        config = lora_config(start, settings) if settings.method == "lora" else None
+        config = lora_config(asked.start, asked.settings) if asked.settings.method == "lora" else None
         return Training(weights=weights, config=config, **values)
 
     return Stage("training", save, load)

@@ -16,6 +16,7 @@ from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrune
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.families.files import known_family
 from optimum_flab.records.report import report_text
+from optimum_flab.records.work import NAME
 from optimum_flab.recovery import pipeline, training
 from optimum_flab.recovery import rows as rows_room
 from optimum_flab.recovery.checks import check_settings
@@ -70,6 +71,11 @@ def test_the_adapter_alone_makes_the_pruned_model_the_recovered_one(loaded, made
         torch.testing.assert_close(with_adapter.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
     for file in found.files["adapter"].iterdir():
         assert str(made).encode() not in file.read_bytes(), file
+    weights = {file: file.read_bytes() for file in found.files["adapter"].iterdir()}
+    again = recovered(loaded, made, keep_adapter=True, max_steps=4, learning_rate=1e-3, **REFERENCES)
+    assert again.files["adapter"] != found.files["adapter"]
+    assert {file: file.read_bytes() for file in weights} == weights  # another training leaves it alone
+    assert not [path for path in (made / "cache").iterdir() if not NAME.fullmatch(path.name)]  # old ones are forgotten
 
 
 @pytest.mark.parametrize(
@@ -202,6 +208,9 @@ def test_all_weights_are_trained_where_there_is_room_and_a_run_keeps_to_its_choi
         recovered(loaded, made, **options | {"max_steps": 2})
     monkeypatch.setattr(training, "train", train)
     free["bytes"] = 1e15
+    with monkeypatch.context() as patch, pytest.raises(pytest.fail.Exception):
+        patch.setattr(pipeline, "report_section", lambda *_: pytest.fail("killed"))
+        recovered(loaded, made, **options | {"max_steps": 2})
     assert recovered(loaded, made, **options | {"max_steps": 2}).report.recovery.settings["method"] == "lora"
     full = recovered(loaded, made, **options).report.recovery
     assert full.settings["method"] == "full" and full.settings["text_tokens"] == 163_840
