@@ -71,7 +71,7 @@ class Pieces:
         Args:
             only (`str`): read the tensors whose names start with this; the others stay on the disk.
         """
-        path = self._path(name)
+        path = self.path(name)
         if not path.is_file():
             return None
         try:
@@ -120,12 +120,13 @@ class Pieces:
 
         on_cpu = {key: value.detach().cpu().contiguous() for key, value in (tensors or {}).items()}
         header = {FACTS: json.dumps(facts)}
-        with errors_of_writing(self._path(name)):
-            write_atomically(self._path(name), lambda partial: save_file(on_cpu, partial, metadata=header))
+        with errors_of_writing(self.path(name)):
+            write_atomically(self.path(name), lambda partial: save_file(on_cpu, partial, metadata=header))
 
     def clear(self) -> None:
         """Drops all pieces."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _path(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
+        """The file of a piece, finished or not."""
         return self.folder / f"{name}{SUFFIX}"

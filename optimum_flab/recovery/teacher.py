@@ -3,19 +3,20 @@ disk."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ..families import Family
 from ..measuring.divergence import OutputHead
 from ..records.pieces import Pieces
 from ..records.work import Stage
 from ..texts.packing import PackedTokens
+from ..utils.errors import FlabError
 
 
 if TYPE_CHECKING:
@@ -74,16 +75,17 @@ class DenseTeacher:
         return {name: tensor.view(*tokens.input_ids.shape, -1) for name, tensor in found.items()}
 
 
-@dataclass(frozen=True)
 class Predictions:
-    """The likeliest tokens at every position of some rows.
+    """The likeliest tokens at every position of some rows, on the disk until they are read.
 
     Args:
-        parts (`Sequence[Mapping[str, torch.Tensor]]`): what [`DenseTeacher.likeliest`] gives for [`ROWS_PER_PART`]
-            rows each, on the disk until it is read.
+        files (`Sequence[Path]`): what [`DenseTeacher.likeliest`] gives for [`ROWS_PER_PART`] rows each. They may be
+            renamed or removed later.
     """
 
-    parts: Sequence[Mapping[str, torch.Tensor]]
+    def __init__(self, files: Sequence[Path]):
+        self.files = files
+        self.parts = [load_file(file) for file in files]
 
     def row(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities and ids of one row, each `(length, k)`."""
@@ -102,14 +104,21 @@ def predict(
     Args:
         likeliest (`Callable`): [`DenseTeacher.likeliest`] for some number of tokens.
         tick (`Callable`): called after every part.
+
+    Raises:
+        [`FlabError`]: they cannot be saved, as on a full disk.
     """
-    parts = []
+    files = []
     for number, part in enumerate(tokens.batches(ROWS_PER_PART)):
         if not pieces.is_finished(f"{number}"):
-            pieces.write(f"{number}", likeliest(part))
-        parts.append(pieces.finished(f"{number}").tensors)
+            found = likeliest(part)
+            try:
+                pieces.write(f"{number}", found)
+            except FlabError as error:
+                raise FlabError(f"{error}, or use `recovery.teacher` resident") from error
+        files.append(pieces.path(f"{number}"))
         tick()
-    return Predictions(parts)
+    return Predictions(files)
 
 
 def prediction_bytes(tokens: PackedTokens, k: int) -> int:
@@ -118,17 +127,22 @@ def prediction_bytes(tokens: PackedTokens, k: int) -> int:
 
 
 def _save(predictions: Mapping[str, Predictions], folder: Path) -> None:
+    """Gives the files of finished pieces a name in `folder`: a copy would take as much space again."""
     for name, found in predictions.items():
-        for number, part in enumerate(found.parts):
-            save_file(dict(part), folder / f"{name}-{number}.safetensors")
+        for number, file in enumerate(found.files):
+            saved = folder / f"{name}-{number}.safetensors"
+            try:
+                os.link(file, saved)  # a run that is killed before all are linked finds its pieces
+            except OSError:  # some file systems have no hard links
+                file.rename(saved)
 
 
 def _load(folder: Path) -> dict[str, Predictions]:
-    parts: dict[str, dict[int, Mapping[str, torch.Tensor]]] = {}
+    files: dict[str, dict[int, Path]] = {}
     for path in folder.glob("*.safetensors"):
         name, _, number = path.stem.rpartition("-")
-        parts.setdefault(name, {})[int(number)] = load_file(path)
-    return {name: Predictions([part for _, part in sorted(found.items())]) for name, found in parts.items()}
+        files.setdefault(name, {})[int(number)] = path
+    return {name: Predictions([path for _, path in sorted(found.items())]) for name, found in files.items()}
 
 
 PREDICTIONS = Stage("predictions", _save, _load)

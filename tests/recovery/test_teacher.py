@@ -1,11 +1,15 @@
 """The dense model's predictions in pruned ids."""
 
+import errno
+import os
 from functools import partial
 
 import pytest
 import torch
 
+from optimum_flab import FlabError
 from optimum_flab.families import family_for
+from optimum_flab.records import pieces as pieces_module
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.recovery.teacher import PREDICTIONS, ROWS_PER_PART, DenseTeacher, predict, prediction_bytes
 from optimum_flab.texts.packing import PackedTokens
@@ -36,13 +40,22 @@ def test_predictions_are_those_of_the_dense_model_renormalised_on_the_kept_vocab
     torch.testing.assert_close(found, logits[wanted][:, KEPT].log_softmax(dim=-1), atol=1e-4, rtol=1e-4)
 
 
-def test_saved_predictions_are_the_likeliest_ones_and_are_read_again(tmp_path):
+def without_links(*names):
+    raise PermissionError
+
+
+@pytest.mark.parametrize("link", [os.link, without_links])
+def test_saved_predictions_are_the_likeliest_ones_and_are_read_again(link, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", link)
     part, done = tokens(), []
     made = predict(partial(teacher().likeliest, k=7), part, Pieces(tmp_path), lambda: done.append(1))
     assert len(done) == len(made.parts) == 3
     (tmp_path / "value").mkdir()
+    file = tmp_path / "0.safetensors"
+    node = file.stat().st_ino
     PREDICTIONS.save({"training": made}, tmp_path / "value")
-    (tmp_path / "0.safetensors").unlink()  # they stay readable
+    assert (tmp_path / "value" / "training-0.safetensors").stat().st_ino == node  # not a second time
+    file.unlink(missing_ok=True)  # they stay readable
     for found in (made, PREDICTIONS.load(tmp_path / "value")["training"]):
         for row in (0, ROWS_PER_PART, len(part.input_ids) - 1):
             values, ids = found.row(row)
@@ -73,3 +86,12 @@ def test_predictions_that_were_interrupted_go_on(tmp_path):
         predict(interrupted, tokens(), Pieces(tmp_path), lambda: None)
     predict(interrupted, tokens(), Pieces(tmp_path), lambda: None)
     assert len(calls) == 4 and not list(tmp_path.glob("*.partial*"))
+
+
+def test_a_disk_that_is_full_of_predictions_is_said_with_the_way_out(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pieces_module, "write_atomically", full)
+    with pytest.raises(FlabError, match="No space left on device.*, or use `recovery.teacher` resident$"):
+        predict(partial(teacher().likeliest, k=4), tokens(), Pieces(tmp_path), lambda: None)
