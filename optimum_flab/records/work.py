@@ -42,11 +42,13 @@ class Stage(Generic[T]):
         name (`str`): one word, for folders and messages.
         save (`Callable`): writes a value to an empty folder.
         load (`Callable`): reads it again, bit for bit.
+        says_where (`bool`): what makes the value says where it resumes, since files among its pieces are not ours.
     """
 
     name: str
     save: Callable[[T, Path], object]
     load: Callable[[Path], T]
+    says_where: bool = False
 
 
 def json_stage(name: str, kind: type[T]) -> Stage[T]:
@@ -159,7 +161,8 @@ class WorkFolder:
         unfinished = folder / UNFINISHED
         for path in pieces.folder.rglob(".*.partial-*"):
             path.unlink()  # a killed run was writing it
-        if finished := list(pieces.folder.rglob(f"*{SUFFIX}")):
+        finished = list(pieces.folder.rglob(f"*{SUFFIX}"))
+        if finished and self._is_main and not stage.says_where:
             say(f"{stage.name}: resumes after the {len(finished)} finished pieces in {folder}")
         value = make(pieces)
         try:

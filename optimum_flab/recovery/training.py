@@ -320,7 +320,7 @@ def training_stage(asked: TrainingInputs) -> Stage[Training]:
         config = lora_config(asked.start, asked.settings) if asked.settings.method == "lora" else None
         return Training(weights=weights, config=config, **values)
 
-    return Stage("training", save, load)
+    return Stage("training", save, load, says_where=True)
 
 
 def with_adapter(model: PreTrainedModel, weights: dict[str, torch.Tensor], config: LoraConfig) -> PeftModel:
