@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from ..checkpoints.hashes import weights_hash
 from ..measuring.held_out import DenseReference, tokenise_both
@@ -39,7 +41,7 @@ from .rows import (
 from .sizes import distillation_share, training_sizes
 from .strategy import to_answer
 from .teacher import PREDICTIONS, ROWS_PER_PART, DenseTeacher, Predictions, predict
-from .training import Teacher, TrainingInputs
+from .training import Teacher, TrainingInputs, training_stage
 
 
 @dataclass(frozen=True)
@@ -80,20 +82,26 @@ def prepare(inputs: RecoveryInputs, examples: list[Example], release_dense: bool
     )
     if answers := rows.tally.describe_answers():
         run.say(answers)
-    with run.step("held-out measurement"):
-        reference = _dense_reference(inputs, rows.held_out) if run.processes.is_main else None
-        before = None if reference is None else reference.measure(inputs.model)
-    teacher = _teacher(inputs, rows, release_dense)
     training = TrainingInputs(
         inputs.model,
         inputs.plan.base_hash,
         weights_hash(inputs.model),
         rows,
         sizes,
-        teacher,
+        None,
         inputs.settings,
         inputs.device,
     )
+    _check_space(
+        inputs,
+        estimate,
+        run.work.folder(PREDICTIONS, _deciding_predictions(inputs, rows)),
+        run.work.folder(training_stage(training), training.deciding),
+    )
+    with run.step("held-out measurement"):
+        reference = _dense_reference(inputs, rows.held_out) if run.processes.is_main else None
+        before = None if reference is None else reference.measure(inputs.model)
+    training = replace(training, teacher=_teacher(inputs, rows, release_dense))
     return Prepared(training, estimate, reference, before)
 
 
@@ -113,12 +121,20 @@ def _rows(inputs: RecoveryInputs, examples: list[Example]) -> tuple[RecoveryRows
         answers = (len(to_write), settings.max_new_tokens), (references.asked, longest_answer(settings))
         estimate = recovery_estimate(inputs, expected, sizes, answers)
     run.say(estimate_text(estimate))
-    there = sum(path.stat().st_size for path in run.work.root.rglob("*.safetensors"))
-    check_space(
-        run.work.root, estimate.disk_bytes - there, "checkpoints and the dense model's predictions take another"
-    )
-    make = partial(answered_rows, inputs, selected, draft, references.asked > 0)
+
+    def make(pieces: Pieces) -> RecoveryRows:
+        _check_space(inputs, estimate)  # of what is made from the rows, nothing is there yet
+        return answered_rows(inputs, selected, draft, references.asked > 0)
+
     return run.stage(ROWS, deciding_rows(inputs, draft, expected), make), estimate
+
+
+def _check_space(inputs: RecoveryInputs, estimate: RecoveryEstimate, *own: Path) -> None:
+    """Raises a [`FlabError`] if the disk lacks space for what is not yet in the folders of this run's `own` stages."""
+    there = sum(path.stat().st_size for folder in own for path in folder.rglob("*.safetensors"))
+    check_space(
+        inputs.run.work.root, estimate.disk_bytes - there, "checkpoints and the dense model's predictions take another"
+    )
 
 
 def _dense_reference(inputs: RecoveryInputs, texts: Sequence[str]) -> DenseReference:
@@ -133,6 +149,17 @@ def _dense_reference(inputs: RecoveryInputs, texts: Sequence[str]) -> DenseRefer
     )
     reading = LayerPass(inputs.dense.model, inputs.family, both.shared, MEASURED_AT_ONCE)
     return DenseReference(reading, both, plan.kept_layers)
+
+
+def _deciding_predictions(inputs: RecoveryInputs, rows: RecoveryRows) -> dict[str, Any]:
+    return {
+        "dense": inputs.plan.base_hash,
+        "vocabulary": digest_of(inputs.plan.kept_tokens),
+        "dtype": inputs.settings.dtype,
+        "device": inputs.device.type,
+        "top_k": inputs.settings.top_k,
+        "rows": [rows.training.digest, rows.validation.digest],
+    }
 
 
 def _teacher(inputs: RecoveryInputs, rows: RecoveryRows, release_dense: bool) -> Teacher:
@@ -157,15 +184,7 @@ def _teacher(inputs: RecoveryInputs, rows: RecoveryRows, release_dense: bool) ->
     if distillation_share(settings) and settings.teacher == "resident":
         return teacher()
     if distillation_share(settings):
-        decided_by = {
-            "dense": inputs.plan.base_hash,
-            "vocabulary": digest_of(inputs.plan.kept_tokens),
-            "dtype": settings.dtype,
-            "device": inputs.device.type,
-            "top_k": settings.top_k,
-            "rows": [rows.training.digest, rows.validation.digest],
-        }
-        found = inputs.run.stage(PREDICTIONS, decided_by, make)
+        found = inputs.run.stage(PREDICTIONS, _deciding_predictions(inputs, rows), make)
     if release_dense:
         dense.to("meta")
     give_back_memory()

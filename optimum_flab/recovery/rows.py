@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from ..execution import Program, run_programs
 from ..execution.packages import parse_packages
-from ..records.pieces import Pieces
+from ..pruning.texts import ANSWERS_FOLDER
 from ..records.plan import PruningPlan
 from ..records.work import Stage
 from ..running.generation import BatchCache, model_identity
@@ -305,17 +305,16 @@ def deciding_rows(inputs: RecoveryInputs, draft: Selected, expected: Sequences) 
     }
 
 
-def answered_rows(
-    inputs: RecoveryInputs, selected: Selected, draft: Selected, asks: bool, pieces: Pieces
-) -> RecoveryRows:
+def answered_rows(inputs: RecoveryInputs, selected: Selected, draft: Selected, asks: bool) -> RecoveryRows:
     """Has the dense model answer, chooses the answers that are learned, and packs everything into rows.
+    What it wrote, and verdicts of programs, stay in the work folder for runs with other settings.
 
     Args:
         draft ([`Selected`]): with references in place of the dense model's answers.
         asks (`bool`): whether the dense model writes plain text, too.
-        pieces ([`Pieces`]): what it wrote, and verdicts of programs.
     """
-    settings, cache = inputs.settings, BatchCache(pieces.folder)
+    settings, work = inputs.settings, inputs.run.work
+    cache = BatchCache(work.root / ANSWERS_FOLDER, reuse=work.resume)
     if asks:
         draft = with_plain_text(inputs, selected, own_answers(inputs, cache))
     examples, tally = draft.examples, draft.tally

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from optimum_flab import FlabError
-from optimum_flab.records.pieces import Pieces
 from optimum_flab.recovery.instructions import read_instructions
 from optimum_flab.recovery.rows import answered_rows, select, with_plain_text, within_tokens
 
@@ -72,7 +71,7 @@ def test_plain_text_is_distilled_up_to_its_budget_and_chooses_nothing(loaded, ma
     options = {"text": source, "exclude": [str(made / "mine.txt")]}
     inputs, found = selected(loaded, made, text_tokens=400, **options)
     bare = replace(found, plain=None, tally=copy.deepcopy(found.tally))
-    data, without = (answered_rows(inputs, one, one, False, Pieces()) for one in (found, bare))
+    data, without = (answered_rows(inputs, one, one, False) for one in (found, bare))
     plain = found.plain
     assert 300 < plain.tokens.tokens <= 400 and bool((plain.labels < 0).all())
     assert torch.equal(data.training.tokens.input_ids[-len(plain) :], plain.tokens.input_ids)

@@ -26,6 +26,7 @@ from optimum_flab.recovery.sizes import training_sizes
 from optimum_flab.recovery.teacher import DenseTeacher
 from optimum_flab.recovery.trainer import RecoveryTrainer
 from optimum_flab.recovery.training import last_checkpoint, number_format, training_arguments
+from optimum_flab.running.answers import Writer
 from optimum_flab.running.casting import copy_in
 
 from ..conftest import thorough_but, tiny_model
@@ -102,7 +103,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(loaded, made, monkeyp
         RecoveryTrainer, "training_step", lambda trainer, *a, **k: steps.append(0) or own_step(trainer, *a, **k)
     )
     again = recovered(loaded, made, cache="other", **method)
-    assert "the training resumes after step 4" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the training resumes after step 4" in said and "finished pieces" not in said
     assert len(steps) == 4  # of 8: the first four were in the checkpoint
     recovered(loaded, made, cache="other", **method)
     assert len(steps) == 4  # a training that was finished is not done again
@@ -387,6 +389,15 @@ def test_what_was_finished_is_found_again_and_another_learning_rate_finds_rows_a
     assert [said.count(f"{stage}: reused from") for stage in ("rows", "predictions", "training")] == [2, 2, 1]
     with pytest.raises(pytest.fail.Exception):
         recovered(loaded, made, max_steps=1, max_new_tokens=5)
+    monkeypatch.undo()
+    # other rows are made of the same answers
+    monkeypatch.setattr(Writer, "_write", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(rows_room, "run_programs", lambda *_, **__: pytest.fail("ran again"))
+    found = recovered(loaded, made, max_steps=1, max_new_tokens=4, validation_share=0.3).report.recovery.data
+    assert found.answers_rejected == first.report.recovery.data.answers_rejected
+    assert found.validation_sequences > first.report.recovery.data.validation_sequences
+    with pytest.raises(pytest.fail.Exception, match="asked again"):
+        recovered(loaded, made, max_steps=1, max_new_tokens=5)
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------
@@ -428,11 +439,25 @@ def test_another_teacher_is_refused(loaded, made):
 
 
 def test_no_space_for_checkpoints_is_said_before_training_but_for_what_is_there(loaded, made, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(FlabError, match="predictions take another .* MB, and the disk of .* free some space"):
-        recovered(loaded, made, **REFERENCES)
-    (made / "cache" / "predictions").mkdir(parents=True)
-    (made / "cache" / "predictions" / "a.safetensors").write_bytes(bytes(10**7))
+    def refused():
+        with pytest.raises(FlabError, match="predictions take another .* MB, and the disk of .* free some space"):
+            recovered(loaded, made, max_steps=1, **REFERENCES)
+
+    free = {"bytes": 1000}
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free["bytes"]))
+    of_another = made / "cache" / "predictions-0123456789abcdef"
+    of_another.mkdir(parents=True)
+    (of_another / "a.safetensors").write_bytes(bytes(10**7))
+    refused()
+    assert not list((made / "cache").glob("rows-*/value"))  # the dense model would have answered
+    free["bytes"] = 10**12
+    with monkeypatch.context() as patch, pytest.raises(pytest.fail.Exception):
+        patch.setattr(training, "train", lambda *_: pytest.fail("killed"))
+        recovered(loaded, made, max_steps=1, **REFERENCES)
+    free["bytes"] = 1000
+    refused()
+    (own,) = (made / "cache").glob("training-*")
+    (of_another / "a.safetensors").rename(own / "a.safetensors")
     recovered(loaded, made, max_steps=1, **REFERENCES)
 
 
