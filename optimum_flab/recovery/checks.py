@@ -40,7 +40,7 @@ def check_teacher(inputs: RecoveryInputs) -> None:
 
 
 def check_settings(dense: LoadedModel, settings: RecoveryConfig, consent: bool) -> list[Example]:
-    """Refuses what cannot be trained, or not without consent, before any long inputs.
+    """Refuses what cannot be trained, or not without consent, before any long work.
 
     Args:
         dense ([`LoadedModel`]): a model pruned from it has as many positions.
@@ -52,7 +52,7 @@ def check_settings(dense: LoadedModel, settings: RecoveryConfig, consent: bool) 
     Raises:
         [`ConfigurationError`]: this family's weights cannot be trained in this way, the sequences are too long, or
             consent is missing.
-        [`FlabError`]: the data cannot be read.
+        [`FlabError`]: a source cannot be read.
     """
     family = dense.family
     if settings.method == "full" and family.experts is not None:
@@ -61,21 +61,25 @@ def check_settings(dense: LoadedModel, settings: RecoveryConfig, consent: bool) 
             f"recovery.method: 'full' does not train mixtures of experts, such as {family.model_type}; use 'lora'"
         )
     check_positions(dense.model.config, family, "recovery.sequence_length", settings.sequence_length)
+    return check_inputs(settings, consent)
+
+
+def check_inputs(settings: RecoveryConfig, consent: bool) -> list[Example]:
+    """Refuses, before any model is read, settings and data that a recovery would refuse.
+
+    Returns:
+        `list[Example]`: the instruction data.
+    """
     examples = read_instructions(settings.data)
     check_consent(settings, examples, consent)
-    return examples
-
-
-def check_inputs(settings: RecoveryConfig, consent: bool) -> None:
-    """Refuses, before any model is read, settings and data that a recovery would refuse."""
-    check_consent(settings, read_instructions(settings.data), consent)
     source_texts([*settings.exclude, *settings.held_out])
     read_sources(settings.text)
+    return examples
 
 
 def check_consent(settings: RecoveryConfig, examples: Sequence[Example], consent: bool) -> None:
     """Raises a [`ConfigurationError`] if programs would have to run but may not, or lack the packages that they are
-    allowed; called before any long inputs."""
+    allowed; called before any long work."""
     if settings.answers != "dense" or not any(one.test is not None and not one.blank for one in examples):
         return
     if not consent:

@@ -184,11 +184,13 @@ def test_what_a_training_would_refuse_is_refused_before_the_pruning(made):
     def refused(message, **recovery):
         recovery = {**SMALL, "data": [str(made / "problems.jsonl")], **recovery}
         config = FlabPrunerConfig.from_dict({**written, "recovery": recovery})
-        with pytest.raises(ConfigurationError, match=message):
+        with pytest.raises(FlabError, match=message):
             optimizer.prune_and_recover(config, cache_dir=made / "cache")
         assert not (made / "cache").exists()
 
     refused("`confirm_run_unsafe_code`")
+    for name in ("text", "exclude", "held_out"):
+        refused("absent.txt", **REFERENCES, **{name: [str(made / "absent.txt")]})
     optimizer.dense = replace(optimizer.dense, family=known_family("mixtral"))
     refused("does not train mixtures of experts, such as mixtral", method="full", rank=None, **REFERENCES)
     assert check_settings(optimizer.dense, RecoveryConfig(), False) == []
