@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)  # of several files
 WEIGHTS_FIELD = "flab.weights_sha256"  # in a file that this package wrote: the hash of the weights in it
 MAGIC, VERSIONS = b"GGUF", (2, 3)
+MOST_BYTES = 1 << 27  # before the tensors: several times what any model has
+MOST_ALIGNMENT = 1 << 20
+MOST_DIMENSIONS = 4
 # numbers of the kinds of values, and how each is packed
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 WHOLE_NUMBER = 4
@@ -137,9 +141,14 @@ def read_header(path: Path) -> GgufHeader:
 @lru_cache(maxsize=1)
 def _header(path: Path, state: tuple[int, int]) -> GgufHeader:
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return _read(path, content)
-    except (OSError, ArithmeticError, LookupError, struct.error, ValueError) as error:
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), min(MOST_BYTES, state[0]), access=mmap.ACCESS_READ) as content,
+        ):
+            header = _read(path, content)
+            _check_places(header, state[0])
+            return header
+    except (OSError, ArithmeticError, LookupError, TypeError, struct.error, ValueError) as error:
         raise FlabError(
             f"GGUF file {str(path)!r} is damaged or truncated ({first_line(error)}); download it again"
         ) from error
@@ -158,19 +167,36 @@ def _read(path: Path, content: mmap.mmap) -> GgufHeader:
     for _ in range(fields):
         start = reader.at
         name, kind = reader.text(), reader.number("I")
+        if name in entries:
+            raise ValueError(f"it has the field {name!r} twice")
         value, kind = reader.array() if kind == ARRAY else (reader.value(kind), kind)
         entries[name] = GgufField(value, kind, (start, reader.at))
     header = GgufHeader(path, version, entries, {})
     # of several parts only the first says more than which it is
     if not isinstance(header.fields.get("general.architecture"), str) and not header.fields.get("split.no"):
         raise ValueError("it names no architecture")
+    if not isinstance(header.alignment, int) or not 0 < header.alignment <= MOST_ALIGNMENT:
+        raise ValueError(f"its tensors are at multiples of {header.alignment!r}")
     infos = [reader.tensor() for _ in range(tensors)]
     begin = -(-reader.at // header.alignment) * header.alignment
     for name, shape, kind, offset in infos:
-        tensor = header.tensors[name] = GgufTensor(name, shape, _known_kind(path, name, kind), begin + offset)
-        if (end := tensor.start + tensor.bytes_of()) > len(content):
-            raise ValueError(f"it has {len(content):,} bytes, and {name!r} ends at {end:,}")
+        if name in header.tensors:
+            raise ValueError(f"it has the tensor {name!r} twice")
+        header.tensors[name] = GgufTensor(name, shape, _known_kind(path, name, kind), begin + offset)
     return header
+
+
+def _check_places(header: GgufHeader, size: int) -> None:
+    """Raises a `ValueError` where tensors cannot be where the file says that they are."""
+    placed = sorted(header.tensors.values(), key=lambda tensor: tensor.start)
+    for tensor in placed:
+        if tensor.shape[-1] % _block(tensor.kind)[0]:
+            raise ValueError(f"rows of {tensor.shape[-1]:,} weights cannot be {tensor.kind.name}: {tensor.name!r}")
+        if (end := tensor.start + tensor.bytes_of()) > size:
+            raise ValueError(f"it has {size:,} bytes, and {tensor.name!r} ends at {end:,}")
+    for one, other in pairwise(placed):
+        if one.start + one.bytes_of() > other.start:
+            raise ValueError(f"{one.name!r} and {other.name!r} overlap")
 
 
 def _known_kind(path: Path, name: str, number: int) -> gguf.GGMLQuantizationType:
@@ -222,6 +248,8 @@ class _Reader:
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         """Name, shape, number of the type, and place behind the header."""
         name, dimensions = self.text(), self.number("I")
+        if not 0 < dimensions <= MOST_DIMENSIONS:
+            raise ValueError(f"{name!r} has {dimensions:,} dimensions")
         shape = tuple(self.number("Q") for _ in range(dimensions))[::-1]
         return name, shape, self.number("I"), self.number("Q")
 

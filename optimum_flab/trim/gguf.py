@@ -26,6 +26,7 @@ from ..vocabulary.gguf import (
     INSIDE,
     NEEDED_IDS,
     PREFIX,
+    UNWANTED_IDS,
     fields_of_kept,
     read_tokenizer,
     special_ids,
@@ -50,6 +51,15 @@ TOLD_BY_ROWS = {("deepseek2", 154_880), ("deepseek2", 128_256)}  # as by llama.c
 HASHED = ".ple.ngram_size"  # a field of models that find rows by arithmetic with ids (qwen4exp)
 IN_LAYER, POSITIONS = re.compile(r"(\w+\.)?blk\.\d+\."), "position_embd.weight"
 PROGRAM, PACKAGE = "llama-tokenize", "llama_cpp_py_sync"
+# what fields hold that are read here, by how their names end; of a list also what its values are
+HELD: dict[tuple[str, ...], tuple[type, ...]] = {
+    ("tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.chat_template", "general.architecture"): (str,),
+    ("_token_id", ".vocab_size", ".block_count"): (int,),
+    ("tokenizer.ggml.tokens", "tokenizer.ggml.merges"): (list, str),
+    ("tokenizer.ggml.token_type", *NEEDED_IDS, UNWANTED_IDS): (list, int),
+    ("tokenizer.ggml.scores",): (list, float),
+}
+MOST_LAYERS = 10_000
 SPLIT = ("split.no", "split.count", "split.tensors.count")
 BYTES = {token: bytes([value]) for value, token in enumerate(BYTE_TOKENS)}
 
@@ -72,6 +82,7 @@ class GgufModel:
         self.paths, self.more = part_paths(path), dict(more or {})
         self.headers = [read_header(one) for one in self.paths]
         self.fields = self.headers[0].fields
+        self._check_fields()
         self.tokens: list[str] = self.fields.get(f"{PREFIX}tokens") or []
         self._tables = {name for header in self.headers for name in header.tensors if TABLE.fullmatch(name)}
         self._check_tables()
@@ -122,6 +133,14 @@ class GgufModel:
         """Tokens as a `tokenizer.json` has them."""
         spell = word_piece if self.fields.get(f"{PREFIX}model") == "bert" else str
         return [spell(self.tokens[index]) for index in ids]
+
+    def _check_fields(self) -> None:
+        """Refuses fields that are not what their names say, and numbers of layers that no model has."""
+        for name, value in self.fields.items():
+            held = next((held for ends, held in HELD.items() if name.endswith(ends)), ())
+            values = [value, *value[:1]] if isinstance(value, list) else [value]
+            if not all(map(isinstance, values, held)) or (name.endswith(".block_count") and value > MOST_LAYERS):
+                raise FlabError(f"GGUF file {str(self.paths[0])!r} is damaged: {name} is {str(value)[:40]!r}")
 
     def _check_tables(self) -> None:
         where = f"GGUF file {str(self.paths[0])!r}"

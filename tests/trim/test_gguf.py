@@ -20,7 +20,8 @@ from optimum_flab import ConfigurationError, FlabError, PruningPlan, TrimSetting
 from optimum_flab.hub.frame import BEGIN
 from optimum_flab.pruning.run import apply_plan
 from optimum_flab.records.checkpoint import Checkpoint
-from optimum_flab.tensors.gguf_header import packed_header, read_header
+from optimum_flab.tensors import gguf_header
+from optimum_flab.tensors.gguf_header import STRING, WHOLE_NUMBER, GgufField, packed_header, read_header
 from optimum_flab.tensors.stored import tensor_hashes
 from optimum_flab.trim import gguf as of_gguf
 from optimum_flab.trim.run import tokens_hash, trim
@@ -240,17 +241,51 @@ def test_a_plan_fits_any_quantisation_of_the_same_model_and_no_other(dense, few,
 # --- refused before anything is written
 
 
-def test_damaged_files_are_refused_with_the_cause(dense, few, tmp_path):
-    content, start = dense.read_bytes(), min(one.start for one in read_header(dense).tensors.values())
-    kind = content.index(b"token_embd.weight") + len("token_embd.weight") + 20
+def with_field(dense, name, value, kind):
+    """The dense file in which a field has another value."""
+    header = read_header(dense)
+    entries = {**header.entries, **({name: GgufField(value, kind, (0, 0))} if name in header.entries else {})}
+    head, _ = packed_header(replace(header, entries=entries), {name: value}, lambda tensor: tensor.shape)
+    return head + dense.read_bytes()[min(tensor.start for tensor in header.tensors.values()) :]
+
+
+def test_damaged_and_lying_files_are_refused_with_the_cause(dense, few, tmp_path):
+    content, tensors = dense.read_bytes(), read_header(dense).tensors
+    start = min(tensor.start for tensor in tensors.values())
+    shape = content.index(b"token_embd.weight") + len("token_embd.weight")
+    tokens = content.index(b"tokenizer.ggml.tokens") + len("tokenizer.ggml.tokens")
+    blocks = next(name for name, tensor in tensors.items() if tensor.kind.name == "Q8_0")
+    width = content.index(blocks.encode()) + len(blocks) + 4
+
+    def put(at, value):
+        return content[:at] + value + content[at + len(value) :]
+
+    huge = struct.pack("<Q", 1 << 62)
     faults = {
+        "empty": b"",
         "its magic alone": content[:4],
         "half of its header": content[: start // 2],
         "cut before its tensors": content[:start],
         "cut in its last tensor": content[:-100],
         "another magic": b"GGJT" + content[4:],
-        "version 99": content[:4] + struct.pack("<I", 99) + content[8:],
-        "a type that nobody knows": content[:kind] + struct.pack("<I", 250) + content[kind + 4 :],
+        "version 99": put(4, struct.pack("<I", 99)),
+        "more tensors than there are": put(8, huge),
+        "more fields than there are": put(16, huge),
+        "a name without end": put(24, huge),
+        "a list of no kind": put(tokens + 4, struct.pack("<I", 77)),
+        "a list without end": put(tokens + 8, huge),
+        "a field twice": content.replace(b"tokenizer.ggml.merges", b"tokenizer.ggml.tokens"),
+        "a tensor twice": content.replace(b"blk.0.attn_q.weight", b"blk.1.attn_q.weight"),
+        "no dimensions": put(shape, struct.pack("<I", 0)),
+        "a hundred dimensions": put(shape, struct.pack("<I", 100)),
+        "rows without end": put(shape + 12, huge),
+        "rows that end in the middle of a block": put(width, struct.pack("<Q", 33)),
+        "a type that nobody knows": put(shape + 20, struct.pack("<I", 250)),
+        "a place beyond the end": put(shape + 24, struct.pack("<Q", 1 << 40)),
+        "the place of another tensor": put(shape + 24, struct.pack("<Q", 64)),
+        "an alignment to nothing": with_field(dense, gguf_header.ALIGNMENT, 0, WHOLE_NUMBER),
+        "an alignment without end": with_field(dense, gguf_header.ALIGNMENT, 1 << 31, WHOLE_NUMBER),
+        "an alignment to a text": with_field(dense, gguf_header.ALIGNMENT, "x", STRING),
     }
     for fault, content in faults.items():
         path, out = tmp_path / "bad.gguf", tmp_path / "out"
@@ -258,6 +293,34 @@ def test_damaged_files_are_refused_with_the_cause(dense, few, tmp_path):
         with pytest.raises(FlabError, match=r"bad\.gguf"):
             trim(path, out, few)
         assert [one.name for one in tmp_path.iterdir()] == ["bad.gguf"], fault
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        (EOS, "x", STRING),
+        ("tokenizer.ggml.eog_token_ids", 7, WHOLE_NUMBER),
+        ("tokenizer.ggml.model", [1], WHOLE_NUMBER),
+        ("tokenizer.ggml.tokens", 7, WHOLE_NUMBER),
+        ("tokenizer.ggml.token_type", ["x"], STRING),
+        ("llama.vocab_size", "many", STRING),
+        ("llama.block_count", 4_000_000_000, WHOLE_NUMBER),
+    ],
+)
+def test_fields_that_are_not_what_their_names_say_are_refused(dense, few, tmp_path, name, value, kind):
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(with_field(dense, name, value, kind))
+    with pytest.raises(FlabError, match=rf"bad\.gguf' is damaged: {name} is "):
+        trim(path, tmp_path / "out", few)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_header_takes_no_more_memory_than_that_of_any_model(dense, tmp_path, monkeypatch):
+    path = tmp_path / "long.gguf"
+    path.write_bytes(dense.read_bytes())
+    monkeypatch.setattr(gguf_header, "MOST_BYTES", 5000)
+    with pytest.raises(FlabError, match=r"long\.gguf' is damaged or truncated"):
+        read_header(path)
 
 
 def test_a_plan_that_lacks_what_a_model_names_is_refused(dense, few, tmp_path):
