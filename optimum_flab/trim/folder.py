@@ -86,6 +86,10 @@ class FolderModel:
         self._entries = dict(entry for path in self._shards for entry in stored_entries(path, self._headers[path]))
         index = files.folder / WEIGHTS_INDEX
         self._index = read_json(index, DOWNLOAD) if self._shards != [files.folder / WEIGHTS] else {}
+        if missing := sorted(self._index.get("weight_map", {}).keys() - self._entries.keys()):
+            raise FlabError(
+                f"the weights of {files.name!r} lack {first_of(missing)}, which its index names; {DOWNLOAD}"
+            )
         self.config = self._read_config(files.folder)
         self._text_path = _text_path(self.config)
         self._check_ids()

@@ -682,6 +682,13 @@ def cut_short(folder):
     path.write_bytes(path.read_bytes()[:-5])
 
 
+def without_tensor(folder):
+    path = folder / in_shards(folder)[0]
+    tensors = load_file(path)
+    tensors.pop(min(tensors))
+    save_file(tensors, path, {"format": "pt"})
+
+
 def larger_tokenizer(folder):
     made = tokenizer_with_names()
     made.add_tokens([f"word{number}" for number in range(ROWS)])
@@ -704,6 +711,7 @@ REFUSED = {
     "pickled": (pickled, "has no model.safetensors"),
     "a shard is missing": (without_shard, "missing .*: model-00002-of-00002.safetensors"),
     "a shard is cut short": (cut_short, "model-00001-of-00002.safetensors"),
+    "a shard lacks a tensor": (without_tensor, "lack .*, which its index names; download"),
     "other rows": (raw_config(vocab_size=ROWS + 8), rf"(embed_tokens|lm_head).weight .* is \[{ROWS}, 32\]"),
     "more tokens": (larger_tokenizer, f"tokens but the model embeds only {ROWS}"),
     "unknown class": (
