@@ -174,6 +174,14 @@ def test_a_plan_with_experts_is_refused_by_a_model_without(weights):
         check_and_operate(model, plan)
 
 
+def test_weights_of_another_shape_than_the_plan_states_are_refused():
+    model = tiny_model("qwen2")
+    plan, _ = plan_for(model, criterion="obs")
+    row = {name: weight[:, :1] for name, weight in plan.weights.items()}  # which would be copied to every column
+    with pytest.raises(FlabError, match=r"it cuts model\.layers\.0\.mlp\.down_proj\.weight to \(32, 1\)"):
+        check_and_operate(model, replace(plan, weights=row))
+
+
 def test_cut_weights_of_a_model_in_training_carry_no_graph():
     model = tiny_model("qwen2").requires_grad_(True)
     plan, _ = plan_for(model)

@@ -16,6 +16,7 @@ from ..sizes import shape_of
 from ..tensors.lazy import own_tensors, under_all_names
 from ..tensors.workspace import Workspace
 from ..utils.compat import new_model
+from ..utils.errors import FlabError
 from ..vocabulary.rewrite import remap_config_ids
 
 
@@ -83,6 +84,11 @@ def pruned_tensors(
             tensor = select_along(tensor, axes, outside | inside, outline.shape)
         if "vocab" in plain_axes(axes) and plan.kept_tokens is not None:
             tensor = _padded(tensor, plan.vocab_size, outline.dtype)
+        if tensor.shape != outline.shape:
+            raise FlabError(
+                f"the plan contradicts itself: it cuts {name} to {tuple(tensor.shape)}, but the model that it"
+                f" states has {tuple(outline.shape)}; use the plan as it was written"
+            )
         yield new_name, tensor.to("cpu", outline.dtype).contiguous()
 
 
