@@ -63,6 +63,12 @@ def broken(checkpoint, tmp_path):
     return folder, change
 
 
+def test_a_licence_that_cannot_be_copied_is_refused_before_any_work(checkpoint, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: path.name != "Notice")  # root may read whatever its mode is
+    with pytest.raises(FlabError, match=r"Notice' cannot be read, but must accompany the pruned model"):
+        load_dense(checkpoint, device="cpu")
+
+
 def test_folder_loads_into_float32_without_loss(checkpoint):
     dense = load_dense(checkpoint, device="cpu")
     stored = load_file(checkpoint / "model.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,5 +174,12 @@ def _snapshot(name: str, revision: str | None, patterns: list[str]) -> Path:
 
 
 def find_license_files(folder: Path) -> list[Path]:
-    """Licence and notice files at the top of a folder, sorted."""
-    return sorted(file for file in folder.iterdir() if is_license_file(file.name) and file.is_file())
+    """Licence and notice files at the top of a folder, sorted.
+
+    Raises:
+        [`FlabError`]: one of them cannot be read.
+    """
+    files = sorted(file for file in folder.iterdir() if is_license_file(file.name) and file.is_file())
+    if closed := [file for file in files if not os.access(file, os.R_OK)]:
+        raise FlabError(f"{str(closed[0])!r} cannot be read, but must accompany the pruned model; make it readable")
+    return files
