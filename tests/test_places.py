@@ -12,6 +12,7 @@ def test_the_home_folder_stands_for_a_tilde():
     assert user_path("~/model") == Path.home() / "model"
 
 
-def test_what_names_no_place_is_refused():
-    with pytest.raises(ConfigurationError, match="empty path"):
-        user_path("")
+@pytest.mark.parametrize(("path", "match"), [("", "empty path"), ("~nobody-of-this-name/x", "not known here")])
+def test_what_names_no_place_is_refused(path, match):
+    with pytest.raises(ConfigurationError, match=match):
+        user_path(path)

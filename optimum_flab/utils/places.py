@@ -50,8 +50,11 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     """A path with `~` replaced by the home folder.
 
     Raises:
-        [`ConfigurationError`]: it is empty.
+        [`ConfigurationError`]: it is empty, or begins with the `~` of a user that is not known here.
     """
     if not os.fspath(path):
         raise ConfigurationError("an empty path was named; name a file or a folder")
-    return Path(os.path.expanduser(path))
+    expanded = os.path.expanduser(path)
+    if os.fspath(expanded).startswith("~"):
+        raise ConfigurationError(f"{expanded!r} begins with a user that is not known here; write the whole path")
+    return Path(expanded)
