@@ -14,7 +14,7 @@ import numpy as np
 from ..utils.errors import FlabError
 from .files import json_differences, load_saved, save_tokenizer, write_json
 from .kinds import kind_of
-from .steps import renumber_processor
+from .steps import processor_ids, renumber_processor
 from .usage import encode_chunks
 
 
@@ -44,8 +44,8 @@ def rewrite_tokenizer(
         `PreTrainedTokenizerBase`: with ids 0 to `len(kept) - 1`, the same template and settings.
 
     Raises:
-        [`FlabError`]: `kept` names ids that it does not have, or its class makes a different tokenizer from its
-            files.
+        [`FlabError`]: `kept` lacks a token that it cannot do without or names ids that it does not have, or its class
+            makes a different tokenizer from its files.
     """
     kept = [int(index) for index in kept]
     mapping = {index: position for position, index in enumerate(kept)}
@@ -53,6 +53,7 @@ def rewrite_tokenizer(
         save_tokenizer(tokenizer, folder)
         file = Path(folder, "tokenizer.json")
         content = json.loads(file.read_text(encoding="utf-8"))
+        _check_kept(tokenizer, content, mapping)
         content = _rewrite_json(content, mapping)
         file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         _rewrite_config(Path(folder, "tokenizer_config.json"), tokenizer, mapping, content)
@@ -67,6 +68,15 @@ def rewrite_tokenizer(
             " pruning of its vocabulary off"
         )
     return new
+
+
+def _check_kept(tokenizer: PreTrainedTokenizerBase, content: dict[str, Any], kept: Mapping[int, int]) -> None:
+    vocabulary = tokenizer.get_vocab()
+    named = {*tokenizer.special_tokens_map.values(), kind_of(content["model"]["type"]).unknown(content["model"])}
+    needed = {*processor_ids(content), *(vocabulary[token] for token in named if token in vocabulary)}
+    if missing := needed.difference(kept):
+        names = ", ".join(repr(token) for token, index in vocabulary.items() if index in missing)
+        raise FlabError(f"the tokenizer cannot do without {names}; keep {'it' if len(missing) == 1 else 'them'}")
 
 
 def _rewrite_json(content: dict[str, Any], mapping: Mapping[int, int]) -> dict[str, Any]:

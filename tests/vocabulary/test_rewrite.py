@@ -175,9 +175,11 @@ def test_changed_texts_are_counted():
 
 def test_wrong_ids_are_refused(tokenizers):
     tokenizer = tokenizers["byte_level"]
-    every = list(range(len(tokenizer)))
+    every, end = list(range(len(tokenizer))), tokenizer.convert_tokens_to_ids("<|endoftext|>")
     with pytest.raises(FlabError, match=f"has {len(every)} tokens instead of the {len(every) + 1} kept"):
         rewrite_tokenizer(tokenizer, [*every, 10**6])
+    with pytest.raises(FlabError, match=r"cannot do without '<\|endoftext\|>'; keep it"):
+        rewrite_tokenizer(tokenizer, [index for index in every if index != end])
 
 
 def test_a_class_that_rebuilds_its_tokenizer_is_caught_and_can_be_settled():
