@@ -186,7 +186,9 @@ def _check_folder(folder: Path) -> None:
             )
 
 
-def _definitions(item: Any, manager: TaskManager, path: Path | None = None) -> Iterator[Definition]:
+def _definitions(
+    item: Any, manager: TaskManager, path: Path | None = None, around: tuple[str, ...] = ()
+) -> Iterator[Definition]:
     """The single tasks that a name, perhaps of a group or a tag, stands for, or an item of a group at a path."""
     changes = item if isinstance(item, Mapping) else {}
     name = str(changes.get("group") or changes.get("task") or item)
@@ -198,9 +200,11 @@ def _definitions(item: Any, manager: TaskManager, path: Path | None = None) -> I
     if config is not None and "group" not in config:
         yield Definition(name, {**config, **changes}, path)
         return
+    if name in around:
+        raise FlabError(f"task group {name!r} is among its own tasks ({path}); list others there")
     listed = sorted(entry.tags) if config is None else config.get("task")
     for child in listed if isinstance(listed, list) else []:
-        yield from _definitions(child, manager, path)
+        yield from _definitions(child, manager, path, (*around, name))
 
 
 def _runs_programs(task: Definition) -> bool:

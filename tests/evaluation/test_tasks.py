@@ -590,6 +590,14 @@ def test_a_task_of_a_group_is_refused_where_it_would_run_code_outside_the_sandbo
         load("all", include_path=tmp_path)
 
 
+@pytest.mark.parametrize(("one", "other"), [("one", "one"), ("other", "one")])
+def test_a_group_that_is_among_its_own_tasks_is_refused(tmp_path, one, other):
+    (tmp_path / "one.yaml").write_text(f"group: one\ntask: [{one}]\n", encoding="utf-8")
+    (tmp_path / "other.yaml").write_text(f"group: other\ntask: [{other}]\n", encoding="utf-8")
+    with pytest.raises(FlabError, match="task group 'one' is among its own tasks"):
+        load("one", include_path=tmp_path)
+
+
 def test_a_name_of_ours_cannot_be_taken(tmp_path):
     (tmp_path / "mine.yaml").write_text(OWN_YAML.replace("task: mine", "task: humaneval"), encoding="utf-8")
     with pytest.raises(
