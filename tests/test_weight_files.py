@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from optimum_flab import FlabOptimizer
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.loading import load_dense
+from optimum_flab.checkpoints.model_config import check_config
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.utils.errors import FlabError
 from optimum_flab.vocabulary.rewrite import remap_config_ids
@@ -227,6 +228,7 @@ def test_configuration_files_that_are_none(folder, name, content, words):
         ("quantization_config", {"quant_method": "gptq"}, "quantised (gptq); prune the unquantised"),
         ("quantization_config", {"quant_method": "mxfp4"}, ", quantization_config=Mxfp4Config(deq"),
         ("quantization_config", {"quant_method": "fp8"}, "import AutoModelForCausalLM, FineGrainedFP8Config\n"),
+        ("quantization_config", "gptq", "quantised (gptq)"),
         ("compression_config", {"quant_method": "compressed-tensors"}, "quantised (compressed-tensors)"),
     ],
 )
@@ -248,6 +250,8 @@ def test_a_quantised_model_is_refused_however_it_says_so(folder, field, value, s
                 ("llama4", "Llama4ForConditionalGeneration", "llama4_text"),
             )
         ),
+        ({"architectures": [1]}, "not a causal language model (1)"),
+        ({"architectures": 5}, "not a causal language model (5)"),
     ],
 )
 def test_a_multimodal_model_is_named_as_what_it_is(folder, fields, words):
@@ -306,3 +310,7 @@ def test_generation_settings_that_mean_nothing_are_left_out(folder):
     written = json.loads((folder / "out" / "generation_config.json").read_text())
     assert written["eos_token_id"] == [0, 3] and written["sequence_bias"] == [[[1, 2], -5.0]]
     assert "temperature" not in written
+
+
+def test_one_architecture_may_stand_alone():
+    check_config({"model_type": "llama", "architectures": "LlamaForCausalLM", "auto_map": "x"}, "tiny")

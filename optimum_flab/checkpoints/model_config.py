@@ -84,14 +84,17 @@ def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = Fa
         raise FlabError(f"the config.json of {name!r} names no model_type, so it is not a transformers checkpoint")
     for quantisation in (raw.get("quantization_config"), raw.get("compression_config")):
         if quantisation is not None:
-            raise FlabError(_quantisation_fault(name, quantisation.get("quant_method") or "by an unknown method"))
-    auto_map = raw.get("auto_map") or {}
+            method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else quantisation
+            raise FlabError(_quantisation_fault(name, method or "by an unknown method"))
+    auto_map = raw.get("auto_map")
+    auto_map = auto_map if isinstance(auto_map, Mapping) else {}
     if model_type not in CONFIG_MAPPING and auto_map and not trust_remote_code:
         raise FlabError(
             f"model {name!r} of type {model_type!r} needs custom code from its repository; if you trust it, allow it"
             " with `trust_remote_code`"
         )
     architectures = raw.get("architectures") or []
+    architectures = list(map(str, architectures)) if isinstance(architectures, list) else [str(architectures)]
     if isinstance(text := raw.get("text_config"), Mapping):
         raise FlabError(
             f"model {name!r} is a multimodal model ({', '.join(architectures) or model_type}) around a text model of"
