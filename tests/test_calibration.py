@@ -126,6 +126,8 @@ def test_default_columns_and_row_of_the_missing_one(tmp_path):
         ("a.jsonl", '"just a string"\n', "row 1: expected an object with columns, found str"),
         ("a.json", '{"text": "x"}', "holds a JSON dict"),
         ("a.json", "[1", "is not JSON"),
+        ("a.json", "[" * 100_000, "is not JSON"),
+        ("a.jsonl", "[" * 100_000, "line 1 is not JSON"),
         ("a.parquet", "no parquet", "cannot be read"),
         ("a.txt", " \n", "holds no text"),
         ("a.json", "[]", "holds no text"),

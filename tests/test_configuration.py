@@ -222,6 +222,7 @@ def test_changes_are_validated_before_they_are_saved(tmp_path):
     [
         (b'{"seed": 1}}', "cannot be read: Extra data: line 1 column 12"),
         (b"ffn: [1\n", "line 2, column 1"),
+        (b"[" * 10_000, "cannot be read: maximum recursion"),
         (b"- a\n- b\n", "holds a list; it needs a mapping"),
         (b"seed: \xff\xfe", "cannot be read: 'utf-8' codec can't decode byte 0xff in position 6"),
         (b"1: 2\nbensh: {}\n", "\n  bensh: unknown setting; near it are bench"),

@@ -59,7 +59,7 @@ def save_family(family: Family, folder: str | Path) -> None:
 def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         advice = "name a JSON file as docs/families.md shows it"
         raise ConfigurationError(f"family file {str(path)!r} cannot be read ({error}); {advice}") from error
     if not isinstance(content, dict):

@@ -59,7 +59,7 @@ def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigurationError(
             f"there is no configuration file {name!r}, and no recipe; recipes: {recipes}"
         ) from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigurationError(f"configuration file {name!r} cannot be read: {error}") from error
     if not isinstance(values, Mapping | None):
         raise ConfigurationError(f"configuration file {name!r} holds a {type(values).__name__}; it needs a mapping")

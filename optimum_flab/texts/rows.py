@@ -90,7 +90,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
             if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
                 try:
                     row = json.loads(text)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise FlabError(f"file {str(path)!r}, line {number} is not JSON ({error})") from error
                 yield row
 
@@ -98,7 +98,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
 def _json_rows(path: Path) -> list[Any]:
     try:
         rows = json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FlabError(
             f"file {str(path)!r} is not JSON ({error}); one object per line belongs in a .jsonl file"
         ) from error

@@ -198,6 +198,7 @@ def read_family_of(model_type):
         ({"model_type": None}, "model_type"),
         ([], "holds a list, not an object"),
         ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
         ({"model_type": "a b"}, "model_type"),
         (None, "No such file or directory"),
     ],
