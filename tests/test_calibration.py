@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimum_flab.settings.pruning import DataSettings
+from optimum_flab.texts import rows as rows_room
 from optimum_flab.texts import sources as sources_room
 from optimum_flab.texts.packing import pack
 from optimum_flab.texts.passages import split_passages
@@ -202,6 +203,9 @@ def test_text_larger_than_memory_is_refused_before_it_is_read(tmp_path, monkeypa
     monkeypatch.setattr(sources_room, "available_memory", lambda: 1719)
     with pytest.raises(FlabError, match=r"rows.jsonl', '.*folder': .* memory are free; .*`flab count`.*data.counts"):
         read_sources(sources)
+    monkeypatch.setattr(rows_room, "available_memory", lambda: 599)
+    with pytest.raises(FlabError, match="a.py' is a single text that does not fit in memory; split it"):
+        read_source(str(folder / "a.py"))
 
 
 def test_rows_of_a_dataset():

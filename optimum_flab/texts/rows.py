@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..utils.errors import FlabError, first_line
+from ..utils.memory import available_memory
 
 
 if TYPE_CHECKING:
@@ -230,9 +231,14 @@ def read_text(path: Path) -> str:
     """The content of a file.
 
     Raises:
-        [`FlabError`]: it cannot be read, or is not UTF-8.
+        [`FlabError`]: it cannot be read, is not UTF-8, or does not fit in memory.
     """
     with _reading(path), _opened(path) as file:
+        if COPIES * path.stat().st_size > available_memory():
+            raise FlabError(
+                f"file {str(path)!r} is a single text that does not fit in memory; split it, or write it as a .jsonl"
+                " file with many rows, which are read one by one"
+            )
         return file.read().decode("utf-8-sig")
 
 
