@@ -1,4 +1,5 @@
-"""Non-public names of other libraries, each behind one function: nothing else in this package uses any.
+"""Non-public names of other libraries, each behind one function. Elsewhere only the two modules that call llama.cpp
+import any: the functions in `llama_cpp_py_sync._cffi_bindings`.
 
 Each docstring says why there is no public way. `tests/test_compat.py` fails where a library drops one. Libraries are
 imported where they are used, so that this module costs nothing when `optimum-cli` starts.
