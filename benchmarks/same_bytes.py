@@ -3,8 +3,8 @@
     python benchmarks/same_bytes.py before.json                       # in a checkout of the state before
     python benchmarks/same_bytes.py after.json --against before.json  # in the changed one; exit code 1 if not
 
-`--model MODEL` adds a pinned pruning and a recovery of a real model, which take minutes. What may differ from run to
-run is masked first: times, and the folder of the run.
+`--model MODEL` adds a pinned pruning and a recovery of Qwen2.5-Coder-0.5B, which take minutes. What may differ from
+run to run is masked first: times, and the folder of the run.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ RUNS = {
 }
 REAL = {
     "pinned-model": [
-        "prune {model} pinned-model --dtype float32 --vocab-size 32768 --intermediate-size 4608 --num-hidden-layers 23"
-        " --calibration-tokens 4096 --held-out-tokens 2048 --validation-tokens 1024"
+        "prune {model} pinned-model --dtype float32 --vocab-size 32768 --intermediate-size 4608 --no-layers"
+        " --calibration-tokens 1024 --held-out-tokens 512 --validation-tokens 512 --seed 0"
     ],
     "recovered-model": [
         "recover pinned-model recovered-model --teacher {model} --text texts --method full --max-steps 2"
