@@ -107,8 +107,7 @@ class FlabOptimizer:
         output_dtype = None if output_dtype is None else computation_dtype(output_dtype)
         memory, name = None if memory_budget is None else bytes_of(memory_budget), str(model_name_or_path)
         pending = PendingRequest(config or FlabPrunerConfig(), name, output_dtype, memory)
-        if config is not None:
-            read_sources(config.data.sources)
+        read_sources([] if config is None else config.data.sources)
         optimizer = cls.__new__(cls)
         dense = load_dense(
             model_name_or_path,
@@ -173,13 +172,14 @@ class FlabOptimizer:
         confirm_run_unsafe_code: bool = False,
     ) -> PrunedModel:
         """[`prune`], then [`recover`], which saves in `cache_dir/recovery`; refusals come first."""
-        from .recovery.checks import check_settings
+        from .recovery.checks import check_inputs, check_settings
 
         config.validate()
         self.dense.check_in_memory()
         check_settings(self.dense, config.recovery, confirm_run_unsafe_code)
+        check_inputs(config.recovery, confirm_run_unsafe_code)
         self.prune(config, resume=resume, cache_dir=cache_dir)
-        folder = None if cache_dir is None else Path(cache_dir, "recovery")
+        folder = cache_dir and Path(cache_dir, "recovery")
         return self.recover(cache_dir=folder, confirm_run_unsafe_code=confirm_run_unsafe_code)
 
     def apply(self, plan: PruningPlan) -> PrunedModel:
@@ -270,7 +270,7 @@ class FlabOptimizer:
             [`PrunedModel`]: also kept as `self.pruned`.
 
         Raises:
-            [`FlabError`]: the folder holds no pruned checkpoint, or one of another model.
+            [`FlabError`]: the folder holds no pruned checkpoint, or one that does not fit this model.
         """
         self.pruned = read_pruned(folder, self.dense)
         return self.pruned

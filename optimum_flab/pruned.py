@@ -89,7 +89,8 @@ def read_pruned(folder: str | Path, dense: LoadedModel) -> PrunedModel:
     """A checkpoint that was pruned from a dense model.
 
     Raises:
-        [`FlabError`]: the folder holds no pruned checkpoint, or one of another model.
+        [`FlabError`]: the folder holds no pruned checkpoint, or one that does not fit the dense model. Weights are not
+            compared: [`~recovery.pipeline.recover`] does that.
     """
     checkpoint = Checkpoint(folder)
     plan = checkpoint.whole_plan

@@ -212,7 +212,7 @@ class Passed:
     programs: bool = True
 
 
-def pooled_score(name: str, sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLES) -> ScoreRow:
+def pooled_score(name: str, sets: Sequence[Passed], *, seed: int = 0) -> ScoreRow:
     """The passes of several tasks in one score: every problem of every task counts once.
 
     The bootstrap is stratified by task: each resample holds as many problems, or clusters, of each as there are.
@@ -237,7 +237,7 @@ def pooled_score(name: str, sets: Sequence[Passed], *, seed: int = 0, resamples:
         strata.setdefault(tuple(tasks), []).append(place)
     seeds = np.random.SeedSequence(seed).generate_state(len(strata))
     drawn = [
-        resampled_sums(clusters[strata[tasks]], resamples, int(own))
+        resampled_sums(clusters[strata[tasks]], RESAMPLES, int(own))
         for tasks, own in zip(sorted(strata), seeds, strict=True)
     ]
     row = ScoreRow(

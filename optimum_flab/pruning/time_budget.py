@@ -73,7 +73,8 @@ def within_time(dense: LoadedModel, request: Request, allowed: float, run: Run) 
     computation = {"dtype": str(dense.model.dtype), "device": str(dense.device)}
     inputs = {"model": dense.name, "settings": config.to_dict(), "budget": allowed, "computation": computation}
     affordable, note = run.work.value(STAGE, inputs, choose)
-    run.note(note)
+    run.say(note)
+    run.notes.append(note)
     return request.with_calibration_tokens(affordable)
 
 

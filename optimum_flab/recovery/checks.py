@@ -61,20 +61,16 @@ def check_settings(dense: LoadedModel, settings: RecoveryConfig, consent: bool) 
             f"recovery.method: 'full' does not train mixtures of experts, such as {family.model_type}; use 'lora'"
         )
     check_positions(dense.model.config, family, "recovery.sequence_length", settings.sequence_length)
-    return check_inputs(settings, consent)
-
-
-def check_inputs(settings: RecoveryConfig, consent: bool) -> list[Example]:
-    """Refuses, before any model is read, settings and data that a recovery would refuse.
-
-    Returns:
-        `list[Example]`: the instruction data.
-    """
     examples = read_instructions(settings.data)
     check_consent(settings, examples, consent)
+    return examples
+
+
+def check_inputs(settings: RecoveryConfig, consent: bool) -> None:
+    """Refuses, before the long work that comes first, settings and data that a recovery would refuse."""
+    check_consent(settings, read_instructions(settings.data), consent)
     source_texts([*settings.exclude, *settings.held_out])
     read_sources(settings.text)
-    return examples
 
 
 def check_consent(settings: RecoveryConfig, examples: Sequence[Example], consent: bool) -> None:

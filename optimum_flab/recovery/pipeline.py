@@ -133,7 +133,7 @@ def chosen_method(inputs: RecoveryInputs, available: float) -> Literal["full", "
         choice = run.stage(METHOD, decided_by, lambda pieces: choice)
     if choice.reason is None:
         return "full"
-    _note(run, f"{choice.reason}: LoRA matrices are trained instead, as with `recovery.method` lora")
+    run.note(f"{choice.reason}: LoRA matrices are trained instead, as with `recovery.method` lora")
     return "lora"
 
 
@@ -144,14 +144,9 @@ def _recovered(inputs: RecoveryInputs, prepared: Prepared, training: Training, f
         with inputs.run.step("held-out measurement"):
             after = prepared.reference.measure(found.model)
         for text in training.notes:
-            _note(inputs.run, text)
+            inputs.run.note(text)
         changes = {"held_out": after, "recovery": report_section(inputs, prepared, training, after)}
         if inputs.settings.keep_adapter:
             folder = inputs.run.work.folder(training_stage(prepared.training), prepared.training.deciding)
             found = replace(found, files={**found.files, **write_adapter(folder, inputs.model, training)})
     return found.with_report(weights_sha256=weights_hash(found.model), **changes)
-
-
-def _note(run: Run, text: str) -> None:
-    run.say(f"note: {text}")
-    run.notes.append(text)

@@ -100,7 +100,7 @@ class Run:
 
     def note(self, text: str) -> None:
         """Something for the report, and a line for the user."""
-        self.say(text)
+        self.say(f"note: {text}")
         self.notes.append(text)
 
     def caution(self, warning: str) -> None:
