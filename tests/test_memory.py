@@ -34,6 +34,33 @@ def test_freed_tensors_leave_the_process():
     assert last == 1 << 20
 
 
+KEEPING = """
+import resource, torch
+from optimum_flab.utils.memory import give_back_memory, keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        torch.ones(10_000_000)  # 40 MB, freed at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+returned = faults()
+keep_freed_memory()
+faults()  # takes from the system what is kept from now on
+kept = faults()
+give_back_memory()
+print(returned, kept, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
+def test_freed_tensors_make_room_for_the_next_ones():
+    ran = subprocess.run([sys.executable, "-c", KEEPING], capture_output=True, text=True, check=True)
+    returned, kept, once = map(int, ran.stdout.split())
+    assert kept * 9 < returned  # pages that the system fills with zeros
+    assert kept < once < returned / 4  # taken from the system again, once for all eight
+
+
 # Linux alone says what the most was since it was asked to forget.
 PEAKS = """
 import torch

@@ -32,7 +32,7 @@ from ..sizes import Shape
 from ..texts.sets import TextSets
 from ..utils.errors import FlabError
 from ..utils.hashing import texts_hash
-from ..utils.memory import give_back_memory
+from ..utils.memory import give_back_memory, keep_freed_memory
 from ..utils.places import cache_root, user_path
 from ..utils.stopwatch import Stopwatch
 from .estimates import pruning_estimate
@@ -90,6 +90,8 @@ def prune(dense: LoadedModel, request: Request, run: Run, seconds: float | None 
             disk is too full.
         [`ConfigurationError`]: the time budget is too short.
     """
+    if dense.stored is None:
+        keep_freed_memory()
     request = announce(dense, request, run, seconds)
     readable = open_weights(dense, request, run)
     weights = dense_hash(readable)

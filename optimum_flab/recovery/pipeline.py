@@ -15,7 +15,7 @@ from ..running.processes import Processes
 from ..running.run import Run
 from ..settings.recovery import LORA_ONLY, RecoveryConfig
 from ..utils.errors import ConfigurationError, FlabError
-from ..utils.memory import give_back_memory
+from ..utils.memory import give_back_memory, keep_freed_memory
 from ..utils.places import cache_root, user_path
 from .checks import check_settings, check_teacher
 from .estimates import available_for_training, needs_less_than_all
@@ -73,6 +73,7 @@ def recover(
             "this model was already recovered; name the pruned model as it was before, from which the training starts"
             " (with other data or settings, it starts over)"
         )
+    keep_freed_memory()
     settings = settings or (pruned.config.recovery if pruned.config is not None else RecoveryConfig())
     examples = check_settings(dense, settings, confirm_run_unsafe_code)
     root = user_path(cache_dir) if cache_dir is not None else cache_root("recovery")

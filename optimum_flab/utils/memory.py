@@ -1,4 +1,4 @@
-"""How much memory is free; returns what is no longer needed to the system."""
+"""How much memory is free; what is no longer needed is kept for what comes, or returned to the system."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 # Of a control group: its limit, its usage, and how much of that is file cache; for cgroup versions 2 and 1.
 GROUP_FILES = (
     ("memory.max", "memory.current", "memory.stat", ("active_file", "inactive_file")),
@@ -33,6 +34,18 @@ def available_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
             continue
         free = min(free, max(0, left + sum(int(rows.get(name, 0)) for name in pages)))
     return free
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep large blocks that are freed for the next ones, for the rest of the process.
+
+    glibc returns each to the system at once, and filling pages of zeros anew for every result takes up to a fifth of
+    the time of long work. Does nothing except on Linux with glibc.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def give_back_memory() -> None:
