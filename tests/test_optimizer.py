@@ -22,6 +22,7 @@ from optimum_flab.checkpoints.stored_model import check_belongs_together
 from optimum_flab.hub.frame import BEGIN
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.report import TriedShape
+from optimum_flab.records.summary import report_summary
 
 from .conftest import LAYERS, PROSE, TEXTS, WIDTH, byte_level_tokenizer, thorough_but, tiny_model
 from .families.zoo import member
@@ -264,6 +265,16 @@ def test_coverage_decides_the_natural_size(tokenizer, corpus):
     assert cut[0] == 0 < cut[1] <= cut[2]
     aimed = settings(corpus, target_ratio=0.6, vocabulary={"coverage": 0.95, "keep_used": True, "keep_merges": 0})
     assert optimizer_for(tokenizer).prune(aimed).model.config.vocab_size >= sizes[1]
+
+
+def test_of_a_large_corpus_a_sample_is_compared(tokenizer, corpus, monkeypatch):
+    monkeypatch.setattr("optimum_flab.pruning.texts.COMPARED", 400)
+    few = settings(corpus, vocabulary={"coverage": 0.5, "keep_merges": 0})
+    report = optimizer_for(tokenizer).prune(few).report
+    texts = report.texts
+    assert 0 < texts.corpus_cut_differently <= texts.corpus_compared < texts.corpus
+    assert f" of {texts.corpus_compared} corpus texts are tokenised differently than before" in report_summary(report)
+    assert f"(a sample of the {texts.corpus})" in report_summary(report)
 
 
 def test_a_small_source_is_not_outweighed_when_tokens_are_dropped(tokenizer, tmp_path):

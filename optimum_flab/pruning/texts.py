@@ -23,6 +23,7 @@ from .vocabulary import TokenChoice
 
 
 FEWEST_PER_NEURON = 2  # calibration tokens
+COMPARED = 1 << 20  # about how many characters of the corpus
 ANSWERS_FOLDER = "answers"
 LONGEST_ANSWER = 256  # tokens
 # Notes for the report.
@@ -129,11 +130,15 @@ def tokens_per_neuron(request: Request, texts: TextSets) -> float | None:
 
 
 def text_counts(texts: TextSets, tokens: TokenChoice, request: Request, kept: Sequence[int] | None) -> TextCounts:
-    """The texts of a pruning, and how many a plan's tokens tokenise differently, for the report.
+    """The texts of a pruning, and how many a plan's tokens tokenise differently, for the report; of a corpus of more
+    than [`COMPARED`] characters every so many texts are compared.
 
     Args:
         kept (`Sequence[int]`, *optional*): the plan's tokens; `None`: all of them.
     """
+    corpus = [document.text for document in texts.corpus]
+    if kept is not None and not tokens.keeps_corpus(kept):
+        corpus = corpus[:: max(1, sum(map(len, corpus)) // COMPARED)]
     words = [word for part in (preset_words(texts.preset) if texts.preset else ()) for word in part.words]
     return TextCounts(
         corpus=len(texts.corpus),
@@ -142,7 +147,8 @@ def text_counts(texts: TextSets, tokens: TokenChoice, request: Request, kept: Se
         held_out=len(texts.held_out),
         set_aside=texts.set_aside,
         skipped_files=texts.skipped_files,
-        corpus_cut_differently=tokens.changed([document.text for document in texts.corpus], kept),
+        corpus_compared=len(corpus),
+        corpus_cut_differently=tokens.changed(corpus, kept),
         preset_words=len(words),
         preset_words_cut_differently=tokens.changed(words, kept),
         calibration_by_kind=dict(sorted(Counter(document.kind for document in texts.calibration).items())),

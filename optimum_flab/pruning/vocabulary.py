@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from ..records.counts import TokenCounts
 from ..records.pieces import Pieces
-from ..records.work import Stage
+from ..records.work import Stage, WorkFolder
 from ..settings.components import VocabularySettings
 from ..texts.presets import CountedWords, preset_words
 from ..texts.sets import TextSets
 from ..texts.sources import Document
+from ..utils.hashing import texts_hash
 from ..utils.progress import progress
 from ..vocabulary.closure import (
     KeptTokens,
@@ -46,6 +45,11 @@ from ..vocabulary.usage import (
     tokenizer_hash,
 )
 
+
+COUNTS = "counts.npy"
+STAGE = Stage[np.ndarray](
+    "vocabulary", lambda counts, folder: np.save(folder / COUNTS, counts), lambda folder: np.load(folder / COUNTS)
+)
 
 if TYPE_CHECKING:
     from ..checkpoints.loading import LoadedModel
@@ -74,32 +78,22 @@ class CountedTokens:
     uses: np.ndarray
     closed: bool
 
-    FILE: ClassVar[str] = "vocabulary.safetensors"
-
     @property
     def hash(self) -> str:
         """Hex SHA-256 of all of it."""
         return hashlib.sha256(b"".join(np.asarray(value).tobytes() for value in vars(self).values())).hexdigest()
 
-    def save(self, folder: Path) -> None:
-        """Writes them to a folder."""
-        save_file({**vars(self), "closed": np.array(self.closed)}, folder / self.FILE)
-
-    @classmethod
-    def load(cls, folder: Path) -> CountedTokens:
-        """What [`save`] wrote."""
-        arrays = load_file(folder / cls.FILE)
-        closed = bool(arrays.pop("closed"))
-        return cls(**arrays, closed=closed)
-
-
-STAGE = Stage("vocabulary", CountedTokens.save, CountedTokens.load)
-
 
 def source_counts(
-    tokenizer: PreTrainedTokenizerBase, corpus: Sequence[Document], words: Sequence[CountedWords] = ()
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Sequence[Document],
+    work: WorkFolder,
+    words: Sequence[CountedWords] = (),
 ) -> list[np.ndarray]:
     """Counts the tokens of a corpus, source by source, and of the words of a preset, each part of which is a source.
+
+    Args:
+        work ([`WorkFolder`]): keeps the counts of each source, for all runs with the same tokenizer.
 
     Returns:
         `list[np.ndarray]`: int64 by id, for each source.
@@ -107,9 +101,16 @@ def source_counts(
     sources: dict[str, list[str]] = {}
     for document in corpus:
         sources.setdefault(document.source, []).append(document.text)
-    pattern, rows = segments(tokenizer, [document.text for document in corpus]), len(no_usage(tokenizer).counts)
-    with progress("Counting tokens", len(corpus), "text") as tick:
-        counts = [count_corpus(tokenizer, texts, pattern, rows, tick) for texts in sources.values()]
+    rows, identity = len(no_usage(tokenizer).counts), {"tokenizer": tokenizer_hash(tokenizer)}
+
+    def count(texts: Sequence[str], pieces: Pieces) -> np.ndarray:
+        with progress("Counting tokens", len(texts), "text") as tick:
+            return count_corpus(tokenizer, texts, segments(tokenizer, texts), rows, tick)
+
+    counts = [
+        work.value(STAGE, {"model": identity, "texts": texts_hash(texts)}, partial(count, texts))
+        for texts in sources.values()
+    ]
     return counts + [count_tokens(tokenizer, one.words, one.counts).counts for one in words]
 
 
@@ -167,24 +168,14 @@ def token_choice(dense: LoadedModel, request: Request, texts: TextSets, run: Run
         everything = CountedTokens(rows, rows, rows, np.zeros(len(rows)), closed=True)
         return TokenChoice(tokenizer, model.config.model_type, everything)
     required = config_token_ids(model.config, model.generation_config)
-    spec = read_spec(tokenizer)
-    inputs = {
-        "model": {"tokenizer": tokenizer_hash(tokenizer)},
-        "required": required,
-        "settings": settings.model_dump(include={"min_count", "coverage", "keep_merges", "keep_tokens"}),
-        "texts": texts.deciding_hash,
-        "counts": [file.counts.hash for file in request.counts],
-    }
     words = [] if texts.preset is None else preset_words(texts.preset)
-
-    def count(pieces: Pieces) -> CountedTokens:
-        counts = source_counts(tokenizer, texts.corpus, words)
+    with run.step(STAGE.name):
+        spec, counts = read_spec(tokenizer), source_counts(tokenizer, texts.corpus, run.work, words)
         if request.counts:
             merged = TokenCounts.merged(file.counts for file in request.counts)
             counts += [usage.counts for usage in merged.sources.values()]
-        return counted_tokens(spec, settings, required, counts)
-
-    return TokenChoice(tokenizer, model.config.model_type, run.stage(STAGE, inputs, count), spec)
+        counted = counted_tokens(spec, settings, required, counts)
+    return TokenChoice(tokenizer, model.config.model_type, counted, spec)
 
 
 class TokenChoice:
@@ -240,10 +231,14 @@ class TokenChoice:
         """The tokenizer of a plan's tokens."""
         return self._dense if kept is None else self.tokenizer(np.array(kept))
 
+    def keeps_corpus(self, kept: Sequence[int]) -> bool:
+        """Whether the corpus is tokenised as before by construction, see [`~vocabulary.closure`]."""
+        return self.counted.closed and len(kept) >= len(self.counted.natural)
+
     def changed(self, texts: Sequence[str], kept: Sequence[int] | None) -> int:
         """How many texts of the corpus, or words of a preset, a plan's tokenizer tokenises differently."""
-        if not texts or kept is None or (self.counted.closed and len(kept) >= len(self.counted.natural)):
-            return 0  # of a natural vocabulary by construction, see vocabulary.closure
+        if not texts or kept is None or self.keeps_corpus(kept):
+            return 0
         ids, changed = np.array(kept), 0
         with progress("Comparing the tokenisation of the corpus", len(texts), "text") as tick:
             if self._spec is None or not self._spec.kind.exact:

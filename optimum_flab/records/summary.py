@@ -40,8 +40,10 @@ def report_summary(report: Report) -> str:
         lines += ["", *_recovery_lines(report.recovery)]
     texts = report.texts
     if texts is not None and texts.corpus_cut_differently:
+        compared = texts.corpus_compared or texts.corpus
         lines.append(
-            f"{texts.corpus_cut_differently:,} of {texts.corpus:,} corpus texts are tokenised differently than before"
+            f"{texts.corpus_cut_differently:,} of {compared:,} corpus texts are tokenised differently than before"
+            + f" (a sample of the {texts.corpus:,})" * (compared < texts.corpus)
         )
     if texts is not None and texts.preset_words_cut_differently:
         cut, words = texts.preset_words_cut_differently, texts.preset_words

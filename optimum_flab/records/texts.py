@@ -34,7 +34,8 @@ class TextCounts(Record):
         corpus, calibration, validation, held_out (`int`): texts in each set.
         set_aside (`int`): texts taken out of the calibration sources for validation and held-out.
         skipped_files (`int`): files inside named folders that are not UTF-8 text.
-        corpus_cut_differently (`int`, *optional*): texts of the corpus that are tokenised differently than before.
+        corpus_compared, corpus_cut_differently (`int`, *optional*): texts of the corpus whose tokens were compared
+            (all, or a sample of a large one), and those that are tokenised differently than before.
         calibration_by_kind (`dict[str, int]`): texts of the calibration by kind.
         preset_words, preset_words_cut_differently (`int`): words of the preset that decided the vocabulary with the
             corpus, and those that are tokenised differently than before; 0 without a preset.
@@ -48,6 +49,7 @@ class TextCounts(Record):
     held_out: int
     set_aside: int
     skipped_files: int
+    corpus_compared: int | None = None
     corpus_cut_differently: int | None = None
     calibration_by_kind: dict[str, int] = Field(default_factory=dict)
     preset_words: int = 0

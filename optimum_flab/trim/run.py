@@ -27,6 +27,7 @@ from ..records.folders import FolderKind, OutputFolder, check_space
 from ..records.names import CARD_NAME
 from ..records.plan import PLAN_NAME, TOKENS, PruningPlan
 from ..records.trim import TRIM_NAME, GrownText, TrimmedText, TrimReport
+from ..records.work import WorkFolder
 from ..settings.trim import TrimSettings
 from ..tensors.copying import combined_hash
 from ..tensors.gguf_header import PART, part_paths
@@ -36,7 +37,7 @@ from ..texts.presets import preset_words
 from ..texts.reading import read_texts
 from ..texts.sets import TextSets, divide_texts
 from ..utils.errors import ConfigurationError, FlabError
-from ..utils.places import output_file, user_path
+from ..utils.places import cache_root, output_file, user_path
 from ..utils.units import parse_bytes
 from ..vocabulary.closure import SPACE, read_spec
 from ..vocabulary.files import SAMPLES
@@ -250,7 +251,7 @@ def chosen_tokens(model: Model, settings: TrimSettings, texts: TextSets, name: s
     spec = read_spec(tokenizer)
     files: tuple[CountsFile, ...] = read_counts(settings.data.counts, tokenizer, name)
     words = [] if settings.data.preset is None else preset_words(settings.data.preset)
-    counts = source_counts(tokenizer, texts.corpus, words)
+    counts = source_counts(tokenizer, texts.corpus, WorkFolder(cache_root("pruning")), words)
     if files:
         counts += [usage.counts for usage in TokenCounts.merged(one.counts for one in files).sources.values()]
     # llama.cpp knows these by their text, and models of any format may become GGUF files

@@ -95,9 +95,7 @@ def read_spec(tokenizer: PreTrainedTokenizerBase) -> TokenizerSpec:
     required |= {ids[token] for token in (kind.unknown(model),) if token in ids}
     required |= set(processor_ids(content))
     required |= kind.base
-    required |= bound_tokens(
-        content, tokenizer.backend_tokenizer.decoder, kind.vocabulary, lambda token: kind.symbols(model, token)
-    )
+    required |= bound_tokens(content, tokenizer.backend_tokenizer.decoder, kind.vocabulary, kind.symbols)
     required |= _template_ids(tokenizer)
     # where these are ordinary tokens no merge makes them, and no text of a corpus does
     required |= {ids[token] for token in gap_tokens(ids)}

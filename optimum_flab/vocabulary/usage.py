@@ -258,11 +258,9 @@ def whole_texts(backend: Tokenizer) -> Iterator[None]:
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hex SHA-256 of what a fast tokenizer does, and of its chat template."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    for name in ("padding", "truncation"):  # left over from the last call
-        backend.pop(name, None)
-    state = [backend, tokenizer.chat_template, tokenizer.special_tokens_map]
-    return digest_of(state)
+    with whole_texts(tokenizer.backend_tokenizer):  # without what is left over from the last call
+        backend = tokenizer.backend_tokenizer.to_str()
+    return digest_of([backend, tokenizer.chat_template, tokenizer.special_tokens_map])
 
 
 def pieces_hash(tokenizer: PreTrainedTokenizerBase) -> str:

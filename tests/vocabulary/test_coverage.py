@@ -1,7 +1,5 @@
 """The share of a corpus that stays whole."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,9 +7,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from optimum_flab.pruning.vocabulary import CountedTokens, TokenChoice, counted_tokens, source_counts
+from optimum_flab.pruning import vocabulary
+from optimum_flab.pruning.vocabulary import TokenChoice, counted_tokens, source_counts
+from optimum_flab.records.work import WorkFolder
 from optimum_flab.settings.components import VocabularySettings
 from optimum_flab.texts.sources import Document
+from optimum_flab.utils.places import cache_root
 from optimum_flab.vocabulary.closure import (
     covering,
     natural_vocabulary,
@@ -72,7 +73,8 @@ def test_of_what_a_fewest_count_took_no_more_goes(tokenizers):
 def choice_of(tokenizer, texts, **settings):
     spec, settings = read_spec(tokenizer), VocabularySettings(**settings)
     corpus = [Document(text, "corpus") for text in texts]
-    counted = counted_tokens(spec, settings, (), source_counts(tokenizer, corpus))
+    counts = source_counts(tokenizer, corpus, WorkFolder(cache_root("pruning")))
+    counted = counted_tokens(spec, settings, (), counts)
     return TokenChoice(tokenizer, "llama", counted, spec), counted
 
 
@@ -109,10 +111,15 @@ def test_every_size_holds_the_smaller_ones_and_the_used_come_first(tokenizer, co
         assert np.array_equal(counted.used, counted.natural)
 
 
-def test_what_was_counted_is_kept_and_read_again(tokenizers, tmp_path):
-    _, counted = choice_of(tokenizers["byte_level"], TEXTS, coverage=0.9, keep_merges=0)
-    assert len(counted.natural) < len(counted.used)
-    counted.save(tmp_path)
-    again = CountedTokens.load(tmp_path)
-    assert again.hash == counted.hash and np.array_equal(again.used, counted.used)
-    assert replace(counted, used=counted.natural).hash != counted.hash
+def test_each_source_is_counted_once_for_all_runs_with_the_same_tokenizer(tokenizers, tmp_path, monkeypatch):
+    counted, count = [], vocabulary.count_corpus
+    monkeypatch.setattr(vocabulary, "count_corpus", lambda *args: counted.append(args[1]) or count(*args))
+    corpus = [Document(text, "text", f"source {number % 2}") for number, text in enumerate(TEXTS)]
+    known = source_counts(tokenizers["byte_level"], corpus, WorkFolder(tmp_path))
+    again = source_counts(
+        tokenizers["byte_level"], [*corpus, Document("other", "text", "third")], WorkFolder(tmp_path)
+    )
+    assert len(counted) == 3 and counted[2] == ["other"]
+    assert all(np.array_equal(*pair) for pair in zip(known, again[:2], strict=True))
+    source_counts(tokenizers["llama"], corpus, WorkFolder(tmp_path))
+    assert len(counted) == 5

@@ -14,9 +14,11 @@ from transformers import PreTrainedTokenizerFast
 
 import optimum_flab
 from optimum_flab.pruning.vocabulary import TokenChoice, counted_tokens, source_counts
+from optimum_flab.records.work import WorkFolder
 from optimum_flab.settings.components import VocabularySettings
 from optimum_flab.texts.sources import Document
 from optimum_flab.utils.errors import FlabError
+from optimum_flab.utils.places import cache_root
 from optimum_flab.vocabulary import kinds
 from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec, resize, with_prior_uses
 from optimum_flab.vocabulary.kinds import KINDS, Kind
@@ -46,7 +48,7 @@ def of_model(model, decoder=None, **names):
 def test_what_is_tokenised_differently_is_found_without_the_pruned_tokenizer(tokenizer):
     texts = [*CORPUS, *TRAINING_TEXTS]
     spec, corpus = read_spec(tokenizer), [Document(text, "corpus") for text in texts]
-    counts = source_counts(tokenizer, corpus)
+    counts = source_counts(tokenizer, corpus, WorkFolder(cache_root("pruning")))
     counted = counted_tokens(spec, VocabularySettings(keep_merges=0), (), counts)
     choice, cut = TokenChoice(tokenizer, "llama", counted, spec), set()
     for share in (0.9, 0.6, 0.3):
@@ -69,7 +71,8 @@ def test_a_word_that_pruning_makes_known_is_counted():
         spec = read_spec(tokenizer)
         corpus = [Document("abcd", "corpus"), Document("a", "corpus")]
         settings = VocabularySettings(keep_merges=0)
-        counted = counted_tokens(spec, settings, (), source_counts(tokenizer, corpus))
+        counts = source_counts(tokenizer, corpus, WorkFolder(cache_root("pruning")))
+        counted = counted_tokens(spec, settings, (), counts)
         choice = TokenChoice(tokenizer, "llama", counted, spec)
         assert spec.kind.exact == (not changed)
         assert choice.changed([document.text for document in corpus], counted.natural.tolist()) == changed

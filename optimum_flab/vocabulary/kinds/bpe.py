@@ -106,10 +106,9 @@ class BytePairEncoding(Kind):
         ]
         return {**model, "vocab": dict(vocabulary), "merges": merges}
 
-    @staticmethod
-    def symbols(model: Mapping[str, Any], token: str) -> Sequence[str]:
+    def symbols(self, token: str) -> Sequence[str]:
         """The characters of a token as the vocabulary spells each of them alone."""
-        return _marks(model).symbols(token)
+        return self._marks.symbols(token)
 
 
 def _marks(model: Mapping[str, Any]) -> Marks:

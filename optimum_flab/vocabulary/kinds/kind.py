@@ -82,8 +82,7 @@ class Kind(ABC):
         """The token that the `model` of a `tokenizer.json` puts in place of what it cannot spell."""
         return model.get("unk_token")
 
-    @staticmethod
-    def symbols(model: Mapping[str, Any], token: str) -> Sequence[str]:
+    def symbols(self, token: str) -> Sequence[str]:
         """The characters of a token as the vocabulary spells each of them alone."""
         return token
 

@@ -63,7 +63,6 @@ class WordPiece(Kind):
         """The kept tokens."""
         return {**model, "vocab": dict(vocabulary)}
 
-    @staticmethod
-    def symbols(model: Mapping[str, Any], token: str) -> Sequence[str]:
+    def symbols(self, token: str) -> Sequence[str]:
         """The characters of a token as the vocabulary spells each of them alone."""
-        return Marks(model["continuing_subword_prefix"]).symbols(token)
+        return Marks(self._inside).symbols(token)
