@@ -70,7 +70,7 @@ def measured(command: list[str], output: Path) -> dict[str, object]:
         "training": {name: value for name, value in section["training"].items() if name != "curve"},
         "curve": section["training"]["curve"],
         "estimate": section["estimate"],
-        "seconds": section["seconds"],
+        "stages": section["stages"],
         "notes": section["notes"],
         "fingerprint": fingerprint(output),
     }

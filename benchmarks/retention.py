@@ -81,8 +81,7 @@ def evaluated(model: Path, name: str, args: argparse.Namespace) -> dict[str, obj
         for row in scores
         if row["task"] in ROWS
     }
-    seconds = (report.get("recovery") or report)["seconds"]
-    return {**by_row, "seconds": round(sum(seconds.values()))}
+    return {**by_row, "seconds": round((report.get("recovery") or report)["total"]["wall_seconds"])}
 
 
 def note(family: str, folder: Path, share: float, label: str) -> None:

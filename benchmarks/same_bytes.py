@@ -150,13 +150,13 @@ REAL = {
     ],
 }
 MASKED = (
-    (re.compile(r'"(seconds|wall_seconds)": (\{[^{}]*\}|[\d.e-]+)'), '"seconds": 0'),
+    (re.compile(r'"(seconds|wall_seconds|cpu_seconds|bytes_written|peak_bytes)": [\d.e-]+'), '"seconds": 0'),
     (re.compile(r"\d+ h \d+ min|\d+ min \d+ s|\b[\d.,]+ s\b|\d+ ms|[\d.]+ GB"), "TIME"),
     (re.compile(r'"(commit|created|date|memory_bytes)": [^,}\n]*'), "CHANGING"),
     (re.compile(r'"(answer_seconds|disk_bytes)": [^,}\n]*'), "CHANGING"),
     (re.compile(r"^.*\b(\d{1,2}%.*\[|\d+%\|).*\n", re.MULTILINE), ""),  # bars on their way
     (re.compile(r"\[\d+:\d+<.*\]"), "[TIME]"),
-    (re.compile(r"<tr><td>[\w -]+</td><td>\d+\.\d</td></tr>\n*"), ""),  # seconds of a step
+    (re.compile(r"<tr><td>[\w, ()-]+</td>(<td>[\d.,–]+</td>){6}</tr>\n*"), ""),  # cost of a stage
     (re.compile(r"checksum [0-9a-f]{64}"), "checksum OF ALL"),
     (re.compile(r"reused from .*"), "reused"),  # a folder named by a hash of the code
     (re.compile(r"[\d.]+[kM]B/s| at 0x[0-9a-f]+"), ""),

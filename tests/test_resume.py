@@ -307,7 +307,7 @@ def test_what_was_computed_with_other_inputs_or_code_is_not_used(tmp_path, monke
     assert number(tmp_path, 9, seed=1) == 9
 
 
-@pytest.mark.parametrize("file", ["n", "seconds"])
+@pytest.mark.parametrize("file", ["n", "cost.json"])
 @pytest.mark.parametrize("damage", [lambda file: file.write_text(""), Path.unlink])
 def test_a_damaged_value_is_made_anew(damage, file, tmp_path, capsys):
     number(tmp_path, 7)

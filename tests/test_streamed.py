@@ -38,7 +38,7 @@ def content(folder):
     """The files of a checkpoint, without what says when and how it was made."""
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     report = json.loads(files.pop("flab_report.json"))
-    for name in ("seconds", "computation"):
+    for name in ("stages", "total", "computation"):
         del report[name]
     for name in ("README.md", "flab_report.html"):  # which tell of it
         del files[name]

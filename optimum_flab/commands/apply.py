@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ..utils.compat import ArgumentGroup
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.places import user_path
-from ..utils.progress import duration
 from . import arguments
 from .base import FlabVerb, command_line
 
@@ -35,14 +34,14 @@ class PruningVerb(FlabVerb):
     """A verb that writes a pruned model, and may complete a prompt with it at the end."""
 
     def show_pruned(self, optimizer: FlabOptimizer, types: Sequence[str] = ()) -> None:
-        """Print what was removed, the requested completions, which its report then holds, and where the model is; or
-        else its report as JSON. Write GGUF files of the requested types."""
+        """Print what was removed, the requested completions, which its report then holds, where the model is, and what
+        the command took, by its report; or else its report as JSON. Write GGUF files of the requested types."""
         from ..pruned import write_gguf_files, write_records
         from ..records.report import ComparedCompletion, report_text
 
         assert optimizer.pruned is not None  # it was written just now
         pruned = replace(optimizer.pruned, folder=user_path(self.args.output))  # as the user named it
-        prompt = self.args.prompt
+        prompt = getattr(self.args, "prompt", None)
         as_json = getattr(self.args, "json", False)
         show: Callable[[str], None] = (lambda text: None) if as_json else self.say
         show(optimizer.summary())
@@ -55,9 +54,9 @@ class PruningVerb(FlabVerb):
                     show(f"\n--- completion by the {name} model\n{text}")
                 pruned = pruned.with_report(completions=(ComparedCompletion(prompt=prompt, **texts),))
         finally:  # a file or a completion may fail after others
-            if types or prompt is not None:
-                write_records(pruned)
-        show(f"\nwritten to {self.args.output}; pruning took {duration(pruned.report.pruning_seconds)}")
+            pruned = pruned.with_total(self.meter)
+            write_records(pruned)
+        self.show_end(self.args.output, str([*pruned.report.commands.values()][-1]))
         if as_json:
             print(report_text(pruned.report), end="")
 

@@ -8,7 +8,6 @@ import re
 import shlex
 import signal
 import sys
-import time
 from abc import abstractmethod
 from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import ClassVar
 
 from optimum.commands.base import BaseOptimumCLICommand
 
+from ..records.ledger import Meter
 from ..settings.files import Settings, read_settings_file
 from ..settings.pruning import merge_settings
 from ..utils.compat import ArgumentGroup, actions_of
@@ -118,7 +118,7 @@ class FlabVerb(BaseOptimumCLICommand):
         return Settings(**merge_settings(file, settings_from(self.args, self.FLAGS)))
 
     def run(self) -> None:
-        self.start = time.perf_counter()
+        self.meter = Meter()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # names that its encoding lacks must not cause a failure
                 stream.reconfigure(errors="backslashreplace")
@@ -138,10 +138,14 @@ class FlabVerb(BaseOptimumCLICommand):
         """Print what the library says, with the flags for what it names."""
         print(with_flags(text, self.flags, IN_BACKTICKS))
 
-    def show_end(self, folder: Path) -> None:
-        """Print the last line: where the result is, and how long it took. Beside JSON, nothing."""
+    def show_end(self, folder: Path, taken: str = "") -> None:
+        """Print the last line: where the result is, and how long it took. Beside JSON, nothing.
+
+        Args:
+            taken (`str`): as the report says it. Defaults to the time until now.
+        """
         if not getattr(self.args, "json", False):
-            print(f"\nwritten to {folder} in {duration(time.perf_counter() - self.start)}")
+            print(f"\nwritten to {folder} in {taken or duration(self.meter.cost().wall_seconds)}")
 
     @abstractmethod
     def execute(self) -> None:

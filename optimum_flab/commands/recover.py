@@ -8,11 +8,12 @@ from pathlib import Path
 from ..settings.recovery import RecoveryConfig
 from ..utils.compat import ArgumentGroup
 from . import arguments
-from .base import FlabVerb, command_line
+from .apply import PruningVerb
+from .base import command_line
 from .flags import flags_of
 
 
-class RecoverCommand(FlabVerb):
+class RecoverCommand(PruningVerb):
     """Train a pruned model back towards the dense one."""
 
     FLAGS = flags_of(RecoveryConfig, "recovery")
@@ -67,5 +68,4 @@ class RecoverCommand(FlabVerb):
                 recovery = section.model_copy(update={"command": command})
                 optimizer.pruned = recovered.with_report(recovery=recovery)
                 optimizer.save_to(output)
-                print(optimizer.summary())
-                self.show_end(args.output)
+                self.show_pruned(optimizer)

@@ -19,7 +19,6 @@ from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME
 from ..records.verdict import verdict_of
 from ..settings.hub import CardSettings, TermsSettings
 from ..utils.errors import FlabError
-from ..utils.progress import duration
 from . import provenance, tables, trimmed
 from .frame import (
     RELATION,
@@ -97,7 +96,6 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
             "cell": cell,
             "code": code,
             "sources": lambda named: provenance.sources_text(named, checkpoint),
-            "duration": duration,
             "provenance": provenance,
             "title": cell(title),
             "license": license_text(terms, checkpoint.license_files),

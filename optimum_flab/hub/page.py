@@ -9,7 +9,17 @@ from ..records.held_out import HeldOut
 from ..records.paths import last_name, without_paths
 from ..records.report import Report
 from ..records.results import EvaluationRecord
-from ..records.rows import KIND_LABELS, component_rows, count, decimals, held_out_rows, size_rows, typeset
+from ..records.rows import (
+    KIND_LABELS,
+    LEDGER_HEADING,
+    component_rows,
+    count,
+    decimals,
+    held_out_rows,
+    ledger_rows,
+    size_rows,
+    typeset,
+)
 from ..records.verdict import verdict_of
 from ..settings.pruning import COMPONENTS
 
@@ -35,6 +45,8 @@ def render_page(report: Report, evaluations: Sequence[EvaluationRecord]) -> str:
         sizes=[row.cells() for row in size_rows(report)],
         components=component_rows(report),
         decimals=decimals,
+        ledger_heading=LEDGER_HEADING,
+        ledger_rows=ledger_rows,
         measured=[part for part in COMPONENTS if report.dense.sizes.get(part.reported)],
         held_out=[] if held_out is None else [row.cells() for row in held_out_rows(held_out)],
         **({} if held_out is None else cost_rows(held_out)),

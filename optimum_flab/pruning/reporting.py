@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..checkpoints.loading import LoadedModel
 from ..checkpoints.tokenizer import left_out_note
 from ..families import Family
 from ..records.base_card import base_card_of
+from ..records.ledger import Ledger
 from ..records.plan import PruningPlan
 from ..records.report import Base, Computation, Part, Report, Side
 from ..sizes import count_parameters, shape_of
@@ -27,7 +28,7 @@ def build_report(
     dense: LoadedModel,
     pruned: PreTrainedModel,
     plan: PruningPlan,
-    seconds: Mapping[str, float],
+    ledger: Ledger,
     notes: Iterable[str] = (),
     **fields: Any,
 ) -> Report:
@@ -36,7 +37,7 @@ def build_report(
     Args:
         dense ([`LoadedModel`]): the dense model.
         pruned (`PreTrainedModel`): as it will be written, or on the meta device.
-        seconds (`Mapping[str, float]`): wall time per step.
+        ledger ([`Ledger`]): what was spent.
         notes (`Iterable[str]`): what the user should know, besides the notes on the dense model.
         fields: other fields of the [`Report`]: what was measured, and read. Without `weights_sha256` it is computed.
     """
@@ -62,7 +63,8 @@ def build_report(
         notes=(*dense.notes, *([] if left_out is None else [left_out]), *notes),
         seed=plan.settings.get("seed"),
         computation=Computation(dtype=str(dense.model.dtype).removeprefix("torch."), device=dense.device.type),
-        seconds=dict(seconds),
+        stages=dict(ledger.stages),
+        total=ledger.total,
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         **fields,
     )

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..records.checkpoint import Checkpoint
+from ..records.ledger import Meter, total_cost
 from ..records.paths import last_name
 from ..records.plan import PruningPlan
 from ..records.report import Report
@@ -60,3 +61,16 @@ class PrunedModel:
     def with_report(self, **changes: Any) -> PrunedModel:
         """The same model with other fields in its report."""
         return replace(self, report=self.report.model_copy(update=changes))
+
+    def with_total(self, meter: Meter) -> PrunedModel:
+        """The same model, whose report says what a whole command has cost by now.
+
+        Args:
+            meter ([`Meter`]): of the command that pruned it, or of the one that trained it after that.
+        """
+        report, recovery = self.report, self.report.recovery
+        if recovery is not None and recovery.command:
+            total = total_cost(meter, recovery.stages)
+            return self.with_report(recovery=recovery.model_copy(update={"total": total}))
+        stages = {**report.stages, **({} if recovery is None else recovery.stages)}
+        return self.with_report(total=total_cost(meter, stages))

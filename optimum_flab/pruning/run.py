@@ -20,6 +20,7 @@ from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import note_of_ids, operate
 from ..measuring.held_out import DenseReference, tokenise_both
 from ..records.held_out import HeldOut
+from ..records.ledger import Ledger
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
 from ..records.report import Search
@@ -34,7 +35,6 @@ from ..utils.errors import FlabError
 from ..utils.hashing import texts_hash
 from ..utils.memory import give_back_memory, keep_freed_memory
 from ..utils.places import cache_root, user_path
-from ..utils.stopwatch import Stopwatch
 from .estimates import pruning_estimate
 from .inputs import PruningInputs
 from .memory_budget import open_weights
@@ -72,7 +72,16 @@ def pruning_run(
         memory (`int`, *optional*): bytes that may be taken if the weights are in files. Defaults to what is free.
     """
     root = user_path(cache_dir or cache_root("pruning"))
-    return Run.in_folder(root, processes, resume=resume, check=dense.check_unchanged, stages=STAGES, memory=memory)
+    ledger = Ledger(counts=dense.device.type == "cpu")
+    return Run.in_folder(
+        root,
+        processes,
+        resume=resume,
+        check=dense.check_unchanged,
+        ledger=ledger,
+        stages=STAGES,
+        memory=memory,
+    )
 
 
 def prune(dense: LoadedModel, request: Request, run: Run, seconds: float | None = None) -> PrunedModel:
@@ -109,7 +118,7 @@ def prune(dense: LoadedModel, request: Request, run: Run, seconds: float | None 
         readable,
         model,
         decision.plan,
-        run.seconds,
+        run.ledger,
         run.notes,
         held_out=held_out,
         search=decision.search,
@@ -241,8 +250,8 @@ def apply_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
     """
     if plan.is_trim:
         raise FlabError("the plan is that of a trim: `FlabOptimizer.trim` applies it to a model's files as they are")
-    watch, tokenizer = Stopwatch(), dense.tokenizer
-    with watch.step("surgery"):
+    ledger, tokenizer = Ledger(), dense.tokenizer
+    with ledger.stage("surgery"):
         check_plan(dense.model, dense.family, plan)
         base_hash = dense_hash(dense)
         if plan.base_hash != base_hash:
@@ -254,5 +263,5 @@ def apply_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
         if plan.kept_tokens is not None:
             tokenizer = tokenizer_of(tokenizer, np.array(plan.kept_tokens), dense.model.config.model_type)
         model = operate(dense.model, dense.family, plan)
-    report = build_report(dense, model, plan, watch.seconds)
+    report = build_report(dense, model, plan, ledger)
     return PrunedModel(model, tokenizer, plan, report, None)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.places import user_path
+from ..utils.progress import duration
 from .atomic import errors_of_writing
 from .checkpoint import Checkpoint
 from .json_files import parse_record, read_json
@@ -113,6 +114,7 @@ def _sizes(model: ComparedModel) -> dict[str, str]:
         **{label: size for label, _, size, _ in (row.cells() for row in shape_rows(report))},
         "calibration tokens per neuron": "-" if tokens is None else f"{tokens:.1f}",
         "recovered": "no" if trained is None else f"on {trained:,} tokens",
+        **{f"time of the {done}": duration(cost.total.wall_seconds) for done, cost in report.commands.items()},
     }
 
 

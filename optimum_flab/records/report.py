@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from .held_out import HeldOut
 from .json_files import Number, Record, check_format, parse_record
+from .ledger import CommandCost, StageCost
 from .texts import PlainText, TextCounts
 
 
@@ -228,7 +229,9 @@ class Recovery(Record):
         held_out_before, held_out_after ([`HeldOut`]): on text not trained on, the same for both.
         pruning_held_out ([`HeldOut`], *optional*): what the pruning before it measured, on held-out text of its own.
         training ([`RecoveryTraining`]): how it went.
-        estimate ([`RecoveryEstimate`]), seconds (`dict[str, float]`): expected, and per step.
+        estimate ([`RecoveryEstimate`]): what was expected.
+        stages (`dict[str, StageCost]`): what each step cost.
+        total ([`StageCost`], *optional*): of the whole command, see [`Report`].
         notes (`tuple[str, ...]`): what the user should know.
         command (`str`, *optional*): the command line, with names instead of paths.
     """
@@ -242,7 +245,8 @@ class Recovery(Record):
     pruning_held_out: HeldOut | None = None
     training: RecoveryTraining
     estimate: RecoveryEstimate
-    seconds: dict[str, float]
+    stages: dict[str, StageCost] = Field(default_factory=dict)
+    total: StageCost | None = None
     notes: tuple[str, ...] = ()
     command: str | None = None
 
@@ -294,7 +298,9 @@ class Report(Record):
         notes (`tuple[str, ...]`): what the user should know.
         seed (`int`, *optional*): of the sampling of texts.
         computation ([`Computation`]): what it was computed in.
-        seconds (`dict[str, float]`): wall time per step.
+        stages (`dict[str, StageCost]`): what each step cost; of work that an earlier run saved, what it cost that run.
+        total ([`StageCost`], *optional*): of the whole command, from its start to its last line, loading and writing
+            included; by Python, of the call that pruned. What stages cost earlier runs is added.
         versions (`dict[str, str]`): of Python and packages; `None` for one that is not installed.
         command (`str`, *optional*): the command line, with names instead of paths.
     """
@@ -319,14 +325,21 @@ class Report(Record):
     notes: tuple[str, ...] = ()
     seed: int | None = None
     computation: Computation
-    seconds: dict[str, float] = Field(default_factory=dict)
+    stages: dict[str, StageCost] = Field(default_factory=dict)
+    total: StageCost | None = None
     versions: dict[str, str | None] = Field(default_factory=dict)
     command: str | None = None
 
     @property
-    def pruning_seconds(self) -> float:
-        """What the pruning took, measurements included."""
-        return sum(self.seconds.values())
+    def commands(self) -> dict[str, CommandCost]:
+        """What the commands cost that made the model, by what they did; none where it was not measured."""
+        trained = self.recovery
+        if trained is None or trained.command:
+            sections = {"pruning": (self.stages, self.total)}
+            sections |= {} if trained is None else {"training": (trained.stages, trained.total)}
+        else:
+            sections = {"pruning and training": ({**self.stages, **trained.stages}, self.total)}
+        return {done: CommandCost(stages, total) for done, (stages, total) in sections.items() if total is not None}
 
     @property
     def all_datasets(self) -> frozenset[str]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ..settings.pruning import COMPONENTS
 from .held_out import HeldOut
+from .ledger import CommandCost, StageCost
 from .report import Report
 from .scores import Score, retention_of, retention_text
 
@@ -133,6 +134,30 @@ def held_out_rows(held_out: HeldOut) -> list[Row]:
         Row("tokens of the text", held_out.dense_tokens, held_out.pruned_tokens),
         Row("texts cut into other pieces", None, retokenised, "text"),
     ]
+
+
+LEDGER_HEADING = ("stage", "seconds", "processor seconds", "TFLOP", "GFLOP/s", "MB written", "memory so far, GB")
+
+
+def ledger_rows(command: CommandCost) -> list[list[str]]:
+    """What each stage cost, what was spent between them, and all of it; arithmetic per second of one processor."""
+    stages, total = command
+    inside = sum(stages.values(), StageCost())
+    between = StageCost(
+        wall_seconds=total.wall_seconds - inside.wall_seconds,
+        cpu_seconds=total.cpu_seconds - inside.cpu_seconds,
+        bytes_written=None if total.bytes_written is None else total.bytes_written - (inside.bytes_written or 0),
+    )
+    named = {f"{name} (earlier run)" if cost.earlier else name: cost for name, cost in stages.items()}
+    named |= {"loading, writing and what is between": between, "whole command": total}
+    rows = []
+    for name, cost in named.items():
+        flop = sum(cost.flop.values()) if cost.flop else None
+        speed = flop / cost.cpu_seconds if flop and cost.cpu_seconds else None
+        quotients = ((flop, 1e12, 2), (speed, 1e9, 0), (cost.bytes_written, 1e6, 0), (cost.peak_bytes, 1e9, 2))
+        cells = ("–" if value is None else f"{value / unit:,.{digits}f}" for value, unit, digits in quotients)
+        rows.append([name, f"{cost.wall_seconds:,.1f}", f"{cost.cpu_seconds:,.1f}", *cells])
+    return rows
 
 
 # --- the terminal --------------------------------------------------------------------------------------------------

@@ -21,13 +21,14 @@ from ..utils.errors import FlabError
 from ..utils.hashing import digest_of
 from ..utils.progress import say
 from .atomic import LOCK, errors_of_writing, take_lock
+from .ledger import Ledger, StageCost
 from .pieces import SUFFIX, Pieces
 
 
 KEY_LENGTH = 16  # of the hash in the name of a value's folder
 NAME = re.compile(rf".+-[0-9a-f]{{{KEY_LENGTH}}}")
 KEPT_DAYS = 30  # after the last run that used it
-INPUTS, SECONDS = "inputs.json", "seconds"
+INPUTS, COST = "inputs.json", "cost.json"
 VALUE = "value"
 UNFINISHED = "value.partial"
 PIECES = "pieces"
@@ -75,9 +76,10 @@ class WorkFolder:
             condition holds in all.
         is_main (`bool`): whether this process is the first of them, which speaks for all.
         check (`Callable`): called before a value is saved; raises if its inputs have changed in the meantime.
+        ledger ([`Ledger`], *optional*): of the run. Defaults to a new one that counts no products.
 
     Attributes:
-        seconds (`dict[str, float]`): how long each stage took; without the time before an interruption.
+        ledger ([`Ledger`]): what each stage cost; without what was spent before an interruption.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class WorkFolder:
         agree: Callable[[bool], bool] = bool,
         is_main: bool = True,
         check: Callable[[], None] = lambda: None,
+        ledger: Ledger | None = None,
     ):
         self.root = root
         self.resume = resume
@@ -95,7 +98,7 @@ class WorkFolder:
         self._is_main = is_main
         self._check = check
         self._used: set[Path] = set()
-        self.seconds = dict[str, float]()
+        self.ledger = ledger or Ledger()
         try:
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root):
@@ -140,7 +143,11 @@ class WorkFolder:
             if not self._agree(saved is not None) and saved is not None:  # another process has to compute it
                 saved = None
                 _empty(folder)
-            value, self.seconds[stage.name] = saved if saved is not None else self._make(stage, folder, make)
+            if saved is None:
+                return self._make(stage, folder, make)
+            value, cost = saved
+            # what this run itself saved is in the ledger
+            self.ledger.stages.setdefault(stage.name, cost.model_copy(update={"earlier": True}))
             return value
         finally:
             lock.release()
@@ -155,8 +162,7 @@ class WorkFolder:
             self._used.remove(folder)
             _remove(folder)
 
-    def _make(self, stage: Stage[T], folder: Path, make: Callable[[Pieces], T]) -> tuple[T, float]:
-        start = time.monotonic()
+    def _make(self, stage: Stage[T], folder: Path, make: Callable[[Pieces], T]) -> T:
         pieces = Pieces(folder / PIECES)
         unfinished = folder / UNFINISHED
         for path in pieces.folder.rglob(".*.partial-*"):
@@ -164,30 +170,32 @@ class WorkFolder:
         finished = list(pieces.folder.rglob(f"*{SUFFIX}"))
         if finished and self._is_main and not stage.says_where:
             say(f"{stage.name}: resumes after the {len(finished)} finished pieces in {folder}")
-        value = make(pieces)
-        try:
-            self._check()
-        except FlabError:
-            pieces.clear()
-            raise
+        with self.ledger.stage(stage.name):
+            value = make(pieces)
+            try:
+                self._check()
+            except FlabError:
+                pieces.clear()
+                raise
+            with errors_of_writing(folder):
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                stage.save(value, unfinished)
         with errors_of_writing(folder):
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            stage.save(value, unfinished)
-            seconds = round(time.monotonic() - start, 3)
-            (unfinished / SECONDS).write_text(f"{seconds}")
+            (unfinished / COST).write_text(self.ledger.stages[stage.name].model_dump_json(), encoding="utf-8")
             unfinished.rename(folder / VALUE)
         pieces.clear()
-        return value, seconds
+        return value
 
 
-def _read(stage: Stage[T], folder: Path, quietly: bool) -> tuple[T, float] | None:
-    """The saved value of a stage and the seconds it took; `None` where there is none that can be read. That it is
+def _read(stage: Stage[T], folder: Path, quietly: bool) -> tuple[T, StageCost] | None:
+    """The saved value of a stage and what it cost; `None` where there is none that can be read. That it is
     reused is said unless this run saved it itself, or another of its processes says so."""
     if not (folder / VALUE).is_dir():
         return None
     try:
-        value, seconds = stage.load(folder / VALUE), float((folder / VALUE / SECONDS).read_text())
+        value = stage.load(folder / VALUE)
+        cost = StageCost.model_validate_json((folder / VALUE / COST).read_bytes())
     except Exception as error:  # libraries that read files raise errors of many kinds
         say(f"{stage.name}: what was saved in {folder} cannot be read ({error}); it is computed again")
         _empty(folder)
@@ -195,7 +203,7 @@ def _read(stage: Stage[T], folder: Path, quietly: bool) -> tuple[T, float] | Non
     if not quietly:
         say(f"{stage.name}: reused from {folder}")
     shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a run that was killed before it did this
-    return value, seconds
+    return value, cost
 
 
 @cache

@@ -67,7 +67,8 @@ def report_section(inputs: RecoveryInputs, prepared: Prepared, training: Trainin
             curve=tuple(CurvePoint.model_validate(point) for point in training.curve),
         ),
         estimate=prepared.estimate,
-        seconds=inputs.run.seconds,
+        stages=dict(inputs.run.ledger.stages),
+        total=inputs.run.ledger.total,
         notes=tuple(inputs.run.notes),
     )
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..records.ledger import Ledger
 from ..records.pieces import Pieces
 from ..records.work import Stage, WorkFolder
 from ..tensors.workspace import Workspace
 from ..utils.progress import numbered, say
-from ..utils.stopwatch import Stopwatch
 from .processes import Processes
 
 
@@ -38,7 +38,6 @@ class Run:
     memory: int | None = None
     workspace: Workspace = field(default_factory=Workspace)
     notes: list[str] = field(default_factory=list)
-    _watch: Stopwatch = field(default_factory=Stopwatch)
     _said: set[str] = field(default_factory=set)
 
     @classmethod
@@ -49,6 +48,7 @@ class Run:
         *,
         resume: bool = True,
         check: Callable[[], None] = lambda: None,
+        ledger: Ledger | None = None,
         **fields: Any,
     ) -> Run:
         """A run that saves its work in a folder, of which each process has its own version.
@@ -56,18 +56,24 @@ class Run:
         Args:
             resume (`bool`): whether saved work may be used.
             check (`Callable`): called before a value is saved; raises if its inputs have changed in the meantime.
+            ledger ([`Ledger`], *optional*): for what stages cost. Defaults to a new one that counts no products.
             fields (`Any`): of the run.
         """
         processes = processes or Processes()
         work = WorkFolder(
-            processes.own_folder(root), resume=resume, agree=processes.agree, is_main=processes.is_main, check=check
+            processes.own_folder(root),
+            resume=resume,
+            agree=processes.agree,
+            is_main=processes.is_main,
+            check=check,
+            ledger=ledger,
         )
         return cls(work, processes, **fields)
 
     @property
-    def seconds(self) -> dict[str, float]:
-        """Wall time by stage and step."""
-        return {**self.work.seconds, **self._watch.seconds}
+    def ledger(self) -> Ledger:
+        """What stages and steps cost."""
+        return self.work.ledger
 
     def stage(self, stage: Stage[T], inputs: Mapping[str, Any], make: Callable[[Pieces], T]) -> T:
         """The value of a stage: saved by an earlier run for the same inputs, or else made now, see
@@ -77,12 +83,12 @@ class Run:
 
     @contextmanager
     def step(self, name: str, title: str = "") -> Iterator[None]:
-        """A part of the work of which nothing is saved; its wall time is.
+        """A part of the work of which nothing is saved; what it costs is noted.
 
         Args:
             title (`str`): what is being done, said at once. Defaults to nothing: bars say it.
         """
-        with self._numbered(name, title), self._watch.step(name):
+        with self._numbered(name, title), self.ledger.stage(name):
             yield
 
     @contextmanager

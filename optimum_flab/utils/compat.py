@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from argparse import Action, ArgumentParser
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -108,6 +108,32 @@ def commit_of(config: PreTrainedConfig) -> str | None:
 def forget_origin(model: PreTrainedModel) -> None:
     """Makes a model forget where it was loaded from, which adapters would write down as their base."""
     model.config._name_or_path = model.name_or_path = ""
+
+
+# --- torch ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def operations_seen(see: Callable[[str, tuple[Any, ...], Any], None], operations: Collection[str]) -> Iterator[None]:
+    """Within this context `see` is called after some of the operations that this thread has torch compute, those of
+    backward passes too. Hooks of modules and modes of functions do not see these.
+
+    Args:
+        see (`Callable`): gets the name, the arguments by position and the result.
+        operations (`Collection[str]`): names, such as `"aten::mm"`.
+    """
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            name = func.name().partition(".")[0]
+            if name in operations:
+                see(name, args, result)
+            return result
+
+    with Seen():
+        yield
 
 
 # --- transformers: training ----------------------------------------------------------------------------------------
