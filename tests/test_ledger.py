@@ -70,7 +70,7 @@ def test_what_an_earlier_run_did_has_what_it_cost_that_run(tmp_path):
     first, second = saved_work(tmp_path), saved_work(tmp_path, counts=False)
     (cost,), (again,) = first.stages.values(), second.stages.values()
     assert cost.flop == {"float32": 90} and not cost.earlier
-    assert again == cost.model_copy(update={"earlier": True})
+    assert again.earlier and again.flop == cost.flop and 0 < again.wall_seconds <= cost.wall_seconds
     assert first.total.wall_seconds >= cost.wall_seconds and first.total.flop == {"float32": 90}
     slow = {"product": again.model_copy(update={"wall_seconds": 3600.0, "peak_bytes": 10**15})}
     total = total_cost(Meter(), slow)
@@ -84,11 +84,16 @@ def test_a_stage_that_is_taken_up_again_costs_both_and_what_is_not_known_stays_s
     assert both == StageCost(
         wall_seconds=2, cpu_seconds=3, flop={"float32": 4, "bfloat16": 1}, bytes_written=5, peak_bytes=7
     )
-    ledger = Ledger()
+
+
+def test_what_is_done_within_a_stage_is_a_part_of_it():
+    ledger = Ledger(counts=True)
     for _ in range(2):
-        with ledger.stage("a"):
-            pass
-    assert ledger.stages["a"].flop is None
+        with ledger.stage("outer"), ledger.stage("inner") as spent:
+            A @ B
+            assert spent().flop == {"float32": 90}
+            ledger.reuse("saved", StageCost())
+    assert {name: cost.flop for name, cost in ledger.stages.items()} == {"outer": {"float32": 180}}
 
 
 def test_the_table_has_what_is_between_the_stages():

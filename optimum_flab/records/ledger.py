@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,7 +88,8 @@ class Meter:
 
 
 class Ledger:
-    """The stages of a run with what each cost. Of a stage that an earlier run did it has what it cost that run.
+    """The stages of a run with what each cost. Of a stage that an earlier run did it has what it cost that run. What
+    is done within a stage is a part of it, and costs what it costs now.
 
     Args:
         counts (`bool`): whether matrix products are counted: those that torch computes in the thread of the stage.
@@ -101,16 +103,26 @@ class Ledger:
     def __init__(self, counts: bool = False):
         self.counts = counts
         self.stages = dict[str, StageCost]()
-        self._meter = Meter()
+        self._meter, self._in_stage = Meter(), False
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Adds what is spent within this context to a stage."""
+    def stage(self, name: str) -> Iterator[Callable[[], StageCost]]:
+        """Adds what is spent within this context to a stage; yields what says how much that is by then."""
         flop = Counter[str]() if self.counts else None
-        meter = Meter()
-        with nullcontext() if flop is None else _counted(flop):
-            yield
-        self.stages[name] = self.stages.get(name, StageCost()) + meter.cost(flop)
+        spent, outer = partial(Meter().cost, flop), self._in_stage
+        self._in_stage = True
+        try:
+            with nullcontext() if flop is None else _counted(flop):
+                yield spent
+        finally:
+            self._in_stage = outer
+        if not outer:
+            self.stages[name] = self.stages.get(name, StageCost()) + spent()
+
+    def reuse(self, name: str, cost: StageCost) -> None:
+        """Notes what a stage cost an earlier run, unless this run did it."""
+        if not self._in_stage:
+            self.stages.setdefault(name, cost.model_copy(update={"earlier": True}))
 
     @property
     def total(self) -> StageCost:

@@ -146,8 +146,7 @@ class WorkFolder:
             if saved is None:
                 return self._make(stage, folder, make)
             value, cost = saved
-            # what this run itself saved is in the ledger
-            self.ledger.stages.setdefault(stage.name, cost.model_copy(update={"earlier": True}))
+            self.ledger.reuse(stage.name, cost)
             return value
         finally:
             lock.release()
@@ -170,7 +169,7 @@ class WorkFolder:
         finished = list(pieces.folder.rglob(f"*{SUFFIX}"))
         if finished and self._is_main and not stage.says_where:
             say(f"{stage.name}: resumes after the {len(finished)} finished pieces in {folder}")
-        with self.ledger.stage(stage.name):
+        with self.ledger.stage(stage.name) as spent:
             value = make(pieces)
             try:
                 self._check()
@@ -181,9 +180,8 @@ class WorkFolder:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 unfinished.mkdir()
                 stage.save(value, unfinished)
-        with errors_of_writing(folder):
-            (unfinished / COST).write_text(self.ledger.stages[stage.name].model_dump_json(), encoding="utf-8")
-            unfinished.rename(folder / VALUE)
+                (unfinished / COST).write_text(spent().model_dump_json(), encoding="utf-8")
+                unfinished.rename(folder / VALUE)
         pieces.clear()
         return value
 
