@@ -27,6 +27,7 @@ SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 BASE = 40.0  # seconds for texts, tokenizer and files
 REACHED = 0.85  # of the speed of a plain matrix product
 CUBES = 6  # products of matrices of shape (neurons, neurons) that a layer's decision costs
+WEIGHTING = 4  # a token is weighted in the time that so many go through the model
 WRITING = 2  # a token that the model writes costs as much as so many that it reads
 SHAPES = 5  # that a search measures, about
 LEAST_TOKENS = 2048  # fewer say too little about a layer's neurons
@@ -34,7 +35,7 @@ PROBE = 1024  # rows and columns of the matrices that are multiplied
 
 
 class Pace(NamedTuple):
-    """Multiplications and additions per second.
+    """Multiplications and additions by kind: per second, or those of a stage.
 
     Args:
         statistics (`float`): in float32.
@@ -113,6 +114,43 @@ def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) ->
     return 2 * PROBE**3 * done * threads / spent
 
 
+def expected_flop(request: Request, tokens: int | None = None, processes: int = 1) -> dict[str, Pace]:
+    """About how many multiplications and additions pruning takes, by stage and kind, as the report's ledger has them
+    by stage and dtype.
+
+    Args:
+        tokens (`int`, *optional*): of calibration text. Defaults to what is requested.
+        processes (`int`): that share the text; what one of them computes.
+    """
+    counts, dense = request.sizes.counts, request.sizes.shape
+    data = request.config.data
+    tokens, share = data.tokens if tokens is None else tokens, request.routed_share
+    efforts = [component.effort(request, tokens) for component in components_of(dense)]
+    idle = (1 - share) * counts.parts(dense).get("experts", 0)
+    once = 2 * (counts.total(dense) - idle)  # one token through the model
+    texts = tokens + data.validation_tokens + data.held_out_tokens
+    written = texts * data.mix.get(ANSWERS, 0) / sum(data.mix.values())  # one token at a time
+    shapes = 2 * SHAPES * data.validation_tokens if request.config.has_target else 0
+
+    def decided(stage: str, measured: int = 0) -> Pace:
+        found = [effort[stage] for effort in efforts if stage in effort]
+        weighted = WEIGHTING * max((effort.fitted for effort in found), default=0)  # once, whatever is fitted then
+        apart = sum(effort.tokens for effort in found)
+        fitted = 2 * sum(effort.fitted for effort in found) / processes
+        sums = sum(
+            (1.2 * effort.fitted / processes * share + CUBES * effort.width) * effort.matrices * effort.width**2
+            for effort in found
+        )
+        return Pace(sums, once * fitted, once * ((measured + weighted) / processes + apart))
+
+    return {
+        "texts": Pace(0, 0, once * WRITING * written),
+        "shape": decided("shape", shapes),
+        "plan": decided("plan"),
+        "held-out": Pace(0, once * 3 * data.held_out_tokens / processes, 0),
+    }
+
+
 def expected_seconds(request: Request, pace: Pace, tokens: int, processes: int = 1) -> float:
     """About how long pruning takes.
 
@@ -120,24 +158,8 @@ def expected_seconds(request: Request, pace: Pace, tokens: int, processes: int =
         tokens (`int`): of calibration text.
         processes (`int`): that share the text.
     """
-    counts, dense = request.sizes.counts, request.sizes.shape
-    config, data = request.config, request.config.data
-    share = request.routed_share
-    efforts = [component.effort(request, tokens) for component in components_of(dense)]
-    idle = (1 - share) * counts.parts(dense).get("experts", 0)
-    once = 2 * (counts.total(dense) - idle)  # one token through the model
-    texts = tokens + data.validation_tokens + data.held_out_tokens
-    written = texts * data.mix.get(ANSWERS, 0) / sum(data.mix.values())  # one token at a time
-    shapes = 2 * SHAPES * data.validation_tokens if config.has_target else 0
-    weighted = 4 * max(effort.fitted for effort in efforts)  # once, whatever is fitted then
-    fitted = 2 * sum(effort.fitted for effort in efforts)
-    estimated = (shapes + weighted) / processes + sum(effort.tokens for effort in efforts) + WRITING * written
-    exact = (3 * data.held_out_tokens + fitted) / processes
-    seconds = once * (estimated / pace.estimates + exact / pace.layers)
-    for effort in efforts:
-        sums = 1.2 * effort.fitted / processes * share + CUBES * effort.decisions * effort.width
-        seconds += sums * effort.matrices * effort.width**2 / pace.statistics
-    return BASE + seconds / REACHED
+    stages = expected_flop(request, tokens, processes).values()
+    return BASE + sum(flop / speed for stage in stages for flop, speed in zip(stage, pace, strict=True)) / REACHED
 
 
 def chosen_tokens(expected: Callable[[int], float], tokens: int, least: int, allowed: float) -> tuple[int, str]:

@@ -88,7 +88,8 @@ def progress_bar(description: str, total: int | None, unit: str, **options: Any)
 
     Args:
         description (`str`): what is being done.
-        total (`int`, *optional*): how many units there are, if known.
+        total (`int`, *optional*): how many units there are, all of which take about as long. `None` where that is not
+            known: the bar then counts them, and promises no end.
         options: further arguments of `tqdm`.
     """
     from tqdm import tqdm

@@ -79,22 +79,20 @@ class Calibrated:
 
 
 class Effort(NamedTuple):
-    """What it takes to decide a component.
+    """What a stage takes to decide a component.
 
     Args:
-        tokens (`float`): that go through the model once, in every process.
         fitted (`float`): tokens, shared by all processes, that are weighted, and go through the dense and the pruned
             model while weights are fitted.
-        decisions (`int`): how often each layer is decided from what was summed over them.
-        matrices (`int`): of sums, of all layers.
+        matrices (`int`): of sums over them, of all layers, each of which is decided from once.
         width (`int`): rows of each.
+        tokens (`float`): that go through the model once, in every process.
     """
 
-    tokens: float = 0
     fitted: float = 0
-    decisions: int = 0
     matrices: int = 0
     width: int = 0
+    tokens: float = 0
 
 
 class Choice:
@@ -171,13 +169,13 @@ class Component:
 
     # --- measuring
 
-    def effort(self, request: Request, tokens: int) -> Effort:
-        """What deciding it takes, about.
+    def effort(self, request: Request, tokens: int) -> Mapping[str, Effort]:
+        """What deciding it takes, about, by stage: `"shape"` and `"plan"`.
 
         Args:
             tokens (`int`): of calibration text.
         """
-        return Effort()
+        return {}
 
     def masked(
         self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer

@@ -3,7 +3,7 @@ says of each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -116,10 +116,10 @@ class Experts(Component):
         """Those that the router chooses from by groups."""
         return family.mixture.group_count(config)
 
-    def effort(self, request: Request, tokens: int) -> Effort:
+    def effort(self, request: Request, tokens: int) -> Mapping[str, Effort]:
         """All text once."""
         limits = request.limits
-        return Effort(tokens=tokens if limits.smallest["expert"] < limits.dense["expert"] else 0)
+        return {"shape": Effort(tokens=tokens)} if limits.smallest["expert"] < limits.dense["expert"] else {}
 
 
 COMPONENT = Experts()

@@ -175,10 +175,10 @@ class Heads(Component):
         """The key-value heads."""
         return heads_of(config)[1]
 
-    def effort(self, request: Request, tokens: int) -> Effort:
+    def effort(self, request: Request, tokens: int) -> Mapping[str, Effort]:
         """A pass; matrices of heads are small beside those of neurons."""
         limits = request.limits
-        return Effort(fitted=tokens if limits.smallest["head"] < limits.dense["head"] else 0)
+        return {"plan": Effort(fitted=tokens)} if limits.smallest["head"] < limits.dense["head"] else {}
 
     def decide(
         self, calibration: Calibrated, settings: HeadSettings, kept: Mapping[str, Any], size: int, masks: LayerTensors

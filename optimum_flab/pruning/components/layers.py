@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -167,11 +167,12 @@ class Layers(Component):
         reason = f"its layers without experts ({fixed}) stay, and one with experts" if fixed else ""
         return range(fixed + 1, number + 1), reason
 
-    def effort(self, request: Request, tokens: int) -> Effort:
+    def effort(self, request: Request, tokens: int) -> Mapping[str, Effort]:
         """A candidate goes up from its layer."""
         number = request.limits.dense["layer"]
-        goes = request.limits.smallest["layer"] < number
-        return Effort(tokens=goes * request.config.layers.search_tokens * number / 2)
+        if request.limits.smallest["layer"] == number:
+            return {}
+        return {"shape": Effort(tokens=request.config.layers.search_tokens * number / 2)}
 
 
 COMPONENT = Layers()

@@ -187,17 +187,13 @@ class Neurons(Component):
         step = width_multiple(request)
         return [size for size in sizes.possible["neuron"] if size % step == 0 or size == dense]
 
-    def effort(self, request: Request, tokens: int) -> Effort:
+    def effort(self, request: Request, tokens: int) -> Mapping[str, Effort]:
         """A pass, and a survey of some of the text before if shapes are compared."""
         config, dense = request.config, request.limits.dense
-        once = _changes(config.ffn, dense, request.limits.smallest)
+        once = Effort(tokens, dense["layer"] * dense.get("expert", 1), dense["neuron"])
+        plan = {"plan": once} if _changes(config.ffn, dense, request.limits.smallest) else {}
         surveys = config.ffn.enabled and config.has_target
-        return Effort(
-            fitted=(once + surveys / SURVEYED_PART) * tokens,
-            decisions=once + surveys,
-            matrices=dense["layer"] * dense.get("expert", 1),
-            width=dense["neuron"],
-        )
+        return {**plan, **({"shape": once._replace(fitted=tokens / SURVEYED_PART)} if surveys else {})}
 
     def decide(
         self, calibration: Calibrated, settings: FFNSettings, kept: Mapping[str, Any], size: int, masks: LayerTensors
