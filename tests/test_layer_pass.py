@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from optimum_flab.records.pieces import Pieces
+from optimum_flab.running import layer_pass
 from optimum_flab.running.layer_pass import STREAMS, LayerObserver, layer_piece
 
 from .conftest import LAYERS, random_tokens, reading, tiny_model
@@ -26,6 +27,11 @@ class Means(LayerObserver):
             raise KeyboardInterrupt
         self.passed.append(index)
         self.streams["one"] = self.reading.through(index, self.streams["one"])
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(layer_pass, "SECONDS_LOST", 0)
 
 
 def run(folder, stop=LAYERS, order=None):
@@ -56,6 +62,14 @@ def test_a_pass_starts_over_where_something_kept_is_missing(tmp_path):
     run(tmp_path)
     (tmp_path / f"{layer_piece(1)}.safetensors").unlink()
     assert run(tmp_path).passed == list(range(LAYERS))
+
+
+def test_what_takes_little_time_is_done_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(layer_pass, "SECONDS_LOST", 1000)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stop=2)
+    resumed = run(tmp_path)
+    assert resumed.passed == list(range(LAYERS)) and resumed.reading.pieces.read(STREAMS) is None
 
 
 @pytest.mark.parametrize("folder", [None, "pieces"])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from optimum_flab.tensors import matrices
 from optimum_flab.tensors.least_squares import LeastSquares, best_fit, solve
-from optimum_flab.tensors.matrices import cholesky_, full_sum, inverse_, submatrix, two_halves
+from optimum_flab.tensors.matrices import cholesky_, full_sum, halves_of, inverse_, submatrix
 from optimum_flab.tensors.workspace import OPEN_FILES, Workspace
 from optimum_flab.utils.errors import FlabError
 
@@ -72,7 +72,7 @@ def test_rows_and_columns_come_in_the_order_asked_for(order, size):
 @settings(max_examples=30, deadline=None)
 def test_two_halves_share_a_place_and_do_not_touch_each_other(size, seed):
     torch.manual_seed(seed)
-    place, halves = two_halves(size, Workspace(), torch.device("cpu"))
+    place, halves = halves_of(2, size, Workspace(), torch.device("cpu"))
     factors = [torch.randn(7, size) for _ in range(2)]
     for factor, half in zip(factors, halves, strict=True):
         for rows in factor.split(4):

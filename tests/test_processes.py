@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from optimum_flab import PruningPlan
 from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.families import family_for
+from optimum_flab.measuring.dense_outputs import dense_outputs
 from optimum_flab.measuring.divergence import OutputHead, final_hidden
-from optimum_flab.measuring.fisher import fisher_weights
 from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.records.work import Stage, WorkFolder
 from optimum_flab.running.processes import Processes, process_state
@@ -25,13 +25,14 @@ from .conftest import LAYERS, TEXTS, WIDTH, byte_level_tokenizer, in_two_process
 def calibrated(processes):
     """Weights of tokens, final hidden states, and what is narrowed with these weights."""
     model, tokens = tiny_model("llama"), random_tokens(200)
-    weights = fisher_weights(reading(model, tokens, processes=processes), OutputHead(model, family_for(model.config)))
+    head = OutputHead(model, family_for(model.config))
+    dense = dense_outputs(reading(model, tokens, processes=processes), head, range(LAYERS))
     hidden = final_hidden(reading(model, tokens, processes=processes))
     width = WIDTH // 2
     shared = reading(model, tokens, processes=processes)
-    narrowed = decide_neurons(shared, range(LAYERS), [width], CRITERIA["obs"], weights)[width]
+    narrowed = decide_neurons(shared, range(LAYERS), [width], CRITERIA["obs"], dense)[width]
     layers = {index: (narrowed[index].kept.tolist(), narrowed[index].weight.tolist()) for index in narrowed}
-    return weights.tolist(), hidden.tolist(), layers
+    return dense.weights.tolist(), hidden.tolist(), layers
 
 
 def one_of_two(rank, folder):

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from ..tensors.least_squares import LeastSquares, RestrictedLeastSquares, whole
-from ..tensors.matrices import two_halves
+from ..tensors.matrices import halves_of
 from ..tensors.workspace import Workspace
 
 
-FOLDS, PADDING = 2, -1  # parts of the calibration set, by rows, and the mark of tokens in none
+FOLDS = 2  # parts of the calibration set, by rows, where the best fit is to be found
 
 
 class NeuronStatistics:
@@ -23,6 +23,7 @@ class NeuronStatistics:
         incoming (`Sequence[torch.Tensor]` of shape `(neurons, hidden)`): dense weights into the neurons (gate, up).
         workspace ([`Workspace`], *optional*): where matrices of shape `(neurons, neurons)` are put. Defaults to
             memory.
+        folds (`int`): 1, or 2 if the best fit of the weights is to be found.
 
     Attributes:
         folds (`list[LeastSquares]`): the problem on each part of the calibration set.
@@ -33,11 +34,12 @@ class NeuronStatistics:
         weight: torch.Tensor,
         incoming: Sequence[torch.Tensor],
         workspace: Workspace | None = None,
+        folds: int = 1,
     ):
         self.weight = weight.detach().float()
         self.incoming = [matrix.detach() for matrix in incoming]
         workspace = workspace or Workspace()
-        self._grams, halves = two_halves(weight.shape[1], workspace, weight.device)
+        self._grams, halves = halves_of(folds, weight.shape[1], workspace, weight.device)
         self.folds = [LeastSquares(self.weight, workspace, half) for half in halves]
 
     def add(self, inputs: torch.Tensor, targets: torch.Tensor, importance: torch.Tensor, fold: torch.Tensor) -> None:
@@ -46,14 +48,14 @@ class NeuronStatistics:
         Args:
             inputs (`torch.Tensor` of shape `(..., neurons)`): see [`LeastSquares.add`].
             targets (`torch.Tensor` of shape `(..., hidden)`): likewise.
-            importance (`torch.Tensor` of shape `(...)`): likewise.
-            fold (`torch.Tensor` of shape `(...)`): which part of the calibration set each token is in; tokens in none,
-                marked [`PADDING`], are left out.
+            importance (`torch.Tensor` of shape `(...)`): likewise; tokens without any are left out.
+            fold (`torch.Tensor` of shape `(...)`): the number of the part of the calibration set that each token is
+                in.
         """
         inputs, targets = inputs.flatten(end_dim=-2), targets.flatten(end_dim=-2)
-        importance, fold = importance.flatten().to(inputs.device), fold.flatten()
+        importance, fold = importance.flatten().to(inputs.device), fold.flatten() % len(self.folds)
         for number, problem in enumerate(self.folds):
-            here = torch.nonzero(fold == number).flatten()
+            here = torch.nonzero((fold == number) & (importance > 0)).flatten()
             problem.add(inputs[here], targets[here], importance[here])
 
     @property
@@ -65,7 +67,7 @@ class NeuronStatistics:
         """The folds if only some neurons stay. They take the place of what is known about all, which is given up: it
         may not fit in memory beside them."""
         del self._grams
-        return [self.folds.pop(0).restricted(kept) for _ in range(FOLDS)]
+        return [self.folds.pop(0).restricted(kept) for _ in range(len(self.folds))]
 
     @property
     def totals(self) -> list[torch.Tensor]:

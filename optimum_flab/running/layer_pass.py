@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 
 STREAMS = "streams"
+SECONDS_LOST = 60.0  # of work that a kill may cost; streams are large
 
 
 def layer_piece(index: int) -> str:
@@ -93,13 +95,9 @@ class LayerPass:
         """Which tokens of each batch of this process are real, where the hidden states are."""
         return self.by_batch(self.tokens.mask)
 
-    def by_batch(self, values: torch.Tensor, dim: int = 0) -> list[torch.Tensor]:
-        """Values of all sequences, split into those of each batch of this process, where its hidden states are.
-
-        Args:
-            dim (`int`): the dimension of the sequences.
-        """
-        parts = self.processes.share(values.split([len(batch.mask) for batch in self.batches], dim=dim))
+    def by_batch(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """Values of all sequences, split into those of each batch of this process, where its hidden states are."""
+        parts = self.processes.share(values.split([len(batch.mask) for batch in self.batches]))
         return [part.to(x.hidden.device) for part, x in zip(parts, self.inputs, strict=True)]
 
     def embedded(self) -> list[torch.Tensor]:
@@ -127,9 +125,9 @@ class LayerPass:
 
     @torch.no_grad()
     def run(self, observer: LayerObserver, description: str = "", order: Sequence[int] | None = None) -> None:
-        """Passes the layers, and saves the streams of the observer, and what it keeps, after each.
+        """Passes the layers, and saves what the observer keeps after each, and its streams every [`SECONDS_LOST`].
 
-        An interrupted run resumes after the last layer that is done. If what was kept about one is missing or damaged,
+        An interrupted run resumes after the last layer with these. If what was kept about one is missing or damaged,
         or other processes were interrupted at another layer, it starts over.
 
         Args:
@@ -138,6 +136,7 @@ class LayerPass:
             order (`Sequence[int]`, *optional*): the layers to pass. Defaults to all, bottom first.
         """
         order = range(len(self.layers)) if order is None else order
+        saved = time.monotonic()
         with progress(description, len(order), "layer", disable=not description) as tick:
             start = self._resumed(observer, order)
             for place, index in enumerate(order):
@@ -149,8 +148,10 @@ class LayerPass:
                             trim_heap()  # what is kept was scattered among temporary data
                         else:
                             observer.advance(index)
-                    if self.pieces.lasting:
+                    is_late = time.monotonic() - saved >= SECONDS_LOST
+                    if self.pieces.lasting and self.processes.agree(is_late):
                         self._keep_streams(observer.streams, place + 1)
+                        saved = time.monotonic()
                 tick()
 
     def _resumed(self, observer: LayerObserver, order: Sequence[int]) -> int:

@@ -235,7 +235,6 @@ def solve(
     gram: torch.Tensor,
     cross: torch.Tensor,
     nested: Sequence[torch.Tensor] | None = None,
-    dtype: torch.dtype = torch.float64,
     workspace: Workspace | None = None,
 ) -> list[torch.Tensor]:
     """The weights of the inputs that stay that minimise the error.
@@ -244,29 +243,29 @@ def solve(
         gram, cross (`torch.Tensor`): see [`RestrictedLeastSquares.damped`].
         nested (`Sequence[torch.Tensor]`, *optional*): sets of inputs that stay, sorted indices; the smaller of two
             lies within the larger, so that one factorisation serves them all. Defaults to one set, of all.
-        dtype (`torch.dtype`): dtype of the computation; float32 takes half the time, and is enough where damping is
-            not small.
         workspace ([`Workspace`], *optional*): where the factor is put. Defaults to memory.
 
     Returns:
         `list[torch.Tensor]`: for each set the weights of shape `(out, kept)`, float32, columns in its order.
 
     Raises:
-        `torch.linalg.LinAlgError`: `gram` is not positive definite in this dtype.
+        `torch.linalg.LinAlgError`: `gram` is not positive definite.
     """
     nested = [torch.arange(len(gram), device=gram.device)] if nested is None else nested
     kept = torch.zeros(len(gram), dtype=torch.int64, device=gram.device)
     for inputs in nested:
         kept[inputs] += 1
     order = torch.argsort(kept, descending=True, stable=True)[: max(map(len, nested))]
-    factor = submatrix(gram, order, workspace, dtype)
-    if not cholesky_(factor):
-        raise torch.linalg.LinAlgError(f"the matrix is not positive definite in {dtype}")
+    factor = submatrix(gram, order, workspace)
+    if not cholesky_(factor):  # too little damping for float32
+        factor = submatrix(gram, order, workspace, torch.float64)
+        if not cholesky_(factor):
+            raise torch.linalg.LinAlgError("the matrix is not positive definite")
     places = [torch.argsort(order[: len(inputs)]) for inputs in nested]
     weights = [cross.new_empty(len(cross), len(inputs), dtype=torch.float32) for inputs in nested]
     for start in range(0, len(cross), ROWS_SOLVED):
         rows = slice(start, start + ROWS_SOLVED)
-        halfway = torch.linalg.solve_triangular(factor, cross[rows, order].to(dtype).T, upper=False)
+        halfway = torch.linalg.solve_triangular(factor, cross[rows, order].to(factor.dtype).T, upper=False)
         for weight, place in zip(weights, places, strict=True):
             size = len(place)
             solved = torch.linalg.solve_triangular(factor[:size, :size].T, halfway[:size], upper=True)

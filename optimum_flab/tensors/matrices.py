@@ -48,14 +48,14 @@ def column_blocks(size: int) -> list[slice]:
     return [slice(start, min(start + width, size)) for start in range(0, size, width)]
 
 
-def two_halves(
-    size: int, workspace: Workspace, device: torch.device
-) -> tuple[torch.Tensor, tuple[HalfMatrix, HalfMatrix]]:
-    """Two symmetric matrices of zeros in one tensor of little more than the size of one: the first above a diagonal of
-    blocks, the second below it, and moved down by a block."""
+def halves_of(
+    number: int, size: int, workspace: Workspace, device: torch.device
+) -> tuple[torch.Tensor, list[HalfMatrix]]:
+    """One or two symmetric matrices of zeros in one tensor of little more than the size of one: the first above a
+    diagonal of blocks, the second below it, and moved down by a block."""
     down = column_blocks(size)[0].stop
-    both = workspace.zeros((size + down, size), device=device)
-    return both, (HalfMatrix(both[:size]), HalfMatrix(both[down:], below=True))
+    place = workspace.zeros((size + down * (number - 1), size), device=device)
+    return place, [HalfMatrix(place[:size]), HalfMatrix(place[down:], below=True)][:number]
 
 
 def full_sum(halves: Sequence[HalfMatrix], workspace: Workspace) -> torch.Tensor:

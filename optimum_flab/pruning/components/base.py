@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ...families import Family
+from ...measuring.dense_outputs import DenseOutputs, dense_outputs
 from ...measuring.divergence import OutputHead
-from ...measuring.fisher import fisher_weights
 from ...records.report import RemovedLayer
 from ...running.casting import LayerTensors
 from ...running.layer_pass import LayerPass
@@ -58,11 +58,12 @@ class Calibrated:
         return Calibrated(replace(self.dense, tokens=part, pieces=pieces), self.kept_tokens)
 
     @cached_property
-    def token_weights(self) -> torch.Tensor:
-        """How much each token counts in each layer, see [`~measuring.fisher.fisher_weights`]: of the dense model,
-        whatever was decided before."""
+    def outputs(self) -> DenseOutputs:
+        """What each layer should come to, and how much each token counts: of the dense model, whatever was decided
+        before."""
         head = OutputHead(self.dense.model, self.dense.family, self.kept_tokens)
-        return fisher_weights(self.reading("token-weights", shared=True), head)
+        layers = range(self.shape["layer"]) if self.dense.family.experts is None else ()
+        return dense_outputs(self.reading("dense", shared=True), head, layers)
 
     def reading(self, name: str, shared: bool = False, **changes: Any) -> LayerPass:
         """A pass over the layers with a newly seeded source of random numbers, and pieces of its own.

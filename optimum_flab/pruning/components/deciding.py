@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import reduce
+from typing import ClassVar
 
 import torch
 
 from ...criteria.base import DAMPING
-from ...criteria.statistics import FOLDS, PADDING, NeuronStatistics
+from ...criteria.statistics import FOLDS, NeuronStatistics
 from ...measuring.divergence import check_finite_layer
 from ...records.pieces import Pieces
 from ...running.layer_pass import LayerObserver, LayerPass, layer_piece
-from ...tensors.least_squares import best_fit, solve
+from ...tensors.least_squares import Fit, RestrictedLeastSquares, best_fit, solve
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,12 @@ class NarrowLayer:
             `(experts, width)`.
         weight (`torch.Tensor` of shape `(hidden, width)`, *optional*): compensated weights out of the neurons, in a
             mixture of shape `(experts, hidden, width)`; `None` if the dense ones stay as they are.
+        fit ([`Fit`], *optional*): how these were fitted, where that was found on folds or known.
     """
 
     kept: torch.Tensor
     weight: torch.Tensor | None
+    fit: Fit | None = None
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,8 @@ class Decision:
         widths (`Sequence[int]`): numbers of neurons (or other inputs of a projection into the stream) to keep.
         select (`Callable`): chooses them, see [`~criteria.NeuronCriterion`].
         compensates (`bool`): whether the weights out of them are fitted to what all of them put out.
-        importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
-            layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
+        importance (`torch.Tensor` of shape `(rows, length)`, *optional*): the weight of each token, see
+            [`~measuring.dense_outputs.DenseOutputs`]; without it all count alike.
         sequential (`bool`): whether each layer is decided on top of those already pruned below it, at the only width;
             else from the dense model alone, and roughly, in bfloat16 to save memory.
     """
@@ -50,22 +54,29 @@ class Decision:
     importance: torch.Tensor | None
     sequential: bool
 
-    def decide(self, statistics: NeuronStatistics, generator: torch.Generator) -> dict[int, NarrowLayer]:
-        """What stays of the inputs of one projection, by width. The statistics may be used up."""
+    def decide(
+        self, statistics: NeuronStatistics, generator: torch.Generator, fit: Fit | None
+    ) -> dict[int, NarrowLayer]:
+        """What stays of the inputs of one projection, by width. The statistics may be used up.
+
+        Args:
+            fit ([`Fit`], *optional*): of the weights. Defaults to the best on the folds of the statistics.
+        """
         kept_by_width = self.select(statistics, self.widths, generator)
         if not self.compensates:
             return {width: NarrowLayer(kept, None) for width, kept in kept_by_width.items()}
         if self.sequential:
-            (kept,) = kept_by_width.values()
-            one, other = statistics.restricted(kept)
-            fit, both = best_fit([one, other], DAMPING), one.joined(other)
-            del one, other
-            weights = solve(*both.damped(fit.damping, fit.share), workspace=both.workspace)
-        else:
-            problem, nested = statistics.whole, list(kept_by_width.values())
-            fitted = solve(*problem.damped(DAMPING), nested, torch.float32, problem.workspace)
-            weights = [weight.bfloat16() for weight in fitted]
-        return dict(zip(kept_by_width, map(NarrowLayer, kept_by_width.values(), weights), strict=True))
+            ((width, kept),) = kept_by_width.items()
+            folds = statistics.restricted(kept)
+            fit = fit or best_fit(folds, DAMPING)
+            problem = reduce(RestrictedLeastSquares.joined, folds)
+            del folds
+            (weight,) = solve(*problem.damped(fit.damping, fit.share), workspace=problem.workspace)
+            return {width: NarrowLayer(kept, weight, fit)}
+        whole, nested = statistics.whole, list(kept_by_width.values())
+        weights = solve(*whole.damped(DAMPING), nested, whole.workspace)
+        narrow = [NarrowLayer(kept, weight.bfloat16()) for kept, weight in zip(nested, weights, strict=True)]
+        return dict(zip(kept_by_width, narrow, strict=True))
 
 
 class DecidedLayers(Mapping[int, NarrowLayer]):
@@ -102,25 +113,29 @@ class DecidedLayers(Mapping[int, NarrowLayer]):
 
 
 def fold_of_tokens(reading: LayerPass) -> list[torch.Tensor]:
-    """Which part of the calibration set each token is in, `(rows, length)` for each batch of this process; padding is
-    in none.
+    """Which part of the calibration set each token is in, `(rows, length)` for each batch of this process.
 
     Rows alternate: most hold whole documents, and a document that extends past the end of one is in both parts.
     """
     mask = reading.tokens.mask
-    return reading.by_batch(torch.where(mask, (torch.arange(len(mask)) % FOLDS)[:, None], PADDING))
+    return reading.by_batch((torch.arange(len(mask)) % FOLDS)[:, None].expand_as(mask))
 
 
 class DecidingObserver(LayerObserver):
     """Decides by a criterion which inputs of a projection into the stream stay in some layers, and keeps them by their
-    number, with their weights.
-
-    This one passes the dense stream through all other layers: the pruned model is without them.
+    number, with their weights. The pruned model is without all other layers.
 
     Args:
         decision ([`Decision`]): how they are decided.
         layers, names: see [`LayerObserver`].
+
+    Attributes:
+        fits_every (`int`): the best fit is found for one in this many layers, and used for those that follow it: it
+            takes as long as all else that is decided, and differs little from layer to layer. The lowest layer, below
+            which nothing was pruned, has its own.
     """
+
+    fits_every: ClassVar[int] = 1
 
     def __init__(self, reading: LayerPass, layers: Collection[int], decision: Decision, *names: str):
         super().__init__(reading, layers, *names)
@@ -128,9 +143,8 @@ class DecidingObserver(LayerObserver):
         self.folds = fold_of_tokens(reading)
         importance = decision.importance
         if importance is None:
-            importance = reading.tokens.mask.float().expand(len(reading.layers), -1, -1)
-        # `(layers, rows, length)` for each batch of this process
-        self.importance = reading.by_batch(importance, dim=1)
+            importance = reading.tokens.mask.float()
+        self.importance = reading.by_batch(importance)  # `(rows, length)` for each batch of this process
 
     @torch.no_grad()
     def decided(self, description: str) -> dict[int, Mapping[int, NarrowLayer]]:
@@ -155,19 +169,36 @@ class DecidingObserver(LayerObserver):
 
     def observe(self, index: int) -> dict[str, torch.Tensor]:
         """What stays of the layer at each width, with refitted weights."""
-        by_width = self.joined([self._decide(index, statistics) for statistics in self.statistics(index)])
+        fit = self.known_fit(index)
+        by_width = self.joined([self._decide(index, statistics, fit) for statistics in self.statistics(index)])
+        tensors = {}
         if self.decision.sequential:
             (narrow,) = by_width.values()
             self.reading.processes.check_same(narrow.kept.tolist(), f"the parts of layer {index} that stay")
             self.prune(index, narrow)
-        tensors = {f"{width}.kept": narrow.kept for width, narrow in by_width.items()}
+            if narrow.fit is not None:
+                tensors["fit"] = torch.tensor(astuple(narrow.fit), dtype=torch.float64)
+        tensors |= {f"{width}.kept": narrow.kept for width, narrow in by_width.items()}
         return tensors | {f"{width}.weight": n.weight for width, n in by_width.items() if n.weight is not None}
 
     def advance(self, index: int) -> None:
-        """Passes the dense stream through a layer that is not decided."""
-        self.streams["dense"] = self.reading.through(index, self.streams["dense"])
+        """Nothing: the pruned model is without a layer that is not decided."""
 
-    def _decide(self, index: int, statistics: NeuronStatistics) -> dict[int, NarrowLayer]:
+    def known_fit(self, index: int) -> Fit | None:
+        """The fit that was found for an earlier layer; `None` where this one finds its own."""
+        layers = sorted(self.layers)
+        place = layers.index(index)
+        first = layers[place - (place - 1) % self.fits_every if place else 0]
+        if first == index or not self.decision.sequential:
+            return None
+        return Fit(*self.reading.kept(first)["fit"].tolist()) if self.decision.compensates else None
+
+    def folds_in(self, index: int) -> int:
+        """In how many parts the statistics of a layer are summed."""
+        finds = self.decision.sequential and self.decision.compensates and self.known_fit(index) is None
+        return FOLDS if finds else 1
+
+    def _decide(self, index: int, statistics: NeuronStatistics, fit: Fit | None) -> dict[int, NarrowLayer]:
         self.reading.processes.sum_(*statistics.totals)
         check_finite_layer(statistics.is_finite, index)
-        return self.decision.decide(statistics, self.reading.generator)
+        return self.decision.decide(statistics, self.reading.generator, fit)

@@ -48,13 +48,10 @@ class ExpertObserver(DecidingObserver):
             after = self._through(self.cut_layers, index, weights)
         if not self.decision.sequential:
             self.streams["hidden"] = after
-        importance = [
-            (of_batch[index] * mask).flatten()
-            for of_batch, mask in zip(self.importance, self.reading.masks, strict=True)
-        ]
+        importance = [of_batch.flatten() for of_batch in self.importance]
         experts = ExpertWeights(family, layer, weights)
         for expert in range(len(experts)):
-            statistics = NeuronStatistics(experts.out(expert), experts.incoming(expert))
+            statistics = NeuronStatistics(experts.out(expert), experts.incoming(expert), folds=self.folds_in(index))
             for batch, counts, fold in zip(batches, importance, self.folds, strict=True):
                 tokens, factors = batch.sent_to(expert)
                 neurons = experts.neurons(expert, batch.hidden[tokens])

@@ -92,8 +92,7 @@ class HeadObserver(DecidingObserver):
     Args:
         layers (`Collection[int]`): layers of the dense model that stay.
         number (`int`): heads to keep per layer.
-        importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
-            layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
+        importance (`torch.Tensor` of shape `(rows, length)`, *optional*): see [`Decision`].
     """
 
     def __init__(self, reading: LayerPass, layers: Collection[int], number: int, importance: torch.Tensor | None):
@@ -121,7 +120,9 @@ class HeadObserver(DecidingObserver):
         out = family.projection(layer, self.path)
         dense = self.streams["dense"]
         pruned = self.streams["pruned"]
-        statistics = NeuronStatistics(family.matrix(self.path, out.weight), [], reading.workspace)
+        statistics = NeuronStatistics(
+            family.matrix(self.path, out.weight), [], reading.workspace, self.folds_in(index)
+        )
         with recorded(layer, self.path) as runs:
             for batch, x in enumerate(reading.inputs):
                 same, kwargs = dense[batch] is pruned[batch], x.kwargs[index]
@@ -129,8 +130,12 @@ class HeadObserver(DecidingObserver):
                 wanted = runs[self.path][1] if out.bias is None else runs[self.path][1] - out.bias
                 if not same:
                     run_layer(layer, pruned[batch], kwargs)
-                statistics.add(runs[self.path][0], wanted, self.importance[batch][index], self.folds[batch])
+                statistics.add(runs[self.path][0], wanted, self.importance[batch], self.folds[batch])
         return [statistics]
+
+    def advance(self, index: int) -> None:
+        """Passes the dense stream through a layer that is not decided."""
+        self.streams["dense"] = self.reading.through(index, self.streams["dense"])
 
     def joined(self, by_projection: list[dict[int, NarrowLayer]]) -> dict[int, NarrowLayer]:
         """Heads instead of the columns that belong to them."""
@@ -187,7 +192,7 @@ class Heads(Component):
         if size == calibration.shape["head"]:
             return {}
         reading = calibration.reading("heads", shared=True, replaced=masks)
-        observer = HeadObserver(reading, kept["layer"], size, calibration.token_weights)
+        observer = HeadObserver(reading, kept["layer"], size, calibration.outputs.weights)
         return observer.decided(f"Reducing query heads to {size:,}")[size]
 
     def projection(self, family: Family) -> str:

@@ -15,6 +15,7 @@ from ...criteria.base import NeuronCriterion
 from ...criteria.statistics import NeuronStatistics
 from ...families import Family
 from ...families.resizing import EXPERT_STEP
+from ...measuring.dense_outputs import DenseOutputs, dense_outputs
 from ...running.casting import LayerTensors
 from ...running.layer_pass import LayerPass
 from ...running.layerwise import run_block
@@ -49,40 +50,44 @@ def width_multiple(request: Request) -> int:
 
 
 class FfnObserver(DecidingObserver):
-    """Decides the neurons of layers with one FFN each, from the dense stream alone or beside a pruned one."""
+    """Decides the neurons of layers with one FFN each.
 
-    def __init__(self, reading: LayerPass, layers: Collection[int], decision: Decision):
-        super().__init__(reading, layers, decision, *(("dense", "pruned") if decision.sequential else ("dense",)))
+    The only stream is that of the dense model, or of the pruned one.
+
+    Args:
+        dense ([`DenseOutputs`]): what the layers should come to, if one is decided on top of the others.
+    """
+
+    fits_every = 4
+
+    def __init__(self, reading: LayerPass, layers: Collection[int], decision: Decision, dense: DenseOutputs | None):
+        super().__init__(reading, layers, decision, "hidden")
+        self.dense = dense
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []  # the pruned stream and its neurons, by batch
 
     def statistics(self, index: int) -> list[NeuronStatistics]:
-        """Of the neurons, while both streams pass through the layer; keeps what they are in the pruned one."""
+        """Of the neurons, while the dense stream passes through the layer, or the pruned one comes to its FFN; then
+        it keeps what they are there."""
         reading = self.reading
-        family = reading.family
-        layer = reading.layers[index]
-        config = reading.model.config
-        stored = reading.workspace.stored
-        bias = family.ffn_out(layer).bias
-        statistics = NeuronStatistics(family.ffn_out_matrix(layer), family.incoming(layer), reading.workspace)
-        dense = self.streams["dense"]
-        pruned = self.streams["pruned"] if self.decision.sequential else dense
+        family, config = reading.family, reading.model.config
+        layer, hidden = reading.layers[index], self.streams["hidden"]
+        stored, bias = reading.workspace.stored, family.ffn_out(layer).bias
+        matrix, incoming = family.ffn_out_matrix(layer), family.incoming(layer)
+        statistics = NeuronStatistics(matrix, incoming, reading.workspace, self.folds_in(index))
+        targets = self.dense.targets(index) if self.dense else []
         for batch, x in enumerate(reading.inputs):
-            below = pruned[batch]
-            same = pruned[batch] is dense[batch]
-            kwargs = x.kwargs[index]
-            run = run_block(family, config, layer, dense[batch], kwargs)
-            dense[batch] = stored(run.after)
-            wanted = run.output.float()
-            dense_stream = run.stream
+            run = run_block(family, config, layer, hidden[batch], x.kwargs[index], to_end=not targets)
+            if targets:
+                self._seen.append((stored(run.stream), stored(run.neurons)))
+                wanted = targets[batch].float()
+                if family.block.ffn_post_norm is None:  # streams are large, and their difference is small
+                    wanted = (wanted - run.stream.float()) / family.block.scale(config)
+            else:
+                hidden[batch] = stored(run.after)
+                wanted = run.output.float()
             if bias is not None:
                 wanted = wanted - bias
-            if not same:
-                run = run_block(family, config, layer, below, kwargs, to_end=False)
-                if family.block.ffn_post_norm is None:  # streams are large, and their difference is small
-                    wanted = wanted + (dense_stream.float() - run.stream.float()) / family.block.scale(config)
-            statistics.add(run.neurons, wanted, self.importance[batch][index], self.folds[batch])
-            if self.decision.sequential:
-                self._seen.append((stored(run.stream), stored(run.neurons)))
+            statistics.add(run.neurons, wanted, self.importance[batch], self.folds[batch])
         return [statistics]
 
     def prune(self, index: int, narrow: NarrowLayer) -> None:
@@ -97,7 +102,7 @@ class FfnObserver(DecidingObserver):
             if post_norm is not None:
                 output = layer.get_submodule(post_norm)(output)
             stream = stream + family.block.scale(self.reading.model.config) * output
-            self.streams["pruned"][batch] = self.reading.workspace.stored(stream)
+            self.streams["hidden"][batch] = self.reading.workspace.stored(stream)
 
 
 def decide_neurons(
@@ -105,24 +110,25 @@ def decide_neurons(
     layers: Sequence[int],
     widths: Sequence[int],
     criterion: NeuronCriterion,
-    importance: torch.Tensor | None = None,
+    dense: DenseOutputs | None = None,
     kept_experts: Mapping[int, torch.Tensor] | None = None,
     sequential: bool = True,
 ) -> dict[int, Mapping[int, NarrowLayer]]:
     """Decides every layer that stays, see [`Decision`].
 
-    Sequentially, two streams of hidden states go up side by side: that of the dense model and that of the pruned one.
-    Each layer's output weights are fitted so that the pruned stream, after the layer, is as near to the dense one as
-    they can make it: this compensates for removed neurons, removed layers and the drift of the layers below alike.
-    (Where there is a norm between the FFN and the stream, the FFN's own dense output is the target.) In a mixture only
-    the pruned stream goes up, and every expert that stays is fitted to its own dense output on the tokens routed to it
-    there.
+    Sequentially, each layer's output weights are fitted so that the pruned stream, after the layer, is as near to the
+    dense one, which went up before, as they can make it: this compensates for removed neurons, removed layers and the
+    drift of the layers below alike. (Where there is a norm between the FFN and the stream, the FFN's own dense output
+    is the target.) In a mixture every expert that stays is fitted to its own dense output on the tokens routed to it
+    in the pruned stream.
 
     Args:
         reading ([`LayerPass`]): of the dense model, over calibration sequences.
         layers (`Sequence[int]`): of the dense model that stay, ascending.
         widths (`Sequence[int]`): neurons to keep per layer, or per expert.
-        importance, sequential: see [`Decision`].
+        dense ([`DenseOutputs`], *optional*): of the same sequences, with the targets of these layers. Defaults to
+            outputs in which all tokens count alike, made where they are needed.
+        sequential: see [`Decision`].
         kept_experts (`Mapping[int, torch.Tensor]`, *optional*): by layer, the experts that stay. Defaults to all.
 
     Returns:
@@ -130,13 +136,16 @@ def decide_neurons(
             for the experts that stay, in their order. If not sequential, these have no weights: those of all widths
             would take several times the model's memory.
     """
+    is_dense = reading.family.experts is None
     if not criterion.reads_text:
         reading = replace(reading, tokens=reading.tokens.rows(0, 0))
-    is_dense = reading.family.experts is None
+    if dense is None and sequential and is_dense:
+        dense = dense_outputs(replace(reading.part("dense"), replaced=lambda index: {}), layers=layers)
+    importance = dense.weights if dense else None
     compensates = criterion.compensates and (is_dense or sequential)
     decision = Decision(widths, criterion.select, compensates, importance, sequential)
     observer = (
-        FfnObserver(reading, layers, decision)
+        FfnObserver(reading, layers, decision, dense if sequential else None)
         if is_dense
         else ExpertObserver(reading, layers, kept_experts or {}, decision)
     )
@@ -144,7 +153,7 @@ def decide_neurons(
 
 
 class NeuronChoice(Choice):
-    """Neurons at several widths, from the dense model alone."""
+    """Neurons at several widths, from the dense model alone, all tokens counting alike."""
 
     _surveyed: dict[int, Mapping[int, NarrowLayer]] | None = None
 
@@ -154,10 +163,9 @@ class NeuronChoice(Choice):
             return {}
         if self._surveyed is None:
             calibration, criterion = self.calibration.surveyed, NEURONS[self.settings.criterion]
-            importance = calibration.token_weights if criterion.reads_text else None
             reading = calibration.reading("neurons", shared=calibration.dense.family.experts is None)
             layers = range(calibration.shape["layer"])
-            self._surveyed = decide_neurons(reading, layers, self.sizes, criterion, importance, sequential=False)
+            self._surveyed = decide_neurons(reading, layers, self.sizes, criterion, sequential=False)
         return self._surveyed[size]
 
 
@@ -203,10 +211,10 @@ class Neurons(Component):
         if not _changes(settings, calibration.shape, Shape(neuron=size, layer=len(layers))):
             return {}
         has_experts = calibration.dense.family.experts is not None
-        importance = calibration.token_weights if criterion.reads_text else None
+        dense = calibration.outputs if criterion.reads_text else None
         experts = {layer: torch.tensor(stay) for layer, stay in kept.get("expert", {}).items()}
         reading = calibration.reading("neurons", shared=not has_experts, replaced=masks)
-        return decide_neurons(reading, layers, [size], criterion, importance, experts)[size]
+        return decide_neurons(reading, layers, [size], criterion, dense, experts)[size]
 
     def projection(self, family: Family) -> str:
         """Out of the neurons."""

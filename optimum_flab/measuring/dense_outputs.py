@@ -1,0 +1,136 @@
+"""What the dense model makes of the calibration text, in one pass: what each pruned layer should come to, and how much
+each token counts, its Fisher information.
+
+An error `e` of the stream at a token changes what the model predicts. To second order that costs a divergence of
+`eᵀ F e / 2`, where `F` is the Fisher information: the mean of `g gᵀ` over next tokens `y` drawn from the model itself,
+with `g` the gradient of `log p(y)` with respect to the stream. With one draw per token, and all channels treated
+alike, this is `|g|² |e|²`, so that `|g|²` is the weight of a token in the least squares. The gradient is that of the
+stream after the last layer, into which the errors of all layers go: one for every layer, which takes a whole way down,
+did not do better (see benchmarks/README.md). (GuidedQuant, arXiv 2505.07004, weights tokens for quantisation, layer by
+layer, by the gradient of the loss on the text itself.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+
+from ..running.layer_pass import LayerObserver, LayerPass
+from ..running.layerwise import recorded, run_layer
+from .divergence import OutputHead, check_finite_layer
+
+
+# The tokens of least weight that have this share of all of it are left out of the sums: in code many tokens are
+# certain, and a third of them or more take time for nothing
+LEFT_OUT = 0.01
+WEIGHTS = "token-weights"
+
+
+@dataclass(frozen=True)
+class DenseOutputs:
+    """What was kept of one pass of the dense model.
+
+    Args:
+        reading ([`LayerPass`]): that pass, with its pieces.
+        weights (`torch.Tensor` of shape `(rows, length)`): of tokens: float32, on the CPU, of mean 1 over the real
+            tokens, 0 at padding and at tokens that are left out.
+    """
+
+    reading: LayerPass
+    weights: torch.Tensor
+
+    def targets(self, index: int) -> list[torch.Tensor]:
+        """What a layer should come to, by batch of this process, of shape `(rows, length, hidden)`: the stream after
+        it or, where there is a norm between the FFN and the stream, the output of its FFN."""
+        kept = self.reading.kept(index)
+        return [kept[str(batch)].to(x.hidden.device) for batch, x in enumerate(self.reading.inputs)]
+
+
+@torch.no_grad()
+def dense_outputs(reading: LayerPass, head: OutputHead | None = None, layers: Collection[int] = ()) -> DenseOutputs:
+    """Passes the text through the dense model.
+
+    Args:
+        reading ([`LayerPass`]): over calibration sequences.
+        head ([`OutputHead`], *optional*): with the vocabulary that the next tokens are drawn from. `None`: all tokens
+            count alike.
+        layers (`Collection[int]`): whose targets are kept.
+
+    Raises:
+        [`FlabError`]: a layer produces NaN or infinite values or gradients.
+    """
+
+    def measure() -> dict[str, torch.Tensor]:
+        observer = _Targets(reading, layers)
+        reading.run(observer, "Reading with the dense model")
+        if head is None:
+            return {"weights": reading.tokens.mask.float()}
+        draws = [
+            torch.rand(one.mask.shape, generator=reading.generator, dtype=torch.float64) for one in reading.batches
+        ]
+        batches = zip(observer.streams["hidden"], reading.masks, reading.processes.share(draws), strict=True)
+        squares = [_squared_gradient(reading, hidden, mask, head, draw) for hidden, mask, draw in batches]
+        check_finite_layer(all(bool(square.isfinite().all()) for square in squares), len(reading.layers) - 1)
+        return {"weights": _counting(torch.cat(reading.processes.gathered(squares)), reading.tokens.mask)}
+
+    return DenseOutputs(reading, reading.pieces.tensors(WEIGHTS, measure)["weights"])
+
+
+class _Targets(LayerObserver):
+    """Keeps what some layers should come to, see [`DenseOutputs.targets`], by the number of the batch."""
+
+    def __init__(self, reading: LayerPass, layers: Collection[int]):
+        super().__init__(reading, layers, "hidden")
+
+    def observe(self, index: int) -> dict[str, torch.Tensor]:
+        """Keeps the targets of a layer."""
+        reading, streams = self.reading, self.streams["hidden"]
+        layer, block = reading.layers[index], reading.family.block
+        targets = {}
+        with recorded(layer, *([block.ffn_out] if block.ffn_post_norm else [])) as runs:
+            for batch, x in enumerate(reading.inputs):
+                after = run_layer(layer, streams[batch], x.kwargs[index])
+                check_finite_layer(after[reading.masks[batch]].isfinite().all(), index)
+                streams[batch] = reading.workspace.stored(after)
+                targets[str(batch)] = runs[block.ffn_out][1].reshape(after.shape) if runs else streams[batch]
+        return targets
+
+
+def _squared_gradient(
+    reading: LayerPass, hidden: torch.Tensor, mask: torch.Tensor, head: OutputHead, draw: torch.Tensor
+) -> torch.Tensor:
+    """The squared norm of the gradient of `log p(y)` with respect to the output of the last layer, float32 of shape
+    `(rows, length)`, on the CPU.
+
+    Args:
+        draw (`torch.Tensor` of shape `(rows, length)`): numbers from 0 to 1 that draw each `y`.
+    """
+    norm = reading.model.get_submodule(reading.family.modules.final_norm)
+    squares = torch.zeros(mask.shape)
+    positions, draws = hidden[mask], draw[mask.cpu()].to(hidden.device, torch.float32)
+    chunks = [torch.zeros(0)]
+    for rows in head.chunks(len(positions)):
+        with torch.enable_grad():
+            at = positions[rows].detach().requires_grad_()
+            scores = torch.log_softmax(head.logits(norm(at)), dim=-1)
+            below = scores.detach().exp().cumsum(dim=-1)
+            following = torch.searchsorted(below, draws[rows, None] * below[:, -1:]).clamp_max(scores.shape[-1] - 1)
+            gradient = torch.autograd.grad(scores.gather(1, following).sum(), at)[0]
+        chunks.append(gradient.float().square().sum(dim=-1).cpu())
+    squares[mask.cpu()] = torch.cat(chunks)
+    return squares
+
+
+def _counting(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Weights of shape `(rows, length)`: 0 at padding and for those that have the least, [`LEFT_OUT`] of all together;
+    of mean 1 over the real tokens."""
+    weights = weights * mask
+    total = weights.sum(dtype=torch.float64)
+    if not total:  # no prediction depends on the last layer: all tokens count alike
+        return mask.float()
+    ascending = weights.flatten().sort().values
+    least = ascending[int((ascending.cumsum(0, dtype=torch.float64) <= LEFT_OUT * total).sum())]
+    counting = torch.where(weights >= least, weights, 0)
+    return counting * (mask.sum() / counting.sum(dtype=torch.float64)).float()
