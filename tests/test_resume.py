@@ -25,6 +25,7 @@ from optimum_flab.commands.prune import check_apart
 from optimum_flab.records import work as work_module
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.records.work import Stage, WorkFolder
+from optimum_flab.running import layer_pass
 from optimum_flab.running.layer_pass import STREAMS, layer_piece
 from optimum_flab.texts.sets import read_text_sets
 
@@ -40,6 +41,11 @@ ASKED = {
     "pinned": {"layers": {"num_hidden_layers": 3}, "ffn": {"intermediate_size": 32, "multiple_of": 4}},
     "experts": {"experts": {"num_experts": 4}, "ffn": {"intermediate_size": 8, "multiple_of": 8}},
 }
+
+
+@pytest.fixture(autouse=True)
+def streams_after_every_layer(monkeypatch):
+    monkeypatch.setattr(layer_pass, "SECONDS_LOST", 0)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.measuring.divergence import following, predicting
 from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.pruning.limits import candidate_shapes, parameters_to_keep, start_shape
-from optimum_flab.pruning.search import search_shape
+from optimum_flab.pruning.search import Expectation, search_shape
 from optimum_flab.pruning.shapes import cost, measure_shape
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.records.report import TriedShape
@@ -101,22 +101,53 @@ def bowl(width: int, layers: int):
     return measure
 
 
+ROWS = [
+    [Shape(vocab=60_000 - 9_000 * i + 12_000 * d, layer=24 - d, neuron=3648 + 128 * i) for i in range(5)]
+    for d in range(3)
+]
+
+
 @pytest.mark.parametrize("place", range(5))
 @pytest.mark.parametrize("depth", range(3))
-def test_the_search_finds_the_bottom_of_a_bowl(place, depth):
-    rows = [
-        [Shape(vocab=60_000 - 9_000 * i + 12_000 * d, layer=24 - d, neuron=3648 + 128 * i) for i in range(5)]
-        for d in range(3)
-    ]
-    target = rows[depth][place]
-    measured = search_shape(rows, rows[0][1], bowl(target["neuron"], target["layer"]))
-    assert min(measured, key=lambda shape: cost(measured[shape])) == target and len(measured) <= 13
+@pytest.mark.parametrize("factor", [0.5, 1.0])
+def test_the_search_finds_the_bottom_of_a_bowl_where_it_is_expected(place, depth, factor):
+    target = ROWS[depth][place]
+    measure = bowl(target["neuron"], target["layer"])
+    measured = search_shape(ROWS, ROWS[0][1], measure, lambda shape, _: factor * cost(measure(shape)))
+    assert min(measured, key=lambda shape: cost(measured[shape])) == target
+    beside = ROWS[depth][max(0, place - 1) : place + 2]
+    assert {target, *beside} <= {*measured} and (factor < 1 or len(measured) <= 5)
 
 
-def test_the_search_measures_no_depth_beyond_one_that_does_not_pay():
-    rows = [[Shape(vocab=30_000, layer=24 - d, neuron=3840)] for d in range(3)]
-    measured = search_shape(rows, rows[0][0], bowl(3840, 24))
-    assert [shape["layer"] for shape in measured] == [24, 23]
+@pytest.mark.parametrize("place", range(5))
+def test_the_search_walks_to_the_bottom_of_a_row_where_nothing_better_is_expected(place):
+    measure = bowl(ROWS[0][place]["neuron"], 24)
+    measured = search_shape(ROWS, ROWS[0][2], measure, lambda shape, _: math.inf)
+    assert min(measured, key=lambda shape: cost(measured[shape])) == ROWS[0][place] and {*measured} <= {*ROWS[0]}
+
+
+def test_a_single_shape_is_measured_alone_and_all_where_all_are_expected_to_be_cheap():
+    assert [*search_shape([[ROWS[0][0]]], ROWS[0][0], bowl(0, 0), lambda shape, _: 0.0)] == [ROWS[0][0]]
+    measured = search_shape(ROWS, ROWS[0][0], bowl(3648, 24), lambda shape, _: -math.inf)
+    assert {*measured} == {shape for row in ROWS for shape in row}
+
+
+@given(st.floats(0.01, 3), st.floats(0, 2), st.floats(0, 5))
+def test_what_is_expected_is_exact_where_the_text_follows_errors_and_uses(per_error, base, per_use):
+    def measure(shape):
+        lost, vocabulary = per_error * error(shape), base + per_use * unused(shape["vocab"])
+        return tried(lost, vocabulary, vocabulary + lost)
+
+    def error(shape):
+        return (4864 - shape["neuron"]) / 1000 + (24 - shape["layer"]) / 10
+
+    def unused(size):
+        return 1 - size / 100_000
+
+    known = {shape: measure(shape) for shape in (ROWS[0][1], ROWS[0][2])}
+    expected = Expectation(error, unused)
+    for shape in (shape for row in ROWS for shape in row):
+        assert expected(shape, known) == pytest.approx(cost(measure(shape)), abs=1e-9)
 
 
 def measured(model, tokens, shape, removed=(), narrowed=None, kept=range(VOCABULARY)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from functools import cache
 
 from pydantic import TypeAdapter
 
@@ -23,7 +23,7 @@ from .inputs import PruningInputs
 from .limits import candidate_shapes, check_reached, start_shape
 from .request import Request
 from .resolution import check_target
-from .shapes import StoredShape, cost, measure_shape
+from .shapes import VOCABULARY_WEIGHT, StoredShape, cost, measure_shape
 from .vocabulary import TokenChoice
 
 
@@ -153,35 +153,75 @@ def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
     return inputs.run.stage(STAGE, inputs.decided_by(), choose)
 
 
-def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape], TriedShape]) -> Tried:
-    """Walks from `first` along its row, then to the next depth, as long as the text gets cheaper.
+def search_shape(
+    rows: list[list[Shape]],
+    first: Shape,
+    measure: Callable[[Shape], TriedShape],
+    expected: Callable[[Shape, Tried], float],
+) -> Tried:
+    """Measures `first` and a neighbour, then whatever is expected to be cheapest, from what was measured before, until
+    the cheapest of those measured is cheaper than its neighbours in its row, and than all others are expected to be.
+
+    Args:
+        first ([`Shape`]): the first to be measured.
+        expected (`Callable`): what a shape may cost.
 
     Returns:
         `dict[Shape, TriedShape]`: all that were measured, in that order.
     """
     measured = {first: measure(first)}
-
-    def cheaper(shape: Shape, than: Shape) -> bool:
-        if shape not in measured:
-            measured[shape] = measure(shape)
-        return cost(measured[shape]) < cost(measured[than])
-
-    best = first
-    for row, following in zip_longest(rows, rows[1:]):
-        for direction in (1, -1):
-            start = at = row.index(best)
-            while 0 <= at + direction < len(row) and cheaper(row[at + direction], best):
-                at += direction
-                best = row[at]
-            if at != start:
-                break
-        if following is None:
+    left = [shape for row in rows for shape in row if shape != first]
+    while left:
+        costs = {shape: cost(tried) for shape, tried in measured.items()}
+        best = min(costs, key=lambda shape: costs[shape])
+        row = next(row for row in rows if best in row)
+        place = row.index(best)
+        following = [shape for shape in row[max(0, place - 1) : place + 2] if shape in left]
+        if len(measured) > 1 or not following:
+            estimates = {shape: expected(shape, measured) for shape in left}
+            cheapest = min(left, key=lambda shape: estimates[shape])
+            if estimates[cheapest] < costs[best]:
+                following = [cheapest]
+        if not following:
             break
-        shallower = min(following, key=lambda shape: abs(shape["vocab"] - best["vocab"]))
-        if not cheaper(shallower, best):
-            break
-        best = shallower
+        measured[following[-1]] = measure(following[-1])
+        left.remove(following[-1])
     return measured
+
+
+class Expectation:
+    """What shapes may cost, from those that were measured: divergence grows with the error in the stream, the bits of
+    the vocabulary with how often the corpus uses what it lacks.
+
+    Args:
+        errors (`Callable`): the error of a shape in the stream, see [`~pruning.components.base.Choice.error`].
+        unused (`Callable`): the share of the corpus that is tokens which a vocabulary of a size lacks.
+    """
+
+    def __init__(self, errors: Callable[[Shape], float], unused: Callable[[int], float]):
+        self.errors, self.unused = cache(errors), cache(unused)
+
+    def __call__(self, shape: Shape, measured: Tried) -> float:
+        """The cost of a shape."""
+        near = min(measured, key=lambda other: (abs(other["layer"] - shape["layer"]), abs(self._step(other, shape))))
+        tried = measured[near]
+        lost = tried.validation_bits_per_byte - (tried.validation_vocabulary_bits_per_byte or 0.0)
+        error = self.errors(near)
+        lost *= self.errors(shape) / error if error else 1.0
+        return lost + VOCABULARY_WEIGHT * self._vocabulary_bits(shape, measured)
+
+    def _step(self, one: Shape, other: Shape) -> float:
+        return self.errors(one) - self.errors(other)
+
+    def _vocabulary_bits(self, shape: Shape, measured: Tried) -> float:
+        """On a line through the two measured vocabularies that lack most different shares."""
+        points = sorted(
+            (self.unused(one["vocab"]), tried.validation_vocabulary_bits_per_byte or 0.0)
+            for one, tried in measured.items()
+        )
+        (low, start), (high, end) = points[0], points[-1]
+        slope = (end - start) / (high - low) if high > low else 0.0
+        return start + slope * (self.unused(shape["vocab"]) - low)
 
 
 def _measured(
@@ -195,7 +235,10 @@ def _measured(
     tokens = inputs.tokens
     texts = inputs.texts.validation
     size = sum(len(document.text.encode("utf-8")) for document in texts)
-    # the walk need not reach all of them
+
+    def error(shape: Shape) -> float:
+        return sum(choice.error(shape[dimension]) for dimension, choice in choices.items())
+
     with progress_bar("Measuring shapes", sum(map(len, rows)), "shape") as bar:
 
         def measure(shape: Shape) -> TriedShape:
@@ -215,6 +258,6 @@ def _measured(
             bar.update()
             return tried
 
-        measured = search_shape(rows, first, measure)
+        measured = search_shape(rows, first, measure, Expectation(error, tokens.unused))
         bar.total = bar.n
         return measured

@@ -209,6 +209,11 @@ class TokenChoice:
         vocabulary = KeptTokens(counted.natural, counted.protected)
         return resize(self._spec, vocabulary, counted.uses, min(size, len(self._dense)), counted.used)
 
+    def unused(self, size: int) -> float:
+        """The share of the corpus' tokens that this many lack."""
+        uses = self.counted.uses
+        return 1 - float(uses[self(size)].sum() / max(uses.sum(), 1e-30))
+
     @cached_property
     def order(self) -> Sequence[int]:
         """The dense ids that the corpus uses, in the order in which they enter as the size grows."""

@@ -11,6 +11,7 @@ from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.criteria import EXPERTS
 from optimum_flab.criteria import NEURONS as NEURON_CRITERIA
 from optimum_flab.families import family_for
+from optimum_flab.measuring.dense_outputs import DenseOutputs
 from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.components.experts import chosen_experts, rank_experts
 from optimum_flab.pruning.components.neurons import decide_neurons
@@ -168,7 +169,7 @@ def reference_grams(model, tokens, importance):
         model(**tokens.model_inputs())
         for handle in handles:
             handle.remove()
-        for layer, states, counts in zip(model.model.layers, seen, importance, strict=True):
+        for layer, states in zip(model.model.layers, seen, strict=True):
             experts, hidden = layer.mlp.experts, states[tokens.mask]
             of_layer = torch.zeros(len(experts.down_proj), *2 * [experts.down_proj.shape[-1]])
             _, factors, chosen = layer.mlp.gate(hidden)
@@ -176,23 +177,24 @@ def reference_grams(model, tokens, importance):
                 for gate, expert in zip(gates, sent, strict=True):
                     inner, up = (experts.gate_up_proj[expert] @ hidden[token]).chunk(2)
                     x = torch.nn.functional.silu(inner) * up
-                    of_layer[expert] += counts[tokens.mask][token] * gate**2 * torch.outer(x, x)
+                    of_layer[expert] += importance[tokens.mask][token] * gate**2 * torch.outer(x, x)
             grams += of_layer
     return grams
 
 
 def test_a_token_counts_by_the_square_of_the_factor_of_the_expert():
     model, tokens, found = member("mixtral"), random_tokens(6, VOCABULARY, 24), []
-    importance = torch.rand(len(model.model.layers), *tokens.mask.shape, generator=torch.Generator().manual_seed(1))
+    weights = torch.rand(tokens.mask.shape, generator=torch.Generator().manual_seed(1))
 
     def select(statistics, widths, generator):
         found.append(statistics.whole.gram.clone())
         return {width: torch.arange(width) for width in widths}
 
     criterion = replace(NEURON_CRITERIA["energy"], select=select)
-    layers = range(len(model.model.layers))
-    decide_neurons(reading(model, tokens), layers, [8], criterion, importance=importance, sequential=False)
-    for gram, expected in zip(found, reference_grams(model, tokens, importance), strict=True):
+    layers, width = range(len(model.model.layers)), model.config.intermediate_size
+    text = reading(model, tokens)
+    decide_neurons(text, layers, [width], criterion, DenseOutputs(text, weights))
+    for gram, expected in zip(found, reference_grams(model, tokens, weights), strict=True):
         torch.testing.assert_close(gram, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
 
 

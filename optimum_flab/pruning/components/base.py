@@ -115,6 +115,11 @@ class Choice:
         """Layers, or by layer what stays inside, as `NarrowLayer`; empty if that is all."""
         raise NotImplementedError
 
+    def error(self, size: int) -> float:
+        """About how large the squared error of the stream is with this size, as a share of the stream's square, summed
+        over layers; of use in proportions only."""
+        return 1 - size / self.calibration.shape[self.settings.dimension]
+
     def removals(self, size: int) -> Sequence[RemovedLayer]:
         """What is removed to reach a size, one after the other with its score, where it goes like that."""
         return ()

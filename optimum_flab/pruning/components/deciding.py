@@ -14,7 +14,7 @@ from ...criteria.statistics import FOLDS, NeuronStatistics
 from ...measuring.divergence import check_finite_layer
 from ...records.pieces import Pieces
 from ...running.layer_pass import LayerObserver, LayerPass, layer_piece
-from ...tensors.least_squares import Fit, RestrictedLeastSquares, best_fit, solve
+from ...tensors.least_squares import ROWS_TRIED, Fit, RestrictedLeastSquares, best_fit, solve
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,15 @@ class NarrowLayer:
             `(experts, width)`.
         weight (`torch.Tensor` of shape `(hidden, width)`, *optional*): compensated weights out of the neurons, in a
             mixture of shape `(experts, hidden, width)`; `None` if the dense ones stay as they are.
-        fit ([`Fit`], *optional*): how these were fitted, where that was found on folds or known.
+        fit ([`Fit`], *optional*): how these were fitted, where the layers below are pruned.
+        error (`float`): otherwise, the squared error that this makes in the stream, as a share of the stream's square,
+            summed over tokens.
     """
 
     kept: torch.Tensor
     weight: torch.Tensor | None
     fit: Fit | None = None
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Decision:
         importance (`torch.Tensor` of shape `(rows, length)`, *optional*): the weight of each token, see
             [`~measuring.dense_outputs.DenseOutputs`]; without it all count alike.
         sequential (`bool`): whether each layer is decided on top of those already pruned below it, at the only width;
-            else from the dense model alone, and roughly, in bfloat16 to save memory.
+            else from the dense model alone, and roughly: in bfloat16 to save memory, and each token counts by how
+            small the stream is there, in whose share errors matter.
     """
 
     widths: Sequence[int]
@@ -63,9 +67,9 @@ class Decision:
             fit ([`Fit`], *optional*): of the weights. Defaults to the best on the folds of the statistics.
         """
         kept_by_width = self.select(statistics, self.widths, generator)
-        if not self.compensates:
-            return {width: NarrowLayer(kept, None) for width, kept in kept_by_width.items()}
         if self.sequential:
+            if not self.compensates:
+                return {width: NarrowLayer(kept, None) for width, kept in kept_by_width.items()}
             ((width, kept),) = kept_by_width.items()
             folds = statistics.restricted(kept)
             fit = fit or best_fit(folds, DAMPING)
@@ -74,9 +78,21 @@ class Decision:
             (weight,) = solve(*problem.damped(fit.damping, fit.share), workspace=problem.workspace)
             return {width: NarrowLayer(kept, weight, fit)}
         whole, nested = statistics.whole, list(kept_by_width.values())
-        weights = solve(*whole.damped(DAMPING), nested, whole.workspace)
-        narrow = [NarrowLayer(kept, weight.bfloat16()) for kept, weight in zip(nested, weights, strict=True)]
-        return dict(zip(kept_by_width, narrow, strict=True))
+        gram, cross = whole.damped(DAMPING)
+        weights = solve(gram, cross, nested, whole.workspace) if self.compensates else [None] * len(nested)
+        decided = dict[int, NarrowLayer]()
+        for width, kept, weight in zip(kept_by_width, nested, weights, strict=True):
+            stored = None if weight is None else weight.bfloat16()
+            decided[width] = NarrowLayer(kept, stored, error=_error(whole.weight, kept, weight, gram))
+        return decided
+
+
+def _error(dense: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor | None, gram: torch.Tensor) -> float:
+    """The squared error of weights that stay, estimated from some of their rows."""
+    rows = slice(None, None, max(1, len(dense) // ROWS_TRIED))
+    change = dense[rows].clone()
+    change[:, kept] -= change[:, kept] if weight is None else weight[rows]
+    return float(((change @ gram) * change).sum(dtype=torch.float64)) * len(dense) / len(change)
 
 
 class DecidedLayers(Mapping[int, NarrowLayer]):
@@ -99,8 +115,9 @@ class DecidedLayers(Mapping[int, NarrowLayer]):
         if layer not in self._layers:
             raise KeyError(layer)
         tensors = self._pieces.finished(layer_piece(layer), only=f"{self._width}.").tensors
-        kept, weight = tensors[f"{self._width}.kept"], tensors.get(f"{self._width}.weight")
-        return NarrowLayer(kept.to(self._device), None if weight is None else weight.to(self._device))
+        kept, weight = tensors[f"{self._width}.kept"].to(self._device), tensors.get(f"{self._width}.weight")
+        weight = None if weight is None else weight.to(self._device)
+        return NarrowLayer(kept, weight, error=float(tensors[f"{self._width}.error"]))
 
     def __contains__(self, layer: object) -> bool:
         return layer in self._layers
@@ -141,10 +158,8 @@ class DecidingObserver(LayerObserver):
         super().__init__(reading, layers, *names)
         self.decision = decision
         self.folds = fold_of_tokens(reading)
-        importance = decision.importance
-        if importance is None:
-            importance = reading.tokens.mask.float()
-        self.importance = reading.by_batch(importance)  # `(rows, length)` for each batch of this process
+        weights = reading.tokens.mask.float() if decision.importance is None else decision.importance
+        self.importance = reading.by_batch(weights)  # `(rows, length)` for each batch of this process
 
     @torch.no_grad()
     def decided(self, description: str) -> dict[int, Mapping[int, NarrowLayer]]:
@@ -158,6 +173,15 @@ class DecidingObserver(LayerObserver):
         """What the tokens of this process say about each such projection of a layer. Passes the streams through it,
         but for the pruned one."""
         raise NotImplementedError
+
+    def weights(self, batch: int, after: torch.Tensor) -> torch.Tensor:
+        """The weights of the tokens of a batch, of shape `(rows, length)`.
+
+        Args:
+            after (`torch.Tensor` of shape `(rows, length, hidden)`): the dense stream after the layer.
+        """
+        importance = self.importance[batch]
+        return importance if self.decision.sequential else importance / after.float().square().sum(dim=-1)
 
     def joined(self, by_projection: list[dict[int, NarrowLayer]]) -> dict[int, NarrowLayer]:
         """What a layer keeps, by width, from what each of its projections does."""
@@ -179,6 +203,7 @@ class DecidingObserver(LayerObserver):
             if narrow.fit is not None:
                 tensors["fit"] = torch.tensor(astuple(narrow.fit), dtype=torch.float64)
         tensors |= {f"{width}.kept": narrow.kept for width, narrow in by_width.items()}
+        tensors |= {f"{width}.error": torch.tensor(narrow.error) for width, narrow in by_width.items()}
         return tensors | {f"{width}.weight": n.weight for width, n in by_width.items() if n.weight is not None}
 
     def advance(self, index: int) -> None:

@@ -48,7 +48,7 @@ class ExpertObserver(DecidingObserver):
             after = self._through(self.cut_layers, index, weights)
         if not self.decision.sequential:
             self.streams["hidden"] = after
-        importance = [of_batch.flatten() for of_batch in self.importance]
+        importance = [self.weights(batch, states).flatten() for batch, states in enumerate(after)]
         experts = ExpertWeights(family, layer, weights)
         for expert in range(len(experts)):
             statistics = NeuronStatistics(experts.out(expert), experts.incoming(expert), folds=self.folds_in(index))
@@ -69,7 +69,8 @@ class ExpertObserver(DecidingObserver):
         for width in self.decision.widths:
             weights = [weight for by_width in by_expert if (weight := by_width[width].weight) is not None]
             kept = torch.stack([by_width[width].kept for by_width in by_expert])
-            joined[width] = NarrowLayer(kept, torch.stack(weights) if weights else None)
+            error = sum(by_width[width].error for by_width in by_expert)
+            joined[width] = NarrowLayer(kept, torch.stack(weights) if weights else None, error=error)
         return joined
 
     def prune(self, index: int, narrow: NarrowLayer) -> None:

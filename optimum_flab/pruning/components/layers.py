@@ -127,26 +127,44 @@ class _Candidates(LayerObserver):
             self.streams[str(index)] = without
 
 
+def share_of_stream(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """The square of what a layer adds to the stream, as a share of the stream's."""
+    return (after - before).square().sum(dim=-1) / after.square().sum(dim=-1)
+
+
 class LayerChoice(Choice):
     """The layers of a ranking that goes as far as it is asked for."""
 
     _removals: tuple[RemovedLayer, ...] = ()
+    _shares: list[float] | None = None
 
     def __call__(self, size: int) -> list[int]:
         """This many layers, ascending."""
         return sorted(set(range(self.calibration.shape["layer"])) - {one.layer for one in self.removals(size)})
 
+    def error(self, size: int) -> float:
+        """As if those layers went that change the stream least; nothing is ranked for it."""
+        if self._shares is None:
+            reading = self._reading("shares")
+            observer = _Change(reading, share_of_stream, reading.tokens.mask)
+            reading.run(observer)
+            tokens, removable = reading.tokens.tokens, reading.family.pruned_layers(reading.model)
+            self._shares = sorted(float(reading.kept(index)["change"]) / tokens for index in removable)
+        return sum(self._shares[: self.calibration.shape["layer"] - size])
+
+    def _reading(self, name: str) -> LayerPass:
+        tokens = self.calibration.dense.tokens
+        rows = max(1, self.settings.search_tokens // tokens.mask.shape[1])
+        return self.calibration.reading(name, tokens=tokens.rows(0, rows))
+
     def removals(self, size: int) -> tuple[RemovedLayer, ...]:
         """The removals, in their order, that leave this many layers. What was ranked before is read from its
         pieces."""
-        calibration, dense = self.calibration, self.calibration.dense
-        number, criterion = calibration.shape["layer"] - size, LAYERS[self.settings.criterion]
+        number, criterion = self.calibration.shape["layer"] - size, LAYERS[self.settings.criterion]
         if len(self._removals) < number:
-            removals = []
-            rows = max(1, self.settings.search_tokens // dense.tokens.mask.shape[1])
-            reading = calibration.reading("layers", tokens=dense.tokens.rows(0, rows))
+            removals, reading = [], self._reading("layers")
             with progress(f"Ranking layers by {criterion.name}", number, "layer") as tick:
-                for removal in islice(ranked_layers(reading, criterion, calibration.kept_tokens), number):
+                for removal in islice(ranked_layers(reading, criterion, self.calibration.kept_tokens), number):
                     removals.append(removal)
                     tick()
             self._removals = tuple(removals)

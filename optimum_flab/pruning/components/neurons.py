@@ -87,7 +87,7 @@ class FfnObserver(DecidingObserver):
                 wanted = run.output.float()
             if bias is not None:
                 wanted = wanted - bias
-            statistics.add(run.neurons, wanted, self.importance[batch], self.folds[batch])
+            statistics.add(run.neurons, wanted, self.weights(batch, hidden[batch]), self.folds[batch])
         return [statistics]
 
     def prune(self, index: int, narrow: NarrowLayer) -> None:
@@ -167,6 +167,13 @@ class NeuronChoice(Choice):
             layers = range(calibration.shape["layer"])
             self._surveyed = decide_neurons(reading, layers, self.sizes, criterion, sequential=False)
         return self._surveyed[size]
+
+    def error(self, size: int) -> float:
+        """As surveyed, if text was read."""
+        if not NEURONS[self.settings.criterion].reads_text:
+            return super().error(size)
+        tokens = self.calibration.surveyed.dense.tokens.tokens
+        return sum(narrow.error for narrow in self(size).values()) / tokens
 
 
 class Neurons(Component):
