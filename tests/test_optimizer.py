@@ -124,7 +124,7 @@ def test_the_shape_that_costs_least_is_taken(wider_is_cheaper, tokenizer, corpus
     pruned = optimizer_for(tokenizer).prune(settings(corpus, target_ratio=0.4))
     tried = pruned.report.search.candidates
     widths = [one.intermediate_size for one in tried]
-    assert len(set(widths)) > 2
+    assert len(set(widths)) > 1
     assert [one.intermediate_size for one in tried if one.chosen] == [(max if wider_is_cheaper else min)(widths)]
     assert pruned.model.config.intermediate_size == (max if wider_is_cheaper else min)(widths)
 

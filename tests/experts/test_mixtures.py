@@ -184,7 +184,7 @@ def reference_grams(model, tokens, importance):
 
 def test_a_token_counts_by_the_square_of_the_factor_of_the_expert():
     model, tokens, found = member("mixtral"), random_tokens(6, VOCABULARY, 24), []
-    weights = torch.rand(tokens.mask.shape, generator=torch.Generator().manual_seed(1))
+    weights = torch.rand(tokens.mask.shape, generator=torch.Generator().manual_seed(1)) * tokens.mask
 
     def select(statistics, widths, generator):
         found.append(statistics.whole.gram.clone())
