@@ -142,8 +142,9 @@ BEST = f"whatever is best on folds of the calibration set, starting at {DAMPING}
 DAMPED = {"damping": f"{PULL} neurons: {SELECTION_DAMPING} while neurons are chosen, afterwards {BEST}"}
 REFIT_DAMPED = {"damping": f"{PULL} neurons: {BEST}"}
 WEIGHTED = (
-    "c_t the Fisher information of the token: the squared gradient, with respect to the output of the FFN, of the"
-    " log-probability of a next token that the model samples itself; inside an expert c_t is multiplied by the square"
-    " of the router's weight, over the tokens routed to the expert"
+    "c_t the Fisher information of the token: the squared gradient, with respect to the output of the last layer, of"
+    " the log-probability of a next token that the model samples itself, divided by the square of the FFN's output"
+    " where a norm follows that; inside an expert c_t is multiplied by the square of the router's weight, over the"
+    " tokens routed to the expert; while shapes are compared c_t is 1 over the square of the stream"
 )
 REFITTED = "; the output weights that stay are refitted by least squares"

@@ -159,7 +159,7 @@ def search_shape(
     measure: Callable[[Shape], TriedShape],
     expected: Callable[[Shape, Tried], float],
 ) -> Tried:
-    """Measures `first` and a neighbour, then whatever is expected to be cheapest, from what was measured before, until
+    """Measures `first` and another shape, a neighbour if it has one, then whatever is expected to be cheapest, from what was measured before, until
     the cheapest of those measured is cheaper than its neighbours in its row, and than all others are expected to be.
 
     Args:
@@ -180,7 +180,7 @@ def search_shape(
         if len(measured) > 1 or not following:
             estimates = {shape: expected(shape, measured) for shape in left}
             cheapest = min(left, key=lambda shape: estimates[shape])
-            if estimates[cheapest] < costs[best]:
+            if estimates[cheapest] < costs[best] or len(measured) == 1:
                 following = [cheapest]
         if not following:
             break

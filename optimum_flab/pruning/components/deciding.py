@@ -48,8 +48,8 @@ class Decision:
         importance (`torch.Tensor` of shape `(rows, length)`, *optional*): the weight of each token, see
             [`~measuring.dense_outputs.DenseOutputs`]; without it all count alike.
         sequential (`bool`): whether each layer is decided on top of those already pruned below it, at the only width;
-            else from the dense model alone, and roughly: in bfloat16 to save memory, and each token counts by how
-            small the stream is there, in whose share errors matter.
+            else from the dense model alone, and roughly: in bfloat16 to save memory, and errors count as shares of
+            the stream.
     """
 
     widths: Sequence[int]
@@ -129,6 +129,11 @@ class DecidedLayers(Mapping[int, NarrowLayer]):
         return len(self._layers)
 
 
+def squares(states: torch.Tensor) -> torch.Tensor:
+    """The square of each token's hidden state, float32, positive."""
+    return states.float().square().sum(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
+
+
 def fold_of_tokens(reading: LayerPass) -> list[torch.Tensor]:
     """Which part of the calibration set each token is in, `(rows, length)` for each batch of this process.
 
@@ -173,15 +178,6 @@ class DecidingObserver(LayerObserver):
         """What the tokens of this process say about each such projection of a layer. Passes the streams through it,
         but for the pruned one."""
         raise NotImplementedError
-
-    def weights(self, batch: int, after: torch.Tensor) -> torch.Tensor:
-        """The weights of the tokens of a batch, of shape `(rows, length)`.
-
-        Args:
-            after (`torch.Tensor` of shape `(rows, length, hidden)`): the dense stream after the layer.
-        """
-        importance = self.importance[batch]
-        return importance if self.decision.sequential else importance / after.float().square().sum(dim=-1)
 
     def joined(self, by_projection: list[dict[int, NarrowLayer]]) -> dict[int, NarrowLayer]:
         """What a layer keeps, by width, from what each of its projections does."""

@@ -10,7 +10,7 @@ from ...criteria.statistics import NeuronStatistics
 from ...running.experts import ExpertWeights, routed
 from ...running.layer_pass import LayerPass
 from ...running.narrow_layers import NarrowLayers
-from .deciding import DecidingObserver, Decision, NarrowLayer
+from .deciding import DecidingObserver, Decision, NarrowLayer, squares
 
 
 class ExpertObserver(DecidingObserver):
@@ -48,7 +48,10 @@ class ExpertObserver(DecidingObserver):
             after = self._through(self.cut_layers, index, weights)
         if not self.decision.sequential:
             self.streams["hidden"] = after
-        importance = [self.weights(batch, states).flatten() for batch, states in enumerate(after)]
+        importance = self.importance
+        if not self.decision.sequential:
+            importance = [weights / squares(states) for weights, states in zip(importance, after, strict=True)]
+        importance = [weights.flatten() for weights in importance]
         experts = ExpertWeights(family, layer, weights)
         for expert in range(len(experts)):
             statistics = NeuronStatistics(experts.out(expert), experts.incoming(expert), folds=self.folds_in(index))

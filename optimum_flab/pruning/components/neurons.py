@@ -23,7 +23,7 @@ from ...settings.components import FFNSettings
 from ...sizes import Shape
 from ..request import Request
 from .base import SHARE_OF_DEVICE, SURVEYED_PART, Calibrated, Choice, Component, Effort
-from .deciding import DecidingObserver, Decision, NarrowLayer
+from .deciding import DecidingObserver, Decision, NarrowLayer, squares
 from .expert_neurons import ExpertObserver
 
 
@@ -77,17 +77,21 @@ class FfnObserver(DecidingObserver):
         targets = self.dense.targets(index) if self.dense else []
         for batch, x in enumerate(reading.inputs):
             run = run_block(family, config, layer, hidden[batch], x.kwargs[index], to_end=not targets)
+            weights = self.importance[batch]
             if targets:
                 self._seen.append((stored(run.stream), stored(run.neurons)))
                 wanted = targets[batch].float()
-                if family.block.ffn_post_norm is None:  # streams are large, and their difference is small
+                if family.block.ffn_post_norm is None:
                     wanted = (wanted - run.stream.float()) / family.block.scale(config)
+                else:  # in the stream an error is as large as its share of what the norm reads
+                    weights = weights / squares(wanted)
             else:
                 hidden[batch] = stored(run.after)
                 wanted = run.output.float()
+                weights = weights * squares(run.after - run.stream) / squares(wanted) / squares(run.after)
             if bias is not None:
                 wanted = wanted - bias
-            statistics.add(run.neurons, wanted, self.weights(batch, hidden[batch]), self.folds[batch])
+            statistics.add(run.neurons, wanted, weights, self.folds[batch])
         return [statistics]
 
     def prune(self, index: int, narrow: NarrowLayer) -> None:
