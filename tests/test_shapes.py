@@ -10,10 +10,10 @@ from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.measuring.divergence import following, predicting
 from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.pruning.limits import candidate_shapes, parameters_to_keep, start_shape
-from optimum_flab.pruning.search import Expectation, search_shape
+from optimum_flab.pruning.search import ChosenShape, Expectation, search_shape
 from optimum_flab.pruning.shapes import cost, measure_shape
 from optimum_flab.records.pieces import Pieces
-from optimum_flab.records.report import TriedShape
+from optimum_flab.records.report import Search, TriedShape
 from optimum_flab.running import casting
 from optimum_flab.sizes import Shape
 
@@ -182,3 +182,11 @@ def test_shapes_cost_the_same_where_bfloat16_is_fast_but_for_rounding(family, mo
         assert other.validation_divergence == pytest.approx(one.validation_divergence, rel=0.1)
         assert other.validation_bits_per_byte == pytest.approx(one.validation_bits_per_byte, rel=0.01)
         assert other.validation_divergence != one.validation_divergence
+
+
+def test_shapes_that_cost_nearly_the_same_are_told():
+    best, near, far = (tried(bits, 0.0, bits) for bits in (1.0, 1.005, 1.02))
+    search = Search(candidates=(near, best.model_copy(update={"chosen": True}), far), natural_vocab_size=7)
+    (note,) = ChosenShape(ROWS[0][0], {}, search).notes
+    assert "costs 0.5% more" in note
+    assert not ChosenShape(ROWS[0][0], {}, Search(natural_vocab_size=7)).notes

@@ -183,7 +183,7 @@ def decide(computing: LoadedModel, weights: str, request: Request, texts: TextSe
     run.processes.check_same(inputs.decided_by(), "model, texts and settings")
     chosen = chosen_shape(inputs, candidates)
     run.processes.check_same(chosen.hash, "the sizes and layers that were chosen")
-    run.notes += file_notes(inputs.request, chosen.shape)
+    run.notes += file_notes(inputs.request, chosen.shape) + chosen.notes
     plan = decided_plan(inputs, chosen)
     with run.step("tokenisation"):
         counted = text_counts(texts, tokens, request, plan.kept_tokens)

@@ -47,6 +47,17 @@ class ChosenShape:
         """Hex SHA-256 of all of it."""
         return digest_of(TypeAdapter(ChosenShape).dump_python(self))
 
+    @property
+    def notes(self) -> list[str]:
+        """What a report should say of the choice: shapes that cost nearly the same."""
+        least = min(map(cost, self.search.candidates), default=0.0)
+        return [
+            f"nearly a tie in the search: {words} costs {cost(one) / least - 1:.1%} more than the chosen shape"
+            for one in self.search.candidates
+            if not one.chosen and cost(one) < (1 + NEAR) * least
+            for words in [", ".join(f"{name} {size:,}" for name, size in one.sizes.items())]
+        ]
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -110,6 +121,7 @@ def shapes_to_compare(request: Request, natural: int, fewest: int) -> list[list[
     return list(filter(None, near)) or [[shape] for shape in reached]
 
 
+NEAR = 0.01  # two costs that differ by less are told: other text may well turn them
 Tried = dict[Shape, TriedShape]  # what shapes were measured to cost
 
 STAGE = json_stage("shape", ChosenShape)
@@ -159,8 +171,9 @@ def search_shape(
     measure: Callable[[Shape], TriedShape],
     expected: Callable[[Shape, Tried], float],
 ) -> Tried:
-    """Measures `first` and another shape, a neighbour if it has one, then whatever is expected to be cheapest, from what was measured before, until
-    the cheapest of those measured is cheaper than its neighbours in its row, and than all others are expected to be.
+    """Measures `first` and another shape, a neighbour if it has one, then whatever is expected to be cheapest, from
+    what was measured before, until the cheapest of those measured is cheaper than its neighbours in its row, and than
+    all others are expected to be.
 
     Args:
         first ([`Shape`]): the first to be measured.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 STREAMS = "streams"
-SECONDS_LOST = 60.0  # of work that a kill may cost; streams are large
+SECONDS_LOST = 120.0  # of work that a kill may cost; streams are large
 
 
 def layer_piece(index: int) -> str:
