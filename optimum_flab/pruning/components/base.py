@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 SHARE_OF_DEVICE = 64  # the rows and neurons of one of several devices come in multiples of this
-SURVEYED_PART = 4  # one in this many calibration sequences is enough to compare shapes
+SURVEYED_PART = 8  # one in this many calibration sequences is enough to compare shapes
 
 
 @dataclass
