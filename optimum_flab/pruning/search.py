@@ -252,7 +252,7 @@ def _measured(
     def error(shape: Shape) -> float:
         return sum(choice.error(shape[dimension]) for dimension, choice in choices.items())
 
-    with progress_bar("Measuring shapes", sum(map(len, rows)), "shape") as bar:
+    with progress_bar("Measuring shapes", None, "shape") as bar:
 
         def measure(shape: Shape) -> TriedShape:
             name = "-".join(f"{dimension}{number}" for dimension, number in shape.items())
@@ -271,6 +271,4 @@ def _measured(
             bar.update()
             return tried
 
-        measured = search_shape(rows, first, measure, Expectation(error, tokens.unused))
-        bar.total = bar.n
-        return measured
+        return search_shape(rows, first, measure, Expectation(error, tokens.unused))

@@ -26,10 +26,11 @@ SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 # Estimates
 BASE = 40.0  # seconds for texts, tokenizer and files
 REACHED = 0.85  # of the speed of a plain matrix product
-CUBES = 6  # products of matrices of shape (neurons, neurons) that a layer's decision costs
-WEIGHTING = 4  # a token is weighted in the time that so many go through the model
+CUBES = 5  # multiplications and additions that a decision costs, over the cube of its width
+COUNTED = 0.5  # of the tokens, those whose weight is large enough to be summed
+KEPT = 0.3  # of the vocabulary, while shapes are compared and tokens weighted
 WRITING = 2  # a token that the model writes costs as much as so many that it reads
-SHAPES = 5  # that a search measures, about
+SHAPES = 4  # that a search measures, about
 LEAST_TOKENS = 2048  # fewer say too little about a layer's neurons
 PROBE = 1024  # rows and columns of the matrices that are multiplied
 
@@ -126,28 +127,30 @@ def expected_flop(request: Request, tokens: int | None = None, processes: int = 
     data = request.config.data
     tokens, share = data.tokens if tokens is None else tokens, request.routed_share
     efforts = [component.effort(request, tokens) for component in components_of(dense)]
-    idle = (1 - share) * counts.parts(dense).get("experts", 0)
-    once = 2 * (counts.total(dense) - idle)  # one token through the model
+    body = 2 * (counts.body(dense) - (1 - share) * counts.parts(dense).get("experts", 0))  # one token through it
+    head = 2 * dense["vocab"] * request.hidden
     texts = tokens + data.validation_tokens + data.held_out_tokens
     written = texts * data.mix.get(ANSWERS, 0) / sum(data.mix.values())  # one token at a time
-    shapes = 2 * SHAPES * data.validation_tokens if request.config.has_target else 0
+    measured = 2 * SHAPES * data.validation_tokens * (body + head * KEPT) if request.config.has_target else 0
 
-    def decided(stage: str, measured: int = 0) -> Pace:
+    def decided(stage: str, counted: float) -> tuple[float, float, float]:
+        """In float32, through layers with statistics, and through layers in every process."""
         found = [effort[stage] for effort in efforts if stage in effort]
-        weighted = WEIGHTING * max((effort.fitted for effort in found), default=0)  # once, whatever is fitted then
-        apart = sum(effort.tokens for effort in found)
-        fitted = 2 * sum(effort.fitted for effort in found) / processes
-        sums = sum(
-            (1.2 * effort.fitted / processes * share + CUBES * effort.width) * effort.matrices * effort.width**2
-            for effort in found
-        )
-        return Pace(sums, once * fitted, once * ((measured + weighted) / processes + apart))
+        sums = 0.0
+        for effort in found:
+            products = counted * (1.1 * effort.width + 2 * request.hidden) * effort.fitted * share / processes
+            sums += (products + CUBES * effort.width**2) * effort.matrices * effort.width
+        fitted = sum(effort.fitted for effort in found) / processes
+        return sums, fitted, body * sum(effort.tokens for effort in found)
 
+    survey, surveyed, apart = decided("shape", 1)
+    plan, fitted, _ = decided("plan", COUNTED)
+    weighted = tokens / processes * (body + 2 * head * KEPT) if fitted else 0
     return {
-        "texts": Pace(0, 0, once * WRITING * written),
-        "shape": decided("shape", shapes),
-        "plan": decided("plan"),
-        "held-out": Pace(0, once * 3 * data.held_out_tokens / processes, 0),
+        "texts": Pace(0, 0, (body + head) * WRITING * written),
+        "shape": Pace(survey, body * surveyed, measured / processes + apart),
+        "plan": Pace(plan, body * fitted + weighted, 0),
+        "held-out": Pace(0, (2.5 * body + 1.8 * head) * data.held_out_tokens / processes, 0),
     }
 
 

@@ -83,8 +83,7 @@ class Effort(NamedTuple):
     """What a stage takes to decide a component.
 
     Args:
-        fitted (`float`): tokens, shared by all processes, that are weighted, and go through the dense and the pruned
-            model while weights are fitted.
+        fitted (`float`): tokens, shared by all processes, that go through the model while weights are fitted.
         matrices (`int`): of sums over them, of all layers, each of which is decided from once.
         width (`int`): rows of each.
         tokens (`float`): that go through the model once, in every process.

@@ -181,9 +181,9 @@ class Heads(Component):
         return heads_of(config)[1]
 
     def effort(self, request: Request, tokens: int) -> Mapping[str, Effort]:
-        """A pass; matrices of heads are small beside those of neurons."""
+        """Two passes, the dense and the pruned model's; matrices of heads are small beside those of neurons."""
         limits = request.limits
-        return {"plan": Effort(fitted=tokens)} if limits.smallest["head"] < limits.dense["head"] else {}
+        return {"plan": Effort(fitted=2 * tokens)} if limits.smallest["head"] < limits.dense["head"] else {}
 
     def decide(
         self, calibration: Calibrated, settings: HeadSettings, kept: Mapping[str, Any], size: int, masks: LayerTensors
