@@ -69,7 +69,8 @@ def test_what_takes_little_time_is_done_again(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, stop=2)
     resumed = run(tmp_path)
-    assert resumed.passed == list(range(LAYERS)) and resumed.reading.pieces.read(STREAMS) is None
+    assert resumed.passed == list(range(LAYERS)) and resumed.reading.pieces.read(STREAMS) is not None
+    assert run(tmp_path).passed == []
 
 
 @pytest.mark.parametrize("folder", [None, "pieces"])

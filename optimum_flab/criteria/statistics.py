@@ -55,7 +55,7 @@ class NeuronStatistics:
         inputs, targets = inputs.flatten(end_dim=-2), targets.flatten(end_dim=-2)
         importance, fold = importance.flatten().to(inputs.device), fold.flatten() % len(self.folds)
         for number, problem in enumerate(self.folds):
-            here = torch.nonzero((fold == number) & (importance > 0)).flatten()
+            here = torch.nonzero((fold == number) & (importance != 0)).flatten()
             problem.add(inputs[here], targets[here], importance[here])
 
     @property

@@ -5,27 +5,27 @@ An error `e` of the stream at a token changes what the model predicts. To second
 `eᵀ F e / 2`, where `F` is the Fisher information: the mean of `g gᵀ` over next tokens `y` drawn from the model itself,
 with `g` the gradient of `log p(y)` with respect to the stream. With one draw per token, and all channels treated
 alike, this is `|g|² |e|²`, so that `|g|²` is the weight of a token in the least squares. The gradient is that of the
-stream after the last layer, into which the errors of all layers go: one for every layer, which takes a whole way down,
-did not do better (see benchmarks/README.md). (GuidedQuant, arXiv 2505.07004, weights tokens for quantisation, layer by
-layer, by the gradient of the loss on the text itself.)
+stream after the last layer, into which the errors of all layers go; one for every layer takes a whole way down.
+(GuidedQuant, arXiv 2505.07004, weights tokens for quantisation, layer by layer, by the gradient of the loss on the
+text itself.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from ..running.layer_pass import LayerObserver, LayerPass
+from ..records.pieces import Pieces
+from ..running.layer_pass import LayerObserver, LayerPass, layer_piece
 from ..running.layerwise import recorded, run_layer
 from .divergence import OutputHead, check_finite_layer
 
 
-# The tokens of least weight that have this share of all of it are left out of the sums: in code many tokens are
-# certain, and a third of them or more take time for nothing
+# The tokens of least weight that have this share of all of it are left out of the sums: in code most are certain, so
+# that these are about half of all (56% with Qwen2.5-Coder-0.5B)
 LEFT_OUT = 0.01
-WEIGHTS = "token-weights"
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,19 @@ class DenseOutputs:
     """What was kept of one pass of the dense model.
 
     Args:
-        reading ([`LayerPass`]): that pass, with its pieces.
         weights (`torch.Tensor` of shape `(rows, length)`): of tokens: float32, on the CPU, of mean 1 over the real
             tokens, 0 at padding and at tokens that are left out.
+        pieces ([`Pieces`]): with the targets.
     """
 
-    reading: LayerPass
     weights: torch.Tensor
+    pieces: Pieces
 
-    def targets(self, index: int) -> list[torch.Tensor]:
-        """What a layer should come to, by batch of this process, of shape `(rows, length, hidden)`: the stream after
-        it or, where there is a norm between the FFN and the stream, the output of its FFN."""
-        kept = self.reading.kept(index)
-        return [kept[str(batch)].to(x.hidden.device) for batch, x in enumerate(self.reading.inputs)]
+    def targets(self, index: int) -> Mapping[str, torch.Tensor]:
+        """What a layer should come to, on the CPU, by the number of the batch in this process, of shape
+        `(rows, length, hidden)`: the stream after it or, where there is a norm between the FFN and the stream, the
+        output of its FFN."""
+        return self.pieces.finished(layer_piece(index)).tensors
 
 
 @torch.no_grad()
@@ -61,41 +61,42 @@ def dense_outputs(reading: LayerPass, head: OutputHead | None = None, layers: Co
     Raises:
         [`FlabError`]: a layer produces NaN or infinite values or gradients.
     """
-
-    def measure() -> dict[str, torch.Tensor]:
-        observer = _Targets(reading, layers)
-        reading.run(observer, "Reading with the dense model")
-        if head is None:
-            return {"weights": reading.tokens.mask.float()}
-        draws = [
-            torch.rand(one.mask.shape, generator=reading.generator, dtype=torch.float64) for one in reading.batches
-        ]
-        batches = zip(observer.streams["hidden"], reading.masks, reading.processes.share(draws), strict=True)
-        squares = [_squared_gradient(reading, hidden, mask, head, draw) for hidden, mask, draw in batches]
-        check_finite_layer(all(bool(square.isfinite().all()) for square in squares), len(reading.layers) - 1)
-        return {"weights": _counting(torch.cat(reading.processes.gathered(squares)), reading.tokens.mask)}
-
-    return DenseOutputs(reading, reading.pieces.tensors(WEIGHTS, measure)["weights"])
+    observer = _Targets(reading, layers, "hidden")
+    reading.run(observer, "Reading with the dense model")
+    if head is None:
+        return DenseOutputs(reading.tokens.mask.float(), reading.pieces)
+    shapes, generator = [one.mask.shape for one in reading.batches], reading.generator
+    draws = [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    batches = zip(observer.streams["hidden"], reading.masks, reading.processes.share(draws), strict=True)
+    squares = [_squared_gradient(reading, hidden, mask, head, draw) for hidden, mask, draw in batches]
+    check_finite_layer(all(bool(square.isfinite().all()) for square in squares), len(reading.layers) - 1)
+    together = torch.cat(reading.processes.gathered(squares))
+    return DenseOutputs(_without_least(together, reading.tokens.mask), reading.pieces)
 
 
 class _Targets(LayerObserver):
-    """Keeps what some layers should come to, see [`DenseOutputs.targets`], by the number of the batch."""
-
-    def __init__(self, reading: LayerPass, layers: Collection[int]):
-        super().__init__(reading, layers, "hidden")
+    """Keeps what some layers should come to, see [`DenseOutputs.targets`], and checks all."""
 
     def observe(self, index: int) -> dict[str, torch.Tensor]:
-        """Keeps the targets of a layer."""
+        """Keeps the targets of a layer, by the number of the batch."""
         reading, streams = self.reading, self.streams["hidden"]
         layer, block = reading.layers[index], reading.family.block
         targets = {}
         with recorded(layer, *([block.ffn_out] if block.ffn_post_norm else [])) as runs:
             for batch, x in enumerate(reading.inputs):
-                after = run_layer(layer, streams[batch], x.kwargs[index])
-                check_finite_layer(after[reading.masks[batch]].isfinite().all(), index)
-                streams[batch] = reading.workspace.stored(after)
-                targets[str(batch)] = runs[block.ffn_out][1].reshape(after.shape) if runs else streams[batch]
+                streams[batch] = reading.workspace.stored(run_layer(layer, streams[batch], x.kwargs[index]))
+                targets[str(batch)] = runs[block.ffn_out][1].reshape(x.hidden.shape) if runs else streams[batch]
+        self._check(index)
         return targets
+
+    def advance(self, index: int) -> None:
+        """Passes the stream through a layer without targets."""
+        super().advance(index)
+        self._check(index)
+
+    def _check(self, index: int) -> None:
+        for hidden, mask in zip(self.streams["hidden"], self.reading.masks, strict=True):
+            check_finite_layer(hidden[mask].isfinite().all(), index)
 
 
 def _squared_gradient(
@@ -123,7 +124,7 @@ def _squared_gradient(
     return squares
 
 
-def _counting(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def _without_least(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Weights of shape `(rows, length)`: 0 at padding and for those that have the least, [`LEFT_OUT`] of all together;
     of mean 1 over the real tokens."""
     weights = weights * mask

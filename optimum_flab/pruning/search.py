@@ -208,7 +208,7 @@ class Expectation:
 
     Args:
         errors (`Callable`): the error of a shape in the stream, see [`~pruning.components.base.Choice.error`].
-        unused (`Callable`): the share of the corpus that is tokens which a vocabulary of a size lacks.
+        unused (`Callable`): the share of all uses that tokens have which a vocabulary of a size lacks.
     """
 
     def __init__(self, errors: Callable[[Shape], float], unused: Callable[[int], float]):
@@ -216,15 +216,12 @@ class Expectation:
 
     def __call__(self, shape: Shape, measured: Tried) -> float:
         """The cost of a shape."""
-        near = min(measured, key=lambda other: (abs(other["layer"] - shape["layer"]), abs(self._step(other, shape))))
+        errors = self.errors
+        near = min(measured, key=lambda m: (abs(m["layer"] - shape["layer"]), abs(errors(m) - errors(shape))))
         tried = measured[near]
         lost = tried.validation_bits_per_byte - (tried.validation_vocabulary_bits_per_byte or 0.0)
-        error = self.errors(near)
-        lost *= self.errors(shape) / error if error else 1.0
+        lost *= errors(shape) / errors(near) if errors(near) else 1.0
         return lost + VOCABULARY_WEIGHT * self._vocabulary_bits(shape, measured)
-
-    def _step(self, one: Shape, other: Shape) -> float:
-        return self.errors(one) - self.errors(other)
 
     def _vocabulary_bits(self, shape: Shape, measured: Tried) -> float:
         """On a line through the two measured vocabularies that lack most different shares."""
@@ -256,6 +253,7 @@ def _measured(
 
         def measure(shape: Shape) -> TriedShape:
             name = "-".join(f"{dimension}{number}" for dimension, number in shape.items())
+            calibration.dense.processes.check_same(name, "the shapes to measure")
             piece = pieces.read(name)
             if calibration.dense.processes.agree(piece is not None) and piece is not None:
                 bar.update()

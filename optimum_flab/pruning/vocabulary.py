@@ -210,7 +210,7 @@ class TokenChoice:
         return resize(self._spec, vocabulary, counted.uses, min(size, len(self._dense)), counted.used)
 
     def unused(self, size: int) -> float:
-        """The share of the corpus' tokens that this many lack."""
+        """The share of all uses, as tokens are ranked by them, of those that are not among this many."""
         uses = self.counted.uses
         return 1 - float(uses[self(size)].sum() / max(uses.sum(), 1e-30))
 

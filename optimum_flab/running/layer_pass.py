@@ -1,4 +1,4 @@
-"""Texts on their way through a model, one layer at a time; an interrupted pass resumes where it was."""
+"""Texts on their way through a model, one layer at a time; an interrupted pass resumes where it was saved last."""
 
 from __future__ import annotations
 
@@ -125,9 +125,10 @@ class LayerPass:
 
     @torch.no_grad()
     def run(self, observer: LayerObserver, description: str = "", order: Sequence[int] | None = None) -> None:
-        """Passes the layers, and saves what the observer keeps after each, and its streams every [`SECONDS_LOST`].
+        """Passes the layers, and saves what the observer keeps after each, and its streams every [`SECONDS_LOST`] and
+        at the end.
 
-        An interrupted run resumes after the last layer with these. If what was kept about one is missing or damaged,
+        An interrupted run resumes where they were saved last. If what was kept about one is missing or damaged,
         or other processes were interrupted at another layer, it starts over.
 
         Args:
@@ -148,8 +149,8 @@ class LayerPass:
                             trim_heap()  # what is kept was scattered among temporary data
                         else:
                             observer.advance(index)
-                    is_late = time.monotonic() - saved >= SECONDS_LOST
-                    if self.pieces.lasting and self.processes.agree(is_late):
+                    is_time = time.monotonic() - saved >= SECONDS_LOST or place + 1 == len(order)
+                    if self.pieces.lasting and self.processes.agree(is_time):
                         self._keep_streams(observer.streams, place + 1)
                         saved = time.monotonic()
                 tick()
@@ -196,7 +197,7 @@ class LayerObserver:
 
     @cached_property
     def streams(self) -> dict[str, list[torch.Tensor]]:
-        """Hidden states by batch of this process, where they are; saved after every layer."""
+        """Hidden states by batch of this process, where they are; saved from time to time."""
         return {name: self.reading.embedded() for name in self._names}
 
     def observe(self, index: int) -> Mapping[str, torch.Tensor]:

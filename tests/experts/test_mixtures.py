@@ -193,7 +193,7 @@ def test_a_token_counts_by_the_square_of_the_factor_of_the_expert():
     criterion = replace(NEURON_CRITERIA["energy"], select=select)
     layers, width = range(len(model.model.layers)), model.config.intermediate_size
     text = reading(model, tokens)
-    decide_neurons(text, layers, [width], criterion, DenseOutputs(text, weights))
+    decide_neurons(text, layers, [width], criterion, DenseOutputs(weights, text.pieces))
     for gram, expected in zip(found, reference_grams(model, tokens, weights), strict=True):
         torch.testing.assert_close(gram, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
 

@@ -8,6 +8,7 @@ from optimum_flab.measuring.dense_outputs import LEFT_OUT, dense_outputs
 from optimum_flab.measuring.divergence import OutputHead
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.running import layer_pass
+from optimum_flab.running.layer_pass import layer_piece
 from optimum_flab.running.layerwise import run_block, run_layer
 from optimum_flab.utils.errors import FlabError
 
@@ -75,15 +76,16 @@ def test_without_predictions_that_depend_on_the_layers_all_tokens_count_alike():
 def test_targets_are_the_dense_stream_or_what_the_ffn_adds_to_it_before_a_norm(family):
     model, tokens = tiny_model(family), random_tokens(200)
     found, architecture = outputs_of(model, tokens), family_for(model.config)
+    text = reading(model, tokens, 2)
     for index, layer in enumerate(architecture.decoder_layers(model)):
-        for batch, x in enumerate(found.reading.inputs):
+        for batch, x in enumerate(text.inputs):
             hidden = x.hidden
             with torch.no_grad():
                 for below, other in enumerate(architecture.decoder_layers(model)[:index]):
                     hidden = run_layer(other, hidden, x.kwargs[below])
                 run = run_block(architecture, model.config, layer, hidden, x.kwargs[index])
             expected = run.after if architecture.block.ffn_post_norm is None else run.output
-            torch.testing.assert_close(found.targets(index)[batch], expected)
+            torch.testing.assert_close(found.targets(index)[str(batch)], expected)
 
 
 def test_batches_draw_the_same_tokens_whatever_their_size():
@@ -117,9 +119,17 @@ def test_what_was_interrupted_goes_on_with_the_same_weights(number, tmp_path, mo
     assert all(
         one.equal(other)
         for index in range(LAYERS)
-        for one, other in zip(resumed.targets(index), whole.targets(index), strict=True)
+        for one, other in zip(resumed.targets(index).values(), whole.targets(index).values(), strict=True)
     )
     assert len(runs) < all_runs
+
+
+def test_a_damaged_target_is_made_again(tmp_path):
+    model, tokens = tiny_model("llama"), random_tokens(200)
+    whole = outputs_of(model, tokens, pieces=Pieces(tmp_path))
+    Pieces(tmp_path).path(layer_piece(2)).write_bytes(b"damaged")
+    again = outputs_of(model, tokens, pieces=Pieces(tmp_path))
+    assert again.weights.equal(whole.weights) and again.targets(2).keys() == whole.targets(1).keys()
 
 
 def test_the_model_is_left_as_it_was():

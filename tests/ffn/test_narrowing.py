@@ -112,3 +112,35 @@ def test_rows_take_turns_in_folds_across_batches():
     folds = torch.cat(fold_of_tokens(reading(tiny_model("llama"), tokens, 3)))
     turns = (torch.arange(len(tokens.mask)) % 2)[:, None].expand(tokens.mask.shape)
     assert folds.equal(turns)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("criterion", ["obs", "energy"])
+def test_the_error_of_the_survey_is_the_share_of_the_stream_that_changes(name, criterion):
+    """For the lowest layer, whose norm behind the FFN, if it has one, is taken as linear."""
+    model, tokens, width = tiny_model(name), random_tokens(200), WIDTH * 3 // 4
+    text = reading(model, tokens)
+    narrowed = decide_neurons(text, range(LAYERS), [width], CRITERIA[criterion], sequential=False)[width]
+    family, found = family_for(model.config), 0.0
+    layer, narrow = family.decoder_layers(model)[0], narrowed[0]
+    dense = family.ffn_out_matrix(layer).detach().float()
+    change = dense.clone()
+    change[:, narrow.kept] = 0 if narrow.weight is None else dense[:, narrow.kept] - narrow.weight.float()
+    for x, mask in zip(text.inputs, text.masks, strict=True):
+        with torch.no_grad():
+            run = run_block(family, model.config, layer, x.hidden, x.kwargs[0])
+        error = (run.neurons.float() @ change.T).square().sum(dim=-1) / run.after.float().square().sum(dim=-1)
+        if family.block.ffn_post_norm is not None:
+            error *= (run.after - run.stream).square().sum(dim=-1) / run.output.square().sum(dim=-1)
+        found += float(error[mask].sum())
+    kept = text.kept(0)[f"{width}.error"]
+    assert float(kept) == pytest.approx(found, rel=0.03)
+    assert narrowed.error == pytest.approx(sum(float(text.kept(index)[f"{width}.error"]) for index in range(LAYERS)))
+
+
+def test_the_best_fit_is_looked_for_in_the_lowest_layer_and_in_one_of_four_above():
+    model, tokens = tiny_model("llama", num_hidden_layers=7), random_tokens(200)
+    text = reading(model, tokens)
+    decide_neurons(text, range(7), [WIDTH // 2], CRITERIA["obs"])
+    fits = [text.kept(index)["fit"].tolist() for index in range(7)]
+    assert fits[1] == fits[2] == fits[3] == fits[4] != fits[5] == fits[6] and fits[0] != fits[1]

@@ -13,6 +13,7 @@ import torch
 from ...families import Family
 from ...measuring.dense_outputs import DenseOutputs, dense_outputs
 from ...measuring.divergence import OutputHead
+from ...measuring.layer_change import LayerChange
 from ...records.report import RemovedLayer
 from ...running.casting import LayerTensors
 from ...running.layer_pass import LayerPass
@@ -20,7 +21,7 @@ from ...running.processes import Processes
 from ...settings.components import ComponentSettings
 from ...sizes import Shape, shape_of
 from ..request import Request
-from .deciding import NarrowLayer
+from .deciding import NarrowLayer, squares
 
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 
 SHARE_OF_DEVICE = 64  # the rows and neurons of one of several devices come in multiples of this
-SURVEYED_PART = 8  # one in this many calibration sequences is enough to compare shapes
+SURVEYED_PART = 8  # the first of so many parts of the calibration sequences is enough to compare shapes
+SHARE_TOKENS = 1024  # enough to tell about how much each layer does
 
 
 @dataclass
@@ -56,6 +58,19 @@ class Calibrated:
         tokens, pieces = self.dense.tokens, self.dense.pieces.part("survey")
         part = tokens.rows(0, -(-len(tokens.mask) // SURVEYED_PART))
         return Calibrated(replace(self.dense, tokens=part, pieces=pieces), self.kept_tokens)
+
+    @cached_property
+    def layer_shares(self) -> list[float]:
+        """The square of what each layer adds to the stream, as a share of the stream's: the mean over some tokens."""
+        rows = max(1, SHARE_TOKENS // self.dense.tokens.mask.shape[1])
+        reading = self.reading("shares", tokens=self.dense.tokens.rows(0, rows))
+
+        def share(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+            return squares(after - before) / squares(after)
+
+        observer = LayerChange(reading, share, reading.tokens.mask)
+        reading.run(observer)
+        return [float(reading.kept(index)["change"]) / reading.tokens.tokens for index in observer.layers]
 
     @cached_property
     def outputs(self) -> DenseOutputs:
@@ -116,8 +131,9 @@ class Choice:
 
     def error(self, size: int) -> float:
         """About how large the squared error of the stream is with this size, as a share of the stream's square, summed
-        over layers; of use in proportions only."""
-        return 1 - size / self.calibration.shape[self.settings.dimension]
+        over layers. Here it grows evenly, up to what the layers add."""
+        calibration = self.calibration
+        return (1 - size / calibration.shape[self.settings.dimension]) * sum(calibration.layer_shares)
 
     def removals(self, size: int) -> Sequence[RemovedLayer]:
         """What is removed to reach a size, one after the other with its score, where it goes like that."""

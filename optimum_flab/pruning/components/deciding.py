@@ -17,6 +17,9 @@ from ...running.layer_pass import LayerObserver, LayerPass, layer_piece
 from ...tensors.least_squares import ROWS_TRIED, Fit, RestrictedLeastSquares, best_fit, solve
 
 
+NORM_EPSILON = 1e-6  # of most families
+
+
 @dataclass(frozen=True)
 class NarrowLayer:
     """What one layer keeps.
@@ -80,6 +83,7 @@ class Decision:
         whole, nested = statistics.whole, list(kept_by_width.values())
         gram, cross = whole.damped(DAMPING)
         weights = solve(gram, cross, nested, whole.workspace) if self.compensates else [None] * len(nested)
+        gram.diagonal().copy_(whole.diagonal)  # errors are without the pull
         decided = dict[int, NarrowLayer]()
         for width, kept, weight in zip(kept_by_width, nested, weights, strict=True):
             stored = None if weight is None else weight.bfloat16()
@@ -91,7 +95,7 @@ def _error(dense: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor | None,
     """The squared error of weights that stay, estimated from some of their rows."""
     rows = slice(None, None, max(1, len(dense) // ROWS_TRIED))
     change = dense[rows].clone()
-    change[:, kept] -= change[:, kept] if weight is None else weight[rows]
+    change[:, kept] = 0 if weight is None else change[:, kept] - weight[rows]
     return float(((change @ gram) * change).sum(dtype=torch.float64)) * len(dense) / len(change)
 
 
@@ -116,8 +120,13 @@ class DecidedLayers(Mapping[int, NarrowLayer]):
             raise KeyError(layer)
         tensors = self._pieces.finished(layer_piece(layer), only=f"{self._width}.").tensors
         kept, weight = tensors[f"{self._width}.kept"].to(self._device), tensors.get(f"{self._width}.weight")
-        weight = None if weight is None else weight.to(self._device)
-        return NarrowLayer(kept, weight, error=float(tensors[f"{self._width}.error"]))
+        return NarrowLayer(kept, None if weight is None else weight.to(self._device))
+
+    @property
+    def error(self) -> float:
+        """Of all layers, see [`NarrowLayer`]; their weights are not read."""
+        name = f"{self._width}.error"
+        return sum(float(self._pieces.finished(layer_piece(layer), name).tensors[name]) for layer in self._layers)
 
     def __contains__(self, layer: object) -> bool:
         return layer in self._layers
@@ -130,8 +139,8 @@ class DecidedLayers(Mapping[int, NarrowLayer]):
 
 
 def squares(states: torch.Tensor) -> torch.Tensor:
-    """The square of each token's hidden state, float32, positive."""
-    return states.float().square().sum(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
+    """The square of each token's hidden state, float32, at least what a norm takes for one that is zero."""
+    return states.float().square().sum(dim=-1).clamp_min(NORM_EPSILON * states.shape[-1])
 
 
 def fold_of_tokens(reading: LayerPass) -> list[torch.Tensor]:
@@ -212,7 +221,8 @@ class DecidingObserver(LayerObserver):
         first = layers[place - (place - 1) % self.fits_every if place else 0]
         if first == index or not self.decision.sequential:
             return None
-        return Fit(*self.reading.kept(first)["fit"].tolist()) if self.decision.compensates else None
+        found = self.reading.pieces.finished(layer_piece(first), only="fit").tensors.get("fit")
+        return None if found is None else Fit(*found.tolist())
 
     def folds_in(self, index: int) -> int:
         """In how many parts the statistics of a layer are summed."""

@@ -62,7 +62,7 @@ class ExpertObserver(DecidingObserver):
                 statistics.add(neurons, wanted, counts[tokens] * factors.float().square(), fold.flatten()[tokens])
             if not statistics.whole.diagonal.any():  # no token was routed to it: all its neurons count alike
                 alike = torch.eye(statistics.weight.shape[1], device=statistics.weight.device)
-                ones = alike.diagonal()
+                ones = alike.diagonal() * 1e-20  # in the choice alone, not in the error of the layer
                 statistics.add(alike, statistics.weight.T, ones, torch.zeros_like(ones))
             yield statistics
 

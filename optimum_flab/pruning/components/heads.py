@@ -27,7 +27,7 @@ from ...tensors.workspace import Workspace
 from ...utils.compat import new_model
 from ..request import Request
 from .base import Calibrated, Component, Effort, columns_of
-from .deciding import DecidingObserver, Decision, NarrowLayer
+from .deciding import DecidingObserver, Decision, NarrowLayer, squares
 
 
 if TYPE_CHECKING:
@@ -127,10 +127,13 @@ class HeadObserver(DecidingObserver):
             for batch, x in enumerate(reading.inputs):
                 same, kwargs = dense[batch] is pruned[batch], x.kwargs[index]
                 dense[batch] = reading.workspace.stored(run_layer(layer, dense[batch], kwargs))
+                weights = self.importance[batch]
+                if family.block.attention_post_norm is not None:
+                    weights = weights / squares(runs[self.path][1])
                 wanted = runs[self.path][1] if out.bias is None else runs[self.path][1] - out.bias
                 if not same:
                     run_layer(layer, pruned[batch], kwargs)
-                statistics.add(runs[self.path][0], wanted, self.importance[batch], self.folds[batch])
+                statistics.add(runs[self.path][0], wanted, weights, self.folds[batch])
         return [statistics]
 
     def advance(self, index: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from ...criteria import LAYERS
 from ...criteria.base import LayerCriterion
 from ...families import Family
 from ...measuring.divergence import OutputHead, check_finite, mean_divergences, predicting
+from ...measuring.layer_change import LayerChange
 from ...records.report import RemovedLayer
 from ...running.casting import fast_step
 from ...running.layer_pass import LayerObserver, LayerPass
@@ -26,9 +27,6 @@ from .base import Choice, Component, Effort
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def ranked_layers(
@@ -45,28 +43,13 @@ def ranked_layers(
     if criterion.change is None:
         yield from _by_divergence(reading, kept_tokens)
         return
-    observer = _Change(reading, criterion.change, criterion.counted(reading.tokens.mask, reading.tokens.position_ids))
+    counted = criterion.counted(reading.tokens.mask, reading.tokens.position_ids)
+    observer = LayerChange(reading, criterion.change, counted)
     reading.run(observer)
     count = sum(int(mask.sum()) for mask in observer.masks)
     scores = [check_finite(float(reading.kept(index)["change"]) / count) for index in observer.layers]
     order = sorted(reading.family.pruned_layers(reading.model), key=lambda layer: (scores[layer], layer))
     yield from (RemovedLayer(layer=layer, score=scores[layer]) for layer in order[:-1])
-
-
-class _Change(LayerObserver):
-    """Keeps as `"change"` how much a layer changes hidden states, summed over the tokens that count."""
-
-    def __init__(self, reading: LayerPass, change: Change, counted: torch.Tensor):
-        super().__init__(reading, range(len(reading.layers)), "hidden")
-        self.change, self.masks = change, reading.by_batch(counted)
-
-    def observe(self, index: int) -> dict[str, torch.Tensor]:
-        """How much the layer changes the hidden states."""
-        before, total = list(self.streams["hidden"]), torch.zeros((), dtype=torch.float64)
-        self.advance(index)
-        for hidden, after, mask in zip(before, self.streams["hidden"], self.masks, strict=True):
-            total += self.change(hidden[mask].float(), after[mask].float()).sum(dtype=torch.float64).cpu()
-        return {"change": total}
 
 
 @torch.no_grad()
@@ -127,16 +110,10 @@ class _Candidates(LayerObserver):
             self.streams[str(index)] = without
 
 
-def share_of_stream(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """The square of what a layer adds to the stream, as a share of the stream's."""
-    return (after - before).square().sum(dim=-1) / after.square().sum(dim=-1)
-
-
 class LayerChoice(Choice):
     """The layers of a ranking that goes as far as it is asked for."""
 
     _removals: tuple[RemovedLayer, ...] = ()
-    _shares: list[float] | None = None
 
     def __call__(self, size: int) -> list[int]:
         """This many layers, ascending."""
@@ -144,27 +121,23 @@ class LayerChoice(Choice):
 
     def error(self, size: int) -> float:
         """As if those layers went that change the stream least; nothing is ranked for it."""
-        if self._shares is None:
-            reading = self._reading("shares")
-            observer = _Change(reading, share_of_stream, reading.tokens.mask)
-            reading.run(observer)
-            tokens, removable = reading.tokens.tokens, reading.family.pruned_layers(reading.model)
-            self._shares = sorted(float(reading.kept(index)["change"]) / tokens for index in removable)
-        return sum(self._shares[: self.calibration.shape["layer"] - size])
-
-    def _reading(self, name: str) -> LayerPass:
-        tokens = self.calibration.dense.tokens
-        rows = max(1, self.settings.search_tokens // tokens.mask.shape[1])
-        return self.calibration.reading(name, tokens=tokens.rows(0, rows))
+        number, family = self.calibration.shape["layer"] - size, self.calibration.dense.family
+        if not number:
+            return 0.0  # without a pass
+        shares = self.calibration.layer_shares
+        return sum(sorted(shares[layer] for layer in family.pruned_layers(self.calibration.dense.model))[:number])
 
     def removals(self, size: int) -> tuple[RemovedLayer, ...]:
         """The removals, in their order, that leave this many layers. What was ranked before is read from its
         pieces."""
-        number, criterion = self.calibration.shape["layer"] - size, LAYERS[self.settings.criterion]
+        calibration, dense = self.calibration, self.calibration.dense
+        number, criterion = calibration.shape["layer"] - size, LAYERS[self.settings.criterion]
         if len(self._removals) < number:
-            removals, reading = [], self._reading("layers")
+            removals = []
+            rows = max(1, self.settings.search_tokens // dense.tokens.mask.shape[1])
+            reading = calibration.reading("layers", tokens=dense.tokens.rows(0, rows))
             with progress(f"Ranking layers by {criterion.name}", number, "layer") as tick:
-                for removal in islice(ranked_layers(reading, criterion, self.calibration.kept_tokens), number):
+                for removal in islice(ranked_layers(reading, criterion, calibration.kept_tokens), number):
                     removals.append(removal)
                     tick()
             self._removals = tuple(removals)

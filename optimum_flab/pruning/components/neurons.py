@@ -23,7 +23,7 @@ from ...settings.components import FFNSettings
 from ...sizes import Shape
 from ..request import Request
 from .base import SHARE_OF_DEVICE, SURVEYED_PART, Calibrated, Choice, Component, Effort
-from .deciding import DecidingObserver, Decision, NarrowLayer, squares
+from .deciding import DecidedLayers, DecidingObserver, Decision, NarrowLayer, squares
 from .expert_neurons import ExpertObserver
 
 
@@ -74,13 +74,14 @@ class FfnObserver(DecidingObserver):
         stored, bias = reading.workspace.stored, family.ffn_out(layer).bias
         matrix, incoming = family.ffn_out_matrix(layer), family.incoming(layer)
         statistics = NeuronStatistics(matrix, incoming, reading.workspace, self.folds_in(index))
-        targets = self.dense.targets(index) if self.dense else []
+        targets = self.dense.targets(index) if self.dense else {}
         for batch, x in enumerate(reading.inputs):
             run = run_block(family, config, layer, hidden[batch], x.kwargs[index], to_end=not targets)
             weights = self.importance[batch]
             if targets:
                 self._seen.append((stored(run.stream), stored(run.neurons)))
-                wanted = targets[batch].float()
+                # in half precision both are rounded, each time otherwise: it averages out over tokens
+                wanted = targets[str(batch)].to(run.stream.device).float()
                 if family.block.ffn_post_norm is None:
                     wanted = (wanted - run.stream.float()) / family.block.scale(config)
                 else:  # in the stream an error is as large as its share of what the norm reads
@@ -88,7 +89,9 @@ class FfnObserver(DecidingObserver):
             else:
                 hidden[batch] = stored(run.after)
                 wanted = run.output.float()
-                weights = weights * squares(run.after - run.stream) / squares(wanted) / squares(run.after)
+                weights = weights / squares(run.after)
+                if family.block.ffn_post_norm is not None:
+                    weights = weights * squares(run.after - run.stream) / squares(wanted)
             if bias is not None:
                 wanted = wanted - bias
             statistics.add(run.neurons, wanted, weights, self.folds[batch])
@@ -143,7 +146,7 @@ def decide_neurons(
     is_dense = reading.family.experts is None
     if not criterion.reads_text:
         reading = replace(reading, tokens=reading.tokens.rows(0, 0))
-    if dense is None and sequential and is_dense:
+    elif dense is None and sequential and is_dense:
         dense = dense_outputs(replace(reading.part("dense"), replaced=lambda index: {}), layers=layers)
     importance = dense.weights if dense else None
     compensates = criterion.compensates and (is_dense or sequential)
@@ -157,7 +160,7 @@ def decide_neurons(
 
 
 class NeuronChoice(Choice):
-    """Neurons at several widths, from the dense model alone, all tokens counting alike."""
+    """Neurons at several widths, from the dense model alone, errors counting as shares of the stream."""
 
     _surveyed: dict[int, Mapping[int, NarrowLayer]] | None = None
 
@@ -176,8 +179,9 @@ class NeuronChoice(Choice):
         """As surveyed, if text was read."""
         if not NEURONS[self.settings.criterion].reads_text:
             return super().error(size)
+        surveyed = self(size)
         tokens = self.calibration.surveyed.dense.tokens.tokens
-        return sum(narrow.error for narrow in self(size).values()) / tokens
+        return surveyed.error / tokens if isinstance(surveyed, DecidedLayers) else 0.0
 
 
 class Neurons(Component):
