@@ -85,9 +85,9 @@ class Decision:
         weights = solve(gram, cross, nested, whole.workspace) if self.compensates else [None] * len(nested)
         gram.diagonal().copy_(whole.diagonal)  # errors are without the pull
         decided = dict[int, NarrowLayer]()
-        for width, kept, weight in zip(kept_by_width, nested, weights, strict=True):
-            stored = None if weight is None else weight.bfloat16()
-            decided[width] = NarrowLayer(kept, stored, error=_error(whole.weight, kept, weight, gram))
+        for width, kept, fitted in zip(kept_by_width, nested, weights, strict=True):
+            stored = None if fitted is None else fitted.bfloat16()
+            decided[width] = NarrowLayer(kept, stored, error=_error(whole.weight, kept, fitted, gram))
         return decided
 
 
