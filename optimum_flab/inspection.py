@@ -167,9 +167,11 @@ def outlook_of(dense: LoadedModel, config: FlabPrunerConfig) -> Outlook:
     from .pruning.resolution import body_notes, resolve
     from .pruning.search import candidates_for
     from .pruning.vocabulary import token_choice
+    from .running.kernels import prepare_kernels
     from .running.run import Run
     from .texts.sets import corpus_alone
 
+    prepare_kernels(dense.device)  # as the pruning, whose time is estimated
     dtype = dense.storage_dtype
     request = resolve(config, dense.model, dense.family, dense.tokenizer, dense.name, dtype)
     run = Run.in_folder(cache_root("pruning"))

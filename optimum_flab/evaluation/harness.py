@@ -22,11 +22,11 @@ from ..records.folders import OutputFolder, check_writable
 from ..records.results import EvaluatedModel, EvaluationConditions
 from ..running.casting import copy_in
 from ..running.generation import BatchCache, config_hash
+from ..running.kernels import prepare_kernels
 from ..settings.evaluation import DIVERGENCE, STANDARD, EvaluationSettings, check_evaluation
 from ..texts.formats import chat_text
 from ..texts.sources import hub_datasets
 from ..utils.errors import ConfigurationError, FlabError
-from ..utils.memory import keep_freed_memory
 from ..utils.places import cache_root, user_path
 from ..utils.progress import say
 from ..vocabulary.infilling import EXAMPLE, InfillingFormat, infilling_format, missing_tokens
@@ -121,8 +121,8 @@ def evaluate(
     check_evaluation(settings, has_baseline=baseline is not None)
     if output is not None:
         OutputFolder(output, EVALUATION, overwrite=overwrite).check()
-    keep_freed_memory()
     device = computation_device(device)
+    prepare_kernels(device)
     dtype = None if settings.dtype is None else computation_dtype(settings.dtype)
     exam = _prepare(settings, confirm_run_unsafe_code)
     if exam.isolation is not None:

@@ -26,6 +26,7 @@ from ..records.plan import PruningPlan
 from ..records.report import Search
 from ..records.texts import TextCounts
 from ..records.work import json_stage
+from ..running.kernels import prepare_kernels
 from ..running.layer_pass import LayerPass
 from ..running.processes import Processes
 from ..running.run import Run
@@ -33,7 +34,7 @@ from ..sizes import Shape
 from ..texts.sets import TextSets
 from ..utils.errors import FlabError
 from ..utils.hashing import texts_hash
-from ..utils.memory import give_back_memory, keep_freed_memory
+from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
 from .estimates import pruning_estimate
 from .inputs import PruningInputs
@@ -99,8 +100,7 @@ def prune(dense: LoadedModel, request: Request, run: Run, seconds: float | None 
             disk is too full.
         [`ConfigurationError`]: the time budget is too short.
     """
-    if dense.stored is None:
-        keep_freed_memory()
+    prepare_kernels(dense.device, run.processes, in_files=dense.stored is not None)
     request = announce(dense, request, run, seconds)
     readable = open_weights(dense, request, run)
     weights = dense_hash(readable)

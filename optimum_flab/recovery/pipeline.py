@@ -11,11 +11,12 @@ from ..checkpoints.loading import LoadedModel
 from ..pruning.result import PrunedModel
 from ..records.folders import check_writable
 from ..records.work import WorkFolder, json_stage
+from ..running.kernels import prepare_kernels
 from ..running.processes import Processes
 from ..running.run import Run
 from ..settings.recovery import LORA_ONLY, RecoveryConfig
 from ..utils.errors import ConfigurationError, FlabError
-from ..utils.memory import give_back_memory, keep_freed_memory
+from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
 from .checks import check_settings, check_teacher
 from .estimates import available_for_training, needs_less_than_all
@@ -73,12 +74,12 @@ def recover(
             "this model was already recovered; name the pruned model as it was before, from which the training starts"
             " (with other data or settings, it starts over)"
         )
-    keep_freed_memory()
     settings = settings or (pruned.config.recovery if pruned.config is not None else RecoveryConfig())
     examples = check_settings(dense, settings, confirm_run_unsafe_code)
     root = user_path(cache_dir) if cache_dir is not None else cache_root("recovery")
     check_writable(root)
     device, processes = dense.model.device, Processes.of_this_run(dense.model.device)
+    prepare_kernels(device, processes)
     run = Run(WorkFolder(root, is_main=processes.is_main), processes)
     settings = settings.model_copy(update={"dtype": number_format(settings.dtype, device)})
     inputs = RecoveryInputs(dense, pruned, settings, run, device)
