@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -25,7 +26,7 @@ from ..utils.progress import duration
 from .encoding import Sequences
 from .inputs import RecoveryInputs
 from .methods import trainable, trained_parameters
-from .sizes import TrainingSizes, distillation_share, training_sizes
+from .sizes import TrainingSizes, distillation_share, larger_passes, training_sizes
 from .teacher import prediction_bytes
 
 
@@ -41,6 +42,7 @@ WIDE_ACTIVATIONS_PER_LAYER = 9
 LOGIT_COPIES = 4  # float32
 TRAINED_CASTS = 2  # bytes of a trained parameter's bfloat16 copy, if that is the dtype of the computation
 RUNTIME_BYTES = 600_000_000  # the interpreter and its libraries
+SPARE_FOR_SPEED = 0.75  # of the available memory, for passes that are larger only to be faster
 FORWARD_SHARE = 1 / 3  # of the time of a training pass
 CHECKPOINTS = 3  # on disk at once: two and the one being written
 
@@ -135,6 +137,47 @@ def training_memory(
     return RUNTIME_BYTES + parameters * itemsize + copy + trained * TRAINED_BYTES + kept + logits
 
 
+def most_trained(model: PreTrainedModel, settings: RecoveryConfig) -> int:
+    """The weights that are trained by a method, or somewhat more: LoRA matrices may be beside some layers only."""
+    ends = {id(one): one for one in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
+    inner = [weight for weight in model.parameters() if id(weight) not in ends]
+    trained = _count(ends.values()) if settings.train_embeddings else 0
+    if settings.method == "full":
+        return trained + _count(inner)
+    return trained + sum((settings.rank or 0) * sum(weight.shape) for weight in inner if weight.ndim == 2)
+
+
+def most_memory(inputs: RecoveryInputs, settings: RecoveryConfig) -> int:
+    """[`training_memory`] before there is anything to be trained.
+
+    Args:
+        settings ([`RecoveryConfig`]): with the method of the training.
+    """
+    model = inputs.model
+    sizes = training_sizes(settings, 1, inputs.run.processes.number)
+    width, parameters = width_of(model, inputs.family), _count(model.parameters())
+    return training_memory(model.config, width, parameters, most_trained(model, settings), sizes, settings)
+
+
+def rows_at_once(inputs: RecoveryInputs, settings: RecoveryConfig, available: float) -> int:
+    """How many sequences each forward pass of a process reads: as many as are of use, if there is memory to spare.
+    A processor that computes in float32 gains nothing by more than a few.
+
+    Args:
+        settings ([`RecoveryConfig`]): with the method of the training.
+        available (`float`): bytes, see [`available_for_training`].
+    """
+    sizes = training_sizes(settings, 1, inputs.run.processes.number)
+    gains = inputs.device.type != "cpu" or settings.dtype != "float32"
+    fitting = [
+        rows
+        for rows in larger_passes(settings, sizes)
+        if gains
+        and most_memory(inputs, settings.model_copy(update={"micro_batch_size": rows})) <= SPARE_FOR_SPEED * available
+    ]
+    return max(fitting, default=sizes.micro_batch_size)
+
+
 def available_for_training(inputs: RecoveryInputs, releases_dense: bool) -> float:
     """The bytes that a training may take, with what its process already holds, apart from a dense model that stays;
     infinite if the device does not say."""
@@ -163,13 +206,8 @@ def needs_less_than_all(inputs: RecoveryInputs, available: float, only_memory: b
     if inputs.family.experts is not None:
         return "mixtures of experts are not trained as a whole"
     parameters = _count(model.parameters())
-    trained = parameters
-    if not settings.train_embeddings:
-        ends = {id(one): one for one in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
-        trained -= _count(ends.values())
-    sizes = training_sizes(settings, 1, inputs.run.processes.number)
-    memory = training_memory(model.config, width_of(model, inputs.family), parameters, trained, sizes, settings)
-    disk = disk_needed(trained, parameters, model.dtype.itemsize, 0, parameters)
+    memory = most_memory(inputs, settings)
+    disk = disk_needed(most_trained(model, settings), parameters, model.dtype.itemsize, 0, parameters)
     on_disk = math.inf if only_memory else shutil.disk_usage(nearest_folder(inputs.run.work.root)).free
     for what, needed, there in (("memory", memory, available), ("disk", disk, on_disk)):
         if needed > there:
@@ -198,14 +236,13 @@ def seconds_per_row(model: nn.Module, tokens: PackedTokens, rows: int, dtype: to
     """
     part = next(tokens.batches(rows))
     device = next(model.parameters()).device
-    inputs = part.model_inputs(device)
 
-    def run() -> None:
+    def run(read: PackedTokens) -> None:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits = model(**inputs).logits
+            logits = model(**read.model_inputs(device)).logits
         logits.float().logsumexp(-1).sum().backward()
 
-    return _seconds(run, device) / len(part.input_ids)
+    return _seconds(partial(run, part), device, partial(run, next(tokens.batches(1)))) / len(part.input_ids)
 
 
 @torch.inference_mode()
@@ -215,8 +252,8 @@ def seconds_per_token(model: PreTrainedModel, batch_size: int) -> float:
     return _seconds(lambda: model(input_ids=inputs), inputs.device)
 
 
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    run()  # the first time is slower than the others
+def _seconds(run: Callable[[], object], device: torch.device, first: Callable[[], object] | None = None) -> float:
+    (first or run)()  # slower than the same another time
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()

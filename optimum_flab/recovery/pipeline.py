@@ -19,7 +19,7 @@ from ..utils.errors import ConfigurationError, FlabError
 from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
 from .checks import check_settings, check_teacher
-from .estimates import available_for_training, needs_less_than_all
+from .estimates import available_for_training, needs_less_than_all, rows_at_once
 from .inputs import RecoveryInputs, first_alone
 from .preparation import Prepared, prepare
 from .results import report_section, write_adapter
@@ -27,13 +27,21 @@ from .training import Training, merge_training, number_format, trained, training
 
 
 @dataclass(frozen=True)
-class MethodChoice:
-    """Why LoRA matrices are trained; `None`: there is room to train all weights."""
+class Choices:
+    """What the memory and the disk of a machine decide of a training.
 
+    Args:
+        method (`str`): `full` or `lora`.
+        micro_batch_size (`int`): sequences per forward pass of a process.
+        reason (`str`, *optional*): why LoRA matrices are trained, unless it was requested.
+    """
+
+    method: Literal["full", "lora"]
+    micro_batch_size: int
     reason: str | None
 
 
-METHOD = json_stage("method", MethodChoice)
+CHOICES = json_stage("choices", Choices)
 
 
 def recover(
@@ -85,8 +93,7 @@ def recover(
     inputs = RecoveryInputs(dense, pruned, settings, run, device)
     with run.step("checks"):
         check_teacher(inputs)
-    method = chosen_method(inputs, available_for_training(inputs, release_dense))
-    inputs = replace(inputs, settings=settings.for_method(method))
+    inputs = replace(inputs, settings=with_choices(inputs, available_for_training(inputs, release_dense)))
     with first_alone(processes):
         prepared = prepare(inputs, examples, release_dense)
     give_back_memory()
@@ -96,12 +103,13 @@ def recover(
         model = merge_training(inputs.model, training, inputs.model.dtype)
     found = _recovered(inputs, prepared, training, replace(pruned, model=model))
     if processes.is_main:  # the others are done before the measurement
-        run.work.drop([METHOD.name])
+        run.work.drop([CHOICES.name])
     return found
 
 
-def chosen_method(inputs: RecoveryInputs, available: float) -> Literal["full", "lora"]:
-    """What is trained. A run that was killed resumes with its choice, however much memory there is by then.
+def with_choices(inputs: RecoveryInputs, available: float) -> RecoveryConfig:
+    """The settings with the method and the sequences per pass. A run that was killed resumes with its choices, however
+    much memory there is by then.
 
     Args:
         available (`float`): bytes, see [`~recovery.estimates.available_for_training`].
@@ -120,11 +128,11 @@ def chosen_method(inputs: RecoveryInputs, available: float) -> Literal["full", "
             f"{reason}; use `recovery.method` lora, shorten the sequences with `recovery.sequence_length`, or compute"
             " activations twice with `recovery.gradient_checkpointing`"
         )
-    if settings.method != "auto":
-        return settings.method
-    if any(getattr(settings, name) for name in LORA_ONLY):
-        return "lora"
-    choice = MethodChoice(lacking(only_memory=False))
+    for_lora = settings.method == "lora" or any(getattr(settings, name) for name in LORA_ONLY)
+    reason = lacking(only_memory=False) if settings.method == "auto" and not for_lora else None
+    method: Literal["full", "lora"] = "lora" if for_lora or reason else "full"
+    rows = run.processes.of_each(rows_at_once(inputs, settings.for_method(method), available))
+    choices = Choices(method, min(rows), reason)
     decided_by = {
         "pruned": weights_hash(inputs.model),
         "device": inputs.device.type,
@@ -132,11 +140,11 @@ def chosen_method(inputs: RecoveryInputs, available: float) -> Literal["full", "
         "settings": settings.model_dump(),
     }
     with first_alone(run.processes):
-        choice = run.stage(METHOD, decided_by, lambda pieces: choice)
-    if choice.reason is None:
-        return "full"
-    run.note(f"{choice.reason}: LoRA matrices are trained instead, as with `recovery.method` lora")
-    return "lora"
+        choices = run.stage(CHOICES, decided_by, lambda pieces: choices)
+    if choices.reason is not None:
+        run.note(f"{choices.reason}: LoRA matrices are trained instead, as with `recovery.method` lora")
+    settings = settings.for_method(choices.method)
+    return settings.model_copy(update={"micro_batch_size": choices.micro_batch_size})
 
 
 def _recovered(inputs: RecoveryInputs, prepared: Prepared, training: Training, found: PrunedModel) -> PrunedModel:

@@ -9,7 +9,9 @@ from ..settings.recovery import RecoveryConfig
 from ..utils.errors import ConfigurationError
 
 
-MOST_TOKENS_AT_ONCE = 512  # per forward pass, unless the user says otherwise: bounds the memory of activations
+# per forward pass, unless the user says otherwise: enough for a processor in float32, and what is faster where each
+# pass casts the weights, or an accelerator computes
+FEW_TOKENS, MANY_TOKENS = 512, 2048
 
 
 def distillation_share(settings: RecoveryConfig) -> float:
@@ -36,6 +38,19 @@ class TrainingSizes:
     evaluate_every: int
 
 
+def larger_passes(settings: RecoveryConfig, sizes: TrainingSizes) -> list[int]:
+    """Sequences per forward pass that take less time than those of the sizes, but more memory; none where the user has
+    set them."""
+    own, most = sizes.micro_batch_size * sizes.accumulation, MANY_TOKENS // settings.sequence_length
+    larger = [] if settings.micro_batch_size else _divisors(own, most)
+    return [rows for rows in larger if rows > sizes.micro_batch_size]
+
+
+def _divisors(number: int, most: int) -> list[int]:
+    """Those that are not larger than `most`, and 1."""
+    return [n for n in range(1, max(1, min(number, most)) + 1) if number % n == 0]
+
+
 def training_sizes(settings: RecoveryConfig, rows: int, processes: int = 1) -> TrainingSizes:
     """Sizes for a number of training rows.
 
@@ -48,8 +63,7 @@ def training_sizes(settings: RecoveryConfig, rows: int, processes: int = 1) -> T
             f" a multiple of {processes}"
         )
     own = settings.batch_size // processes
-    most = max(1, MOST_TOKENS_AT_ONCE // settings.sequence_length)
-    micro = settings.micro_batch_size or max(n for n in range(1, min(own, most) + 1) if own % n == 0)
+    micro = settings.micro_batch_size or max(_divisors(own, FEW_TOKENS // settings.sequence_length))
     if own % micro:
         raise ConfigurationError(
             f"recovery.micro_batch_size: {micro} does not divide the {own} sequences per step of each of {processes} "

@@ -120,7 +120,8 @@ class RecoveryConfig(Section):
     batch_size: PositiveInt = 8
     """sequences per step, over all processes"""
     micro_batch_size: PositiveInt | None = None
-    """sequences per forward pass of a process; default: about 512 tokens"""
+    """sequences per forward pass of a process; default: about 512 tokens, up to 2048 where that
+    is faster and memory allows it"""
     evaluations: PositiveInt = 8
     """number of evaluations, each with a checkpoint, spread over the steps"""
     patience: PositiveInt | None = None

@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab import RecoveryConfig
+from optimum_flab.families.files import known_family
 from optimum_flab.records.report import RecoveryEstimate
 from optimum_flab.recovery.estimates import (
     disk_needed,
     estimate_text,
+    most_memory,
+    rows_at_once,
     seconds_per_row,
     seconds_per_token,
     training_memory,
@@ -53,6 +56,33 @@ def test_sizes_share_every_batch_and_cover_the_epochs(rows, per_process, process
     assert sizes.evaluate_every * evaluations >= sizes.steps
     # the same steps for one process
     assert training_sizes(config, rows).steps == sizes.steps
+
+
+def test_more_rows_a_pass_where_memory_is_to_spare_and_a_cast_of_the_weights_is_saved():
+    model = tiny_model("qwen2")
+    run = SimpleNamespace(processes=SimpleNamespace(number=1))
+    inputs = SimpleNamespace(model=model, family=known_family("qwen2"), run=run, device=torch.device("cpu"))
+
+    def rows(available, method="full", dtype="bfloat16", **asked):
+        config = RecoveryConfig(data="x", dtype=dtype, **asked).for_method(method)
+        found = rows_at_once(inputs, config, available)
+        assert config.batch_size % found == 0
+        taken = most_memory(inputs, config.model_copy(update={"micro_batch_size": found}))
+        assert found == (config.micro_batch_size or 1) or taken <= available
+        return found
+
+    for method in ("full", "lora"):
+        needs = [
+            most_memory(inputs, RecoveryConfig(data="x", dtype="bfloat16", micro_batch_size=n).for_method(method))
+            for n in (1, 2, 4)
+        ]
+        assert needs == sorted(set(needs))
+        assert [rows(needed / 0.75 + 1, method) for needed in (0, *needs)] == [1, 1, 2, 4]
+        assert rows(math.inf, method) == 4
+    assert rows(math.inf, dtype="float32") == 1
+    assert rows(math.inf, sequence_length=256, batch_size=12) == 6
+    assert rows(math.inf, micro_batch_size=8) == 8
+    assert rows(0, micro_batch_size=8) == 8
 
 
 def test_time_is_that_of_steps_and_evaluations_and_shared_by_processes():

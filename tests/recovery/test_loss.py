@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from torch.utils.data import default_collate
 
 from optimum_flab.measuring.divergence import predicting
-from optimum_flab.recovery.encoding import encode, pack_examples
+from optimum_flab.recovery.encoding import IGNORED, Sequences, encode, pack_examples
 from optimum_flab.recovery.instructions import Example
 from optimum_flab.recovery.loss import divergence, top_divergence
-from optimum_flab.recovery.trainer import RecoveryTrainer, Rows
+from optimum_flab.recovery.trainer import RecoveryTrainer, Rows, predictions
+from optimum_flab.texts.packing import pack
 
-from ..conftest import byte_level_tokenizer
+from ..conftest import byte_level_tokenizer, tiny_model
 
 
 ROWS = 600
@@ -108,3 +109,29 @@ def test_a_position_counts_the_same_in_whichever_row_and_batch_it_is(distillatio
         labelled = packed.labels != -100
         costs = torch.nn.functional.cross_entropy(found[labelled], packed.labels[labelled], reduction="none")
     torch.testing.assert_close(torch.stack(losses).mean(), costs.mean())
+
+
+def test_the_gradient_is_that_of_a_row_at_a_time_however_many_a_pass_reads():
+    generator = torch.Generator().manual_seed(0)
+    documents = [torch.randint(1, 300, (n,), generator=generator).tolist() for n in (9, 12, 20, 5, 7, 16)]
+    tokens = pack(documents, 24, 0)
+    labels = tokens.input_ids.roll(-1, dims=1).masked_fill(~predicting(tokens), IGNORED)
+    rows = Rows(Sequences(tokens, labels))
+    assert len(rows) == 4
+    vocabulary = tiny_model("qwen2").config.vocab_size
+
+    def gradients(at_once):
+        model = tiny_model("qwen2").requires_grad_(True)
+        trainer = SimpleNamespace(distillation=0.5, dense=None)
+        for start in range(0, len(rows), at_once):
+            inputs = default_collate([rows[row] for row in range(start, start + at_once)])
+            places = torch.arange(start, start + at_once).view(-1, 1, 1) + torch.arange(24).view(1, -1, 1)
+            inputs["teacher_ids"] = (places * 7 + torch.arange(8)) % vocabulary
+            inputs["teacher_values"] = torch.arange(8.0).log_softmax(-1).expand(at_once, 24, 8) - 0.1
+            loss = RecoveryTrainer.loss(trainer, predictions(model, inputs).logits, inputs)
+            (loss * at_once / len(rows)).backward()  # as accumulation does
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    one = gradients(1)
+    for at_once in (2, 4):
+        assert (gradients(at_once) - one).norm() < 1e-4 * one.norm()

@@ -200,6 +200,7 @@ def test_all_weights_are_trained_where_there_is_room_and_a_run_keeps_to_its_choi
     options = {**REFERENCES, "rank": None, "max_steps": 1}
     free = {"bytes": 0.0}
     monkeypatch.setattr(pipeline, "available_for_training", lambda *_: free["bytes"])
+    monkeypatch.setattr(pipeline, "rows_at_once", lambda *_: 1 if free["bytes"] == 0 else 4)
     lora = recovered(loaded, made, **options).report.recovery
     assert lora.settings["method"] == "lora" and lora.settings["rank"] == 32 and lora.settings["epochs"] == 3
     (note,) = [note for note in lora.notes if "LoRA matrices are trained instead" in note]
@@ -215,8 +216,10 @@ def test_all_weights_are_trained_where_there_is_room_and_a_run_keeps_to_its_choi
     with monkeypatch.context() as patch, pytest.raises(pytest.fail.Exception):
         patch.setattr(pipeline, "report_section", lambda *_: pytest.fail("killed"))
         recovered(loaded, made, **options | {"max_steps": 2})
-    assert recovered(loaded, made, **options | {"max_steps": 2}).report.recovery.settings["method"] == "lora"
+    resumed = recovered(loaded, made, **options | {"max_steps": 2}).report.recovery
+    assert resumed.settings["method"] == "lora" and resumed.training.micro_batch_size == 1
     full = recovered(loaded, made, **options).report.recovery
+    assert full.training.micro_batch_size == 4 and full.training.accumulation == 2
     assert full.settings["method"] == "full" and full.settings["text_tokens"] == 163_840
     assert not [note for note in full.notes if "LoRA" in note]
     assert recovered(loaded, made, cache="other", rank=2, **REFERENCES).report.recovery.settings["method"] == "lora"
