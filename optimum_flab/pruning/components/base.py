@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 SHARE_OF_DEVICE = 64  # the rows and neurons of one of several devices come in multiples of this
-SURVEYED_PART = 8  # the first of so many parts of the calibration sequences is enough to compare shapes
+SURVEYED_PART = 4  # the first of so many parts of the calibration sequences is enough to compare shapes
 SHARE_TOKENS = 1024  # enough to tell about how much each layer does
 
 
