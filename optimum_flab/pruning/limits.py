@@ -15,7 +15,7 @@ TOLERANCE = 0.005  # share of all parameters by which a result may miss its targ
 MOST_DEPTHS = 3
 WIDTH_STEPS = (-1, 0, 1, 2, 3)  # widths compared, around the one that matches the natural vocabulary
 WIDTH_STEP = 1 / 32  # distance between two of them, as a share of the dense width
-START_SHARE = 0.6  # of the natural vocabulary: a search walks both ways from there
+START_SHARE = 0.6  # of the natural vocabulary: the first shape of a search
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ MATRICES = 5  # in float32, with a row and a column for each neuron, at once
 LAYERS = 2  # copies of a layer's weights
 ACTIVATIONS = 4  # copies of a batch's activations in float32
 IN_HAND = 2  # hidden states of all tokens being read from or written to a file
-STREAMS = 8  # hidden states of all tokens, besides those on disk before every layer, and a layer's neurons
+STREAMS = 8  # hidden states of all tokens, besides those on disk after every layer, and a layer's neurons
 
 
 def memory_needs(request: Request, dtype: torch.dtype, device: torch.device) -> tuple[int, int]:

@@ -97,7 +97,8 @@ class TriedShape(Sizes):
     Args:
         validation_divergence (`float`): nats per token, over the vocabulary of the shape.
         validation_vocabulary_bits_per_byte (`float`, *optional*): what the dense model pays with the shape's tokens.
-        validation_bits_per_byte (`float`): the divergence added; shapes are compared by it minus half of the former.
+        validation_bits_per_byte (`float`): the divergence added; shapes are compared by it minus three quarters of
+            the former.
         chosen (`bool`): whether it is the one that was chosen.
     """
 
