@@ -106,11 +106,11 @@ def test_what_was_kept_is_used_again_for_the_same_counts_wherever_they_lie(optim
     capsys.readouterr()
     again = pruned(optimizer, made, tmp_path, {"counts": [str(tmp_path / "moved.npz")]})
     said = capsys.readouterr().err
-    assert "vocabulary: reused" in said
+    assert "plan: reused" in said
     assert again.plan.kept_tokens == first.plan.kept_tokens and again.plan.corpus_hash == first.plan.corpus_hash
     other = pruned(optimizer, made, tmp_path, {"counts": ["a.npz", "b.npz"]})
     said = capsys.readouterr().err
-    assert "vocabulary: reused" not in said and other.plan.corpus_hash != first.plan.corpus_hash
+    assert "plan: reused" not in said and other.plan.corpus_hash != first.plan.corpus_hash
 
 
 # --- what is said of them
