@@ -13,8 +13,9 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -40,8 +41,12 @@ from transformers import (
 )
 
 from optimum_flab import FlabPrunerConfig
+from optimum_flab.criteria import NEURONS
 from optimum_flab.families import family_for
+from optimum_flab.measuring.dense_outputs import DenseOutputs, dense_outputs
+from optimum_flab.measuring.divergence import OutputHead
 from optimum_flab.pruning.components.deciding import NarrowLayer
+from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.pruning.limits import Limits
 from optimum_flab.pruning.request import Request
 from optimum_flab.pruning.resolution import with_limits
@@ -93,6 +98,21 @@ def thorough_but(first: int, values: list) -> list:
 
 def _tuple(value: object) -> tuple:
     return value if isinstance(value, tuple) else (value,)
+
+
+def dense_of(text: LayerPass) -> DenseOutputs:
+    """What the dense model makes of a text, all tokens counting alike."""
+    layers = range(len(text.layers)) if text.family.experts is None else ()
+    found = dense_outputs(text.part("dense"), OutputHead(text.model, text.family), layers)
+    return replace(found, weights=text.tokens.mask.float())
+
+
+def narrowed(
+    text: LayerPass, layers: Iterable[int], width: int, criterion: str, **options
+) -> Mapping[int, NarrowLayer]:
+    """What layers keep at a width, each decided on top of the others, all tokens counting alike."""
+    dense = dense_of(text) if NEURONS[criterion].reads_text else None
+    return decide_neurons(text, list(layers), [width], NEURONS[criterion], dense, **options)[width]
 
 
 def reading(model: PreTrainedModel, tokens: PackedTokens, batch_size: int = 4, **options) -> LayerPass:

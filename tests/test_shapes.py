@@ -170,9 +170,7 @@ def test_a_shape_that_only_removes_tokens_costs_what_the_dense_model_does(family
 def test_shapes_cost_the_same_where_bfloat16_is_fast_but_for_rounding(family, monkeypatch):
     model, tokens = tiny_model(family), random_tokens()
     shape = Shape(vocab=VOCABULARY, layer=LAYERS - 1, neuron=40)
-    narrowed = decide_neurons(
-        reading(model, random_tokens(60)), range(LAYERS), [40], CRITERIA["obs"], sequential=False
-    )[40]
+    narrowed = decide_neurons(reading(model, random_tokens(60)), range(LAYERS), [40], CRITERIA["obs"])[40]
     exact, fast = [], []
     for found, multiplies in ((exact, False), (fast, True)):
         monkeypatch.setattr(casting, "multiplies_bfloat16", lambda device, multiplies=multiplies: multiplies)

@@ -8,33 +8,40 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from optimum_flab.checkpoints.surgery import operate, pruned_tensors
-from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components.deciding import NarrowLayer
-from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.pruning.plan_check import check_plan
 from optimum_flab.utils.errors import FlabError
 
-from .conftest import FAMILIES, LAYERS, VOCABULARY, WIDTH, masked_step, plan_of, random_tokens, reading, tiny_model
+from .conftest import (
+    FAMILIES,
+    LAYERS,
+    VOCABULARY,
+    WIDTH,
+    masked_step,
+    narrowed,
+    plan_of,
+    random_tokens,
+    reading,
+    tiny_model,
+)
 
 
 def plan_for(model, kept_layers=(0, 2, 3), width=40, criterion="energy", kept_tokens=None, vocab_size=None):
-    narrowed = decide_neurons(reading(model, random_tokens(60)), list(kept_layers), [width], CRITERIA[criterion])[
-        width
-    ]
+    decided = narrowed(reading(model, random_tokens(60)), kept_layers, width, criterion)
     plan = plan_of(
         kept_tokens,
         list(kept_layers),
-        {index: layer.kept.tolist() for index, layer in narrowed.items()},
+        {index: layer.kept.tolist() for index, layer in decided.items()},
         **({"vocab_size": vocab_size} if vocab_size else {}),
         settings={"vocabulary": {"pad_to_multiple_of": vocab_size}},
         weights={
             f"model.layers.{index}.mlp.down_proj.weight": layer.weight
-            for index, layer in narrowed.items()
+            for index, layer in decided.items()
             if layer.weight is not None
         },
     )
-    return plan, narrowed
+    return plan, decided
 
 
 def check_and_operate(model, plan):

@@ -49,13 +49,12 @@ class DenseOutputs:
 
 
 @torch.no_grad()
-def dense_outputs(reading: LayerPass, head: OutputHead | None = None, layers: Collection[int] = ()) -> DenseOutputs:
+def dense_outputs(reading: LayerPass, head: OutputHead, layers: Collection[int]) -> DenseOutputs:
     """Passes the text through the dense model.
 
     Args:
         reading ([`LayerPass`]): over calibration sequences.
-        head ([`OutputHead`], *optional*): with the vocabulary that the next tokens are drawn from. `None`: all tokens
-            count alike.
+        head ([`OutputHead`]): with the vocabulary that the next tokens are drawn from.
         layers (`Collection[int]`): whose targets are kept.
 
     Raises:
@@ -63,8 +62,6 @@ def dense_outputs(reading: LayerPass, head: OutputHead | None = None, layers: Co
     """
     observer = _Targets(reading, layers, "hidden")
     reading.run(observer, "Reading with the dense model")
-    if head is None:
-        return DenseOutputs(reading.tokens.mask.float(), reading.pieces)
     shapes, generator = [one.mask.shape for one in reading.batches], reading.generator
     draws = [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in shapes]
     batches = zip(observer.streams["hidden"], reading.masks, reading.processes.share(draws), strict=True)

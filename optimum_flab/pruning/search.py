@@ -27,6 +27,9 @@ from .shapes import VOCABULARY_WEIGHT, StoredShape, cost, measure_shape
 from .vocabulary import TokenChoice
 
 
+NEAR = 0.01  # two costs that differ by less are told: other text may well turn them
+
+
 @dataclass(frozen=True)
 class ChosenShape:
     """What the search found.
@@ -50,13 +53,12 @@ class ChosenShape:
     @property
     def notes(self) -> list[str]:
         """What a report should say of the choice: shapes that cost nearly the same."""
-        least = min(map(cost, self.search.candidates), default=0.0)
-        return [
-            f"nearly a tie in the search: {words} costs {cost(one) / least - 1:.1%} more than the chosen shape"
-            for one in self.search.candidates
-            if not one.chosen and cost(one) < (1 + NEAR) * least
-            for words in [", ".join(f"{name} {size:,}" for name, size in one.sizes.items())]
-        ]
+        notes, least = [], min(map(cost, self.search.candidates), default=0.0)
+        for one in self.search.candidates:
+            if not one.chosen and cost(one) < (1 + NEAR) * least:
+                sizes = ", ".join(f"{name} {size:,}" for name, size in one.sizes.items())
+                notes.append(f"nearly a tie in the search: {sizes} costs {cost(one) / least - 1:.1%} more")
+        return notes
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,6 @@ def shapes_to_compare(request: Request, natural: int, fewest: int) -> list[list[
     return list(filter(None, near)) or [[shape] for shape in reached]
 
 
-NEAR = 0.01  # two costs that differ by less are told: other text may well turn them
 Tried = dict[Shape, TriedShape]  # what shapes were measured to cost
 
 STAGE = json_stage("shape", ChosenShape)
@@ -185,20 +186,20 @@ def search_shape(
     measured = {first: measure(first)}
     left = [shape for row in rows for shape in row if shape != first]
     while left:
-        costs = {shape: cost(tried) for shape, tried in measured.items()}
-        best = min(costs, key=lambda shape: costs[shape])
+        best = min(measured, key=lambda shape: cost(measured[shape]))
         row = next(row for row in rows if best in row)
         place = row.index(best)
-        following = [shape for shape in row[max(0, place - 1) : place + 2] if shape in left]
-        if len(measured) > 1 or not following:
-            estimates = {shape: expected(shape, measured) for shape in left}
-            cheapest = min(left, key=lambda shape: estimates[shape])
-            if estimates[cheapest] < costs[best] or len(measured) == 1:
-                following = [cheapest]
-        if not following:
-            break
-        measured[following[-1]] = measure(following[-1])
-        left.remove(following[-1])
+        beside = [shape for shape in row[max(0, place - 1) : place + 2] if shape in left]
+        if len(measured) == 1 and beside:
+            shape = beside[-1]
+        else:
+            shape = min(left, key=lambda shape: expected(shape, measured))
+            if len(measured) > 1 and expected(shape, measured) >= cost(measured[best]):
+                if not beside:
+                    break
+                shape = beside[-1]
+        measured[shape] = measure(shape)
+        left.remove(shape)
     return measured
 
 

@@ -19,7 +19,7 @@ from optimum_flab.pruning.plan_check import check_plan
 from optimum_flab.sizes import shape_of
 from optimum_flab.utils.errors import FlabError
 
-from ..conftest import plan_of, random_tokens, reading
+from ..conftest import narrowed, plan_of, random_tokens, reading
 from ..families.zoo import MIXED, VOCABULARY, check_stock, member
 
 
@@ -48,17 +48,15 @@ def pruned_plan(model, family, criterion, tokens=KEPT):
     scores = rank_experts(reading(model, text), EXPERTS["reap"])
     groups = family.experts.group_count(model.config)
     experts = {layer: chosen_experts(found, number, groups) for layer, found in scores.items() if layer in kept_layers}
-    narrowed = decide_neurons(
-        reading(model, text), kept_layers, [width], NEURON_CRITERIA[criterion], kept_experts=experts
-    )[width]
+    decided = narrowed(reading(model, text), kept_layers, width, criterion, kept_experts=experts)
     return plan_of(
         tokens,
         kept_layers,
-        {index: layer.kept.tolist() for index, layer in narrowed.items()},
+        {index: layer.kept.tolist() for index, layer in decided.items()},
         kept_experts={layer: kept.tolist() for layer, kept in experts.items()},
         weights={
             family.in_layer(index, family.ffn_out_name): family.stored_out(layer.weight)
-            for index, layer in narrowed.items()
+            for index, layer in decided.items()
             if layer.weight is not None
         },
     )
@@ -132,10 +130,9 @@ def test_surgery_equals_the_dense_model_with_its_router_restricted(member_of, cr
 def test_a_narrowing_at_full_width_changes_nothing(model):
     family, text = family_for(model.config), random_tokens(120, VOCABULARY, 24)
     width, layers = shape_of(model, family)["neuron"], family.decoder_layers(model)
-    every = range(len(layers))
-    narrowed = decide_neurons(reading(model, text), every, [width], NEURON_CRITERIA["obs"])[width]
-    assert sorted(narrowed) == family.pruned_layers(model)
-    for index, layer in narrowed.items():
+    decided = narrowed(reading(model, text), range(len(layers)), width, "obs")
+    assert sorted(decided) == family.pruned_layers(model)
+    for index, layer in decided.items():
         dense = layers[index].get_parameter(family.ffn_out_name)
         torch.testing.assert_close(family.stored_out(layer.weight), dense, rtol=1e-3, atol=1e-3)
 

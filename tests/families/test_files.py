@@ -11,15 +11,13 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoT
 from optimum_flab import FlabOptimizer
 from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.checkpoints.stored_model import check_belongs_together
-from optimum_flab.criteria import NEURONS
 from optimum_flab.families import family_for, files, known_families, read_family
 from optimum_flab.inspection import inspect_model
-from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 
-from ..conftest import TEXTS, byte_level_tokenizer, random_tokens, saved, small_config, thorough_but
+from ..conftest import TEXTS, byte_level_tokenizer, narrowed, random_tokens, saved, small_config, thorough_but
 from .zoo import MIXTURES, member
 
 
@@ -115,9 +113,7 @@ def test_an_ffn_that_reads_the_rows_of_a_batch_as_one(tmp_path):
     model = stranger(OPT, 160, ffn_dim=48, word_embed_proj_dim=32, init_std=0.3)
     family, tokens = family_for(model.config, written(tmp_path, OPT)), random_tokens(60, 160, 24)
     check_family(model, family)
-    for index, layer in decide_neurons(LayerPass(model, family, tokens, 4), range(3), [48], NEURONS["obs"])[
-        48
-    ].items():
+    for index, layer in narrowed(LayerPass(model, family, tokens, 4), range(3), 48, "obs").items():
         dense = family.ffn_out_matrix(family.decoder_layers(model)[index])
         torch.testing.assert_close(layer.weight, dense, rtol=1e-3, atol=1e-3)
 

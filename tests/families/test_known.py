@@ -23,7 +23,7 @@ from optimum_flab.sizes import Shape, count_parameters, shape_of
 from optimum_flab.tensors.lazy import StoredTensors, WrittenTensors
 from optimum_flab.texts.packing import PackedTokens
 
-from ..conftest import plan_of, random_tokens, reading
+from ..conftest import narrowed, plan_of, random_tokens, reading
 from .zoo import EVERY, LAYERS, MEMBERS, MIXED, VOCABULARY, check_stock, member
 
 
@@ -121,14 +121,14 @@ def masked(model, family, plan):
 def pruned_plan(model, family, criterion, kept_layers=(0, 2, 3)):
     width = shape_of(model, family)["neuron"] * 3 // 4
     text = reading(model, random_tokens(40, VOCABULARY, 24))
-    narrowed = decide_neurons(text, list(kept_layers), [width], CRITERIA[criterion])[width]
+    decided = narrowed(text, kept_layers, width, criterion)
     return plan_of(
         KEPT,
         list(kept_layers),
-        {index: layer.kept.tolist() for index, layer in narrowed.items()},
+        {index: layer.kept.tolist() for index, layer in decided.items()},
         weights={
             family.in_layer(index, family.ffn_out_name): family.matrix(family.block.ffn_out, layer.weight)
-            for index, layer in narrowed.items()
+            for index, layer in decided.items()
             if layer.weight is not None
         },
     )
@@ -154,10 +154,9 @@ def test_surgery_equals_the_masked_dense_model(member_of, criterion, tmp_path):
 def test_a_narrowing_at_full_width_changes_nothing(model):
     family = family_for(model.config)
     width, tokens = shape_of(model, family)["neuron"], random_tokens(60, VOCABULARY, 24)
-    exactly, roughly = (
-        decide_neurons(reading(model, tokens), range(LAYERS), [width], CRITERIA["obs"], sequential=sequential)[width]
-        for sequential in (True, False)
-    )
+    text = reading(model, tokens)
+    exactly = narrowed(text, range(LAYERS), width, "obs")
+    roughly = decide_neurons(text.part("survey"), range(LAYERS), [width], CRITERIA["obs"])[width]
     for index, layer in exactly.items():
         dense = family.ffn_out_matrix(family.decoder_layers(model)[index])
         torch.testing.assert_close(layer.weight, dense, rtol=1e-3, atol=1e-3)

@@ -5,14 +5,13 @@ import torch
 
 from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.families import family_for
-from optimum_flab.measuring.dense_outputs import dense_outputs
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence
 from optimum_flab.pruning.components.deciding import fold_of_tokens
 from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.running.layerwise import layer_inputs, run_block, run_layer
 from optimum_flab.utils.errors import FlabError
 
-from ..conftest import LAYERS, WIDTH, masked_step, random_tokens, reading, tiny_model
+from ..conftest import LAYERS, WIDTH, dense_of, masked_step, narrowed, random_tokens, reading, tiny_model
 
 
 def divergence(model, architecture, narrowed, removed=frozenset(), tokens=None):
@@ -24,13 +23,13 @@ def divergence(model, architecture, narrowed, removed=frozenset(), tokens=None):
 
 
 def narrowed_by(model, criterion, width, tokens, kept_layers=range(LAYERS)):
-    return decide_neurons(reading(model, tokens), list(kept_layers), [width], CRITERIA[criterion])[width]
+    return narrowed(reading(model, tokens), kept_layers, width, criterion)
 
 
 def test_full_width_on_all_layers_changes_nothing(family):
     model, tokens = tiny_model(family), random_tokens(200)
-    narrowed = narrowed_by(model, "obs", WIDTH, tokens)
-    assert divergence(model, family_for(model.config), narrowed) < 1e-4
+    decided = narrowed_by(model, "obs", WIDTH, tokens)
+    assert divergence(model, family_for(model.config), decided) < 1e-4
 
 
 def test_compensated_elimination_is_nearer_to_dense_than_the_first_neurons(family):
@@ -45,18 +44,16 @@ def test_narrowing_makes_up_for_a_removed_layer():
     model, tokens = tiny_model("qwen2"), random_tokens(200)
     architecture = family_for(model.config)
     kept = [0, 2, 3]
-    narrowed = narrowed_by(model, "obs", WIDTH, tokens, kept)
-    assert sorted(narrowed) == kept
-    assert divergence(model, architecture, narrowed, {1}) < divergence(model, architecture, {}, {1})
+    decided = narrowed_by(model, "obs", WIDTH, tokens, kept)
+    assert sorted(decided) == kept
+    assert divergence(model, architecture, decided, {1}) < divergence(model, architecture, {}, {1})
 
 
 def test_the_sequential_pass_is_no_worse_than_the_survey():
     model, tokens = tiny_model("llama"), random_tokens(200)
     architecture = family_for(model.config)
     width = WIDTH // 2
-    independent = decide_neurons(reading(model, tokens), range(LAYERS), [width], CRITERIA["obs"], sequential=False)[
-        width
-    ]
+    independent = decide_neurons(reading(model, tokens), range(LAYERS), [width], CRITERIA["obs"])[width]
     sequential = narrowed_by(model, "obs", width, tokens)
     assert divergence(model, architecture, sequential) < divergence(model, architecture, independent)
 
@@ -65,9 +62,9 @@ def test_the_sequential_pass_is_no_worse_than_the_survey():
 def test_every_criterion_narrows_every_layer_and_leaves_the_model_alone(criterion):
     model = tiny_model("gemma3_text")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    narrowed = narrowed_by(model, criterion, 40, random_tokens())
-    assert sorted(narrowed) == list(range(LAYERS))
-    for layer in narrowed.values():
+    decided = narrowed_by(model, criterion, 40, random_tokens())
+    assert sorted(decided) == list(range(LAYERS))
+    for layer in decided.values():
         assert len(layer.kept) == 40
         assert (layer.weight is not None) == CRITERIA[criterion].compensates
     for name, tensor in model.state_dict().items():
@@ -85,12 +82,11 @@ def test_a_layer_whose_neurons_are_not_numbers_is_named():
 def test_what_tokens_weigh_decides_what_stays():
     model, tokens = tiny_model("llama"), random_tokens(60)
     uneven = torch.rand(tokens.mask.shape, generator=torch.Generator().manual_seed(0)) ** 8
-    dense = dense_outputs(reading(model, tokens), layers=range(LAYERS))
-    alike, same, other = (
+    dense = dense_of(reading(model, tokens))
+    alike, other = (
         decide_neurons(reading(model, tokens), range(LAYERS), [32], CRITERIA["obs"], outputs)[32]
-        for outputs in (None, dense, replace(dense, weights=uneven))
+        for outputs in (dense, replace(dense, weights=uneven))
     )
-    assert all(alike[index].weight.equal(same[index].weight) for index in alike)
     assert not any(alike[index].kept.equal(other[index].kept) for index in alike)
 
 
@@ -120,9 +116,9 @@ def test_the_error_of_the_survey_is_the_share_of_the_stream_that_changes(name, c
     """For the lowest layer, whose norm behind the FFN, if it has one, is taken as linear."""
     model, tokens, width = tiny_model(name), random_tokens(200), WIDTH * 3 // 4
     text = reading(model, tokens)
-    narrowed = decide_neurons(text, range(LAYERS), [width], CRITERIA[criterion], sequential=False)[width]
+    surveyed = decide_neurons(text, range(LAYERS), [width], CRITERIA[criterion])[width]
     family, found = family_for(model.config), 0.0
-    layer, narrow = family.decoder_layers(model)[0], narrowed[0]
+    layer, narrow = family.decoder_layers(model)[0], surveyed[0]
     dense = family.ffn_out_matrix(layer).detach().float()
     change = dense.clone()
     change[:, narrow.kept] = 0 if narrow.weight is None else dense[:, narrow.kept] - narrow.weight.float()
@@ -135,12 +131,12 @@ def test_the_error_of_the_survey_is_the_share_of_the_stream_that_changes(name, c
         found += float(error[mask].sum())
     kept = text.kept(0)[f"{width}.error"]
     assert float(kept) == pytest.approx(found, rel=0.03)
-    assert narrowed.error == pytest.approx(sum(float(text.kept(index)[f"{width}.error"]) for index in range(LAYERS)))
+    assert surveyed.error == pytest.approx(sum(float(text.kept(index)[f"{width}.error"]) for index in range(LAYERS)))
 
 
 def test_the_best_fit_is_looked_for_in_the_lowest_layer_and_in_one_of_four_above():
     model, tokens = tiny_model("llama", num_hidden_layers=7), random_tokens(200)
     text = reading(model, tokens)
-    decide_neurons(text, range(7), [WIDTH // 2], CRITERIA["obs"])
+    narrowed(text, range(7), WIDTH // 2, "obs")
     fits = [text.kept(index)["fit"].tolist() for index in range(7)]
     assert fits[1] == fits[2] == fits[3] == fits[4] != fits[5] == fits[6] and fits[0] != fits[1]

@@ -61,6 +61,11 @@ class Decision:
     importance: torch.Tensor | None
     sequential: bool
 
+    @property
+    def finds_fit(self) -> bool:
+        """Whether the best fit of weights is looked for, or taken from another layer."""
+        return self.sequential and self.compensates
+
     def decide(
         self, statistics: NeuronStatistics, generator: torch.Generator, fit: Fit | None
     ) -> dict[int, NarrowLayer]:
@@ -176,16 +181,16 @@ class DecidingObserver(LayerObserver):
         self.importance = reading.by_batch(weights)  # `(rows, length)` for each batch of this process
 
     @torch.no_grad()
-    def decided(self, description: str) -> dict[int, Mapping[int, NarrowLayer]]:
+    def decided(self, description: str) -> dict[int, DecidedLayers]:
         """Passes all layers; by width what each of those decided keeps."""
         reading = self.reading
         reading.run(self, description)
         device = reading.model.device
         return {width: DecidedLayers(reading.pieces, width, self.layers, device) for width in self.decision.widths}
 
-    def statistics(self, index: int) -> Iterable[NeuronStatistics]:
-        """What the tokens of this process say about each such projection of a layer. Passes the streams through it,
-        but for the pruned one."""
+    def statistics(self, index: int, folds: int) -> Iterable[NeuronStatistics]:
+        """What the tokens of this process say about each such projection of a layer, in so many parts. Passes the
+        streams through it, but for the pruned one."""
         raise NotImplementedError
 
     def joined(self, by_projection: list[dict[int, NarrowLayer]]) -> dict[int, NarrowLayer]:
@@ -198,8 +203,9 @@ class DecidingObserver(LayerObserver):
 
     def observe(self, index: int) -> dict[str, torch.Tensor]:
         """What stays of the layer at each width, with refitted weights."""
-        fit = self.known_fit(index)
-        by_width = self.joined([self._decide(index, statistics, fit) for statistics in self.statistics(index)])
+        fit = self._known_fit(index)
+        folds = FOLDS if self.decision.finds_fit and fit is None else 1
+        by_width = self.joined([self._decide(index, one, fit) for one in self.statistics(index, folds)])
         tensors = {}
         if self.decision.sequential:
             (narrow,) = by_width.values()
@@ -211,23 +217,14 @@ class DecidingObserver(LayerObserver):
         tensors |= {f"{width}.error": torch.tensor(narrow.error) for width, narrow in by_width.items()}
         return tensors | {f"{width}.weight": n.weight for width, n in by_width.items() if n.weight is not None}
 
-    def advance(self, index: int) -> None:
-        """Nothing: the pruned model is without a layer that is not decided."""
-
-    def known_fit(self, index: int) -> Fit | None:
-        """The fit that was found for an earlier layer; `None` where this one finds its own."""
+    def _known_fit(self, index: int) -> Fit | None:
+        """The fit that was found for an earlier layer; `None` where this one finds its own, if any."""
         layers = sorted(self.layers)
         place = layers.index(index)
         first = layers[place - (place - 1) % self.fits_every if place else 0]
-        if first == index or not self.decision.sequential:
+        if first == index or not self.decision.finds_fit:
             return None
-        found = self.reading.pieces.finished(layer_piece(first), only="fit").tensors.get("fit")
-        return None if found is None else Fit(*found.tolist())
-
-    def folds_in(self, index: int) -> int:
-        """In how many parts the statistics of a layer are summed."""
-        finds = self.decision.sequential and self.decision.compensates and self.known_fit(index) is None
-        return FOLDS if finds else 1
+        return Fit(*self.reading.pieces.finished(layer_piece(first), only="fit").tensors["fit"].tolist())
 
     def _decide(self, index: int, statistics: NeuronStatistics, fit: Fit | None) -> dict[int, NarrowLayer]:
         self.reading.processes.sum_(*statistics.totals)

@@ -40,7 +40,7 @@ class ExpertObserver(DecidingObserver):
         if decision.sequential:
             self.narrow_layers = NarrowLayers(model, family, {**sizes, "neuron": decision.widths[0]})
 
-    def statistics(self, index: int) -> Iterator[NeuronStatistics]:
+    def statistics(self, index: int, folds: int) -> Iterator[NeuronStatistics]:
         """Of each expert's neurons, on the tokens that are routed to it."""
         family, layer = self.reading.family, self.cut_layers.layers[index]
         weights = self.cut_layers.weights(index, self._experts_in(index))
@@ -54,7 +54,7 @@ class ExpertObserver(DecidingObserver):
         importance = [weights.flatten() for weights in importance]
         experts = ExpertWeights(family, layer, weights)
         for expert in range(len(experts)):
-            statistics = NeuronStatistics(experts.out(expert), experts.incoming(expert), folds=self.folds_in(index))
+            statistics = NeuronStatistics(experts.out(expert), experts.incoming(expert), folds=folds)
             for batch, counts, fold in zip(batches, importance, self.folds, strict=True):
                 tokens, factors = batch.sent_to(expert)
                 neurons = experts.neurons(expert, batch.hidden[tokens])

@@ -112,7 +112,7 @@ class HeadObserver(DecidingObserver):
         heads = eliminate_heads(gram, cross, self.heads, self.groups, number, workspace)
         return {number: columns_of(heads, self.size)}
 
-    def statistics(self, index: int) -> list[NeuronStatistics]:
+    def statistics(self, index: int, folds: int) -> list[NeuronStatistics]:
         """Of the heads' outputs, while both streams pass through the layer."""
         reading = self.reading
         family = reading.family
@@ -120,9 +120,7 @@ class HeadObserver(DecidingObserver):
         out = family.projection(layer, self.path)
         dense = self.streams["dense"]
         pruned = self.streams["pruned"]
-        statistics = NeuronStatistics(
-            family.matrix(self.path, out.weight), [], reading.workspace, self.folds_in(index)
-        )
+        statistics = NeuronStatistics(family.matrix(self.path, out.weight), [], reading.workspace, folds)
         with recorded(layer, self.path) as runs:
             for batch, x in enumerate(reading.inputs):
                 same, kwargs = dense[batch] is pruned[batch], x.kwargs[index]

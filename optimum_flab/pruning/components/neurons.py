@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from ...criteria.base import NeuronCriterion
 from ...criteria.statistics import NeuronStatistics
 from ...families import Family
 from ...families.resizing import EXPERT_STEP
-from ...measuring.dense_outputs import DenseOutputs, dense_outputs
+from ...measuring.dense_outputs import DenseOutputs
 from ...running.casting import LayerTensors
 from ...running.layer_pass import LayerPass
 from ...running.layerwise import run_block
@@ -65,7 +66,10 @@ class FfnObserver(DecidingObserver):
         self.dense = dense
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []  # the pruned stream and its neurons, by batch
 
-    def statistics(self, index: int) -> list[NeuronStatistics]:
+    def advance(self, index: int) -> None:
+        """Nothing: the pruned model is without a layer that is not decided."""
+
+    def statistics(self, index: int, folds: int) -> list[NeuronStatistics]:
         """Of the neurons, while the dense stream passes through the layer, or the pruned one comes to its FFN; then
         it keeps what they are there."""
         reading = self.reading
@@ -73,7 +77,7 @@ class FfnObserver(DecidingObserver):
         layer, hidden = reading.layers[index], self.streams["hidden"]
         stored, bias = reading.workspace.stored, family.ffn_out(layer).bias
         matrix, incoming = family.ffn_out_matrix(layer), family.incoming(layer)
-        statistics = NeuronStatistics(matrix, incoming, reading.workspace, self.folds_in(index))
+        statistics = NeuronStatistics(matrix, incoming, reading.workspace, folds)
         targets = self.dense.targets(index) if self.dense else {}
         for batch, x in enumerate(reading.inputs):
             run = run_block(family, config, layer, hidden[batch], x.kwargs[index], to_end=not targets)
@@ -119,69 +123,61 @@ def decide_neurons(
     criterion: NeuronCriterion,
     dense: DenseOutputs | None = None,
     kept_experts: Mapping[int, torch.Tensor] | None = None,
-    sequential: bool = True,
-) -> dict[int, Mapping[int, NarrowLayer]]:
+) -> dict[int, DecidedLayers]:
     """Decides every layer that stays, see [`Decision`].
 
-    Sequentially, each layer's output weights are fitted so that the pruned stream, after the layer, is as near to the
-    dense one, which went up before, as they can make it: this compensates for removed neurons, removed layers and the
-    drift of the layers below alike. (Where there is a norm between the FFN and the stream, the FFN's own dense output
-    is the target.) In a mixture every expert that stays is fitted to its own dense output on the tokens routed to it
-    in the pruned stream.
+    With what the dense model makes of the text, each layer's output weights are fitted so that the pruned stream,
+    after the layer, is as near to the dense one as they can make it: this compensates for removed neurons, removed
+    layers and the drift of the layers below alike. (Where there is a norm between the FFN and the stream, the FFN's
+    own dense output is the target.) In a mixture every expert that stays is fitted to its own dense output on the
+    tokens routed to it in the pruned stream.
 
     Args:
         reading ([`LayerPass`]): of the dense model, over calibration sequences.
         layers (`Sequence[int]`): of the dense model that stay, ascending.
-        widths (`Sequence[int]`): neurons to keep per layer, or per expert.
-        dense ([`DenseOutputs`], *optional*): of the same sequences, with the targets of these layers. Defaults to
-            outputs in which all tokens count alike, made where they are needed.
-        sequential: see [`Decision`].
+        widths (`Sequence[int]`): neurons to keep per layer, or per expert; only one with `dense`.
+        dense ([`DenseOutputs`], *optional*): of the same sequences, with the targets of these layers unless the model
+            is a mixture. `None`: layers are only surveyed, from the dense stream, or no text is read.
         kept_experts (`Mapping[int, torch.Tensor]`, *optional*): by layer, the experts that stay. Defaults to all.
 
     Returns:
-        `dict[int, Mapping[int, NarrowLayer]]`: by width and dense layer index; in a mixture of layers with experts,
-            for the experts that stay, in their order. If not sequential, these have no weights: those of all widths
-            would take several times the model's memory.
+        `dict[int, DecidedLayers]`: by width; in a mixture of layers with experts, for the experts that stay, in their
+            order. If these are only surveyed, they have no weights: those of all widths would take several times the
+            model's memory.
     """
-    is_dense = reading.family.experts is None
     if not criterion.reads_text:
         reading = replace(reading, tokens=reading.tokens.rows(0, 0))
-    elif dense is None and sequential and is_dense:
-        dense = dense_outputs(replace(reading.part("dense"), replaced=lambda index: {}), layers=layers)
-    importance = dense.weights if dense else None
+    is_dense, sequential = reading.family.experts is None, dense is not None
     compensates = criterion.compensates and (is_dense or sequential)
-    decision = Decision(widths, criterion.select, compensates, importance, sequential)
+    decision = Decision(widths, criterion.select, compensates, dense.weights if dense else None, sequential)
     observer = (
-        FfnObserver(reading, layers, decision, dense if sequential else None)
+        FfnObserver(reading, layers, decision, dense)
         if is_dense
         else ExpertObserver(reading, layers, kept_experts or {}, decision)
     )
-    return observer.decided(f"Narrowing FFNs to {widths[0]:,}" if sequential else "Surveying FFN widths")
+    surveys = criterion.reads_text and not sequential
+    return observer.decided("Surveying FFN widths" if surveys else f"Narrowing FFNs to {widths[0]:,}")
 
 
 class NeuronChoice(Choice):
     """Neurons at several widths, from the dense model alone, errors counting as shares of the stream."""
 
-    _surveyed: dict[int, Mapping[int, NarrowLayer]] | None = None
+    @cached_property
+    def surveyed(self) -> dict[int, DecidedLayers]:
+        """What stays at each width."""
+        calibration = self.calibration.surveyed
+        reading = calibration.reading("neurons", shared=calibration.dense.family.experts is None)
+        return decide_neurons(reading, range(calibration.shape["layer"]), self.sizes, NEURONS[self.settings.criterion])
 
     def __call__(self, size: int) -> Mapping[int, NarrowLayer]:
         """By layer, what stays at this width."""
-        if size not in self.sizes:
-            return {}
-        if self._surveyed is None:
-            calibration, criterion = self.calibration.surveyed, NEURONS[self.settings.criterion]
-            reading = calibration.reading("neurons", shared=calibration.dense.family.experts is None)
-            layers = range(calibration.shape["layer"])
-            self._surveyed = decide_neurons(reading, layers, self.sizes, criterion, sequential=False)
-        return self._surveyed[size]
+        return self.surveyed[size] if size in self.sizes else {}
 
     def error(self, size: int) -> float:
         """As surveyed, if text was read."""
         if not NEURONS[self.settings.criterion].reads_text:
             return super().error(size)
-        surveyed = self(size)
-        tokens = self.calibration.surveyed.dense.tokens.tokens
-        return surveyed.error / tokens if isinstance(surveyed, DecidedLayers) else 0.0
+        return self.surveyed[size].error / self.calibration.surveyed.dense.tokens.tokens if size in self.sizes else 0.0
 
 
 class Neurons(Component):
