@@ -331,15 +331,17 @@ def read_calibration(read: Calibration) -> tuple:
     import numpy as np
 
     from optimum_flab import FlabOptimizer, FlabPrunerConfig
+    from optimum_flab.pruning.resolution import resolve
     from optimum_flab.pruning.vocabulary import token_choice
-    from optimum_flab.records.work import WorkFolder
+    from optimum_flab.running.run import Run
     from optimum_flab.texts.sets import read_text_sets
 
     config = FlabPrunerConfig(target_ratio=read.share, data={"calibration_tokens": read.tokens})
     dense = FlabOptimizer.from_pretrained(read.model).dense
     texts = read_text_sets(dense.tokenizer, config.data, config.seed)
     rows = np.arange(dense.model.get_input_embeddings().num_embeddings)
-    choice = token_choice(dense, config.vocabulary, texts, (), WorkFolder(read.cache))
+    request = resolve(config, dense.model, dense.family, dense.tokenizer, dense.name, dense.storage_dtype)
+    choice = token_choice(dense, request, texts, Run.in_folder(Path(read.cache)))
     return config, dense, choice.packed(rows, texts.calibration, config.data.sequence_length, read.tokens)
 
 

@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import TEXTS, byte_level_tokenizer, reading, tiny_model
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from transformers import AddedToken
 
 from optimum_flab.measuring.held_out import DenseReference, tokenise_both
 from optimum_flab.measuring.token_kinds import kind_of, token_kinds
+from optimum_flab.settings.pruning import KINDS
+from optimum_flab.texts.sets import part_by_kind
+from optimum_flab.texts.sources import Document
 from optimum_flab.vocabulary.closure import natural_vocabulary, read_spec
 from optimum_flab.vocabulary.rewrite import rewrite_tokenizer
 from optimum_flab.vocabulary.usage import count_tokens
@@ -163,3 +168,12 @@ def test_costs_by_token_and_by_layer_are_those_of_the_plain_models():
     assert found.by_layer[0].drift == 0 < found.by_layer[1].drift
     counts = [cost.positions for cost in found.by_token.values()]
     assert counts == sorted(counts, reverse=True) and np.isfinite(counts).all()
+
+
+@given(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=40), st.integers(1, 6))
+def test_a_part_has_its_share_of_every_kind(kinds, part):
+    documents = [Document(str(number), "", kind=kind) for number, kind in enumerate(kinds)]
+    taken = part_by_kind(documents, part)
+    assert taken == [document for document in documents if document in taken]
+    for kind in KINDS:
+        assert sum(document.kind == kind for document in taken) == -(-kinds.count(kind) // part)

@@ -227,6 +227,17 @@ def test_without_a_target_only_the_vocabulary_goes_to_its_natural_size(natural):
     assert not pruned.plan.weights
 
 
+def test_where_only_tokens_go_a_part_of_the_held_out_text_is_enough(tokenizer, corpus):
+    """Predictions among those that stay are the dense model's: there is less to measure."""
+    data = {"mix": {"problems": 1}, "held_out_tokens": 1500}
+    narrower = {"ffn": {"intermediate_size": WIDTH - 4}, "layers": {"enabled": False}}
+    texts = [
+        optimizer_for(tokenizer).prune(settings(corpus, data=data, **sizes)).report.held_out.texts
+        for sizes in ({}, narrower)
+    ]
+    assert texts[0] == -(-texts[1] // 4) < texts[1]
+
+
 def test_components_switched_off_are_left_alone(tokenizer, corpus):
     pruned = optimizer_for(tokenizer).prune(
         settings(

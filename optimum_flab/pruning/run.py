@@ -31,7 +31,7 @@ from ..running.layer_pass import LayerPass
 from ..running.processes import Processes
 from ..running.run import Run
 from ..sizes import Shape
-from ..texts.sets import TextSets
+from ..texts.sets import TextSets, part_by_kind
 from ..utils.errors import FlabError
 from ..utils.hashing import texts_hash
 from ..utils.memory import give_back_memory
@@ -52,6 +52,8 @@ from .vocabulary import token_choice, tokenizer_of
 
 
 HELD_OUT = json_stage("held-out", HeldOut)
+# of the held-out texts, where only tokens were removed: predictions among those that stay are known to be the same
+UNCHANGED_PART = 4
 STAGES = ("texts", "vocabulary", "shape", "plan", "tokenisation", "held-out")  # numbered for who watches
 
 
@@ -202,17 +204,20 @@ def file_notes(request: Request, shape: Shape) -> list[str]:
 def held_out_cost(
     dense: LoadedModel, pruned: PreTrainedModel, sha256: str, decision: Decision, texts: TextSets, run: Run
 ) -> HeldOut:
-    """What pruning costs on held-out texts.
+    """What pruning costs on held-out texts; where the network is unchanged, on a part of them.
 
     Args:
         dense ([`LoadedModel`]): to compute with.
         sha256 (`str`): of the pruned weights, see [`~checkpoints.hashes.weights_hash`].
     """
-    passages = [document.text for document in texts.held_out]
-    kinds = [document.kind for document in texts.held_out]
+    plan, data = decision.plan, decision.request.config.data
+    exact = is_exact(dense, getattr(torch, plan.dtype))
+    is_unchanged = exact and plan.keeps_body(len(dense.family.decoder_layers(dense.model)))
+    documents = part_by_kind(texts.held_out, UNCHANGED_PART) if is_unchanged else texts.held_out
+    passages = [document.text for document in documents]
+    kinds = [document.kind for document in documents]
 
     def measure(pieces: Pieces) -> HeldOut:
-        plan, data = decision.plan, decision.request.config.data
         tokenised = tokenise_both(
             dense.tokenizer,
             decision.tokenizer,
@@ -226,9 +231,8 @@ def held_out_cost(
             dense.model, dense.family, tokenised.shared, data.batch_size, pieces=pieces, processes=run.processes
         )
         reference = DenseReference(reading, tokenised, plan.kept_layers)
-        if is_exact(dense, getattr(torch, plan.dtype)) and plan.keeps_body(len(reading.layers)):
-            if plan.vocab_size == len(tokenised.kept):
-                return reference.measure_vocabulary()
+        if is_unchanged and plan.vocab_size == len(tokenised.kept):
+            return reference.measure_vocabulary()
         return reference.measure(pruned, pieces.part("pruned"))
 
     inputs = {**decision.identity, "pruned": sha256, "held_out": texts_hash([*kinds, *passages])}

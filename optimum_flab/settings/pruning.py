@@ -84,7 +84,7 @@ class DataSettings(Section):
     """maximum number of tokens for choosing between candidate shapes"""
     held_out_tokens: PositiveInt = 8192
     """about how many tokens the report measures on, from named sources and from text set aside each; these are whole
-    documents, so there may be more"""
+    documents, so there may be more; a quarter of them where only tokens were removed"""
     sequence_length: Annotated[int, Field(ge=8)] = 512
     """tokens per packed sequence"""
     batch_size: PositiveInt = 8

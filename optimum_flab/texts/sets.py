@@ -5,6 +5,7 @@ Only calibration texts also belong to the corpus.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -188,6 +189,17 @@ def divide_texts(
         datasets=texts.datasets,
         preset=data.preset,
     )
+
+
+def part_by_kind(documents: Sequence[Document], part: int) -> list[Document]:
+    """The first documents of each kind, one in `part` of them, rounded up; in their order."""
+    numbers, seen = Counter(document.kind for document in documents), Counter[str]()
+    taken = []
+    for document in documents:
+        if seen[document.kind] * part < numbers[document.kind]:
+            taken.append(document)
+        seen[document.kind] += 1
+    return taken
 
 
 def _unique(documents: Iterable[Document], without: Collection[str] = ()) -> list[Document]:
