@@ -55,6 +55,18 @@ class GgufPiece:
             tensor = tensor.unflatten(0, (self.paired_heads, 2, rows)).transpose(1, 2).flatten(0, 2)
         return (tensor + self.offset if self.offset else tensor).contiguous().numpy()
 
+    def restored(self, values: torch.Tensor) -> torch.Tensor:
+        """What [`values`] made them from: the part of the model's tensor, from its values in the file.
+
+        Args:
+            values (`torch.Tensor` of shape `self.shape`): float32.
+        """
+        values = values - self.offset if self.offset else values
+        if self.paired_heads is None:
+            return values
+        rows = len(values) // self.paired_heads // 2
+        return values.unflatten(0, (self.paired_heads, rows, 2)).transpose(1, 2).flatten(0, 2).contiguous()
+
 
 def gguf_pieces(outlines: Mapping[str, torch.Tensor], config: Any, family: Family) -> list[GgufPiece]:
     """The tensors of a file, in the order of the model.

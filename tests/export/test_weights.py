@@ -7,9 +7,11 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
 from optimum_flab.export.gguf_file import export_gguf
+from optimum_flab.export.gguf_weights import dequantised
 from optimum_flab.settings.export import ExportSettings
 from optimum_flab.tensors.gguf_files import GgufTensors
 from optimum_flab.tensors.lazy import ModelTensors, own_tensors
+from optimum_flab.tensors.workspace import Workspace
 from optimum_flab.utils.errors import FlabError
 
 from ..conftest import byte_level_tokenizer, thorough_but
@@ -75,6 +77,59 @@ def test_transformers_reads_every_tensor_back(model_type, kind, tokenizer, tmp_p
     for name, tensor in own_tensors(model).items():
         rounded = tensor if tensor.dim() == 1 or "mlp.gate.weight" in name else tensor.to(dtype).float()
         torch.testing.assert_close(read[name], rounded, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("model_type", thorough_but(4, ["gemma3_text", "llama", "qwen3_moe", "qwen2", "phi3"]))
+def test_a_file_gives_the_weights_that_it_was_made_from(model_type, tokenizer, tmp_path):
+    model = tiny(model_type)
+    loaded = saved(model, tokenizer, tmp_path / "model", in_memory=False)
+    path = tmp_path / "tiny.gguf"
+    for kind, near in (("f32", 1e-6), ("q8_0", 0.01)):
+        export_gguf(loaded, path, ExportSettings(type=kind, overwrite=True))
+        read = dequantised(loaded, path)
+        assert type(read) is type(model) and read.config.tie_word_embeddings == model.config.tie_word_embeddings
+        for name, tensor in model.state_dict().items():
+            assert (read.state_dict()[name] - tensor).norm() <= near * tensor.norm(), name
+        ids = torch.arange(40)[None]
+        torch.testing.assert_close(read(ids).logits, model(ids).logits, rtol=10 * near, atol=100 * near)
+    assert {tensor.dtype for tensor in dequantised(loaded, path, torch.bfloat16).state_dict().values()} == {
+        torch.bfloat16
+    }
+
+
+def test_the_parts_of_a_file_are_read_together_into_a_workspace(tokenizer, tmp_path):
+    model = tiny("qwen2", num_hidden_layers=12)
+    loaded = saved(model, tokenizer, tmp_path / "model")
+    settings = ExportSettings(type="f32", split_megabytes=1)
+    first, *others = export_gguf(loaded, tmp_path / "parts.gguf", settings).files
+    assert others
+    read = dequantised(loaded, first.path, workspace=Workspace(tmp_path))
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(read.state_dict()[name], tensor)
+
+
+def test_an_output_head_that_only_the_file_has_is_read(tokenizer, tmp_path):
+    untied = tiny("qwen2", tie_word_embeddings=False)
+    export_gguf(saved(untied, tokenizer, tmp_path / "untied"), tmp_path / "untied.gguf", ExportSettings(type="f32"))
+    read = dequantised(saved(tiny("qwen2"), tokenizer, tmp_path / "tied"), tmp_path / "untied.gguf")
+    torch.testing.assert_close(read.lm_head.weight, untied.lm_head.weight)
+    assert not read.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 4}, r"lacks tensors of the model \(blk\.3\.attn_k\.bias"),
+        ({"num_hidden_layers": 2}, r"holds tensors that the model does not have \(blk\.2\.attn_k\.bias"),
+        ({"intermediate_size": 64}, r"blk\.0\.ffn_gate\.weight in .* is \(96, 64\), and \(64, 64\) in the model"),
+    ],
+)
+def test_the_file_of_another_model_is_refused(changes, message, tokenizer, tmp_path):
+    path = tmp_path / "tiny.gguf"
+    export_gguf(saved(tiny("qwen2"), tokenizer, tmp_path / "model"), path, ExportSettings(type="f16"))
+    other = saved(tiny("qwen2", **changes), tokenizer, tmp_path / "other")
+    with pytest.raises(FlabError, match=message):
+        dequantised(other, path)
 
 
 def test_from_files_it_is_the_same_file(tokenizer, tmp_path):
