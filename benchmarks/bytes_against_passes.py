@@ -246,7 +246,7 @@ def completion_milliseconds(
     with Writer(path, threads, 1, LONGEST) as writer:
         ids = writer.tokenize(source.encode())[:prompt]
         for _ in range(repeats):
-            writer.reset()
+            writer.forget_all()
             start, at = time.perf_counter(), []
             for number, _token in enumerate(writer.generate(ids), 1):
                 at.append(1000 * (time.perf_counter() - start))

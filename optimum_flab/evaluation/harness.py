@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints.computation import computation_device, computation_dtype
+from ..checkpoints.finding import find_model
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel, dense_from_memory
 from ..checkpoints.stored_model import StoredModel, check_model
@@ -34,10 +35,11 @@ from ..vocabulary.usage import tokenizer_hash
 from .catalog import LoadedTask, hub_dataset, load_tasks, quiet
 from .lm import INFILLING, FlabLM
 from .results import EVALUATION, Evaluation, package_versions
-from .scoring import Source, kept_tokens, measure_divergence, merge_results, run_task, score_rows
+from .scoring import measure_divergence, merge_results, run_task, score_rows
 from .standard import tasks_for_tokenizer, with_standard_set
 from .tasks.infilling import Question, leaves_a_gap
 from .tasks.text import Text, read_texts
+from .vocabularies import Source, described, described_by_headers, kept_tokens
 
 
 Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedModel
@@ -130,9 +132,11 @@ def evaluate(
     names = {"model": (model, revision)}
     if baseline is not None:
         names = {"dense": (baseline, baseline_revision), "pruned": (model, revision)}
+    if exam.texts:
+        check_tokens_by_headers(names)
     sources = {role: source_of(which, at, trust_remote_code, family) for role, (which, at) in names.items()}
     exam = _fit(exam, settings, sources)
-    kept = kept_tokens(sources["dense"], sources["pruned"]) if exam.texts else None
+    kept = kept_tokens(*(described(sources[role]) for role in ("dense", "pruned"))) if exam.texts else None
 
     folder = user_path(cache_dir) if cache_dir is not None else cache_root("evaluation")
     check_writable(folder)
@@ -150,7 +154,7 @@ def evaluate(
     protocols = {task.name: task.protocol for task in exam.tasks if task.protocol}
     if exam.texts:
         # by default in float32, as when pruning measures it
-        dense, pruned = (load(sources[role], dtype or torch.float32, device)[0] for role in ("dense", "pruned"))
+        dense, pruned = (_in_dtype(sources[role], dtype or torch.float32, device) for role in ("dense", "pruned"))
         measured, protocols[DIVERGENCE] = measure_divergence(dense, pruned, kept, exam.texts, settings.batch_size)
         rows += measured
     merged = {role: merge_results(by_task) for role, by_task in results.items()}
@@ -267,6 +271,19 @@ def source_of(model: Model, revision: str | None, trust_remote_code: bool, famil
     return check_model(model, revision=revision, trust_remote_code=trust_remote_code, family=family)
 
 
+def check_tokens_by_headers(names: Mapping[str, tuple[Model, str | None]]) -> None:
+    """Raises a [`FlabError`] where files say by themselves that two models cannot be compared token by token.
+
+    Args:
+        names (`Mapping`): the models `dense` and `pruned`, with their revisions.
+    """
+    if any(isinstance(model, (tuple, LoadedModel)) for model, _ in names.values()):
+        return
+    found = {role: described_by_headers(find_model(*at)) for role, at in names.items()}
+    if found["dense"] is not None and found["pruned"] is not None:
+        kept_tokens(found["dense"], found["pruned"])
+
+
 def load(source: Source, dtype: torch.dtype | None, device: torch.device) -> tuple[LoadedModel, EvaluatedModel]:
     """A model with its weights, and what the results say about it. One that was in memory stays as it is.
 
@@ -292,6 +309,13 @@ def load(source: Source, dtype: torch.dtype | None, device: torch.device) -> tup
         device=loaded.model.device.type,
         parameters=loaded.model.num_parameters(),
     )
+
+
+def _in_dtype(source: Source, dtype: torch.dtype, device: torch.device) -> LoadedModel:
+    """A model in a number format; the weights of a GGUF file are dequantised to that, and not to bfloat16 first."""
+    if isinstance(source, StoredModel) and source.files.gguf is not None:
+        return source.load(dtype, device)
+    return load(source, dtype, device)[0]
 
 
 def check_chat_template(source: Source, tasks: Sequence[LoadedTask]) -> None:

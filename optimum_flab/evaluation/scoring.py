@@ -16,12 +16,9 @@ from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
 from ..checkpoints.loading import LoadedModel
-from ..checkpoints.stored_model import StoredModel
 from ..families.positions import most_positions
 from ..measuring.held_out import DenseReference, tokenise_both
-from ..records.checkpoint import Checkpoint
 from ..records.held_out import HeldOut
-from ..records.plan import PLAN_NAME
 from ..records.results import ScoreRow
 from ..records.scores import PROGRAMS, TOGETHER, Score, retention_of
 from ..running.layer_pass import LayerPass
@@ -48,7 +45,6 @@ KNOWN_AGGREGATIONS = {
 CLUSTER = "cluster"
 KIND = "kind"
 EXACT_MATCH = "exact_match"  # the metric of an output that is right or not
-Source = StoredModel | LoadedModel  # a model that is not loaded yet, or was in memory already
 
 
 def run_task(lm: FlabLM, task: LoadedTask, seed: int, confirm_run_unsafe_code: bool) -> dict[str, Any]:
@@ -237,60 +233,29 @@ def merge_results(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 # --- divergence ----------------------------------------------------------------------------------------------------
 
 
-def kept_tokens(dense: Source, pruned: Source) -> list[int] | None:
-    """The dense id of every token of the pruned model: from its plan, else by the tokens' names.
-
-    Raises:
-        [`FlabError`]: it is of another family, or has tokens that the dense one lacks.
-    """
-
-    def refusal(reason: str) -> FlabError:
-        return FlabError(f"task 'divergence': {reason}; name the model that it was pruned from as the baseline")
-
-    before, after = (
-        (source.config if isinstance(source, StoredModel) else source.model.config).model_type
-        for source in (dense, pruned)
-    )
-    if before != after:
-        raise refusal(f"{pruned.name!r} is a {after} model, and {dense.name!r} a {before} one")
-    ids = dense.tokenizer.get_vocab()
-    own = pruned.tokenizer.get_vocab()
-    if pruned.folder is not None and (checkpoint := Checkpoint(pruned.folder)).has(PLAN_NAME):
-        kept = checkpoint.plan.kept_tokens
-        names = {number: name for name, number in ids.items()}
-        at = range(len(own)) if kept is None else kept
-        if wrong := [name for name, number in own.items() if number >= len(at) or names.get(at[number]) != name]:
-            raise refusal(
-                f"{PLAN_NAME} of {pruned.name!r} was not made from {dense.name!r}: their tokens differ ({wrong[0]!r},"
-                " for one)"
-            )
-        return kept
-    if own == ids:
-        return None
-    by_number = sorted(own, key=own.__getitem__)
-    if missing := [name for name in by_number if name not in ids]:
-        raise refusal(
-            f"{pruned.name!r} has no {PLAN_NAME} and {len(missing)} tokens that {dense.name!r} lacks ({missing[0]!r},"
-            " for one)"
-        )
-    return [ids[name] for name in by_number]
-
-
 def measure_divergence(
     dense: LoadedModel, pruned: LoadedModel, kept: list[int] | None, texts: Sequence[Text], batch_size: int
 ) -> tuple[list[ScoreRow], str]:
     """Divergence and bits per byte of both models on texts, per kind and on all, and how they were measured.
 
     Args:
-        kept (`list[int]`, *optional*): see [`kept_tokens`].
+        kept (`list[int]`, *optional*): see [`~evaluation.vocabularies.kept_tokens`].
+
+    Raises:
+        [`FlabError`]: a text holds a token that the dense model lacks.
     """
     length = DataSettings().sequence_length
     length = min(length, most_positions(dense.model.config, dense.family) or length)
     by_kind: dict[str, list[HeldOut]] = {}
     for kind in dict.fromkeys(text.kind for text in texts):
         of_kind = [text.text for text in texts if text.kind == kind]
-        vocab_size = pruned.model.get_input_embeddings().weight.shape[0]
-        cut = tokenise_both(dense.tokenizer, pruned.tokenizer, kept, vocab_size, of_kind, length)
+        rows = min(len(loaded.model.get_input_embeddings().weight) for loaded in (dense, pruned))
+        cut = tokenise_both(dense.tokenizer, pruned.tokenizer, kept, rows, of_kind, length)
+        if (cut.kept[cut.new.input_ids[cut.new.mask].numpy()] < 0).any():
+            raise FlabError(
+                f"task {DIVERGENCE!r}: a text of {kind!r} holds a token of {pruned.name!r} that {dense.name!r} lacks;"
+                " leave that text out"
+            )
         reading = LayerPass(dense.model, dense.family, cut.shared, batch_size)
         by_kind[f"[{kind}]"] = [DenseReference(reading, cut).measure(pruned.model)]
     parts = {"": [measured for (measured,) in by_kind.values()], **(by_kind if len(by_kind) > 1 else {})}

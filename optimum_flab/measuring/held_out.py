@@ -35,7 +35,7 @@ class TokenisedTexts:
     """Texts as tokenised by both tokenizers.
 
     Args:
-        kept (`np.ndarray`): int64 of shape `(pruned tokens,)`, the dense id of each pruned id.
+        kept (`np.ndarray`): int64 of shape `(pruned tokens,)`, the dense id of each pruned id, -1 where there is none.
         own ([`PackedTokens`]): those that the two tokenizers tokenise differently, in the dense one's tokens.
         new ([`PackedTokens`]): in the pruned tokenizer's tokens, as its own ids.
         text_of_own, text_of_new (`np.ndarray`): int64, the number of the text that each predicting position of `own`
@@ -58,7 +58,12 @@ class TokenisedTexts:
     @property
     def shared(self) -> PackedTokens:
         """`new` as dense ids."""
-        return replace(self.new, input_ids=torch.from_numpy(self.kept)[self.new.input_ids])
+        return replace(self.new, input_ids=torch.from_numpy(self.kept.clip(min=0))[self.new.input_ids])
+
+    @property
+    def rows(self) -> range | np.ndarray:
+        """The pruned ids that the dense model has too."""
+        return range(len(self.kept)) if (self.kept >= 0).all() else np.flatnonzero(self.kept >= 0)
 
     def by_text(self, values: torch.Tensor, text_of: np.ndarray) -> np.ndarray:
         """The sum over the positions of each text."""
@@ -77,7 +82,8 @@ def tokenise_both(
     """Tokenises texts with both tokenizers.
 
     Args:
-        kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
+        kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id, -1 where there is none; `None`: the same
+            ids.
         rows (`int`): rows of the pruned embedding.
         texts (`Sequence[str]`): whole texts.
         sequence_length (`int`): tokens of a packed sequence.
@@ -142,7 +148,7 @@ class DenseReference:
         self.kept_layers = tuple(kept_layers)
         self.device = dense.device
         self.dtype = dense.dtype
-        full, kept = OutputHead(dense, family), texts.kept.tolist()
+        full, kept = OutputHead(dense, family), texts.kept[texts.kept >= 0].tolist()
         self._pieces = reading.pieces.part("dense-shared")
         doing = "Measuring the dense model on held-out text"
         self.hidden = final_hidden(replace(reading, pieces=self._pieces), self.kept_layers, doing)
@@ -174,7 +180,7 @@ class DenseReference:
         doing = "Measuring the pruned model on held-out text"
         hidden = final_hidden(reading, range(len(self.kept_layers)), doing)
         spent, _ = bits_and_lost_mass(hidden, OutputHead(model, self.family), texts.new)
-        head = OutputHead(model, self.family, range(len(texts.kept)))
+        head = OutputHead(model, self.family, texts.rows)
         far = token_divergences(self.hidden, hidden, self.head, head)
         drifts = tuple(
             LayerDrift(layer=layer, drift=drift(self._pieces, layer, pieces, place))
