@@ -97,7 +97,9 @@ def note(family: str, folder: Path, share: float, label: str) -> None:
         "removed_body": None if report.recovery else round(report.removed_body_ratio, 3),
     }
     known = json.loads(KNOWN.read_text(encoding="utf-8"))
-    rows = known.setdefault(family, {"measured": []})["measured"]
+    of_family = known.setdefault(family, {"measured": []})
+    of_family.setdefault("bodies", {})[own["model"]] = report.dense.body_parameters
+    rows = of_family["measured"]
     others = [row for row in rows if (row["model"], row["label"]) != (own["model"], label)]
     rows[:] = sorted([*others, own], key=lambda row: row["divergence"])
     KNOWN.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")

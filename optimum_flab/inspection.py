@@ -52,15 +52,15 @@ class Outlook:
         """The outlook as plain values."""
         return {**vars(self), "shape": self.shape.reported(), "expected": self.expected._asdict()}
 
-    def to_text(self, name: str) -> str:
-        """The outlook for the terminal, of a model of that name."""
+    def to_text(self, name: str, body: int) -> str:
+        """The outlook for the terminal, of a model of that name with so many parameters besides its vocabulary."""
         files = ([kind, *(f"{size / 1e6:,.1f}" for size in sizes)] for kind, sizes in self.files.items())
         parts = [f"{part.settings.label} {self.shape[part.dimension]:,}" for part in components_of(self.shape)]
         return "\n".join(
             [
                 f"Likely shape: {', '.join(parts)} (the text uses {self.natural:,} tokens):",
                 f"{self.removed_ratio:.1%} of all parameters are removed, {self.removed_body_ratio:.1%} of the body.",
-                *filter(None, [programs_by_body(name)]),
+                *filter(None, [programs_by_body(name, body)]),
                 f"Pruning takes {self.expected} here.",
                 "",
                 *text_table([["file (MB)", "dense", "pruned"], *files], (22, 16, 16)),
@@ -108,7 +108,7 @@ class Inspection:
         rows = ([part, f"{number:,}", f"{number / total:.1%}"] for part, number in parts.items())
         lines += text_table([["component", "parameters", "share"], *rows], (22, 16, 9))
         if self.outlook is not None:
-            lines += ["", self.outlook.to_text(self.name)]
+            lines += ["", self.outlook.to_text(self.name, counts.body(dense))]
         return "\n".join(lines)
 
 

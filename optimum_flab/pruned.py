@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from .checkpoints.loading import LoadedModel, load_dense
 from .checkpoints.saving import save_checkpoint
 from .checkpoints.surgery import pruned_tensors
 from .checkpoints.weights import lossless_tensors
-from .export import Exported, export_gguf
+from .export import Exported, export_gguf, file_cost
 from .families import save_family
 from .families.positions import check_positions
 from .pruning.plan_check import check_plan
@@ -29,7 +29,7 @@ from .records.checkpoint import Checkpoint
 from .records.folders import FolderKind, OutputFolder
 from .records.names import CARD_NAME, gguf_name, is_replaceable
 from .records.plan import PLAN_NAME
-from .records.report import REPORT_NAME, report_text
+from .records.report import REPORT_NAME, FileCost, report_text
 from .running.casting import copy_in
 from .running.generation import completion
 from .settings.export import ExportSettings
@@ -181,34 +181,42 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
             shutil.copyfile(file, partial / file.name)
         for name, path in pruned.files.items():
             (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial / name)
-        write_records(pruned, earlier)
+        write_records(pruned.checkpoint, earlier)
     clear_saved_stages(pruned)
     return replace(pruned, folder=output.folder)
 
 
-def write_gguf_files(pruned: PrunedModel, dense: LoadedModel, types: Sequence[str]) -> list[Exported]:
-    """Writes a pruned model as GGUF files beside its weights, which were just written.
+def write_gguf_files(
+    pruned: PrunedModel, dense: LoadedModel, types: Sequence[str]
+) -> Iterator[tuple[Exported, FileCost | None]]:
+    """Writes a pruned model as GGUF files beside its weights, which were just written, and measures each on the
+    held-out text of the pruning.
 
     Args:
         dense ([`LoadedModel`]): what it was pruned from. If that is a GGUF file and only its vocabulary was pruned,
             the file of its own type is that one with fewer rows: nothing is quantised again.
         types (`Sequence[str]`): of the files, see [`~settings.export.ExportSettings`].
 
+    Returns:
+        `Iterator[tuple[Exported, FileCost | None]]`: each file, once it is written and measured; nothing is measured
+            where there was no held-out text, as when a plan was applied.
+
     Raises:
         [`FlabError`]: see [`~export.export_gguf`].
     """
     data = DataSettings() if pruned.config is None else pruned.config.data
     model = _in_files(pruned, dense)
-    done = list[Exported]()
+    workspace = Workspace(None if dense.stored is None else pruned.checkpoint.folder)
+    reference = pruned.reference and pruned.reference()
     matrix = None
     for kind in dict.fromkeys(types):
         path = pruned.checkpoint.folder / gguf_name(pruned.report.base_model.name, kind)
         if dense.gguf is not None and _is_only_trimmed(pruned, dense.gguf, kind):
-            done.append(_trimmed_gguf(pruned, dense.gguf, path))
+            exported = _trimmed_gguf(pruned, dense.gguf, path)
         else:
-            done.append(export_gguf(model, path, ExportSettings(type=kind), data, matrix))
-            matrix = done[-1].matrix or matrix
-    return done
+            exported = export_gguf(model, path, ExportSettings(type=kind), data, matrix)
+            matrix = exported.matrix or matrix
+        yield exported, reference and file_cost(exported, model, reference, workspace, pruned=True)
 
 
 def _in_files(pruned: PrunedModel, dense: LoadedModel) -> LoadedModel:
@@ -258,16 +266,17 @@ def _trimmed_gguf(pruned: PrunedModel, source: Path, path: Path) -> Exported:
     return Exported((WrittenFile(path, path.stat().st_size, file_sha256(path)),), (note,))
 
 
-def write_records(pruned: PrunedModel, earlier: str | None = None) -> None:
+def write_records(checkpoint: Checkpoint, earlier: str | None = None) -> None:
     """Writes the report of a pruned model to its folder, with the card and the page, which say what is there.
 
     Args:
+        checkpoint ([`Checkpoint`]): with its report in hand.
         earlier (`str`, *optional*): see [`~hub.card.write_card`].
     """
     from .hub.card import write_card
 
-    write_files(pruned.checkpoint.folder, {REPORT_NAME: report_text(pruned.report).encode()})
-    write_card(pruned.checkpoint, earlier=earlier, ask_hub=False)
+    write_files(checkpoint.folder, {REPORT_NAME: report_text(checkpoint.report).encode()})
+    write_card(checkpoint, earlier=earlier, ask_hub=False)
 
 
 def clear_saved_stages(pruned: PrunedModel) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.verdict import KnownFamily
 
 
@@ -34,7 +35,9 @@ def test_what_a_model_kept_is_noted_once_among_those_of_its_family(script, tmp_p
     models = Path(__file__).with_name("records") / "models"
     for model, share in (("searched", 0.5), ("experts", 0.25), ("searched", 0.75)):
         retention.note("toys", models / model, share, f"at {model}")
-    rows = json.loads(known.read_text(encoding="utf-8"))["toys"]["measured"]
+    toys = json.loads(known.read_text(encoding="utf-8"))["toys"]
+    rows = toys["measured"]
+    assert toys["bodies"]["tiny"] == Checkpoint(models / "searched").report.dense.body_parameters
     assert [(row["label"], row["share"], row["divergence"]) for row in rows] == [
         ("at searched", 0.75, 0.0217),
         ("at experts", 0.25, 1.068),

@@ -38,6 +38,7 @@ class PruningVerb(FlabVerb):
         the command took, by its report; or else its report as JSON. Write GGUF files of the requested types."""
         from ..pruned import write_gguf_files, write_records
         from ..records.report import ComparedCompletion, report_text
+        from ..records.summary import files_summary
 
         assert optimizer.pruned is not None  # it was written just now
         pruned = replace(optimizer.pruned, folder=user_path(self.args.output))  # as the user named it
@@ -46,8 +47,12 @@ class PruningVerb(FlabVerb):
         show: Callable[[str], None] = (lambda text: None) if as_json else self.say
         show(optimizer.summary())
         try:
-            for exported in write_gguf_files(pruned, optimizer.dense, types) if types else ():
+            for exported, cost in write_gguf_files(pruned, optimizer.dense, types) if types else ():
                 show(f"\n{exported.to_text()}")
+                if cost is not None:
+                    pruned = replace(pruned, report=pruned.report.with_file(cost))
+            if pruned.report.files:
+                show(f"\n{files_summary(pruned.report)}")
             if prompt is not None:
                 texts = optimizer.complete(prompt)
                 for name, text in texts.items():
@@ -55,7 +60,7 @@ class PruningVerb(FlabVerb):
                 pruned = pruned.with_report(completions=(ComparedCompletion(prompt=prompt, **texts),))
         finally:  # a file or a completion may fail after others
             pruned = pruned.with_total(self.meter)
-            write_records(pruned)
+            write_records(pruned.checkpoint)
         self.show_end(self.args.output, str([*pruned.report.commands.values()][-1]))
         if as_json:
             print(report_text(pruned.report), end="")

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..settings.export import ExportSettings
 from ..settings.pruning import PrunerSettings
 from ..utils.compat import ArgumentGroup
+from ..utils.errors import FlabError
+from ..utils.places import user_path
 from . import arguments
 from .base import FlabVerb
 from .flags import flags_of
+
+
+if TYPE_CHECKING:
+    from ..records.report import FileCost
 
 
 class ExportCommand(FlabVerb):
@@ -27,6 +34,12 @@ class ExportCommand(FlabVerb):
         required.add_argument("-m", "--model", metavar="MODEL", required=True, help=text)
         required.add_argument("path", metavar="FILE", type=Path, help="the .gguf file to write")
         arguments.add(optional, "--revision", "--family")
+        optional.add_argument(
+            "--no-measure",
+            action="store_true",
+            help="leave out the divergence of the file's weights from the checkpoint's on held-out text, for which"
+            " the text goes through both (default: measure it)",
+        )
 
     def execute(self) -> None:
         args = self.args
@@ -34,9 +47,39 @@ class ExportCommand(FlabVerb):
         data = self.settings.data
 
         from ..checkpoints.loading import load_dense
-        from ..export import check_path, export_gguf
+        from ..export import check_path, export_gguf, file_cost, own_reference
+        from ..tensors.workspace import Workspace
 
         check_path(args.path, settings)
-        dtype = "auto" if settings.weighs else "float32"  # of the text's way through the model
+        dtype = "auto" if settings.weighs or not args.no_measure else "float32"  # of the text's way through the model
         model = load_dense(args.model, revision=args.revision, family=args.family, in_memory=False, dtype=dtype)
-        self.say(export_gguf(model, args.path, settings, data).to_text())
+        exported = export_gguf(model, args.path, settings, data)
+        self.say(exported.to_text())
+        if not args.no_measure:
+            workspace = Workspace(None if model.stored is None else exported.files[0].path.parent)
+            try:
+                reference = own_reference(model, data, workspace)
+                cost = file_cost(exported, model, reference, workspace, pruned=False)
+            except FlabError as error:  # the file is there
+                self.say(f"note: what the file costs was not measured: {error}")
+            else:
+                self._note(cost, model.folder)
+
+    def _note(self, cost: FileCost, folder: Path | None) -> None:
+        """Say what the file costs; where it lies beside its pruned model, note it in report, card and page."""
+        from ..pruned import write_records
+        from ..records.checkpoint import Checkpoint
+        from ..records.report import REPORT_NAME
+        from ..records.rows import file_divergence
+
+        bits = f"{cost.cost.dense_bits_per_byte:.4f} -> {cost.cost.pruned_bits_per_byte:.4f}"
+        self.say(
+            f"divergence {file_divergence(cost)}, bits per byte {bits}, on {cost.cost.texts:,} held-out texts"
+            f" ({cost.cost.positions:,} tokens)"
+        )
+        if folder is None or folder.resolve() != user_path(self.args.path).parent.resolve():
+            return
+        checkpoint = Checkpoint(folder)
+        if checkpoint.has(REPORT_NAME) and cost.name in checkpoint.gguf_files:
+            checkpoint.report = checkpoint.report.with_file(cost)
+            write_records(checkpoint)

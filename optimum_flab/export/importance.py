@@ -20,7 +20,7 @@ from ..settings.pruning import KINDS, DataSettings
 from ..tensors.workspace import Workspace
 from ..texts.kinds import ANSWERS
 from ..texts.packing import pack
-from ..texts.sets import read_text_sets
+from ..texts.sets import TextSets, read_text_sets
 from ..vocabulary.usage import special_ids, token_lists
 from .weights import GgufPiece
 
@@ -104,6 +104,17 @@ def importance_matrix(
     return tensors
 
 
+def export_texts(model: LoadedModel, data: DataSettings) -> TextSets:
+    """The texts of an importance matrix, and those that it does not read, to measure with.
+
+    Args:
+        data ([`~settings.pruning.DataSettings`]): the sources and kinds of text; the model writes no answers.
+    """
+    mix = {kind: share for kind, share in data.mix.items() if kind != ANSWERS}
+    changes = {"calibration_tokens": TOKENS, "mix": mix if any(mix.values()) else KINDS}
+    return read_text_sets(model.tokenizer, data.model_copy(update=changes), 0)
+
+
 def write_importance_matrix(path: Path, model: LoadedModel, pieces: Sequence[GgufPiece], data: DataSettings) -> None:
     """Writes the importance matrix of a model over calibration text, in llama.cpp's format.
 
@@ -117,9 +128,7 @@ def write_importance_matrix(path: Path, model: LoadedModel, pieces: Sequence[Ggu
     """
     import gguf
 
-    mix = {kind: share for kind, share in data.mix.items() if kind != ANSWERS}
-    changes = {"calibration_tokens": TOKENS, "mix": mix if any(mix.values()) else KINDS}
-    documents = read_text_sets(model.tokenizer, data.model_copy(update=changes), 0).calibration
+    documents = export_texts(model, data).calibration
     workspace = Workspace(None if model.stored is None else path.parent)
     readable = model.with_weights(workspace).on_its_device()
     texts = [document.text for document in documents]

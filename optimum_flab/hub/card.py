@@ -16,7 +16,7 @@ from ..records.atomic import write_files
 from ..records.checkpoint import Checkpoint
 from ..records.names import CARD_NAME, is_result
 from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME
-from ..records.verdict import verdict_of
+from ..records.verdict import file_verdicts, verdict_of
 from ..settings.hub import CardSettings, TermsSettings
 from ..utils.errors import FlabError
 from . import provenance, tables, trimmed
@@ -90,6 +90,7 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
             "checkpoint": checkpoint,
             "report": report,
             "verdict": None if is_trimmed else verdict_of(checkpoint.report),
+            "file_verdicts": {} if is_trimmed else file_verdicts(checkpoint.report),
             "terms": terms,
             "rows": rows,
             "tables": tables,

@@ -10,17 +10,19 @@ from ..records.paths import last_name, without_paths
 from ..records.report import Report
 from ..records.results import EvaluationRecord
 from ..records.rows import (
+    FILE_HEADING,
     KIND_LABELS,
     LEDGER_HEADING,
     component_rows,
     count,
     decimals,
+    file_rows,
     held_out_rows,
     ledger_rows,
     size_rows,
     typeset,
 )
-from ..records.verdict import verdict_of
+from ..records.verdict import file_verdicts, verdict_of
 from ..settings.pruning import COMPONENTS
 
 
@@ -45,6 +47,9 @@ def render_page(report: Report, evaluations: Sequence[EvaluationRecord]) -> str:
         sizes=[row.cells() for row in size_rows(report)],
         components=component_rows(report),
         decimals=decimals,
+        file_heading=FILE_HEADING,
+        files=file_rows(report),
+        file_verdicts=file_verdicts(report),
         ledger_heading=LEDGER_HEADING,
         ledger_rows=ledger_rows,
         measured=[part for part in COMPONENTS if report.dense.sizes.get(part.reported)],

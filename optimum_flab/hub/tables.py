@@ -8,7 +8,7 @@ from ..records.checkpoint import Checkpoint
 from ..records.held_out import KindCost
 from ..records.report import Report
 from ..records.results import BASELINE, MODEL, EfficiencyRecord, EvaluationRecord, ScoreRow
-from ..records.rows import Row, held_out_rows, megabytes, typeset
+from ..records.rows import Row, decimals, file_divergence, held_out_rows, megabytes, typeset
 from ..records.scores import PROGRAMS
 from ..utils.hashing import file_sha256
 from .markdown import cell, code
@@ -39,12 +39,16 @@ def cells(rows: Iterable[Row]) -> list[list[str]]:
 
 
 def gguf_rows(checkpoint: Checkpoint) -> list[list[str]]:
-    """Name, type, size and SHA-256 of the GGUF files in the folder."""
+    """Name, type, size, divergence, bits per byte and SHA-256 of the GGUF files in the folder."""
+    measured = {file.name: file for file in checkpoint.report.files}
     paths = {checkpoint.folder / name: kind for name, kind in checkpoint.gguf_files.items()}
-    return [
-        [f"[{path.name}]({path.name})", kind, megabytes(path.stat().st_size), code([file_sha256(path)])]
-        for path, kind in paths.items()
-    ]
+    rows = []
+    for path, kind in paths.items():
+        sha256, file = file_sha256(path), measured.get(path.name)
+        known = file is not None and file.sha256 == sha256  # it may have been replaced
+        costs = [file_divergence(file), decimals(file.cost.pruned_bits_per_byte)] if file and known else ["–", "–"]
+        rows.append([f"[{path.name}]({path.name})", kind, megabytes(path.stat().st_size), *costs, code([sha256])])
+    return rows
 
 
 # --- scores --------------------------------------------------------------------------------------------------------

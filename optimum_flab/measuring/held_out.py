@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from ..records.held_out import HeldOut, KindCost, LayerDrift, TokenCost
 from ..records.pieces import Pieces
 from ..running.casting import cast_by_layer
 from ..running.layer_pass import LayerPass, layer_piece
+from ..running.processes import Processes
 from ..settings.pruning import KINDS, NAMED_HELD_OUT
 from ..texts.packing import PackedTokens, pack
 from ..vocabulary.usage import special_ids, token_lists
@@ -162,6 +164,13 @@ class DenseReference:
         lost_mass = texts.by_text(lost, texts.text_of_new)
         self.sums = {**texts.counts, "lost_mass": lost_mass, "dense_bits_per_byte": bits}
         self.head = OutputHead(dense, family, kept)
+
+    def alone(self) -> DenseReference:
+        """The same, to measure in this process only and without the drift of layers."""
+        other = copy.copy(self)
+        other.processes = Processes()
+        other.kept_layers = ()
+        return other
 
     @torch.no_grad()
     def measure(self, pruned: PreTrainedModel, pieces: Pieces | None = None) -> HeldOut:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..measuring.held_out import DenseReference
 from ..records.checkpoint import Checkpoint
 from ..records.ledger import Meter, total_cost
 from ..records.paths import last_name
@@ -30,6 +32,8 @@ class PrunedModel:
         files (`dict[str, Path]`): files and folders to be put beside the weights, by their names there.
         work ([`WorkFolder`], *optional*): where the stages were saved.
         folder (`Path`, *optional*): where it was written to, or read from.
+        reference (`Callable`, *optional*): what its files are measured against: the dense model's predictions for the
+            held-out text of its report, computed at the first call where they were not kept.
     """
 
     model: PreTrainedModel
@@ -40,6 +44,7 @@ class PrunedModel:
     files: dict[str, Path] = field(default_factory=dict)
     work: WorkFolder | None = None
     folder: Path | None = None
+    reference: Callable[[], DenseReference] | None = None
 
     @property
     def checkpoint(self) -> Checkpoint:

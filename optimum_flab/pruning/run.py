@@ -6,7 +6,7 @@ values, and the finished pieces of the stage in progress, and resumes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def prune(dense: LoadedModel, request: Request, run: Run, seconds: float | None 
         model = operate(readable.model, readable.family, decision.plan, run.workspace)
     sha256 = weights_hash(model)
     dense.check_unchanged()
-    held_out = held_out_cost(computing, model, sha256, decision, texts, run)
+    held_out, reference = held_out_cost(computing, model, sha256, decision, texts, run)
     counted = sorted({name for file in request.counts for name in file.counts.datasets})
     report = build_report(
         readable,
@@ -128,7 +128,9 @@ def prune(dense: LoadedModel, request: Request, run: Run, seconds: float | None 
         datasets=(*texts.datasets, *counted),
         weights_sha256=sha256,
     )
-    return PrunedModel(model, decision.tokenizer, decision.plan, report, request.config, work=run.work)
+    return PrunedModel(
+        model, decision.tokenizer, decision.plan, report, request.config, work=run.work, reference=reference
+    )
 
 
 def announce(dense: LoadedModel, request: Request, run: Run, seconds: float | None) -> Request:
@@ -203,12 +205,15 @@ def file_notes(request: Request, shape: Shape) -> list[str]:
 
 def held_out_cost(
     dense: LoadedModel, pruned: PreTrainedModel, sha256: str, decision: Decision, texts: TextSets, run: Run
-) -> HeldOut:
+) -> tuple[HeldOut, Callable[[], DenseReference]]:
     """What pruning costs on held-out texts; where the network is unchanged, on a part of them.
 
     Args:
         dense ([`LoadedModel`]): to compute with.
         sha256 (`str`): of the pruned weights, see [`~checkpoints.hashes.weights_hash`].
+
+    Returns:
+        `tuple[HeldOut, Callable]`: the cost, and what it was measured against, for files of the pruned model.
     """
     plan, data = decision.plan, decision.request.config.data
     exact = is_exact(dense, getattr(torch, plan.dtype))
@@ -217,7 +222,9 @@ def held_out_cost(
     passages = [document.text for document in documents]
     kinds = [document.kind for document in documents]
 
-    def measure(pieces: Pieces) -> HeldOut:
+    made = list[DenseReference]()
+
+    def refer(pieces: Pieces, processes: Processes) -> DenseReference:
         tokenised = tokenise_both(
             dense.tokenizer,
             decision.tokenizer,
@@ -228,15 +235,21 @@ def held_out_cost(
             kinds,
         )
         reading = LayerPass(
-            dense.model, dense.family, tokenised.shared, data.batch_size, pieces=pieces, processes=run.processes
+            dense.model, dense.family, tokenised.shared, data.batch_size, pieces=pieces, processes=processes
         )
-        reference = DenseReference(reading, tokenised, plan.kept_layers)
-        if is_unchanged and plan.vocab_size == len(tokenised.kept):
+        return DenseReference(reading, tokenised, plan.kept_layers)
+
+    def measure(pieces: Pieces) -> HeldOut:
+        reference = refer(pieces, run.processes)
+        made.append(reference)
+        if is_unchanged and plan.vocab_size == len(reference.texts.kept):
             return reference.measure_vocabulary()
         return reference.measure(pruned, pieces.part("pruned"))
 
     inputs = {**decision.identity, "pruned": sha256, "held_out": texts_hash([*kinds, *passages])}
-    return run.stage(HELD_OUT, inputs, measure)
+    cost = run.stage(HELD_OUT, inputs, measure)
+    # files are measured by one process; what an earlier run measured is not known any more
+    return cost, (lambda: made[0].alone()) if made else (lambda: refer(Pieces(), Processes()).alone())
 
 
 def is_exact(dense: LoadedModel, dtype: torch.dtype) -> bool:

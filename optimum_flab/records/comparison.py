@@ -19,7 +19,7 @@ from .names import is_result
 from .paths import last_name
 from .report import REPORT_NAME, Report
 from .results import EVALUATION_NAME, EvaluationRecord, ScoreRow
-from .rows import megabytes, shape_rows
+from .rows import decimals, file_divergence, megabytes, shape_rows
 from .scores import PROGRAMS, Score
 
 
@@ -113,6 +113,7 @@ def _sizes(model: ComparedModel) -> dict[str, str]:
         f"weights ({pruned.dtype})": megabytes(pruned.bytes),
         **{label: size for label, _, size, _ in (row.cells() for row in shape_rows(report))},
         "calibration tokens per neuron": "-" if tokens is None else f"{tokens:.1f}",
+        **{f"GGUF {file.type}": f"{file.bytes / 1e6:,.1f} MB" for file in report.files},
         "recovered": "no" if trained is None else f"on {trained:,} tokens",
         **{f"time of the {done}": duration(cost.total.wall_seconds) for done, cost in report.commands.items()},
     }
@@ -121,12 +122,15 @@ def _sizes(model: ComparedModel) -> dict[str, str]:
 def _costs(model: ComparedModel) -> dict[str, str]:
     held_out = model.report.held_out if model.report else None
     kinds = {} if held_out is None else {"all text": held_out, **held_out.by_kind}
+    files = model.report.files if model.report else ()
     return {
         **{f"divergence, {kind}": f"{cost.divergence:.4f}" for kind, cost in kinds.items()},
         **{
             f"bits per byte, {kind}": f"{cost.pruned_bits_per_byte:.4f} (dense {cost.dense_bits_per_byte:.4f})"
             for kind, cost in kinds.items()
         },
+        **{f"divergence, GGUF {file.type}": file_divergence(file) for file in files},
+        **{f"bits per byte, GGUF {file.type}": decimals(file.cost.pruned_bits_per_byte) for file in files},
     }
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from .held_out import HeldOut
+from .held_out import HeldOut, KindCost
 from .json_files import Number, Record, check_format, parse_record
 from .ledger import CommandCost, StageCost
 from .texts import PlainText, TextCounts
@@ -265,6 +265,29 @@ class ComparedCompletion(Record):
     pruned: str
 
 
+class FileCost(Record):
+    """A GGUF file that was written of the model, and what its weights cost, as they are once dequantised.
+
+    Args:
+        name (`str`): of the file; of the first part of a split one.
+        type (`str`): its number format, such as `q4_k_m`.
+        bytes (`int`): its size, of all parts together.
+        sha256 (`str`): hex, of its content; of the first part.
+        against (`str`): what was measured against: the `dense` model that was pruned, or the `unquantised` checkpoint
+            that the file was made from, where the dense model was not at hand.
+        cost ([`KindCost`]): on held-out text; the dense figures are those of what it was measured against.
+        by_kind (`dict[str, KindCost]`): the same by kind of text; empty if texts were of no kind.
+    """
+
+    name: str
+    type: str
+    bytes: int
+    sha256: str
+    against: Literal["dense", "unquantised"]
+    cost: KindCost
+    by_kind: dict[str, KindCost] = Field(default_factory=dict)
+
+
 class Computation(Record):
     """What the pruning was computed in.
 
@@ -296,6 +319,7 @@ class Report(Record):
         datasets (`tuple[str, ...]`): ids of the Hub datasets that were read to prune.
         recovery ([`Recovery`], *optional*): the training after pruning.
         completions (`tuple[ComparedCompletion, ...]`): those that were requested.
+        files (`tuple[FileCost, ...]`): the GGUF files that were written of it and measured.
         notes (`tuple[str, ...]`): what the user should know.
         seed (`int`, *optional*): of the sampling of texts.
         computation ([`Computation`]): what it was computed in.
@@ -323,6 +347,7 @@ class Report(Record):
     datasets: tuple[str, ...] = ()
     recovery: Recovery | None = None
     completions: tuple[ComparedCompletion, ...] = ()
+    files: tuple[FileCost, ...] = ()
     notes: tuple[str, ...] = ()
     seed: int | None = None
     computation: Computation
@@ -341,6 +366,11 @@ class Report(Record):
         else:
             sections = {"pruning and training": ({**self.stages, **trained.stages}, self.total)}
         return {done: CommandCost(stages, total) for done, (stages, total) in sections.items() if total is not None}
+
+    def with_file(self, file: FileCost) -> Report:
+        """The same report with a file, in place of an earlier one of its name."""
+        others = (one for one in self.files if one.name != file.name)
+        return self.model_copy(update={"files": (*others, file)})
 
     @property
     def all_datasets(self) -> frozenset[str]:

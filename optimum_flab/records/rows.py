@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..settings.pruning import COMPONENTS
 from .held_out import HeldOut
 from .ledger import CommandCost, StageCost
-from .report import Report
+from .report import FileCost, Report
 from .scores import Score, retention_of, retention_text
 
 
@@ -67,6 +67,9 @@ KIND_LABELS = {
     "chat": "problems as a conversation",
     "infilling": "programs with a gap",
 }
+
+
+UNQUANTISED = " (from the unquantised checkpoint)"
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------
@@ -134,6 +137,29 @@ def held_out_rows(held_out: HeldOut) -> list[Row]:
         Row("tokens of the text", held_out.dense_tokens, held_out.pruned_tokens),
         Row("texts cut into other pieces", None, retokenised, "text"),
     ]
+
+
+FILE_HEADING = ("GGUF file", "type", "MB", "divergence, nats per token", "bits per byte", "tokens measured")
+
+
+def file_rows(report: Report) -> list[list[str]]:
+    """What each GGUF file takes, and what its weights cost on held-out text."""
+    return [
+        [
+            file.name,
+            file.type,
+            f"{file.bytes / 1e6:,.1f}",
+            file_divergence(file),
+            f"{decimals(file.cost.dense_bits_per_byte)} → {decimals(file.cost.pruned_bits_per_byte)}",
+            count(file.cost.positions),
+        ]
+        for file in report.files
+    ]
+
+
+def file_divergence(file: FileCost) -> str:
+    """The divergence of a file, and from what, if not from the dense model."""
+    return f"{decimals(file.cost.divergence)}{UNQUANTISED if file.against == 'unquantised' else ''}"
 
 
 LEDGER_HEADING = ("stage", "seconds", "processor seconds", "TFLOP", "GFLOP/s", "MB written", "memory so far, GB")

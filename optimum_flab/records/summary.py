@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .held_out import HeldOut
 from .report import Recovery, Report
-from .rows import component_rows, shape_rows, text_table
-from .verdict import verdict_of
+from .rows import FILE_HEADING, component_rows, file_rows, shape_rows, text_table
+from .verdict import file_verdicts, verdict_of
 
 
 def report_summary(report: Report) -> str:
@@ -36,6 +36,8 @@ def report_summary(report: Report) -> str:
             f"({held_out.texts_cut_differently} texts tokenised differently)",
             *_kind_lines(held_out),
         ]
+    if report.files:
+        lines += ["", files_summary(report), ""]
     if report.recovery is not None:
         lines += ["", *_recovery_lines(report.recovery)]
     texts = report.texts
@@ -54,6 +56,12 @@ def report_summary(report: Report) -> str:
     if verdict := verdict_of(report):
         lines += ["", f"What to expect: {verdict}"]
     return "\n".join(lines)
+
+
+def files_summary(report: Report) -> str:
+    """The GGUF files of a model as a table for the terminal, and what to expect of each."""
+    table = text_table([FILE_HEADING, *file_rows(report)])
+    return "\n".join([*table, *(f"{name}: {said}" for name, said in file_verdicts(report).items())])
 
 
 def _kind_lines(held_out: HeldOut) -> list[str]:

@@ -150,9 +150,11 @@ def with_choices(inputs: RecoveryInputs, available: float) -> RecoveryConfig:
 def _recovered(inputs: RecoveryInputs, prepared: Prepared, training: Training, found: PrunedModel) -> PrunedModel:
     """The recovered model with its report."""
     changes: dict[str, Any] = {"held_out": None, "recovery": None}
-    if prepared.reference is not None:
+    found = replace(found, reference=None)  # its text may have been trained on
+    if (reference := prepared.reference) is not None:
         with inputs.run.step("held-out measurement"):
-            after = prepared.reference.measure(found.model)
+            after = reference.measure(found.model)
+        found = replace(found, reference=reference.alone)
         for text in training.notes:
             inputs.run.note(text)
         changes = {"held_out": after, "recovery": report_section(inputs, prepared, training, after)}

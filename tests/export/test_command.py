@@ -35,10 +35,11 @@ def project(made, tmp_path):
 
 def test_the_command_says_what_it_wrote_and_overwrites_only_when_asked(project):
     export = ["export", "model", "out/tiny.gguf"]
-    done = flab(*export, "--type", "Q8_0", cwd=project)
+    done = flab(*export, "--type", "Q8_0", "--no-measure", cwd=project)
     assert done.code == 0, done.err
     header = read_header(project / "out/tiny.gguf")
     assert header.architecture == "llama" and "out/tiny.gguf: 0." in done.out and "sha256" in done.out
+    assert "divergence" not in done.out
     kinds = {tensor.kind.name for tensor in header.tensors.values()}
     assert kinds == {"F32", "Q8_0"}
     before = (project / "out/tiny.gguf").read_bytes()
@@ -172,7 +173,21 @@ def test_a_pruning_writes_the_files_that_are_asked_for(project, monkeypatch):
         assert f"{name}: 0." in done.out and name in (project / "out/README.md").read_text()
         for file in (name, f"model-pruned-{kind}.Modelfile"):
             assert (project / "out" / file).is_file() and is_replaceable(project / "out" / file)
-    (completion,) = Checkpoint(project / "out").report.completions
+    report = Checkpoint(project / "out").report
+    coarse, fine = report.files
+    assert (coarse.type, fine.type, coarse.against) == ("q8_0", "f16", "dense")
+    assert coarse.bytes == (project / "out" / coarse.name).stat().st_size
+    # the same text and the same dense model as those of the checkpoint, whose weights f16 nearly holds
+    assert fine.cost.positions == report.held_out.positions
+    assert fine.cost.dense_bits_per_byte == pytest.approx(report.held_out.dense_bits_per_byte)
+    assert fine.cost.pruned_bits_per_byte == pytest.approx(report.held_out.pruned_bits_per_byte, abs=2e-3)
+    assert fine.cost.divergence < coarse.cost.divergence < 0.01
+    shown = f"{coarse.cost.divergence:.4g}"
+    for text in (done.out, *((project / "out" / name).read_text() for name in ("README.md", "flab_report.html"))):
+        assert shown in text
+    compared = flab("compare", "out", cwd=project).out
+    assert "| divergence, GGUF q8_0" in compared and shown in compared
+    (completion,) = report.completions
     assert completion.prompt == "def f" and "completion by the pruned model" in done.out
     with monkeypatch.context() as patch:
         for module in (quantiser, gguf_file):
@@ -186,3 +201,22 @@ def test_a_pruning_writes_the_files_that_are_asked_for(project, monkeypatch):
     (project / ".model-pruned-q4_k_m.gguf.partial").mkdir()  # of an export that was killed
     for file in (".model-pruned-q4_k_m.gguf.partial", "model-pruned-q4_k_m-bf16.gguf"):
         assert is_replaceable(project / file)
+
+
+def test_an_export_beside_its_pruned_model_is_measured_against_it_and_noted(project):
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
+    (project / "corpus.jsonl").write_text(rows)
+    prune = "prune -m model out --vocab-size 400 --keep-merges 0 --corpus corpus.jsonl --mix own=1 --cache-dir cache"
+    prune += " --sequence-length 64 --calibration-tokens 512 --validation-tokens 64 --held-out-tokens 64"
+    assert flab(*prune.split(), cwd=project).code == 0
+    done = flab("export", "out", "out/own.gguf", "--type", "q8_0", cwd=project)
+    assert done.code == 0, done.err
+    assert "(from the unquantised checkpoint), bits per byte " in done.out
+    checkpoint = Checkpoint(project / "out")
+    (file,) = checkpoint.report.files
+    assert file.name == "own.gguf" and file.against == "unquantised"
+    assert 0 < file.cost.divergence < 0.01 and file.cost.positions > 1000
+    assert "(from the unquantised checkpoint)" in checkpoint.card
+    before = (project / "out/flab_report.json").read_bytes()
+    assert flab("export", "out", "elsewhere.gguf", "--type", "q8_0", cwd=project).code == 0
+    assert (project / "out/flab_report.json").read_bytes() == before

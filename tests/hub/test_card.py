@@ -326,7 +326,9 @@ def test_gguf_files_that_were_written_from_these_weights(pruned, checkpoint):
     export_gguf(loaded, pruned / "split.gguf", ExportSettings(pre_tokenizer="qwen2", split_megabytes=1))
     (pruned / "other.gguf").write_bytes(b"GGUF of somebody else")
     card = rendered(pruned)
-    assert re.search(r"\| \[model-q8_0.gguf\]\(model-q8_0.gguf\) \| q8_0 \| \d+ MB \| `[0-9a-f]{64}` \|", card.text)
+    assert re.search(
+        r"\| \[model-q8_0.gguf\]\(model-q8_0.gguf\) \| q8_0 \| \d+ MB \| – \| – \| `[0-9a-f]{64}` \|", card.text
+    )
     assert card.notes == ("other.gguf was not written by `flab export` from these weights: not in the card",)
     change_json(pruned / "flab_report.json", weights_sha256="0" * 64)
     assert "q8_0" not in card_of(pruned)

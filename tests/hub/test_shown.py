@@ -11,6 +11,7 @@ from hub.conftest import change_json, efficiency_of, evaluation_of, write_json
 
 from optimum_flab.hub import provenance
 from optimum_flab.hub.card import CardRequest, render_card
+from optimum_flab.records import verdict
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.comparison import comparison_text, read_models
 from optimum_flab.records.summary import report_summary
@@ -39,7 +40,8 @@ def recovered(folder, report):
 
 
 def searched(folder, report):
-    """Its programs can be judged by those of its family; everything was measured by kind, token and layer."""
+    """Its programs can be judged by those of its family, and so can those of its files; everything was measured by
+    kind, token and layer."""
     held_out = report["held_out"]
     names = ("texts", "bytes", "positions", "divergence", "dense_bits_per_byte", "pruned_bits_per_byte")
     cost = {name: held_out[name] for name in names}
@@ -51,7 +53,11 @@ def searched(folder, report):
     }
     base = {**report["base_model"], "name": "Qwen/Qwen2.5-Coder-0.5B"}
     completions = [{"prompt": "def f(", "dense": "x):", "pruned": "\ny):"}]
-    change_json(folder / "flab_report.json", held_out=measured, base_model=base, completions=completions)
+    file = {"name": "a-q4_k_m.gguf", "type": "q4_k_m", "bytes": 231_400_000, "sha256": "0" * 64, "against": "dense"}
+    kinds = {"problems": {**cost, "divergence": 0.016}}
+    files = [{**file, "cost": cost, "by_kind": kinds}]
+    files.append({**file, "name": "b.gguf", "type": "q8_0", "against": "unquantised", "cost": cost})
+    change_json(folder / "flab_report.json", held_out=measured, base_model=base, completions=completions, files=files)
 
 
 def experts(folder, report):
@@ -75,6 +81,7 @@ def experts(folder, report):
 def models(tmp_path, monkeypatch):
     """Copies of the models, beside each other in the current folder."""
     monkeypatch.setattr(provenance, "unevaluated_tasks", lambda evaluations: ["mbpp"])  # a new task changes nothing
+    monkeypatch.setattr(verdict, "family_of", lambda name, body, known=verdict.family_of: known(name, 357_898_112))
     monkeypatch.chdir(tmp_path)
     for source in MODELS.iterdir():
         folder = shutil.copytree(source, tmp_path / source.name)

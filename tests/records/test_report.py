@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.held_out import KindCost
-from optimum_flab.records.report import Report, report_text
+from optimum_flab.records.report import FileCost, Report, report_text
 from optimum_flab.records.summary import report_summary
-from optimum_flab.records.verdict import programs_by_body, verdict_of
+from optimum_flab.records.verdict import file_verdicts, programs_by_body, verdict_of
 from optimum_flab.utils.errors import FlabError
 
 
@@ -37,6 +37,18 @@ def content_of(folder):
 # --- what to expect
 
 SMALLER = "The network is unchanged. Qwen2.5-Coder-0.5B with a smaller vocabulary kept 99% to 103% of the"
+
+
+BODY = 357_898_112  # parameters of Qwen2.5-Coder-0.5B without those of its vocabulary
+
+
+def of_known_size(report, **changes):
+    """A report whose dense model has the body of one that is known."""
+    part = report.dense.components["ffn"]
+    components = {"vocabulary": part, "ffn": part.model_copy(update={"parameters": BODY})}
+    dense = report.dense.model_copy(update={"components": components})
+    base = report.base_model.model_copy(update={"name": "Qwen/Qwen2.5-Coder-0.5B"})
+    return report.model_copy(update={"dense": dense, "base_model": base, **changes})
 
 
 @pytest.mark.parametrize(
@@ -67,21 +79,79 @@ def test_what_to_expect_is_said_by_what_was_measured_of_the_family(divergence, b
     report = read_report(SEARCHED)
     cost = {"divergence": divergence, "dense_bits_per_byte": 1.0, "pruned_bits_per_byte": bits}
     kinds = {"problems": KindCost(texts=1, bytes=1, positions=1, **cost)}
-    held_out = report.held_out.model_copy(update={**cost, "divergence": divergence and 99.0, "by_kind": kinds})
+    held_out = report.held_out.model_copy(
+        update={**cost, "lost_mass": 0.016, "divergence": divergence and 99.0, "by_kind": kinds}
+    )
     texts = report.texts.model_copy(update={"tokens_per_neuron": each})
     report = report.model_copy(update={"held_out": held_out, "texts": texts, "recovery": None})
     assert verdict_of(report) is None and "What to expect" not in report_summary(report)  # nothing is known of it
     base = report.base_model.model_copy(update={"name": "/data/qwen2.5-coder-0.5b-Instruct"})
     report = report.model_copy(update={"base_model": base})
+    assert verdict_of(report) is None  # a toy of that name
+    report = of_known_size(report)
     assert said in verdict_of(report) and report_summary(report).endswith(f"What to expect: {verdict_of(report)}")
 
 
+@pytest.mark.parametrize("divergence", [0.0, 0.13])
+def test_a_vocabulary_that_lost_much_is_not_told_what_others_kept(divergence):
+    report = read_report(SEARCHED)
+    held_out = report.held_out.model_copy(
+        update={"divergence": divergence, "lost_mass": 0.062, "texts": 40, "texts_cut_differently": 38, "by_kind": {}}
+    )
+    natural = report.search.model_copy(update={"natural_vocab_size": 32_682})
+    said = verdict_of(of_known_size(report, held_out=held_out, search=natural))
+    lost = "the tokens that are gone had 6.2% of the dense model's probability"
+    cut = "38 of 40 texts are cut into other pieces and 377 tokens are left of the 32,682 that the corpus needs"
+    assert lost in said and cut in said and "a larger vocabulary" in said
+    assert "unchanged. " not in said and ("kept" in said) == (divergence > 0) == ("expect less" in said)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "lost_mass", "said"),
+    [
+        (0.0004, 0.016, "0.000 nats per token on held-out text: models measured by this project with 0 kept 99% to"),
+        (0.016, 0.016, "0.016 nats per token on held-out text: models measured by this project with 0 to 0.029 kept"),
+        (0.016, 0.062, "; what the smaller vocabulary costs comes on top."),
+        (0.3, 0.016, "with 0.134 to 0.59 kept 12% to 69% of"),
+    ],
+)
+def test_a_file_is_judged_by_its_own_divergence(divergence, lost_mass, said):
+    report = read_report(SEARCHED)
+    held_out = report.held_out.model_copy(update={"divergence": 0.0, "lost_mass": lost_mass, "by_kind": {}})
+    cost = KindCost(**{name: getattr(held_out, name) for name in KindCost.model_fields})
+    file = FileCost(
+        name="a.gguf",
+        type="q4_k_m",
+        bytes=1,
+        sha256="",
+        against="dense",
+        cost=cost.model_copy(update={"divergence": divergence}),
+    )
+    other = file.model_copy(update={"name": "b.gguf", "against": "unquantised"})
+    report = of_known_size(report, held_out=held_out, files=(file, other))
+    verdicts = file_verdicts(report)
+    assert list(verdicts) == ["a.gguf"] and said in verdicts["a.gguf"]
+    assert f"a.gguf: {verdicts['a.gguf']}" in report_summary(report)
+    assert file_verdicts(report.model_copy(update={"held_out": None})) == {}
+
+
+def test_a_file_takes_the_place_of_one_of_its_name():
+    report = read_report(SEARCHED)
+    cost = KindCost(**{name: getattr(report.held_out, name) for name in KindCost.model_fields})
+    first, second = (
+        FileCost(name=name, type="f16", bytes=1, sha256="", against="dense", cost=cost) for name in ("a", "b")
+    )
+    again = first.model_copy(update={"bytes": 2})
+    assert report.with_file(first).with_file(second).with_file(again).files == (second, again)
+
+
 def test_what_is_known_by_the_share_of_the_body_is_said_of_its_family_only():
-    said = programs_by_body("Qwen/Qwen2.5-Coder-1.5B")
+    said = programs_by_body("Qwen/Qwen2.5-Coder-1.5B", 1_310_340_608)
     assert "Qwen2.5-Coder-0.5B 100% at 0.0%, 91% at 5.8%, 85% at 11.5%, 69% at 18.5%; " in said
     assert said.endswith("; Qwen2.5-Coder-1.5B 90% at 12.6%.")
     for other in ("toy", "Qwen/Qwen2.5-Coder-7B", "/models/qwen2.5-coder-0.5b/toy"):
-        assert programs_by_body(other) is None
+        assert programs_by_body(other, BODY) is None
+    assert programs_by_body("Qwen/Qwen2.5-Coder-0.5B", 99) is None
 
 
 # --- what is refused
