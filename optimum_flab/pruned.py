@@ -19,7 +19,8 @@ from .checkpoints.loading import LoadedModel, load_dense
 from .checkpoints.saving import save_checkpoint
 from .checkpoints.surgery import pruned_tensors
 from .checkpoints.weights import lossless_tensors
-from .export import Exported, export_gguf, file_cost
+from .export import Exported, export_gguf
+from .export.file_cost import file_cost
 from .families import save_family
 from .families.positions import check_positions
 from .pruning.plan_check import check_plan

@@ -47,7 +47,8 @@ class ExportCommand(FlabVerb):
         data = self.settings.data
 
         from ..checkpoints.loading import load_dense
-        from ..export import check_path, export_gguf, file_cost, own_reference
+        from ..export import check_path, export_gguf
+        from ..export.file_cost import file_cost, own_reference
         from ..tensors.workspace import Workspace
 
         check_path(args.path, settings)

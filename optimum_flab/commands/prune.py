@@ -11,6 +11,7 @@ from ..settings.pruning import PrunerSettings
 from ..utils.compat import ArgumentGroup
 from ..utils.errors import ConfigurationError
 from ..utils.places import user_path
+from ..utils.progress import say
 from . import arguments
 from .apply import PruningVerb
 from .base import command_line
@@ -79,6 +80,7 @@ class PruneCommand(PruningVerb):
 
         from .. import FlabOptimizer, FlabPrunerConfig
         from ..checkpoints.computation import computation_device
+        from ..export.gguf_file import note_of_rows
         from ..pruned import clear_saved_stages
         from ..pruning.time_budget import seconds_of
         from ..running.processes import Processes, process_device
@@ -97,6 +99,9 @@ class PruneCommand(PruningVerb):
         with output if processes.is_main else nullcontext():
             processes.agree(True)  # that output may be written
             optimizer = self._loaded(device)
+            if processes.is_main:
+                for note in filter(None, (note_of_rows(optimizer.dense, kind) for kind in self._types())):
+                    say(f"note: {note}")
             pruned = self._pruned(optimizer, processes)
             if processes.is_main:
                 optimizer.pruned = pruned.with_report(command=command)
@@ -106,6 +111,11 @@ class PruneCommand(PruningVerb):
             self.show_pruned(optimizer, args.gguf)
         else:
             clear_saved_stages(pruned)
+
+    def _types(self) -> list[str]:
+        """The types of GGUF files that are asked for by name."""
+        target = self.config.target_type
+        return [*dict.fromkeys([*self.args.gguf, *([target] if target else [])])]
 
     def _check_recovery(self) -> None:
         """Refuses what only a pruning takes in a run that also recovers."""

@@ -139,7 +139,7 @@ def held_out_rows(held_out: HeldOut) -> list[Row]:
     ]
 
 
-FILE_HEADING = ("GGUF file", "type", "MB", "divergence, nats per token", "bits per byte", "tokens measured")
+FILE_HEADING = ("GGUF file", "type", "MB", "divergence, nats per token", "bits per byte before", "after", "tokens")
 
 
 def file_rows(report: Report) -> list[list[str]]:
@@ -150,7 +150,8 @@ def file_rows(report: Report) -> list[list[str]]:
             file.type,
             f"{file.bytes / 1e6:,.1f}",
             file_divergence(file),
-            f"{decimals(file.cost.dense_bits_per_byte)} → {decimals(file.cost.pruned_bits_per_byte)}",
+            decimals(file.cost.dense_bits_per_byte),
+            decimals(file.cost.pruned_bits_per_byte),
             count(file.cost.positions),
         ]
         for file in report.files
