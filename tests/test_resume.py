@@ -168,6 +168,15 @@ def test_a_finished_shape_is_used_again_and_said_to_be(made, pinned, tmp_path, c
     assert contents(tmp_path / "second") == pinned.contents
 
 
+def test_files_are_measured_on_the_text_of_the_report_whether_or_not_that_was_measured_now(made, tmp_path, capsys):
+    for said in ((), ("held-out: reused",)):
+        optimizer = FlabOptimizer.from_pretrained(made / "search", device="cpu")
+        pruned = optimizer.prune(asked(made, **ASKED["pinned"]), cache_dir=tmp_path / "cache")
+        assert all(words in capsys.readouterr().err for words in said)
+        found = pruned.reference().measure(pruned.model)
+        assert found == pruned.report.held_out.model_copy(update={"by_layer": ()})
+
+
 def test_a_damaged_piece_is_done_again(made, pinned, tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         stop_after(patch, 6)

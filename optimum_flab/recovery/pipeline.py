@@ -161,4 +161,4 @@ def _recovered(inputs: RecoveryInputs, prepared: Prepared, training: Training, f
         if inputs.settings.keep_adapter:
             folder = inputs.run.work.folder(training_stage(prepared.training), prepared.training.deciding)
             found = replace(found, files={**found.files, **write_adapter(folder, inputs.model, training)})
-    return found.with_report(weights_sha256=weights_hash(found.model), **changes)
+    return found.with_report(weights_sha256=weights_hash(found.model), files=(), **changes)

@@ -221,3 +221,15 @@ def test_an_export_beside_its_pruned_model_is_measured_against_it_and_noted(proj
     before = (project / "out/flab_report.json").read_bytes()
     assert flab("export", "out", "elsewhere.gguf", "--type", "q8_0", cwd=project).code == 0
     assert (project / "out/flab_report.json").read_bytes() == before
+
+
+def test_a_file_that_only_has_fewer_rows_is_measured_as_the_others_are(project):
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
+    (project / "corpus.jsonl").write_text(rows)
+    assert flab("export", "model", "dense.gguf", "--type", "q8_0", "--no-measure", cwd=project).code == 0
+    prune = "prune -m dense.gguf out --vocab-size 400 --keep-merges 0 --corpus corpus.jsonl --mix own=1 --gguf q8_0"
+    prune += " --sequence-length 64 --calibration-tokens 512 --validation-tokens 64 --held-out-tokens 64"
+    done = flab(*prune.split(), "--output-dtype", "float32", "--cache-dir", "cache", cwd=project)
+    assert done.code == 0 and "is the pruned file with fewer rows" in done.out, done.err
+    (file,) = Checkpoint(project / "out").report.files
+    assert abs(file.cost.divergence) < 1e-5 and file.type == "q8_0"

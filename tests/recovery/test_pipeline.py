@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.families.files import known_family
-from optimum_flab.records.report import report_text
+from optimum_flab.records.held_out import KindCost
+from optimum_flab.records.report import FileCost, report_text
 from optimum_flab.records.work import NAME
 from optimum_flab.recovery import pipeline, training
 from optimum_flab.recovery import rows as rows_room
@@ -39,8 +40,14 @@ REFERENCES = {"answers": "reference"}  # nothing but the training takes time
 
 def test_recovery_gives_a_stock_checkpoint_nearer_to_the_dense_model(made):
     optimizer = FlabOptimizer.from_pretrained(made / "dense")
-    optimizer.load_pruned(made / "pruned")
+    pruned = optimizer.load_pruned(made / "pruned")
+    cost = KindCost(**{name: getattr(pruned.report.held_out, name) for name in KindCost.model_fields})
+    file = FileCost(name="before.gguf", type="f16", bytes=1, sha256="", against="dense", cost=cost)
+    optimizer.pruned = pruned.with_report(files=(file,))
     optimizer.recover(config_for(made), confirm_run_unsafe_code=True, cache_dir=made / "cache")
+    after = optimizer.pruned
+    assert not after.report.files  # it has the weights before the training
+    assert after.reference().measure(after.model) == after.report.held_out.model_copy(update={"by_layer": ()})
     optimizer.save_pretrained(made / "recovered")
     loaded = AutoModelForCausalLM.from_pretrained(made / "recovered")
     before = AutoModelForCausalLM.from_pretrained(made / "pruned")
