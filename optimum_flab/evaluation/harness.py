@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from ..records.results import EvaluatedModel, EvaluationConditions
 from ..running.casting import copy_in
 from ..running.generation import BatchCache, config_hash
 from ..running.kernels import prepare_kernels
+from ..running.llama_process import LlamaProcess
 from ..settings.evaluation import DIVERGENCE, STANDARD, EvaluationSettings, check_evaluation
 from ..texts.formats import chat_text
 from ..texts.sources import hub_datasets
@@ -33,6 +36,7 @@ from ..utils.progress import say
 from ..vocabulary.infilling import EXAMPLE, InfillingFormat, infilling_format, missing_tokens
 from ..vocabulary.usage import tokenizer_hash
 from .catalog import LoadedTask, hub_dataset, load_tasks, quiet
+from .llama_lm import LlamaLM, llama_for
 from .lm import INFILLING, FlabLM
 from .results import EVALUATION, Evaluation, package_versions
 from .scoring import measure_divergence, merge_results, run_task, score_rows
@@ -145,7 +149,13 @@ def evaluate(
     results = dict[str, list[dict[str, Any]]]()
     for role, source in sources.items():
         loaded, models[role] = load(source, dtype, device)
-        results[role] = _answers(exam, role, loaded, models[role].weights_sha256, cache)
+        process = None
+        if isinstance(source, StoredModel) and source.files.gguf is not None and _writes(exam.tasks):
+            process, engine = llama_for(source.files.gguf, settings, models[role].dtype)
+            say(f"note: {role}: {engine}")
+            models[role] = models[role].model_copy(update={"engine": engine})
+        with process or nullcontext():
+            results[role] = _answers(exam, role, loaded, models[role].weights_sha256, cache, process)
         del loaded
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -154,7 +164,7 @@ def evaluate(
     protocols = {task.name: task.protocol for task in exam.tasks if task.protocol}
     if exam.texts:
         # by default in float32, as when pruning measures it
-        dense, pruned = (_in_dtype(sources[role], dtype or torch.float32, device) for role in ("dense", "pruned"))
+        dense, pruned = (load(sources[role], dtype or torch.float32, device)[0] for role in ("dense", "pruned"))
         measured, protocols[DIVERGENCE] = measure_divergence(dense, pruned, kept, exam.texts, settings.batch_size)
         rows += measured
     merged = {role: merge_results(by_task) for role, by_task in results.items()}
@@ -176,15 +186,18 @@ def evaluate(
     return evaluation
 
 
-def _answers(exam: Exam, role: str, loaded: LoadedModel, digest: str, cache: BatchCache) -> list[dict[str, Any]]:
+def _answers(
+    exam: Exam, role: str, loaded: LoadedModel, digest: str, cache: BatchCache, process: LlamaProcess | None
+) -> list[dict[str, Any]]:
     """lm-eval's results of each task for a model.
 
     Args:
         digest (`str`): of its weights.
+        process ([`~running.llama_process.LlamaProcess`], *optional*): writes its answers.
     """
     settings = exam.settings
     with quiet():
-        lm = FlabLM(
+        lm = (FlabLM if process is None else partial(LlamaLM, process))(
             loaded.model,
             loaded.tokenizer,
             weights_hash=digest,
@@ -198,6 +211,10 @@ def _answers(exam: Exam, role: str, loaded: LoadedModel, digest: str, cache: Bat
         lm.doing = f" ({role}, {task.name})"
         results.append(run_task(lm, task, settings.seed, exam.confirm_run_unsafe_code))
     return results
+
+
+def _writes(tasks: Sequence[LoadedTask]) -> bool:
+    return any(leaf.OUTPUT_TYPE == "generate_until" for named in tasks for leaf in named.tasks.values())
 
 
 def _prepare(settings: EvaluationSettings, confirm_run_unsafe_code: bool) -> Exam:
@@ -295,6 +312,8 @@ def load(source: Source, dtype: torch.dtype | None, device: torch.device) -> tup
     if source is not loaded:
         if dtype in (None, loaded.storage_dtype):
             model = loaded.model.to(device)
+        elif loaded.gguf is not None:  # dequantised to that, and not to bfloat16 first
+            model = source.load(dtype, device).model
         else:
             model = copy_in(loaded.model, device, dtype)  # a cast would round the buffers that stay in float32
             model.generation_config = loaded.model.generation_config
@@ -309,13 +328,6 @@ def load(source: Source, dtype: torch.dtype | None, device: torch.device) -> tup
         device=loaded.model.device.type,
         parameters=loaded.model.num_parameters(),
     )
-
-
-def _in_dtype(source: Source, dtype: torch.dtype, device: torch.device) -> LoadedModel:
-    """A model in a number format; the weights of a GGUF file are dequantised to that, and not to bfloat16 first."""
-    if isinstance(source, StoredModel) and source.files.gguf is not None:
-        return source.load(dtype, device)
-    return load(source, dtype, device)[0]
 
 
 def check_chat_template(source: Source, tasks: Sequence[LoadedTask]) -> None:

@@ -174,13 +174,17 @@ class FlabLM(HFLM):
             defaults |= {"top_k": 0, "top_p": 1.0}  # left unset, these would be top_k=50 and the like
         else:
             not_ours |= {"temperature", "top_p", "top_k"}
-        room = self.max_length - max(map(len, batch.prompts))
         return GenerationConfig(
             **defaults | {name: value for name, value in batch.settings.items() if name not in not_ours},
-            max_new_tokens=max(1, min(batch.settings["max_gen_toks"], room)),
+            max_new_tokens=self._new_tokens(batch),
             eos_token_id=batch.ends or None,
             pad_token_id=self.tokenizer.pad_token_id,
         )
+
+    def _new_tokens(self, batch: Batch) -> int:
+        """How many tokens are written at most, so that the longest prompt has room for them."""
+        room = self.max_length - max(map(len, batch.prompts))
+        return max(1, min(batch.settings["max_gen_toks"], room))
 
     # --- likelihood ------------------------------------------------------------------------------------------------
 

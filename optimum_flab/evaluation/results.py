@@ -66,7 +66,8 @@ class Evaluation(EvaluationRecord):
 
     def notes(self) -> list[str]:
         """What a reader of the table must know."""
-        notes = [*self.left_out, *(f"{task}: {protocol}" for task, protocol in self.protocols.items())]
+        engines = (f"{role}: {model.engine}" for role, model in self.models.items() if model.engine)
+        notes = [*self.left_out, *engines, *(f"{task}: {protocol}" for task, protocol in self.protocols.items())]
         for row in self.scores:
             if row.of is not None:
                 shown = {"model": row.score, "dense": row.dense, "pruned": row.pruned}

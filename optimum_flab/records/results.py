@@ -31,6 +31,7 @@ class EvaluatedModel(Record):
         weights_sha256, config_sha256, tokenizer_sha256 (`str`): hashes of its parts.
         dtype, device (`str`): of the computation.
         parameters (`int`): tied weights count once.
+        engine (`str`, *optional*): of a GGUF file, what wrote its answers and from which weights.
     """
 
     name: str
@@ -41,6 +42,7 @@ class EvaluatedModel(Record):
     dtype: str | None = None
     device: str | None = None
     parameters: int | None = None
+    engine: str | None = None
 
 
 class ScoreRow(Record):

@@ -199,10 +199,14 @@ class HasStopString(StoppingCriteria):
         rows = torch.nonzero(~self.done).flatten()
         if len(rows):
             ends = input_ids[rows, max(self.start, input_ids.shape[1] - self.tail) :].tolist()
-            texts = self.tokenizer.batch_decode(ends, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            has_stop = [any(stop in text for stop in self.stops) for text in texts]
-            self.done[rows] = torch.tensor(has_stop, device=input_ids.device)
+            self.done[rows] = torch.tensor(self.among(ends), device=input_ids.device)
         return self.done
+
+    def among(self, written: Sequence[list[int]]) -> list[bool]:
+        """Whether the end of each text, in tokens, contains one of them."""
+        ends = [ids[-self.tail :] for ids in written]
+        texts = self.tokenizer.batch_decode(ends, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [any(stop in text for stop in self.stops) for text in texts]
 
 
 def truncate_at(text: str, stops: Sequence[str]) -> str:
