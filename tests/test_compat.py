@@ -5,9 +5,12 @@ import argparse
 import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from optimum_flab.checkpoints.loading import load_dense
+from optimum_flab.export import export_gguf
+from optimum_flab.tensors.gguf_header import read_header
 from optimum_flab.utils import compat
 
-from .conftest import tiny_model
+from .conftest import byte_level_tokenizer, tiny_model
 
 
 def test_a_model_of_a_class_takes_dtype_and_attention():
@@ -46,6 +49,21 @@ def test_what_a_class_ignores_in_loading_is_a_list_of_patterns():
     assert (compat.optional_tensors(model), compat.ignored_tensors(model)) == (["a"], ["b"])
     for name in ("missing", "unexpected"):  # the names by which the library itself knows them
         assert hasattr(PreTrainedModel, f"_keys_to_ignore_on_load_{name}")
+
+
+def test_what_stands_in_a_gguf_file_is_read_by_another_function(tmp_path):
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    tiny_model("qwen2", 600).save_pretrained(tmp_path)
+    byte_level_tokenizer(600).save_pretrained(tmp_path)
+    export_gguf(load_dense(tmp_path), tmp_path / "tiny.gguf")
+    expected, read = load_gguf_checkpoint(str(tmp_path / "tiny.gguf")), []
+    with compat.gguf_fields_by(lambda path: read.append(path) or read_header(path)):
+        found = load_gguf_checkpoint(str(tmp_path / "tiny.gguf"))
+    for parts in (found, expected):
+        parts.pop("ignore")  # what the library's reader counts itself
+    assert found == expected
+    assert read == [tmp_path / "tiny.gguf"] and expected["config"]["hidden_size"] == 32
 
 
 def test_a_model_forgets_where_it_came_from(tmp_path):

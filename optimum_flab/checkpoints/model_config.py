@@ -11,6 +11,8 @@ import torch
 from ..families import family_for
 from ..families.resizing import choose_experts_implementation
 from ..records.json_files import read_json
+from ..tensors.gguf_header import read_header
+from ..utils.compat import gguf_fields_by
 from ..utils.errors import DOWNLOAD, FlabError, first_line
 from .finding import ModelFiles
 from .self_check import check_family
@@ -48,9 +50,10 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
             family_for(SimpleNamespace(**raw), files.family)  # says which families are known
     try:
         # the repository's code is of no use here: a family that transformers lacks is refused, the others are stock
-        config = AutoConfig.from_pretrained(
-            files.load_from, trust_remote_code=trust_remote_code and not stock, **files.options
-        )
+        with gguf_fields_by(read_header):
+            config = AutoConfig.from_pretrained(
+                files.load_from, trust_remote_code=trust_remote_code and not stock, **files.options
+            )
     except Exception as error:  # configurations check themselves in many ways
         what = "GGUF file" if files.gguf else "configuration of"
         raise FlabError(f"{what} {files.name!r} cannot be read ({first_line(error)}); check or download it") from error

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from ..records.json_files import read_json
 from ..records.names import OTHER_TOKENIZERS
+from ..tensors.gguf_header import read_header
+from ..utils.compat import gguf_fields_by
 from ..utils.errors import DOWNLOAD, FlabError, first_line, stand_in
 from ..vocabulary.files import choose_tokenizer, read_stated, rebuild_tokenizer, reload_tokenizer
 from .finding import ModelFiles
@@ -42,7 +44,10 @@ def load_tokenizer(
     if files.gguf is None:
         _check_tokenizer_files(files.folder)
     try:
-        loaded = AutoTokenizer.from_pretrained(files.load_from, trust_remote_code=trust_remote_code, **files.options)
+        with gguf_fields_by(read_header):
+            loaded = AutoTokenizer.from_pretrained(
+                files.load_from, trust_remote_code=trust_remote_code, **files.options
+            )
     except Exception as error:  # conversions fail in many ways
         raise FlabError(_no_tokenizer(files, error)) from error
     check_loaded(loaded, files.name)

@@ -57,7 +57,8 @@ class EvaluationSettings(Section):
     seed: Seed = 0
     """seed of sampling and of the bootstrap"""
     dtype: Dtype = None
-    """number format of the computation (default: that of the weights; for divergence float32)"""
+    """number format of the computation; a GGUF file is dequantised to it, and llama.cpp does not write its answers
+    (default: that of the weights; for divergence float32)"""
     allow_packages: Packages = []
     """packages installed here that the models' programs may import, each by its import name, together with its own
     dependencies; may be given several times (default: only the standard library)"""

@@ -1,4 +1,4 @@
-"""Non-public names of other libraries, each behind one function. Elsewhere only the two modules that call llama.cpp
+"""Non-public names of other libraries, each behind one function. Elsewhere only the modules that call llama.cpp
 import any: the functions in `llama_cpp_py_sync._cffi_bindings`.
 
 Each docstring says why there is no public way. `tests/test_compat.py` fails where a library drops one. Libraries are
@@ -13,7 +13,9 @@ from argparse import Action, ArgumentParser
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
+from unittest.mock import patch
 
 
 if TYPE_CHECKING:
@@ -111,6 +113,37 @@ def forget_origin(model: PreTrainedModel) -> None:
 
 
 # --- torch ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def gguf_fields_by(read: Callable[[Path], Any]) -> Iterator[None]:
+    """While the block runs, transformers reads what stands before the tensors of a GGUF file by another function: its
+    own way makes an array of every token, several times over, which takes a minute for a large vocabulary, and it
+    takes no reader from outside.
+
+    Args:
+        read (`Callable`): returns what has `entries`, by name each with a `value` and the number of its `kind`, and
+            the names of the tensors as the keys of `tensors`.
+    """
+    import gguf
+
+    def part(value: Any) -> Any:
+        return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else (value,)
+
+    def field(entry: Any) -> SimpleNamespace:
+        is_list = isinstance(entry.value, list)
+        parts = list(map(part, entry.value if is_list else [entry.value]))
+        types = [*([gguf.GGUFValueType.ARRAY] if is_list else []), entry.kind]
+        return SimpleNamespace(parts=parts, data=range(len(parts)), types=types)
+
+    class Reader:
+        def __init__(self, path: str):
+            header = read(Path(path))
+            self.fields = {name: field(entry) for name, entry in header.entries.items()}
+            self.tensors = [SimpleNamespace(name=name) for name in header.tensors]
+
+    with patch.object(gguf, "GGUFReader", Reader):
+        yield
 
 
 @contextmanager
