@@ -177,11 +177,14 @@ def outlook_of(dense: LoadedModel, config: FlabPrunerConfig) -> Outlook:
     run = Run.in_folder(cache_root("pruning"))
     tokens = token_choice(dense, request, corpus_alone(config.data), run)
     candidates = candidates_for(request, tokens)
-    limits, shape = candidates.request.limits, candidates.start
+    limits, shape = candidates.request.limits, candidates.start.shape
     file_sizes = candidates.request.file_sizes or FileSizes(dense.model, dense.family, dense.tokenizer, dtype)
     files, notes = dict[str, tuple[int, int]](), body_notes(candidates.request, shape)
+    if (kind := candidates.start.file_type) is not None:
+        others = ", ".join(dict.fromkeys(str(one.file_type) for row in candidates.rows for one in row))
+        notes.append(f"{config.target_size} with `target_type` auto: {kind} is tried first, of {others}")
     try:
-        for kind in dict.fromkeys((None, config.target_type, *TYPES)):
+        for kind in dict.fromkeys((None, candidates.start.file_type or config.target_type, *TYPES)):
             files[kind or "safetensors"] = file_sizes(limits.dense, kind), file_sizes(shape, kind)
     except FlabError as error:  # llama.cpp cannot have it
         notes.append(f"there will be no GGUF file: {error}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..settings.export import TYPES, ExportSettings
+from ..settings.export import AUTO, TYPES, ExportSettings
 from ..settings.pruning import PrunerSettings
 from ..utils.compat import ArgumentGroup
 from ..utils.errors import ConfigurationError
@@ -56,11 +57,11 @@ class PruneCommand(PruningVerb):
             "--gguf",
             metavar="TYPE",
             type=str.lower,
-            choices=TYPES,
+            choices=(*TYPES, AUTO),
             action="append",
             default=[],
-            help="write the pruned model as a GGUF file of this type too, for example q4_k_m; may be given several"
-            " times (default: none)",
+            help="write the pruned model as a GGUF file of this type too, for example q4_k_m; auto: of the type that"
+            " loses least within --target-size; may be given several times (default: none)",
         )
         optional.add_argument(
             "--memory-budget",
@@ -87,7 +88,7 @@ class PruneCommand(PruningVerb):
         from ..texts.sources import local_paths
 
         command = command_line("prune", self.parser, args)
-        self.config = config = FlabPrunerConfig(**settings.pruning)
+        self.config = config = FlabPrunerConfig(**with_auto_type(settings.pruning, args.gguf))
         self._check_recovery()
         read = local_paths([*config.data.sources, *config.recovery.sources])
         inputs = [args.model, args.config, *read, *config.data.counts]
@@ -108,14 +109,15 @@ class PruneCommand(PruningVerb):
                 optimizer.save_to(output)
         processes.agree(True)  # what each saved is needed until the output is written
         if processes.is_main:
-            self.show_pruned(optimizer, args.gguf)
+            types = [str(pruned.report.target_type) if kind == AUTO else kind for kind in args.gguf]
+            self.show_pruned(optimizer, types)
         else:
             clear_saved_stages(pruned)
 
     def _types(self) -> list[str]:
         """The types of GGUF files that are asked for by name."""
         target = self.config.target_type
-        return [*dict.fromkeys([*self.args.gguf, *([target] if target else [])])]
+        return [kind for kind in dict.fromkeys([*self.args.gguf, target]) if kind not in (None, AUTO)]
 
     def _check_recovery(self) -> None:
         """Refuses what only a pruning takes in a run that also recovers."""
@@ -153,7 +155,7 @@ class PruneCommand(PruningVerb):
             config=config,
         )
         optimizer.check_space(args.output, config)
-        for kind in args.gguf:
+        for kind in {*args.gguf} - {AUTO}:
             check_export(optimizer.dense, ExportSettings(type=kind))
         if args.prompt is not None:
             check_prompt(optimizer.dense, args.prompt)
@@ -165,6 +167,26 @@ class PruneCommand(PruningVerb):
         if config.recovery.trains:
             return optimizer.prune_and_recover(config, confirm_run_unsafe_code=args.confirm_run_unsafe_code, **work)
         return optimizer.prune(config, time_budget=args.time_budget, processes=processes, **work)
+
+
+def with_auto_type(settings: Mapping[str, Any], types: Sequence[str]) -> Mapping[str, Any]:
+    """The settings with the type of the file to be found, where `--gguf auto` asks for it.
+
+    Raises:
+        [`ConfigurationError`]: there is no size to find it for, or the size is about another type.
+    """
+    if AUTO not in types:
+        return settings
+    if settings.get("target_size") is None:
+        raise ConfigurationError(
+            f"gguf: {AUTO} finds the type for a size, and `target_size` is not set; set it, or name a type such as"
+            " q4_k_m"
+        )
+    if settings.get("target_type") not in (None, AUTO):
+        raise ConfigurationError(
+            f"gguf: {AUTO} finds the type, but `target_type` is {settings['target_type']}; drop one of them"
+        )
+    return {**settings, "target_type": AUTO}
 
 
 def check_apart(output: Path, cache_dir: str | None) -> None:

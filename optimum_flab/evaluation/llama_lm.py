@@ -22,10 +22,11 @@ PARALLEL = 64  # most sequences at a time: what llama.cpp keeps of each takes me
 class LlamaLM(FlabLM):
     """A GGUF file for lm-eval: llama.cpp writes greedy answers from the file as it is. Prompts, stops and their limits
     are those of [`FlabLM`], and so are the tokens of a prompt, and what is not an answer: likelihoods are computed on
-    the dequantised weights. The other arguments are those of [`FlabLM`].
+    the dequantised weights.
 
     Args:
         process ([`LlamaProcess`]): the file.
+        others: see [`FlabLM`].
     """
 
     def __init__(self, process: LlamaProcess, *args: Any, **options: Any):

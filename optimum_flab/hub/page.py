@@ -13,6 +13,7 @@ from ..records.rows import (
     FILE_HEADING,
     KIND_LABELS,
     LEDGER_HEADING,
+    TYPES_HEADING,
     component_rows,
     count,
     decimals,
@@ -20,6 +21,7 @@ from ..records.rows import (
     held_out_rows,
     ledger_rows,
     size_rows,
+    type_rows,
     typeset,
 )
 from ..records.verdict import file_verdicts, verdict_of
@@ -52,6 +54,8 @@ def render_page(report: Report, evaluations: Sequence[EvaluationRecord]) -> str:
         file_verdicts=file_verdicts(report),
         ledger_heading=LEDGER_HEADING,
         ledger_rows=ledger_rows,
+        types_heading=TYPES_HEADING,
+        type_rows=type_rows,
         measured=[part for part in COMPONENTS if report.dense.sizes.get(part.reported)],
         held_out=[] if held_out is None else [row.cells() for row in held_out_rows(held_out)],
         **({} if held_out is None else cost_rows(held_out)),

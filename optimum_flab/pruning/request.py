@@ -10,6 +10,7 @@ from functools import cached_property, partial
 import torch
 
 from ..settings.configuration import FlabPrunerConfig
+from ..settings.export import AUTO
 from ..sizes import ModelSizes
 from ..utils.units import parse_bytes
 from .counts import CountsFile
@@ -17,6 +18,7 @@ from .file_size import FileSizes
 from .limits import TOLERANCE, Limits, parameters_to_keep
 
 
+SMALLEST_TYPE = "iq1_s"
 SIZE_TOLERANCE = 0.015  # share of a size by which a file may stay below it
 
 
@@ -50,7 +52,9 @@ class Request:
     @cached_property
     def limits(self) -> Limits:
         """How far pruning may go."""
-        measure = None if self.file_sizes is None else partial(self.file_sizes, kind=self.config.target_type)
+        kind = self.config.target_type
+        kind = SMALLEST_TYPE if kind == AUTO else kind  # until one is chosen, any that is possible
+        measure = None if self.file_sizes is None else partial(self.file_sizes, kind=kind)
         return Limits(self.sizes.shape, self.sizes.counts, self.allowed, measure)
 
     @property
@@ -66,6 +70,12 @@ class Request:
         if self.config.target_size is not None:
             return round(self.budget * SIZE_TOLERANCE)
         return round(self.sizes.counts.total(self.sizes.shape) * TOLERANCE)
+
+    def of_type(self, kind: str) -> Request:
+        """The same for a file of this type."""
+        config = copy.copy(self.config)
+        config.target_type = kind
+        return replace(self, config=config)
 
     def with_calibration_tokens(self, number: int) -> Request:
         """The same with another number of calibration tokens."""

@@ -12,6 +12,7 @@ import torch
 from ..families import Family
 from ..families.positions import check_positions
 from ..settings.configuration import FlabPrunerConfig
+from ..settings.export import AUTO
 from ..sizes import Shape
 from ..utils.errors import ConfigurationError
 from ..vocabulary.closure import config_token_ids, read_spec
@@ -207,7 +208,7 @@ def check_size(request: Request) -> None:
             f"{what} is less than the {least / 1e6:,.3f} MB of the smallest model possible"
             f" ({', '.join(parts)}); allow more, free what is pinned or switched off, or name a smaller target_type"
         )
-    if (whole := limits.measure(limits.dense)) <= request.budget:
+    if config.target_type != AUTO and (whole := limits.measure(limits.dense)) <= request.budget:
         raise ConfigurationError(
             f"{what} is more than the {whole / 1e6:,.1f} MB of the dense model, which needs no pruning for it; name a"
             " smaller size"

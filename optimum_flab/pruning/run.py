@@ -30,30 +30,27 @@ from ..running.kernels import prepare_kernels
 from ..running.layer_pass import LayerPass
 from ..running.processes import Processes
 from ..running.run import Run
-from ..sizes import Shape
 from ..texts.sets import TextSets, part_by_kind
 from ..utils.errors import FlabError
 from ..utils.hashing import texts_hash
 from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
 from .estimates import pruning_estimate
+from .finalists import better_file
 from .inputs import PruningInputs
 from .memory_budget import open_weights
 from .plan_check import check_plan
-from .planning import decided_plan
 from .reporting import build_report
 from .request import Request
 from .resolution import body_notes
 from .result import PrunedModel
-from .search import candidates_for, chosen_shape
+from .search import ChosenShape, candidates_for, chosen_shape
 from .texts import read_pruning_texts, text_counts
-from .time_budget import within_time
+from .time_budget import UNCHANGED_PART, within_time
 from .vocabulary import token_choice, tokenizer_of
 
 
 HELD_OUT = json_stage("held-out", HeldOut)
-# of the held-out texts, where only tokens were removed: predictions among those that stay are known to be the same
-UNCHANGED_PART = 4
 STAGES = ("texts", "vocabulary", "shape", "plan", "tokenisation", "held-out")  # numbered for who watches
 
 
@@ -115,6 +112,7 @@ def prune(dense: LoadedModel, request: Request, run: Run, seconds: float | None 
     sha256 = weights_hash(model)
     dense.check_unchanged()
     held_out, reference = held_out_cost(computing, model, sha256, decision, texts, run)
+    found = {"target_type": decision.file_type} if decision.file_type else {}
     counted = sorted({name for file in request.counts for name in file.counts.datasets})
     report = build_report(
         readable,
@@ -127,6 +125,7 @@ def prune(dense: LoadedModel, request: Request, run: Run, seconds: float | None 
         texts=decision.texts,
         datasets=(*texts.datasets, *counted),
         weights_sha256=sha256,
+        **found,
     )
     return PrunedModel(
         model, decision.tokenizer, decision.plan, report, request.config, work=run.work, reference=reference
@@ -162,6 +161,7 @@ class Decision:
         texts ([`TextCounts`]): the texts that decided, for the report.
         identity (`Mapping[str, Any]`): everything that decides the pruned model, as JSON can hold it.
         request ([`Request`]): what was requested.
+        file_type (`str`, *optional*): the GGUF type of the file, where that was to be found.
     """
 
     plan: PruningPlan
@@ -170,6 +170,7 @@ class Decision:
     texts: TextCounts
     identity: Mapping[str, Any]
     request: Request
+    file_type: str | None = None
 
 
 def decide(computing: LoadedModel, weights: str, request: Request, texts: TextSets, run: Run) -> Decision:
@@ -181,26 +182,37 @@ def decide(computing: LoadedModel, weights: str, request: Request, texts: TextSe
     """
     tokens = token_choice(computing, request, texts, run)
     candidates = candidates_for(request, tokens)
-    for warning in body_notes(request) or body_notes(candidates.request, candidates.start):
+    for warning in body_notes(request) or body_notes(candidates.request, candidates.start.shape):
         run.warn(warning)
     inputs = PruningInputs(computing, weights, candidates.request, texts, tokens, run)
     run.processes.check_same(inputs.decided_by(), "model, texts and settings")
     chosen = chosen_shape(inputs, candidates)
     run.processes.check_same(chosen.hash, "the sizes and layers that were chosen")
-    run.notes += file_notes(inputs.request, chosen.shape) + chosen.notes
-    plan = decided_plan(inputs, chosen)
+    chosen, plan = better_file(inputs, chosen)
+    run.notes += file_notes(inputs.request, chosen) + chosen.notes
     with run.step("tokenisation"):
         counted = text_counts(texts, tokens, request, plan.kept_tokens)
     identity = inputs.decided_by(dtype=str(request.dtype), shape=chosen.hash)
-    return Decision(plan, tokens.of_plan(plan.kept_tokens), chosen.search, counted, identity, request)
+    tokenizer = tokens.of_plan(plan.kept_tokens)
+    return Decision(plan, tokenizer, chosen.search, counted, identity, request, chosen.file_type)
 
 
-def file_notes(request: Request, shape: Shape) -> list[str]:
+def file_notes(request: Request, chosen: ChosenShape) -> list[str]:
     """A note on the bytes of the file, where the target is about these."""
-    if request.limits.file_size is None:
+    if request.file_sizes is None:
         return []
-    kind, size = request.config.target_type or "safetensors", request.limits.file_size(shape)
-    return [f"the {kind} file takes at most {size / 1e6:,.1f} MB"]
+    kind = chosen.file_type or request.config.target_type
+    notes = [f"the {kind or 'safetensors'} file takes at most {request.file_sizes(chosen.shape, kind) / 1e6:,.1f} MB"]
+    if chosen.file_type is not None:
+        removed = request.limits.removed_body(chosen.shape)
+        goes = f"{removed:.1%} of the body goes" if removed else "nothing of the body goes"
+        lost = {one.file_type: one.divergence for one in chosen.search.types}[chosen.file_type]
+        tokens = chosen.shape["vocab"]
+        notes.append(
+            f"{request.config.target_size}: {goes}; {kind} with {tokens:,} tokens, whose rounding alone costs"
+            f" {lost:.3f} nats per token"
+        )
+    return notes
 
 
 def held_out_cost(

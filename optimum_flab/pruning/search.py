@@ -4,14 +4,16 @@ nothing."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import TypeVar
 
 from pydantic import TypeAdapter
 
 from ..records.pieces import Pieces
 from ..records.report import Search, TriedShape
 from ..records.work import json_stage
+from ..settings.export import AUTO
 from ..sizes import Shape
 from ..utils.errors import ConfigurationError
 from ..utils.hashing import digest_of
@@ -20,13 +22,16 @@ from .components import components_of
 from .components.base import Calibrated, Choice
 from .components.vocabulary import round_up, row_multiple
 from .inputs import PruningInputs
-from .limits import candidate_shapes, check_reached, start_shape
+from .limits import START_SHARE, Limits, candidate_shapes, check_reached, start_shape
 from .request import Request
-from .resolution import check_target
-from .shapes import VOCABULARY_WEIGHT, StoredShape, cost, measure_shape
+from .resolution import MOST_OF_BODY, check_target
+from .rounding import Rounding, types_here, types_near
+from .shapes import REFITTED, VOCABULARY_WEIGHT, Option, StoredShape, cost, lost, measure_shape
 from .vocabulary import TokenChoice
 
 
+DOUBTFUL = 1.5  # a search may be wrong where another option is expected to cost up to so many times as much
+WITHOUT_TYPE = {"validation_rounding_bits_per_byte": None}
 NEAR = 0.01  # two costs that differ by less are told: other text may well turn them
 
 
@@ -39,11 +44,15 @@ class ChosenShape:
         kept (`dict[str, Any]`): by dimension what stays of components that are not decided with the plan, as the plan
             has it.
         search ([`Search`]): what was measured, for the report.
+        file_type (`str`, *optional*): the GGUF type of the file, where that was to be found.
+        other ([`ChosenShape`], *optional*): what may be better, which files will tell.
     """
 
     shape: StoredShape
     kept: dict[str, list[int] | dict[int, list[int]]]
     search: Search
+    file_type: str | None = None
+    other: ChosenShape | None = None
 
     @property
     def hash(self) -> str:
@@ -57,6 +66,7 @@ class ChosenShape:
         for one in self.search.candidates:
             if not one.chosen and cost(one) < (1 + NEAR) * least:
                 sizes = ", ".join(f"{name} {size:,}" for name, size in one.sizes.items())
+                sizes += f" as {one.file_type}" if one.file_type else ""
                 notes.append(f"nearly a tie in the search: {sizes} costs {cost(one) / least - 1:.1%} more")
         return notes
 
@@ -67,13 +77,17 @@ class Candidates:
 
     Args:
         request ([`Request`]): with the sizes of files by the tokens that stay.
-        rows (`list[list[Shape]]`): the shapes, see [`candidate_shapes`]; only one if there is no target.
-        start ([`Shape`]): where the search begins, from which it does not usually go far.
+        rows (`list[list[Option]]`): the shapes, see [`candidate_shapes`]; only one if there is no target.
+        start ([`Option`]): where the search begins, from which it does not usually go far.
+        whole ([`Shape`], *optional*): with all of the body, where a GGUF type is to be found.
+        file_sizes (`Mapping[str, int]`): by type the bytes of the file of `whole`.
     """
 
     request: Request
-    rows: list[list[Shape]]
-    start: Shape
+    rows: list[list[Option]]
+    start: Option
+    whole: Shape | None = None
+    file_sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 def candidates_for(request: Request, tokens: TokenChoice) -> Candidates:
@@ -84,9 +98,42 @@ def candidates_for(request: Request, tokens: TokenChoice) -> Candidates:
     """
     if request.file_sizes is not None:
         request = replace(request, file_sizes=request.file_sizes.by_order(tokens.order))
-    natural = len(tokens.counted.natural)
-    rows = shapes_to_compare(request, natural, len(tokens.counted.protected))
-    return Candidates(request, rows, start_shape(rows[0], natural))
+    natural, fewest = len(tokens.counted.natural), len(tokens.counted.protected)
+    if request.config.target_type == AUTO:
+        return _of_types(request, natural, fewest)
+    rows = shapes_to_compare(request, natural, fewest)
+    options = [[Option(shape) for shape in row] for row in rows]
+    return Candidates(request, options, Option(start_shape(rows[0], natural)))
+
+
+def _of_types(request: Request, natural: int, fewest: int) -> Candidates:
+    """Of every type that is worth comparing the shape where a search would begin, that with the natural vocabulary and
+    the widest, if they leave enough of the body."""
+    assert request.file_sizes is not None  # a size is asked for
+    limits, multiple = request.limits, row_multiple(request)
+    tokens = round_up(max(fewest, int(START_SHARE * natural)), multiple)
+    whole = limits.largest.resized(vocab=min(tokens, limits.largest["vocab"]))
+    sizes = {kind: request.file_sizes(whole, kind) for kind in types_here()}
+    rows = list[list[Option]]()
+    for kind in types_near(sizes, request.budget):
+        typed = request.of_type(kind)
+        shapes = [limits.dense]
+        if typed.limits.measure(limits.dense) > request.budget:
+            try:
+                row = shapes_to_compare(typed, natural, fewest)[0]
+            except ConfigurationError:  # not in this type
+                continue
+            nearest = min(row, key=lambda shape: abs(shape["vocab"] - natural))
+            shapes = list(dict.fromkeys([start_shape(row, natural), nearest, row[-1]]))
+        rows.append([Option(shape, kind) for shape in shapes])
+    if not rows:
+        raise ConfigurationError(
+            f"target_size: {request.config.target_size} is too small for every GGUF type that can be made here; allow"
+            " more, or free what is pinned or switched off"
+        )
+    enough = [[one for one in row if limits.removed_body(one.shape) <= MOST_OF_BODY] for row in rows]
+    rows = list(filter(None, enough)) or rows[-1:]
+    return Candidates(request, rows, rows[0][0], whole, sizes)
 
 
 def shapes_to_compare(request: Request, natural: int, fewest: int) -> list[list[Shape]]:
@@ -123,9 +170,10 @@ def shapes_to_compare(request: Request, natural: int, fewest: int) -> list[list[
     return list(filter(None, near)) or [[shape] for shape in reached]
 
 
-Tried = dict[Shape, TriedShape]  # what shapes were measured to cost
+Tried = dict[Option, TriedShape]  # what was measured
 
 STAGE = json_stage("shape", ChosenShape)
+T = TypeVar("T")
 
 
 def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
@@ -140,48 +188,82 @@ def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
     def choose(pieces: Pieces) -> ChosenShape:
         natural = inputs.tokens.counted.natural
         calibration = inputs.calibrated(natural, pieces)
-        shape, tried = candidates.start, Tried()
         choices = {}
         for component in components_of(calibration.shape):
             if component.choice is not None:
                 name = component.dimension
-                sizes = sorted({one[name] for row in rows for one in row} - {calibration.shape[name]})
+                sizes = sorted({one.shape[name] for row in rows for one in row} - {calibration.shape[name]})
                 choices[name] = component.choice(calibration, sizes, component.section(inputs.request.config))
+        rounding = Rounding(inputs, candidates.whole or candidates.start.shape, candidates.file_sizes, pieces)
+        option, tried = candidates.start, Tried()
         if len(rows) > 1 or len(rows[0]) > 1:
-            tried = _measured(inputs, calibration, rows, shape, choices)
-            shape = min(tried, key=lambda shape: cost(tried[shape]))
-        settled = [part.dimension for part in components_of(shape) if part.choice is not None and not part.refits]
-        kept = {name: choices[name](shape[name]) for name in settled}
-        for name, stays in kept.items():
-            if isinstance(stays, Mapping):
-                kept[name] = {layer: stays[layer].kept.tolist() for layer in kept["layer"] if layer in stays}
-        removed = [removal for name in settled for removal in choices[name].removals(shape[name])]
-        search = Search(
-            candidates=tuple(one.model_copy(update={"chosen": size == shape}) for size, one in tried.items()),
-            removed_layers=tuple(removed),
-            natural_vocab_size=len(natural),
-        )
-        return ChosenShape(shape, kept, search)
+            tried = _measured(inputs, calibration, rows, option, choices, rounding)
+            option = best_option(tried, inputs.request.limits)
 
-    return inputs.run.stage(STAGE, inputs.decided_by(), choose)
+        def chosen(option: Option, other: ChosenShape | None = None) -> ChosenShape:
+            shape = option.shape
+            settled = [part.dimension for part in components_of(shape) if part.choice is not None and not part.refits]
+            kept = {name: choices[name](shape[name]) for name in settled}
+            for name, stays in kept.items():
+                if isinstance(stays, Mapping):
+                    kept[name] = {layer: stays[layer].kept.tolist() for layer in kept["layer"] if layer in stays}
+            removed = [removal for name in settled for removal in choices[name].removals(shape[name])]
+            search = Search(
+                candidates=tuple(one.model_copy(update={"chosen": size == option}) for size, one in tried.items()),
+                removed_layers=tuple(removed),
+                natural_vocab_size=len(natural),
+                types=tuple(rounding.tried.values()),
+            )
+            return ChosenShape(shape, kept, search, option.file_type, other)
+
+        other = other_option(option, tried, inputs.request.limits)
+        return chosen(option, None if other is None else chosen(other))
+
+    types = {"types": sorted(candidates.file_sizes)} if candidates.file_sizes else {}
+    return inputs.run.stage(STAGE, inputs.decided_by(**types), choose)
+
+
+def best_option(tried: Tried, limits: Limits) -> Option:
+    """The one that costs least; among types those that cannot be told apart from it are as good, and what keeps more
+    of the body wins, then what is faster to read."""
+    least = min(cost(one) for one in tried.values())
+    if next(iter(tried)).file_type is None:
+        return min(tried, key=lambda option: cost(tried[option]))
+    near = [option for option, one in tried.items() if cost(one) <= (1 + NEAR) * least]
+    return max(near, key=lambda o: (limits.counts.body(o.shape), not str(o.file_type).startswith("iq")))
+
+
+def other_option(best: Option, tried: Tried, limits: Limits) -> Option | None:
+    """The option that a file should be made of too, where a type was to be found: the best of those that keep more, or
+    less, of the body, if it costs little more than the best one."""
+    body = limits.counts.body
+    others = [
+        option
+        for option, one in tried.items()
+        if option.file_type != best.file_type
+        and (body(option.shape) == body(limits.dense)) != (body(best.shape) == body(limits.dense))
+        and lost(one) <= DOUBTFUL * lost(tried[best])
+    ]
+    return min(others, key=lambda option: cost(tried[option]), default=None) if best.file_type else None
 
 
 def search_shape(
-    rows: list[list[Shape]],
-    first: Shape,
-    measure: Callable[[Shape], TriedShape],
-    expected: Callable[[Shape, Tried], float],
-) -> Tried:
+    rows: list[list[T]],
+    first: T,
+    measure: Callable[[T], TriedShape],
+    expected: Callable[[T, dict[T, TriedShape]], float],
+) -> dict[T, TriedShape]:
     """Measures `first` and another shape, a neighbour if it has one, then whatever is expected to be cheapest, from
     what was measured before, until the cheapest of those measured is cheaper than its neighbours in its row, and than
     all others are expected to be.
 
     Args:
-        first ([`Shape`]): the first to be measured.
+        rows (`list[list[T]]`): shapes, or options, in the order of their neighbours.
+        first (`T`): the first to be measured.
         expected (`Callable`): what a shape may cost.
 
     Returns:
-        `dict[Shape, TriedShape]`: all that were measured, in that order.
+        `dict[T, TriedShape]`: all that were measured, in that order.
     """
     measured = {first: measure(first)}
     left = [shape for row in rows for shape in row if shape != first]
@@ -215,16 +297,18 @@ class Expectation:
     def __init__(self, errors: Callable[[Shape], float], unused: Callable[[int], float]):
         self.errors, self.unused = cache(errors), cache(unused)
 
-    def __call__(self, shape: Shape, measured: Tried) -> float:
+    def __call__(self, shape: Shape, measured: Mapping[Shape, TriedShape]) -> float:
         """The cost of a shape."""
         errors = self.errors
-        near = min(measured, key=lambda m: (abs(m["layer"] - shape["layer"]), abs(errors(m) - errors(shape))))
+        # of a whole body nothing can be told about a smaller one
+        known = [one for one in measured if errors(one)] if errors(shape) else []
+        near = min(known or measured, key=lambda m: (abs(m["layer"] - shape["layer"]), abs(errors(m) - errors(shape))))
         tried = measured[near]
         lost = tried.validation_bits_per_byte - (tried.validation_vocabulary_bits_per_byte or 0.0)
         lost *= errors(shape) / errors(near) if errors(near) else 1.0
         return lost + VOCABULARY_WEIGHT * self._vocabulary_bits(shape, measured)
 
-    def _vocabulary_bits(self, shape: Shape, measured: Tried) -> float:
+    def _vocabulary_bits(self, shape: Shape, measured: Mapping[Shape, TriedShape]) -> float:
         """On a line through the two measured vocabularies that lack most different shares."""
         points = sorted(
             (self.unused(one["vocab"]), tried.validation_vocabulary_bits_per_byte or 0.0)
@@ -238,9 +322,10 @@ class Expectation:
 def _measured(
     inputs: PruningInputs,
     calibration: Calibrated,
-    rows: list[list[Shape]],
-    first: Shape,
+    rows: list[list[Option]],
+    first: Option,
     choices: Mapping[str, Choice],
+    rounding: Rounding,
 ) -> Tried:
     pieces = calibration.dense.pieces
     tokens = inputs.tokens
@@ -250,14 +335,29 @@ def _measured(
     def error(shape: Shape) -> float:
         return sum(choice.error(shape[dimension]) for dimension, choice in choices.items())
 
+    expectation = Expectation(error, tokens.unused)
+
+    def expected(option: Option, measured: Tried) -> float:
+        shapes = {one.shape: tried.model_copy(update=WITHOUT_TYPE) for one, tried in measured.items()}
+        of_rounding = rounding.expected(option.file_type) if option.file_type else 0.0
+        return expectation(option.shape, shapes) + of_rounding / REFITTED
+
     with progress_bar("Measuring shapes", None, "shape") as bar:
 
-        def measure(shape: Shape) -> TriedShape:
+        def measure(option: Option) -> TriedShape:
+            tried = measure_once(option.shape)
+            bar.update()
+            if option.file_type is None:
+                return tried
+            rounded = rounding(option.file_type).bits_per_byte
+            changes = {"file_type": option.file_type, "validation_rounding_bits_per_byte": rounded}
+            return tried.model_copy(update=changes)
+
+        def measure_once(shape: Shape) -> TriedShape:
             name = "-".join(f"{dimension}{number}" for dimension, number in shape.items())
             calibration.dense.processes.check_same(name, "the shapes to measure")
             piece = pieces.read(name)
             if calibration.dense.processes.agree(piece is not None) and piece is not None:
-                bar.update()
                 return TriedShape(**piece.facts["tried"])
             kept_tokens = tokens(shape["vocab"])
             text = tokens.packed(kept_tokens, texts, inputs.request.config.data.sequence_length)
@@ -267,7 +367,6 @@ def _measured(
             tried = measure_shape(reading, shape, kept_tokens, kept, size, dense_pieces)
             pieces.write(name, tried=tried.model_dump())
             reading.pieces.clear()
-            bar.update()
             return tried
 
-        return search_shape(rows, first, measure, Expectation(error, tokens.unused))
+        return search_shape(rows, first, measure, expected)

@@ -15,11 +15,13 @@ from ..records.pieces import Pieces
 from ..records.work import json_stage
 from ..running.casting import estimates_dtype
 from ..running.run import Run
+from ..settings.export import AUTO
 from ..texts.kinds import ANSWERS
 from ..utils.errors import ConfigurationError
 from ..utils.progress import duration
 from .components import components_of
 from .request import Request
+from .rounding import TRIAL_TOKENS
 
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
@@ -31,6 +33,10 @@ COUNTED = 0.5  # of the tokens, those whose weight is large enough to be summed
 KEPT = 0.3  # of the vocabulary, while shapes are compared and tokens weighted
 WRITING = 2  # a token that the model writes costs as much as so many that it reads
 SHAPES = 4  # that a search measures, about
+TYPES_TRIED = 6  # where the type of a file is to be found, about
+TYPE_TOKENS = 2000  # as long as quantising one takes
+# of the held-out texts, where only tokens were removed: predictions among those that stay are known to be the same
+UNCHANGED_PART = 4
 LEAST_TOKENS = 2048  # fewer say too little about a layer's neurons
 PROBE = 1024  # rows and columns of the matrices that are multiplied
 
@@ -146,11 +152,15 @@ def expected_flop(request: Request, tokens: int | None = None, processes: int = 
     survey, surveyed, apart = decided("shape", 1)
     plan, fitted, _ = decided("plan", COUNTED)
     weighted = tokens / processes * (body + 2 * head * KEPT) if fitted else 0
+    # the dense model reads much of the text in both tokenisations, and rows have some padding
+    read = (3.2 * body + 3 * head) if fitted else (2.2 * body + 2.8 * head) / UNCHANGED_PART
+    if request.config.target_type == AUTO:
+        measured += TYPES_TRIED * (TRIAL_TOKENS * (body + head * KEPT) + TYPE_TOKENS * body)
     return {
         "texts": Pace(0, 0, (body + head) * WRITING * written),
         "shape": Pace(survey, body * surveyed, measured / processes + apart),
         "plan": Pace(plan, body * fitted + weighted, 0),
-        "held-out": Pace(0, (2.5 * body + 1.8 * head) * data.held_out_tokens / processes, 0),
+        "held-out": Pace(0, read * data.held_out_tokens / processes, 0),
     }
 
 

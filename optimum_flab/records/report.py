@@ -98,14 +98,34 @@ class TriedShape(Sizes):
         validation_divergence (`float`): nats per token, over the vocabulary of the shape.
         validation_vocabulary_bits_per_byte (`float`, *optional*): what the dense model pays with the shape's tokens.
         validation_bits_per_byte (`float`): the divergence added; shapes are compared by it minus three quarters of
-            the former.
+            the former, and plus what rounding costs.
+        file_type (`str`, *optional*): the GGUF type in which it meets the target, where that was to be found.
+        validation_rounding_bits_per_byte (`float`, *optional*): what rounding to this type costs, see [`TriedType`].
         chosen (`bool`): whether it is the one that was chosen.
     """
 
     validation_divergence: Number
     validation_vocabulary_bits_per_byte: Number | None = None
     validation_bits_per_byte: Number
+    file_type: str | None = None
+    validation_rounding_bits_per_byte: Number | None = None
     chosen: bool
+
+
+class TriedType(Record):
+    """What a GGUF file costs on validation text, measured with the weights that it holds.
+
+    Args:
+        file_type (`str`): of the file, such as `iq4_xs`.
+        bytes (`int`): of the file.
+        divergence (`float`): nats per token from the dense model, over the tokens that are left.
+        bits_per_byte (`float`): the same in bits per byte of the text.
+    """
+
+    file_type: str
+    bytes: int
+    divergence: Number
+    bits_per_byte: Number
 
 
 class RemovedLayer(Record):
@@ -128,11 +148,16 @@ class Search(Record):
         candidates (`tuple[TriedShape, ...]`): empty where sizes were pinned.
         removed_layers (`tuple[RemovedLayer, ...]`): in the order of their removal.
         natural_vocab_size (`int`): tokens that the corpus needs.
+        types (`tuple[TriedType, ...]`): of a model of which only the vocabulary was pruned, where a type was to be
+            found.
+        files (`tuple[TriedType, ...]`): of two shapes and types between which files had to decide, the better first.
     """
 
     candidates: tuple[TriedShape, ...] = ()
     removed_layers: tuple[RemovedLayer, ...] = ()
     natural_vocab_size: int
+    types: tuple[TriedType, ...] = ()
+    files: tuple[TriedType, ...] = ()
 
 
 class RecoveryData(Record):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..settings.pruning import COMPONENTS
 from .held_out import HeldOut
 from .ledger import CommandCost, StageCost
-from .report import FileCost, Report
+from .report import FileCost, Report, Search
 from .scores import Score, retention_of, retention_text
 
 
@@ -161,6 +161,25 @@ def file_rows(report: Report) -> list[list[str]]:
 def file_divergence(file: FileCost) -> str:
     """The divergence of a file, and from what, if not from the dense model."""
     return f"{decimals(file.cost.divergence)}{UNQUANTISED if file.against == 'unquantised' else ''}"
+
+
+TYPES_HEADING = ("type", "MB, whole body", "nats, rounding", "vocabulary", "layers", "FFN width", "nats, pruning", "")
+
+
+def type_rows(search: Search) -> list[list[str]]:
+    """What could have been had, where a GGUF type was to be found: the types that were measured, from the smallest,
+    and with what shape each meets the size. The search adds the two divergences up, the second times
+    [`~pruning.shapes.REFITTED`]."""
+    types = {one.file_type: one for one in search.types}
+    tried = [one for one in search.candidates if one.file_type in types]
+    rows = []
+    for one in sorted(tried, key=lambda one: types[str(one.file_type)].bytes):
+        kind, sizes = types[str(one.file_type)], one.sizes
+        shape = (count(sizes[name]) for name in ("vocab_size", "num_hidden_layers", "intermediate_size"))
+        costs = f"{kind.bytes / 1e6:,.1f}", f"{kind.divergence:.4f}"
+        taken = "taken" if one.chosen else ""
+        rows.append([kind.file_type, *costs, *shape, f"{one.validation_divergence:.4f}", taken])
+    return rows
 
 
 LEDGER_HEADING = ("stage", "seconds", "processor seconds", "TFLOP", "GFLOP/s", "MB written", "memory so far, GB")

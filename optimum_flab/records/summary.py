@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .held_out import HeldOut
 from .report import Recovery, Report
-from .rows import FILE_HEADING, component_rows, file_rows, shape_rows, text_table
+from .rows import FILE_HEADING, TYPES_HEADING, component_rows, file_rows, shape_rows, text_table, type_rows
 from .verdict import file_verdicts, verdict_of
 
 
@@ -36,6 +36,8 @@ def report_summary(report: Report) -> str:
             f"({held_out.texts_cut_differently} texts tokenised differently)",
             *_kind_lines(held_out),
         ]
+    if report.search is not None and report.search.types:
+        lines += ["", *text_table([TYPES_HEADING, *type_rows(report.search)])]
     if report.files:
         lines += ["", files_summary(report), ""]
     if report.recovery is not None:

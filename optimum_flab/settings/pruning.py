@@ -16,7 +16,7 @@ from .components import (
     LayerSettings,
     VocabularySettings,
 )
-from .export import GGUFType
+from .export import AUTO, TargetType
 from .recovery import RecoveryConfig
 from .section import NO_FLAG, Flag, Section, Seed, Sources, refuse_shared, sections_in
 
@@ -146,8 +146,9 @@ class PrunerSettings(Section):
     """share of all parameters to remove, between 0 and 1, for example 0.35"""
     target_size: Annotated[str | None, BeforeValidator(as_size)] = None
     """size that the file must not exceed; instead of a share: 300MB (300 million bytes), 1.2GB or 286MiB"""
-    target_type: GGUFType | None = None
-    """GGUF type of the file that --target-size is about, such as q4_k_m; default: the weights as safetensors"""
+    target_type: TargetType | None = None
+    """GGUF type of the file that --target-size is about, such as q4_k_m; auto: the one that loses least together with
+    what has to be pruned for it; default: the weights as safetensors, or auto with --gguf auto"""
     seed: Seed = 0
     """seed of every random choice"""
     align: Annotated[int | None, Field(ge=1, le=1024)] = None
@@ -174,9 +175,10 @@ class PrunerSettings(Section):
         if len(targets) > 1:
             raise ValueError(f"target_size: {self.target_size} is another target than target_ratio; drop one of them")
         if self.target_type is not None and self.target_size is None:
+            other = f" (`flab prune --gguf {self.target_type}` writes such a file of any size)"
             raise ValueError(
                 f"target_type: {self.target_type} says which file `target_size` is about, which is not set; set it, or"
-                f" drop the type (`flab prune --gguf {self.target_type}` writes such a file of any size)"
+                f" drop the type{'' if self.target_type == AUTO else other}"
             )
         if targets and all(one.pinned is not None or not one.enabled for one in components):
             raise ValueError(

@@ -1,0 +1,172 @@
+"""What rounding to GGUF types costs: files are written, read back, and measured on validation text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from ..checkpoints.loading import LoadedModel
+from ..checkpoints.surgery import operate
+from ..export import export_gguf
+from ..export.gguf_weights import dequantised
+from ..export.quantiser import find_quantiser
+from ..measuring.divergence import OutputHead, final_hidden, mean_divergence, predicting
+from ..records.pieces import Pieces
+from ..records.plan import PruningPlan
+from ..records.report import TriedType
+from ..running.casting import cast_by_layer
+from ..running.layer_pass import LayerPass
+from ..settings.export import OWN_TYPES, TYPES, ExportSettings
+from ..sizes import Shape
+from .inputs import PruningInputs
+
+
+BELOW, ABOVE = 3, 8  # types to compare whose file of the whole body is small enough, the largest, and the next larger
+TRIAL_TOKENS = 2048  # of validation text that types are compared on
+MATRIX = "matrix"
+
+
+def types_here() -> tuple[str, ...]:
+    """The GGUF types that this machine can make."""
+    return OWN_TYPES if find_quantiser() is None else TYPES
+
+
+def types_near(sizes: Mapping[str, int], budget: int) -> list[str]:
+    """The types worth comparing, from the best that needs no pruning: the more bits the less is lost to rounding, and
+    the more must be pruned.
+
+    Args:
+        sizes (`Mapping[str, int]`): by type, the bytes of a file with the whole body.
+        budget (`int`): bytes that the file must not exceed.
+    """
+    ascending = sorted(sizes, key=lambda kind: (sizes[kind], kind))
+    fits = [kind for kind in ascending if sizes[kind] <= budget]
+    return [*fits[: -BELOW - 1 : -1], *ascending[len(fits) :][:ABOVE]]
+
+
+class FileTrial:
+    """A pruned model as GGUF files, measured against the dense model on validation text, over the tokens that stay.
+
+    Args:
+        inputs ([`PruningInputs`]): the dense model and the texts.
+        plan ([`PruningPlan`]): of the pruned model.
+        tokens (`int`, *optional*): of the text that is read. Defaults to all of it.
+    """
+
+    def __init__(self, inputs: PruningInputs, plan: PruningPlan, tokens: int | None = None):
+        self.inputs, self.plan = inputs, plan
+        dense, data = inputs.dense, inputs.request.config.data
+        rows = dense.model.get_input_embeddings().weight.shape[0]
+        self.kept = np.arange(rows) if plan.kept_tokens is None else np.array(plan.kept_tokens)
+        text = inputs.tokens.packed(self.kept, inputs.texts.validation, data.sequence_length)
+        self.positions = int(predicting(text).sum())
+        self.bytes = sum(len(document.text.encode("utf-8")) for document in inputs.texts.validation)
+        self.text = text if tokens is None else text.rows(0, -(-tokens // data.sequence_length))
+        self._folder = TemporaryDirectory(dir=inputs.run.work.root)
+        self._matrix: Path | None = None
+
+    @cached_property
+    def model(self) -> LoadedModel:
+        """The pruned model, in the dtype of the computation, which the text of the importance matrix goes through."""
+        inputs = self.inputs
+        plan = replace(self.plan, dtype=str(inputs.dense.model.dtype).removeprefix("torch."))
+        pruned = operate(inputs.dense.model, inputs.dense.family, plan, inputs.run.workspace)
+        tokenizer = inputs.tokens.of_plan(self.plan.kept_tokens)
+        return replace(
+            inputs.dense, model=pruned, tokenizer=tokenizer, storage_dtype=inputs.request.dtype, gguf=None, notes=[]
+        )
+
+    @cached_property
+    def _dense(self) -> tuple[torch.Tensor, OutputHead]:
+        dense = self.inputs.dense
+        hidden = final_hidden(self._reading(dense, dense.model), description="Reading with the dense model")
+        return hidden, OutputHead(dense.model, dense.family, self.kept)
+
+    def _reading(self, dense: LoadedModel, model: torch.nn.Module) -> LayerPass:
+        run, batch_size = self.inputs.run, self.inputs.request.config.data.batch_size
+        return LayerPass(model, dense.family, self.text, batch_size, workspace=run.workspace)
+
+    def __call__(self, kind: str) -> TriedType:
+        """What a file of this type costs."""
+        dense = self.inputs.dense
+        path = Path(self._folder.name) / f"{kind}.gguf"
+        settings, data = ExportSettings(type=kind, overwrite=True), self.inputs.request.config.data
+        exported = export_gguf(self.model, path, settings, data, self._matrix)
+        self._matrix = exported.matrix or self._matrix
+        model, step = cast_by_layer(
+            dequantised(self.model, path, dense.model.dtype), dense.family, dense.device, dense.model.dtype
+        )
+        size = path.stat().st_size
+        ids = torch.from_numpy(np.searchsorted(self.kept, self.text.input_ids.numpy()))
+        reading = replace(self._reading(dense, model), tokens=replace(self.text, input_ids=ids), step=step)
+        hidden = final_hidden(reading, description=f"Measuring {kind}")
+        path.unlink()
+        ours, head = self._dense
+        far = mean_divergence(ours, hidden, head, OutputHead(model, dense.family, range(len(self.kept))))
+        bits = far * self.positions / math.log(2) / self.bytes
+        return TriedType(file_type=kind, bytes=size, divergence=far, bits_per_byte=bits)
+
+
+class Rounding:
+    """What rounding to types costs, measured on a model of which only the vocabulary was pruned, when it is first
+    asked.
+
+    Args:
+        inputs ([`PruningInputs`]): the dense model and the texts.
+        shape ([`Shape`]): with the whole body.
+        sizes (`Mapping[str, int]`): by type, the bytes of a file of that model.
+        pieces ([`Pieces`]): keeps what was measured, in case the run is interrupted.
+
+    Attributes:
+        tried (`dict[str, TriedType]`): what was measured.
+    """
+
+    def __init__(self, inputs: PruningInputs, shape: Shape, sizes: Mapping[str, int], pieces: Pieces):
+        self._inputs = inputs
+        self._shape = shape
+        self._sizes = sizes
+        self._pieces = pieces
+        self.tried = dict[str, TriedType]()
+
+    @cached_property
+    def _trial(self) -> FileTrial:
+        inputs, kept = self._inputs, self._inputs.tokens(self._shape["vocab"])
+        layers = list(range(self._shape["layer"]))
+        plan = PruningPlan(
+            base_model="",
+            base_revision=None,
+            base_hash=inputs.weights,
+            corpus_hash=inputs.corpus_hash,
+            vocab_size=self._shape["vocab"],
+            kept={"layer": layers, **({"vocab": kept.tolist()} if inputs.request.config.vocabulary.enabled else {})},
+            dtype=str(inputs.request.dtype).removeprefix("torch."),
+            settings={},
+        )
+        return FileTrial(inputs, plan, TRIAL_TOKENS)
+
+    def __call__(self, kind: str) -> TriedType:
+        """What a type costs."""
+        if kind not in self.tried:
+            piece = self._pieces.read(f"type-{kind}")
+            if piece is None:
+                measured = self._trial(kind)
+                self._pieces.write(f"type-{kind}", tried=measured.model_dump())
+                self.tried[kind] = measured
+            else:
+                self.tried[kind] = TriedType(**piece.facts["tried"])
+        return self.tried[kind]
+
+    def expected(self, kind: str) -> float:
+        """What a type may cost in bits per byte: as measured, or what the best larger type does that was measured;
+        nothing where none was. Types of nearly the same size differ by a factor of two."""
+        if kind in self.tried:
+            return self.tried[kind].bits_per_byte
+        larger = (one for name, one in self.tried.items() if self._sizes[name] >= self._sizes[kind])
+        return min((one.bits_per_byte for one in larger), default=0.0)

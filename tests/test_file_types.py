@@ -1,0 +1,153 @@
+"""The type of a GGUF file, found along with the shape for a size."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimum_flab import FlabOptimizer, FlabPrunerConfig
+from optimum_flab.commands.prune import with_auto_type
+from optimum_flab.export import export_gguf
+from optimum_flab.export.quantiser import find_quantiser
+from optimum_flab.hub.page import render_page
+from optimum_flab.pruning import rounding as rounding_room
+from optimum_flab.pruning.rounding import ABOVE, BELOW, Rounding, types_near
+from optimum_flab.pruning.search import Tried, best_option, other_option
+from optimum_flab.pruning.shapes import REFITTED, Option, cost
+from optimum_flab.records.report import TriedShape, TriedType
+from optimum_flab.records.rows import type_rows
+from optimum_flab.records.summary import report_summary
+from optimum_flab.settings.export import QUANTISED_TYPES, ExportSettings
+from optimum_flab.sizes import Shape
+from optimum_flab.utils.errors import ConfigurationError
+
+from .conftest import LIMITS, TEXTS, byte_level_tokenizer, tiny_model
+
+
+needs_quantiser = pytest.mark.skipif(find_quantiser() is None, reason="llama.cpp is not installed")
+SIZES = {"q2_k": 200, "iq3_m": 220, "iq4_xs": 230, "q4_k_m": 280, "q6_k": 390}
+WHOLE, NARROW = Shape(vocab=32_000, layer=24, neuron=4864), Shape(vocab=32_000, layer=24, neuron=3840)
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=4), st.integers(1, 1000), max_size=40), st.integers(0, 1100))
+def test_types_near_a_size_begin_with_the_largest_that_fits(sizes, budget):
+    kinds = types_near(sizes, budget)
+    fits = [kind for kind in kinds if sizes[kind] <= budget]
+    more = kinds[len(fits) :]
+    assert len(fits) == min(BELOW, sum(size <= budget for size in sizes.values()))
+    assert len(more) == min(ABOVE, sum(size > budget for size in sizes.values()))
+    assert [sizes[kind] for kind in fits] == sorted((sizes[kind] for kind in fits), reverse=True)
+    assert [sizes[kind] for kind in more] == sorted(size for size in sizes.values() if size > budget)[:ABOVE]
+
+
+def measured(bits, rounding, kind):
+    sizes = Shape(vocab=32_000, layer=24, neuron=4864).reported()
+    return TriedShape(
+        **sizes,
+        validation_divergence=bits,
+        validation_vocabulary_bits_per_byte=0.6,
+        validation_bits_per_byte=0.6 + bits,
+        file_type=kind,
+        validation_rounding_bits_per_byte=rounding,
+        chosen=False,
+    )
+
+
+def test_what_rounding_costs_is_added():
+    assert cost(measured(0.1, 0.011, "q4_k_m")) - cost(measured(0.1, None, None)) == pytest.approx(0.011 / REFITTED)
+
+
+def test_among_equals_the_body_stays_and_k_quants_are_read():
+    tried = Tried(
+        {
+            Option(NARROW, "q4_k_m"): measured(0.0100, 0.0, "q4_k_m"),
+            Option(WHOLE, "iq4_xs"): measured(0.0105, 0.0, "iq4_xs"),
+            Option(WHOLE, "q4_k_s"): measured(0.0106, 0.0, "q4_k_s"),
+        }
+    )
+    assert best_option(tried, LIMITS) == Option(WHOLE, "q4_k_s")
+    tried[Option(NARROW, "q5_k_m")] = measured(0.0, 0.0, "q5_k_m")
+    assert best_option(tried, LIMITS) == Option(NARROW, "q5_k_m")
+
+
+@pytest.mark.parametrize(("bits", "doubtful"), [(0.014, True), (0.016, False)])
+def test_files_decide_only_where_the_search_may_be_wrong(bits, doubtful):
+    best, other = Option(WHOLE, "iq4_xs"), Option(NARROW, "q4_k_m")
+    tried = Tried({best: measured(0.01, 0.0, "iq4_xs"), other: measured(bits, 0.0, "q4_k_m")})
+    assert other_option(best, tried, LIMITS) == (other if doubtful else None)
+
+
+def test_a_type_that_was_not_measured_is_expected_to_cost_what_the_best_larger_one_does():
+    rounding = Rounding(None, WHOLE, SIZES, None)
+    assert rounding.expected("iq4_xs") == 0
+    rounding.tried["q4_k_m"] = TriedType(file_type="q4_k_m", bytes=280, divergence=0.01, bits_per_byte=0.01)
+    assert (rounding.expected("q6_k"), rounding.expected("iq4_xs"), rounding.expected("q4_k_m")) == (0, 0.01, 0.01)
+    rounding.tried["q6_k"] = TriedType(file_type="q6_k", bytes=390, divergence=1, bits_per_byte=0.02)
+    assert (rounding.expected("iq4_xs"), rounding.expected("q6_k")) == (0.01, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "gguf: auto finds the type for a size"),
+        ({"target_size": "1MB", "target_type": "q4_0"}, "drop one of them"),
+    ],
+)
+def test_auto_needs_a_size_and_no_other_type(settings, message):
+    with pytest.raises(ConfigurationError, match=message):
+        with_auto_type(settings, ["auto"])
+    assert with_auto_type(settings, ["q4_0"]) == settings
+    assert with_auto_type({"target_size": "1MB"}, ["auto"])["target_type"] == "auto"
+
+
+@pytest.fixture(scope="module")
+def optimizer():
+    tokenizer = byte_level_tokenizer(600)
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 3, "initializer_range": 0.05}
+    return FlabOptimizer(tiny_model("llama", vocab_size=608, **sizes, **ids).to(torch.bfloat16), tokenizer)
+
+
+def pruned_to(optimizer, size, tmp_path, **changes):
+    corpus = tmp_path / "texts.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text * 2}) + "\n" for text in TEXTS))
+    data = {"sequence_length": 64, "validation_tokens": 300, "held_out_tokens": 100, "calibration_tokens": 1000}
+    config = FlabPrunerConfig(
+        target_size=size,
+        data={**data, "corpus": [str(corpus)], "mix": {"own": 1}},
+        vocabulary={"keep_merges": 20},
+        ffn={"multiple_of": 128},
+        **{"target_type": "auto", **changes},
+    )
+    return optimizer.prune(config, cache_dir=tmp_path / "work")
+
+
+@needs_quantiser
+def test_the_file_of_the_type_that_was_found_meets_the_size(optimizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(rounding_room, "ABOVE", 2)
+    megabytes = 1.5
+    pruned = pruned_to(optimizer, f"{megabytes}MB", tmp_path)
+    report = pruned.report
+    assert report.target_type in QUANTISED_TYPES
+    tried = report.search.candidates
+    assert [one.file_type for one in tried if one.chosen] == [report.target_type]
+    assert [row[0] for row in type_rows(report.search) if row[-1] == "taken"] == [report.target_type]
+    assert "nats, rounding" in report_summary(report) and "What could have been had" in render_page(report, ())
+    assert {one.file_type for one in report.search.types} == {one.file_type for one in tried}
+    goes = f"{report.removed_body_ratio:.1%}" if report.removed_body_ratio else "nothing"
+    assert any(f"{goes} of the body goes; {report.target_type} with" in note for note in report.notes)
+    optimizer.save_pretrained(tmp_path / "out")
+    dense = FlabOptimizer.from_pretrained(tmp_path / "out").dense
+    written = export_gguf(dense, tmp_path / "file.gguf", ExportSettings(type=report.target_type)).files[0].bytes
+    assert 0.9e6 * megabytes < written <= 1e6 * megabytes
+
+
+def test_without_a_quantiser_the_types_of_the_package_gguf_are_left(optimizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(rounding_room, "find_quantiser", lambda: None)
+    assert pruned_to(optimizer, "3MB", tmp_path).report.target_type in ("q8_0", "f16", "bf16", "f32")
+    with pytest.raises(ConfigurationError, match="too small for every GGUF type that can be made here"):
+        pruned_to(optimizer, "0.5MB", tmp_path, layers={"enabled": False})
