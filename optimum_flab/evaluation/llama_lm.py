@@ -26,7 +26,7 @@ class LlamaLM(FlabLM):
 
     Args:
         process ([`LlamaProcess`]): the file.
-        others: see [`FlabLM`].
+        args, options (`Any`): see [`FlabLM`].
     """
 
     def __init__(self, process: LlamaProcess, *args: Any, **options: Any):
