@@ -107,8 +107,8 @@ def candidates_for(request: Request, tokens: TokenChoice) -> Candidates:
 
 
 def _of_types(request: Request, natural: int, fewest: int) -> Candidates:
-    """Of every type that is worth comparing the shape where a search would begin, that with the natural vocabulary and
-    the widest, if they leave enough of the body."""
+    """Of every type that is worth comparing the widest shape, that where a search would begin and that with the
+    natural vocabulary, if they leave enough of the body."""
     assert request.file_sizes is not None  # a size is asked for
     limits, multiple = request.limits, row_multiple(request)
     tokens = round_up(max(fewest, int(START_SHARE * natural)), multiple)
@@ -123,8 +123,10 @@ def _of_types(request: Request, natural: int, fewest: int) -> Candidates:
                 row = shapes_to_compare(typed, natural, fewest)[0]
             except ConfigurationError:  # not in this type
                 continue
+            widest = typed.limits.fitted(limits.largest, "vocab", request.budget)
+            widest = widest if sizes[kind] <= request.budget else row[-1]
             nearest = min(row, key=lambda shape: abs(shape["vocab"] - natural))
-            shapes = list(dict.fromkeys([start_shape(row, natural), nearest, row[-1]]))
+            shapes = list(dict.fromkeys([widest, start_shape(row, natural), nearest]))
         rows.append([Option(shape, kind) for shape in shapes])
     if not rows:
         raise ConfigurationError(
