@@ -217,7 +217,8 @@ def write_gguf_files(
         else:
             exported = export_gguf(model, path, ExportSettings(type=kind), data, matrix)
             matrix = exported.matrix or matrix
-        yield exported, reference and file_cost(exported, model, reference, workspace, pruned=True)
+        cost = None if reference is None else file_cost(exported, model, reference, workspace, pruned=True)
+        yield exported, cost
 
 
 def _in_files(pruned: PrunedModel, dense: LoadedModel) -> LoadedModel:

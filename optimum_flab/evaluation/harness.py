@@ -294,9 +294,11 @@ def check_tokens_by_headers(names: Mapping[str, tuple[Model, str | None]]) -> No
     Args:
         names (`Mapping`): the models `dense` and `pruned`, with their revisions.
     """
-    if any(isinstance(model, (tuple, LoadedModel)) for model, _ in names.values()):
-        return
-    found = {role: described_by_headers(find_model(*at)) for role, at in names.items()}
+    found = {}
+    for role, (model, revision) in names.items():
+        if isinstance(model, (tuple, LoadedModel)):
+            return
+        found[role] = described_by_headers(find_model(model, revision))
     if found["dense"] is not None and found["pruned"] is not None:
         kept_tokens(found["dense"], found["pruned"])
 
@@ -309,7 +311,7 @@ def load(source: Source, dtype: torch.dtype | None, device: torch.device) -> tup
     """
     loaded = source.load(source.storage_dtype, "cpu") if isinstance(source, StoredModel) else source
     digest = dense_hash(loaded)  # of the checkpoint, whatever dtype is computed in
-    if source is not loaded:
+    if isinstance(source, StoredModel):
         if dtype in (None, loaded.storage_dtype):
             model = loaded.model.to(device)
         elif loaded.gguf is not None:  # dequantised to that, and not to bfloat16 first

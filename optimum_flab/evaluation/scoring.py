@@ -249,8 +249,8 @@ def measure_divergence(
     by_kind: dict[str, list[HeldOut]] = {}
     for kind in dict.fromkeys(text.kind for text in texts):
         of_kind = [text.text for text in texts if text.kind == kind]
-        rows = min(len(loaded.model.get_input_embeddings().weight) for loaded in (dense, pruned))
-        cut = tokenise_both(dense.tokenizer, pruned.tokenizer, kept, rows, of_kind, length)
+        fewest = min(len(loaded.model.get_input_embeddings().weight) for loaded in (dense, pruned))
+        cut = tokenise_both(dense.tokenizer, pruned.tokenizer, kept, fewest, of_kind, length)
         if (cut.kept[cut.new.input_ids[cut.new.mask].numpy()] < 0).any():
             raise FlabError(
                 f"task {DIVERGENCE!r}: a text of {kind!r} holds a token of {pruned.name!r} that {dense.name!r} lacks;"

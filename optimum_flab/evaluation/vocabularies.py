@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..checkpoints.finding import ModelFiles
 from ..checkpoints.loading import LoadedModel
@@ -45,8 +46,10 @@ class Described:
 
 def described(source: Source) -> Described:
     """A model whose tokenizer is there."""
-    is_stored = isinstance(source, StoredModel)
-    config, gguf = (source.config, source.files.gguf) if is_stored else (source.model.config, source.gguf)
+    if isinstance(source, StoredModel):
+        config, gguf = source.config, source.files.gguf
+    else:
+        config, gguf = source.model.config, source.gguf
     types = (config.model_type,) if gguf is None else (*_types_in(gguf), config.model_type)
     return Described(source.name, types, source.tokenizer.get_vocab(), _folder_of_plan(source.folder))
 
@@ -58,7 +61,8 @@ def described_by_headers(files: ModelFiles) -> Described | None:
         [`FlabError`]: they cannot be read.
     """
     if files.gguf is not None:
-        tokens, types = read_header(files.gguf).fields.get(f"{PREFIX}tokens"), _types_in(files.gguf)
+        tokens = read_header(files.gguf).fields.get(f"{PREFIX}tokens")
+        types: tuple[Any, ...] = _types_in(files.gguf)
         vocabulary = {token: index for index, token in enumerate(tokens)} if isinstance(tokens, list) else {}
     else:
         types = (read_json(files.folder / "config.json", DOWNLOAD).get("model_type"),)

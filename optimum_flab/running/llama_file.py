@@ -162,7 +162,8 @@ def main() -> int:
         for line in sys.stdin:
             step = json.loads(line)
             if "begin" in step:
-                file.begin(*step["begin"], threads)
+                sequences, length = step["begin"]
+                file.begin(sequences, length, threads)
             print(json.dumps(file.read(step.get("read", []))), flush=True)
     return 0
 

@@ -45,6 +45,8 @@ class LlamaProcess:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, encoding="utf-8"
         )
+        assert self._process.stdin is not None and self._process.stdout is not None  # pipes, as asked for
+        self._steps, self._answers = self._process.stdin, self._process.stdout
         self._answer()
 
     def begin(self, sequences: int, length: int) -> None:
@@ -57,12 +59,12 @@ class LlamaProcess:
 
     def _step(self, step: dict[str, Any]) -> list[int]:
         with suppress(OSError):  # it ended: what it said is found below
-            self._process.stdin.write(json.dumps(step) + "\n")
-            self._process.stdin.flush()
+            self._steps.write(json.dumps(step) + "\n")
+            self._steps.flush()
         return self._answer()
 
     def _answer(self) -> list[int]:
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
             self._process.wait()
             self._said.seek(0)
@@ -74,9 +76,9 @@ class LlamaProcess:
     def close(self) -> None:
         """Ends the process."""
         with suppress(OSError):  # it ended with a step unread
-            self._process.stdin.close()
+            self._steps.close()
         self._process.wait()
-        self._process.stdout.close()
+        self._answers.close()
         self._said.close()
 
     def __enter__(self) -> LlamaProcess:
