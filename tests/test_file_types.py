@@ -146,6 +146,22 @@ def test_the_file_of_the_type_that_was_found_meets_the_size(optimizer, tmp_path,
     assert 0.9e6 * megabytes < written <= 1e6 * megabytes
 
 
+@pytest.mark.parametrize("size", ["9MB", "3MB"])
+def test_what_is_pinned_stays_whatever_type_fits(size, optimizer, tmp_path, monkeypatch):
+    """Also where a single type and shape is left, which is measured nevertheless."""
+    monkeypatch.setattr(rounding_room, "find_quantiser", lambda: None)
+    report = pruned_to(optimizer, size, tmp_path, layers={"num_hidden_layers": 2}).report
+    assert report.pruned.sizes["num_hidden_layers"] == 2
+    of_rounding = {one.file_type: one.divergence for one in report.search.types}
+    assert report.target_type in of_rounding and max(of_rounding.values()) < 0.01
+
+
+def test_of_a_size_that_takes_most_of_the_body_the_smallest_type_is_tried(optimizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(rounding_room, "find_quantiser", lambda: None)
+    report = pruned_to(optimizer, "1.3MB", tmp_path, layers={"enabled": False}).report
+    assert report.target_type == "q8_0" and report.removed_body_ratio > 0.5
+
+
 def test_without_a_quantiser_the_types_of_the_package_gguf_are_left(optimizer, tmp_path, monkeypatch):
     monkeypatch.setattr(rounding_room, "find_quantiser", lambda: None)
     assert pruned_to(optimizer, "3MB", tmp_path).report.target_type in ("q8_0", "f16", "bf16", "f32")

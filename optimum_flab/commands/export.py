@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,13 +53,14 @@ class ExportCommand(FlabVerb):
         from ..tensors.workspace import Workspace
 
         check_path(args.path, settings)
-        dtype = "auto" if settings.weighs or not args.no_measure else "float32"  # of the text's way through the model
-        model = load_dense(args.model, revision=args.revision, family=args.family, in_memory=False, dtype=dtype)
+        load = partial(load_dense, args.model, revision=args.revision, family=args.family, in_memory=False)
+        model = load(dtype="auto" if settings.weighs else "float32")  # text goes through it, or nothing is rounded
         exported = export_gguf(model, args.path, settings, data)
         self.say(exported.to_text())
         if not args.no_measure:
             workspace = Workspace(None if model.stored is None else exported.files[0].path.parent)
             try:
+                model = model if settings.weighs else load(dtype="auto")
                 reference = own_reference(model, data, workspace)
                 cost = file_cost(exported, model, reference, workspace, pruned=False)
             except FlabError as error:  # the file is there

@@ -71,7 +71,7 @@ def described_by_headers(files: ModelFiles) -> Described | None:
         known, vocabulary = content.get("model", {}).get("vocab"), {}
         if isinstance(known, dict):  # a list has scores too, and its order may not be that of the ids
             vocabulary = known | {token["content"]: token["id"] for token in content.get("added_tokens", ())}
-    if not vocabulary or not all(types):
+    if not vocabulary or not types or not all(types):
         return None
     return Described(files.name, types, vocabulary, _folder_of_plan(files.folder))
 

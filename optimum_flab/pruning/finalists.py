@@ -29,7 +29,9 @@ def better_file(inputs: PruningInputs, chosen: ChosenShape) -> tuple[ChosenShape
     def measure(_: Pieces) -> list[TriedType]:
         return [FileTrial(inputs, plan)(str(one.file_type)) for one, plan in finalists]
 
-    decided_by = inputs.decided_by(dtype=str(inputs.request.dtype), shapes=[one.hash for one, _ in finalists])
+    decided_by = inputs.decided_by(
+        dtype=str(inputs.request.dtype), shapes=[[one.hash, one.file_type] for one, _ in finalists]
+    )
     files = inputs.run.work.value(STAGE, decided_by, measure)
 
     def cost(place: int) -> float:

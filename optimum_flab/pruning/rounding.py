@@ -80,7 +80,13 @@ class FileTrial:
         pruned = operate(inputs.dense.model, inputs.dense.family, plan, inputs.run.workspace)
         tokenizer = inputs.tokens.of_plan(self.plan.kept_tokens)
         return replace(
-            inputs.dense, model=pruned, tokenizer=tokenizer, storage_dtype=inputs.request.dtype, gguf=None, notes=[]
+            inputs.dense,
+            model=pruned,
+            tokenizer=tokenizer,
+            storage_dtype=inputs.request.dtype,
+            gguf=None,
+            notes=[],
+            computed_on=inputs.dense.device,
         )
 
     @cached_property
@@ -100,9 +106,8 @@ class FileTrial:
         settings, data = ExportSettings(type=kind, overwrite=True), self.inputs.request.config.data
         exported = export_gguf(self.model, path, settings, data, self._matrix)
         self._matrix = exported.matrix or self._matrix
-        model, step = cast_by_layer(
-            dequantised(self.model, path, dense.model.dtype), dense.family, dense.device, dense.model.dtype
-        )
+        stored = dequantised(self.model, path, dense.model.dtype, self.inputs.run.workspace)
+        model, step = cast_by_layer(stored, dense.family, dense.device, dense.model.dtype)
         size = path.stat().st_size
         ids = torch.from_numpy(np.searchsorted(self.kept, self.text.input_ids.numpy()))
         reading = replace(self._reading(dense, model), tokens=replace(self.text, input_ids=ids), step=step)
@@ -138,7 +143,7 @@ class Rounding:
     @cached_property
     def _trial(self) -> FileTrial:
         inputs, kept = self._inputs, self._inputs.tokens(self._shape["vocab"])
-        layers = list(range(self._shape["layer"]))
+        layers = list(range(len(inputs.dense.family.decoder_layers(inputs.dense.model))))
         plan = PruningPlan(
             base_model="",
             base_revision=None,

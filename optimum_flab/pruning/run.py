@@ -7,7 +7,7 @@ values, and the finished pieces of the stage in progress, and resumes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,9 @@ def decide(computing: LoadedModel, weights: str, request: Request, texts: TextSe
     chosen = chosen_shape(inputs, candidates)
     run.processes.check_same(chosen.hash, "the sizes and layers that were chosen")
     chosen, plan = better_file(inputs, chosen)
+    run.processes.check_same([chosen.hash, str(chosen.file_type)], "the file that loses less")
+    if chosen.file_type is not None:
+        plan = replace(plan, settings={**plan.settings, "target_type": chosen.file_type})
     run.notes += file_notes(inputs.request, chosen) + chosen.notes
     with run.step("tokenisation"):
         counted = text_counts(texts, tokens, request, plan.kept_tokens)

@@ -117,8 +117,8 @@ def _of_types(request: Request, natural: int, fewest: int) -> Candidates:
     rows = list[list[Option]]()
     for kind in types_near(sizes, request.budget):
         typed = request.of_type(kind)
-        shapes = [limits.dense]
-        if typed.limits.measure(limits.dense) > request.budget:
+        shapes = [limits.largest]
+        if typed.limits.measure(limits.largest) > request.budget:
             try:
                 row = shapes_to_compare(typed, natural, fewest)[0]
             except ConfigurationError:  # not in this type
@@ -134,7 +134,7 @@ def _of_types(request: Request, natural: int, fewest: int) -> Candidates:
             " more, or free what is pinned or switched off"
         )
     enough = [[one for one in row if limits.removed_body(one.shape) <= MOST_OF_BODY] for row in rows]
-    rows = list(filter(None, enough)) or rows[-1:]
+    rows = list(filter(None, enough)) or rows[:1]
     return Candidates(request, rows, rows[0][0], whole, sizes)
 
 
@@ -201,6 +201,8 @@ def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
         if len(rows) > 1 or len(rows[0]) > 1:
             tried = _measured(inputs, calibration, rows, option, choices, rounding)
             option = best_option(tried, inputs.request.limits)
+        elif option.file_type is not None:
+            rounding(option.file_type)  # which the report states
 
         def chosen(option: Option, other: ChosenShape | None = None) -> ChosenShape:
             shape = option.shape
@@ -243,7 +245,7 @@ def other_option(best: Option, tried: Tried, limits: Limits) -> Option | None:
         option
         for option, one in tried.items()
         if option.file_type != best.file_type
-        and (body(option.shape) == body(limits.dense)) != (body(best.shape) == body(limits.dense))
+        and (body(option.shape) == body(limits.largest)) != (body(best.shape) == body(limits.largest))
         and lost(one) <= DOUBTFUL * lost(tried[best])
     ]
     return min(others, key=lambda option: cost(tried[option]), default=None) if best.file_type else None
