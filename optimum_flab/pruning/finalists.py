@@ -26,8 +26,9 @@ def better_file(inputs: PruningInputs, chosen: ChosenShape) -> tuple[ChosenShape
         return chosen, plan
     finalists = [(chosen, plan), (chosen.other, decided_plan(inputs, chosen.other))]
 
-    def measure(_: Pieces) -> list[TriedType]:
-        return [FileTrial(inputs, plan)(str(one.file_type)) for one, plan in finalists]
+    def measure(pieces: Pieces) -> list[TriedType]:
+        folder = pieces.folder / "files"
+        return [FileTrial(inputs, plan, folder)(str(one.file_type)) for one, plan in finalists]
 
     decided_by = inputs.decided_by(
         dtype=str(inputs.request.dtype), shapes=[[one.hash, one.file_type] for one, _ in finalists]

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -57,10 +56,11 @@ class FileTrial:
     Args:
         inputs ([`PruningInputs`]): the dense model and the texts.
         plan ([`PruningPlan`]): of the pruned model.
+        folder (`Path`): for the files, which are removed once they are measured, but for the importance matrix.
         tokens (`int`, *optional*): of the text that is read. Defaults to all of it.
     """
 
-    def __init__(self, inputs: PruningInputs, plan: PruningPlan, tokens: int | None = None):
+    def __init__(self, inputs: PruningInputs, plan: PruningPlan, folder: Path, tokens: int | None = None):
         self.inputs, self.plan = inputs, plan
         dense, data = inputs.dense, inputs.request.config.data
         rows = dense.model.get_input_embeddings().weight.shape[0]
@@ -69,7 +69,7 @@ class FileTrial:
         self.positions = int(predicting(text).sum())
         self.bytes = sum(len(document.text.encode("utf-8")) for document in inputs.texts.validation)
         self.text = text if tokens is None else text.rows(0, -(-tokens // data.sequence_length))
-        self._folder = TemporaryDirectory(dir=inputs.run.work.root)
+        self._folder = folder
         self._matrix: Path | None = None
 
     @cached_property
@@ -102,7 +102,8 @@ class FileTrial:
     def __call__(self, kind: str) -> TriedType:
         """What a file of this type costs."""
         dense = self.inputs.dense
-        path = Path(self._folder.name) / f"{kind}.gguf"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{kind}.gguf"
         settings, data = ExportSettings(type=kind, overwrite=True), self.inputs.request.config.data
         exported = export_gguf(self.model, path, settings, data, self._matrix)
         self._matrix = exported.matrix or self._matrix
@@ -154,7 +155,7 @@ class Rounding:
             dtype=str(inputs.request.dtype).removeprefix("torch."),
             settings={},
         )
-        return FileTrial(inputs, plan, TRIAL_TOKENS)
+        return FileTrial(inputs, plan, self._pieces.folder / "types", TRIAL_TOKENS)
 
     def __call__(self, kind: str) -> TriedType:
         """What a type costs."""
