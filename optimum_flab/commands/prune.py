@@ -78,6 +78,7 @@ class PruneCommand(PruningVerb):
 
     def execute(self) -> None:
         args, settings = self.args, self.settings  # faults of the command line are reported before torch is imported
+        pruning = with_auto_type(settings.pruning, args.gguf)
 
         from .. import FlabOptimizer, FlabPrunerConfig
         from ..checkpoints.computation import computation_device
@@ -88,7 +89,7 @@ class PruneCommand(PruningVerb):
         from ..texts.sources import local_paths
 
         command = command_line("prune", self.parser, args)
-        self.config = config = FlabPrunerConfig(**with_auto_type(settings.pruning, args.gguf))
+        self.config = config = FlabPrunerConfig(**pruning)
         self._check_recovery()
         read = local_paths([*config.data.sources, *config.recovery.sources])
         inputs = [args.model, args.config, *read, *config.data.counts]

@@ -21,7 +21,7 @@ from .counts import read_counts
 from .file_size import FileSizes
 from .limits import TOLERANCE
 from .memory_budget import weights_fit
-from .request import Request
+from .request import SMALLEST_TYPE, Request
 from .vocabulary import check_named_tokens
 
 
@@ -200,15 +200,18 @@ def check_target(request: Request) -> None:
 def check_size(request: Request) -> None:
     """Raises a [`ConfigurationError`] if no model is as small, or the dense one is."""
     config, limits = request.config, request.limits
-    what = f"target_size: {config.target_size} as {config.target_type or 'safetensors'}"
+    is_any = config.target_type == AUTO
+    kind = f"{SMALLEST_TYPE}, the smallest type," if is_any else config.target_type or "safetensors"
+    what = f"target_size: {config.target_size} as {kind}"
     smallest = limits.smallest
     if (least := limits.measure(smallest)) > request.budget:
         parts = [f"{smallest[part.dimension]:,} {part.settings.units}" for part in components_of(smallest)]
         raise ConfigurationError(
             f"{what} is less than the {least / 1e6:,.3f} MB of the smallest model possible"
-            f" ({', '.join(parts)}); allow more, free what is pinned or switched off, or name a smaller target_type"
+            f" ({', '.join(parts)}); allow more, or free what is pinned or switched off"
+            + ("" if is_any else ", or name a smaller target_type")
         )
-    if config.target_type != AUTO and (whole := limits.measure(limits.dense)) <= request.budget:
+    if not is_any and (whole := limits.measure(limits.dense)) <= request.budget:
         raise ConfigurationError(
             f"{what} is more than the {whole / 1e6:,.1f} MB of the dense model, which needs no pruning for it; name a"
             " smaller size"

@@ -3,6 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter
 
+from ..measuring.divergence import predicting
 from ..records.pieces import Pieces
 from ..records.report import Search, TriedShape
 from ..records.work import json_stage
@@ -234,7 +236,9 @@ def best_option(tried: Tried, limits: Limits) -> Option:
     if next(iter(tried)).file_type is None:
         return min(tried, key=lambda option: cost(tried[option]))
     near = [option for option, one in tried.items() if cost(one) <= (1 + NEAR) * least]
-    return max(near, key=lambda o: (limits.counts.body(o.shape), not str(o.file_type).startswith("iq")))
+    return max(
+        near, key=lambda o: (limits.counts.body(o.shape), not str(o.file_type).startswith("iq"), -cost(tried[o]))
+    )
 
 
 def other_option(best: Option, tried: Tried, limits: Limits) -> Option | None:
@@ -349,28 +353,30 @@ def _measured(
     with progress_bar("Measuring shapes", None, "shape") as bar:
 
         def measure(option: Option) -> TriedShape:
-            tried = measure_once(option.shape)
+            tried, positions = measure_once(option.shape)
             bar.update()
             if option.file_type is None:
                 return tried
-            rounded = rounding(option.file_type).bits_per_byte
+            rounded = rounding(option.file_type).divergence * positions / math.log(2) / size
             changes = {"file_type": option.file_type, "validation_rounding_bits_per_byte": rounded}
             return tried.model_copy(update=changes)
 
-        def measure_once(shape: Shape) -> TriedShape:
+        def measure_once(shape: Shape) -> tuple[TriedShape, int]:
+            """What a shape costs, and how many positions of the text predict a token in its vocabulary."""
             name = "-".join(f"{dimension}{number}" for dimension, number in shape.items())
             calibration.dense.processes.check_same(name, "the shapes to measure")
             piece = pieces.read(name)
             if calibration.dense.processes.agree(piece is not None) and piece is not None:
-                return TriedShape(**piece.facts["tried"])
+                return TriedShape(**piece.facts["tried"]), piece.facts["positions"]
             kept_tokens = tokens(shape["vocab"])
             text = tokens.packed(kept_tokens, texts, inputs.request.config.data.sequence_length)
             kept = {dimension: choice(shape[dimension]) for dimension, choice in choices.items()}
             reading = calibration.reading(f"{name}-hidden", shared=True, tokens=text)
             dense_pieces = pieces.part(f"vocab{shape['vocab']}-dense")
             tried = measure_shape(reading, shape, kept_tokens, kept, size, dense_pieces)
-            pieces.write(name, tried=tried.model_dump())
+            positions = int(predicting(text).sum())
+            pieces.write(name, tried=tried.model_dump(), positions=positions)
             reading.pieces.clear()
-            return tried
+            return tried, positions
 
         return search_shape(rows, first, measure, expected)
