@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
 from ..measuring.divergence import predicting
 from ..records.pieces import Pieces
-from ..records.report import Search, TriedShape
+from ..records.report import RemovedLayer, Search, TriedShape
 from ..records.work import json_stage
 from ..settings.export import AUTO
 from ..sizes import Shape
@@ -207,20 +207,14 @@ def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
             rounding(option.file_type)  # which the report states
 
         def chosen(option: Option, other: ChosenShape | None = None) -> ChosenShape:
-            shape = option.shape
-            settled = [part.dimension for part in components_of(shape) if part.choice is not None and not part.refits]
-            kept = {name: choices[name](shape[name]) for name in settled}
-            for name, stays in kept.items():
-                if isinstance(stays, Mapping):
-                    kept[name] = {layer: stays[layer].kept.tolist() for layer in kept["layer"] if layer in stays}
-            removed = [removal for name in settled for removal in choices[name].removals(shape[name])]
+            kept, removed = _settled(choices, option.shape)
             search = Search(
                 candidates=tuple(one.model_copy(update={"chosen": size == option}) for size, one in tried.items()),
-                removed_layers=tuple(removed),
+                removed_layers=removed,
                 natural_vocab_size=len(natural),
                 types=tuple(rounding.tried.values()),
             )
-            return ChosenShape(shape, kept, search, option.file_type, other)
+            return ChosenShape(option.shape, kept, search, option.file_type, other)
 
         other = other_option(option, tried, inputs.request.limits)
         return chosen(option, None if other is None else chosen(other))
@@ -229,16 +223,27 @@ def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
     return inputs.run.stage(STAGE, inputs.decided_by(**types), choose)
 
 
+def _settled(choices: Mapping[str, Choice], shape: Shape) -> tuple[dict[str, Any], tuple[RemovedLayer, ...]]:
+    """By dimension, what stays of components that refit nothing, as a plan has it, and the layers that go."""
+    settled = [part.dimension for part in components_of(shape) if part.choice is not None and not part.refits]
+    kept = {name: choices[name](shape[name]) for name in settled}
+    for name, stays in kept.items():
+        if isinstance(stays, Mapping):
+            kept[name] = {layer: stays[layer].kept.tolist() for layer in kept["layer"] if layer in stays}
+    return kept, tuple(removal for name in settled for removal in choices[name].removals(shape[name]))
+
+
 def best_option(tried: Tried, limits: Limits) -> Option:
     """The one that costs least; among types those that cannot be told apart from it are as good, and what keeps more
     of the body wins, then what is faster to read."""
-    least = min(cost(one) for one in tried.values())
-    if next(iter(tried)).file_type is None:
-        return min(tried, key=lambda option: cost(tried[option]))
-    near = [option for option, one in tried.items() if cost(one) <= (1 + NEAR) * least]
-    return max(
-        near, key=lambda o: (limits.counts.body(o.shape), not str(o.file_type).startswith("iq"), -cost(tried[o]))
-    )
+    best = min(tried, key=lambda option: cost(tried[option]))
+    if best.file_type is None:
+        return best
+
+    def merit(option: Option) -> tuple[int, bool, float]:
+        return limits.counts.body(option.shape), not str(option.file_type).startswith("iq"), -cost(tried[option])
+
+    return max((one for one in tried if cost(tried[one]) <= (1 + NEAR) * cost(tried[best])), key=merit)
 
 
 def other_option(best: Option, tried: Tried, limits: Limits) -> Option | None:
