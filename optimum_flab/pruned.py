@@ -42,7 +42,7 @@ from .utils.errors import ConfigurationError, FlabError
 from .utils.hashing import file_sha256
 from .utils.memory import give_back_memory
 from .utils.places import cache_root
-from .utils.progress import progress_bar
+from .utils.progress import progress_bar, say
 
 
 if TYPE_CHECKING:
@@ -217,7 +217,11 @@ def write_gguf_files(
         else:
             exported = export_gguf(model, path, ExportSettings(type=kind), data, matrix)
             matrix = exported.matrix or matrix
-        cost = None if reference is None else file_cost(exported, model, reference, workspace, pruned=True)
+        cost = None
+        try:
+            cost = None if reference is None else file_cost(exported, model, reference, workspace, pruned=True)
+        except FlabError as error:  # the file is there, and others may follow
+            say(f"note: what {path.name} costs was not measured: {error}")
         yield exported, cost
 
 

@@ -29,14 +29,6 @@ from .test_harness import PROBLEMS, requests
 needs_llama = pytest.mark.skipif(llama_version() is None, reason="needs llama.cpp's library")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """`dense` and `pruned`, which lacks tokens and neurons; each as a GGUF file, that of the pruned one also beside
