@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,11 +16,12 @@ from optimum_flab.export import export_gguf
 from optimum_flab.export.quantiser import find_quantiser
 from optimum_flab.hub.page import render_page
 from optimum_flab.pruning import rounding as rounding_room
+from optimum_flab.pruning.frontier import MOST_POINTS, Scored, points_around, thinned
 from optimum_flab.pruning.rounding import ABOVE, BELOW, Rounding, types_near
-from optimum_flab.pruning.search import Tried, best_option, other_option
+from optimum_flab.pruning.search import Expectation, Tried, best_option, other_option
 from optimum_flab.pruning.shapes import REFITTED, Option, cost
-from optimum_flab.records.report import TriedShape, TriedType
-from optimum_flab.records.rows import type_rows
+from optimum_flab.records.report import TriedShape, TriedType, parse_report, report_text
+from optimum_flab.records.rows import frontier_rows, next_sizes, type_rows
 from optimum_flab.records.summary import report_summary
 from optimum_flab.settings.export import QUANTISED_TYPES, ExportSettings
 from optimum_flab.sizes import Shape
@@ -90,6 +92,35 @@ def test_a_type_that_was_not_measured_is_expected_to_cost_what_the_best_larger_o
     assert (rounding.expected("iq4_xs"), rounding.expected("q6_k")) == (0.01, 0.02)
 
 
+def scored(size, costs, divergence, kind="q4_k_m", vocab=32_000):
+    return Scored(Option(Shape(vocab=vocab, layer=24, neuron=size), kind), size, costs, divergence, False)
+
+
+OPTIONS = st.tuples(st.integers(1, 500), st.floats(0, 9), st.floats(0, 9))
+
+
+@given(st.lists(OPTIONS, min_size=1, max_size=60), st.data())
+def test_what_could_have_been_had_never_diverges_more_where_it_is_larger(options, data):
+    options = [scored(*one) for one in options]
+    chosen = data.draw(st.sampled_from(options))
+    points = points_around(chosen, options)
+    few = thinned(points, chosen)
+    assert chosen in few and len(few) <= MOST_POINTS
+    assert few[0] == points[0] and few[-1] == points[-1] and {*few} <= {*points}
+    for smaller, larger in pairwise(few):
+        assert smaller.bytes < larger.bytes
+        assert smaller.cost > larger.cost and smaller.divergence >= larger.divergence
+
+
+def test_nothing_is_told_of_smaller_bodies_where_none_was_measured():
+    expectation = Expectation(lambda shape: 4864 - shape["neuron"], lambda vocab: 0.0)
+    whole = measured(0.0, None, None)
+    assert expectation.divergence(NARROW, {WHOLE: whole}) is None
+    assert expectation.divergence(WHOLE.resized(vocab=9), {WHOLE: whole}) == 0
+    narrower = NARROW.resized(neuron=2816)
+    assert expectation.divergence(narrower, {WHOLE: whole, NARROW: measured(0.1, None, None)}) == pytest.approx(0.2)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -138,6 +169,17 @@ def test_the_file_of_the_type_that_was_found_meets_the_size(optimizer, tmp_path,
     assert [row[0] for row in type_rows(report.search) if row[-1] == "taken"] == [report.target_type]
     assert "nats, rounding" in report_summary(report) and "What could have been had" in render_page(report, ())
     assert {one.file_type for one in report.search.types} == {one.file_type for one in tried}
+    points = report.search.frontier
+    (taken,) = (one for one in points if one.chosen)
+    assert (taken.file_type, taken.sizes) == (report.target_type, report.pruned.sizes) and taken.measured
+    assert taken.bytes <= 1e6 * megabytes and points[-1].sizes == report.dense.sizes
+    for smaller, larger in pairwise(points):
+        assert smaller.bytes < larger.bytes and smaller.divergence >= larger.divergence
+    assert {one.file_type for one in points} <= {one.file_type for one in report.search.types}
+    assert next_sizes(report.search) and next_sizes(report.search) in report_summary(report)
+    page = render_page(report, ())
+    assert page.count("<circle") == len(points) and all(row[0] in page for row in frontier_rows(report.search))
+    assert parse_report(json.loads(report_text(report)), tmp_path) == report
     goes = f"{report.removed_body_ratio:.1%}" if report.removed_body_ratio else "nothing"
     assert any(f"{goes} of the body goes; {report.target_type} with" in note for note in report.notes)
     optimizer.save_pretrained(tmp_path / "out")

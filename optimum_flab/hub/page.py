@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..records.held_out import HeldOut
 from ..records.paths import last_name, without_paths
-from ..records.report import Report
+from ..records.report import Report, Search
 from ..records.results import EvaluationRecord
 from ..records.rows import (
     FILE_HEADING,
+    FRONTIER_HEADING,
     KIND_LABELS,
     LEDGER_HEADING,
     TYPES_HEADING,
@@ -18,8 +20,10 @@ from ..records.rows import (
     count,
     decimals,
     file_rows,
+    frontier_rows,
     held_out_rows,
     ledger_rows,
+    next_sizes,
     size_rows,
     type_rows,
     typeset,
@@ -28,6 +32,7 @@ from ..records.verdict import file_verdicts, verdict_of
 from ..settings.pruning import COMPONENTS
 
 
+LEAST_SHOWN = 1e-4  # nats per token
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 
@@ -56,6 +61,10 @@ def render_page(report: Report, evaluations: Sequence[EvaluationRecord]) -> str:
         ledger_rows=ledger_rows,
         types_heading=TYPES_HEADING,
         type_rows=type_rows,
+        frontier_heading=FRONTIER_HEADING,
+        frontier_rows=frontier_rows,
+        frontier_plot=frontier_plot,
+        next_sizes=next_sizes,
         measured=[part for part in COMPONENTS if report.dense.sizes.get(part.reported)],
         held_out=[] if held_out is None else [row.cells() for row in held_out_rows(held_out)],
         **({} if held_out is None else cost_rows(held_out)),
@@ -66,6 +75,30 @@ def render_page(report: Report, evaluations: Sequence[EvaluationRecord]) -> str:
             for row in evaluation.scores_against(report.base_model.weights_sha256)
         ],
     )
+
+
+def frontier_plot(search: Search) -> dict[str, list[tuple[float, float, str]]]:
+    """Where the points of a plot of divergence over size lie, in percent of its width from the left and of its height
+    from the top, with what each is: sizes evenly, divergences by their logarithm, in whole powers of ten."""
+    points = search.frontier
+    sizes = [one.bytes for one in points]
+    logarithms = [math.log10(max(one.divergence, LEAST_SHOWN)) for one in points]
+    low, high = math.floor(min(logarithms)), math.ceil(max(logarithms))
+    high = max(high, low + 1)
+
+    def top(logarithm: float) -> float:
+        return 100 * (high - logarithm) / (high - low)
+
+    def left(size: int) -> float:
+        return 100 * (size - sizes[0]) / (sizes[-1] - sizes[0] or 1)
+
+    return {
+        "points": [
+            (left(one.bytes), top(logarithm), "; ".join(filter(None, cells)))
+            for one, logarithm, cells in zip(points, logarithms, frontier_rows(search), strict=True)
+        ],
+        "lines": [(0.0, top(power), f"{10.0**power:g}") for power in range(low, high + 1)],
+    }
 
 
 def cost_rows(held_out: HeldOut) -> dict[str, list[tuple[list[str], float]]]:

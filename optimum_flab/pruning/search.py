@@ -23,6 +23,7 @@ from ..utils.progress import progress_bar
 from .components import components_of
 from .components.base import Calibrated, Choice
 from .components.vocabulary import round_up, row_multiple
+from .frontier import Scored, frontier, options_of
 from .inputs import PruningInputs
 from .limits import START_SHARE, Limits, candidate_shapes, check_reached, start_shape
 from .request import Request
@@ -199,12 +200,13 @@ def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
                 sizes = sorted({one.shape[name] for row in rows for one in row} - {calibration.shape[name]})
                 choices[name] = component.choice(calibration, sizes, component.section(inputs.request.config))
         rounding = Rounding(inputs, candidates.whole or candidates.start.shape, candidates.file_sizes, pieces)
-        option, tried = candidates.start, Tried()
+        option, tried, expectation = candidates.start, Tried(), _expectation(inputs, choices)
         if len(rows) > 1 or len(rows[0]) > 1:
-            tried = _measured(inputs, calibration, rows, option, choices, rounding)
+            tried = _measured(inputs, calibration, rows, option, choices, rounding, expectation)
             option = best_option(tried, inputs.request.limits)
         elif option.file_type is not None:
             rounding(option.file_type)  # which the report states
+        scored = _scored(inputs, candidates, tried, rounding, expectation) if tried and option.file_type else {}
 
         def chosen(option: Option, other: ChosenShape | None = None) -> ChosenShape:
             kept, removed = _settled(choices, option.shape)
@@ -213,6 +215,7 @@ def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
                 removed_layers=removed,
                 natural_vocab_size=len(natural),
                 types=tuple(rounding.tried.values()),
+                frontier=frontier(option, scored, rounding.tried, inputs.request) if scored else (),
             )
             return ChosenShape(option.shape, kept, search, option.file_type, other)
 
@@ -312,14 +315,26 @@ class Expectation:
 
     def __call__(self, shape: Shape, measured: Mapping[Shape, TriedShape]) -> float:
         """The cost of a shape."""
+        near, ratio = self._nearest(shape, measured)
+        tried = measured[near]
+        lost = tried.validation_bits_per_byte - (tried.validation_vocabulary_bits_per_byte or 0.0)
+        return lost * ratio + VOCABULARY_WEIGHT * self._vocabulary_bits(shape, measured)
+
+    def divergence(self, shape: Shape, measured: Mapping[Shape, TriedShape]) -> float | None:
+        """That of a shape as a search would measure it, in nats per token; `None` where nothing can be told, as no
+        smaller body was measured."""
+        near, ratio = self._nearest(shape, measured)
+        if self.errors(shape) and not self.errors(near):
+            return None
+        return measured[near].validation_divergence * ratio
+
+    def _nearest(self, shape: Shape, measured: Mapping[Shape, TriedShape]) -> tuple[Shape, float]:
+        """The measured shape that tells most, and how many times as much this one loses of the body."""
         errors = self.errors
         # of a whole body nothing can be told about a smaller one
         known = [one for one in measured if errors(one)] if errors(shape) else []
         near = min(known or measured, key=lambda m: (abs(m["layer"] - shape["layer"]), abs(errors(m) - errors(shape))))
-        tried = measured[near]
-        lost = tried.validation_bits_per_byte - (tried.validation_vocabulary_bits_per_byte or 0.0)
-        lost *= errors(shape) / errors(near) if errors(near) else 1.0
-        return lost + VOCABULARY_WEIGHT * self._vocabulary_bits(shape, measured)
+        return near, errors(shape) / errors(near) if errors(near) else 1.0
 
     def _vocabulary_bits(self, shape: Shape, measured: Mapping[Shape, TriedShape]) -> float:
         """On a line through the two measured vocabularies that lack most different shares."""
@@ -332,6 +347,45 @@ class Expectation:
         return start + slope * (self.unused(shape["vocab"]) - low)
 
 
+def _expectation(inputs: PruningInputs, choices: Mapping[str, Choice]) -> Expectation:
+    def error(shape: Shape) -> float:
+        return sum(choice.error(shape[dimension]) for dimension, choice in choices.items())
+
+    return Expectation(error, inputs.tokens.unused)
+
+
+def _without_types(measured: Tried) -> dict[Shape, TriedShape]:
+    return {one.shape: tried.model_copy(update=WITHOUT_TYPE) for one, tried in measured.items()}
+
+
+def _scored(
+    inputs: PruningInputs, candidates: Candidates, measured: Tried, rounding: Rounding, expectation: Expectation
+) -> dict[Option, Scored]:
+    """What was measured, and the other options of which something can be told: of the types that were, with the bodies
+    that were surveyed, and the vocabulary where a search begins, the natural and the dense one."""
+    request, natural = inputs.request, len(inputs.tokens.counted.natural)
+    limits, shapes = request.limits, [one.shape for row in candidates.rows for one in row]
+    assert request.file_sizes is not None and candidates.whole is not None  # a size is asked for
+    least, most = min(shape["vocab"] for shape in shapes), limits.largest["vocab"]
+    sizes = (candidates.whole["vocab"], round_up(natural, row_multiple(request)), most)
+    vocabularies = {min(max(size, least), most) for size in sizes}
+    known, scored = _without_types(measured), dict[Option, Scored]()
+    for option in (*measured, *options_of(rounding.tried, [limits.largest, *shapes], vocabularies)):
+        divergence = expectation.divergence(option.shape, known)
+        if option in scored or divergence is None:
+            continue
+        kind, tried = str(option.file_type), measured.get(option)
+        of_rounding = rounding(kind)
+        scored[option] = Scored(
+            option=option,
+            bytes=request.file_sizes(option.shape, kind),
+            cost=cost(tried) if tried else expectation(option.shape, known) + of_rounding.bits_per_byte / REFITTED,
+            divergence=of_rounding.divergence + REFITTED * divergence,
+            measured=tried is not None,
+        )
+    return scored
+
+
 def _measured(
     inputs: PruningInputs,
     calibration: Calibrated,
@@ -339,19 +393,15 @@ def _measured(
     first: Option,
     choices: Mapping[str, Choice],
     rounding: Rounding,
+    expectation: Expectation,
 ) -> Tried:
     pieces = calibration.dense.pieces
     tokens = inputs.tokens
     texts = inputs.texts.validation
     size = sum(len(document.text.encode("utf-8")) for document in texts)
 
-    def error(shape: Shape) -> float:
-        return sum(choice.error(shape[dimension]) for dimension, choice in choices.items())
-
-    expectation = Expectation(error, tokens.unused)
-
     def expected(option: Option, measured: Tried) -> float:
-        shapes = {one.shape: tried.model_copy(update=WITHOUT_TYPE) for one, tried in measured.items()}
+        shapes = _without_types(measured)
         of_rounding = rounding.expected(option.file_type) if option.file_type else 0.0
         return expectation(option.shape, shapes) + of_rounding / REFITTED
 

@@ -128,6 +128,27 @@ class TriedType(Record):
     bits_per_byte: Number
 
 
+class FrontierPoint(Sizes):
+    """What could have been had at another size: no option that is expected to cost less has a smaller file.
+
+    Args:
+        file_type (`str`): the GGUF type of the file.
+        bytes (`int`): of the file, at most.
+        removed_body_ratio (`float`): share of all but the vocabulary that goes.
+        divergence (`float`): that the file is expected to have, in nats per token: what rounding to the type costs and
+            what is left of the shape's once layers are refitted.
+        measured (`bool`): whether the search measured this shape and type; others are expected from those.
+        chosen (`bool`): whether it is the one that was chosen.
+    """
+
+    file_type: str
+    bytes: int
+    removed_body_ratio: float
+    divergence: Number
+    measured: bool
+    chosen: bool
+
+
 class RemovedLayer(Record):
     """A layer in the order of removal.
 
@@ -151,6 +172,8 @@ class Search(Record):
         types (`tuple[TriedType, ...]`): of a model of which only the vocabulary was pruned, where a type was to be
             found.
         files (`tuple[TriedType, ...]`): of two shapes and types between which files had to decide, the better first.
+        frontier (`tuple[FrontierPoint, ...]`): what could have been had at other sizes, from the smallest file, by the
+            types that were measured; the divergence never rises.
     """
 
     candidates: tuple[TriedShape, ...] = ()
@@ -158,6 +181,7 @@ class Search(Record):
     natural_vocab_size: int
     types: tuple[TriedType, ...] = ()
     files: tuple[TriedType, ...] = ()
+    frontier: tuple[FrontierPoint, ...] = ()
 
 
 class RecoveryData(Record):

@@ -182,6 +182,39 @@ def type_rows(search: Search) -> list[list[str]]:
     return rows
 
 
+FRONTIER_HEADING = ("MB", "type", "vocabulary", "layers", "FFN width", "of the body goes", "nats, expected", "")
+
+
+def frontier_rows(search: Search) -> list[list[str]]:
+    """What could have been had at other sizes, from the smallest."""
+    return [
+        [
+            f"{one.bytes / 1e6:,.1f}",
+            one.file_type,
+            *(count(one.sizes[name]) for name in ("vocab_size", "num_hidden_layers", "intermediate_size")),
+            f"{one.removed_body_ratio:.1%}",
+            f"{one.divergence:.4f}",
+            "taken" if one.chosen else "" if one.measured else "estimated",
+        ]
+        for one in search.frontier
+    ]
+
+
+def next_sizes(search: Search) -> str:
+    """A sentence on the next smaller and the next larger file; empty if there is neither."""
+    points = search.frontier
+    place = next((place for place, one in enumerate(points) if one.chosen), None)
+    if place is None:
+        return ""
+    said, taken = list[str](), points[place]
+    for verb, others in (("cost", points[max(place - 1, 0) : place]), ("bring", points[place + 1 : place + 2])):
+        for one in others:
+            what = f"{one.file_type}, {one.removed_body_ratio:.1%} of the body gone"
+            said.append(f"{one.bytes / 1e6:,.1f} MB would {verb} {one.divergence:.3f} ({what})")
+    expected = f"{taken.bytes / 1e6:,.1f} MB are expected to cost {taken.divergence:.3f} nats per token"
+    return "; ".join([expected, *said]) if said else ""
+
+
 LEDGER_HEADING = ("stage", "seconds", "processor seconds", "TFLOP", "GFLOP/s", "MB written", "memory so far, GB")
 
 

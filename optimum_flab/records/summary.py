@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .held_out import HeldOut
 from .report import Recovery, Report
-from .rows import FILE_HEADING, TYPES_HEADING, component_rows, file_rows, shape_rows, text_table, type_rows
+from .rows import FILE_HEADING, TYPES_HEADING, component_rows, file_rows, next_sizes, shape_rows, text_table, type_rows
 from .verdict import file_verdicts, verdict_of
 
 
@@ -38,6 +38,7 @@ def report_summary(report: Report) -> str:
         ]
     if report.search is not None and report.search.types:
         lines += ["", *text_table([TYPES_HEADING, *type_rows(report.search)])]
+        lines += filter(None, [next_sizes(report.search)])
     if report.files:
         lines += ["", files_summary(report), ""]
     if report.recovery is not None:

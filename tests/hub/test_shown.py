@@ -41,7 +41,7 @@ def recovered(folder, report):
 
 def searched(folder, report):
     """Its programs can be judged by those of its family, and so can those of its files; everything was measured by
-    kind, token and layer."""
+    kind, token and layer. Other sizes are known."""
     held_out = report["held_out"]
     names = ("texts", "bytes", "positions", "divergence", "dense_bits_per_byte", "pruned_bits_per_byte")
     cost = {name: held_out[name] for name in names}
@@ -57,7 +57,19 @@ def searched(folder, report):
     kinds = {"problems": {**cost, "divergence": 0.016}}
     files = [{**file, "cost": cost, "by_kind": kinds}]
     files.append({**file, "name": "b.gguf", "type": "q8_0", "against": "unquantised", "cost": cost})
-    change_json(folder / "flab_report.json", held_out=measured, base_model=base, completions=completions, files=files)
+    sizes = {"vocab_size": 377, "num_hidden_layers": 4}
+    frontier = [
+        {"bytes": size, "file_type": kind, "divergence": far, "removed_body_ratio": goes, **sizes, **more}
+        for size, kind, far, goes, more in [
+            (204_600_000, "iq3_m", 0.29, 0.12, {"measured": False, "chosen": False, "intermediate_size": 24}),
+            (231_400_000, "iq4_xs", 0.016, 0.0, {"measured": True, "chosen": True, "intermediate_size": 40}),
+            (355_000_000, "q4_k_m", 0.011, 0.0, {"measured": False, "chosen": False, "intermediate_size": 40}),
+        ]
+    ]
+    types = [{"file_type": "iq4_xs", "bytes": 231_400_000, "divergence": 0.016, "bits_per_byte": 0.007}]
+    changes = {"completions": completions, "files": files}
+    changes["search"] = {**report["search"], "types": types, "frontier": frontier}
+    change_json(folder / "flab_report.json", held_out=measured, base_model=base, **changes)
 
 
 def experts(folder, report):
