@@ -209,10 +209,10 @@ def next_sizes(search: Search) -> str:
     said, taken = list[str](), points[place]
     for verb, others in (("cost", points[max(place - 1, 0) : place]), ("bring", points[place + 1 : place + 2])):
         for one in others:
-            what = f"{one.file_type}, {one.removed_body_ratio:.1%} of the body gone"
-            said.append(f"{one.bytes / 1e6:,.1f} MB would {verb} {one.divergence:.3f} ({what})")
+            body = f"{one.removed_body_ratio:.1%} of the body gone" if one.removed_body_ratio else "the whole body"
+            said.append(f"{one.bytes / 1e6:,.1f} MB would {verb} {one.divergence:.3f} ({one.file_type}, {body})")
     expected = f"{taken.bytes / 1e6:,.1f} MB are expected to cost {taken.divergence:.3f} nats per token"
-    return "; ".join([expected, *said]) if said else ""
+    return "; ".join([expected, *said]) + "." if said else ""
 
 
 LEDGER_HEADING = ("stage", "seconds", "processor seconds", "TFLOP", "GFLOP/s", "MB written", "memory so far, GB")
