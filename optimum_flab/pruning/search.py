@@ -200,7 +200,8 @@ def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
                 sizes = sorted({one.shape[name] for row in rows for one in row} - {calibration.shape[name]})
                 choices[name] = component.choice(calibration, sizes, component.section(inputs.request.config))
         rounding = Rounding(inputs, candidates.whole or candidates.start.shape, candidates.file_sizes, pieces)
-        option, tried, expectation = candidates.start, Tried(), _expectation(inputs, choices)
+        expectation = _expectation(inputs, choices)
+        option, tried = candidates.start, Tried()
         if len(rows) > 1 or len(rows[0]) > 1:
             tried = _measured(inputs, calibration, rows, option, choices, rounding, expectation)
             option = best_option(tried, inputs.request.limits)
@@ -375,7 +376,7 @@ def _scored(
         if option in scored or divergence is None:
             continue
         kind, tried = str(option.file_type), measured.get(option)
-        of_rounding = rounding(kind)
+        of_rounding = rounding.tried[kind]
         scored[option] = Scored(
             option=option,
             bytes=request.file_sizes(option.shape, kind),
