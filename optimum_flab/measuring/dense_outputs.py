@@ -6,6 +6,8 @@ An error `e` of the stream at a token changes what the model predicts. To second
 with `g` the gradient of `log p(y)` with respect to the stream. With one draw per token, and all channels treated
 alike, this is `|g|² |e|²`, so that `|g|²` is the weight of a token in the least squares. The gradient is that of the
 stream after the last layer, into which the errors of all layers go; one for every layer takes a whole way down.
+It sees only what a token itself predicts. The marks of an infilling text, which all that is written into the gap
+reads again, count [`GAP_MARKS`] times as much.
 (GuidedQuant, arXiv 2505.07004, weights tokens for quantisation, layer by layer, by the gradient of the loss on the
 text itself.)
 """
@@ -26,6 +28,10 @@ from .divergence import OutputHead, check_finite_layer
 # The tokens of least weight that have this share of all of it are left out of the sums: in code most are certain, so
 # that these are about half of all (56% with Qwen2.5-Coder-0.5B)
 LEFT_OUT = 0.01
+
+# About what they count in the gradients of the lower half of the layers, as a multiple of the last one's: with
+# Qwen2.5-Coder-0.5B 3 to 11 times for `<|fim_middle|>`, 1 to 7 for `<|fim_suffix|>`
+GAP_MARKS = 8
 
 
 @dataclass(frozen=True)
@@ -49,13 +55,16 @@ class DenseOutputs:
 
 
 @torch.no_grad()
-def dense_outputs(reading: LayerPass, head: OutputHead, layers: Collection[int]) -> DenseOutputs:
+def dense_outputs(
+    reading: LayerPass, head: OutputHead, layers: Collection[int], gap_marks: Collection[int] = ()
+) -> DenseOutputs:
     """Passes the text through the dense model.
 
     Args:
         reading ([`LayerPass`]): over calibration sequences.
         head ([`OutputHead`]): with the vocabulary that the next tokens are drawn from.
         layers (`Collection[int]`): whose targets are kept.
+        gap_marks (`Collection[int]`): ids of the tokens that mark the parts of an infilling text. Defaults to none.
 
     Raises:
         [`FlabError`]: a layer produces NaN or infinite values or gradients.
@@ -68,6 +77,7 @@ def dense_outputs(reading: LayerPass, head: OutputHead, layers: Collection[int])
     squares = [_squared_gradient(reading, hidden, mask, head, draw) for hidden, mask, draw in batches]
     check_finite_layer(all(bool(square.isfinite().all()) for square in squares), len(reading.layers) - 1)
     together = torch.cat(reading.processes.gathered(squares))
+    together[torch.isin(reading.tokens.input_ids, torch.tensor(sorted(gap_marks)))] *= GAP_MARKS
     return DenseOutputs(_without_least(together, reading.tokens.mask), reading.pieces)
 
 

@@ -16,6 +16,7 @@ from ..running.layer_pass import LayerPass
 from ..running.run import Run
 from ..texts.sets import TextSets
 from ..utils.hashing import digest_of
+from ..vocabulary.infilling import infilling_format
 from .components.base import Calibrated
 from .request import Request
 from .vocabulary import TokenChoice
@@ -62,7 +63,8 @@ class PruningInputs:
             workspace=self.run.workspace,
             processes=self.run.processes,
         )
-        return Calibrated(reading, kept)
+        gap = infilling_format(self.dense.tokenizer)
+        return Calibrated(reading, kept, gap.mark_ids(self.dense.tokenizer) if gap else ())
 
     def decided_by(self, **later: Any) -> dict[str, Any]:
         """All that decides a stage, in a form that JSON can hold. Texts are identified by their hash; recovery comes

@@ -66,6 +66,10 @@ class InfillingFormat:
         """What surrounds prefix and suffix, in order: one special token each, or several."""
         return [text for text, *_ in Formatter().parse(self.template) if text]
 
+    def mark_ids(self, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+        """The ids of the tokens of [`marks`]."""
+        return {token for mark in self.marks for token in tokenizer.encode(mark, add_special_tokens=False)}
+
     def ask(self, prefix: str, suffix: str) -> str:
         """The prompt for the text between a prefix and a suffix."""
         return self.template.format(prefix=prefix, suffix=suffix)
@@ -136,5 +140,6 @@ def ends_of_gap(tokenizer: PreTrainedTokenizerBase, template: InfillingFormat) -
     and others with which models are known to end."""
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     vocabulary = tokenizer.get_vocab()
-    marks = {token for mark in template.marks for token in tokenizer.encode(mark, add_special_tokens=False)}
-    return sorted(special | marks | {vocabulary[token] for token in ENDS if token in vocabulary})
+    return sorted(
+        special | template.mark_ids(tokenizer) | {vocabulary[token] for token in ENDS if token in vocabulary}
+    )

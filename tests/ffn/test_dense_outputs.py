@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from optimum_flab.families import family_for
-from optimum_flab.measuring.dense_outputs import LEFT_OUT, dense_outputs
+from optimum_flab.measuring.dense_outputs import GAP_MARKS, LEFT_OUT, dense_outputs
 from optimum_flab.measuring.divergence import OutputHead
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.running import layer_pass
@@ -16,10 +16,10 @@ from ..conftest import LAYERS, VOCABULARY, random_tokens, reading, thorough_but,
 from ..families.zoo import member
 
 
-def outputs_of(model, tokens, batch_size=2, seed=3, pieces=None, kept=None):
+def outputs_of(model, tokens, batch_size=2, seed=3, pieces=None, kept=None, gap_marks=()):
     options = {"generator": torch.Generator().manual_seed(seed), "pieces": pieces or Pieces()}
     head = OutputHead(model, family_for(model.config), kept)
-    return dense_outputs(reading(model, tokens, batch_size, **options), head, range(LAYERS))
+    return dense_outputs(reading(model, tokens, batch_size, **options), head, range(LAYERS), gap_marks)
 
 
 def by_definition(model, tokens, seed=3):
@@ -153,3 +153,16 @@ def test_a_layer_that_gives_nan_is_named():
     family.ffn_out(family.decoder_layers(model)[2]).weight[0, 0] = torch.nan
     with pytest.raises(FlabError, match="layer 2 has NaN"):
         outputs_of(model, random_tokens())
+
+
+def test_marks_of_a_gap_count_more():
+    model, tokens, marks = tiny_model("qwen2"), random_tokens(200), {5, 7}
+    marked = torch.isin(tokens.input_ids, torch.tensor([5, 7])) & tokens.mask
+    assert marked.any()
+    plain, found = outputs_of(model, tokens).weights, outputs_of(model, tokens, gap_marks=marks).weights
+    both = (plain > 0) & (found > 0)
+    ratio = found / plain
+    torch.testing.assert_close(
+        ratio[marked & both], GAP_MARKS * ratio[~marked & both].mean().expand(int((marked & both).sum()))
+    )
+    torch.testing.assert_close(found.sum(), torch.tensor(float(tokens.tokens)))

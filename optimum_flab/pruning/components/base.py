@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -42,10 +42,13 @@ class Calibrated:
     Args:
         dense ([`LayerPass`]): of the dense model, over the calibration sequences.
         kept_tokens (`np.ndarray`): the dense ids of the vocabulary over which predictions are compared.
+        gap_marks (`Collection[int]`): the dense ids of the tokens that mark the parts of an infilling text. Defaults
+            to none.
     """
 
     dense: LayerPass
     kept_tokens: np.ndarray
+    gap_marks: Collection[int] = ()
 
     @cached_property
     def shape(self) -> Shape:
@@ -57,7 +60,7 @@ class Calibrated:
         """The same on a part of the sequences, enough to tell shapes apart; decisions for the chosen one use all."""
         tokens, pieces = self.dense.tokens, self.dense.pieces.part("survey")
         part = tokens.rows(0, -(-len(tokens.mask) // SURVEYED_PART))
-        return Calibrated(replace(self.dense, tokens=part, pieces=pieces), self.kept_tokens)
+        return replace(self, dense=replace(self.dense, tokens=part, pieces=pieces))
 
     @cached_property
     def layer_shares(self) -> list[float]:
@@ -78,7 +81,7 @@ class Calibrated:
         before."""
         head = OutputHead(self.dense.model, self.dense.family, self.kept_tokens)
         layers = range(self.shape["layer"]) if self.dense.family.experts is None else ()
-        return dense_outputs(self.reading("dense", shared=True), head, layers)
+        return dense_outputs(self.reading("dense", shared=True), head, layers, self.gap_marks)
 
     def reading(self, name: str, shared: bool = False, **changes: Any) -> LayerPass:
         """A pass over the layers with a newly seeded source of random numbers, and pieces of its own.
