@@ -2,17 +2,30 @@
 
 import pytest
 import torch
+from tokenizers import AddedToken
 
+from optimum_flab import FlabOptimizer
 from optimum_flab.families import family_for
 from optimum_flab.measuring.dense_outputs import GAP_MARKS, LEFT_OUT, dense_outputs
 from optimum_flab.measuring.divergence import OutputHead
+from optimum_flab.pruning.components import base
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.running import layer_pass
 from optimum_flab.running.layer_pass import layer_piece
 from optimum_flab.running.layerwise import run_block, run_layer
 from optimum_flab.utils.errors import FlabError
+from optimum_flab.vocabulary.infilling import EXAMPLE, InfillingFormat
 
-from ..conftest import LAYERS, VOCABULARY, random_tokens, reading, thorough_but, tiny_model
+from ..conftest import (
+    LAYERS,
+    VOCABULARY,
+    byte_level_tokenizer,
+    random_tokens,
+    reading,
+    small_config,
+    thorough_but,
+    tiny_model,
+)
 from ..families.zoo import member
 
 
@@ -166,3 +179,20 @@ def test_marks_of_a_gap_count_more():
         ratio[marked & both], GAP_MARKS * ratio[~marked & both].mean().expand(int((marked & both).sum()))
     )
     torch.testing.assert_close(found.sum(), torch.tensor(float(tokens.tokens)))
+
+
+def test_a_pruning_weights_the_marks_of_its_tokenizer(tmp_path, monkeypatch):
+    tokenizer, marks = byte_level_tokenizer(560), InfillingFormat(EXAMPLE).marks
+    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in marks])
+    seen = []
+
+    def spy(reading, head, layers, gap_marks):
+        seen.append((tokenizer.convert_ids_to_tokens(sorted(gap_marks)), reading.tokens.input_ids))
+        return dense_outputs(reading, head, layers, gap_marks)
+
+    monkeypatch.setattr(base, "dense_outputs", spy)
+    config = small_config(tmp_path, ffn={"intermediate_size": 16, "multiple_of": 4})
+    FlabOptimizer(tiny_model("llama", 600), tokenizer).prune(config, cache_dir=tmp_path / "cache")
+    ((found, ids),) = seen
+    assert set(found) == set(marks)
+    assert torch.isin(ids, torch.tensor(tokenizer.convert_tokens_to_ids(marks))).any()
