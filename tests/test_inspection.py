@@ -1,6 +1,7 @@
 import pytest
 
 from optimum_flab.inspection import inspect_model
+from optimum_flab.pruning import rounding as rounding_room
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 from .conftest import byte_level_tokenizer, small_config, tiny_model
@@ -25,3 +26,22 @@ def test_inspect_refuses_a_ratio_out_of_range_and_a_missing_model(tmp_path):
         inspect_model("x", target_ratio=1.5)
     with pytest.raises(FlabError, match="nowhere"):
         inspect_model(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("kind", [None, "auto"])
+def test_of_every_type_near_a_size_the_largest_body_that_fits_is_shown(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(rounding_room, "find_quantiser", lambda: None)
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 3}
+    tiny_model("llama", vocab_size=600, **sizes).save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    changes = {"target_size": "4.5MB", "target_type": kind, "ffn": {"multiple_of": 128}}
+    inspection = inspect_model(str(tmp_path), **small_config(tmp_path, **changes).to_dict())
+    types = inspection.to_dict()["outlook"]["types"]
+    dense = [one["dense_bytes"] for one in types.values()]
+    assert {"q8_0", "f16"} <= {*types} and dense == sorted(dense)
+    for one in types.values():
+        assert one["bytes"] <= min(4_500_000, one["dense_bytes"])
+        assert (one["shape"]["intermediate_size"] < 768) == (one["removed_body_ratio"] > 0)
+    assert types["q8_0"]["removed_body_ratio"] == 0 < types["f16"]["removed_body_ratio"]
+    text = inspection.to_text()
+    assert "measured by `flab prune --gguf auto`" in text and f"{types['q8_0']['dense_bytes'] / 1e6:,.1f}" in text
