@@ -230,7 +230,7 @@ def outlook_of(dense: LoadedModel, config: FlabPrunerConfig) -> Outlook:
     else:
         if config.target_size is not None and config.target_type in (None, AUTO):
             with suppress(ConfigurationError):  # too small for all of them
-                types = type_outlooks(candidates_for(request.of_type(AUTO), tokens))
+                types = type_outlooks(candidates_for(candidates.request.of_type(AUTO), tokens))
     return Outlook(
         natural=len(tokens.counted.natural),
         shape=shape,

@@ -69,6 +69,8 @@ class FileSizes:
 
     def by_order(self, order: Sequence[int]) -> FileSizes:
         """The same, once it is known which tokens stay at each size."""
+        if order is self._order:
+            return self  # with what it has counted
         return FileSizes(self._model, self._family, self._tokenizer, self._dtype, order)
 
     def __call__(self, shape: Shape, kind: str | None) -> int:
