@@ -23,10 +23,10 @@ from ..utils.errors import ConfigurationError, FlabError
 from ..utils.places import HUB_ID, user_path
 from .comparison import counts_of_k
 from .data import known_suffix
+from .first_checks import TASKS_FOLDER, no_consent, unknown_task
 from .tasks.code import Judge
 
 
-TASKS_FOLDER = Path(__file__).parent / "tasks"
 # what the names of functions that run and score programs in the sandbox begin with
 OURS = f"{__package__}."
 SANDBOXED = tuple(f"{OURS}tasks.{module}." for module in ("code", "mbpp", "infilling"))
@@ -130,10 +130,7 @@ def load_tasks(
     manager = _manager(names, settings.include_path)
     for task in (task for name in names for task in _definitions(name, manager)):
         if _runs_programs(task) and not confirm_run_unsafe_code:
-            raise ConfigurationError(
-                f"task {task.name!r} runs code that the model writes, in a sandbox; if you accept that, confirm it"
-                " with `confirm_run_unsafe_code`"
-            )
+            raise no_consent(task.name)
     loaded = [_load(name, manager, settings) for name in names]
     tasks = [task for named in loaded for task in named.tasks.values()]
     if settings.samples > 1 and names and settings.samples not in [task.config.repeats for task in tasks]:
@@ -159,12 +156,7 @@ def _manager(names: Sequence[str], include_path: str | None) -> TaskManager:
         if not all(name in manager.task_index for name in names):
             manager = TaskManager(include_path=folders)  # reads thousands of files, which takes seconds
     if unknown := [name for name in names if name not in manager.task_index]:
-        ours = shipped_tasks()
-        near = difflib.get_close_matches(unknown[0], {*manager.all_tasks, *ours}, n=4, cutoff=0.6)
-        hint = f"did you mean {', '.join(near)}?" if near else f"those of this package are {', '.join(ours)}"
-        raise ConfigurationError(
-            f"unknown task {unknown[0]!r}; {hint} (a folder with tasks of your own is named with `include_path`)"
-        )
+        raise unknown_task(unknown[0], manager.all_tasks, shipped_tasks())
     return manager
 
 

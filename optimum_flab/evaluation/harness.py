@@ -14,7 +14,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints.computation import computation_device, computation_dtype
-from ..checkpoints.finding import find_model
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel, dense_from_memory
 from ..checkpoints.stored_model import StoredModel, check_model
@@ -27,7 +26,7 @@ from ..running.casting import copy_in
 from ..running.generation import BatchCache, config_hash
 from ..running.kernels import prepare_kernels
 from ..running.llama_process import LlamaProcess
-from ..settings.evaluation import DIVERGENCE, STANDARD, EvaluationSettings, check_evaluation
+from ..settings.evaluation import DIVERGENCE, STANDARD, EvaluationSettings
 from ..texts.formats import chat_text
 from ..texts.sources import hub_datasets
 from ..utils.errors import ConfigurationError, FlabError
@@ -36,6 +35,7 @@ from ..utils.progress import say
 from ..vocabulary.infilling import EXAMPLE, InfillingFormat, infilling_format, missing_tokens
 from ..vocabulary.usage import tokenizer_hash
 from .catalog import LoadedTask, hub_dataset, load_tasks, quiet
+from .first_checks import check_models, check_request, no_template
 from .llama_lm import LlamaLM, llama_for
 from .lm import INFILLING, FlabLM
 from .results import EVALUATION, Evaluation, package_versions
@@ -43,7 +43,7 @@ from .scoring import measure_divergence, merge_results, run_task, score_rows
 from .standard import tasks_for_tokenizer, with_standard_set
 from .tasks.infilling import Question, leaves_a_gap
 from .tasks.text import Text, read_texts
-from .vocabularies import Source, described, described_by_headers, kept_tokens
+from .vocabularies import Source, described, kept_tokens
 
 
 Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedModel
@@ -124,20 +124,19 @@ def evaluate(
             needs, or does not fit its tokenizer, or a task runs code outside the sandbox. All of this before weights
             are read, where possible.
     """
-    check_evaluation(settings, has_baseline=baseline is not None)
+    names = {"model": (model, revision)}
+    if baseline is not None:
+        names = {"dense": (baseline, baseline_revision), "pruned": (model, revision)}
     if output is not None:
         OutputFolder(output, EVALUATION, overwrite=overwrite).check()
+    check_request(settings, names, confirm_run_unsafe_code)
     device = computation_device(device)
     prepare_kernels(device)
     dtype = None if settings.dtype is None else computation_dtype(settings.dtype)
     exam = _prepare(settings, confirm_run_unsafe_code)
     if exam.isolation is not None:
         warn_of(exam.isolation)
-    names = {"model": (model, revision)}
-    if baseline is not None:
-        names = {"dense": (baseline, baseline_revision), "pruned": (model, revision)}
-    if exam.texts:
-        check_tokens_by_headers(names)
+    check_models(settings, names)
     sources = {role: source_of(which, at, trust_remote_code, family) for role, (which, at) in names.items()}
     exam = _fit(exam, settings, sources)
     kept = kept_tokens(*(described(sources[role]) for role in ("dense", "pruned"))) if exam.texts else None
@@ -288,21 +287,6 @@ def source_of(model: Model, revision: str | None, trust_remote_code: bool, famil
     return check_model(model, revision=revision, trust_remote_code=trust_remote_code, family=family)
 
 
-def check_tokens_by_headers(names: Mapping[str, tuple[Model, str | None]]) -> None:
-    """Raises a [`FlabError`] where files say by themselves that two models cannot be compared token by token.
-
-    Args:
-        names (`Mapping`): the models `dense` and `pruned`, with their revisions.
-    """
-    found = {}
-    for role, (model, revision) in names.items():
-        if isinstance(model, (tuple, LoadedModel)):
-            return
-        found[role] = described_by_headers(find_model(model, revision))
-    if found["dense"] is not None and found["pruned"] is not None:
-        kept_tokens(found["dense"], found["pruned"])
-
-
 def load(source: Source, dtype: torch.dtype | None, device: torch.device) -> tuple[LoadedModel, EvaluatedModel]:
     """A model with its weights, and what the results say about it. One that was in memory stays as it is.
 
@@ -337,16 +321,13 @@ def check_chat_template(source: Source, tasks: Sequence[LoadedTask]) -> None:
     for task in tasks:
         if not task.chat_template:
             continue
-        plain = task.name.removesuffix("_instruct")
-        instead = f"; use the task {plain!r}" if plain != task.name else ""
         if not source.tokenizer.chat_template:
-            raise FlabError(
-                f"task {task.name!r} needs a chat template, but the tokenizer of {source.name!r} has none{instead}, or"
-                " an instruct model"
-            )
+            raise no_template(task.name, source.name)
         try:
             chat_text(source.tokenizer, [{"role": "user", "content": "question"}], add_generation_prompt=True)
         except FlabError as error:
+            plain = task.name.removesuffix("_instruct")
+            instead = f"; use the task {plain!r}" if plain != task.name else ""
             raise FlabError(f"task {task.name!r} shows {source.name!r} a question: {error}{instead}") from error
 
 

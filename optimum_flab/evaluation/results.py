@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lm_eval.utils import handle_non_serializable
 from pydantic import Field
 
 from ..records.folders import FolderKind, OutputFolder
@@ -103,6 +102,8 @@ class Evaluation(EvaluationRecord):
 
 
 def _as_json(value: Any, indent: int | None = None) -> str:
+    from lm_eval.utils import handle_non_serializable  # takes seconds
+
     return json.dumps(value, indent=indent, ensure_ascii=False, default=handle_non_serializable)
 
 

@@ -7,11 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..checkpoints.finding import ModelFiles
-from ..checkpoints.loading import LoadedModel
-from ..checkpoints.stored_model import StoredModel
 from ..families.files import known_families, known_family
 from ..records.checkpoint import Checkpoint
 from ..records.json_files import read_json
@@ -23,7 +21,12 @@ from ..vocabulary.closure import SPACE
 from ..vocabulary.gguf import PREFIX
 
 
-Source = StoredModel | LoadedModel  # a model that is not loaded yet, or was in memory already
+if TYPE_CHECKING:
+    from ..checkpoints.loading import LoadedModel
+    from ..checkpoints.stored_model import StoredModel
+
+
+Source: TypeAlias = "StoredModel | LoadedModel"  # a model that is not loaded yet, or was in memory already
 NO_TOKEN = re.compile(r"\[PAD\d+\]")  # what GGUF files call a row of the embedding without a token
 
 
@@ -46,6 +49,8 @@ class Described:
 
 def described(source: Source) -> Described:
     """A model whose tokenizer is there."""
+    from ..checkpoints.stored_model import StoredModel  # imports transformers
+
     if isinstance(source, StoredModel):
         config, gguf = source.config, source.files.gguf
     else:
@@ -74,6 +79,13 @@ def described_by_headers(files: ModelFiles) -> Described | None:
     if not vocabulary or not types or not all(types):
         return None
     return Described(files.name, types, vocabulary, _folder_of_plan(files.folder))
+
+
+def check_tokens(dense: ModelFiles, pruned: ModelFiles) -> None:
+    """Raises a [`FlabError`] where files say by themselves that two models cannot be compared token by token."""
+    one, other = described_by_headers(dense), described_by_headers(pruned)
+    if one is not None and other is not None:
+        kept_tokens(one, other)
 
 
 def _types_in(gguf: Path) -> tuple[str, ...]:

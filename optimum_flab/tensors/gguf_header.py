@@ -138,7 +138,7 @@ def read_header(path: Path) -> GgufHeader:
     return _header(path, file_state(path))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # a model and its baseline
 def _header(path: Path, state: tuple[int, int]) -> GgufHeader:
     try:
         with (
