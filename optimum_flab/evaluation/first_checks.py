@@ -121,7 +121,8 @@ def unknown_task(name: str, known: Collection[str], ours: Collection[str]) -> Co
 def _check_known(name: str) -> None:
     """Raises a [`ConfigurationError`] if no task of lm-eval has a name: no file of its tasks so much as holds it.
     Its own index takes several times as long."""
-    spec, wanted, known = find_spec("lm_eval"), name.encode(), set[bytes]()
+    spec = find_spec("lm_eval")
+    wanted, known = name.encode(), set[bytes]()
     for folder in (spec and spec.submodule_search_locations) or ():
         for path in Path(folder, "tasks").rglob("*.y*ml"):
             content = path.read_bytes()
