@@ -28,6 +28,7 @@ from .pruning.result import PrunedModel
 from .records.atomic import write_files
 from .records.checkpoint import Checkpoint
 from .records.folders import FolderKind, OutputFolder
+from .records.ledger import Ledger
 from .records.names import CARD_NAME, gguf_name, is_replaceable
 from .records.plan import PLAN_NAME
 from .records.report import REPORT_NAME, FileCost, report_text
@@ -66,6 +67,7 @@ def is_part_of_checkpoint(path: Path) -> bool:
         return False
 
 
+WRITING, MEASURING = "GGUF files", "measuring GGUF files"  # stages
 CHECKPOINT = FolderKind("a pruned model", PLAN_NAME, is_part_of_checkpoint)
 
 
@@ -188,7 +190,7 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
 
 
 def write_gguf_files(
-    pruned: PrunedModel, dense: LoadedModel, types: Sequence[str]
+    pruned: PrunedModel, dense: LoadedModel, types: Sequence[str], ledger: Ledger
 ) -> Iterator[tuple[Exported, FileCost | None]]:
     """Writes a pruned model as GGUF files beside its weights, which were just written, and measures each on the
     held-out text of the pruning.
@@ -197,6 +199,7 @@ def write_gguf_files(
         dense ([`LoadedModel`]): what it was pruned from. If that is a GGUF file and only its vocabulary was pruned,
             the file of its own type is that one with fewer rows: nothing is quantised again.
         types (`Sequence[str]`): of the files, see [`~settings.export.ExportSettings`].
+        ledger ([`~records.ledger.Ledger`]): gets the stages `"GGUF files"` and `"measuring GGUF files"`.
 
     Returns:
         `Iterator[tuple[Exported, FileCost | None]]`: each file, once it is written and measured; nothing is measured
@@ -208,18 +211,21 @@ def write_gguf_files(
     data = DataSettings() if pruned.config is None else pruned.config.data
     model = _in_files(pruned, dense)
     workspace = Workspace(None if dense.stored is None else pruned.checkpoint.folder)
-    reference = pruned.reference and pruned.reference()
+    with ledger.stage(MEASURING):
+        reference = pruned.reference and pruned.reference()
     matrix = None
     for kind in dict.fromkeys(types):
         path = pruned.checkpoint.folder / gguf_name(pruned.report.base_model.name, kind)
-        if dense.gguf is not None and _is_only_trimmed(pruned, dense.gguf, kind):
-            exported = _trimmed_gguf(pruned, dense.gguf, path)
-        else:
-            exported = export_gguf(model, path, ExportSettings(type=kind), data, matrix)
-            matrix = exported.matrix or matrix
+        with ledger.stage(WRITING):
+            if dense.gguf is not None and _is_only_trimmed(pruned, dense.gguf, kind):
+                exported = _trimmed_gguf(pruned, dense.gguf, path)
+            else:
+                exported = export_gguf(model, path, ExportSettings(type=kind), data, matrix)
+                matrix = exported.matrix or matrix
         cost = None
         try:
-            cost = None if reference is None else file_cost(exported, model, reference, workspace, pruned=True)
+            with ledger.stage(MEASURING):
+                cost = None if reference is None else file_cost(exported, model, reference, workspace, pruned=True)
         except FlabError as error:  # the file is there, and others may follow
             say(f"note: what {path.name} costs was not measured: {error}")
         yield exported, cost

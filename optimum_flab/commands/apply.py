@@ -37,6 +37,7 @@ class PruningVerb(FlabVerb):
         """Print what was removed, the requested completions, which its report then holds, where the model is, and what
         the command took, by its report; or else its report as JSON. Write GGUF files of the requested types."""
         from ..pruned import write_gguf_files, write_records
+        from ..records.ledger import Ledger
         from ..records.report import ComparedCompletion, report_text
         from ..records.summary import files_summary
 
@@ -46,8 +47,9 @@ class PruningVerb(FlabVerb):
         as_json = getattr(self.args, "json", False)
         show: Callable[[str], None] = (lambda text: None) if as_json else self.say
         show(optimizer.summary())
+        ledger = Ledger(counts=optimizer.dense.device.type == "cpu")
         try:
-            for exported, cost in write_gguf_files(pruned, optimizer.dense, types) if types else ():
+            for exported, cost in write_gguf_files(pruned, optimizer.dense, types, ledger) if types else ():
                 show(f"\n{exported.to_text()}")
                 if cost is not None:
                     pruned = replace(pruned, report=pruned.report.with_file(cost))
@@ -59,7 +61,7 @@ class PruningVerb(FlabVerb):
                     show(f"\n--- completion by the {name} model\n{text}")
                 pruned = pruned.with_report(completions=(ComparedCompletion(prompt=prompt, **texts),))
         finally:  # a file or a completion may fail after others
-            pruned = pruned.with_total(self.meter)
+            pruned = pruned.with_stages(ledger.stages).with_total(self.meter)
             write_records(pruned.checkpoint)
         self.show_end(self.args.output, str([*pruned.report.commands.values()][-1]))
         if as_json:

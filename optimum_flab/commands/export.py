@@ -73,11 +73,11 @@ class ExportCommand(FlabVerb):
         from ..pruned import write_records
         from ..records.checkpoint import Checkpoint
         from ..records.report import REPORT_NAME
-        from ..records.rows import file_divergence
+        from ..records.rows import count_texts, file_divergence
 
         bits = f"{cost.cost.dense_bits_per_byte:.4f} -> {cost.cost.pruned_bits_per_byte:.4f}"
         self.say(
-            f"divergence {file_divergence(cost)}, bits per byte {bits}, on {cost.cost.texts:,} held-out texts"
+            f"divergence {file_divergence(cost)}, bits per byte {bits}, on {count_texts(cost.cost.texts, 'held-out')}"
             f" ({cost.cost.positions:,} tokens)"
         )
         if folder is None or folder.resolve() != user_path(self.args.path).parent.resolve():

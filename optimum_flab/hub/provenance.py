@@ -13,6 +13,7 @@ from ..criteria import CHOICES, criterion_of
 from ..records.checkpoint import Checkpoint
 from ..records.paths import dataset_of, without_paths
 from ..records.results import EvaluationRecord
+from ..records.rows import count_texts
 from ..settings.pruning import COMPONENTS
 from ..texts.sources import INSTALLED, STANDARD_LIBRARY
 from .markdown import code
@@ -113,7 +114,7 @@ def text_rows(checkpoint: Checkpoint) -> list[list[str]]:
     besides = _beside_corpus(checkpoint)
     named = f"{corpus}{', and ' * bool(besides)}{join_words(besides)}" if corpus else join_words(besides)
     label = "corpus" + ": decides the vocabulary" * ("vocabulary" in enabled) + by_plan
-    number = "" if texts is None else f" ({texts.corpus:,} texts{' besides' * bool(texts.counts)})"
+    number = "" if texts is None else f" ({count_texts(texts.corpus)}{' besides' * bool(texts.counts)})"
     rows = [[label, (named or f"{default}, the default") + others + number]]
 
     implied = ["a sample of the corpus"]
@@ -122,7 +123,7 @@ def text_rows(checkpoint: Checkpoint) -> list[list[str]]:
         implied = implied * bool(corpus and mix.get("own")) + ["text that comes with the software"]
     calibration = sources_text(data.get("calibration"), checkpoint)
     label = "calibration" + f": decides {join_words(decided)}" * bool(decided) + by_plan
-    number = "" if texts is None else f" ({texts.calibration:,} texts)"
+    number = "" if texts is None else f" ({count_texts(texts.calibration)})"
     rows.append([label, (calibration + others if calibration else join_words(implied)) + number])
 
     if texts is not None:
@@ -130,7 +131,7 @@ def text_rows(checkpoint: Checkpoint) -> list[list[str]]:
         measured = checkpoint.report.held_out if recovery is None else recovery.pruning_held_out
         held_out = measured.texts if data.get("held_out") and measured is not None else texts.held_out
         value = sources_text(data.get("held_out"), checkpoint) or "set aside from the calibration text"
-        rows.append(["held-out text: only measured on", f"{value} ({held_out:,} texts)"])
+        rows.append(["held-out text: only measured on", f"{value} ({count_texts(held_out)})"])
     return rows
 
 

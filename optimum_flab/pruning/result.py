@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..measuring.held_out import DenseReference
 from ..records.checkpoint import Checkpoint
-from ..records.ledger import Meter, total_cost
+from ..records.ledger import Meter, StageCost, total_cost
 from ..records.paths import last_name
 from ..records.plan import PruningPlan
 from ..records.report import Report
@@ -66,6 +66,18 @@ class PrunedModel:
     def with_report(self, **changes: Any) -> PrunedModel:
         """The same model with other fields in its report."""
         return replace(self, report=self.report.model_copy(update=changes))
+
+    def with_stages(self, stages: Mapping[str, StageCost]) -> PrunedModel:
+        """The same model, whose report says what more its last command did.
+
+        Args:
+            stages (`Mapping[str, StageCost]`): what each stage cost, by its name.
+        """
+        report, recovery = self.report, self.report.recovery
+        if recovery is not None and recovery.command:
+            recovery = recovery.model_copy(update={"stages": {**recovery.stages, **stages}})
+            return self.with_report(recovery=recovery)
+        return self.with_report(stages={**report.stages, **stages})
 
     def with_total(self, meter: Meter) -> PrunedModel:
         """The same model, whose report says what a whole command has cost by now.

@@ -36,6 +36,16 @@ def decimals(value: float | None) -> str:
     return "not measured" if value is None or not math.isfinite(value) else f"{value:.4g}"
 
 
+def nats(divergence: float) -> str:
+    """A divergence in nats per token. None is below 0: what comes out so is nearer to it than can be measured."""
+    return f"{max(divergence, 0.0) + 0.0:.4f}"
+
+
+def count_texts(number: int, kind: str = "") -> str:
+    """A number of texts, perhaps of a `kind`."""
+    return f"{number:,} {kind and kind + ' '}text{'' if number == 1 else 's'}"
+
+
 def typeset(text: str) -> str:
     """Terminal text with typographic signs: minus and times signs, and a dash where there is nothing."""
     return re.sub(r"(?<=\d)x$", " ×", re.sub(r"(?<![\w-])-(?=[\d∞])", "−", text)) if text.strip("-") else "–"
@@ -160,15 +170,16 @@ def file_rows(report: Report) -> list[list[str]]:
 
 def file_divergence(file: FileCost) -> str:
     """The divergence of a file, and from what, if not from the dense model."""
-    return f"{decimals(file.cost.divergence)}{UNQUANTISED if file.against == 'unquantised' else ''}"
+    return f"{decimals(max(file.cost.divergence, 0.0))}{UNQUANTISED if file.against == 'unquantised' else ''}"
 
 
-TYPES_HEADING = ("type", "MB, whole body", "nats, rounding", "vocabulary", "layers", "FFN width", "nats, pruning", "")
+TYPES_HEADING = ("type", "MB, as measured", "nats, rounding", "vocabulary", "layers", "FFN width", "nats, pruning", "")
 
 
 def type_rows(search: Search) -> list[list[str]]:
     """What could have been had, where a GGUF type was to be found: the types that were measured, from the smallest,
-    and with what shape each meets the size. The search adds the two divergences up, the second times
+    and with what shape each meets the size. The files that were measured hold the whole body, and the vocabulary at
+    which the search begins. The search adds the two divergences up, the second times
     [`~pruning.shapes.REFITTED`]."""
     types = {one.file_type: one for one in search.types}
     tried = [one for one in search.candidates if one.file_type in types]
@@ -176,9 +187,9 @@ def type_rows(search: Search) -> list[list[str]]:
     for one in sorted(tried, key=lambda one: types[str(one.file_type)].bytes):
         kind, sizes = types[str(one.file_type)], one.sizes
         shape = (count(sizes[name]) for name in ("vocab_size", "num_hidden_layers", "intermediate_size"))
-        costs = f"{kind.bytes / 1e6:,.1f}", f"{kind.divergence:.4f}"
+        costs = f"{kind.bytes / 1e6:,.1f}", nats(kind.divergence)
         taken = "taken" if one.chosen else ""
-        rows.append([kind.file_type, *costs, *shape, f"{one.validation_divergence:.4f}", taken])
+        rows.append([kind.file_type, *costs, *shape, nats(one.validation_divergence), taken])
     return rows
 
 
@@ -193,7 +204,7 @@ def frontier_rows(search: Search) -> list[list[str]]:
             one.file_type,
             *(count(one.sizes[name]) for name in ("vocab_size", "num_hidden_layers", "intermediate_size")),
             f"{one.removed_body_ratio:.1%}",
-            f"{one.divergence:.4f}",
+            nats(one.divergence),
             "taken" if one.chosen else "" if one.measured else "estimated",
         ]
         for one in search.frontier

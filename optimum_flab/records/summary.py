@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from .held_out import HeldOut
 from .report import Recovery, Report
-from .rows import FILE_HEADING, TYPES_HEADING, component_rows, file_rows, next_sizes, shape_rows, text_table, type_rows
+from .rows import (
+    FILE_HEADING,
+    TYPES_HEADING,
+    component_rows,
+    count_texts,
+    file_rows,
+    nats,
+    next_sizes,
+    shape_rows,
+    text_table,
+    type_rows,
+)
 from .verdict import file_verdicts, verdict_of
 
 
@@ -28,9 +39,9 @@ def report_summary(report: Report) -> str:
         dense_bits, bits = held_out.dense_bits_per_byte, held_out.pruned_bits_per_byte
         lines += [
             "",
-            f"On {held_out.texts} held-out texts ({held_out.positions:,} tokens):",
+            f"On {count_texts(held_out.texts, 'held-out')} ({held_out.positions:,} tokens):",
             f"  bits per byte          {dense_bits:.4f} -> {bits:.4f} ({bits / dense_bits - 1:+.1%})",
-            f"  divergence             {held_out.divergence:.4f} nats per token, over the vocabulary that is left",
+            f"  divergence             {nats(held_out.divergence)} nats per token, over the vocabulary that is left",
             f"  removed tokens         had {held_out.lost_mass:.3%} of the dense model's probability",
             f"  tokens                 {held_out.dense_tokens:,} -> {held_out.pruned_tokens:,} "
             f"({held_out.texts_cut_differently} texts tokenised differently)",
@@ -73,7 +84,7 @@ def _kind_lines(held_out: HeldOut) -> list[str]:
     rows = [["By kind of text", "tokens", "divergence", "bits per byte"]]
     for kind, cost in held_out.by_kind.items():
         bits = f"{cost.dense_bits_per_byte:.4f} -> {cost.pruned_bits_per_byte:.4f}"
-        rows.append([kind, f"{cost.positions:,}", f"{cost.divergence:.4f}", bits])
+        rows.append([kind, f"{cost.positions:,}", nats(cost.divergence), bits])
     return ["", *text_table(rows, (18, 10, 13, 23))]
 
 

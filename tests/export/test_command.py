@@ -182,6 +182,9 @@ def test_a_pruning_writes_the_files_that_are_asked_for(project, monkeypatch):
     assert fine.cost.dense_bits_per_byte == pytest.approx(report.held_out.dense_bits_per_byte)
     assert fine.cost.pruned_bits_per_byte == pytest.approx(report.held_out.pruned_bits_per_byte, abs=2e-3)
     assert fine.cost.divergence < coarse.cost.divergence < 0.01
+    stages = [report.stages[name] for name in ("GGUF files", "measuring GGUF files")]
+    assert all(0 < stage.wall_seconds < report.total.wall_seconds for stage in stages)
+    assert stages[1].flop and "measuring GGUF files" in (project / "out/flab_report.html").read_text()
     shown = f"{coarse.cost.divergence:.4g}"
     for text in (done.out, *((project / "out" / name).read_text() for name in ("README.md", "flab_report.html"))):
         assert shown in text

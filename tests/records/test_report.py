@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.held_out import KindCost
-from optimum_flab.records.report import FileCost, Report, report_text
+from optimum_flab.records.report import FileCost, Report, TriedType, report_text
+from optimum_flab.records.rows import count_texts, nats, type_rows
 from optimum_flab.records.summary import report_summary
 from optimum_flab.records.verdict import file_verdicts, programs_by_body, verdict_of
 from optimum_flab.utils.errors import FlabError
@@ -225,3 +226,20 @@ def test_a_report_is_not_changed_by_hand():
     with pytest.raises(ValidationError, match="frozen"):
         report.seed = 3
     assert Report.model_validate({**report.model_dump(), "colour": "red"}) == report
+
+
+def test_a_divergence_that_comes_out_below_none_is_shown_as_none():
+    assert [nats(value) for value in (0.01234, -0.0, -1e-7, -0.2)] == ["0.0123", "0.0000", "0.0000", "0.0000"]
+    assert nats(math.nan) == "nan"
+    search = read_report(SEARCHED).search
+    kind = TriedType(file_type="q8_0", bytes=10**6, divergence=-2e-4, bits_per_byte=-1e-4)
+    tried = search.candidates[0].model_copy(update={"file_type": "q8_0"})
+    (row,) = type_rows(search.model_copy(update={"types": [kind], "candidates": [tried]}))
+    assert row[2] == "0.0000"
+
+
+def test_one_text_is_not_several():
+    assert [count_texts(number, "held-out") for number in (1, 2)] == ["1 held-out text", "2 held-out texts"]
+    report = read_report(SEARCHED)
+    report = report.model_copy(update={"held_out": report.held_out.model_copy(update={"texts": 1})})
+    assert "On 1 held-out text (" in report_summary(report)
