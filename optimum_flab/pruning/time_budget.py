@@ -27,7 +27,8 @@ from .rounding import TRIAL_TOKENS
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 # Estimates
 BASE = 40.0  # seconds for texts, tokenizer and files
-REACHED = 0.85  # of the speed of a plain matrix product
+REACHED = 0.75  # of the speed of a plain matrix product, by products in float32
+BESIDE = 0.25  # of the products of a layer: what else it does takes as long as so many of them in float32
 CUBES = 5  # multiplications and additions that a decision costs, over the cube of its width
 COUNTED = 0.5  # of the tokens, those whose weight is large enough to be summed
 KEPT = 0.3  # of the vocabulary, while shapes are compared and tokens weighted
@@ -171,8 +172,9 @@ def expected_seconds(request: Request, pace: Pace, tokens: int, processes: int =
         tokens (`int`): of calibration text.
         processes (`int`): that share the text.
     """
-    stages = expected_flop(request, tokens, processes).values()
-    return BASE + sum(flop / speed for stage in stages for flop, speed in zip(stage, pace, strict=True)) / REACHED
+    flop = Pace(*map(sum, zip(*expected_flop(request, tokens, processes).values(), strict=True)))
+    in_float32 = flop.statistics / REACHED + BESIDE * (flop.layers + flop.estimates)
+    return BASE + in_float32 / pace.statistics + flop.layers / pace.layers + flop.estimates / pace.estimates
 
 
 def chosen_tokens(expected: Callable[[int], float], tokens: int, least: int, allowed: float) -> tuple[int, str]:
