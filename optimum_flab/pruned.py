@@ -44,6 +44,7 @@ from .utils.hashing import file_sha256
 from .utils.memory import give_back_memory
 from .utils.places import cache_root
 from .utils.progress import progress_bar, say
+from .utils.units import parse_bytes
 
 
 if TYPE_CHECKING:
@@ -217,11 +218,11 @@ def write_gguf_files(
     for kind in dict.fromkeys(types):
         path = pruned.checkpoint.folder / gguf_name(pruned.report.base_model.name, kind)
         with ledger.stage(WRITING):
+            exported = None
             if dense.gguf is not None and _is_only_trimmed(pruned, dense.gguf, kind):
-                exported = _trimmed_gguf(pruned, dense.gguf, path)
-            else:
-                exported = export_gguf(model, path, ExportSettings(type=kind), data, matrix)
-                matrix = exported.matrix or matrix
+                exported = _trimmed_gguf(pruned, dense.gguf, path, kind)
+            exported = exported or export_gguf(model, path, ExportSettings(type=kind), data, matrix)
+            matrix = exported.matrix or matrix
         cost = None
         try:
             with ledger.stage(MEASURING):
@@ -263,17 +264,23 @@ def _is_only_trimmed(pruned: PrunedModel, source: Path, kind: str) -> bool:
     return False
 
 
-def _trimmed_gguf(pruned: PrunedModel, source: Path, path: Path) -> Exported:
+def _trimmed_gguf(pruned: PrunedModel, source: Path, path: Path, kind: str) -> Exported | None:
+    """Writes the pruned file with fewer rows; `None` where that is larger than the size that was asked for, which was
+    found for a new file of this type: the pruned one may hold the embedding twice, or tensors in finer types."""
     from .export.gguf_file import WrittenFile, temporary_folder
     from .trim.gguf import GgufModel
     from .vocabulary.files import SAMPLES
 
-    model = GgufModel(source, more={WEIGHTS_FIELD: str(pruned.report.weights_sha256)})
-    kept = pruned.plan.kept_tokens
+    report, kept = pruned.report, pruned.plan.kept_tokens
+    model = GgufModel(source, more={WEIGHTS_FIELD: str(report.weights_sha256)})
     assert kept is not None  # its vocabulary is what was pruned
     with temporary_folder(path) as folder:
         model.check_tokens(kept, folder, SAMPLES)
-        model.write(kept, folder, path.stem).paths[0].replace(path)
+        written = model.write(kept, folder, path.stem).paths[0]
+        most = parse_bytes(report.target_size or "") if report.target_type == kind else None
+        if most is not None and written.stat().st_size > most:
+            return None
+        written.replace(path)
     note = f"{path.name} is the pruned file with fewer rows: nothing was quantised again"
     return Exported((WrittenFile(path, path.stat().st_size, file_sha256(path)),), (note,))
 

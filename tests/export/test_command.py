@@ -226,6 +226,27 @@ def test_an_export_beside_its_pruned_model_is_measured_against_it_and_noted(proj
     assert (project / "out/flab_report.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(("name", "less", "is_as_it_was"), [("twice", 50_000, False), ("model", 10_000, True)])
+def test_a_file_with_fewer_rows_is_taken_if_it_meets_the_size(name, less, is_as_it_was, project):
+    """That which holds the embedding twice is larger than a new one."""
+    model = tiny_model("llama", 600, hidden_size=64)
+    model.lm_head.weight.copy_(model.model.embed_tokens.weight)
+    model.save_pretrained(project / "twice")
+    byte_level_tokenizer(600).save_pretrained(project / "twice")
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
+    (project / "corpus.jsonl").write_text(rows)
+    assert flab("export", name, "dense.gguf", "--type", "q8_0", "--no-measure", cwd=project).code == 0
+    size = (project / "dense.gguf").stat().st_size - less
+    prune = f"prune -m dense.gguf out --target-size {size} --target-type q8_0 --gguf q8_0 --no-layers --no-ffn"
+    prune += " --keep-merges 0 --corpus corpus.jsonl --mix own=1 --output-dtype float32 --cache-dir cache"
+    prune += " --sequence-length 64 --calibration-tokens 512 --validation-tokens 64 --held-out-tokens 64"
+    done = flab(*prune.split(), cwd=project)
+    assert done.code == 0, done.err
+    assert ("is the pruned file with fewer rows" in done.out) == is_as_it_was
+    (file,) = Checkpoint(project / "out").report.files
+    assert file.bytes <= size
+
+
 def test_a_file_that_only_has_fewer_rows_is_measured_as_the_others_are(project):
     rows = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
     (project / "corpus.jsonl").write_text(rows)
