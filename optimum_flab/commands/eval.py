@@ -55,7 +55,7 @@ class EvalCommand(FlabVerb):
                 "the following arguments are required: -m/--model (only --check-references works without)"
             )
 
-        from ..evaluation.first_checks import check_request
+        from ..evaluation.first_checks import check_request, roles_of
         from ..evaluation.results import EVALUATION
         from ..records.folders import OutputFolder
         from ..records.results import result_text
@@ -66,9 +66,7 @@ class EvalCommand(FlabVerb):
             if args.output is None
             else OutputFolder(args.output, EVALUATION, overwrite=args.overwrite, inputs=inputs)
         )
-        names = {"model": (args.model, args.revision)}
-        if args.baseline is not None:
-            names = {"dense": (args.baseline, args.baseline_revision), "pruned": (args.model, args.revision)}
+        names = roles_of(args.model, args.revision, args.baseline, args.baseline_revision)
         with output_folder as output:
             check_request(settings, names, args.confirm_run_unsafe_code)
             from ..evaluation.harness import evaluate  # takes seconds, in which nothing should be refused

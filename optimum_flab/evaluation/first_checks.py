@@ -29,13 +29,22 @@ TEMPLATE_FILES = ("tokenizer_config.json", "chat_template.json")
 NAMES = re.compile(rb"^(?:task|group|tag): *['\"]?([\w.-]+)", re.MULTILINE)  # of tasks, in lm-eval's YAML
 
 
+def roles_of(
+    model: Model, revision: str | None, baseline: Model | None, baseline_revision: str | None
+) -> dict[str, tuple[Model, str | None]]:
+    """The models of an evaluation by role, `dense` and `pruned` or only `model`, with their revisions."""
+    if baseline is None:
+        return {"model": (model, revision)}
+    return {"dense": (baseline, baseline_revision), "pruned": (model, revision)}
+
+
 def check_request(
     settings: EvaluationSettings, names: Mapping[str, tuple[Model, str | None]], confirm_run_unsafe_code: bool
 ) -> None:
     """Raises what [`~evaluation.harness.evaluate`] does, as far as it can be told in seconds.
 
     Args:
-        names (`Mapping`): the models by role, `dense` and `pruned` or only one, with their revisions.
+        names (`Mapping`): the models, see [`roles_of`].
     """
     check_evaluation(settings, has_baseline="dense" in names)
     for name in settings.tasks:
@@ -48,7 +57,7 @@ def check_models(settings: EvaluationSettings, names: Mapping[str, tuple[Model, 
     """Raises a [`FlabError`] where the files of models say that they cannot be evaluated, or not compared.
 
     Args:
-        names (`Mapping`): the models by role, see [`check_request`]; those in memory are not looked at.
+        names (`Mapping`): the models, see [`roles_of`]; those in memory are not looked at.
     """
     found = {}
     for role, (model, revision) in names.items():
@@ -150,8 +159,13 @@ def _check_template(files: ModelFiles, settings: EvaluationSettings) -> None:
 
 def no_template(task: str, model: Any) -> FlabError:
     """The refusal of a task for a model without a chat template."""
-    plain = task.removesuffix("_instruct")
-    instead = f"; use the task {plain!r}" if plain != task else ""
     return FlabError(
-        f"task {task!r} needs a chat template, but the tokenizer of {model!r} has none{instead}, or an instruct model"
+        f"task {task!r} needs a chat template, but the tokenizer of {model!r} has none{instead_of(task)}, or an"
+        " instruct model"
     )
+
+
+def instead_of(task: str) -> str:
+    """What to ask a model that cannot be asked by its chat template."""
+    plain = task.removesuffix("_instruct")
+    return f"; use the task {plain!r}" if plain != task else ""

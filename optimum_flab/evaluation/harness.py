@@ -35,7 +35,7 @@ from ..utils.progress import say
 from ..vocabulary.infilling import EXAMPLE, InfillingFormat, infilling_format, missing_tokens
 from ..vocabulary.usage import tokenizer_hash
 from .catalog import LoadedTask, hub_dataset, load_tasks, quiet
-from .first_checks import check_models, check_request, no_template
+from .first_checks import check_models, check_request, instead_of, no_template, roles_of
 from .llama_lm import LlamaLM, llama_for
 from .lm import INFILLING, FlabLM
 from .results import EVALUATION, Evaluation, package_versions
@@ -124,9 +124,7 @@ def evaluate(
             needs, or does not fit its tokenizer, or a task runs code outside the sandbox. All of this before weights
             are read, where possible.
     """
-    names = {"model": (model, revision)}
-    if baseline is not None:
-        names = {"dense": (baseline, baseline_revision), "pruned": (model, revision)}
+    names = roles_of(model, revision, baseline, baseline_revision)
     if output is not None:
         OutputFolder(output, EVALUATION, overwrite=overwrite).check()
     check_request(settings, names, confirm_run_unsafe_code)
@@ -326,9 +324,8 @@ def check_chat_template(source: Source, tasks: Sequence[LoadedTask]) -> None:
         try:
             chat_text(source.tokenizer, [{"role": "user", "content": "question"}], add_generation_prompt=True)
         except FlabError as error:
-            plain = task.name.removesuffix("_instruct")
-            instead = f"; use the task {plain!r}" if plain != task.name else ""
-            raise FlabError(f"task {task.name!r} shows {source.name!r} a question: {error}{instead}") from error
+            shown = f"task {task.name!r} shows {source.name!r} a question: {error}"
+            raise FlabError(f"{shown}{instead_of(task.name)}") from error
 
 
 def ask_for_gaps(exam: Exam, sources: Sequence[Source]) -> Exam:

@@ -76,9 +76,21 @@ def described_by_headers(files: ModelFiles) -> Described | None:
         known, vocabulary = content.get("model", {}).get("vocab"), {}
         if isinstance(known, dict):  # a list has scores too, and its order may not be that of the ids
             vocabulary = known | {token["content"]: token["id"] for token in content.get("added_tokens", ())}
+        if not _configured_tokens(files.folder) <= vocabulary.keys():  # loading adds the others
+            return None
     if not vocabulary or not types or not all(types):
         return None
     return Described(files.name, types, vocabulary, _folder_of_plan(files.folder))
+
+
+def _configured_tokens(folder: Path) -> set[str]:
+    """The tokens that the configuration of a tokenizer names."""
+    path = folder / "tokenizer_config.json"
+    stated = read_json(path, DOWNLOAD) if path.is_file() else {}
+    named = [value for name, value in stated.items() if name.endswith("_token")]
+    named += stated.get("added_tokens_decoder", {}).values()
+    found = (one.get("content") if isinstance(one, dict) else one for one in named)
+    return {one for one in found if isinstance(one, str)}
 
 
 def check_tokens(dense: ModelFiles, pruned: ModelFiles) -> None:

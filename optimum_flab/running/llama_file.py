@@ -42,7 +42,8 @@ class LlamaFile:
         self._silence()
         settings = self.library.llama_model_default_params()
         settings.n_gpu_layers = 0
-        self._model = self._made(self.library.llama_model_load_from_file(os.fsencode(path), settings))
+        loaded = self.library.llama_model_load_from_file(os.fsencode(path), settings)
+        self._model = self._made(loaded, "llama.cpp cannot read this file")
         self.vocabulary = self.library.llama_model_get_vocab(self._model)
         self.known: list[list[int]] = []  # what has been read of each sequence
 
@@ -58,10 +59,10 @@ class LlamaFile:
         self._say = ffi.callback("ggml_log_callback", say)  # kept: llama.cpp calls it until it is told otherwise
         library.llama_log_set(self._say, ffi.NULL)
 
-    def _made(self, made: Any) -> Any:
+    def _made(self, made: Any, fault: str) -> Any:
         if made == self.ffi.NULL:
             self.close()
-            raise ValueError(f"{self.path}: llama.cpp cannot read this file")
+            raise ValueError(f"{self.path}: {fault}")
         return made
 
     def begin(self, sequences: int, length: int, threads: int, prompt_threads: int | None = None) -> None:
@@ -81,7 +82,8 @@ class LlamaFile:
         settings.n_batch = BATCH
         settings.kv_unified = False
         settings.n_threads, settings.n_threads_batch = threads, prompt_threads or threads
-        self._context = self._made(library.llama_init_from_model(self._model, settings))
+        fault = f"llama.cpp has no room for {sequences:,} texts of {length:,} tokens"
+        self._context = self._made(library.llama_init_from_model(self._model, settings), fault)
         self._memory = library.llama_get_memory(self._context)
         self._batch = library.llama_batch_init(BATCH, 0, 1)
         self.known = [[] for _ in range(sequences)]

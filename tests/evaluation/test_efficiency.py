@@ -302,7 +302,6 @@ def test_a_prompt_too_long_for_a_model_is_refused_before_any_work(checkpoints, m
         measure_efficiency(checkpoints[0], None, BenchSettings(prompt_tokens=250, new_tokens=7))
 
 
-@pytest.mark.thorough  # each measurement imports torch in two processes more
 def test_models_are_computed_in_their_own_number_format_unless_another_is_named(tmp_path):
     tiny_model("qwen2", vocab_size=PRUNED_VOCABULARY, dtype=torch.bfloat16).bfloat16().save_pretrained(tmp_path)
     byte_level_tokenizer(PRUNED_VOCABULARY).save_pretrained(tmp_path)

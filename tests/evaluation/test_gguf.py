@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROSE, TEXTS, byte_level_tokenizer, small_config, tiny_model
+from transformers import AutoTokenizer
 
 from optimum_flab import EvaluationSettings, FlabOptimizer, evaluate
+from optimum_flab.checkpoints.finding import find_model
 from optimum_flab.checkpoints.loading import load_dense
 from optimum_flab.evaluation import harness, llama_lm
 from optimum_flab.evaluation.llama_lm import LlamaLM
 from optimum_flab.evaluation.results import Evaluation
-from optimum_flab.evaluation.vocabularies import Described, kept_tokens
+from optimum_flab.evaluation.vocabularies import Described, check_tokens, kept_tokens
 from optimum_flab.export import export_gguf
 from optimum_flab.running.generation import BatchCache, truncate_at
+from optimum_flab.running.llama_file import LlamaFile
 from optimum_flab.running.llama_process import LlamaProcess, llama_version
 from optimum_flab.settings.export import ExportSettings
 from optimum_flab.utils.errors import FlabError
@@ -78,6 +82,19 @@ def test_what_cannot_be_compared_is_refused_by_the_headers(folder, tmp_path, mon
     byte_level_tokenizer(600).save_pretrained(folder / "other")
     with pytest.raises(FlabError, match="pruned.gguf' is a (llama|mistral) model, and .*other' a qwen2 one"):
         divergence(folder, "pruned.gguf", "other")
+
+
+def test_tokens_that_loading_adds_are_no_reason_to_refuse(folder, tmp_path):
+    dense, pruned = shutil.copytree(folder / "dense", tmp_path / "dense"), tmp_path / "pruned"
+    config = json.loads((dense / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (dense / "tokenizer_config.json").write_text(json.dumps({**config, "pad_token": "<new>"}), encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(dense)
+    assert "<new>" in tokenizer.get_vocab() and "<new>" not in (dense / "tokenizer.json").read_text(encoding="utf-8")
+    shutil.copytree(dense, pruned)
+    tokenizer.save_pretrained(pruned)
+    check_tokens(find_model(dense), find_model(pruned))
+    with pytest.raises(FlabError, match=r"has 1 tokens that .*dense' lacks \('<new>'"):
+        check_tokens(find_model(folder / "dense"), find_model(pruned))
 
 
 def test_rows_without_a_token_have_no_counterpart():
@@ -165,6 +182,18 @@ def test_a_process_that_ends_says_why(folder, tmp_path):
     with pytest.raises(FlabError, match="llama.cpp ended"):
         process.begin(1, 8)
     process.close()
+
+
+@needs_llama
+def test_no_room_is_not_told_as_a_damaged_file(folder):
+    class Full:
+        def __getattr__(self, name):
+            return (lambda *_: file.ffi.NULL) if name == "llama_init_from_model" else getattr(library, name)
+
+    with LlamaFile(str(folder / "pruned.gguf")) as file:
+        library, file.library = file.library, Full()
+        with pytest.raises(ValueError, match=r"pruned.gguf: llama.cpp has no room for 64 texts of 9,000 tokens"):
+            file.begin(64, 9000, 1)
 
 
 def test_without_llama_cpp_the_dequantised_weights_answer(folder, tmp_path, monkeypatch):
