@@ -108,6 +108,12 @@ def test_heads_take_a_pass_over_the_text_unless_all_stay_and_no_survey():
     assert 0 < seconds(dense // 2, target_ratio=0.3) - seconds(dense, target_ratio=0.3) < alone - none
 
 
+def test_every_process_tries_the_files_itself():
+    named, found = (FlabPrunerConfig(target_size="1MB", target_type=kind) for kind in ("f16", "auto"))
+    one, two = (seconds_for(found, SIZES, SLOW, number) - seconds_for(named, SIZES, SLOW, number) for number in (1, 2))
+    assert one == pytest.approx(two) and one > 0
+
+
 def test_several_processes_and_idle_experts_take_less():
     config = FlabPrunerConfig(target_ratio=0.3)
     mixture = member("qwen3_moe")

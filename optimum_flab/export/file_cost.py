@@ -26,12 +26,12 @@ def file_cost(
         workspace ([`~tensors.workspace.Workspace`]): holds the dequantised weights.
         pruned (`bool`): whether `reference` is of the model that `model` was pruned from, and not of itself.
     """
-    first, sizes = exported.files[0], [file.bytes for file in exported.files]
+    first = exported.files[0]
     held_out = reference.measure(dequantised(model, first.path, reference.dtype, workspace))
     return FileCost(
         name=first.path.name,
         type=type_name(read_header(first.path).fields),
-        bytes=sum(sizes),
+        bytes=sum(file.bytes for file in exported.files),
         sha256=first.sha256,
         against="dense" if pruned else "unquantised",
         cost=KindCost(**{name: getattr(held_out, name) for name in KindCost.model_fields}),

@@ -8,12 +8,13 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..running.llama_process import PACKAGE
 from ..settings.export import OWN_TYPES
 from ..utils.errors import FlabError
 from ..utils.progress import say
 
 
-PROGRAM, PACKAGE = "llama-quantize", "llama_cpp_py_sync"  # the package has llama.cpp's library in its wheel
+PROGRAM = "llama-quantize"
 
 
 def find_quantiser() -> list[str] | None:

@@ -155,8 +155,8 @@ def expected_flop(request: Request, tokens: int | None = None, processes: int = 
     weighted = tokens / processes * (body + 2 * head * KEPT) if fitted else 0
     # the dense model reads much of the text in both tokenisations, and rows have some padding
     read = (3.2 * body + 3 * head) if fitted else (2.2 * body + 2.8 * head) / UNCHANGED_PART
-    if request.config.target_type == AUTO:
-        measured += TYPES_TRIED * (TRIAL_TOKENS * (body + head * KEPT) + TYPE_TOKENS * body)
+    if request.config.target_type == AUTO:  # by every process
+        apart += TYPES_TRIED * (TRIAL_TOKENS * (body + head * KEPT) + TYPE_TOKENS * body)
     return {
         "texts": Pace(0, 0, (body + head) * WRITING * written),
         "shape": Pace(survey, body * surveyed, measured / processes + apart),
