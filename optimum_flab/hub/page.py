@@ -12,21 +12,19 @@ from ..records.report import Report, Search
 from ..records.results import EvaluationRecord
 from ..records.rows import (
     FILE_HEADING,
-    FRONTIER_HEADING,
     KIND_LABELS,
     LEDGER_HEADING,
-    TYPES_HEADING,
     component_rows,
     count,
     count_texts,
     decimals,
     file_rows,
-    frontier_rows,
+    frontier_table,
     held_out_rows,
     ledger_rows,
     next_sizes,
     size_rows,
-    type_rows,
+    type_table,
     typeset,
 )
 from ..records.verdict import file_verdicts, verdict_of
@@ -60,11 +58,9 @@ def render_page(report: Report, evaluations: Sequence[EvaluationRecord]) -> str:
         file_verdicts=file_verdicts(report),
         ledger_heading=LEDGER_HEADING,
         ledger_rows=ledger_rows,
-        types_heading=TYPES_HEADING,
         count_texts=count_texts,
-        type_rows=type_rows,
-        frontier_heading=FRONTIER_HEADING,
-        frontier_rows=frontier_rows,
+        types=[] if report.search is None else type_table(report.search),
+        frontier_table=frontier_table,
         frontier_plot=frontier_plot,
         next_sizes=next_sizes,
         measured=[part for part in COMPONENTS if report.dense.sizes.get(part.reported)],
@@ -82,7 +78,7 @@ def render_page(report: Report, evaluations: Sequence[EvaluationRecord]) -> str:
 def frontier_plot(search: Search) -> dict[str, list[tuple[float, float, str]]]:
     """Where the points of a plot of divergence over size lie, in percent of its width from the left and of its height
     from the top, with what each is: sizes evenly, divergences by their logarithm, in whole powers of ten."""
-    points = search.frontier
+    points, (heading, *rows) = search.frontier, frontier_table(search)
     sizes = [one.bytes for one in points]
     logarithms = [math.log10(max(one.divergence, LEAST_SHOWN)) for one in points]
     low, high = math.floor(min(logarithms)), math.ceil(max(logarithms))
@@ -94,10 +90,13 @@ def frontier_plot(search: Search) -> dict[str, list[tuple[float, float, str]]]:
     def left(size: int) -> float:
         return 100 * (size - sizes[0]) / (sizes[-1] - sizes[0] or 1)
 
+    told = [
+        "; ".join(f"{cell} {what}".strip() for cell, what in zip(row, heading, strict=True) if cell) for row in rows
+    ]
     return {
         "points": [
-            (left(one.bytes), top(logarithm), "; ".join(filter(None, cells)))
-            for one, logarithm, cells in zip(points, logarithms, frontier_rows(search), strict=True)
+            (left(one.bytes), top(logarithm), said)
+            for one, logarithm, said in zip(points, logarithms, told, strict=True)
         ],
         "lines": [(0.0, top(power), f"{10.0**power:g}") for power in range(low, high + 1)],
     }

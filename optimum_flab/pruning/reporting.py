@@ -43,7 +43,6 @@ def build_report(
     """
     if "weights_sha256" not in fields:
         fields["weights_sha256"] = None if pruned.device.type == "meta" else weights_hash(pruned)
-    targets = {name: plan.settings.get(name) for name in ("target_ratio", "target_size", "target_type")}
     layers = len(dense.family.decoder_layers(dense.model))
     before = _side(dense.model, dense.family, dense.storage_dtype)
     after = _side(pruned, dense.family, getattr(torch, plan.dtype))
@@ -59,6 +58,7 @@ def build_report(
         pruned=after,
         removed_ratio=1 - after.parameters / before.parameters,
         removed_body_ratio=1 - after.body_parameters / before.body_parameters,
+        **{name: plan.settings.get(name) for name in ("target_ratio", "target_size", "target_type")},
         removed_layer_indices=tuple(sorted(set(range(layers)) - set(plan.kept_layers))),
         notes=(*dense.notes, *([] if left_out is None else [left_out]), *notes),
         seed=plan.settings.get("seed"),
@@ -66,7 +66,7 @@ def build_report(
         stages=dict(ledger.stages),
         total=ledger.total,
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
-        **{**targets, **fields},
+        **fields,
     )
 
 

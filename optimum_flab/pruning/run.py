@@ -24,6 +24,7 @@ from ..records.ledger import Ledger
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
 from ..records.report import Search
+from ..records.rows import nats
 from ..records.texts import TextCounts
 from ..records.work import json_stage
 from ..running.kernels import prepare_kernels
@@ -112,7 +113,6 @@ def prune(dense: LoadedModel, request: Request, run: Run, seconds: float | None 
     sha256 = weights_hash(model)
     dense.check_unchanged()
     held_out, reference = held_out_cost(computing, model, sha256, decision, texts, run)
-    found = {"target_type": decision.file_type} if decision.file_type else {}
     counted = sorted({name for file in request.counts for name in file.counts.datasets})
     report = build_report(
         readable,
@@ -125,7 +125,6 @@ def prune(dense: LoadedModel, request: Request, run: Run, seconds: float | None 
         texts=decision.texts,
         datasets=(*texts.datasets, *counted),
         weights_sha256=sha256,
-        **found,
     )
     return PrunedModel(
         model, decision.tokenizer, decision.plan, report, request.config, work=run.work, reference=reference
@@ -161,7 +160,6 @@ class Decision:
         texts ([`TextCounts`]): the texts that decided, for the report.
         identity (`Mapping[str, Any]`): everything that decides the pruned model, as JSON can hold it.
         request ([`Request`]): what was requested.
-        file_type (`str`, *optional*): the GGUF type of the file, where that was to be found.
     """
 
     plan: PruningPlan
@@ -170,7 +168,6 @@ class Decision:
     texts: TextCounts
     identity: Mapping[str, Any]
     request: Request
-    file_type: str | None = None
 
 
 def decide(computing: LoadedModel, weights: str, request: Request, texts: TextSets, run: Run) -> Decision:
@@ -189,7 +186,7 @@ def decide(computing: LoadedModel, weights: str, request: Request, texts: TextSe
     chosen = chosen_shape(inputs, candidates)
     run.processes.check_same(chosen.hash, "the sizes and layers that were chosen")
     chosen, plan = better_file(inputs, chosen)
-    run.processes.check_same([chosen.hash, str(chosen.file_type)], "the file that loses less")
+    run.processes.check_same(chosen.hash, "the file that loses less")
     if chosen.file_type is not None:
         plan = replace(plan, settings={**plan.settings, "target_type": chosen.file_type})
     run.notes += file_notes(inputs.request, chosen) + chosen.notes
@@ -197,7 +194,7 @@ def decide(computing: LoadedModel, weights: str, request: Request, texts: TextSe
         counted = text_counts(texts, tokens, request, plan.kept_tokens)
     identity = inputs.decided_by(dtype=str(request.dtype), shape=chosen.hash)
     tokenizer = tokens.of_plan(plan.kept_tokens)
-    return Decision(plan, tokenizer, chosen.search, counted, identity, request, chosen.file_type)
+    return Decision(plan, tokenizer, chosen.search, counted, identity, request)
 
 
 def file_notes(request: Request, chosen: ChosenShape) -> list[str]:
@@ -213,7 +210,7 @@ def file_notes(request: Request, chosen: ChosenShape) -> list[str]:
         tokens = chosen.shape["vocab"]
         notes.append(
             f"{request.config.target_size}: {goes}; {kind} with {tokens:,} tokens, whose rounding alone costs"
-            f" {lost:.3f} nats per token"
+            f" {nats(lost, 3)} nats per token"
         )
     return notes
 

@@ -19,7 +19,7 @@ from .names import is_result
 from .paths import last_name
 from .report import REPORT_NAME, Report
 from .results import EVALUATION_NAME, EvaluationRecord, ScoreRow
-from .rows import decimals, file_divergence, megabytes, shape_rows
+from .rows import decimals, file_divergence, megabytes, nats, shape_rows
 from .scores import PROGRAMS, Score
 
 
@@ -124,7 +124,7 @@ def _costs(model: ComparedModel) -> dict[str, str]:
     kinds = {} if held_out is None else {"all text": held_out, **held_out.by_kind}
     files = model.report.files if model.report else ()
     return {
-        **{f"divergence, {kind}": f"{cost.divergence:.4f}" for kind, cost in kinds.items()},
+        **{f"divergence, {kind}": nats(cost.divergence) for kind, cost in kinds.items()},
         **{
             f"bits per byte, {kind}": f"{cost.pruned_bits_per_byte:.4f} (dense {cost.dense_bits_per_byte:.4f})"
             for kind, cost in kinds.items()

@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from ..settings.components import ComponentSettings
 from ..settings.pruning import COMPONENTS
 from .held_out import HeldOut
 from .ledger import CommandCost, StageCost
-from .report import FileCost, Report, Search
+from .report import FileCost, Report, Search, Sizes
 from .scores import Score, retention_of, retention_text
 
 
@@ -36,9 +37,9 @@ def decimals(value: float | None) -> str:
     return "not measured" if value is None or not math.isfinite(value) else f"{value:.4g}"
 
 
-def nats(divergence: float) -> str:
+def nats(divergence: float, digits: int = 4) -> str:
     """A divergence in nats per token. None is below 0: what comes out so is nearer to it than can be measured."""
-    return f"{max(divergence, 0.0) + 0.0:.4f}"
+    return f"{max(divergence, 0.0) + 0.0:.{digits}f}"
 
 
 def count_texts(number: int, kind: str = "") -> str:
@@ -168,47 +169,57 @@ def file_rows(report: Report) -> list[list[str]]:
     ]
 
 
+def file_positions(report: Report) -> str:
+    """How many tokens GGUF files were measured on."""
+    return " or ".join(map(count, dict.fromkeys(file.cost.positions for file in report.files)))
+
+
 def file_divergence(file: FileCost) -> str:
     """The divergence of a file, and from what, if not from the dense model."""
     return f"{decimals(max(file.cost.divergence, 0.0))}{UNQUANTISED if file.against == 'unquantised' else ''}"
 
 
-TYPES_HEADING = ("type", "MB, as measured", "nats, rounding", "vocabulary", "layers", "FFN width", "nats, pruning", "")
+def _told_apart(shapes: Sequence[Sizes]) -> list[type[ComponentSettings]]:
+    """The components of which a table of shapes tells the sizes: the usual ones, and others that differ."""
+    return [
+        part
+        for part in COMPONENTS
+        if part.reported in shapes[0].sizes
+        and (part.model_fields["enabled"].default or len({one.sizes[part.reported] for one in shapes}) > 1)
+    ]
 
 
-def type_rows(search: Search) -> list[list[str]]:
+def type_table(search: Search) -> list[list[str]]:
     """What could have been had, where a GGUF type was to be found: the types that were measured, from the smallest,
-    and with what shape each meets the size. The files that were measured hold the whole body, and the vocabulary at
-    which the search begins. The search adds the two divergences up, the second times
-    [`~pruning.shapes.REFITTED`]."""
+    and with what shape each meets the size, below a heading; empty where there was nothing to choose. The files that
+    were measured hold the whole body, and the vocabulary at which the search begins. The search adds the two
+    divergences up, the second times [`~pruning.shapes.REFITTED`]."""
     types = {one.file_type: one for one in search.types}
     tried = [one for one in search.candidates if one.file_type in types]
-    rows = []
+    if not tried:
+        return []
+    parts = _told_apart(tried)
+    labels = [part.label for part in parts]
+    rows = [["type", "MB, as measured", "nats, rounding", *labels, "nats, pruning", ""]]
     for one in sorted(tried, key=lambda one: types[str(one.file_type)].bytes):
-        kind, sizes = types[str(one.file_type)], one.sizes
-        shape = (count(sizes[name]) for name in ("vocab_size", "num_hidden_layers", "intermediate_size"))
+        kind = types[str(one.file_type)]
         costs = f"{kind.bytes / 1e6:,.1f}", nats(kind.divergence)
         taken = "taken" if one.chosen else ""
-        rows.append([kind.file_type, *costs, *shape, nats(one.validation_divergence), taken])
+        sizes = (count(one.sizes[part.reported]) for part in parts)
+        rows.append([kind.file_type, *costs, *sizes, nats(one.validation_divergence), taken])
     return rows
 
 
-FRONTIER_HEADING = ("MB", "type", "vocabulary", "layers", "FFN width", "of the body goes", "nats, expected", "")
-
-
-def frontier_rows(search: Search) -> list[list[str]]:
-    """What could have been had at other sizes, from the smallest."""
-    return [
-        [
-            f"{one.bytes / 1e6:,.1f}",
-            one.file_type,
-            *(count(one.sizes[name]) for name in ("vocab_size", "num_hidden_layers", "intermediate_size")),
-            f"{one.removed_body_ratio:.1%}",
-            nats(one.divergence),
-            "taken" if one.chosen else "" if one.measured else "estimated",
-        ]
-        for one in search.frontier
-    ]
+def frontier_table(search: Search) -> list[list[str]]:
+    """What could have been had at other sizes, from the smallest, below a heading."""
+    parts = _told_apart(search.frontier)
+    rows = [["MB", "type", *(part.label for part in parts), "of the body goes", "nats, expected", ""]]
+    for one in search.frontier:
+        sizes = (count(one.sizes[part.reported]) for part in parts)
+        removed = f"{one.removed_body_ratio:.1%}"
+        remark = "taken" if one.chosen else "" if one.measured else "estimated"
+        rows.append([f"{one.bytes / 1e6:,.1f}", one.file_type, *sizes, removed, nats(one.divergence), remark])
+    return rows
 
 
 def next_sizes(search: Search) -> str:
@@ -221,8 +232,8 @@ def next_sizes(search: Search) -> str:
     for verb, others in (("cost", points[max(place - 1, 0) : place]), ("bring", points[place + 1 : place + 2])):
         for one in others:
             body = f"{one.removed_body_ratio:.1%} of the body gone" if one.removed_body_ratio else "the whole body"
-            said.append(f"{one.bytes / 1e6:,.1f} MB would {verb} {one.divergence:.3f} ({one.file_type}, {body})")
-    expected = f"{taken.bytes / 1e6:,.1f} MB are expected to cost {taken.divergence:.3f} nats per token"
+            said.append(f"{one.bytes / 1e6:,.1f} MB would {verb} {nats(one.divergence, 3)} ({one.file_type}, {body})")
+    expected = f"{taken.bytes / 1e6:,.1f} MB are expected to cost {nats(taken.divergence, 3)} nats per token"
     return "; ".join([expected, *said]) + "." if said else ""
 
 

@@ -6,7 +6,6 @@ from .held_out import HeldOut
 from .report import Recovery, Report
 from .rows import (
     FILE_HEADING,
-    TYPES_HEADING,
     component_rows,
     count_texts,
     file_rows,
@@ -14,7 +13,7 @@ from .rows import (
     next_sizes,
     shape_rows,
     text_table,
-    type_rows,
+    type_table,
 )
 from .verdict import file_verdicts, verdict_of
 
@@ -47,8 +46,8 @@ def report_summary(report: Report) -> str:
             f"({held_out.texts_cut_differently} texts tokenised differently)",
             *_kind_lines(held_out),
         ]
-    if report.search is not None and report.search.types:
-        lines += ["", *text_table([TYPES_HEADING, *type_rows(report.search)])]
+    if report.search is not None and (types := type_table(report.search)):
+        lines += ["", *text_table(types)]
         lines += filter(None, [next_sizes(report.search)])
     if report.files:
         lines += ["", files_summary(report), ""]

@@ -19,6 +19,7 @@ from .held_out import HeldOut
 from .json_files import Record
 from .paths import last_name
 from .report import Report
+from .rows import nats
 
 
 KNOWN = Path(__file__).with_name("known_programs.json")
@@ -159,7 +160,7 @@ def _by_divergence(family: KnownFamily, divergence: float, text: str) -> str:
     """What models of a family with about such a divergence kept."""
     near = nearest(0.0 if divergence < NEGLIGIBLE else divergence, family.measured)
     said = (
-        f"{divergence:.3f} nats per token on {text}: models measured by this project with"
+        f"{nats(divergence, 3)} nats per token on {text}: models measured by this project with"
         f" {_span([f'{one.divergence:.3g}' for one in near])} kept {_shares(near)}"
     )
     if family.decay and near[-1].divergence > near[0].divergence * NEAR**2:

@@ -56,7 +56,8 @@ def searched(folder, report):
     file = {"name": "a-q4_k_m.gguf", "type": "q4_k_m", "bytes": 231_400_000, "sha256": "0" * 64, "against": "dense"}
     kinds = {"problems": {**cost, "divergence": 0.016}}
     files = [{**file, "cost": cost, "by_kind": kinds}]
-    files.append({**file, "name": "b.gguf", "type": "q8_0", "against": "unquantised", "cost": cost})
+    other = {"against": "unquantised", "cost": {**cost, "positions": 1_460}}
+    files.append({**file, **other, "name": "b.gguf", "type": "q8_0"})
     sizes = {"vocab_size": 377, "num_hidden_layers": 4}
     frontier = [
         {"bytes": size, "file_type": kind, "divergence": far, "removed_body_ratio": goes, **sizes, **more}
@@ -68,7 +69,9 @@ def searched(folder, report):
     ]
     types = [{"file_type": "iq4_xs", "bytes": 231_400_000, "divergence": 0.016, "bits_per_byte": 0.007}]
     changes = {"completions": completions, "files": files}
-    changes["search"] = {**report["search"], "types": types, "frontier": frontier}
+    rounded = {"file_type": "iq4_xs", "validation_rounding_bits_per_byte": 0.007}
+    candidates = [{**one, **rounded} for one in report["search"]["candidates"]]
+    changes["search"] = {**report["search"], "candidates": candidates, "types": types, "frontier": frontier}
     change_json(folder / "flab_report.json", held_out=measured, base_model=base, **changes)
 
 

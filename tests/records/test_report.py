@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.held_out import KindCost
-from optimum_flab.records.report import FileCost, Report, TriedType, report_text
-from optimum_flab.records.rows import count_texts, nats, type_rows
+from optimum_flab.records.report import FileCost, FrontierPoint, Report, TriedType, report_text
+from optimum_flab.records.rows import count_texts, file_positions, nats, next_sizes, type_table
 from optimum_flab.records.summary import report_summary
 from optimum_flab.records.verdict import file_verdicts, programs_by_body, verdict_of
 from optimum_flab.utils.errors import FlabError
@@ -20,7 +20,9 @@ from optimum_flab.utils.errors import FlabError
 
 # of tiny models; `recovered` and `searched` with results beside them
 MODELS = sorted(Path(__file__).with_name("models").iterdir())
-SEARCHED, RECOVERED = (Path(__file__).with_name("models") / name for name in ("searched", "recovered"))
+SEARCHED, RECOVERED, EXPERTS = (
+    Path(__file__).with_name("models") / name for name in ("searched", "recovered", "experts")
+)
 
 
 def read_report(folder):
@@ -111,6 +113,7 @@ def test_a_vocabulary_that_lost_much_is_not_told_what_others_kept(divergence):
     ("divergence", "lost_mass", "said"),
     [
         (0.0004, 0.016, "0.000 nats per token on held-out text: models measured by this project with 0 kept 99% to"),
+        (-0.0007, 0.016, "a.gguf: 0.000 nats per token on held-out text"),
         (0.016, 0.016, "0.016 nats per token on held-out text: models measured by this project with 0 to 0.029 kept"),
         (0.016, 0.062, "; what the smaller vocabulary costs comes on top."),
         (0.3, 0.016, "with 0.134 to 0.59 kept 12% to 69% of"),
@@ -131,7 +134,7 @@ def test_a_file_is_judged_by_its_own_divergence(divergence, lost_mass, said):
     other = file.model_copy(update={"name": "b.gguf", "against": "unquantised"})
     report = of_known_size(report, held_out=held_out, files=(file, other))
     verdicts = file_verdicts(report)
-    assert list(verdicts) == ["a.gguf"] and said in verdicts["a.gguf"]
+    assert list(verdicts) == ["a.gguf"] and said in f"a.gguf: {verdicts['a.gguf']}"
     assert f"a.gguf: {verdicts['a.gguf']}" in report_summary(report)
     assert file_verdicts(report.model_copy(update={"held_out": None})) == {}
 
@@ -144,6 +147,9 @@ def test_a_file_takes_the_place_of_one_of_its_name():
     )
     again = first.model_copy(update={"bytes": 2})
     assert report.with_file(first).with_file(second).with_file(again).files == (second, again)
+    other = second.model_copy(update={"cost": cost.model_copy(update={"positions": 1460})})
+    assert file_positions(report.with_file(first).with_file(other)) == "146 or 1,460"
+    assert file_positions(report.with_file(first).with_file(second)) == "146"
 
 
 def test_what_is_known_by_the_share_of_the_body_is_said_of_its_family_only():
@@ -234,8 +240,24 @@ def test_a_divergence_that_comes_out_below_none_is_shown_as_none():
     search = read_report(SEARCHED).search
     kind = TriedType(file_type="q8_0", bytes=10**6, divergence=-2e-4, bits_per_byte=-1e-4)
     tried = search.candidates[0].model_copy(update={"file_type": "q8_0"})
-    (row,) = type_rows(search.model_copy(update={"types": [kind], "candidates": [tried]}))
+    (_, row) = type_table(search.model_copy(update={"types": [kind], "candidates": [tried]}))
     assert row[2] == "0.0000"
+    point = {"file_type": "q8_0", "removed_body_ratio": 0.0, "divergence": -2e-4, "measured": True}
+    points = [FrontierPoint(**point, bytes=10**6 * place, chosen=place == 1) for place in (1, 2)]
+    said = next_sizes(search.model_copy(update={"frontier": points}))
+    assert said.startswith("1.0 MB are expected to cost 0.000 nats") and "would bring 0.000 (" in said
+
+
+def test_shapes_are_told_apart_by_all_sizes_that_differ():
+    search = read_report(EXPERTS).search
+    tried = [one.model_copy(update={"file_type": "q8_0"}) for one in search.candidates]
+    kind = TriedType(file_type="q8_0", bytes=10**6, divergence=0.1, bits_per_byte=0.1)
+    heading, *rows = type_table(search.model_copy(update={"types": [kind], "candidates": tried}))
+    place = heading.index("experts per layer")
+    assert [row[place] for row in rows] == [str(one.sizes["num_experts"]) for one in tried]
+    heading, _ = type_table(search.model_copy(update={"types": [kind], "candidates": tried[:1]}))
+    assert heading[3:6] == ["vocabulary (tokens)", "layers", "FFN width"] and "experts per layer" not in heading
+    assert type_table(search.model_copy(update={"types": [kind], "candidates": []})) == []
 
 
 def test_one_text_is_not_several():
