@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,16 +19,26 @@ from optimum_flab.hub.page import render_page
 from optimum_flab.pruning import rounding as rounding_room
 from optimum_flab.pruning.frontier import MOST_POINTS, Scored, points_around, thinned
 from optimum_flab.pruning.rounding import ABOVE, BELOW, Rounding, types_near
-from optimum_flab.pruning.search import Expectation, Tried, best_option, other_option
+from optimum_flab.pruning.search import (
+    Candidates,
+    ChosenShape,
+    Expectation,
+    Tried,
+    _scored,
+    best_option,
+    other_option,
+)
 from optimum_flab.pruning.shapes import REFITTED, Option, cost
-from optimum_flab.records.report import TriedShape, TriedType, parse_report, report_text
-from optimum_flab.records.rows import frontier_rows, next_sizes, type_rows
+from optimum_flab.records.report import Search, TriedShape, TriedType, parse_report, report_text
+from optimum_flab.records.rows import frontier_table, next_sizes, type_table
 from optimum_flab.records.summary import report_summary
 from optimum_flab.settings.export import QUANTISED_TYPES, ExportSettings
+from optimum_flab.settings.pruning import merge_settings
 from optimum_flab.sizes import Shape
 from optimum_flab.utils.errors import ConfigurationError
 
-from .conftest import LIMITS, TEXTS, byte_level_tokenizer, tiny_model
+from .conftest import LIMITS, QWEN, TEXTS, byte_level_tokenizer, request_for, tiny_model
+from .test_limits import dense_sizes
 
 
 needs_quantiser = pytest.mark.skipif(find_quantiser() is None, reason="llama.cpp is not installed")
@@ -92,6 +103,15 @@ def test_a_type_that_was_not_measured_is_expected_to_cost_what_the_best_larger_o
     assert (rounding.expected("iq4_xs"), rounding.expected("q6_k")) == (0.01, 0.02)
 
 
+def test_what_files_decided_and_what_came_near_is_noted():
+    tried = [measured(bits, 0.0, kind) for bits, kind in ((0.0100, "q4_k_m"), (0.0095, "iq4_xs"), (0.0500, "q5_k_m"))]
+    tried[0] = tried[0].model_copy(update={"chosen": True})
+    files = [TriedType(file_type=kind, bytes=1, divergence=0.01, bits_per_byte=0.01) for kind in ("q4_k_m", "iq4_xs")]
+    decided, tie = ChosenShape(WHOLE, {}, Search(candidates=tried, files=files, natural_vocab_size=1)).notes
+    assert "q4_k_m 0.0100, iq4_xs 0.0100; the first was taken" in decided
+    assert tie.startswith("nearly a tie in the search: ") and tie.endswith(" as iq4_xs costs 0.3% less")
+
+
 def scored(size, costs, divergence, kind="q4_k_m", vocab=32_000):
     return Scored(Option(Shape(vocab=vocab, layer=24, neuron=size), kind), size, costs, divergence, False)
 
@@ -110,6 +130,22 @@ def test_what_could_have_been_had_never_diverges_more_where_it_is_larger(options
     for smaller, larger in pairwise(few):
         assert smaller.bytes < larger.bytes
         assert smaller.cost > larger.cost and smaller.divergence >= larger.divergence
+
+
+def test_nothing_is_told_of_a_width_that_was_not_surveyed():
+    """As the widest that three devices can share, which is too wide for the size."""
+    config = FlabPrunerConfig(target_size="500MB", target_type="auto", align=3)
+    request = request_for(config, dense_sizes(), file_sizes=lambda shape, kind: QWEN.total(shape))
+    assert request.limits.largest["neuron"] == 4800
+    tokens = SimpleNamespace(counted=SimpleNamespace(natural=range(32_640)))
+    whole, options = request.limits.largest.resized(vocab=19_584), [Option(NARROW, "q4_k_m")]
+    rounding = Rounding(None, whole, SIZES, None)
+    rounding.tried["q4_k_m"] = TriedType(file_type="q4_k_m", bytes=280, divergence=0.01, bits_per_byte=0.01)
+    expectation = Expectation(lambda shape: float(shape["neuron"] == NARROW["neuron"]), lambda vocab: 0.0)
+    inputs = SimpleNamespace(request=request, tokens=tokens)
+    tried = {options[0]: measured(0.1, 0.01, "q4_k_m")}
+    found = _scored(inputs, Candidates(request, [options], options[0], whole, SIZES), tried, rounding, expectation)
+    assert {option.shape["neuron"] for option in found} == {NARROW["neuron"]}
 
 
 def test_nothing_is_told_of_smaller_bodies_where_none_was_measured():
@@ -147,14 +183,14 @@ def pruned_to(optimizer, size, tmp_path, **changes):
     corpus = tmp_path / "texts.jsonl"
     corpus.write_text("".join(json.dumps({"text": text * 2}) + "\n" for text in TEXTS))
     data = {"sequence_length": 64, "validation_tokens": 300, "held_out_tokens": 100, "calibration_tokens": 1000}
-    config = FlabPrunerConfig(
-        target_size=size,
-        data={**data, "corpus": [str(corpus)], "mix": {"own": 1}},
-        vocabulary={"keep_merges": 20},
-        ffn={"multiple_of": 128},
-        **{"target_type": "auto", **changes},
-    )
-    return optimizer.prune(config, cache_dir=tmp_path / "work")
+    settings = {
+        "target_size": size,
+        "target_type": "auto",
+        "data": {**data, "corpus": [str(corpus)], "mix": {"own": 1}},
+        "vocabulary": {"keep_merges": 20},
+        "ffn": {"multiple_of": 128},
+    }
+    return optimizer.prune(FlabPrunerConfig(**merge_settings(settings, changes)), cache_dir=tmp_path / "work")
 
 
 @needs_quantiser
@@ -166,7 +202,7 @@ def test_the_file_of_the_type_that_was_found_meets_the_size(optimizer, tmp_path,
     assert report.target_type in QUANTISED_TYPES
     tried = report.search.candidates
     assert [one.file_type for one in tried if one.chosen] == [report.target_type]
-    assert [row[0] for row in type_rows(report.search) if row[-1] == "taken"] == [report.target_type]
+    assert [row[0] for row in type_table(report.search) if row[-1] == "taken"] == [report.target_type]
     assert "nats, rounding" in report_summary(report) and "What could have been had" in render_page(report, ())
     assert {one.file_type for one in report.search.types} == {one.file_type for one in tried}
     points = report.search.frontier
@@ -178,7 +214,7 @@ def test_the_file_of_the_type_that_was_found_meets_the_size(optimizer, tmp_path,
     assert {one.file_type for one in points} <= {one.file_type for one in report.search.types}
     assert next_sizes(report.search) and next_sizes(report.search) in report_summary(report)
     page = render_page(report, ())
-    assert page.count("<circle") == len(points) and all(row[0] in page for row in frontier_rows(report.search))
+    assert page.count("<circle") == len(points) and all(row[0] in page for row in frontier_table(report.search))
     assert parse_report(json.loads(report_text(report)), tmp_path) == report
     goes = f"{report.removed_body_ratio:.1%}" if report.removed_body_ratio else "nothing"
     assert any(f"{goes} of the body goes; {report.target_type} with" in note for note in report.notes)
@@ -196,6 +232,19 @@ def test_what_is_pinned_stays_whatever_type_fits(size, optimizer, tmp_path, monk
     assert report.pruned.sizes["num_hidden_layers"] == 2
     of_rounding = {one.file_type: one.divergence for one in report.search.types}
     assert report.target_type in of_rounding and max(of_rounding.values()) < 0.01
+
+
+@pytest.mark.parametrize("vocabulary", [{"size": 600}, {"keep_used": True}])
+def test_a_vocabulary_that_must_stay_leaves_less_of_the_body(vocabulary, optimizer, tmp_path, monkeypatch):
+    """Although a file with the whole body and three fifths of the tokens would fit."""
+    monkeypatch.setattr(rounding_room, "find_quantiser", lambda: None)
+    report = pruned_to(optimizer, "2.7MB", tmp_path, vocabulary=vocabulary, layers={"enabled": False}).report
+    least = vocabulary.get("size", report.search.natural_vocab_size)
+    assert all(one.sizes["vocab_size"] >= least for one in [report.pruned, *report.search.candidates])
+    optimizer.save_pretrained(tmp_path / "out")
+    dense = FlabOptimizer.from_pretrained(tmp_path / "out").dense
+    written = export_gguf(dense, tmp_path / "file.gguf", ExportSettings(type=report.target_type)).files[0].bytes
+    assert written <= 2_700_000 and report.target_type == "q8_0"
 
 
 def test_of_a_size_that_takes_most_of_the_body_the_smallest_type_is_tried(optimizer, tmp_path, monkeypatch):

@@ -29,7 +29,6 @@ from .inputs import PruningInputs
 
 BELOW, ABOVE = 3, 8  # types to compare whose file of the whole body is small enough, the largest, and the next larger
 TRIAL_TOKENS = 2048  # of validation text that types are compared on
-MATRIX = "matrix"
 
 
 def types_here() -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from ..measuring.divergence import predicting
 from ..records.pieces import Pieces
 from ..records.report import RemovedLayer, Search, TriedShape
+from ..records.rows import nats
 from ..records.work import json_stage
 from ..settings.export import AUTO
 from ..sizes import Shape
@@ -34,7 +35,6 @@ from .vocabulary import TokenChoice
 
 
 DOUBTFUL = 1.5  # a search may be wrong where another option is expected to cost up to so many times as much
-WITHOUT_TYPE = {"validation_rounding_bits_per_byte": None}
 NEAR = 0.01  # two costs that differ by less are told: other text may well turn them
 
 
@@ -64,13 +64,22 @@ class ChosenShape:
 
     @property
     def notes(self) -> list[str]:
-        """What a report should say of the choice: shapes that cost nearly the same."""
-        notes, least = [], min(map(cost, self.search.candidates), default=0.0)
-        for one in self.search.candidates:
-            if not one.chosen and cost(one) < (1 + NEAR) * least:
+        """What a report should say of the choice: what files decided, and shapes that cost nearly the same."""
+        candidates, notes = self.search.candidates, list[str]()
+        if files := self.search.files:
+            costs = ", ".join(f"{one.file_type} {nats(one.divergence)}" for one in files)
+            notes.append(
+                f"two files were measured on validation text, in nats per token: {costs}; the first was taken"
+            )
+        taken = next((cost(one) for one in candidates if one.chosen), 0.0)
+        for one in candidates:
+            if not one.chosen and abs(cost(one) - taken) < NEAR * taken:
                 sizes = ", ".join(f"{name} {size:,}" for name, size in one.sizes.items())
                 sizes += f" as {one.file_type}" if one.file_type else ""
-                notes.append(f"nearly a tie in the search: {sizes} costs {cost(one) / least - 1:.1%} more")
+                more = cost(one) / taken - 1
+                notes.append(
+                    f"nearly a tie in the search: {sizes} costs {abs(more):.1%} {'less' if more < 0 else 'more'}"
+                )
         return notes
 
 
@@ -112,10 +121,11 @@ def candidates_for(request: Request, tokens: TokenChoice) -> Candidates:
 def _of_types(request: Request, natural: int, fewest: int) -> Candidates:
     """Of every type that is worth comparing the widest shape, that where a search would begin and that with the
     natural vocabulary, if they leave enough of the body."""
+    request = _with_vocabularies(request, natural, fewest)
     assert request.file_sizes is not None  # a size is asked for
-    limits, multiple = request.limits, row_multiple(request)
-    tokens = round_up(max(fewest, int(START_SHARE * natural)), multiple)
-    whole = limits.largest.resized(vocab=min(tokens, limits.largest["vocab"]))
+    limits, enough_tokens = request.limits, int(START_SHARE * natural)
+    tokens = next((size for size in limits.allowed["vocab"] if size >= enough_tokens), limits.largest["vocab"])
+    whole = limits.largest.resized(vocab=tokens)
     sizes = {kind: request.file_sizes(whole, kind) for kind in types_here()}
     rows = list[list[Option]]()
     for kind in types_near(sizes, request.budget):
@@ -152,27 +162,37 @@ def shapes_to_compare(request: Request, natural: int, fewest: int) -> list[list[
         [`ConfigurationError`]: the vocabulary or the target is out of reach.
     """
     config, limits = request.config, request.limits
-    vocabulary, multiple = config.vocabulary, row_multiple(request)
-    rows = round_up(natural, multiple if vocabulary.enabled else 1)
-    if rows > limits.dense["vocab"] and (vocabulary.keep_used or not config.has_target) and vocabulary.size is None:
-        raise ConfigurationError(
-            f"vocabulary.size: the {natural:,} tokens that stay would be padded to {rows:,} rows, more than the"
-            f" {limits.dense['vocab']:,} of the dense model; use a smaller `vocabulary.pad_to_multiple_of`, or fewer"
-            " devices in `align`"
-        )
+    vocabulary = config.vocabulary
+    rows = round_up(natural, row_multiple(request) if vocabulary.enabled else 1)
+    request = _with_vocabularies(request, natural, fewest)
     if not config.has_target:
         return [[limits.largest if vocabulary.size else limits.largest.resized(vocab=rows)]]
-    if vocabulary.size is None and vocabulary.enabled:
-        least = rows if vocabulary.keep_used else round_up(fewest, multiple)
-        sizes = [least, *(size for size in request.allowed["vocab"] if size > least)]
-        request = replace(request, allowed={**request.allowed, "vocab": sizes})
-        check_target(request)
+    check_target(request)
     compared = candidate_shapes(request.limits, rows, request.budget, request.slack)
     if config.target_ratio is None:
         return compared
     reached = check_reached(request.limits, [shape for row in compared for shape in row], config.target_ratio)
     near = [[shape for shape in row if shape in reached] for row in compared]
     return list(filter(None, near)) or [[shape] for shape in reached]
+
+
+def _with_vocabularies(request: Request, natural: int, fewest: int) -> Request:
+    """The request with the sizes of the vocabulary that the text allows, see [`shapes_to_compare`]."""
+    config, multiple = request.config, row_multiple(request)
+    dense = request.limits.dense["vocab"]
+    if config.vocabulary.size is not None or not config.vocabulary.enabled:
+        return request
+    least = round_up(fewest, multiple)
+    if config.vocabulary.keep_used or not config.has_target:
+        least = round_up(natural, multiple)
+        if least > dense:
+            raise ConfigurationError(
+                f"vocabulary.size: the {natural:,} tokens that stay would be padded to {least:,} rows, more than the"
+                f" {dense:,} of the dense model; use a smaller `vocabulary.pad_to_multiple_of`, or fewer devices in"
+                " `align`"
+            )
+    sizes = [least, *(size for size in request.allowed["vocab"] if size > least)]
+    return replace(request, allowed={**request.allowed, "vocab": sizes})
 
 
 Tried = dict[Option, TriedShape]  # what was measured
@@ -355,10 +375,6 @@ def _expectation(inputs: PruningInputs, choices: Mapping[str, Choice]) -> Expect
     return Expectation(error, inputs.tokens.unused)
 
 
-def _without_types(measured: Tried) -> dict[Shape, TriedShape]:
-    return {one.shape: tried.model_copy(update=WITHOUT_TYPE) for one, tried in measured.items()}
-
-
 def _scored(
     inputs: PruningInputs, candidates: Candidates, measured: Tried, rounding: Rounding, expectation: Expectation
 ) -> dict[Option, Scored]:
@@ -368,10 +384,12 @@ def _scored(
     limits, shapes = request.limits, [one.shape for row in candidates.rows for one in row]
     assert request.file_sizes is not None and candidates.whole is not None  # a size is asked for
     least, most = min(shape["vocab"] for shape in shapes), limits.largest["vocab"]
+    # nothing is known of a width that is neither the dense one nor compared
+    bodies = [*shapes, *([limits.largest] if limits.largest[limits.inner] == limits.dense[limits.inner] else [])]
     sizes = (candidates.whole["vocab"], round_up(natural, row_multiple(request)), most)
     vocabularies = {min(max(size, least), most) for size in sizes}
-    known, scored = _without_types(measured), dict[Option, Scored]()
-    for option in (*measured, *options_of(rounding.tried, [limits.largest, *shapes], vocabularies)):
+    known, scored = {one.shape: tried for one, tried in measured.items()}, dict[Option, Scored]()
+    for option in (*measured, *options_of(rounding.tried, bodies, vocabularies)):
         divergence = expectation.divergence(option.shape, known)
         if option in scored or divergence is None:
             continue
@@ -402,7 +420,7 @@ def _measured(
     size = sum(len(document.text.encode("utf-8")) for document in texts)
 
     def expected(option: Option, measured: Tried) -> float:
-        shapes = _without_types(measured)
+        shapes = {one.shape: tried for one, tried in measured.items()}
         of_rounding = rounding.expected(option.file_type) if option.file_type else 0.0
         return expectation(option.shape, shapes) + of_rounding / REFITTED
 
