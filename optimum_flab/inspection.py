@@ -31,7 +31,7 @@ TYPES = ("f16", "q8_0", "q5_k_m", "q4_k_m", "iq4_xs", "q3_k_m")
 
 
 class TypeOutlook(NamedTuple):
-    """The largest body whose file of a GGUF type meets a size.
+    """The largest body that a search compares whose file of a GGUF type meets a size.
 
     Args:
         dense_bytes (`int`): of the dense model's file.
@@ -101,8 +101,8 @@ class Outlook:
             goes = f"{one.removed_body_ratio:.1%}"
             rows.append([kind, f"{one.dense_bytes / 1e6:,.1f}", f"{one.bytes / 1e6:,.1f}", *sizes, goes])
         told = (
-            "By GGUF type near the size, the largest body that fits. How far each is from the dense model is measured"
-            " by `flab prune --gguf auto`."
+            "By GGUF type near the size, the largest body that a search compares. How far each is from the dense model"
+            " is measured by `flab prune --gguf auto`."
         )
         return ["", *text_table(rows), told]
 
@@ -244,7 +244,7 @@ def outlook_of(dense: LoadedModel, config: FlabPrunerConfig) -> Outlook:
 
 
 def type_outlooks(candidates: Candidates) -> dict[str, TypeOutlook]:
-    """By GGUF type, from the smallest, the largest body that meets the size: arithmetic.
+    """By GGUF type, from the smallest, the largest body of those compared that meet the size: arithmetic.
 
     Args:
         candidates ([`~pruning.search.Candidates`]): of a request whose type is to be found.

@@ -317,7 +317,6 @@ def started(project, tmp_path_factory) -> Iterator[tuple[Path, Hub]]:
         yield project, hub
 
 
-@pytest.mark.thorough  # the notebook takes the same steps
 def test_the_first_ten_minutes(started):
     folder, _ = started
     report = json.loads((folder / "demo-out" / "flab_report.json").read_text(encoding="utf-8"))
@@ -327,7 +326,6 @@ def test_the_first_ten_minutes(started):
     assert "license: gemma" in card and "divergence" in card
 
 
-@pytest.mark.thorough  # the notebook takes the same steps
 def test_the_dry_run_at_the_end_of_the_first_ten_minutes_sends_nothing(started):
     folder, hub = started
     ended = flab(*STEPS[-1], cwd=folder)
