@@ -25,7 +25,6 @@ from ..records.results import EvaluatedModel, EvaluationConditions
 from ..running.casting import copy_in
 from ..running.generation import BatchCache, config_hash
 from ..running.kernels import prepare_kernels
-from ..running.llama_process import LlamaProcess
 from ..settings.evaluation import DIVERGENCE, STANDARD, EvaluationSettings
 from ..texts.formats import chat_text
 from ..texts.sources import hub_datasets
@@ -145,15 +144,7 @@ def evaluate(
     models = dict[str, EvaluatedModel]()
     results = dict[str, list[dict[str, Any]]]()
     for role, source in sources.items():
-        loaded, models[role] = load(source, dtype, device)
-        process = None
-        if isinstance(source, StoredModel) and source.files.gguf is not None and _writes(exam.tasks):
-            process, engine = llama_for(source.files.gguf, settings, models[role].dtype)
-            say(f"note: {role}: {engine}")
-            models[role] = models[role].model_copy(update={"engine": engine})
-        with process or nullcontext():
-            results[role] = _answers(exam, role, loaded, models[role].weights_sha256, cache, process)
-        del loaded
+        models[role], results[role] = _answers(exam, role, source, dtype, device, cache)
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -184,30 +175,32 @@ def evaluate(
 
 
 def _answers(
-    exam: Exam, role: str, loaded: LoadedModel, digest: str, cache: BatchCache, process: LlamaProcess | None
-) -> list[dict[str, Any]]:
-    """lm-eval's results of each task for a model.
-
-    Args:
-        digest (`str`): of its weights.
-        process ([`~running.llama_process.LlamaProcess`], *optional*): writes its answers.
-    """
+    exam: Exam, role: str, source: Source, dtype: torch.dtype | None, device: torch.device, cache: BatchCache
+) -> tuple[EvaluatedModel, list[dict[str, Any]]]:
+    """A model, which is loaded for it, and lm-eval's results of each task for it."""
     settings = exam.settings
-    with quiet():
-        lm = (FlabLM if process is None else partial(LlamaLM, process))(
-            loaded.model,
-            loaded.tokenizer,
-            weights_hash=digest,
-            cache=cache,
-            batch_size=settings.batch_size,
-            max_new_tokens=settings.max_new_tokens,
-            seed=settings.seed,
-        )
+    loaded, model = load(source, dtype, device)
+    process = None
+    if isinstance(source, StoredModel) and source.files.gguf is not None and _writes(exam.tasks):
+        process, engine = llama_for(source.files.gguf, settings, model.dtype)
+        say(f"note: {role}: {engine}")
+        model = model.model_copy(update={"engine": engine})
     results = []
-    for task in exam.tasks:
-        lm.doing = f" ({role}, {task.name})"
-        results.append(run_task(lm, task, settings.seed, exam.confirm_run_unsafe_code))
-    return results
+    with process or nullcontext():
+        with quiet():
+            lm = (FlabLM if process is None else partial(LlamaLM, process))(
+                loaded.model,
+                loaded.tokenizer,
+                weights_hash=model.weights_sha256,
+                cache=cache,
+                batch_size=settings.batch_size,
+                max_new_tokens=settings.max_new_tokens,
+                seed=settings.seed,
+            )
+        for task in exam.tasks:
+            lm.doing = f" ({role}, {task.name})"
+            results.append(run_task(lm, task, settings.seed, exam.confirm_run_unsafe_code))
+    return model, results
 
 
 def _writes(tasks: Sequence[LoadedTask]) -> bool:
