@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..checkpoints.loading import LoadedModel
+from ..measuring.dense_outputs import GAP_MARKS
 from ..measuring.divergence import check_finite_layer
 from ..running.experts import ExpertWeights, Routed, routed
 from ..running.layer_pass import LayerObserver, LayerPass
@@ -21,6 +22,7 @@ from ..tensors.workspace import Workspace
 from ..texts.kinds import ANSWERS
 from ..texts.packing import pack
 from ..texts.sets import TextSets, read_text_sets
+from ..vocabulary.infilling import infilling_format
 from ..vocabulary.usage import special_ids, token_lists
 from .weights import GgufPiece
 
@@ -32,10 +34,15 @@ SUMS, COUNTS = "in_sum2", "counts"  # what llama.cpp calls the two tensors of a 
 class InputSquares(LayerObserver):
     """Keeps what llama.cpp calls the importance of a layer's matrices, over the real tokens: by the name of each in
     the layer, the sums of the squares of what it multiplies, `<name>.in_sum2` of shape `(matrices, inputs)`, and the
-    number of tokens, `<name>.counts` of shape `(matrices, 1)`; of several matrices there is one for each expert."""
+    number of tokens, `<name>.counts` of shape `(matrices, 1)`; of several matrices there is one for each expert.
 
-    def __init__(self, reading: LayerPass):
+    Args:
+        weights (`torch.Tensor` of shape `(sequences, length)`): what each token counts.
+    """
+
+    def __init__(self, reading: LayerPass, weights: torch.Tensor):
         super().__init__(reading, range(len(reading.layers)), "hidden")
+        self.weights = reading.by_batch(weights)
 
     def observe(self, index: int) -> dict[str, torch.Tensor]:
         """The sums of a layer, by the names that the class states."""
@@ -51,35 +58,45 @@ class InputSquares(LayerObserver):
                 given = stack.enter_context(routed(reading.family, layer)) if has_experts else []
                 after = run_layer(layer, hidden[batch], x.kwargs[index])
             hidden[batch] = reading.workspace.stored(after)
-            real = mask.flatten()
-            read = {f"{path}.weight": [rows.reshape(len(real), -1)[real]] for path, (rows, _) in runs.items()}
-            for name, parts in [*read.items(), *(pair for one in given for pair in self._by_expert(layer, one, real))]:
-                sums = torch.stack([rows.float().square().sum(dim=0) for rows in parts]).cpu()
+            real, weights = mask.flatten(), self.weights[batch].flatten()
+            read = [
+                (f"{path}.weight", [(weights[real], rows.reshape(len(real), -1)[real])])
+                for path, (rows, _) in runs.items()
+            ]
+            for name, parts in [
+                *read,
+                *(pair for one in given for pair in self._by_expert(layer, one, real, weights)),
+            ]:
+                sums = torch.stack([counted @ rows.float().square() for counted, rows in parts]).cpu()
                 check_finite_layer(sums.isfinite().all(), index)
-                counts = torch.tensor([[float(len(rows))] for rows in parts])
+                counts = torch.tensor([[float(counted.sum())] for counted, _ in parts])
                 for key, value in ((f"{name}.{SUMS}", sums), (f"{name}.{COUNTS}", counts)):
                     kept[key] = kept[key] + value if key in kept else value
         return kept
 
     def _by_expert(
-        self, layer: nn.Module, given: Routed, real: torch.Tensor
-    ) -> Iterable[tuple[str, list[torch.Tensor]]]:
-        """The names of the tensors of all experts, each with what that of every expert multiplies."""
+        self, layer: nn.Module, given: Routed, real: torch.Tensor, weights: torch.Tensor
+    ) -> Iterable[tuple[str, list[tuple[torch.Tensor, torch.Tensor]]]]:
+        """The names of the tensors of all experts, each with the weights of the tokens of every expert and what the
+        tensor multiplies."""
         family = self.reading.family
         experts = ExpertWeights(family, layer, dict(layer.named_parameters()))
-        hidden = [given.hidden[given.sent_to(expert)[0] & real] for expert in range(len(experts))]
+        sent = [given.sent_to(expert)[0] & real for expert in range(len(experts))]
+        hidden = [given.hidden[tokens] for tokens in sent]
         for name, tensor in experts.tensors.items():
             if tensor.ndim == 3:
                 is_out = name == family.mixture.out
                 read = [experts.neurons(*one) for one in enumerate(hidden)] if is_out else hidden
-                yield f"{family.mixture.module}.{name}", read
+                counted = [weights[tokens] for tokens in sent]
+                yield f"{family.mixture.module}.{name}", list(zip(counted, read, strict=True))
 
 
 def importance_matrix(
     model: LoadedModel, pieces: Sequence[GgufPiece], texts: Sequence[str], data: DataSettings, workspace: Workspace
 ) -> dict[str, np.ndarray]:
     """The sums and counts of all matrices in the decoder layers, by their names in llama.cpp's files: embedding and
-    output head are quantised without.
+    output head are quantised without. The marks of an infilling text count [`~measuring.dense_outputs.GAP_MARKS`]
+    times: all that is written into the gap reads them.
 
     Args:
         model ([`~checkpoints.loading.LoadedModel`]): with weights that can be read.
@@ -94,7 +111,11 @@ def importance_matrix(
     ids = token_lists(model.tokenizer, texts)
     packed = pack(ids, data.sequence_length, 0, TOKENS, special_ids(model.tokenizer))
     reading = LayerPass(model.model, model.family, packed, data.batch_size, workspace=workspace)
-    reading.run(InputSquares(reading), "Measuring the importance matrix")
+    weights = packed.mask.float()
+    if (gap := infilling_format(model.tokenizer)) is not None:
+        marks = torch.tensor(sorted(gap.mark_ids(model.tokenizer)))
+        weights[torch.isin(packed.input_ids, marks)] *= GAP_MARKS
+    reading.run(InputSquares(reading, weights), "Measuring the importance matrix")
     tensors = dict[str, np.ndarray]()
     for piece in pieces:
         index, name = model.family.layer_of(piece.source)

@@ -15,6 +15,7 @@ from optimum_flab.export.gguf_file import note_of_rows
 from optimum_flab.export.importance import importance_matrix
 from optimum_flab.export.llama_library import mean_squares
 from optimum_flab.export.weights import gguf_pieces
+from optimum_flab.measuring.dense_outputs import GAP_MARKS
 from optimum_flab.settings.export import MATRIX_TYPES, QUANTISED_TYPES
 from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.tensors.gguf_header import read_header
@@ -41,12 +42,12 @@ def data(tmp_path):
     return DataSettings(corpus=[str(tmp_path / "rows.jsonl")], mix={"own": 1}, sequence_length=32, batch_size=3)
 
 
-def matrix_of(model, tokenizer, data):
+def matrix_of(model, tokenizer, data, texts=TEXTS):
     """The importance matrix of a model, and the tokens that it is made of."""
     loaded = dense_from_memory(model, tokenizer)
     pieces = gguf_pieces(own_tensors(model), model.config, loaded.family)
-    found = importance_matrix(loaded, pieces, TEXTS, data, Workspace())
-    return found, pack(token_lists(tokenizer, TEXTS), 32, 0, 4096)
+    found = importance_matrix(loaded, pieces, texts, data, Workspace())
+    return found, pack(token_lists(tokenizer, texts), 32, 0, 4096)
 
 
 @torch.no_grad()
@@ -68,6 +69,24 @@ def test_it_is_what_the_matrices_multiply(tokenizer, data):
         np.testing.assert_allclose(sums[0], rows.square().sum(0).numpy(), rtol=1e-4)
         assert found[f"blk.2.{name}.weight.counts"].tolist() == [[tokens.tokens]]
     assert len(found) == 2 * 3 * 7  # neither embedding nor head nor norms
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_the_marks_of_a_gap_count_more(data, family):
+    marks = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
+    tokenizer = byte_level_tokenizer(600 - len(marks))
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    texts = [f"<|fim_prefix|>{text[:40]}<|fim_suffix|>{text[50:]}<|fim_middle|>{text[40:50]}" for text in TEXTS]
+    model = tiny(family)
+    found, tokens = matrix_of(model, tokenizer, data, texts)
+    weights = torch.where(tokens.input_ids >= 597, float(GAP_MARKS), 1.0)[tokens.mask]
+    assert len(weights) < weights.sum() < GAP_MARKS * len(weights)
+    rows = read_by(model, "model.layers.2.self_attn.q_proj", tokens)[0][tokens.mask]
+    np.testing.assert_allclose(found["blk.2.attn_q.weight.in_sum2"][0], weights @ rows.square(), rtol=1e-4)
+    assert found["blk.2.attn_q.weight.counts"].tolist() == [[weights.sum()]]
+    if family == "qwen3_moe":
+        counts = found["blk.2.ffn_gate_exps.weight.counts"].sum()
+        assert counts == weights.sum() * model.config.num_experts_per_tok
 
 
 def test_experts_have_their_own(tokenizer, data):
