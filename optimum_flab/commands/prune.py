@@ -31,6 +31,7 @@ class PruneCommand(PruningVerb):
     FLAGS = flags_of(PrunerSettings)
     EXAMPLES = (
         "prune Qwen/Qwen2.5-Coder-0.5B out    # its vocabulary alone",
+        "prune org/model out --target-size 235MB --gguf auto",
         "prune Qwen/Qwen2.5-Coder-0.5B out --target-ratio 0.35",
     )
     EPILOG = criteria_text()
@@ -55,7 +56,7 @@ class PruneCommand(PruningVerb):
         )
         optional.add_argument(
             "--gguf",
-            metavar="TYPE",
+            metavar=f"TYPE|{AUTO}",
             type=str.lower,
             choices=(*TYPES, AUTO),
             action="append",
