@@ -224,6 +224,18 @@ def test_the_file_of_the_type_that_was_found_meets_the_size(optimizer, tmp_path,
     assert 0.9e6 * megabytes < written <= 1e6 * megabytes
 
 
+@needs_quantiser
+def test_types_that_were_tried_for_one_size_are_known_for_another(optimizer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rounding_room, "ABOVE", 2)
+    first = pruned_to(optimizer, "1.5MB", tmp_path).report.search.types
+    assert ": reused from" not in capsys.readouterr().err
+    second = pruned_to(optimizer, "1.49MB", tmp_path).report.search.types
+    both = {one.file_type for one in first} & {one.file_type for one in second}
+    said = capsys.readouterr().err
+    assert both and all(f"type-{kind}: reused from" in said for kind in both)
+    assert [one for one in first if one.file_type in both] == [one for one in second if one.file_type in both]
+
+
 @pytest.mark.parametrize("size", ["9MB", "3MB"])
 def test_what_is_pinned_stays_whatever_type_fits(size, optimizer, tmp_path, monkeypatch):
     """Also where a single type and shape is left, which is measured nevertheless."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from ..running.llama_process import PACKAGE
 from ..settings.export import OWN_TYPES
@@ -23,6 +25,14 @@ def find_quantiser() -> list[str] | None:
     if program := shutil.which(PROGRAM):
         return [program]
     return [sys.executable, str(Path(__file__).with_name("llama_library.py"))] if find_spec(PACKAGE) else None
+
+
+def quantiser_identity() -> list[Any]:
+    """What decides what the quantiser of this machine makes, as JSON can hold it: another build may round
+    differently."""
+    if program := shutil.which(PROGRAM):
+        return [program, Path(program).stat().st_mtime_ns]
+    return [PACKAGE, version(PACKAGE)] if find_spec(PACKAGE) else []
 
 
 def check_quantiser(kind: str) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +16,16 @@ from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import operate
 from ..export import export_gguf
 from ..export.gguf_weights import dequantised
-from ..export.quantiser import find_quantiser
+from ..export.quantiser import find_quantiser, quantiser_identity
 from ..measuring.divergence import OutputHead, final_hidden, mean_divergence, predicting
-from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
 from ..records.report import TriedType
+from ..records.work import json_stage
 from ..running.casting import cast_by_layer
 from ..running.layer_pass import LayerPass
 from ..settings.export import OWN_TYPES, TYPES, ExportSettings
 from ..sizes import Shape
+from ..utils.hashing import digest_of
 from .inputs import PruningInputs
 
 
@@ -121,23 +123,23 @@ class FileTrial:
 
 class Rounding:
     """What rounding to types costs, measured on a model of which only the vocabulary was pruned, when it is first
-    asked.
+    asked. It is the same whatever the budget, and saved for runs with another one.
 
     Args:
         inputs ([`PruningInputs`]): the dense model and the texts.
         shape ([`Shape`]): with the whole body.
         sizes (`Mapping[str, int]`): by type, the bytes of a file of that model.
-        pieces ([`Pieces`]): keeps what was measured, in case the run is interrupted.
+        folder (`Path`): for the files.
 
     Attributes:
         tried (`dict[str, TriedType]`): what was measured.
     """
 
-    def __init__(self, inputs: PruningInputs, shape: Shape, sizes: Mapping[str, int], pieces: Pieces):
+    def __init__(self, inputs: PruningInputs, shape: Shape, sizes: Mapping[str, int], folder: Path):
         self._inputs = inputs
         self._shape = shape
         self._sizes = sizes
-        self._pieces = pieces
+        self._folder = folder
         self.tried = dict[str, TriedType]()
 
     @cached_property
@@ -154,18 +156,20 @@ class Rounding:
             dtype=str(inputs.request.dtype).removeprefix("torch."),
             settings={},
         )
-        return FileTrial(inputs, plan, self._pieces.folder / "types", TRIAL_TOKENS)
+        return FileTrial(inputs, plan, self._folder, TRIAL_TOKENS)
+
+    @cached_property
+    def _decided_by(self) -> dict[str, Any]:
+        inputs = self._inputs
+        kept = digest_of(inputs.tokens(self._shape["vocab"]).tolist())
+        facts = inputs.decided_by(dtype=str(inputs.request.dtype), kept=kept, quantiser=quantiser_identity())
+        return {**facts, "settings": facts["settings"]["data"]}
 
     def __call__(self, kind: str) -> TriedType:
         """What a type costs."""
         if kind not in self.tried:
-            piece = self._pieces.read(f"type-{kind}")
-            if piece is None:
-                measured = self._trial(kind)
-                self._pieces.write(f"type-{kind}", tried=measured.model_dump())
-                self.tried[kind] = measured
-            else:
-                self.tried[kind] = TriedType(**piece.facts["tried"])
+            stage, work = json_stage(f"type-{kind}", TriedType), self._inputs.run.work
+            self.tried[kind] = work.value(stage, self._decided_by, lambda _: self._trial(kind))
         return self.tried[kind]
 
     def expected(self, kind: str) -> float:

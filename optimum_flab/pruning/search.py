@@ -219,7 +219,8 @@ def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
                 name = component.dimension
                 sizes = sorted({one.shape[name] for row in rows for one in row} - {calibration.shape[name]})
                 choices[name] = component.choice(calibration, sizes, component.section(inputs.request.config))
-        rounding = Rounding(inputs, candidates.whole or candidates.start.shape, candidates.file_sizes, pieces)
+        whole = candidates.whole or candidates.start.shape
+        rounding = Rounding(inputs, whole, candidates.file_sizes, pieces.folder / "types")
         expectation = _expectation(inputs, choices)
         option, tried = candidates.start, Tried()
         if len(rows) > 1 or len(rows[0]) > 1:
