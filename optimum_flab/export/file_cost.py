@@ -33,7 +33,7 @@ def file_cost(
         type=type_name(read_header(first.path).fields),
         bytes=sum(file.bytes for file in exported.files),
         sha256=first.sha256,
-        against="dense" if pruned else "unquantised",
+        against="dense" if pruned else "source",
         cost=KindCost(**{name: getattr(held_out, name) for name in KindCost.model_fields}),
         by_kind=held_out.by_kind,
     )

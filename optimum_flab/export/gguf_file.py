@@ -20,6 +20,7 @@ from ..records.folders import check_space
 from ..running.generation import end_ids
 from ..settings.export import OWN_TYPES, ExportSettings
 from ..settings.pruning import DataSettings
+from ..sizes import shape_of
 from ..tensors.gguf_header import HEAD, PART, WEIGHTS_FIELD, read_header
 from ..tensors.lazy import own_tensors
 from ..utils.errors import ConfigurationError, FlabError
@@ -206,7 +207,8 @@ def note_of_rows(model: LoadedModel, kind: str) -> str | None:
     if not odd:
         return None
     layers, heads, groups = (getattr(config, family.sizes[name]) for name in ("layer", "head", "kv_head"))
-    file = QuantisedFile(kind, layers, heads / groups, all(piece.name != HEAD for piece in pieces))
+    experts = shape_of(model.model, family).get("expert", 0)
+    file = QuantisedFile(kind, layers, heads / groups, all(piece.name != HEAD for piece in pieces), experts)
     formats = [tensor_format(piece, piece.shape[-1], file) for piece in odd]
     size = sum(stored_bytes(piece.shape, found) for piece, found in zip(odd, formats, strict=True))
     bits = 8 * size / sum(math.prod(piece.shape) for piece in odd)

@@ -59,7 +59,13 @@ FALLBACKS = {
     **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
     **{"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"},
 }
-GROUPED = 4  # query heads of each key-value head, from which a format of its own is worth it
+TWO_BITS = frozenset(COARSE) - {"iq3_xxs"}  # or fewer
+# where a model has exactly eight experts, the types whose attention output is of Q5_K
+FINER_OUTPUT = TWO_BITS | {
+    *("q2_k", "q3_k_s", "q3_k_m", "q4_k_s", "q4_k_m", "iq3_xxs", "iq3_xs", "iq3_s", "iq3_m", "iq4_xs", "iq4_nl"),
+}
+# query heads of each key-value head, or, of two bits, experts, from which a format of its own is worth it
+GROUPED = 4
 
 
 @dataclass(frozen=True)
@@ -71,12 +77,25 @@ class QuantisedFile:
         layers (`int`): of the model.
         grouped (`float`): query heads of each key-value head.
         tied (`bool`): whether the output head is the embedding.
+        experts (`int`): of each layer; 0 in a model that is no mixture.
     """
 
     kind: str
     layers: int
     grouped: float
     tied: bool
+    experts: int = 0
+
+    @property
+    def rules(self) -> list[str]:
+        """What differs from the usual format: the first that holds counts."""
+        usual, *rules = MIXTURES[self.kind]
+        if self.experts != 8:
+            return rules
+        inputs = "Q4_K" if self.kind in TWO_BITS else "Q8_0"
+        output = "Q5_K" if self.kind in FINER_OUTPUT else usual
+        down = ["down more Q4_K"] if self.kind == "iq3_m" else []
+        return [f"k all {inputs}", f"v all {inputs}", f"o all {output}", *down, *rules]
 
     def holds(self, where: str, layer: int) -> bool:
         """Whether a layer is one of those that a rule is about."""
@@ -89,7 +108,7 @@ class QuantisedFile:
             "eighth": layer < eighth,
             "middle": eighth <= layer < 7 * layers // 8,
             "more": layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2,
-            "grouped": self.grouped >= GROUPED,
+            "grouped": max(self.grouped, self.experts if self.kind in TWO_BITS else 0) >= GROUPED,
         }[where]
 
 
@@ -126,13 +145,12 @@ def tensor_format(piece: GgufPiece, row: int, file: QuantisedFile) -> str:
 
 
 def _in_layer(name: str, file: QuantisedFile) -> str:
-    usual, *rules = MIXTURES[file.kind]
     match = re.fullmatch(r"blk\.(\d+)\.(\w+?)(_exps)?", name)
-    for rule in rules if match else ():
+    for rule in file.rules if match else ():
         part, where, found = rule.split()
         if match and PARTS.get(match[2]) == part and file.holds(where, int(match[1])):
             return found
-    return usual
+    return MIXTURES[file.kind][0]
 
 
 @cache

@@ -83,6 +83,8 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
     data = trimmed.trimmed_metadata(checkpoint.trim, terms) if is_trimmed else card_data(checkpoint, terms, title)
     for card in own:
         data = with_additions(data, card)
+    measured = {} if is_trimmed else tables.measured_files(checkpoint)
+    verdicts = {} if is_trimmed else file_verdicts(checkpoint.report)
     text = fill(
         trimmed.TEMPLATE if is_trimmed else TEMPLATE,
         {
@@ -90,7 +92,8 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
             "checkpoint": checkpoint,
             "report": report,
             "verdict": None if is_trimmed else verdict_of(checkpoint.report),
-            "file_verdicts": {} if is_trimmed else file_verdicts(checkpoint.report),
+            "measured": measured,
+            "file_verdicts": {name: said for name, said in verdicts.items() if name in measured},
             "terms": terms,
             "rows": rows,
             "tables": tables,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..records.checkpoint import Checkpoint
 from ..records.held_out import KindCost
-from ..records.report import Report
+from ..records.report import FileCost, Report
 from ..records.results import BASELINE, MODEL, EfficiencyRecord, EvaluationRecord, ScoreRow
 from ..records.rows import Row, decimals, file_divergence, held_out_rows, megabytes, typeset
 from ..records.scores import PROGRAMS
@@ -38,15 +38,24 @@ def cells(rows: Iterable[Row]) -> list[list[str]]:
     return [[cell(row.label), *row.cells()[1:]] for row in rows]
 
 
-def gguf_rows(checkpoint: Checkpoint) -> list[list[str]]:
-    """Name, type, size, divergence, bits per byte and SHA-256 of the GGUF files in the folder."""
-    measured = {file.name: file for file in checkpoint.report.files}
+def measured_files(checkpoint: Checkpoint) -> dict[str, FileCost]:
+    """By name, the GGUF files in the folder that were measured, and not replaced since."""
+    measured = (file for file in checkpoint.report.files if file.name in checkpoint.gguf_files)
+    return {file.name: file for file in measured if file_sha256(checkpoint.folder / file.name) == file.sha256}
+
+
+def gguf_rows(checkpoint: Checkpoint, measured: Mapping[str, FileCost]) -> list[list[str]]:
+    """Name, type, size, divergence, bits per byte and SHA-256 of the GGUF files in the folder.
+
+    Args:
+        measured (`Mapping[str, FileCost]`): see [`measured_files`].
+    """
     paths = {checkpoint.folder / name: kind for name, kind in checkpoint.gguf_files.items()}
     rows = []
     for path, kind in paths.items():
-        sha256, file = file_sha256(path), measured.get(path.name)
-        known = file is not None and file.sha256 == sha256  # it may have been replaced
-        costs = [file_divergence(file), decimals(file.cost.pruned_bits_per_byte)] if file and known else ["–", "–"]
+        file = measured.get(path.name)
+        costs = [file_divergence(file), decimals(file.cost.pruned_bits_per_byte)] if file else ["–", "–"]
+        sha256 = file.sha256 if file else file_sha256(path)
         rows.append([f"[{path.name}]({path.name})", kind, megabytes(path.stat().st_size), *costs, code([sha256])])
     return rows
 

@@ -130,7 +130,8 @@ class FileSizes:
         sizes = self._family.sizes
         heads = shape.get("head", getattr(self._model.config, sizes["head"]))
         tied = all(piece.name != "output.weight" for piece in self._pieces)
-        file = QuantisedFile(kind, shape["layer"], heads / getattr(self._model.config, sizes["kv_head"]), tied)
+        grouped = heads / getattr(self._model.config, sizes["kv_head"])
+        file = QuantisedFile(kind, shape["layer"], grouped, tied, shape.get("expert", 0))
         head = int(self._gguf_headers[min(shape["vocab"], self._dense["vocab"])])
         tensors = sum(_aligned(stored_bytes(one, "F32")) for one in self._rope)
         for piece in self._pieces:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..export.quantiser import quantiser_identity
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
 from ..records.report import TriedType
@@ -31,7 +32,9 @@ def better_file(inputs: PruningInputs, chosen: ChosenShape) -> tuple[ChosenShape
         return [FileTrial(inputs, plan, folder)(str(one.file_type)) for one, plan in finalists]
 
     decided_by = inputs.decided_by(
-        dtype=str(inputs.request.dtype), shapes=[[one.hash, one.file_type] for one, _ in finalists]
+        dtype=str(inputs.request.dtype),
+        shapes=[[one.hash, one.file_type] for one, _ in finalists],
+        quantiser=quantiser_identity(),
     )
     files = inputs.run.work.value(STAGE, decided_by, measure)
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
+from ..export.quantiser import quantiser_identity
 from ..measuring.divergence import predicting
 from ..records.pieces import Pieces
 from ..records.report import RemovedLayer, Search, TriedShape
@@ -244,7 +245,8 @@ def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
         other = other_option(option, tried, inputs.request.limits)
         return chosen(option, None if other is None else chosen(other))
 
-    types = {"types": sorted(candidates.file_sizes)} if candidates.file_sizes else {}
+    files = candidates.file_sizes
+    types = {"types": sorted(files), "quantiser": quantiser_identity()} if files else {}
     return inputs.run.stage(STAGE, inputs.decided_by(**types), choose)
 
 

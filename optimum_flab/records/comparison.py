@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -17,7 +18,7 @@ from .checkpoint import Checkpoint
 from .json_files import parse_record, read_json
 from .names import is_result
 from .paths import last_name
-from .report import REPORT_NAME, Report
+from .report import REPORT_NAME, FileCost, Report
 from .results import EVALUATION_NAME, EvaluationRecord, ScoreRow
 from .rows import decimals, file_divergence, megabytes, nats, shape_rows
 from .scores import PROGRAMS, Score
@@ -113,7 +114,7 @@ def _sizes(model: ComparedModel) -> dict[str, str]:
         f"weights ({pruned.dtype})": megabytes(pruned.bytes),
         **{label: size for label, _, size, _ in (row.cells() for row in shape_rows(report))},
         "calibration tokens per neuron": "-" if tokens is None else f"{tokens:.1f}",
-        **{f"GGUF {file.type}": f"{file.bytes / 1e6:,.1f} MB" for file in report.files},
+        **{f"GGUF {name}": f"{file.bytes / 1e6:,.1f} MB" for name, file in _by_type(report.files).items()},
         "recovered": "no" if trained is None else f"on {trained:,} tokens",
         **{f"time of the {done}": duration(cost.total.wall_seconds) for done, cost in report.commands.items()},
     }
@@ -122,16 +123,22 @@ def _sizes(model: ComparedModel) -> dict[str, str]:
 def _costs(model: ComparedModel) -> dict[str, str]:
     held_out = model.report.held_out if model.report else None
     kinds = {} if held_out is None else {"all text": held_out, **held_out.by_kind}
-    files = model.report.files if model.report else ()
+    files = _by_type(model.report.files if model.report else ())
     return {
         **{f"divergence, {kind}": nats(cost.divergence) for kind, cost in kinds.items()},
         **{
             f"bits per byte, {kind}": f"{cost.pruned_bits_per_byte:.4f} (dense {cost.dense_bits_per_byte:.4f})"
             for kind, cost in kinds.items()
         },
-        **{f"divergence, GGUF {file.type}": file_divergence(file) for file in files},
-        **{f"bits per byte, GGUF {file.type}": decimals(file.cost.pruned_bits_per_byte) for file in files},
+        **{f"divergence, GGUF {name}": file_divergence(file) for name, file in files.items()},
+        **{f"bits per byte, GGUF {name}": decimals(file.cost.pruned_bits_per_byte) for name, file in files.items()},
     }
+
+
+def _by_type(files: Sequence[FileCost]) -> dict[str, FileCost]:
+    """GGUF files by type, or, of several of one type, by type and name."""
+    types = Counter(file.type for file in files)
+    return {file.type if types[file.type] == 1 else f"{file.type} ({file.name})": file for file in files}
 
 
 def _scores(model: ComparedModel) -> dict[str, str]:

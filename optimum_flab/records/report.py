@@ -322,8 +322,8 @@ class FileCost(Record):
         type (`str`): its number format, such as `q4_k_m`.
         bytes (`int`): its size, of all parts together.
         sha256 (`str`): hex, of its content; of the first part.
-        against (`str`): what was measured against: the `dense` model that was pruned, or the `unquantised` checkpoint
-            that the file was made from, where the dense model was not at hand.
+        against (`str`): what was measured against: the `dense` model that was pruned, or its `source`, the checkpoint
+            that it was made of, where the dense model was not at hand.
         cost ([`KindCost`]): on held-out text; the dense figures are those of what it was measured against.
         by_kind (`dict[str, KindCost]`): the same by kind of text; empty if texts were of no kind.
     """
@@ -332,7 +332,7 @@ class FileCost(Record):
     type: str
     bytes: int
     sha256: str
-    against: Literal["dense", "unquantised"]
+    against: Literal["dense", "source"]
     cost: KindCost
     by_kind: dict[str, KindCost] = Field(default_factory=dict)
 

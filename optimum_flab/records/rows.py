@@ -80,7 +80,7 @@ KIND_LABELS = {
 }
 
 
-UNQUANTISED = " (from the unquantised checkpoint)"
+SOURCE = " (from the checkpoint that it was made of)"
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def file_positions(report: Report) -> str:
 
 def file_divergence(file: FileCost) -> str:
     """The divergence of a file, and from what, if not from the dense model."""
-    return f"{decimals(max(file.cost.divergence, 0.0))}{UNQUANTISED if file.against == 'unquantised' else ''}"
+    return f"{decimals(max(file.cost.divergence, 0.0))}{SOURCE if file.against == 'source' else ''}"
 
 
 def _told_apart(shapes: Sequence[Sizes]) -> list[type[ComponentSettings]]:

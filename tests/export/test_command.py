@@ -13,6 +13,7 @@ from optimum_flab.export import export_gguf, gguf_file, quantiser
 from optimum_flab.export.fields import model_fields
 from optimum_flab.families import family_for
 from optimum_flab.hub.frame import is_generated
+from optimum_flab.hub.tables import measured_files
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.names import is_replaceable
 from optimum_flab.tensors.gguf_header import read_header
@@ -215,12 +216,16 @@ def test_an_export_beside_its_pruned_model_is_measured_against_it_and_noted(proj
     assert flab(*prune.split(), cwd=project).code == 0
     done = flab("export", "out", "out/own.gguf", "--type", "q8_0", cwd=project)
     assert done.code == 0, done.err
-    assert "(from the unquantised checkpoint), bits per byte " in done.out
+    assert "(from the checkpoint that it was made of), bits per byte " in done.out
     checkpoint = Checkpoint(project / "out")
     (file,) = checkpoint.report.files
-    assert file.name == "own.gguf" and file.against == "unquantised"
+    assert file.name == "own.gguf" and file.against == "source"
     assert 0 < file.cost.divergence < 0.01 and file.cost.positions > 1000
-    assert "(from the unquantised checkpoint)" in checkpoint.card
+    assert "(from the checkpoint that it was made of)" in checkpoint.card
+    assert set(measured_files(checkpoint)) == {"own.gguf"}
+    with (project / "out/own.gguf").open("ab") as replaced:
+        replaced.write(b"more")
+    assert not measured_files(checkpoint)  # of which the card then says nothing that was measured
     before = (project / "out/flab_report.json").read_bytes()
     assert flab("export", "out", "elsewhere.gguf", "--type", "q8_0", cwd=project).code == 0
     assert (project / "out/flab_report.json").read_bytes() == before

@@ -56,7 +56,7 @@ def searched(folder, report):
     file = {"name": "a-q4_k_m.gguf", "type": "q4_k_m", "bytes": 231_400_000, "sha256": "0" * 64, "against": "dense"}
     kinds = {"problems": {**cost, "divergence": 0.016}}
     files = [{**file, "cost": cost, "by_kind": kinds}]
-    other = {"against": "unquantised", "cost": {**cost, "positions": 1_460}}
+    other = {"against": "source", "cost": {**cost, "positions": 1_460}}
     files.append({**file, **other, "name": "b.gguf", "type": "q8_0"})
     sizes = {"vocab_size": 377, "num_hidden_layers": 4}
     frontier = [

@@ -50,6 +50,18 @@ def test_a_table_has_a_column_for_each_model_and_dashes_for_what_is_not_known(fo
     assert "held-out texts differ" not in flab("compare", "searched", "applied", cwd=folders).out
 
 
+def test_files_of_one_type_are_told_apart_by_name(folders):
+    path = folders / "searched" / "flab_report.json"
+    report = json.loads(path.read_text(encoding="utf-8"))
+    cost = {name: report["held_out"][name] for name in ("texts", "bytes", "positions", "divergence")}
+    cost |= {name: report["held_out"][name] for name in ("dense_bits_per_byte", "pruned_bits_per_byte")}
+    file = {"type": "q8_0", "sha256": "", "against": "dense", "cost": cost}
+    report["files"] = [{**file, "name": "a.gguf", "bytes": 1_000_000}, {**file, "name": "b.gguf", "bytes": 2_000_000}]
+    path.write_text(json.dumps(report), encoding="utf-8")
+    rows = table(flab("compare", "searched", cwd=folders).out)
+    assert rows["GGUF q8_0 (a.gguf)"] == ["1.0 MB"] and rows["GGUF q8_0 (b.gguf)"] == ["2.0 MB"]
+
+
 def test_json_holds_what_the_files_hold(folders):
     models = json.loads(flab("compare", "recovered", "other", "--json", cwd=folders).out)
     assert [model["folder"] for model in models] == ["recovered", "other"] and models[1]["report"] is None

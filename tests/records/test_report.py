@@ -131,7 +131,7 @@ def test_a_file_is_judged_by_its_own_divergence(divergence, lost_mass, said):
         against="dense",
         cost=cost.model_copy(update={"divergence": divergence}),
     )
-    other = file.model_copy(update={"name": "b.gguf", "against": "unquantised"})
+    other = file.model_copy(update={"name": "b.gguf", "against": "source"})
     report = of_known_size(report, held_out=held_out, files=(file, other))
     verdicts = file_verdicts(report)
     assert list(verdicts) == ["a.gguf"] and said in f"a.gguf: {verdicts['a.gguf']}"
