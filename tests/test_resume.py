@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -135,6 +136,38 @@ def test_a_run_that_ends_after_any_piece_goes_on_there(kind, made, tmp_path, mon
         assert len(pieces) <= len(all_pieces) - moment + 1, moment
         assert contents(tmp_path / "out") == expected, moment
         shutil.rmtree(tmp_path / "out")
+
+
+def damage(path: Path, how: str, other: Path, rng: random.Random) -> None:
+    """What a disk or a hand may do to a file."""
+    content = bytearray(path.read_bytes())
+    if how == "flipped":
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes({"cut": content[: len(content) // 2], "emptied": b""}.get(how, bytes(content)))
+    if how == "swapped":
+        path.write_bytes(other.read_bytes())
+        other.write_bytes(content)
+
+
+@pytest.mark.parametrize("seed", thorough_but(1, list(range(8))))
+def test_what_was_damaged_is_never_used(seed, made, tmp_path, monkeypatch):
+    rng, kind = random.Random(seed), list(ASKED)[seed % len(ASKED)]
+    with monkeypatch.context() as patch:
+        pieces = stop_after(patch, None)
+        prune(made, kind, tmp_path / "whole", tmp_path / "finished")
+    expected = contents(tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_after(patch, rng.randrange(1, len(pieces)))
+        prune(made, kind, tmp_path / "out", tmp_path / "begun")
+    for state in ("finished", "begun"):
+        for how in ("flipped", "flipped", "cut", "emptied", "swapped"):
+            cache = Path(shutil.copytree(tmp_path / state, tmp_path / "cache"))
+            files = sorted(path for path in cache.rglob("*") if path.is_file() and path.stat().st_size)
+            damaged, other = rng.sample(files, 2)
+            damage(damaged, how, other, rng)
+            prune(made, kind, tmp_path / "out", cache)
+            assert contents(tmp_path / "out") == expected, (state, how, damaged, other)
+            shutil.rmtree(cache)
 
 
 def pieces_in(folder):
@@ -345,6 +378,20 @@ def test_where_nothing_can_be_kept_the_run_goes_on(tmp_path, capsys):
     assert number(tmp_path / "cache", 7) == 7
     assert f"nothing can be saved in {tmp_path / 'cache'}" in capsys.readouterr().err
     assert (tmp_path / "cache").is_file()
+
+
+def test_what_a_folder_has_that_can_only_be_read_is_used(tmp_path, monkeypatch, capsys):
+    number(tmp_path, 7)
+
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(work_module.tempfile, "TemporaryFile", refuse)
+    assert number(tmp_path, 8) == 7 and "reused from" in capsys.readouterr().err
+    (saved,) = tmp_path.glob("number-*/value/n")
+    saved.write_text("9")
+    assert number(tmp_path, 8) == 8 and "n is not as it was written" in capsys.readouterr().err
+    assert saved.read_text() == "9"
 
 
 def test_a_second_run_of_the_same_waits_and_uses_it(tmp_path, monkeypatch):

@@ -16,14 +16,16 @@ from safetensors import SafetensorError, safe_open
 from ..utils.errors import FlabError
 from ..utils.progress import say
 from .atomic import errors_of_writing, write_atomically
+from .checksums import tensors_sha256
 
 
 if TYPE_CHECKING:
     import torch
 
 
+PIECES = "pieces"  # the folder of those of a stage, in the folder of its value
 SUFFIX = ".safetensors"
-FACTS = "facts"  # in the header of a piece
+FACTS, SHA256 = "facts", "sha256"  # in the header of a piece
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Piece:
 
 
 class Pieces:
-    """Pieces by name: one file each, written under a temporary name and renamed, so that none is ever incomplete.
+    """Pieces by name: one file each, written under a temporary name and renamed, so that none is ever incomplete, with
+    a checksum.
 
     Args:
         folder (`Path`, *optional*): created for the first piece. Defaults to a temporary one, for a run that cannot be
@@ -58,11 +61,13 @@ class Pieces:
             folder = Path(mkdtemp())
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.folder = folder
+        self._intact = set[Path]()  # written or checked by this run
 
     def part(self, name: str) -> Pieces:
         """A separate group of pieces inside these; the same one at every call."""
         part = Pieces(self.folder / name)
         part._whole, part.lasting = self, self.lasting  # a temporary folder stays as long as one of its parts
+        part._intact = self._intact
         return part
 
     def read(self, name: str, only: str = "") -> Piece | None:
@@ -76,8 +81,14 @@ class Pieces:
             return None
         try:
             with safe_open(path, framework="pt") as file:
+                stated = file.metadata()
+                if path not in self._intact:
+                    found = tensors_sha256(file.keys(), file.get_tensor, self._title(name), stated[FACTS])
+                    if found != stated[SHA256]:
+                        raise ValueError(SHA256)
+                    self._intact.add(path)
                 tensors = {key: file.get_tensor(key) for key in file.keys() if key.startswith(only)}
-                return Piece(tensors, json.loads(file.metadata()[FACTS]))
+                return Piece(tensors, json.loads(stated[FACTS]))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             say(f"{path} is damaged; its content is computed again")
             path.unlink(missing_ok=True)
@@ -119,13 +130,23 @@ class Pieces:
         from safetensors.torch import save_file
 
         on_cpu = {key: value.detach().cpu().contiguous() for key, value in (tensors or {}).items()}
-        header = {FACTS: json.dumps(facts)}
+        said = json.dumps(facts)
+        header = {FACTS: said, SHA256: tensors_sha256(on_cpu, on_cpu.__getitem__, self._title(name), said)}
         with errors_of_writing(self.path(name)):
             write_atomically(self.path(name), lambda partial: save_file(on_cpu, partial, metadata=header))
+        self._intact.add(self.path(name))
 
     def clear(self) -> None:
         """Drops all pieces."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _title(self, name: str) -> str:
+        """What tells a piece from any other, wherever the folder is."""
+        whole = self
+        while whole._whole is not None:
+            whole = whole._whole
+        inside = (self.folder / name).relative_to(whole.folder).as_posix()
+        return f"{whole.folder.parent.name}/{inside}" if whole.folder.name == PIECES else inside
 
     def path(self, name: str) -> Path:
         """The file of a piece, finished or not."""

@@ -21,8 +21,9 @@ from ..utils.errors import FlabError
 from ..utils.hashing import digest_of
 from ..utils.progress import say
 from .atomic import LOCK, errors_of_writing, take_lock
+from .checksums import check_checksums, write_checksums
 from .ledger import Ledger, StageCost
-from .pieces import SUFFIX, Pieces
+from .pieces import PIECES, SUFFIX, Pieces
 
 
 KEY_LENGTH = 16  # of the hash in the name of a value's folder
@@ -31,7 +32,6 @@ KEPT_DAYS = 30  # after the last run that used it
 INPUTS, COST = "inputs.json", "cost.json"
 VALUE = "value"
 UNFINISHED = "value.partial"
-PIECES = "pieces"
 T = TypeVar("T")
 
 
@@ -70,7 +70,8 @@ class WorkFolder:
     """The values of stages, each in a folder named after the hash of everything that decides it.
 
     Args:
-        root (`Path`): created if it does not exist. If it cannot be written, values are kept until the run ends.
+        root (`Path`): created if it does not exist. If it cannot be written, values that it has are read, and new ones
+            kept until the run ends.
         resume (`bool`): whether saved values may be used; otherwise they are computed again and replaced.
         agree (`Callable`): for several processes that compute the same values, each in a folder of its own: whether a
             condition holds in all.
@@ -92,7 +93,7 @@ class WorkFolder:
         check: Callable[[], None] = lambda: None,
         ledger: Ledger | None = None,
     ):
-        self.root = root
+        self.root = self._filled = root
         self.resume = resume
         self._agree = agree
         self._is_main = is_main
@@ -138,7 +139,10 @@ class WorkFolder:
                 if not self.resume and folder not in self._used:
                     _empty(folder)
                 (folder / INPUTS).write_text(json.dumps({"code": code_hash(), **inputs}, indent=2), encoding="utf-8")
-            saved = _read(stage, folder, quietly=folder in self._used or not self._is_main)
+            quietly = folder in self._used or not self._is_main
+            saved = _read(stage, folder, quietly)
+            if saved is None and self.resume and self._filled != self.root:
+                saved = _read(stage, self._filled / folder.name, quietly, may_write=False)
             self._used.add(folder)
             if not self._agree(saved is not None) and saved is not None:  # another process has to compute it
                 saved = None
@@ -181,26 +185,30 @@ class WorkFolder:
                 unfinished.mkdir()
                 stage.save(value, unfinished)
                 (unfinished / COST).write_text(spent().model_dump_json(), encoding="utf-8")
+                write_checksums(unfinished, folder.name)
                 unfinished.rename(folder / VALUE)
         pieces.clear()
         return value
 
 
-def _read(stage: Stage[T], folder: Path, quietly: bool) -> tuple[T, StageCost] | None:
-    """The saved value of a stage and what it cost; `None` where there is none that can be read. That it is
+def _read(stage: Stage[T], folder: Path, quietly: bool, may_write: bool = True) -> tuple[T, StageCost] | None:
+    """The saved value of a stage and what it cost; `None` where there is none that is as it was saved. That it is
     reused is said unless this run saved it itself, or another of its processes says so."""
     if not (folder / VALUE).is_dir():
         return None
     try:
+        check_checksums(folder / VALUE, folder.name)
         value = stage.load(folder / VALUE)
         cost = StageCost.model_validate_json((folder / VALUE / COST).read_bytes())
     except Exception as error:  # libraries that read files raise errors of many kinds
         say(f"{stage.name}: what was saved in {folder} cannot be read ({error}); it is computed again")
-        _empty(folder)
+        if may_write:
+            _empty(folder)
         return None
     if not quietly:
         say(f"{stage.name}: reused from {folder}")
-    shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a run that was killed before it did this
+    if may_write:
+        shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a run that was killed before it did this
     return value, cost
 
 

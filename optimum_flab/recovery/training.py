@@ -15,10 +15,20 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import default_collate
-from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..records.atomic import is_full
+from ..records.checksums import SUMS, check_checksums, write_checksums
 from ..records.pieces import Pieces
 from ..records.work import Stage
 from ..running.casting import copy_in, multiplies_bfloat16
@@ -34,7 +44,6 @@ from .teacher import DenseTeacher, Predictions
 from .trainer import NotFinite, Progress, RecoveryTrainer, Rows, predictions
 
 
-STATE = "trainer_state.json"  # written last into a checkpoint
 CHECKPOINTS = "checkpoints"
 TRAINING, WEIGHTS = "training.json", "trained.safetensors"  # of a finished training
 DECIDE_NOTHING = ("keep_adapter", "micro_batch_size")  # settings
@@ -190,7 +199,7 @@ def train(asked: TrainingInputs, folder: Path) -> Training:
         train_dataset=Rows(rows, order, saved.get("training"), settings.distill_on),
         eval_dataset=Rows(asked.rows.validation, None, saved.get("validation"), settings.distill_on),
         data_collator=default_collate,
-        callbacks=[*early_stopping, Progress(), NamesInCheckpoints()],
+        callbacks=[*early_stopping, Progress(), NamesInCheckpoints(), Checksums()],
         distillation=distillation_share(settings),
         dense=asked.teacher if isinstance(asked.teacher, DenseTeacher) else None,
     )
@@ -262,13 +271,24 @@ def _fall_back(trainer: Trainer, model: torch.nn.Module, where: str) -> str:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint that was written completely; incomplete ones are removed."""
+    """The last checkpoint that was written completely; incomplete ones are removed, and all if one is damaged."""
     for path in sorted(folder.glob("checkpoint-*")) if folder.is_dir() else []:
+        is_complete = (path / SUMS).exists()
         try:
-            json.loads((path / STATE).read_text(encoding="utf-8"))
+            check_checksums(path, path.name)
         except (OSError, ValueError):
-            shutil.rmtree(path, ignore_errors=True)
+            # without a damaged one, which may be the best, the training is not what it was
+            shutil.rmtree(folder if is_complete else path, ignore_errors=True)
     return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+class Checksums(TrainerCallback):
+    """Writes checksums into each checkpoint, which it has last."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+            write_checksums(folder, folder.name)
 
 
 def curve_of(history: Sequence[dict[str, Any]], start_loss: float) -> list[dict[str, float]]:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.families.files import known_family
+from optimum_flab.records.checksums import write_checksums
 from optimum_flab.records.held_out import KindCost
 from optimum_flab.records.report import FileCost, report_text
 from optimum_flab.records.work import NAME
@@ -263,13 +264,16 @@ def test_what_is_trained_begins_by_the_seed_alone(loaded):
 
 
 def test_a_checkpoint_that_was_not_written_whole_is_not_gone_on_from(tmp_path):
-    for step, whole in ((2, True), (4, True), (6, False)):
+    for step, is_whole in ((2, True), (4, True), (6, False)):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
-        (folder / "trainer_state.json").write_text("{}" if whole else '{"glob')
-    (tmp_path / "checkpoint-8").mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+        if is_whole:
+            write_checksums(folder, folder.name)
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-4"]
+    (tmp_path / "checkpoint-2/model.safetensors").write_bytes(b"heights")  # it may be the best
+    assert last_checkpoint(tmp_path) is None and not tmp_path.exists()
 
 
 @pytest.mark.thorough
