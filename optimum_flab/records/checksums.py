@@ -59,5 +59,5 @@ def tensors_sha256(names: Iterable[str], named: Callable[[str], torch.Tensor], *
     for name in sorted(names):
         tensor = named(name)
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
