@@ -41,6 +41,9 @@ def eliminate(
 
     Returns:
         `dict[int, torch.Tensor]`: for every width the sorted indices of the neurons that stay.
+
+    Raises:
+        `FloatingPointError`: something overflowed.
     """
     inverted = inverse_(gram, workspace)
     weight, diagonal = cross.copy_(cross @ inverted), inverted.diagonal().clone()
@@ -69,4 +72,7 @@ def eliminate(
             dead[out] = True
             alive -= len(out)
         kept[width] = torch.nonzero(~dead).flatten()
+        scores = (weight.square().sum(dim=0) / diagonal)[kept[width]]
+        if len(scores) != width or not bool(scores.isfinite().all()):
+            raise FloatingPointError("the scores of neurons are not finite")
     return kept

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -109,6 +110,13 @@ def test_a_dead_and_a_doubled_neuron_go_first():
     statistics.add(inputs, inputs @ weight.T, torch.ones(500), torch.arange(500) % FOLDS)
     kept = set(eliminate(*statistics.whole.damped(1e-4), [6], block=1)[6].tolist())
     assert 3 not in kept and len(kept & {1, 6}) == 1
+
+
+@pytest.mark.parametrize("width", [20, NEURONS - 1])
+def test_scores_that_overflow_are_an_error_and_keep_no_other_number(width):
+    gram, cross = made().whole.damped(DAMPING)
+    with pytest.raises((FloatingPointError, torch.linalg.LinAlgError)):
+        eliminate(gram, cross * 1e30, [width], block=3)
 
 
 def test_nan_activations_are_seen():

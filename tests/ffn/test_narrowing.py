@@ -79,6 +79,16 @@ def test_a_layer_whose_neurons_are_not_numbers_is_named():
         narrowed_by(model, "obs", WIDTH // 2, random_tokens())
 
 
+def test_a_layer_from_whose_neurons_nothing_can_be_computed_is_named():
+    def overflows(*_):
+        raise FloatingPointError
+
+    tokens, model = random_tokens(), tiny_model("llama")
+    criterion = replace(CRITERIA["obs"], select=overflows)
+    with pytest.raises(FlabError, match="layer 0: the activations .* are finite, but so large"):
+        decide_neurons(reading(model, tokens), range(LAYERS), [32], criterion, dense_of(reading(model, tokens)))
+
+
 def test_what_tokens_weigh_decides_what_stays():
     model, tokens = tiny_model("llama"), random_tokens(60)
     uneven = torch.rand(tokens.mask.shape, generator=torch.Generator().manual_seed(0)) ** 8

@@ -15,6 +15,7 @@ from ...measuring.divergence import check_finite_layer
 from ...records.pieces import Pieces
 from ...running.layer_pass import LayerObserver, LayerPass, layer_piece
 from ...tensors.least_squares import ROWS_TRIED, Fit, RestrictedLeastSquares, best_fit, solve
+from ...utils.errors import FlabError
 
 
 NORM_EPSILON = 1e-6  # of most families
@@ -229,4 +230,10 @@ class DecidingObserver(LayerObserver):
     def _decide(self, index: int, statistics: NeuronStatistics, fit: Fit | None) -> dict[int, NarrowLayer]:
         self.reading.processes.sum_(*statistics.totals)
         check_finite_layer(statistics.is_finite, index)
-        return self.decision.decide(statistics, self.reading.generator, fit)
+        try:
+            return self.decision.decide(statistics, self.reading.generator, fit)
+        except (FloatingPointError, torch.linalg.LinAlgError) as error:
+            raise FlabError(
+                f"layer {index}: the activations on the calibration text are finite, but so large that what follows"
+                " from their squares is not; try `dtype` float32, another `ffn.criterion`, or check the checkpoint"
+            ) from error
