@@ -94,7 +94,11 @@ def failure_of(error: Exception) -> Failure:
         return Failure(f"its answer was not understood ({error!r})", advice, refused=False)
     if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
         return Failure(redact(" ".join(str(error).split())), CORRECT, refused=False)
-    return Failure(redact(first_line(error)), f"check the connection, and {AGAIN}", refused=False)
+    said = redact(first_line(error))
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):  # only says with which file
+        cause = failure_of(error.__cause__)
+        return Failure(f"{said.rstrip('.')}: {cause.reason}", cause.advice, refused=False)
+    return Failure(said, f"check the connection, and {AGAIN}", refused=False)
 
 
 def redact(text: str) -> str:
@@ -105,7 +109,7 @@ def redact(text: str) -> str:
     text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
     token = get_token()
     text = text.replace(token, "***") if token else text
-    return re.sub(r"\bhf_[A-Za-z0-9]{6,}", "***", text)
+    return re.sub(r"\bhf_[A-Za-z0-9_.-]{6,}", "***", text)
 
 
 def hub_card(repo_id: str, revision: str | None = None) -> tuple[str | None, str]:

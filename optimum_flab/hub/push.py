@@ -193,15 +193,17 @@ def send(api: HfApi, state: RepositoryState, change: Change, settings: PushSetti
     if not state.has_branch:
         with translate_errors(f"branch {branch} of {repo_id} could not be created"):
             api.create_branch(repo_id, branch=branch, revision=state.head, exist_ok=True)
+    additions = [CommitOperationAdd(path, content) for path, content in change.files.items()]
+    with translate_errors(f"{repo_id} is unchanged, since its files could not be uploaded"):
+        api.preupload_lfs_files(
+            repo_id, additions, revision=branch, create_pr=settings.create_pr or None, free_memory=False
+        )
     title, _, text = change.message.strip().partition("\n")
     look_first = f": look at {repo_id} first, since that could open a second one" if settings.create_pr else ""
     with translate_errors(f"{repo_id} is unchanged", f"it is not known whether the push arrived{look_first}"):
         return api.create_commit(
             repo_id,
-            [
-                *(CommitOperationAdd(path, content) for path, content in change.files.items()),
-                *(CommitOperationDelete(path, is_folder=False) for path in change.delete),
-            ],
+            [*additions, *(CommitOperationDelete(path, is_folder=False) for path in change.delete)],
             commit_message=title,
             commit_description=text.strip(),
             revision=branch,

@@ -411,6 +411,26 @@ def test_an_answer_that_the_library_does_not_take_leaves_it_open_whether_the_pus
     assert "it is not known whether the push arrived" in refusal(pruned)
 
 
+@pytest.mark.parametrize(
+    ("request_", "status", "said", "told"),
+    [
+        ("PUT /lfs/", 403, "Request has expired", "403"),
+        ("PUT /lfs/", 500, "out of order", "500"),
+        ("POST .*/objects/batch", 507, "storage quota exceeded", "storage quota exceeded"),
+        ("POST .*/preupload/", 500, "down", "down"),
+    ],
+)
+def test_before_the_commit_nothing_is_left_open(pruned, hub, request_, status, said, told):
+    repository = hub.add(NAME, {"notes.md": b"x"})
+    hub.instead = {request_: (status, json.dumps({"error": said}).encode(), {"X-Error-Message": said})}
+    refused = refusal(pruned)
+    assert f"{NAME} is unchanged, since its files could not be uploaded: " in refused and told in refused
+    assert len(repository.commits) == 1
+    hub.instead = {}
+    push(pruned)
+    assert len(repository.commits) == 2
+
+
 def test_a_card_on_the_hub_that_cannot_be_read_is_not_replaced(pruned, hub):
     hub.add(NAME, {"README.md": b"# theirs"})
     hub.instead = {"(GET|HEAD) .*/resolve/": (500, b"{}", {})}
@@ -473,8 +493,8 @@ def test_neither_tokens_nor_signed_addresses_show_in_any_output(hub, capfd, capl
     output = shown.out + shown.err + caplog.text + str(refused.value)
     assert "planted" not in output and RIGHT not in output
     assert f"{hub.url}/lfs/" in caplog.text  # what the library tells of its attempts is told all the same
-    text = "PUT https://user:pw@s3.example/x?X-Amz-Signature=abc failed with hf_abcdefgh"
-    assert redact(text) == "PUT https://***@s3.example/x failed with ***"
+    text = "PUT https://user:pw@s3.example/x?X-Amz-Signature=abc failed with hf_abcdefgh, hf_oauth_ab.cd-ef"
+    assert redact(text) == "PUT https://***@s3.example/x failed with ***, ***"
 
 
 # --- the command line and the front door
