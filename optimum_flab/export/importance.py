@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..checkpoints.loading import LoadedModel
+from ..measuring.dense_outputs import GAP_MARKS
 from ..measuring.divergence import check_finite_layer
 from ..running.experts import ExpertWeights, Routed, routed
 from ..running.layer_pass import LayerObserver, LayerPass
@@ -27,9 +28,6 @@ from .weights import GgufPiece
 
 
 TOKENS = 4096  # more change nothing that can be measured
-# What the marks of an infilling text count, as all that is written into the gap reads them. Of 1, 8 and 64, with
-# Qwen2.5-Coder-0.5B as iq4_xs, the last is best, for other text too: see benchmarks/README.md
-GAP_MARKS = 64
 SUMS, COUNTS = "in_sum2", "counts"  # what llama.cpp calls the two tensors of a matrix
 
 
@@ -97,7 +95,8 @@ def importance_matrix(
     model: LoadedModel, pieces: Sequence[GgufPiece], texts: Sequence[str], data: DataSettings, workspace: Workspace
 ) -> dict[str, np.ndarray]:
     """The sums and counts of all matrices in the decoder layers, by their names in llama.cpp's files: embedding and
-    output head are quantised without. The marks of an infilling text count [`GAP_MARKS`] times.
+    output head are quantised without. The marks of an infilling text count [`~measuring.dense_outputs.GAP_MARKS`]
+    times: all that is written into the gap reads them.
 
     Args:
         model ([`~checkpoints.loading.LoadedModel`]): with weights that can be read.

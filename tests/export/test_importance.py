@@ -12,9 +12,10 @@ from optimum_flab import ConfigurationError, ExportSettings, FlabError
 from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
 from optimum_flab.export import export_gguf, quantiser
 from optimum_flab.export.gguf_file import note_of_rows
-from optimum_flab.export.importance import GAP_MARKS, importance_matrix
+from optimum_flab.export.importance import importance_matrix
 from optimum_flab.export.llama_library import mean_squares
 from optimum_flab.export.weights import gguf_pieces
+from optimum_flab.measuring.dense_outputs import GAP_MARKS
 from optimum_flab.settings.export import MATRIX_TYPES, QUANTISED_TYPES
 from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.tensors.gguf_header import read_header
