@@ -57,6 +57,7 @@ class ExportCommand(FlabVerb):
         model = load(dtype="auto" if settings.weighs else "float32")  # text goes through it, or nothing is rounded
         exported = export_gguf(model, args.path, settings, data)
         self.say(exported.to_text())
+        cost = None
         if not args.no_measure:
             workspace = Workspace(None if model.stored is None else exported.files[0].path.parent)
             try:
@@ -66,13 +67,11 @@ class ExportCommand(FlabVerb):
             except FlabError as error:  # the file is there
                 self.say(f"note: what the file costs was not measured: {error}")
             else:
-                self._note(cost, model.folder)
+                self._show(cost)
+        self._note(cost, model.folder)
 
-    def _note(self, cost: FileCost, folder: Path | None) -> None:
-        """Say what the file costs; where it lies beside its pruned model, note it in report, card and page."""
-        from ..pruned import write_records
-        from ..records.checkpoint import Checkpoint
-        from ..records.report import REPORT_NAME
+    def _show(self, cost: FileCost) -> None:
+        """Say what the file costs."""
         from ..records.rows import count_texts, file_divergence
 
         bits = f"{cost.cost.dense_bits_per_byte:.4f} -> {cost.cost.pruned_bits_per_byte:.4f}"
@@ -80,9 +79,22 @@ class ExportCommand(FlabVerb):
             f"divergence {file_divergence(cost)}, bits per byte {bits}, on {count_texts(cost.cost.texts, 'held-out')}"
             f" ({cost.cost.positions:,} tokens)"
         )
+
+    def _note(self, cost: FileCost | None, folder: Path | None) -> None:
+        """Where the file lies beside its pruned model, note in report, card and page what it costs, in place of what
+        was noted of a file that it replaces."""
+        from ..pruned import write_records
+        from ..records.checkpoint import Checkpoint
+        from ..records.report import REPORT_NAME
+
         if folder is None or folder.resolve() != user_path(self.args.path).parent.resolve():
             return
         checkpoint = Checkpoint(folder)
-        if checkpoint.has(REPORT_NAME) and cost.name in checkpoint.gguf_files:
-            checkpoint.report = checkpoint.report.with_file(cost)
+        if not checkpoint.has(REPORT_NAME):
+            return
+        report = checkpoint.current_report
+        if cost is not None and cost.name in checkpoint.gguf_files:
+            report = report.with_file(cost)
+        if report != checkpoint.report:
+            checkpoint.report = report
             write_records(checkpoint)

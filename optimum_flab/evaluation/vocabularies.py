@@ -123,7 +123,7 @@ def kept_tokens(dense: Described, pruned: Described) -> list[int] | None:
         return FlabError(f"task {DIVERGENCE!r}: {reason}; name the model that it was pruned from as the baseline")
 
     if set(dense.model_types).isdisjoint(pruned.model_types):
-        before, after = (one.model_types[-1] for one in (dense, pruned))
+        before, after = (" or ".join(dict.fromkeys(one.model_types)) for one in (dense, pruned))
         raise refusal(f"{pruned.name!r} is a {after} model, and {dense.name!r} a {before} one")
     ids, own = dense.vocabulary, pruned.vocabulary
     if own == ids:

@@ -83,8 +83,9 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
     data = trimmed.trimmed_metadata(checkpoint.trim, terms) if is_trimmed else card_data(checkpoint, terms, title)
     for card in own:
         data = with_additions(data, card)
-    measured = {} if is_trimmed else tables.measured_files(checkpoint)
-    verdicts = {} if is_trimmed else file_verdicts(checkpoint.report)
+    current = None if is_trimmed else checkpoint.current_report
+    measured = {file.name: file for file in current.files if file.name in checkpoint.gguf_files} if current else {}
+    verdicts = file_verdicts(current) if current else {}
     text = fill(
         trimmed.TEMPLATE if is_trimmed else TEMPLATE,
         {
@@ -110,12 +111,12 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
             "own_text": RawText(next(filter(None, map(text_of_user, request.earlier)), "")),
         },
     )
-    if is_trimmed:
+    if current is None:
         return Rendered(text, terms, terms.notes)
     others = sorted(path.name for path in checkpoint.folder.glob("*.gguf") if path.name not in checkpoint.gguf_files)
     notes = [f"{name} was not written by `flab export` from these weights: not in the card" for name in others]
     notes += [*checkpoint.other_results.values(), *terms.notes]
-    return Rendered(text, terms, tuple(notes), render_page(checkpoint.report, checkpoint.evaluations))
+    return Rendered(text, terms, tuple(notes), render_page(current, checkpoint.evaluations))
 
 
 def write_card(

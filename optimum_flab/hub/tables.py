@@ -38,17 +38,11 @@ def cells(rows: Iterable[Row]) -> list[list[str]]:
     return [[cell(row.label), *row.cells()[1:]] for row in rows]
 
 
-def measured_files(checkpoint: Checkpoint) -> dict[str, FileCost]:
-    """By name, the GGUF files in the folder that were measured, and not replaced since."""
-    measured = (file for file in checkpoint.report.files if file.name in checkpoint.gguf_files)
-    return {file.name: file for file in measured if file_sha256(checkpoint.folder / file.name) == file.sha256}
-
-
 def gguf_rows(checkpoint: Checkpoint, measured: Mapping[str, FileCost]) -> list[list[str]]:
     """Name, type, size, divergence, bits per byte and SHA-256 of the GGUF files in the folder.
 
     Args:
-        measured (`Mapping[str, FileCost]`): see [`measured_files`].
+        measured (`Mapping[str, FileCost]`): by name, those that were measured, and not replaced since.
     """
     paths = {checkpoint.folder / name: kind for name, kind in checkpoint.gguf_files.items()}
     rows = []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..settings.files import CONFIG_NAME
 from ..tensors.gguf_header import PART, WEIGHTS_FIELD, read_header, type_name
 from ..utils.errors import ConfigurationError, FlabError
+from ..utils.hashing import file_sha256
 from ..vocabulary.files import OLDER_CLASS
 from .json_files import ADVICE, read_json
 from .names import CARD_NAME, WEIGHTS, WEIGHTS_INDEX, is_license_file, is_result
@@ -155,6 +156,17 @@ class Checkpoint:
             except (FlabError, OSError, KeyError, ValueError):  # damaged, or somebody else's
                 continue
         return types
+
+    @property
+    def current_report(self) -> Report:
+        """Its report without the GGUF files that others have replaced since they were measured; of one that was taken
+        away it still says what was measured."""
+
+        def is_replaced(path: Path, sha256: str) -> bool:
+            return path.exists() and not (path.is_file() and file_sha256(path) == sha256)
+
+        files = (one for one in self.report.files if not is_replaced(self.folder / one.name, one.sha256))
+        return self.report.model_copy(update={"files": tuple(files)})
 
     # --- what is beside it --------------------------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ def read_models(folders: Sequence[str]) -> list[ComparedModel]:
         results = sorted(path for path in found if is_result(path.name))
         evaluations += [(name, parse_record(EvaluationRecord, read_json(path), path)) for path in results]
         if checkpoint.has(REPORT_NAME):
-            models.append(ComparedModel(name, checkpoint.report))
+            models.append(ComparedModel(name, checkpoint.current_report))
         elif not results:
             raise ConfigurationError(f"folder {name!r} has neither {REPORT_NAME} nor {EVALUATION_NAME}")
     for name, evaluation in evaluations:

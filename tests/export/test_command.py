@@ -13,7 +13,6 @@ from optimum_flab.export import export_gguf, gguf_file, quantiser
 from optimum_flab.export.fields import model_fields
 from optimum_flab.families import family_for
 from optimum_flab.hub.frame import is_generated
-from optimum_flab.hub.tables import measured_files
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.names import is_replaceable
 from optimum_flab.tensors.gguf_header import read_header
@@ -222,10 +221,12 @@ def test_an_export_beside_its_pruned_model_is_measured_against_it_and_noted(proj
     assert file.name == "own.gguf" and file.against == "source"
     assert 0 < file.cost.divergence < 0.01 and file.cost.positions > 1000
     assert "(from the checkpoint that it was made of)" in checkpoint.card
-    assert set(measured_files(checkpoint)) == {"own.gguf"}
-    with (project / "out/own.gguf").open("ab") as replaced:
-        replaced.write(b"more")
-    assert not measured_files(checkpoint)  # of which the card then says nothing that was measured
+    assert checkpoint.current_report == checkpoint.report
+    again = ("export", "out", "out/own.gguf", "--type", "f16", "--overwrite", "--no-measure")
+    assert flab(*again, cwd=project).code == 0
+    replaced = Checkpoint(project / "out")  # of which nothing is said that was measured on the earlier file
+    assert not replaced.report.files and "own.gguf](own.gguf) | f16 | " in replaced.card
+    assert "own.gguf" not in (project / "out/flab_report.html").read_text(encoding="utf-8")
     before = (project / "out/flab_report.json").read_bytes()
     assert flab("export", "out", "elsewhere.gguf", "--type", "q8_0", cwd=project).code == 0
     assert (project / "out/flab_report.json").read_bytes() == before

@@ -60,6 +60,9 @@ def test_files_of_one_type_are_told_apart_by_name(folders):
     path.write_text(json.dumps(report), encoding="utf-8")
     rows = table(flab("compare", "searched", cwd=folders).out)
     assert rows["GGUF q8_0 (a.gguf)"] == ["1.0 MB"] and rows["GGUF q8_0 (b.gguf)"] == ["2.0 MB"]
+    (folders / "searched" / "b.gguf").write_bytes(b"another file, which was not measured")
+    rows = table(flab("compare", "searched", cwd=folders).out)
+    assert rows["GGUF q8_0"] == ["1.0 MB"]  # of a file that was taken away it is known what was measured
 
 
 def test_json_holds_what_the_files_hold(folders):
