@@ -31,7 +31,7 @@ from .records.folders import FolderKind, OutputFolder
 from .records.ledger import Ledger
 from .records.names import CARD_NAME, gguf_name, is_replaceable
 from .records.plan import PLAN_NAME
-from .records.report import REPORT_NAME, FileCost, report_text
+from .records.report import REPORT_NAME, FileCost, Report, report_text
 from .running.casting import copy_in
 from .running.generation import completion
 from .settings.export import ExportSettings
@@ -223,6 +223,12 @@ def write_gguf_files(
                 exported = _trimmed_gguf(pruned, dense.gguf, path, kind)
             exported = exported or export_gguf(model, path, ExportSettings(type=kind), data, matrix)
             matrix = exported.matrix or matrix
+        most = _most_bytes(pruned.report, kind)
+        if most is not None and (size := sum(file.bytes for file in exported.files)) > most:
+            say(
+                f"note: {path.name} has {size:,} bytes, more than {pruned.report.target_size}: this quantiser stores"
+                " some tensors in other formats than it is known to; name a size that is smaller by as much"
+            )
         cost = None
         try:
             with ledger.stage(MEASURING):
@@ -264,6 +270,11 @@ def _is_only_trimmed(pruned: PrunedModel, source: Path, kind: str) -> bool:
     return False
 
 
+def _most_bytes(report: Report, kind: str) -> int | None:
+    """What a file of a type may have at most, if the size that was asked for is about it."""
+    return parse_bytes(report.target_size) if report.target_size and report.target_type == kind else None
+
+
 def _trimmed_gguf(pruned: PrunedModel, source: Path, path: Path, kind: str) -> Exported | None:
     """Writes the pruned file with fewer rows; `None` where that is larger than the size that was asked for, which was
     found for a new file of this type: the pruned one may hold the embedding twice, or tensors in finer types."""
@@ -277,7 +288,7 @@ def _trimmed_gguf(pruned: PrunedModel, source: Path, path: Path, kind: str) -> E
     with temporary_folder(path) as folder:
         model.check_tokens(kept, folder, SAMPLES)
         written = model.write(kept, folder, path.stem).paths[0]
-        most = parse_bytes(report.target_size or "") if report.target_type == kind else None
+        most = _most_bytes(report, kind)
         if most is not None and written.stat().st_size > most:
             return None
         written.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from optimum_flab.commands.prune import with_auto_type
 from optimum_flab.export import export_gguf
 from optimum_flab.export.quantiser import find_quantiser
 from optimum_flab.hub.page import render_page
+from optimum_flab.pruned import write_gguf_files
 from optimum_flab.pruning import rounding as rounding_room
 from optimum_flab.pruning.frontier import MOST_POINTS, Scored, points_around, thinned
 from optimum_flab.pruning.rounding import ABOVE, BELOW, Rounding, types_near
@@ -29,6 +31,7 @@ from optimum_flab.pruning.search import (
     other_option,
 )
 from optimum_flab.pruning.shapes import REFITTED, Option, cost
+from optimum_flab.records.ledger import Ledger
 from optimum_flab.records.report import Search, TriedShape, TriedType, parse_report, report_text
 from optimum_flab.records.rows import frontier_table, next_sizes, type_table
 from optimum_flab.records.summary import report_summary
@@ -244,6 +247,26 @@ def test_what_is_pinned_stays_whatever_type_fits(size, optimizer, tmp_path, monk
     assert report.pruned.sizes["num_hidden_layers"] == 2
     of_rounding = {one.file_type: one.divergence for one in report.search.types}
     assert report.target_type in of_rounding and max(of_rounding.values()) < 0.01
+
+
+def test_of_a_model_that_stays_whole_the_type_is_found(optimizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(rounding_room, "find_quantiser", lambda: None)
+    settled = {name: {"enabled": False} for name in ("vocabulary", "layers", "ffn")}
+    report = pruned_to(optimizer, "5MB", tmp_path, **settled).report
+    assert report.target_type == "q8_0" and report.pruned.sizes == report.dense.sizes
+
+
+def test_a_file_that_is_larger_than_was_counted_is_told(optimizer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rounding_room, "find_quantiser", lambda: None)
+    pruned_to(optimizer, "5MB", tmp_path)
+    optimizer.save_pretrained(tmp_path / "out")
+    for size, is_told in (("5MB", False), ("100KB", True)):
+        report = optimizer.pruned.report.model_copy(update={"target_size": size})
+        asked = replace(optimizer.pruned, report=report)
+        list(write_gguf_files(asked, optimizer.dense, [report.target_type], Ledger()))
+        assert (f"bytes, more than {size}: this quantiser" in capsys.readouterr().err) == is_told
+        for path in (tmp_path / "out").glob("*-pruned-*"):
+            path.unlink()
 
 
 @pytest.mark.parametrize("vocabulary", [{"size": 600}, {"keep_used": True}])

@@ -180,7 +180,8 @@ class PrunerSettings(Section):
                 f"target_type: {self.target_type} says which file `target_size` is about, which is not set; set it, or"
                 f" drop the type{'' if self.target_type == AUTO else other}"
             )
-        if targets and all(one.pinned is not None or not one.enabled for one in components):
+        is_settled = all(one.pinned is not None or not one.enabled for one in components)
+        if targets and is_settled and self.target_type != AUTO:
             raise ValueError(
                 f"{targets[0]}: {getattr(self, targets[0])} leaves nothing to choose, since every component is pinned"
                 f" ({', '.join(pinned) or 'none'}) or not enabled; drop {targets[0]} or free one of them"
