@@ -48,6 +48,8 @@ def talking_to(hub: Hub, home: str) -> Iterator[None]:
     """Within this context the library knows nothing but this Hub; waits between its attempts are short."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "ENDPOINT", hub.url)
+        # transformers keeps a client with the address that it first saw
+        patch.setattr("transformers.utils.hub._hf_api", None, raising=False)
         patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
         patch.setattr(constants, "HF_HUB_CACHE", home)
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
