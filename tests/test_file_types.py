@@ -97,13 +97,10 @@ def test_files_decide_only_where_the_search_may_be_wrong(bits, doubtful):
     assert other_option(best, tried, LIMITS) == (other if doubtful else None)
 
 
-def test_a_type_that_was_not_measured_is_expected_to_cost_what_the_best_larger_one_does():
-    rounding = Rounding(None, WHOLE, SIZES, None)
-    assert rounding.expected("iq4_xs") == 0
-    rounding.tried["q4_k_m"] = TriedType(file_type="q4_k_m", bytes=280, divergence=0.01, bits_per_byte=0.01)
-    assert (rounding.expected("q6_k"), rounding.expected("iq4_xs"), rounding.expected("q4_k_m")) == (0, 0.01, 0.01)
+def test_of_a_type_that_was_not_measured_nothing_is_expected():
+    rounding = Rounding(None, WHOLE, None)
     rounding.tried["q6_k"] = TriedType(file_type="q6_k", bytes=390, divergence=1, bits_per_byte=0.02)
-    assert (rounding.expected("iq4_xs"), rounding.expected("q6_k")) == (0.01, 0.02)
+    assert (rounding.expected("q6_k"), rounding.expected("q4_k_m")) == (0.02, 0.0)
 
 
 def test_what_files_decided_and_what_came_near_is_noted():
@@ -142,7 +139,7 @@ def test_nothing_is_told_of_a_width_that_was_not_surveyed():
     assert request.limits.largest["neuron"] == 4800
     tokens = SimpleNamespace(counted=SimpleNamespace(natural=range(32_640)))
     whole, options = request.limits.largest.resized(vocab=19_584), [Option(NARROW, "q4_k_m")]
-    rounding = Rounding(None, whole, SIZES, None)
+    rounding = Rounding(None, whole, None)
     rounding.tried["q4_k_m"] = TriedType(file_type="q4_k_m", bytes=280, divergence=0.01, bits_per_byte=0.01)
     expectation = Expectation(lambda shape: float(shape["neuron"] == NARROW["neuron"]), lambda vocab: 0.0)
     inputs = SimpleNamespace(request=request, tokens=tokens)

@@ -128,17 +128,15 @@ class Rounding:
     Args:
         inputs ([`PruningInputs`]): the dense model and the texts.
         shape ([`Shape`]): with the whole body.
-        sizes (`Mapping[str, int]`): by type, the bytes of a file of that model.
         folder (`Path`): for the files.
 
     Attributes:
         tried (`dict[str, TriedType]`): what was measured.
     """
 
-    def __init__(self, inputs: PruningInputs, shape: Shape, sizes: Mapping[str, int], folder: Path):
+    def __init__(self, inputs: PruningInputs, shape: Shape, folder: Path):
         self._inputs = inputs
         self._shape = shape
-        self._sizes = sizes
         self._folder = folder
         self.tried = dict[str, TriedType]()
 
@@ -173,9 +171,6 @@ class Rounding:
         return self.tried[kind]
 
     def expected(self, kind: str) -> float:
-        """What a type may cost in bits per byte: as measured, or what the best larger type does that was measured;
-        nothing where none was. Types of nearly the same size differ by a factor of two."""
-        if kind in self.tried:
-            return self.tried[kind].bits_per_byte
-        larger = (one for name, one in self.tried.items() if self._sizes[name] >= self._sizes[kind])
-        return min((one.bits_per_byte for one in larger), default=0.0)
+        """What a type may cost in bits per byte: as measured, or nothing: a smaller type may well lose less, above all
+        that to which weights were rounded before."""
+        return self.tried[kind].bits_per_byte if kind in self.tried else 0.0

@@ -221,7 +221,7 @@ def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
                 sizes = sorted({one.shape[name] for row in rows for one in row} - {calibration.shape[name]})
                 choices[name] = component.choice(calibration, sizes, component.section(inputs.request.config))
         whole = candidates.whole or candidates.start.shape
-        rounding = Rounding(inputs, whole, candidates.file_sizes, pieces.folder / "types")
+        rounding = Rounding(inputs, whole, pieces.folder / "types")
         expectation = _expectation(inputs, choices)
         option, tried = candidates.start, Tried()
         if len(rows) > 1 or len(rows[0]) > 1:
