@@ -394,6 +394,20 @@ def test_what_a_folder_has_that_can_only_be_read_is_used(tmp_path, monkeypatch, 
     assert saved.read_text() == "9"
 
 
+def test_a_folder_that_may_not_be_looked_into_is_none(tmp_path, monkeypatch, capsys):
+    cache, stat = tmp_path / "cache", os.stat
+    number(cache, 7)
+
+    def refuse(path, *args, **kwargs):
+        if str(path).startswith(f"{cache}{os.sep}"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", refuse)  # root may look everywhere
+    monkeypatch.setattr(work_module.tempfile, "TemporaryFile", lambda **_: refuse(f"{cache}{os.sep}"))
+    assert number(cache, 8) == 8 and "nothing can be saved" in capsys.readouterr().err
+
+
 def test_a_second_run_of_the_same_waits_and_uses_it(tmp_path, monkeypatch):
     waiting, began, said, results = threading.Event(), threading.Event(), [], []
 

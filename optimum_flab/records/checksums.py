@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..utils.hashing import file_sha256
+from .atomic import write_atomically
 
 
 if TYPE_CHECKING:
@@ -20,17 +21,25 @@ SUMS = "sha256.json"
 
 
 def write_checksums(folder: Path, name: str) -> None:
-    """Writes the checksums of all files in a folder to another one beside them, and everything to the disk.
+    """Writes all files in a folder to the disk, and then their checksums to another one beside them, which is never
+    incomplete.
 
     Args:
         name (`str`): what the folder is of, so that another one in its place is noticed.
     """
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SUMS]
     sums = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
-    (folder / SUMS).write_text(json.dumps({"name": name, "sha256": sums}), encoding="utf-8")
-    for path in (*paths, folder / SUMS):
+    for path in paths:
         with path.open("rb+") as file:
             os.fsync(file.fileno())
+
+    def write(partial: Path) -> None:
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump({"name": name, "sha256": sums}, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    write_atomically(folder / SUMS, write)
 
 
 def check_checksums(folder: Path, name: str) -> None:
@@ -42,6 +51,8 @@ def check_checksums(folder: Path, name: str) -> None:
     stated = json.loads((folder / SUMS).read_text(encoding="utf-8"))
     if stated.get("name") != name:
         raise ValueError(f"it is of {stated.get('name')}")
+    if "sha256" not in stated:
+        raise ValueError(f"{SUMS} is not as it was written")
     for path, checksum in stated["sha256"].items():
         if file_sha256(folder / path) != checksum:
             raise ValueError(f"{path} is not as it was written")

@@ -194,7 +194,7 @@ class WorkFolder:
 def _read(stage: Stage[T], folder: Path, quietly: bool, may_write: bool = True) -> tuple[T, StageCost] | None:
     """The saved value of a stage and what it cost; `None` where there is none that is as it was saved. That it is
     reused is said unless this run saved it itself, or another of its processes says so."""
-    if not (folder / VALUE).is_dir():
+    if not os.path.isdir(folder / VALUE):  # nor in a folder that may not be looked into
         return None
     try:
         check_checksums(folder / VALUE, folder.name)

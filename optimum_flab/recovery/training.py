@@ -6,11 +6,13 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -25,6 +27,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..records.atomic import is_full
@@ -149,12 +152,13 @@ def trained(run: Run, asked: TrainingInputs) -> Training:
     processes.check_same(decided_by, "the prepared data")
 
     def train_together(folder: Path | None) -> Training | None:
-        folder = processes.of_each(folder)[0]
-        if folder is None:  # the first process has found a result
+        # the first process has a folder, unless it found a result; it alone reads and removes checkpoints
+        folder, checkpoint = processes.of_each((folder, None if folder is None else last_checkpoint(folder)))[0]
+        if folder is None:
             return None
-        if (checkpoint := last_checkpoint(folder)) is not None:
+        if checkpoint is not None:
             run.say(f"the training resumes after step {checkpoint.rsplit('-', 1)[-1]}")
-        training = train(asked, folder)
+        training = train(asked, folder, checkpoint)
         processes.agree(True)  # the others may still read the best checkpoint
         return training
 
@@ -174,11 +178,12 @@ def trained(run: Run, asked: TrainingInputs) -> Training:
     return training
 
 
-def train(asked: TrainingInputs, folder: Path) -> Training:
-    """Trains LoRA matrices on a pruned model, or its weights; resumes from the last complete checkpoint in `folder`.
+def train(asked: TrainingInputs, folder: Path, checkpoint: str | None = None) -> Training:
+    """Trains LoRA matrices on a pruned model, or its weights.
 
     Args:
         folder (`Path`): for checkpoints.
+        checkpoint (`str`, *optional*): of them, that to resume from.
 
     Raises:
         [`FlabError`]: there is no space for the checkpoints.
@@ -207,7 +212,7 @@ def train(asked: TrainingInputs, folder: Path) -> Training:
     start_loss = loss_of(trainer, trainer.eval_dataset)
     notes = []
     try:
-        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+        trainer.train(resume_from_checkpoint=checkpoint)
     except NotFinite as error:
         notes.append(_fall_back(trainer, model, str(error)))
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -271,21 +276,33 @@ def _fall_back(trainer: Trainer, model: torch.nn.Module, where: str) -> str:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint that was written completely; incomplete ones are removed, and all if one is damaged."""
-    for path in sorted(folder.glob("checkpoint-*")) if folder.is_dir() else []:
+    """The last checkpoint that is as it was written; others that are not are removed, and all if the best is damaged:
+    without it, the training is not what it was."""
+    best = _best_checkpoint(folder)
+    for path in folder.glob("checkpoint-*"):
         is_complete = (path / SUMS).exists()
         try:
             check_checksums(path, path.name)
-        except (OSError, ValueError):
-            # without a damaged one, which may be the best, the training is not what it was
-            shutil.rmtree(folder if is_complete else path, ignore_errors=True)
+        except (OSError, ValueError):  # also if a killed run was writing or removing it
+            shutil.rmtree(folder if is_complete and path.name == best else path, ignore_errors=True)
     return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def _best_checkpoint(folder: Path) -> str | None:
+    """The name of the best checkpoint, as the newest says that can be read: it says so before others go."""
+    newest_first = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-")[-1]), reverse=True)
+    for path in newest_first:
+        with suppress(OSError, ValueError):
+            state = json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+            return Path(state.get("best_model_checkpoint") or "").name
+    return None
 
 
 class Checksums(TrainerCallback):
     """Writes checksums into each checkpoint, which it has last."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        PartialState().wait_for_everyone()  # each process writes a file of its own
         if state.is_world_process_zero:
             folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
             write_checksums(folder, folder.name)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.families.files import known_family
-from optimum_flab.records.checksums import write_checksums
+from optimum_flab.records.checksums import SUMS, check_checksums, write_checksums
 from optimum_flab.records.held_out import KindCost
 from optimum_flab.records.report import FileCost, report_text
 from optimum_flab.records.work import NAME
@@ -272,8 +272,43 @@ def test_a_checkpoint_that_was_not_written_whole_is_not_gone_on_from(tmp_path):
             write_checksums(folder, folder.name)
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-4"]
-    (tmp_path / "checkpoint-2/model.safetensors").write_bytes(b"heights")  # it may be the best
-    assert last_checkpoint(tmp_path) is None and not tmp_path.exists()
+
+
+@pytest.mark.parametrize(("best", "found"), [(2, None), (10, 10)])
+@pytest.mark.parametrize("how", ["altered", "partly removed"])
+def test_training_begins_anew_only_where_the_best_checkpoint_is_damaged(how, best, found, tmp_path):
+    for step in (2, 10):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+        then = min(step, best)
+        (folder / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": f"/old/checkpoint-{then}"}))
+        write_checksums(folder, folder.name)
+    weights = tmp_path / "checkpoint-2/model.safetensors"
+    if how == "altered":
+        weights.write_bytes(b"heights")
+    else:  # by a run that was killed while the Trainer removed what is neither the best nor the last
+        weights.unlink()
+    assert last_checkpoint(tmp_path) == (found and str(tmp_path / f"checkpoint-{found}"))
+    assert not (tmp_path / "checkpoint-2").exists() and tmp_path.exists() == bool(found)
+
+
+def test_checksums_are_whole_or_not_there(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"content")
+    write_checksums(tmp_path, "name")
+    stated = json.loads((tmp_path / SUMS).read_text())
+    (tmp_path / SUMS).write_text(json.dumps({"name": "name", "sha252": stated["sha256"]}))
+    with pytest.raises(ValueError, match="not as it was written"):
+        check_checksums(tmp_path, "name")
+    (tmp_path / SUMS).unlink()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(json, "dump", full)
+    with pytest.raises(OSError, match="No space"):
+        write_checksums(tmp_path, "name")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.thorough
