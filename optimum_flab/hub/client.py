@@ -109,7 +109,7 @@ def redact(text: str) -> str:
     text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
     token = get_token()
     text = text.replace(token, "***") if token else text
-    return re.sub(r"\bhf_[A-Za-z0-9_.-]{6,}", "***", text)
+    return re.sub(r"\bhf_(oauth_[\w.-]{6,}|[A-Za-z0-9]{6,})", "***", text)
 
 
 def hub_card(repo_id: str, revision: str | None = None) -> tuple[str | None, str]:

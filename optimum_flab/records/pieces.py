@@ -61,13 +61,14 @@ class Pieces:
             folder = Path(mkdtemp())
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.folder = folder
+        self._root = folder
         self._intact = set[Path]()  # written or checked by this run
 
     def part(self, name: str) -> Pieces:
         """A separate group of pieces inside these; the same one at every call."""
         part = Pieces(self.folder / name)
         part._whole, part.lasting = self, self.lasting  # a temporary folder stays as long as one of its parts
-        part._intact = self._intact
+        part._root, part._intact = self._root, self._intact
         return part
 
     def read(self, name: str, only: str = "") -> Piece | None:
@@ -142,11 +143,8 @@ class Pieces:
 
     def _title(self, name: str) -> str:
         """What tells a piece from any other, wherever the folder is."""
-        whole = self
-        while whole._whole is not None:
-            whole = whole._whole
-        inside = (self.folder / name).relative_to(whole.folder).as_posix()
-        return f"{whole.folder.parent.name}/{inside}" if whole.folder.name == PIECES else inside
+        inside = (self.folder / name).relative_to(self._root).as_posix()
+        return f"{self._root.parent.name}/{inside}" if self._root.name == PIECES else inside
 
     def path(self, name: str) -> Path:
         """The file of a piece, finished or not."""

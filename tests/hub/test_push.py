@@ -493,8 +493,9 @@ def test_neither_tokens_nor_signed_addresses_show_in_any_output(hub, capfd, capl
     output = shown.out + shown.err + caplog.text + str(refused.value)
     assert "planted" not in output and RIGHT not in output
     assert f"{hub.url}/lfs/" in caplog.text  # what the library tells of its attempts is told all the same
-    text = "PUT https://user:pw@s3.example/x?X-Amz-Signature=abc failed with hf_abcdefgh, hf_oauth_ab.cd-ef"
-    assert redact(text) == "PUT https://***@s3.example/x failed with ***, ***"
+    text = "PUT https://user:pw@s3.example/x?X-Amz-Signature=abc failed with hf_abcdefgh"
+    assert redact(text) == "PUT https://***@s3.example/x failed with ***"
+    assert redact("hf_hub_download of hf_oauth_ab.cd-ef_g") == "hf_hub_download of ***"
 
 
 # --- the command line and the front door

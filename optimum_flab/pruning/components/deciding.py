@@ -234,6 +234,6 @@ class DecidingObserver(LayerObserver):
             return self.decision.decide(statistics, self.reading.generator, fit)
         except (FloatingPointError, torch.linalg.LinAlgError) as error:
             raise FlabError(
-                f"layer {index}: the activations on the calibration text are finite, but so large that what follows"
-                " from their squares is not; try `dtype` float32, another `ffn.criterion`, or check the checkpoint"
+                f"layer {index}: nothing can be computed from the squares of its activations on the calibration text"
+                f" ({error}); try `dtype` float32, another `ffn.criterion`, or check the checkpoint"
             ) from error
