@@ -18,9 +18,11 @@ from optimum_flab.checkpoints.finding import find_model
 from optimum_flab.checkpoints.hashes import dense_hash, weights_hash
 from optimum_flab.checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from optimum_flab.checkpoints.model_config import check_config, read_model_config
+from optimum_flab.export import export_gguf
 from optimum_flab.families import family_for
 from optimum_flab.records.base_card import base_card_of
 from optimum_flab.records.report import BaseCard
+from optimum_flab.settings.export import ExportSettings
 from optimum_flab.tensors.gguf_files import near_equal_copies
 from optimum_flab.tensors.lazy import WrittenTensors
 from optimum_flab.utils.errors import ConfigurationError, FlabError
@@ -423,3 +425,14 @@ def test_a_model_that_sees_what_comes_after_is_refused(tmp_path):
         dense_from_memory(model, byte_level_tokenizer(600))
     with pytest.raises(FlabError, match="so it does not write text"):
         load_dense(saved(model, tmp_path))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_a_gguf_file_beside_a_tokenizer_has_its_special_tokens(family, tmp_path):
+    tokenizer = byte_level_tokenizer(600)
+    tiny_model(family, 600).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    export_gguf(load_dense(tmp_path), tmp_path / "model.gguf", ExportSettings(type="f16"))
+    loaded = load_dense(tmp_path / "model.gguf").tokenizer
+    assert tokenizer.eos_token_id is not None
+    assert (loaded.eos_token_id, loaded.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..records.json_files import read_json
 from ..records.names import OTHER_TOKENIZERS
@@ -11,6 +12,7 @@ from ..tensors.gguf_header import read_header
 from ..utils.compat import gguf_fields_by
 from ..utils.errors import DOWNLOAD, FlabError, first_line, stand_in
 from ..vocabulary.files import choose_tokenizer, read_stated, rebuild_tokenizer, reload_tokenizer
+from ..vocabulary.gguf import SPECIALS, special_ids
 from .finding import ModelFiles
 
 
@@ -57,6 +59,7 @@ def load_tokenizer(
             " must load without it; save it as a PreTrainedTokenizerFast beside the weights, and prune that folder"
         )
     if files.gguf is not None:
+        _name_special(loaded, read_header(files.gguf).fields)
         return reload_tokenizer(rebuild_tokenizer(loaded, config.model_type), files.name, config.model_type), None
     has_json, has_model = ((files.folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
     if not (has_json or has_model):
@@ -67,6 +70,17 @@ def load_tokenizer(
     except Exception as error:
         raise FlabError(_no_tokenizer(files, error)) from error
     return choose_tokenizer(loaded, stated, files.name, config.model_type)
+
+
+def _name_special(tokenizer: PreTrainedTokenizerBase, fields: Mapping[str, Any]) -> None:
+    """Gives a tokenizer the special tokens that a GGUF file's fields name: transformers passes over them where the
+    folder has a tokenizer of its own."""
+    # an ordinary token that is named would be cut out of every text
+    recognised = tokenizer.added_tokens_decoder
+    for name, index in special_ids(fields).items():
+        attribute = f"{SPECIALS.get(name)}_token"
+        if name in SPECIALS and index in recognised and getattr(tokenizer, attribute) is None:
+            setattr(tokenizer, attribute, str(recognised[index]))
 
 
 def left_out_note(folder: Path) -> str | None:
