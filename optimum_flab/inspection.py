@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .pruning.search import Candidates
 
 
+SAFETENSORS = "safetensors"  # in place of a GGUF type
 # of files, whose sizes are shown
 TYPES = ("f16", "q8_0", "q5_k_m", "q4_k_m", "iq4_xs", "q3_k_m")
 
@@ -53,6 +54,7 @@ class Outlook:
     Args:
         natural (`int`): tokens that the text asks for.
         shape ([`Shape`]): where the search begins, from which it does not usually go far.
+        file_type (`str`, *optional*): of the file with this shape, where a size is asked for.
         removed_ratio, removed_body_ratio (`float`): shares of all parameters, and of all but the vocabulary.
         files (`dict[str, tuple[int, int]]`): bytes of the dense and the pruned model, as safetensors and by GGUF type.
         types (`dict[str, TypeOutlook]`): what of each GGUF type meets the size, where one is to be found.
@@ -62,6 +64,7 @@ class Outlook:
 
     natural: int
     shape: Shape
+    file_type: str | None
     removed_ratio: float
     removed_body_ratio: float
     files: dict[str, tuple[int, int]]
@@ -77,17 +80,18 @@ class Outlook:
     def to_text(self, name: str, body: int) -> str:
         """The outlook for the terminal, of a model of that name with so many parameters besides its vocabulary."""
         files = ([kind, *(f"{size / 1e6:,.1f}" for size in sizes)] for kind, sizes in self.files.items())
+        kind = f" as {self.file_type}" if self.file_type else ""
         parts = [f"{part.settings.label} {self.shape[part.dimension]:,}" for part in components_of(self.shape)]
         return "\n".join(
             [
-                f"Likely shape: {', '.join(parts)} (the text uses {self.natural:,} tokens):",
+                f"Likely shape{kind}: {', '.join(parts)} (the text uses {self.natural:,} tokens):",
                 f"{self.removed_ratio:.1%} of all parameters are removed, {self.removed_body_ratio:.1%} of the body.",
                 *filter(None, [programs_by_body(name, body)]),
                 f"Pruning takes {self.expected} here.",
                 "",
                 *text_table([["file (MB)", "dense", "pruned"], *files], (22, 16, 16)),
                 *self._type_lines(),
-                *(f"warning: {note}" for note in self.notes),
+                *(f"note: {note}" for note in self.notes),
             ]
         )
 
@@ -224,7 +228,7 @@ def outlook_of(dense: LoadedModel, config: FlabPrunerConfig) -> Outlook:
         notes.append(f"{config.target_size} with `target_type` auto: {kind} is tried first, of {others}")
     try:
         for kind in dict.fromkeys((None, candidates.start.file_type or config.target_type, *TYPES)):
-            files[kind or "safetensors"] = file_sizes(limits.dense, kind), file_sizes(shape, kind)
+            files[kind or SAFETENSORS] = file_sizes(limits.dense, kind), file_sizes(shape, kind)
     except FlabError as error:  # llama.cpp cannot have it
         notes.append(f"there will be no GGUF file: {error}")
     else:
@@ -234,6 +238,7 @@ def outlook_of(dense: LoadedModel, config: FlabPrunerConfig) -> Outlook:
     return Outlook(
         natural=len(tokens.counted.natural),
         shape=shape,
+        file_type=(candidates.start.file_type or config.target_type or SAFETENSORS) if config.target_size else None,
         removed_ratio=limits.removed(shape),
         removed_body_ratio=limits.removed_body(shape),
         files=files,

@@ -134,7 +134,7 @@ def test_what_could_have_been_had_never_diverges_more_where_it_is_larger(options
 
 def test_nothing_is_told_of_a_width_that_was_not_surveyed():
     """As the widest that three devices can share, which is too wide for the size."""
-    config = FlabPrunerConfig(target_size="500MB", target_type="auto", align=3)
+    config = FlabPrunerConfig(target_size="490MB", target_type="auto", align=3)
     request = request_for(config, dense_sizes(), file_sizes=lambda shape, kind: QWEN.total(shape))
     assert request.limits.largest["neuron"] == 4800
     tokens = SimpleNamespace(counted=SimpleNamespace(natural=range(32_640)))
@@ -224,6 +224,11 @@ def test_the_file_of_the_type_that_was_found_meets_the_size(optimizer, tmp_path,
     assert 0.9e6 * megabytes < written <= 1e6 * megabytes
 
 
+def test_a_size_that_the_dense_model_has_is_refused(optimizer, tmp_path):
+    with pytest.raises(ConfigurationError, match=r"1GB is more than the \d\.\d MB of the dense model as bf16"):
+        pruned_to(optimizer, "1GB", tmp_path)
+
+
 @needs_quantiser
 def test_types_that_were_tried_for_one_size_are_known_for_another(optimizer, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rounding_room, "ABOVE", 2)
@@ -236,7 +241,7 @@ def test_types_that_were_tried_for_one_size_are_known_for_another(optimizer, tmp
     assert [one for one in first if one.file_type in both] == [one for one in second if one.file_type in both]
 
 
-@pytest.mark.parametrize("size", ["9MB", "3MB"])
+@pytest.mark.parametrize("size", ["5.3MB", "3MB"])
 def test_what_is_pinned_stays_whatever_type_fits(size, optimizer, tmp_path, monkeypatch):
     """Also where a single type and shape is left, which is measured nevertheless."""
     monkeypatch.setattr(rounding_room, "find_quantiser", lambda: None)

@@ -44,4 +44,5 @@ def test_of_every_type_near_a_size_the_largest_body_that_fits_is_shown(tmp_path,
         assert (one["shape"]["intermediate_size"] < 768) == (one["removed_body_ratio"] > 0)
     assert types["q8_0"]["removed_body_ratio"] == 0 < types["f16"]["removed_body_ratio"]
     text = inspection.to_text()
+    assert f"Likely shape as {'q8_0' if kind else 'safetensors'}: " in text
     assert "measured by `flab prune --gguf auto`" in text and f"{types['q8_0']['dense_bytes'] / 1e6:,.1f}" in text

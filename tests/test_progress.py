@@ -82,7 +82,7 @@ def test_bars_of_ours_and_of_others_are_lines_in_a_file():
 def test_a_bar_outside_of_the_command_line_is_lines_too():
     with redirect_stderr(io.StringIO()) as log, progress("Alone", None, "step") as tick:
         tick()
-    assert log.getvalue().startswith("Alone: 0step") and "\r" not in log.getvalue()
+    assert log.getvalue().startswith("Alone: 0 so far [00:00]") and "\r" not in log.getvalue()
 
 
 def test_a_terminal_draws_bars():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from typing import NamedTuple
 
@@ -70,7 +70,11 @@ def thinned(points: list[Scored], chosen: Scored) -> list[Scored]:
 
 
 def frontier(
-    option: Option, scored: Mapping[Option, Scored], types: Mapping[str, TriedType], request: Request
+    option: Option,
+    scored: Mapping[Option, Scored],
+    types: Mapping[str, TriedType],
+    request: Request,
+    unused: Callable[[int], float],
 ) -> tuple[FrontierPoint, ...]:
     """What could have been had, by size; the last is the dense model in the best type that was measured.
 
@@ -79,6 +83,7 @@ def frontier(
         scored (`Mapping[Option, Scored]`): options of which something can be told, that one too.
         types (`Mapping[str, TriedType]`): those that were measured.
         request ([`Request`]): with a size.
+        unused (`Callable`): the share of all uses that tokens have which a vocabulary of a size lacks.
     """
     assert request.file_sizes is not None
     chosen, limits = scored[option], request.limits
@@ -94,6 +99,7 @@ def frontier(
             file_type=str(one.option.file_type),
             bytes=one.bytes,
             removed_body_ratio=max(0.0, limits.removed_body(one.option.shape)),
+            removed_uses_ratio=unused(one.option.shape["vocab"]),
             divergence=one.divergence,
             measured=one.measured,
             chosen=one is chosen,

@@ -19,6 +19,7 @@ from .limits import TOLERANCE, Limits, parameters_to_keep
 
 
 SMALLEST_TYPE = "iq1_s"
+UNROUNDED = "bf16"  # the type of a file that loses nothing, as large as one in float16
 SIZE_TOLERANCE = 0.015  # share of a size by which a file may stay below it
 
 

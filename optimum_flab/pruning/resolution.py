@@ -21,7 +21,7 @@ from .counts import read_counts
 from .file_size import FileSizes
 from .limits import TOLERANCE
 from .memory_budget import weights_fit
-from .request import SMALLEST_TYPE, Request
+from .request import SMALLEST_TYPE, UNROUNDED, Request
 from .vocabulary import check_named_tokens
 
 
@@ -211,10 +211,12 @@ def check_size(request: Request) -> None:
             f" ({', '.join(parts)}); allow more, or free what is pinned or switched off"
             + ("" if is_any else ", or name a smaller target_type")
         )
-    if not is_any and (whole := limits.measure(limits.dense)) <= request.budget:
+    largest = request.of_type(UNROUNDED).limits if is_any else limits
+    if (whole := largest.measure(limits.dense)) <= request.budget:
+        what = f"target_size: {config.target_size}" if is_any else what
         raise ConfigurationError(
-            f"{what} is more than the {whole / 1e6:,.1f} MB of the dense model, which needs no pruning for it; name a"
-            " smaller size"
+            f"{what} is more than the {whole / 1e6:,.1f} MB of the dense model{f' as {UNROUNDED}' * is_any}, which"
+            " needs no pruning for it; name a smaller size"
         )
 
 

@@ -135,6 +135,8 @@ class FrontierPoint(Sizes):
         file_type (`str`): the GGUF type of the file.
         bytes (`int`): of the file, at most.
         removed_body_ratio (`float`): share of all but the vocabulary that goes.
+        removed_uses_ratio (`float`): share of the tokens in the corpus that are of the vocabulary that goes, which the
+            divergence does not hold.
         divergence (`float`): that the file is expected to have, in nats per token: what rounding to the type costs and
             what is left of the shape's once layers are refitted.
         measured (`bool`): whether the search measured this shape and type; others are expected from those.
@@ -144,6 +146,7 @@ class FrontierPoint(Sizes):
     file_type: str
     bytes: int
     removed_body_ratio: float
+    removed_uses_ratio: float
     divergence: Number
     measured: bool
     chosen: bool

@@ -213,12 +213,13 @@ def type_table(search: Search) -> list[list[str]]:
 def frontier_table(search: Search) -> list[list[str]]:
     """What could have been had at other sizes, from the smallest, below a heading."""
     parts = _told_apart(search.frontier)
-    rows = [["MB", "type", *(part.label for part in parts), "of the body goes", "nats, expected", ""]]
+    goes = "of the body goes", "of token uses go"
+    rows = [["MB", "type", *(part.label for part in parts), *goes, "nats, expected", ""]]
     for one in search.frontier:
         sizes = (count(one.sizes[part.reported]) for part in parts)
-        removed = f"{one.removed_body_ratio:.1%}"
+        removed = f"{one.removed_body_ratio:.1%}", f"{one.removed_uses_ratio:.2%}"
         remark = "taken" if one.chosen else "" if one.measured else "estimated"
-        rows.append([f"{one.bytes / 1e6:,.1f}", one.file_type, *sizes, removed, nats(one.divergence), remark])
+        rows.append([f"{one.bytes / 1e6:,.1f}", one.file_type, *sizes, *removed, nats(one.divergence), remark])
     return rows
 
 
@@ -232,8 +233,12 @@ def next_sizes(search: Search) -> str:
     for verb, others in (("cost", points[max(place - 1, 0) : place]), ("bring", points[place + 1 : place + 2])):
         for one in others:
             body = f"{one.removed_body_ratio:.1%} of the body gone" if one.removed_body_ratio else "the whole body"
-            said.append(f"{one.bytes / 1e6:,.1f} MB would {verb} {nats(one.divergence, 3)} ({one.file_type}, {body})")
-    expected = f"{taken.bytes / 1e6:,.1f} MB are expected to cost {nats(taken.divergence, 3)} nats per token"
+            what = f"{one.file_type}, {one.sizes['vocab_size']:,} tokens, {body}"
+            said.append(f"{one.bytes / 1e6:,.1f} MB would {verb} {nats(one.divergence, 3)} ({what})")
+    expected = (
+        f"Of the types that were tried: {taken.bytes / 1e6:,.1f} MB are expected to cost"
+        f" {nats(taken.divergence, 3)} nats per token over the {taken.sizes['vocab_size']:,} tokens that stay"
+    )
     return "; ".join([expected, *said]) + "." if said else ""
 
 

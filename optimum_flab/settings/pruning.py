@@ -43,12 +43,15 @@ PRESETS = ("python", "web", "systems", "all-code")
 
 
 TARGETS = ("target_ratio", "target_size")  # one of them
+LEAST_BYTES = 10_000  # a size below without a unit was not meant in bytes
 
 
 def as_size(value: Any) -> Any:
     """A size as people write it."""
     if value is not None and parse_bytes(value) is None:
         raise ValueError("Input is not a size in bytes; write it as 300MB, 1.2GB or 286MiB")
+    if str(value).strip().isdecimal() and int(value) < LEAST_BYTES:
+        raise ValueError(f"Input has no unit, so that it would be bytes; write it as {value}MB")
     return value if value is None else str(value)
 
 
@@ -148,7 +151,7 @@ class PrunerSettings(Section):
     """size that the file must not exceed; instead of a share: 300MB (300 million bytes), 1.2GB or 286MiB"""
     target_type: TargetType | None = None
     """GGUF type of the file that --target-size is about, such as q4_k_m; auto: the one that loses least together with
-    what has to be pruned for it; default: the weights as safetensors, or auto with --gguf auto"""
+    what has to be pruned for it; default: the weights as safetensors, or auto with prune's --gguf auto"""
     seed: Seed = 0
     """seed of every random choice"""
     align: Annotated[int | None, Field(ge=1, le=1024)] = None

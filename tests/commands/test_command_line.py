@@ -150,6 +150,11 @@ def project(tmp_path_factory):
     [
         ("prune m out --target-ratio 0.3 --target-size 1MB", 2, "1MB is another target than target_ratio; drop one"),
         ("prune m out --target-ratio 0.9 -c small.yaml", 2, "(--target-ratio): 0.9 cannot be reached with what is"),
+        (
+            "prune m out --target-size 85",
+            2,
+            "(--target-size): '85' has no unit, so that it would be bytes; write it as 85MB",
+        ),
         ("prune m out --target-size 1e3", 2, "(--target-size): '1e3' is not a size in bytes; write it as 300MB"),
         ("prune m out --target-size 10KB -c small.yaml", 2, "10KB as safetensors is less than the"),
         ("prune m out --gguf q4_k_m,q8_0", 2, "argument --gguf: invalid choice: 'q4_k_m,q8_0'"),

@@ -58,7 +58,7 @@ def test_the_tasks_are_listed_without_a_model():
     ("arguments", "code", "message"),
     [
         ("--tasks humaneval", 2, "required: -m/--model (only --check-references works without)"),
-        ("-m dense", 2, "no task is named; set `tasks` (--tasks), such as humaneval"),
+        ("-m dense", 2, "no task is named; set `tasks` (--tasks), such as divergence, perplexity or humaneval"),
         ("-m dense --tasks humaneval", 2, "--confirm-run-unsafe-code"),
         (
             "-m dense --tasks humaneval --confirm-run-unsafe-code --allow-packages numpy,no_such",

@@ -60,7 +60,15 @@ def searched(folder, report):
     files.append({**file, **other, "name": "b.gguf", "type": "q8_0"})
     sizes = {"vocab_size": 377, "num_hidden_layers": 4}
     frontier = [
-        {"bytes": size, "file_type": kind, "divergence": far, "removed_body_ratio": goes, **sizes, **more}
+        {
+            "bytes": size,
+            "file_type": kind,
+            "divergence": far,
+            "removed_body_ratio": goes,
+            "removed_uses_ratio": goes,
+            **sizes,
+            **more,
+        }
         for size, kind, far, goes, more in [
             (204_600_000, "iq3_m", 0.29, 0.12, {"measured": False, "chosen": False, "intermediate_size": 24}),
             (231_400_000, "iq4_xs", 0.016, 0.0, {"measured": True, "chosen": True, "intermediate_size": 40}),

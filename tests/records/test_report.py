@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.held_out import KindCost
 from optimum_flab.records.report import FileCost, FrontierPoint, Report, TriedType, report_text
-from optimum_flab.records.rows import count_texts, file_positions, nats, next_sizes, type_table
+from optimum_flab.records.rows import count_texts, file_positions, frontier_table, nats, next_sizes, type_table
 from optimum_flab.records.summary import report_summary
 from optimum_flab.records.verdict import file_verdicts, programs_by_body, verdict_of
 from optimum_flab.utils.errors import FlabError
@@ -243,9 +243,18 @@ def test_a_divergence_that_comes_out_below_none_is_shown_as_none():
     (_, row) = type_table(search.model_copy(update={"types": [kind], "candidates": [tried]}))
     assert row[2] == "0.0000"
     point = {"file_type": "q8_0", "removed_body_ratio": 0.0, "divergence": -2e-4, "measured": True}
-    points = [FrontierPoint(**point, bytes=10**6 * place, chosen=place == 1) for place in (1, 2)]
-    said = next_sizes(search.model_copy(update={"frontier": points}))
-    assert said.startswith("1.0 MB are expected to cost 0.000 nats") and "would bring 0.000 (" in said
+    points = [
+        FrontierPoint(
+            **point, bytes=10**6 * place, chosen=place == 1, vocab_size=1000 * place, removed_uses_ratio=0.1 / place
+        )
+        for place in (1, 2)
+    ]
+    search = search.model_copy(update={"frontier": points})
+    said = next_sizes(search)
+    assert "1.0 MB are expected to cost 0.000 nats per token over the 1,000 tokens that stay" in said
+    assert "2.0 MB would bring 0.000 (q8_0, 2,000 tokens, the whole body)" in said
+    heading, *rows = frontier_table(search)
+    assert [row[heading.index("of token uses go")] for row in rows] == ["10.00%", "5.00%"]
 
 
 def test_shapes_are_told_apart_by_all_sizes_that_differ():
