@@ -46,7 +46,7 @@ class Shape(Mapping[str, int]):
 
     def reported(self) -> dict[str, int | None]:
         """The sizes by the names that reports give them; `None` for those that the model has not."""
-        return {part.reported: self.get(part.dimension) for part in COMPONENTS}
+        return {part.size: self.get(part.dimension) for part in COMPONENTS}
 
 
 @dataclass(frozen=True)

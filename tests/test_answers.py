@@ -116,7 +116,8 @@ def test_a_pruning_reads_and_measures_answers(tmp_path, monkeypatch, capsys):
     data = {"calibration_tokens": 1024, "validation_tokens": 64, "held_out_tokens": 512, "sequence_length": 512}
     config = FlabPrunerConfig(
         data={**data, "corpus": ["texts"], "mix": {"answers": 1, "problems": 1}},
-        ffn={"intermediate_size": 16, "multiple_of": 4},
+        intermediate_size=16,
+        ffn={"multiple_of": 4},
         vocabulary={"keep_merges": 0},
     )
     optimizer = FlabOptimizer.from_pretrained("model", device="cpu")

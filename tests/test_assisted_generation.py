@@ -34,7 +34,7 @@ def folders(tmp_path_factory):
     data = {"sequence_length": 64, "validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 1000}
     data |= {"corpus": [f"{folder}/texts.jsonl[prompt]"], "mix": {"own": 1}}
     optimizer = FlabOptimizer.from_pretrained(folder / "target")
-    sizes = {"vocabulary": {"enabled": False}, "ffn": {"intermediate_size": 32, "multiple_of": 4}}
+    sizes = {"vocabulary": {"enabled": False}, "intermediate_size": 32, "ffn": {"multiple_of": 4}}
     optimizer.prune(FlabPrunerConfig(data=data, **sizes))
     optimizer.save_pretrained(folder / "draft")
     byte_level_tokenizer(500).save_pretrained(folder / "other")

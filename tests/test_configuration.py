@@ -15,8 +15,10 @@ from optimum.configuration_utils import BaseConfig
 from optimum_flab import ConfigurationError, EvaluationSettings, FlabPrunerConfig
 from optimum_flab.settings.files import read_settings_file
 from optimum_flab.settings.pruning import (
+    COMPONENTS,
     SECTIONS,
     FFNSettings,
+    LayerSettings,
     PrunerSettings,
     merge_settings,
 )
@@ -138,7 +140,8 @@ def test_all_faults_are_reported_at_once():
         target_ratio=1.5,
         sed=1,
         data="x",
-        vocabulary={"keep_merge": 1, "size": -1, "corpus": ["x"]},
+        vocab_size=-1,
+        vocabulary={"keep_merge": 1, "corpus": ["x"]},
         ffn={"zzz": 3, "criterion": "best"},
         intermediate_sizes=4,
     )
@@ -146,12 +149,12 @@ def test_all_faults_are_reported_at_once():
         "target_ratio: 1.5 should be less than 1",
         "sed: unknown setting; near it are seed, heads",
         "data: 'x' should be a valid dictionary or instance of DataSettings",
-        "vocabulary.size: -1 should be greater than 0",
+        "vocab_size: -1 should be greater than 0",
     ):
         assert line in lines
     for beginning in (
         "vocabulary.keep_merge: unknown setting; near it are vocabulary.keep_merges",
-        "intermediate_sizes: unknown setting; near it are ffn.intermediate_size",
+        "intermediate_sizes: unknown setting; near it are intermediate_size",
         "ffn.criterion: 'best' should be 'energy',",
     ):
         assert any(line.startswith(beginning) for line in lines)
@@ -177,21 +180,20 @@ def test_a_mix_has_shares_of_kinds(mix, message):
 
 
 def test_a_target_needs_something_that_is_free():
-    rest = {"layers": {"num_hidden_layers": 2}, "ffn": {"enabled": False}}
-    (line,) = faults(target_ratio=0.3, vocabulary={"size": 100}, **rest)
+    rest = {"num_hidden_layers": 2, "ffn": {"enabled": False}}
+    (line,) = faults(target_ratio=0.3, vocab_size=100, **rest)
     assert line == (
-        "target_ratio: 0.3 leaves nothing to choose, since every component is pinned (vocabulary.size,"
-        " layers.num_hidden_layers) or not enabled; drop target_ratio or free one of them"
+        "target_ratio: 0.3 leaves nothing to choose, since every component is pinned (vocab_size,"
+        " num_hidden_layers) or not enabled; drop target_ratio or free one of them"
     )
     assert FlabPrunerConfig(target_ratio=0.3, **rest).target_ratio == 0.3
-    assert FlabPrunerConfig(vocabulary={"size": 100}, **rest).vocabulary.size == 100
+    assert FlabPrunerConfig(vocab_size=100, **rest).vocab_size == 100
     assert FlabPrunerConfig(vocabulary={"enabled": False, "min_count": 3}).vocabulary.min_count == 3
 
 
 @pytest.mark.parametrize(
     ("section", "fields", "message"),
     [
-        ("vocabulary", {"enabled": False, "size": 3}, "size 3 has no effect, since enabled is false"),
         (
             "data",
             {"calibration_tokens": 100},
@@ -307,16 +309,21 @@ def test_the_type_of_a_file_goes_with_its_size():
 
 
 def test_a_section_in_place_of_its_fields_can_be_overridden():
-    base = {"layers": FlabPrunerConfig(layers={"num_hidden_layers": 2}).layers}
-    assert FlabPrunerConfig.from_dict(base, layers={"num_hidden_layers": 3}).layers.num_hidden_layers == 3
-    assert FlabPrunerConfig.from_dict(base, layers={"enabled": False}).layers.num_hidden_layers is None
-    assert FlabPrunerConfig.from_dict(base).layers.num_hidden_layers == 2
+    base = {"layers": LayerSettings(enabled=False, search_tokens=8)}
+    config = FlabPrunerConfig.from_dict(base, num_hidden_layers=3)
+    assert (config.num_hidden_layers, config.layers) == (3, LayerSettings(search_tokens=8))
+    assert FlabPrunerConfig.from_dict(base, layers={"criterion": "block-influence"}).layers.search_tokens == 8
+    assert FlabPrunerConfig.from_dict(base).layers == base["layers"]
 
 
 def test_the_last_word_on_a_component_wins():
-    pinned, off = {"layers": {"num_hidden_layers": 3}}, {"layers": {"enabled": False}}
-    assert FlabPrunerConfig(**merge_settings(pinned, off)).layers.enabled is False
-    assert FlabPrunerConfig(**merge_settings(off, pinned)).layers.enabled is True
+    pinned, off = {"num_hidden_layers": 3}, {"layers": {"enabled": False}}
+    config = FlabPrunerConfig(**merge_settings(pinned, off))
+    assert (config.layers.enabled, config.num_hidden_layers) == (False, None)
+    config = FlabPrunerConfig(**merge_settings(off, pinned))
+    assert (config.layers.enabled, config.num_hidden_layers) == (True, 3)
+    with pytest.raises(ConfigurationError, match="num_hidden_layers: 3 has no effect"):
+        FlabPrunerConfig(**merge_settings({}, {**pinned, **off}))
 
 
 def test_a_faulty_section_below_is_still_reported_when_merged():
@@ -329,9 +336,13 @@ def test_reading_a_file_validates_nothing(tmp_path):
     assert read_settings_file(path) == {"seed": -1, "other": "ünï"}
 
 
-def test_a_size_that_is_assigned_switches_on_what_is_off_by_default():
-    config = FlabPrunerConfig()
-    config.heads.num_attention_heads = 4
-    assert config.heads.enabled and FlabPrunerConfig.from_dict(config.to_dict()).heads.enabled
-    with pytest.raises(ConfigurationError, match="num_attention_heads 4 has no effect, since enabled is false"):
-        FlabPrunerConfig(heads={"enabled": False, "num_attention_heads": 4})
+def test_sizes_have_the_names_of_a_models_configuration():
+    config = FlabPrunerConfig(vocab_size=32682, num_hidden_layers=24, intermediate_size=3840)
+    config.num_attention_heads = 4
+    config.validate()
+    assert FlabPrunerConfig.from_dict(config.to_dict()) == config and config.num_attention_heads == 4
+    for part in COMPONENTS:
+        (line,) = faults(**{part.size: 4}, **{part.section: {"enabled": False}})
+        assert line == f"{part.size}: 4 has no effect, since {part.section}.enabled is false; drop one of them"
+        (line,) = faults(**{part.section: {"size" if part.section == "vocabulary" else part.size: 4}})
+        assert part.size in line.partition("; near it are ")[2].split(", ")  # where it is now

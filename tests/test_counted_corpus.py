@@ -66,7 +66,7 @@ def test_counts_of_sources_decide_as_the_sources_do(size, optimizer, made, tmp_p
         {"counts": ["a.npz", "b.npz"]},
         {"corpus": ["b.jsonl"], "counts": ["a.npz"]},
     ):
-        found = pruned(optimizer, made, tmp_path, data, vocabulary={"keep_merges": 0, "size": size})
+        found = pruned(optimizer, made, tmp_path, data, vocab_size=size, vocabulary={"keep_merges": 0})
         kept.append(found.plan.kept_tokens)
         assert (found.report.texts.counted_whole == 1) is (bool(found.report.texts.counts) and size is None)
     assert kept[0] == kept[1] == kept[2] and len(kept[0]) < 600
@@ -122,7 +122,7 @@ def test_report_and_card_say_what_was_counted(optimizer, made, tmp_path):
         tmp_path / "hub.npz"
     )
     files = {"counts": [str(tmp_path / "hub.npz"), "b.npz"]}
-    pruned(optimizer, made, tmp_path, files, vocabulary={"keep_merges": 0, "size": 320})
+    pruned(optimizer, made, tmp_path, files, vocab_size=320, vocabulary={"keep_merges": 0})
     optimizer.save_pretrained(tmp_path / "out")
     report = Checkpoint(tmp_path / "out").report
     first, second = report.texts.counts

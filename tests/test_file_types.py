@@ -245,7 +245,7 @@ def test_types_that_were_tried_for_one_size_are_known_for_another(optimizer, tmp
 def test_what_is_pinned_stays_whatever_type_fits(size, optimizer, tmp_path, monkeypatch):
     """Also where a single type and shape is left, which is measured nevertheless."""
     monkeypatch.setattr(rounding_room, "find_quantiser", lambda: None)
-    report = pruned_to(optimizer, size, tmp_path, layers={"num_hidden_layers": 2}).report
+    report = pruned_to(optimizer, size, tmp_path, num_hidden_layers=2).report
     assert report.pruned.sizes["num_hidden_layers"] == 2
     of_rounding = {one.file_type: one.divergence for one in report.search.types}
     assert report.target_type in of_rounding and max(of_rounding.values()) < 0.01
@@ -271,12 +271,12 @@ def test_a_file_that_is_larger_than_was_counted_is_told(optimizer, tmp_path, mon
             path.unlink()
 
 
-@pytest.mark.parametrize("vocabulary", [{"size": 600}, {"keep_used": True}])
-def test_a_vocabulary_that_must_stay_leaves_less_of_the_body(vocabulary, optimizer, tmp_path, monkeypatch):
+@pytest.mark.parametrize("asked", [{"vocab_size": 600}, {"vocabulary": {"keep_used": True}}])
+def test_a_vocabulary_that_must_stay_leaves_less_of_the_body(asked, optimizer, tmp_path, monkeypatch):
     """Although a file with the whole body and three fifths of the tokens would fit."""
     monkeypatch.setattr(rounding_room, "find_quantiser", lambda: None)
-    report = pruned_to(optimizer, "2.7MB", tmp_path, vocabulary=vocabulary, layers={"enabled": False}).report
-    least = vocabulary.get("size", report.search.natural_vocab_size)
+    report = pruned_to(optimizer, "2.7MB", tmp_path, **asked, layers={"enabled": False}).report
+    least = asked.get("vocab_size", report.search.natural_vocab_size)
     assert all(one.sizes["vocab_size"] >= least for one in [report.pruned, *report.search.candidates])
     optimizer.save_pretrained(tmp_path / "out")
     dense = FlabOptimizer.from_pretrained(tmp_path / "out").dense

@@ -91,8 +91,8 @@ def test_whatever_a_class_can_have_equals_masking_and_the_rest_is_refused_with_t
     sizes = sizes_of(model, family)
     smallest, dense = sizes.possible["head"][0], sizes.shape["head"]
     if smallest == dense:
-        config = FlabPrunerConfig(heads={"num_attention_heads": dense // 2})
-        with pytest.raises(ConfigurationError, match=r"heads.num_attention_heads: .* cannot have 2 \(.*head"):
+        config = FlabPrunerConfig(num_attention_heads=dense // 2)
+        with pytest.raises(ConfigurationError, match=r"num_attention_heads: .* cannot have 2 \(.*head"):
             request_for(config, sizes)
         return
     layers = len(family.decoder_layers(model))
@@ -160,8 +160,8 @@ def test_a_layer_is_without_its_heads_only_while_the_text_passes_it():
 def test_a_model_with_fewer_heads_is_a_stock_checkpoint_that_generates(family, target, tmp_path):
     saved(tiny_model(family, 600, **SIZES), tmp_path / "dense")
     optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense")
-    sections = {"layers": {"num_hidden_layers": 3}, "heads": {"num_attention_heads": 4}}
-    sections["ffn"] = {"intermediate_size": 48} if target is None else {"multiple_of": 8}
+    sections = {"num_hidden_layers": 3, "num_attention_heads": 4}
+    sections |= {"intermediate_size": 48} if target is None else {"ffn": {"multiple_of": 8}}
     pruned = optimizer.prune(small_config(tmp_path, target_ratio=target, **sections), cache_dir=tmp_path / "work")
     assert pruned.plan.sizes["head"] == 4 and len(pruned.plan.kept["head"]) == 3
     optimizer.save_pretrained(tmp_path / "out")

@@ -60,7 +60,7 @@ def test_the_counts_are_those_of_the_published_model(lite):
     assert min(lite.possible["expert"]) == 6
 
 
-@pytest.mark.parametrize("changes", [{}, {"experts": {"enabled": True}}, {"experts": {"num_experts": 56}}])
+@pytest.mark.parametrize("changes", [{}, {"experts": {"enabled": True}}, {"num_experts": 56}])
 @pytest.mark.parametrize("target", [0.22, 0.35, 0.45, 0.6])
 def test_a_mixture_of_coarse_widths_meets_its_target(lite, target, changes):
     for shape in shapes_for(lite, target, **changes):
@@ -136,10 +136,10 @@ def test_widths_are_multiples_that_k_quants_take_where_there_are_enough_of_them(
         assert width_multiple(Request(FlabPrunerConfig(target_ratio=0.3, **changes), sizes, 1)) == expected
 
 
-@pytest.mark.parametrize("vocabulary", [{"enabled": False}, {"size": 40_000}])
+@pytest.mark.parametrize("fixed", [{"vocabulary": {"enabled": False}}, {"vocab_size": 40_000}])
 @pytest.mark.parametrize("target", [0.22, 0.3, 0.37, 0.45])
-def test_a_target_is_met_by_the_width_where_the_vocabulary_cannot_help(vocabulary, target):
-    for shape in shapes_for(dense_sizes(), target, vocabulary=vocabulary, layers={"enabled": False}):
+def test_a_target_is_met_by_the_width_where_the_vocabulary_cannot_help(fixed, target):
+    for shape in shapes_for(dense_sizes(), target, **fixed, layers={"enabled": False}):
         assert removed(dense_sizes(), shape) == pytest.approx(target, abs=0.005) and shape["neuron"] % 64 == 0
 
 
@@ -198,14 +198,14 @@ def test_a_model_for_several_devices_meets_its_target(devices, target):
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"align": 14, "ffn": {"intermediate_size": 3840}}, "ffn.intermediate_size: 3,840 is not a multiple of what"),
-        ({"align": 14, "ffn": {"enabled": False}}, "ffn.intermediate_size: 4,864 is not"),
-        ({"align": 14, "target_ratio": None}, "ffn.intermediate_size: 4,864 is not"),
-        ({"align": 128, "ffn": {"multiple_of": 96}}, "ffn.intermediate_size: 4,864 is not"),
-        ({"align": 14, "vocabulary": {"enabled": False}}, "vocabulary.size: 151,936 is not"),
-        ({"vocabulary": {"pad_to_multiple_of": 200_000}}, "vocabulary.size: no size up to the dense 151,936 is"),
-        ({"experts": {"num_experts": 4}}, "this model has no experts to remove; drop it and `experts.num_experts`"),
-        ({"ffn": {"intermediate_size": 5000}}, "ffn.intermediate_size: 5,000 is more than the 4,864"),
+        ({"align": 14, "intermediate_size": 3840}, "intermediate_size: 3,840 is not a multiple of what"),
+        ({"align": 14, "ffn": {"enabled": False}}, "intermediate_size: 4,864 is not"),
+        ({"align": 14, "target_ratio": None}, "intermediate_size: 4,864 is not"),
+        ({"align": 128, "ffn": {"multiple_of": 96}}, "intermediate_size: 4,864 is not"),
+        ({"align": 14, "vocabulary": {"enabled": False}}, "vocab_size: 151,936 is not"),
+        ({"vocabulary": {"pad_to_multiple_of": 200_000}}, "vocab_size: no size up to the dense 151,936 is"),
+        ({"num_experts": 4}, "this model has no experts to remove; drop it and `num_experts`"),
+        ({"intermediate_size": 5000}, "intermediate_size: 5,000 is more than the 4,864"),
     ],
 )
 def test_what_the_model_cannot_have_is_refused_before_work(changes, fault):
@@ -220,7 +220,7 @@ def test_padding_beyond_the_dense_rows_is_refused():
         shapes_to_compare(request_for(config, odd), 151_900, 1)
 
 
-@pytest.mark.parametrize("changes", [{"target_ratio": 0.4}, {"vocabulary": {"size": 30_000}}])
+@pytest.mark.parametrize("changes", [{"target_ratio": 0.4}, {"vocab_size": 30_000}])
 def test_the_padding_of_a_vocabulary_that_is_not_taken_is_in_nobodys_way(changes):
     odd = replace(dense_sizes(), shape=DENSE.resized(vocab=151_900))
     config = FlabPrunerConfig(align=2, **changes)
@@ -236,7 +236,7 @@ def test_a_target_that_coarse_rows_come_near_is_met():
 
 
 def test_the_width_of_experts_stays_and_must_be_shared_too(lite):
-    with pytest.raises(ConfigurationError, match="ffn.intermediate_size: 1,408 is not"):
+    with pytest.raises(ConfigurationError, match="intermediate_size: 1,408 is not"):
         request_for(FlabPrunerConfig(target_ratio=0.3, align=4, experts={"enabled": True}), lite)
 
 

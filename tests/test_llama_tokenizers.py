@@ -30,7 +30,8 @@ def config(tmp_path_factory):
     return FlabPrunerConfig(
         data={**data, "corpus": [str(file)]},
         vocabulary={"keep_merges": 0},
-        ffn={"intermediate_size": 32, "multiple_of": 4},
+        intermediate_size=32,
+        ffn={"multiple_of": 4},
     )
 
 

@@ -157,7 +157,8 @@ def test_the_report_measures_what_a_plain_forward_pass_gives(tokenizer, corpus, 
             corpus,
             target_ratio=0.3,
             data={"held_out": [str(held)], "held_out_tokens": 10_000},
-            vocabulary={"size": 300, "keep_merges": 0},
+            vocab_size=300,
+            vocabulary={"keep_merges": 0},
         )
     )
     kept = torch.tensor(pruned.plan.kept_tokens)
@@ -211,9 +212,9 @@ def test_pinned_sizes_are_what_comes_out(tokenizer, corpus):
     pruned = optimizer_for(tokenizer).prune(
         settings(
             corpus,
-            vocabulary={"size": 560},
-            layers={"num_hidden_layers": 3},
-            ffn={"intermediate_size": 40},
+            vocab_size=560,
+            num_hidden_layers=3,
+            intermediate_size=40,
         )
     )
     assert (pruned.model.config.vocab_size, len(pruned.tokenizer)) == (560, 560)
@@ -230,7 +231,7 @@ def test_without_a_target_only_the_vocabulary_goes_to_its_natural_size(natural):
 def test_where_only_tokens_go_a_part_of_the_held_out_text_is_enough(tokenizer, corpus):
     """Predictions among those that stay are the dense model's: there is less to measure."""
     data = {"mix": {"problems": 1}, "held_out_tokens": 1500}
-    narrower = {"ffn": {"intermediate_size": WIDTH - 4}, "layers": {"enabled": False}}
+    narrower = {"intermediate_size": WIDTH - 4, "layers": {"enabled": False}}
     texts = [
         optimizer_for(tokenizer).prune(settings(corpus, data=data, **sizes)).report.held_out.texts
         for sizes in ({}, narrower)
@@ -295,7 +296,7 @@ def test_a_small_source_is_not_outweighed_when_tokens_are_dropped(tokenizer, tmp
 
     def prose_tokens(*sources: str) -> int:
         names = [str(tmp_path / f"{source}.jsonl") for source in sources]
-        config = settings(names[0], data={"corpus": names}, vocabulary={"size": 380, "keep_merges": 0})
+        config = settings(names[0], data={"corpus": names}, vocab_size=380, vocabulary={"keep_merges": 0})
         return sum(map(len, optimizer_for(tokenizer).prune(config).tokenizer(prose)["input_ids"]))
 
     assert prose_tokens("code", "prose") < 0.8 * prose_tokens("both")
@@ -312,7 +313,7 @@ def test_padding_of_the_vocabulary(natural, tokenizer, corpus, changes):
         assert rows == -(-fewest // 7) * 7
 
 
-@pytest.mark.parametrize("changes", [{"target_ratio": 0.29}, {"ffn": {"intermediate_size": 128}}])
+@pytest.mark.parametrize("changes", [{"target_ratio": 0.29}, {"intermediate_size": 128}])
 def test_sizes_that_two_devices_share(tokenizer, corpus, changes, tmp_path):
     optimizer = FlabOptimizer(tiny_model("llama", vocab_size=640, intermediate_size=256), tokenizer)
     asked = settings(corpus, align=2, **changes)
@@ -329,9 +330,9 @@ def test_sizes_that_two_devices_share(tokenizer, corpus, changes, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ffn": {"intermediate_size": 9999}}, "9,999 is more than the 64"),
-        ({"layers": {"num_hidden_layers": 5}}, "5 is more than the 4"),
-        ({"vocabulary": {"size": 100_000}}, "100,000 is more than the 608"),
+        ({"intermediate_size": 9999}, "9,999 is more than the 64"),
+        ({"num_hidden_layers": 5}, "5 is more than the 4"),
+        ({"vocab_size": 100_000}, "100,000 is more than the 608"),
         ({"target_ratio": 0.9, "vocabulary": {"enabled": False}, "layers": {"enabled": False}}, "at least 0.000 and"),
         ({"vocabulary": {"keep_tokens": ["nowhere-token"]}}, "nowhere-token"),
     ],
@@ -353,9 +354,9 @@ def test_a_target_that_the_steps_pass_over_is_refused_with_the_nearest(tokenizer
     "changes",
     [
         {},
-        {"ffn": {"enabled": False}, "layers": {"num_hidden_layers": 2}},
-        {"ffn": {"enabled": False}, "layers": {"num_hidden_layers": 2, "criterion": "block-influence"}},
-        {"ffn": {"criterion": "first", "intermediate_size": 32}},
+        {"ffn": {"enabled": False}, "num_hidden_layers": 2},
+        {"ffn": {"enabled": False}, "num_hidden_layers": 2, "layers": {"criterion": "block-influence"}},
+        {"intermediate_size": 32, "ffn": {"criterion": "first"}},
     ],
 )
 def test_nan_predictions_are_refused_whatever_is_pruned(tokenizer, corpus, changes):
@@ -380,7 +381,7 @@ def test_what_is_saved_does_not_depend_on_what_is_computed_in(tokenizer, corpus,
     dense.dense.model.to(storage).save_pretrained(tmp_path / "dense")
     dense.dense.tokenizer.save_pretrained(tmp_path / "dense")
     optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense", dtype=computation, device="cpu")
-    pruned = optimizer.prune(settings(corpus, ffn={"intermediate_size": 48}))
+    pruned = optimizer.prune(settings(corpus, intermediate_size=48))
     optimizer.save_pretrained(tmp_path / "out")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert loaded.dtype == (storage if computation == torch.float32 else torch.bfloat16)
@@ -429,9 +430,7 @@ def test_a_disk_too_small_is_said_before_the_work(tokenizer, corpus, tmp_path, m
         optimizer_for(tokenizer).check_space(tmp_path / "out", settings(corpus, target_ratio=0.3))
 
 
-@pytest.mark.parametrize(
-    "sizes", [{}, {"layers": {"num_hidden_layers": LAYERS}, "ffn": {"intermediate_size": 64}}], ids=["off", "pinned"]
-)
+@pytest.mark.parametrize("sizes", [{}, {"num_hidden_layers": LAYERS, "intermediate_size": 64}], ids=["off", "pinned"])
 def test_everything_switched_off_says_that_nothing_would_be_pruned(tokenizer, corpus, tmp_path, sizes):
     optimizer = optimizer_for(tokenizer)
     optimizer.dense.model.save_pretrained(tmp_path / "dense")
@@ -475,7 +474,7 @@ def test_what_a_user_wrote_into_the_card_stays_when_the_model_is_replaced(tokeni
     written = card.read_text()
     assert "It loads in `transformers` 4.57 as in 5." in written
     card.write_text(written.replace(f"{BEGIN}\n", f"{BEGIN}\nmy own words\n").replace("tags:\n", "tags:\n- mine\n"))
-    optimizer.prune(settings(corpus, ffn={"intermediate_size": 32}))
+    optimizer.prune(settings(corpus, intermediate_size=32))
     optimizer.save_pretrained(tmp_path / "out", overwrite=True)
     assert "\nmy own words\n" in card.read_text() and "\n- mine\n" in card.read_text()
     card.write_text(card.read_text().replace("## What was removed", "## What I removed"))
@@ -509,7 +508,7 @@ def test_ids_beyond_the_rows_are_left_out_whatever_is_pruned(enabled, tokenizer,
     model.save_pretrained(tmp_path / "dense")
     optimizer.dense.tokenizer.save_pretrained(tmp_path / "dense")
     optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense")
-    pruned = optimizer.prune(settings(corpus, vocabulary={"enabled": enabled}, ffn={"intermediate_size": 32}))
+    pruned = optimizer.prune(settings(corpus, vocabulary={"enabled": enabled}, intermediate_size=32))
     assert any("eos_token_id named token ids that the model has no rows for" in note for note in pruned.report.notes)
     optimizer.save_pretrained(tmp_path / "out")
     check_belongs_together(Checkpoint(tmp_path / "out"))

@@ -199,7 +199,8 @@ def test_of_a_smaller_vocabulary_it_is_said_which_words_and_where_they_are_from(
         byte_level_tokenizer(),
         tmp_path,
         data={"preset": "systems", "corpus": [f"{file}[text]"]},
-        vocabulary={"size": 300, "keep_merges": 0},
+        vocab_size=300,
+        vocabulary={"keep_merges": 0},
     )
     texts = optimizer.pruned.report.texts
     words = texts.preset_words

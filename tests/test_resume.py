@@ -39,8 +39,8 @@ DATA = {"calibration_tokens": 512, "validation_tokens": 128, "held_out_tokens": 
 ASKED = {
     "search": {"target_ratio": 0.4},
     "random": {"target_ratio": 0.3, "ffn": {"criterion": "random", "multiple_of": 4}},
-    "pinned": {"layers": {"num_hidden_layers": 3}, "ffn": {"intermediate_size": 32, "multiple_of": 4}},
-    "experts": {"experts": {"num_experts": 4}, "ffn": {"intermediate_size": 8, "multiple_of": 8}},
+    "pinned": {"num_hidden_layers": 3, "intermediate_size": 32, "ffn": {"multiple_of": 4}},
+    "experts": {"num_experts": 4, "intermediate_size": 8, "ffn": {"multiple_of": 8}},
 }
 
 

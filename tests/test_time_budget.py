@@ -47,7 +47,7 @@ def test_what_is_no_duration_is_refused(text):
 
 @given(tokens=st.integers(2048, 1 << 17), share=st.floats(0.01, 3), searches=st.booleans())
 def test_what_is_chosen_fits_and_twice_as_much_text_does_not(tokens, share, searches):
-    asked = {"target_ratio": 0.3} if searches else {"ffn": {"intermediate_size": 32}}
+    asked = {"target_ratio": 0.3} if searches else {"intermediate_size": 32}
     config = FlabPrunerConfig(**asked, data={"calibration_tokens": tokens})
     budget = share * seconds_for(config, SIZES, SLOW)
     try:
@@ -71,7 +71,7 @@ def test_a_faster_device_takes_less_and_never_less_than_the_rest():
 
 
 def test_a_pruning_says_what_it_chose_and_refuses_what_cannot_be(tmp_path, monkeypatch):
-    sizes = {"layers": {"enabled": False}, "ffn": {"intermediate_size": 24, "multiple_of": 8}}
+    sizes = {"layers": {"enabled": False}, "intermediate_size": 24, "ffn": {"multiple_of": 8}}
     config = small_config(tmp_path, **sizes)
     optimizer = FlabOptimizer(tiny_model("llama", 600), byte_level_tokenizer(600))
     with pytest.raises(ConfigurationError, match=r"1 s is less than the .* calibration tokens"):
@@ -90,15 +90,15 @@ def test_a_pruning_says_what_it_chose_and_refuses_what_cannot_be(tmp_path, monke
 
 
 def test_layers_that_go_take_a_narrowing_and_a_ranking():
-    alone, layers = FlabPrunerConfig(layers={"enabled": False}), FlabPrunerConfig(layers={"num_hidden_layers": 3})
-    without = FlabPrunerConfig(layers={"num_hidden_layers": 3}, ffn={"enabled": False})
+    alone, layers = FlabPrunerConfig(layers={"enabled": False}), FlabPrunerConfig(num_hidden_layers=3)
+    without = FlabPrunerConfig(num_hidden_layers=3, ffn={"enabled": False})
     nothing, all_of_it, ranking = (seconds_for(config, SIZES, SLOW) for config in (alone, layers, without))
     assert nothing < ranking < all_of_it
 
 
 def test_heads_take_a_pass_over_the_text_unless_all_stay_and_no_survey():
     def seconds(heads, **request):
-        config = FlabPrunerConfig(**request, heads={"num_attention_heads": heads})
+        config = FlabPrunerConfig(**request, num_attention_heads=heads)
         return seconds_for(config, SIZES, SLOW)
 
     dense = SIZES.shape["head"]

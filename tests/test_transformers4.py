@@ -67,8 +67,9 @@ def config(tmp_path_factory):
     return FlabPrunerConfig(
         data={**data, "corpus": [str(file)]},
         vocabulary={"keep_merges": 0},
-        layers={"num_hidden_layers": 3},
-        ffn={"intermediate_size": 32, "multiple_of": 4},
+        num_hidden_layers=3,
+        intermediate_size=32,
+        ffn={"multiple_of": 4},
     )
 
 

@@ -54,6 +54,7 @@ class TrimCommand(FlabVerb):
             args.output,
             TrimSettings(
                 target_size=settings.target_size,
+                vocab_size=settings.vocab_size,
                 seed=settings.seed,
                 data=settings.data,
                 vocabulary=settings.vocabulary.model_dump(exclude_unset=True),

@@ -63,7 +63,7 @@ def render_page(report: Report, evaluations: Sequence[EvaluationRecord]) -> str:
         frontier_table=frontier_table,
         frontier_plot=frontier_plot,
         next_sizes=next_sizes,
-        measured=[part for part in COMPONENTS if report.dense.sizes.get(part.reported)],
+        measured=[part for part in COMPONENTS if report.dense.sizes.get(part.size)],
         held_out=[] if held_out is None else [row.cells() for row in held_out_rows(held_out)],
         **({} if held_out is None else cost_rows(held_out)),
         notes=without_paths(report.notes),

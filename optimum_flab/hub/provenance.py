@@ -55,7 +55,7 @@ def criteria(checkpoint: Checkpoint) -> list[str]:
         _criterion(part.section, part.units, chosen, checkpoint.settings)
         for part in COMPONENTS
         if part.section in CHOICES
-        and len({side.sizes.get(part.reported) for side in sides}) > 1
+        and len({side.sizes.get(part.size) for side in sides}) > 1
         and isinstance(chosen := checkpoint.section(part.section).get("criterion"), str)
     ]
 
@@ -101,7 +101,12 @@ def _beside_corpus(checkpoint: Checkpoint) -> list[str]:
 
 def text_rows(checkpoint: Checkpoint) -> list[list[str]]:
     """The texts of a pruning, and what they decided: label, value."""
-    enabled = {part.section: part.units for part in COMPONENTS if checkpoint.section(part.section).get("enabled")}
+    settings = checkpoint.settings
+    enabled = {
+        part.section: part.units
+        for part in COMPONENTS
+        if checkpoint.section(part.section).get("enabled") or settings.get(part.size) is not None
+    }
     decided = [units for section, units in enabled.items() if section != "vocabulary"]
     data = checkpoint.section("data")
     texts = checkpoint.report.texts

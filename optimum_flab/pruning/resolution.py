@@ -59,9 +59,9 @@ def resolve(
     files = FileSizes(model, family, tokenizer, dtype) if config.target_size is not None else None
     request = with_limits(replace(request, file_sizes=files))
     counts = read_counts(config.data.counts, tokenizer, name)
-    vocabulary = config.vocabulary
-    if vocabulary.enabled and (vocabulary.size is not None or vocabulary.keep_tokens):
-        check_named_tokens(read_spec(tokenizer), vocabulary, config_token_ids(model.config))
+    vocabulary, size = config.vocabulary, config.vocab_size
+    if vocabulary.enabled and (size is not None or vocabulary.keep_tokens):
+        check_named_tokens(read_spec(tokenizer), vocabulary, size, config_token_ids(model.config))
     return replace(request, counts=counts)
 
 
@@ -128,7 +128,7 @@ def with_limits(request: Request) -> Request:
     if config.target_ratio is not None or request.file_sizes is not None:
         check_target(request)
     elif not config.has_target and not config.vocabulary.enabled and limits.largest == limits.dense:
-        pins = [component.settings.setting for component in components_of(limits.dense)]
+        pins = [component.settings.size for component in components_of(limits.dense)]
         raise ConfigurationError(
             f"nothing would be pruned: the vocabulary is switched off, and all {limits.dense['layer']:,} layers stay"
             f" as they are; set target_ratio, or a smaller {' or '.join(pins[1:])}"
@@ -139,11 +139,12 @@ def with_limits(request: Request) -> Request:
 def _is_asked_for(request: Request, component: Component) -> bool:
     """Whether a model has a component; refuses settings of one that is off by default where they mean nothing."""
     section, has_it = component.section(request.config), component.dimension in request.sizes.shape
-    if section.enabled and not component.settings.model_fields["enabled"].default:
-        name, pin = f"{section.section}.enabled", f"{section.section}.{section.setting}"
+    pinned = component.pinned(request.config)
+    if (section.enabled or pinned is not None) and not component.settings.model_fields["enabled"].default:
+        name, pin = f"{section.section}.enabled", section.size
         if not has_it:
             raise ConfigurationError(f"{name}: this model has no {section.units} to remove; drop it and `{pin}`")
-        if section.pinned is None and (not request.config.has_target or not component.is_searched):
+        if pinned is None and (not request.config.has_target or not component.is_searched):
             other = " or `target_ratio`" if component.is_searched else ""
             raise ConfigurationError(f"{name}: nothing says how many {section.units} stay; set `{pin}`{other}")
     return has_it
@@ -154,9 +155,9 @@ def _allowed_sizes(request: Request, component: Component) -> Sequence[int]:
     config, sizes = request.config, request.sizes
     dimension = component.dimension
     section, dense = component.section(config), sizes.shape[dimension]
-    name, allowed = f"{section.section}.{section.setting}", sizes.possible[dimension]
-    if section.pinned is not None:
-        size = component.rounded(section.pinned, request)
+    name, allowed = section.size, sizes.possible[dimension]
+    if (pinned := component.pinned(config)) is not None:
+        size = component.rounded(pinned, request)
         if size > dense:
             raise ConfigurationError(
                 f"{name}: {size:,} is more than the {dense:,} of the dense model; pruning only makes models smaller"

@@ -167,7 +167,7 @@ def shapes_to_compare(request: Request, natural: int, fewest: int) -> list[list[
     rows = round_up(natural, row_multiple(request) if vocabulary.enabled else 1)
     request = _with_vocabularies(request, natural, fewest)
     if not config.has_target:
-        return [[limits.largest if vocabulary.size else limits.largest.resized(vocab=rows)]]
+        return [[limits.largest if config.vocab_size else limits.largest.resized(vocab=rows)]]
     check_target(request)
     compared = candidate_shapes(request.limits, rows, request.budget, request.slack)
     if config.target_ratio is None:
@@ -181,14 +181,14 @@ def _with_vocabularies(request: Request, natural: int, fewest: int) -> Request:
     """The request with the sizes of the vocabulary that the text allows, see [`shapes_to_compare`]."""
     config, multiple = request.config, row_multiple(request)
     dense = request.limits.dense["vocab"]
-    if config.vocabulary.size is not None or not config.vocabulary.enabled:
+    if config.vocab_size is not None or not config.vocabulary.enabled:
         return request
     least = round_up(fewest, multiple)
     if config.vocabulary.keep_used or not config.has_target:
         least = round_up(natural, multiple)
         if least > dense:
             raise ConfigurationError(
-                f"vocabulary.size: the {natural:,} tokens that stay would be padded to {least:,} rows, more than the"
+                f"vocab_size: the {natural:,} tokens that stay would be padded to {least:,} rows, more than the"
                 f" {dense:,} of the dense model; use a smaller `vocabulary.pad_to_multiple_of`, or fewer devices in"
                 " `align`"
             )

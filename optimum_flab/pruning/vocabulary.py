@@ -147,16 +147,19 @@ def tokenizer_of(tokenizer: PreTrainedTokenizerBase, kept: np.ndarray, model_typ
     return rewrite_tokenizer(tokenizer, kept, model_type)
 
 
-def check_named_tokens(spec: TokenizerSpec, settings: VocabularySettings, required: Iterable[int]) -> None:
+def check_named_tokens(
+    spec: TokenizerSpec, settings: VocabularySettings, size: int | None, required: Iterable[int]
+) -> None:
     """Raises a [`ConfigurationError`] if there is no token that is to stay, or the size has no room for those that
     must.
 
     Args:
+        size (`int`, *optional*): that is asked for.
         required (`Iterable[int]`): ids that the model's configuration names.
     """
     least = _natural(spec, np.zeros(0, dtype=np.int64), settings, required)
-    if settings.size is not None and settings.size < len(least.protected):
-        resize(spec, least, np.zeros(0), settings.size)
+    if size is not None and size < len(least.protected):
+        resize(spec, least, np.zeros(0), size)
 
 
 def token_choice(dense: LoadedModel, request: Request, texts: TextSets, run: Run) -> TokenChoice:

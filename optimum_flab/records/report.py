@@ -63,7 +63,7 @@ class Part(Record):
 
 
 class Sizes(Record):
-    """Sizes that pruning changes, each in the field `reported` of its settings; `None` where a model has none."""
+    """Sizes that pruning changes, each under its name in the settings; `None` where a model has none."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, int | None]

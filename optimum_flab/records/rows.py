@@ -113,9 +113,9 @@ def shape_rows(report: Report) -> list[Row]:
     """The sizes that pruning changes, of the components that the model has."""
     dense, pruned = report.dense.sizes, report.pruned.sizes
     return [
-        Row(part.label, dense[part.reported], pruned[part.reported])
+        Row(part.label, dense[part.size], pruned[part.size])
         for part in COMPONENTS
-        if dense.get(part.reported) and part.reported in pruned
+        if dense.get(part.size) and part.size in pruned
     ]
 
 
@@ -184,8 +184,8 @@ def _told_apart(shapes: Sequence[Sizes]) -> list[type[ComponentSettings]]:
     return [
         part
         for part in COMPONENTS
-        if part.reported in shapes[0].sizes
-        and (part.model_fields["enabled"].default or len({one.sizes[part.reported] for one in shapes}) > 1)
+        if part.size in shapes[0].sizes
+        and (part.model_fields["enabled"].default or len({one.sizes[part.size] for one in shapes}) > 1)
     ]
 
 
@@ -205,7 +205,7 @@ def type_table(search: Search) -> list[list[str]]:
         kind = types[str(one.file_type)]
         costs = f"{kind.bytes / 1e6:,.1f}", nats(kind.divergence)
         taken = "taken" if one.chosen else ""
-        sizes = (count(one.sizes[part.reported]) for part in parts)
+        sizes = (count(one.sizes[part.size]) for part in parts)
         rows.append([kind.file_type, *costs, *sizes, nats(one.validation_divergence), taken])
     return rows
 
@@ -216,7 +216,7 @@ def frontier_table(search: Search) -> list[list[str]]:
     goes = "of the body goes", "of token uses go"
     rows = [["MB", "type", *(part.label for part in parts), *goes, "nats, expected", ""]]
     for one in search.frontier:
-        sizes = (count(one.sizes[part.reported]) for part in parts)
+        sizes = (count(one.sizes[part.size]) for part in parts)
         removed = f"{one.removed_body_ratio:.1%}", f"{one.removed_uses_ratio:.2%}"
         remark = "taken" if one.chosen else "" if one.measured else "estimated"
         rows.append([f"{one.bytes / 1e6:,.1f}", one.file_type, *sizes, *removed, nats(one.divergence), remark])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt
 
 from ..criteria import EXPERTS, LAYERS, NEURONS
 from .section import NO_FLAG, Flag, Section, Share, Sources
@@ -16,33 +16,18 @@ class ComponentSettings(Section):
     Args:
         section (`str`): of the settings.
         dimension (`str`): of tensors, as families name it.
-        setting (`str`): the field that pins its size.
-        reported (`str`): the size in reports.
+        size (`str`): its size, as configurations of models, settings and reports name it.
         label (`str`): the size in tables.
         units (`str`): what it counts.
     """
 
     section: ClassVar[str]
     dimension: ClassVar[str]
-    setting: ClassVar[str]
-    reported: ClassVar[str]
+    size: ClassVar[str]
     label: ClassVar[str]
     units: ClassVar[str]
 
-    enabled: bool = True
-
-    @property
-    def pinned(self) -> int | None:
-        """The size that is asked for."""
-        return getattr(self, self.setting)
-
-    @model_validator(mode="after")
-    def _enabled_by_its_size(self) -> ComponentSettings:
-        if self.pinned is not None and "enabled" not in self.model_fields_set:
-            self.__dict__["enabled"] = True  # assigned, it would be validated again
-        if self.pinned is not None and not self.enabled:
-            raise ValueError(f"{self.setting} {self.pinned} has no effect, since enabled is false; drop one of them")
-        return self
+    enabled: bool | None = True
 
 
 class VocabularySettings(ComponentSettings):
@@ -50,15 +35,12 @@ class VocabularySettings(ComponentSettings):
 
     section = "vocabulary"
     dimension = "vocab"
-    setting = "size"
-    reported = "vocab_size"
+    size = "vocab_size"
     label = "vocabulary (tokens)"
     units = "tokens"
 
     enabled: Annotated[bool, Flag("--keep-vocabulary")] = True
     """prune the vocabulary, which a draft model must share with its target"""
-    size: Annotated[PositiveInt | None, Flag("--vocab-size")] = None
-    """vocabulary size to reach; default: decided by the target, or the natural size"""
     min_count: PositiveInt = 1
     """least number of occurrences in the corpus for a token to be kept"""
     coverage: Annotated[Share, Flag(metavar="SHARE")] = 1.0
@@ -79,15 +61,12 @@ class LayerSettings(ComponentSettings):
 
     section = "layers"
     dimension = "layer"
-    setting = "num_hidden_layers"
-    reported = "num_hidden_layers"
+    size = "num_hidden_layers"
     label = "layers"
     units = "layers"
 
     enabled: Annotated[bool, Flag("--no-layers")] = True
     """remove whole layers"""
-    num_hidden_layers: PositiveInt | None = None
-    """layers to keep; default: decided by the target, or all"""
     criterion: Annotated[Literal[tuple(LAYERS)], Flag("--layer-criterion")] = "divergence"  # type: ignore[valid-type]  # the names are in criteria/
     """what ranks the layers"""
     search_tokens: PositiveInt = 1024
@@ -99,15 +78,12 @@ class FFNSettings(ComponentSettings):
 
     section = "ffn"
     dimension = "neuron"
-    setting = "intermediate_size"
-    reported = "intermediate_size"
+    size = "intermediate_size"
     label = "FFN width"
     units = "neurons of the FFNs"
 
     enabled: Annotated[bool, Flag("--no-ffn")] = True
     """narrow the feed-forward networks"""
-    intermediate_size: PositiveInt | None = None
-    """width to keep; default: decided by the target, or all"""
     multiple_of: Annotated[PositiveInt | None, Flag("--ffn-multiple-of")] = None
     """the width is a multiple of this; default: 256 or 64: 256, which llama.cpp's K-quants need, if the dense width is
     such a multiple, has 8 such steps, and the vocabulary can make up the rest of a target"""
@@ -120,15 +96,12 @@ class ExpertSettings(ComponentSettings):
 
     section = "experts"
     dimension = "expert"
-    setting = "num_experts"
-    reported = "num_experts"
+    size = "num_experts"
     label = "experts per layer"
     units = "experts"
 
-    enabled: Annotated[bool, Flag("--experts")] = False
-    """remove whole experts of a mixture of experts"""
-    num_experts: PositiveInt | None = None
-    """experts to keep per layer; enables their removal; default: decided by the target"""
+    enabled: Annotated[bool | None, Flag("--experts")] = None
+    """remove whole experts of a mixture of experts; default: if their number is given"""
     criterion: Annotated[Literal[tuple(EXPERTS)], Flag("--expert-criterion")] = "reap"  # type: ignore[valid-type]
     """what ranks the experts"""
 
@@ -139,14 +112,9 @@ class HeadSettings(ComponentSettings):
 
     section = "heads"
     dimension = "head"
-    setting = "num_attention_heads"
-    reported = "num_attention_heads"
+    size = "num_attention_heads"
     label = "query heads"
     units = "query heads"
 
-    enabled: Annotated[bool, NO_FLAG] = False
-    """remove query heads"""
-    num_attention_heads: PositiveInt | None = None
-    """query heads to keep per layer, the same number for every key-value head; enables their removal, which costs
-    several times as much as removing as many parameters from the FFNs; no GGUF file can then describe a qwen2,
-    starcoder2 or phi3; default: all"""
+    enabled: Annotated[bool | None, NO_FLAG] = None
+    """remove query heads; default: if their number is given"""

@@ -30,11 +30,12 @@ class FlabPrunerConfig(BaseConfig):
 
     Args:
         target_ratio (`float`, *optional*): share of all parameters to remove, between 0 and 1. Without it the
-            vocabulary is pruned to its natural size, and layers and feed-forward networks to the sizes given here, if
-            any.
+            vocabulary is pruned to its natural size, and other components to the sizes given here, if any.
         target_size (`str`, *optional*): size that the file must not exceed, in place of a share: `"300MB"`, `"1.2GB"`.
         target_type (`str`, *optional*): type of the GGUF file that `target_size` is about; the weights as safetensors
             by default.
+        vocab_size, num_hidden_layers, intermediate_size, num_experts, num_attention_heads (`int`, *optional*): sizes
+            to reach, under the names of the model's configuration. With a target, what is not given is decided by it.
         seed (`int`, defaults to 0): seed of every random choice.
         align (`int`, *optional*): number of devices that share each layer when the model is served: the width and the
             rows of the vocabulary are multiples of 64 for each of them.
@@ -43,9 +44,9 @@ class FlabPrunerConfig(BaseConfig):
         layers ([`~settings.components.LayerSettings`] or `dict`, *optional*): how layers are removed.
         ffn ([`~settings.components.FFNSettings`] or `dict`, *optional*): how the feed-forward networks are narrowed.
         experts ([`~settings.components.ExpertSettings`] or `dict`, *optional*): how whole experts of a mixture are
-            removed; by default they are not.
-        heads ([`~settings.components.HeadSettings`] or `dict`, *optional*): how query heads are removed; by default
-            they are not.
+            removed; they are if their number is given, or `enabled` is true.
+        heads ([`~settings.components.HeadSettings`] or `dict`, *optional*): how query heads are removed; they are if
+            their number is given.
         recovery ([`~settings.recovery.RecoveryConfig`] or `dict`, *optional*): what the pruned model is trained on
             afterwards, and how; it is not trained unless data, text or a mix of text is named there.
 
@@ -57,7 +58,7 @@ class FlabPrunerConfig(BaseConfig):
     ```python
     >>> from optimum_flab import FlabPrunerConfig
 
-    >>> config = FlabPrunerConfig(target_ratio=0.35, vocabulary={"min_count": 2}, layers={"enabled": False})
+    >>> config = FlabPrunerConfig(vocab_size=32682, num_hidden_layers=24, vocabulary={"min_count": 2})
     >>> config.vocabulary.min_count
     2
     ```

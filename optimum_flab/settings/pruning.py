@@ -143,7 +143,8 @@ class DataSettings(Section):
 
 
 class PrunerSettings(Section):
-    """Everything a user can ask for: the target and one section per concern."""
+    """Everything a user can ask for: the target, sizes under the names of a model's configuration, and how to get
+    there, one section per concern."""
 
     target_ratio: Annotated[float | None, Field(gt=0, lt=1)] = None
     """share of all parameters to remove, between 0 and 1, for example 0.35"""
@@ -152,6 +153,18 @@ class PrunerSettings(Section):
     target_type: TargetType | None = None
     """GGUF type of the file that --target-size is about, such as q4_k_m; auto: the one that loses least together with
     what has to be pruned for it; default: the weights as safetensors, or auto with prune's --gguf auto"""
+    vocab_size: PositiveInt | None = None
+    """tokens to keep; default: decided by the target, or the natural size"""
+    num_hidden_layers: PositiveInt | None = None
+    """layers to keep; default: decided by the target, or all"""
+    intermediate_size: PositiveInt | None = None
+    """width to keep; default: decided by the target, or all"""
+    num_experts: PositiveInt | None = None
+    """experts to keep per layer; default: decided by the target if their removal is enabled, or all"""
+    num_attention_heads: PositiveInt | None = None
+    """query heads to keep per layer, the same number for every key-value head; removing them costs several times as
+    much as removing as many parameters from the FFNs; no GGUF file can then describe a qwen2, starcoder2 or phi3;
+    default: all"""
     seed: Seed = 0
     """seed of every random choice"""
     align: Annotated[int | None, Field(ge=1, le=1024)] = None
@@ -172,8 +185,13 @@ class PrunerSettings(Section):
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> PrunerSettings:
-        components = [getattr(self, component.section) for component in COMPONENTS]
-        pinned = [f"{one.section}.{one.setting}" for one in components if one.pinned is not None]
+        pinned = [part.size for part in COMPONENTS if getattr(self, part.size) is not None]
+        for part in COMPONENTS:
+            if part.size in pinned and getattr(self, part.section).enabled is False:
+                raise ValueError(
+                    f"{part.size}: {getattr(self, part.size):,} has no effect, since {part.section}.enabled is false;"
+                    " drop one of them"
+                )
         targets = [name for name in TARGETS if getattr(self, name) is not None]
         if len(targets) > 1:
             raise ValueError(f"target_size: {self.target_size} is another target than target_ratio; drop one of them")
@@ -183,7 +201,7 @@ class PrunerSettings(Section):
                 f"target_type: {self.target_type} says which file `target_size` is about, which is not set; set it, or"
                 f" drop the type{'' if self.target_type == AUTO else other}"
             )
-        is_settled = all(one.pinned is not None or not one.enabled for one in components)
+        is_settled = all(part.size in pinned or not getattr(self, part.section).enabled for part in COMPONENTS)
         if targets and is_settled and self.target_type != AUTO:
             raise ValueError(
                 f"{targets[0]}: {getattr(self, targets[0])} leaves nothing to choose, since every component is pinned"
@@ -194,7 +212,6 @@ class PrunerSettings(Section):
 
 SECTIONS = sections_in(PrunerSettings)
 COMPONENTS = tuple(kind for kind in SECTIONS.values() if issubclass(kind, ComponentSettings))
-PINS = {component.section: component.setting for component in COMPONENTS}
 
 
 def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,15 +231,21 @@ def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[
     """
     others = {other for name in TARGETS if winning.get(name) is not None for other in TARGETS}
     others |= {"target_type"} if winning.get("target_ratio") is not None else set()
-    merged = {name: value for name, value in base.items() if name not in others}
+    merged = {
+        name: value.model_dump(exclude_unset=True) if isinstance(value, Section) else value
+        for name, value in base.items()
+        if name not in others
+    }
+    for part in COMPONENTS:
+        above, below = winning.get(part.section), merged.get(part.section)
+        if isinstance(above, Mapping) and above.get("enabled") is False:
+            merged.pop(part.size, None)
+        if winning.get(part.size) is not None and isinstance(below, Mapping):
+            merged[part.section] = {field: value for field, value in below.items() if field != "enabled"}
     for name, value in winning.items():
         below = merged.get(name) or {}
-        if isinstance(below, Section):
-            below = below.model_dump(exclude_unset=True)
         if not isinstance(value, Mapping):
             merged[name] = value
         elif isinstance(below, Mapping):
-            pin = PINS.get(name)
-            overruled = pin if value.get("enabled") is False else "enabled" if value.get(pin) is not None else None
-            merged[name] = {**{field: kept for field, kept in below.items() if field != overruled}, **value}
+            merged[name] = {**below, **value}
     return merged

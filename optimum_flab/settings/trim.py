@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from .components import VocabularySettings
 from .pruning import DataSettings, as_size
@@ -28,6 +28,8 @@ class TrimSettings(Section):
     target_size: Annotated[str | None, BeforeValidator(as_size)] = None
     """size that the files with weights must not exceed: 300MB, 1.2GB or 286MiB; as many tokens stay as fit; default:
     what the coverage asks for"""
+    vocab_size: PositiveInt | None = None
+    """tokens to keep; default: as many as the coverage asks for, or as fit"""
     seed: Seed = 0
     """seed of every random choice"""
     data: DataSettings = Field(default_factory=DataSettings)
@@ -37,14 +39,23 @@ class TrimSettings(Section):
     def _refuse_contradictions(self) -> TrimSettings:
         if not self.vocabulary.enabled:
             raise ValueError("vocabulary.enabled: only the vocabulary is trimmed; leave it on")
-        if self.target_size is not None and self.vocabulary.size is not None:
-            raise ValueError("target_size and vocabulary.size both say how many tokens stay; drop one of them")
+        if self.target_size is not None and self.vocab_size is not None:
+            raise ValueError("target_size and vocab_size both say how many tokens stay; drop one of them")
         return self
 
 
 # the settings that make a difference here
 OWN = (
-    *("target_size", "seed", "data.corpus", "data.preset", "data.counts", "data.held_out", "data.held_out_tokens"),
-    *("vocabulary.size", "vocabulary.min_count", "vocabulary.coverage", "vocabulary.keep_merges"),
+    *(
+        "target_size",
+        "vocab_size",
+        "seed",
+        "data.corpus",
+        "data.preset",
+        "data.counts",
+        "data.held_out",
+        "data.held_out_tokens",
+    ),
+    *("vocabulary.min_count", "vocabulary.coverage", "vocabulary.keep_merges"),
     *("vocabulary.keep_tokens", "vocabulary.pad_to_multiple_of"),
 )

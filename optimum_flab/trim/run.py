@@ -262,7 +262,7 @@ def chosen_tokens(model: Model, settings: TrimSettings, texts: TextSets, name: s
     rows = sorted(index for index in named if index not in spec.tokens)
     if any(index < last for index in rows):
         raise FlabError(f"{name!r} names the id {rows[0]}, for which its tokenizer has no token")
-    size, multiple = vocabulary.size, vocabulary.pad_to_multiple_of or (1 if vocabulary.size else ROWS_AT_ONCE)
+    size, multiple = settings.vocab_size, vocabulary.pad_to_multiple_of or (1 if settings.vocab_size else ROWS_AT_ONCE)
     if settings.target_size is not None:
         size = _fitting(model, choice, rows, parse_bytes(settings.target_size) or 0, len(spec.tokens))
         size -= (size + len(rows)) % multiple

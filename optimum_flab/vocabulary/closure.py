@@ -323,7 +323,7 @@ def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, p
     fixed = with_ancestors(spec, (int(token) for token in protected)) & kept
     if size < len(fixed):
         raise ConfigurationError(
-            f"vocabulary.size: the vocabulary cannot shrink to {size} tokens: bytes, special tokens and tokens named"
+            f"vocab_size: the vocabulary cannot shrink to {size} tokens: bytes, special tokens and tokens named"
             f" to be kept number {len(fixed)}; choose at least that size"
         )
     return _as_ids(kept.difference(islice(dropped(spec, kept, uses, fixed), len(kept) - size)))

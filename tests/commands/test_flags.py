@@ -161,7 +161,7 @@ FILE = """
 target_ratio: 0.2
 seed: 4
 data: {corpus: [a, b], batch_size: 2, mix: {own: 0.5, infilling: 0.5}}
-layers: {num_hidden_layers: 3}
+num_hidden_layers: 3
 ffn: {enabled: false}
 recovery: {data: problems.jsonl, rank: 8}
 evaluation: {tasks: [humaneval, mbpp], limit: 20, data: {mbpp: mbpp.jsonl}}
@@ -183,8 +183,8 @@ def test_flags_win_over_the_settings_file(file):
     assert settings.data.mix == {"own": 1}
     assert (settings.target_ratio, settings.seed) == (0.3, 4)
     assert (settings.data.corpus, settings.data.batch_size) == (["c"], 2)
-    assert (settings.layers.enabled, settings.layers.num_hidden_layers) == (False, None)
-    assert (settings.ffn.enabled, settings.ffn.intermediate_size) == (True, 64)
+    assert (settings.layers.enabled, settings.num_hidden_layers) == (False, None)
+    assert (settings.ffn.enabled, settings.intermediate_size) == (True, 64)
 
 
 @pytest.mark.parametrize(

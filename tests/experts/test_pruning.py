@@ -43,7 +43,7 @@ def pruned(dense, out, **changes):
 def pinned(dense, tmp_path_factory):
     """Half of the experts, at half of their width, in all layers but one."""
     out = tmp_path_factory.mktemp("pinned") / "out"
-    sizes = {"experts": {"num_experts": 4}, "ffn": {"intermediate_size": 24}, "layers": {"num_hidden_layers": 4}}
+    sizes = {"num_experts": 4, "intermediate_size": 24, "num_hidden_layers": 4}
     return pruned(dense, out, **sizes), out
 
 
@@ -104,9 +104,7 @@ def test_rows_that_are_no_whole_numbers_of_16_bytes(dtype, tmp_path, monkeypatch
 
 @pytest.mark.thorough
 def test_experts_go_at_a_width_that_is_pinned(dense, tmp_path):
-    optimizer = pruned(
-        dense, tmp_path / "out", target_ratio=0.65, experts={"enabled": True}, ffn={"intermediate_size": 24}
-    )
+    optimizer = pruned(dense, tmp_path / "out", target_ratio=0.65, experts={"enabled": True}, intermediate_size=24)
     report = optimizer.pruned.report
     assert report.pruned.intermediate_size == 24 and report.pruned.num_experts < 8
     assert len({candidate.num_experts for candidate in report.search.candidates}) > 1
@@ -121,7 +119,7 @@ def test_in_bfloat16_it_runs_and_is_known_again(dense, tmp_path):
         if name.endswith("e_score_correction_bias"):
             buffer.add_(1 + 1e-4 * torch.arange(len(buffer)))
     optimizer = FlabOptimizer.from_pretrained(saved(model, half), device="cpu")
-    optimizer.prune(small_config(tmp_path, experts={"num_experts": 4}, ffn={"intermediate_size": 24}))
+    optimizer.prune(small_config(tmp_path, num_experts=4, intermediate_size=24))
     optimizer.save_pretrained(tmp_path / "out")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     with torch.no_grad():
@@ -140,19 +138,19 @@ def test_a_pruned_mixture_is_loaded_beside_its_dense_model_and_pruned_again(pinn
         loaded = optimizer.load_pruned(out).model(ids).logits
     torch.testing.assert_close(loaded, logits)
     twice = FlabOptimizer.from_pretrained(out, device="cpu")
-    twice.prune(small_config(tmp_path, vocabulary={"enabled": False}, ffn={"intermediate_size": 16}))
+    twice.prune(small_config(tmp_path, vocabulary={"enabled": False}, intermediate_size=16))
     assert twice.pruned.model.config.moe_intermediate_size == 16
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"experts": {"num_experts": 9}}, "experts.num_experts: 9 is more than the 8 of the dense model"),
-        ({"experts": {"num_experts": 1}}, "experts.num_experts: this model cannot have 1; use one of"),
-        ({"layers": {"num_hidden_layers": 1}}, r"cannot have 1 \(its layers without experts \(\d\) stay, and one"),
+        ({"num_experts": 9}, "num_experts: 9 is more than the 8 of the dense model"),
+        ({"num_experts": 1}, "num_experts: this model cannot have 1; use one of"),
+        ({"num_hidden_layers": 1}, r"cannot have 1 \(its layers without experts \(\d\) stay, and one"),
         ({"experts": {"enabled": True}}, "nothing says how many experts stay"),
-        ({"ffn": {"intermediate_size": 28}}, "ffn.intermediate_size: this model cannot have 28; use one of"),
-        ({"experts": {"num_experts": 8}, "vocabulary": {"enabled": False}}, "nothing would be pruned"),
+        ({"intermediate_size": 28}, "intermediate_size: this model cannot have 28; use one of"),
+        ({"num_experts": 8, "vocabulary": {"enabled": False}}, "nothing would be pruned"),
     ],
 )
 def test_what_cannot_be_is_refused_before_weights_are_read(dense, changes, said, tmp_path):
@@ -168,7 +166,7 @@ def test_a_width_that_the_shared_expert_does_not_allow_is_refused(tmp_path, dens
         pytest.skip("no shared expert as wide as some")
     optimizer = FlabOptimizer.from_pretrained(dense, device="cpu")
     with pytest.raises(ConfigurationError, match="_size: this model cannot have 40; use one of 8, 16, 24"):
-        optimizer.prune(small_config(tmp_path, ffn={"intermediate_size": 40, "multiple_of": 8}))
+        optimizer.prune(small_config(tmp_path, intermediate_size=40, ffn={"multiple_of": 8}))
 
 
 def test_a_pruned_mixture_is_recovered(dense, pinned, tmp_path):

@@ -101,7 +101,7 @@ def test_the_front_door_exports_what_was_pruned(tmp_path):
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     data = {"corpus": [str(corpus)], "mix": {"own": 1}, "calibration_tokens": 512, "sequence_length": 64}
     data |= {"validation_tokens": 64, "held_out_tokens": 64}
-    optimizer.prune(FlabPrunerConfig(data=data, vocabulary={"size": 400, "keep_merges": 0}))
+    optimizer.prune(FlabPrunerConfig(data=data, vocab_size=400, vocabulary={"keep_merges": 0}))
     optimizer.export_gguf(tmp_path / "pruned.gguf")
     rows = [read_header(tmp_path / f"{name}.gguf").fields["llama.vocab_size"] for name in ("dense", "pruned")]
     assert rows == [600, 400]

@@ -48,9 +48,11 @@ def pruned(tmp_path_factory) -> dict[str, Path]:
     data = {"sequence_length": 64, "validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 1000}
     config = FlabPrunerConfig(
         data={**data, "corpus": [str(corpus)]},
-        vocabulary={"size": 400, "keep_merges": 0},
-        layers={"num_hidden_layers": 3},
-        ffn={"intermediate_size": 32, "multiple_of": 4},
+        vocab_size=400,
+        vocabulary={"keep_merges": 0},
+        num_hidden_layers=3,
+        intermediate_size=32,
+        ffn={"multiple_of": 4},
     )
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     for family in FAMILIES:

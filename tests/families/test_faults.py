@@ -150,7 +150,7 @@ def test_layers_that_are_bound_to_their_positions_all_stay():
     sizes = sizes_of(model, family)
     assert list(sizes.possible["layer"]) == [5] and len(sizes.possible["neuron"]) == 48
     with pytest.raises(ConfigurationError, match=r"cannot have 4 \(its layers depend on their .*use one of 5"):
-        request_for(FlabPrunerConfig(layers={"num_hidden_layers": 4}), sizes)
+        request_for(FlabPrunerConfig(num_hidden_layers=4), sizes)
     with pytest.raises(FlabError, match=r"per_layer: layer 1 .* different attn.scaling .*`bound_layers`"):
         check_family(model, family.model_copy(update={"bound_layers": False}))
 

@@ -125,7 +125,7 @@ def test_it_goes_all_the_way_and_stays_with_what_was_pruned(tmp_path):
     with pytest.raises(FlabError, match="'persimmon' is not supported"):
         FlabOptimizer.from_pretrained(dense)
     assert inspect_model(str(dense), family=file).sizes.shape["neuron"] == 64
-    sizes = {"layers": {"num_hidden_layers": 2}, "ffn": {"intermediate_size": 40, "multiple_of": 8}}
+    sizes = {"num_hidden_layers": 2, "intermediate_size": 40, "ffn": {"multiple_of": 8}}
     optimizer = FlabOptimizer.from_pretrained(dense, device="cpu", family=file)
     optimizer.prune(small_config(tmp_path, **sizes))
     optimizer.save_pretrained(out)

@@ -191,7 +191,7 @@ def test_a_pruning_weights_the_marks_of_its_tokenizer(tmp_path, monkeypatch):
         return dense_outputs(reading, head, layers, gap_marks)
 
     monkeypatch.setattr(base, "dense_outputs", spy)
-    config = small_config(tmp_path, ffn={"intermediate_size": 16, "multiple_of": 4})
+    config = small_config(tmp_path, intermediate_size=16, ffn={"multiple_of": 4})
     FlabOptimizer(tiny_model("llama", 600), tokenizer).prune(config, cache_dir=tmp_path / "cache")
     ((found, ids),) = seen
     assert set(found) == set(marks)

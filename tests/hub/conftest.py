@@ -74,8 +74,9 @@ def checkpoint(tmp_path_factory):
             config = FlabPrunerConfig(
                 data={**DATA, "corpus": [str(root / "corpus.jsonl")]},
                 vocabulary={"keep_merges": 20},
-                ffn={"multiple_of": 4, "intermediate_size": 48},
-                layers={"num_hidden_layers": 3},
+                intermediate_size=48,
+                ffn={"multiple_of": 4},
+                num_hidden_layers=3,
             )
             optimizer.prune(config)
             optimizer.save_pretrained(root / f"out-{family}")

@@ -882,6 +882,6 @@ def test_at_any_size_rows_are_those_of_the_tokens_that_stay(size, layout, few, t
     folder = tmp_path_factory.mktemp("any")
     *how, tables = LAYOUTS[layout]
     source = layout_folder(folder / "dense", *how)
-    sized = few.model_copy(update={"vocabulary": few.vocabulary.model_copy(update={"size": size})})
+    sized = few.model_copy(update={"vocab_size": size})
     trim(source, folder / "out", sized)
     assert len(check_files(source, folder / "out", {EMBEDDING, *tables})) == size

@@ -179,7 +179,7 @@ def test_a_file_stays_in_its_parts(few, tmp_path):
 @given(size=st.integers(280, 570), multiple=st.sampled_from([None, 8, 64]))
 def test_any_number_of_tokens(dense, few, tmp_path_factory, size, multiple):
     out = tmp_path_factory.mktemp("any") / "out"
-    report = trim(dense, out, changed(few, vocabulary={"size": size, "pad_to_multiple_of": multiple}))
+    report = trim(dense, out, changed(few, vocab_size=size, vocabulary={"pad_to_multiple_of": multiple}))
     kept = PruningPlan.load(out).kept_tokens
     expected = min(-(-size // (multiple or 1)) * (multiple or 1), ROWS)
     assert len(kept) == report.tokens_after == expected
@@ -425,8 +425,8 @@ def test_what_is_there_stays_unless_it_may_be_replaced(dense, few, tmp_path):
     with pytest.raises(ConfigurationError, match=r"small.gguf' already exists"):
         trim(dense, file, few)
     assert {path: path.read_bytes() for path in before} == before
-    trim(dense, out, changed(few, vocabulary={"size": 300}), overwrite=True)
-    trim(dense, file, changed(few, vocabulary={"size": 300}), overwrite=True)
+    trim(dense, out, changed(few, vocab_size=300), overwrite=True)
+    trim(dense, file, changed(few, vocab_size=300), overwrite=True)
     assert len(tokens_of(file)) == Checkpoint(out).trim.tokens_after == 300
     (out / "mine.txt").write_text("mine")
     with pytest.raises(FlabError, match="mine.txt, which is no part of a trimmed model"):

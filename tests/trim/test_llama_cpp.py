@@ -393,8 +393,9 @@ def test_with_any_number_of_tokens_only_the_order_of_sums_differs(table, few, tm
     """llama.cpp has other code for rows of floats in fours, and of Q4_0 in eights, than for those that are left."""
     content, dense = byte_level(), tmp_path / "dense.gguf"
     write_file(dense, "nemotron", content, BASE | PLAIN, nemotron(600), KINDS[table])
-    vocabulary = {**few.vocabulary.model_dump(), "pad_to_multiple_of": None, "size": 449}
-    new, kept = trimmed(dense, TrimSettings(data=few.data, vocabulary=vocabulary), tmp_path / "out")
+    vocabulary = {**few.vocabulary.model_dump(), "pad_to_multiple_of": None}
+    settings = TrimSettings(vocab_size=449, data=few.data, vocabulary=vocabulary)
+    new, kept = trimmed(dense, settings, tmp_path / "out")
     ids = np.random.default_rng(0).integers(len(kept), size=40).tolist()
     with LlamaFile(dense, context=CONTEXT) as before, LlamaFile(new, context=CONTEXT) as after:
         expected, found = before.logits([kept[index] for index in ids])[:, kept], after.logits(ids)

@@ -172,6 +172,10 @@ class Component:
         """Its section of a configuration."""
         return getattr(config, self.settings.section)
 
+    def pinned(self, config: FlabPrunerConfig) -> int | None:
+        """The size that is asked for."""
+        return getattr(config, self.settings.size)
+
     # --- sizes
 
     def possible(self, model: PreTrainedModel, family: Family, shape: Shape) -> tuple[Sequence[int], str]:

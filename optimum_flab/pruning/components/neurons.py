@@ -45,7 +45,7 @@ def width_multiple(request: Request) -> int:
     if config.ffn.multiple_of is not None:
         return math.lcm(config.ffn.multiple_of, unit)
     coarse = math.lcm(QUANTISED_ROW, unit)
-    vocabulary_moves = not config.has_target or (config.vocabulary.enabled and config.vocabulary.size is None)
+    vocabulary_moves = not config.has_target or (config.vocabulary.enabled and config.vocab_size is None)
     is_usual = vocabulary_moves and width % QUANTISED_ROW == 0 and width >= FEWEST_STEPS * coarse
     return coarse if is_usual else math.lcm(USUAL_MULTIPLE, unit)
 
@@ -199,9 +199,9 @@ class Neurons(Component):
 
     def allowed(self, request: Request) -> Sequence[int]:
         """Multiples, and the dense width; only that where whole experts are removed instead."""
-        sizes, experts = request.sizes, request.config.experts
+        sizes, config = request.sizes, request.config
         dense = sizes.shape["neuron"]
-        if experts.enabled and experts.num_experts is None and len(sizes.possible.get("expert", ())) > 1:
+        if config.experts.enabled and config.num_experts is None and len(sizes.possible.get("expert", ())) > 1:
             return [dense]
         step = width_multiple(request)
         return [size for size in sizes.possible["neuron"] if size % step == 0 or size == dense]
