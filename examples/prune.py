@@ -10,8 +10,7 @@ from optimum_flab import FlabOptimizer, FlabPrunerConfig
 
 def main(model: str, output: str) -> None:
     optimizer = FlabOptimizer.from_pretrained(model)
-    optimizer.prune(FlabPrunerConfig(target_ratio=0.35))
-    optimizer.save_pretrained(output)
+    optimizer.prune(FlabPrunerConfig(target_ratio=0.35), save_directory=output)
     print(optimizer.summary())
     for name, text in optimizer.complete("def fibonacci(n):").items():
         print(f"--- {name}\n{text}")

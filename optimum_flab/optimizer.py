@@ -35,7 +35,7 @@ from .running.processes import Processes
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoveryConfig
 from .texts.sources import read_sources
-from .utils.errors import FlabError
+from .utils.errors import ConfigurationError, FlabError
 
 
 if TYPE_CHECKING:
@@ -45,6 +45,17 @@ if TYPE_CHECKING:
     from .records.trim import TrimReport
     from .settings.evaluation import EvaluationSettings
     from .settings.export import ExportSettings
+
+
+# what is written in place of arguments that `from_pretrained` of transformers takes
+INSTEAD = {
+    "torch_dtype": "write `dtype`, as of transformers 4.56",
+    "device_map": "`device` names one device; for several, load the model with transformers and `device_map`, and pass"
+    " it to `FlabOptimizer(model, tokenizer)`",
+    "subfolder": "name the folder itself; one of a repository is downloaded by `hf download REPOSITORY --include"
+    " 'SUBFOLDER/*'`",
+    "quantization_config": "a quantised model cannot be pruned; prune the dense one, and quantise the result",
+}
 
 
 class FlabOptimizer:
@@ -90,6 +101,10 @@ class FlabOptimizer:
         in_memory: bool | None = True,
         memory_budget: str | float | None = None,
         config: FlabPrunerConfig | None = None,
+        attn_implementation: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        **others: Any,
     ) -> FlabOptimizer:
         """Loads a dense model; see [`~optimum_flab.checkpoints.loading.load_dense`] for the arguments and errors.
 
@@ -103,7 +118,10 @@ class FlabOptimizer:
                 as in `"6GB"`; the weights stay in their files where they would take more.
             config ([`FlabPrunerConfig`], *optional*): what will be requested; sizes and a target that this model
                 cannot meet, and counts of another, are refused before its weights are downloaded or read.
+            others: refused, with what to do instead of what other classes take.
         """
+        for name in others:
+            raise ConfigurationError(f"{name}: {INSTEAD.get(name, 'there is no such argument')}")
         output_dtype = None if output_dtype is None else computation_dtype(output_dtype)
         memory, name = None if memory_budget is None else bytes_of(memory_budget), str(model_name_or_path)
         pending = PendingRequest(config or FlabPrunerConfig(), name, output_dtype, memory)
@@ -118,6 +136,9 @@ class FlabOptimizer:
             family=family,
             in_memory=pending.fits if in_memory is None or (in_memory and memory is not None) else in_memory,
             check=lambda *model: None if config is None else pending.check(*model),
+            attn_implementation=attn_implementation,
+            token=token,
+            cache_dir=cache_dir,
         )
         optimizer._set_up(dense, output_dtype, memory)
         return optimizer
@@ -129,10 +150,22 @@ class FlabOptimizer:
         self.output_dtype = dense.storage_dtype if output_dtype is None else computation_dtype(output_dtype)
         self.pruned: PrunedModel | None = None
 
+    @property
+    def model(self) -> PreTrainedModel:
+        """The pruned model; before there is one, the dense one."""
+        return (self.pruned or self.dense).model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """That of [`model`]."""
+        return (self.pruned or self.dense).tokenizer
+
     def prune(
         self,
         config: FlabPrunerConfig,
         *,
+        save_directory: str | Path | None = None,
+        overwrite: bool = False,
         resume: bool = True,
         cache_dir: str | Path | None = None,
         time_budget: str | float | None = None,
@@ -145,6 +178,9 @@ class FlabOptimizer:
         Args:
             config ([`FlabPrunerConfig`]): what is requested. Without a target or sizes only the vocabulary is pruned,
                 to its natural size.
+            save_directory (`str` or `Path`, *optional*): a folder to write the pruned model to, as
+                [`save_pretrained`] does; one that cannot be written is refused before the work.
+            overwrite (`bool`): whether a pruned model that is there may be replaced.
             resume (`bool`): whether saved work may be used; otherwise everything starts over.
             cache_dir (`str` or `Path`, *optional*): where work is saved. Defaults to `optimum_flab/pruning` in the
                 folder of the Hugging Face cache (`HF_HOME`).
@@ -157,6 +193,17 @@ class FlabOptimizer:
             [`FlabError`]: there is too little text, the target is out of reach, or the model produces NaN.
         """
         config.validate()
+        if save_directory is not None:
+            if processes is not None:
+                raise ConfigurationError(
+                    "save_directory: of several processes only the main one saves; call `save_pretrained` there"
+                )
+            work: dict[str, Any] = {"resume": resume, "cache_dir": cache_dir, "time_budget": time_budget}
+            with self.output(save_directory, overwrite=overwrite, inputs=[self.dense.folder]) as output:
+                self.check_space(save_directory, config)
+                self.prune(config, **work)
+                self.save_to(output)
+            return self._result()
         seconds, dense = seconds_of(time_budget), self.dense
         request = resolve(config, dense.model, dense.family, dense.tokenizer, dense.name, self.output_dtype)
         run = pruning_run(dense, cache_dir, resume, processes, self._memory)

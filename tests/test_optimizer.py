@@ -537,3 +537,32 @@ def test_texts_longer_than_a_table_of_positions_are_refused_before_any_work(mode
         EvaluationSettings(tasks="perplexity,divergence", data=dict.fromkeys(("perplexity", "divergence"), corpus))
     )
     assert {row.task for row in evaluated.scores} == {"perplexity", "divergence"}
+
+
+def test_a_pruning_is_saved_in_one_step(tokenizer, corpus, tmp_path, monkeypatch):
+    optimizer = optimizer_for(tokenizer)
+    assert (optimizer.model, optimizer.tokenizer) == (optimizer.dense.model, optimizer.dense.tokenizer)
+    pruned = optimizer.prune(settings(corpus, num_hidden_layers=3), save_directory=tmp_path / "out")
+    assert (optimizer.model, optimizer.tokenizer) == (pruned.model, pruned.tokenizer)
+    saved = FlabOptimizer.from_pretrained(tmp_path / "out").model
+    assert pruned.folder == tmp_path / "out" and saved.config.num_hidden_layers == 3
+    for name, tensor in pruned.model.state_dict().items():
+        assert torch.equal(saved.state_dict()[name], tensor)
+    monkeypatch.setattr("optimum_flab.optimizer.prune", lambda *_: pytest.fail("it began to prune"))
+    with pytest.raises(FlabError, match="not empty"):
+        optimizer.prune(settings(corpus), save_directory=tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["torch_dtype", "device_map", "subfolder", "quantization_config", "revison"])
+def test_arguments_of_other_classes_are_refused_by_name(name, tmp_path):
+    with pytest.raises(ConfigurationError, match=f"^{name}: .*({'no such' if name == 'revison' else '`'}|prune the)"):
+        FlabOptimizer.from_pretrained(tmp_path, **{name: "auto"})
+
+
+def test_an_attention_that_cannot_be_used_is_refused(tokenizer, tmp_path):
+    optimizer_for(tokenizer).model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ConfigurationError, match="attn_implementation: 'no-such' cannot be used for"):
+        FlabOptimizer.from_pretrained(tmp_path, attn_implementation="no-such")
+    model = FlabOptimizer.from_pretrained(tmp_path, attn_implementation="eager", in_memory=False).model
+    assert model.device.type == "meta" and model.config._attn_implementation == "eager"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ..records.names import is_license_file
 from ..tensors.gguf_header import PART
-from ..utils.errors import FlabError, first_line
+from ..utils.errors import FlabError, first_line, without_token
 from ..utils.places import FAMILY_NAME, user_path
 from .demo import DEMO_NAME, demo_model
 
@@ -27,7 +28,8 @@ WEIGHT_PATTERN = "model*.safetensors"
 @dataclass(frozen=True)
 class ModelFiles:
     """Where a model is: `load_from` and `options` for `from_pretrained`, `folder` with at least everything but the
-    weights, `family` the file that describes its family if that is not a known one."""
+    weights, `family` the file that describes its family if that is not a known one. `access` has what else the Hub's
+    client is told: `token` and `cache_dir`."""
 
     name: str
     load_from: str
@@ -35,11 +37,12 @@ class ModelFiles:
     revision: str | None = None
     gguf: Path | None = None
     family: Path | None = None
+    access: dict[str, str] = field(default_factory=dict, repr=False)  # nobody should print a token
 
     @property
     def options(self) -> dict[str, str]:
         """Arguments of `from_pretrained` besides the name."""
-        options = {"revision": self.revision} if self.revision else {}
+        options = {"revision": self.revision, **self.access} if self.revision else {}
         return options | ({"gguf_file": self.gguf.name} if self.gguf else {})
 
 
@@ -48,6 +51,8 @@ def find_model(
     revision: str | None = None,
     family: str | Path | None = None,
     parts: bool = False,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
 ) -> ModelFiles:
     """Finds a model's files; from a Hub repository downloads everything but the weights.
 
@@ -55,19 +60,22 @@ def find_model(
         family (`str` or `Path`, *optional*): a file that describes the model's family. Defaults to the one beside a
             pruned model.
         parts (`bool`): whether a GGUF file may be one of several parts.
+        token (`str`, *optional*): for the Hub. Defaults to that of `hf auth login` or `HF_TOKEN`.
+        cache_dir (`str` or `Path`, *optional*): where files of the Hub are kept. Defaults to its cache.
 
     Raises:
         [`FlabError`]: there is no such path or repository, the Hub cannot be reached, or there is neither a config nor
             a GGUF file.
     """
-    files = _locate(str(model_name_or_path), revision)
+    access = {"token": token, "cache_dir": None if cache_dir is None else str(user_path(str(cache_dir)))}
+    files = _locate(str(model_name_or_path), revision, {name: value for name, value in access.items() if value})
     if files.gguf is not None and PART.fullmatch(files.gguf.name) and not parts:
         raise FlabError(f"GGUF file {files.name!r} is one part of several; join them with llama-gguf-split --merge")
     beside = files.folder / FAMILY_NAME
     return replace(files, family=Path(family) if family is not None else beside if beside.is_file() else None)
 
 
-def _locate(name: str, revision: str | None) -> ModelFiles:
+def _locate(name: str, revision: str | None, access: dict[str, str]) -> ModelFiles:
     if name == DEMO_NAME:
         path = demo_model()
         return ModelFiles(name, str(path.parent), path.parent, gguf=path)
@@ -98,7 +106,7 @@ def _locate(name: str, revision: str | None) -> ModelFiles:
         raise FlabError(f"folder {name!r} has no config.json and no GGUF file, so it is not a checkpoint; name one")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or path.suffix.lower() == ".gguf":
         raise FlabError(f"model {name!r} does not exist; name a local folder, a GGUF file, a Hub id or {DEMO_NAME}")
-    return _find_on_hub(name, revision)
+    return _find_on_hub(name, revision, access)
 
 
 def _refuse_adapter(name: str, folder: Path) -> None:
@@ -126,20 +134,20 @@ def _gguf_model(name: str, path: Path) -> ModelFiles:
 def download_weights(files: ModelFiles) -> None:
     """Downloads the weights of a Hub repository, if it has them as safetensors files."""
     if files.revision is not None:
-        _snapshot(files.name, files.revision, [WEIGHT_PATTERN])
+        _snapshot(files.name, files.revision, [WEIGHT_PATTERN], files.access)
 
 
-def _find_on_hub(name: str, revision: str | None) -> ModelFiles:
-    folder = _snapshot(name, revision, list(METADATA_PATTERNS))
+def _find_on_hub(name: str, revision: str | None, access: dict[str, str]) -> ModelFiles:
+    folder = _snapshot(name, revision, list(METADATA_PATTERNS), access)
     _refuse_adapter(name, folder)
     if not (folder / "config.json").is_file():
         raise FlabError(
             f"Hub repository {name!r} has no config.json; if it holds GGUF files, download one and name the file"
         )
-    return ModelFiles(name, name, folder, revision=folder.name)
+    return ModelFiles(name, name, folder, revision=folder.name, access=access)
 
 
-def _snapshot(name: str, revision: str | None, patterns: list[str]) -> Path:
+def _snapshot(name: str, revision: str | None, patterns: list[str], access: dict[str, Any]) -> Path:
     """The cache folder with files from the top folder of a Hub repository."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -152,6 +160,7 @@ def _snapshot(name: str, revision: str | None, patterns: list[str]) -> Path:
             allow_patterns=patterns,
             ignore_patterns=["*/*"],
             local_files_only=constants.HF_HUB_OFFLINE,
+            **access,
         )
         return Path(folder)
     except GatedRepoError as error:
@@ -166,9 +175,10 @@ def _snapshot(name: str, revision: str | None, patterns: list[str]) -> Path:
         ) from error
     except Exception as error:  # connection errors have classes of several libraries
         at = f" at revision {revision!r}" if revision else ""
+        said = without_token(first_line(error), access.get("token"))  # headers that are not valid are quoted
         raise FlabError(
             f"model {name!r}{at} is neither a local folder nor in the cache, and the Hub cannot be reached"
-            f" ({first_line(error)}); check the name and the connection, or name a local folder, a GGUF file or"
+            f" ({said}); check the name and the connection, or name a local folder, a GGUF file or"
             f" {DEMO_NAME}"
         ) from error
 

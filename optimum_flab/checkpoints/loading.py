@@ -143,6 +143,9 @@ def load_dense(
     family: str | Path | None = None,
     in_memory: bool | Callable[[PreTrainedConfig, Family, torch.dtype, torch.device], bool] = True,
     check: Callable[[PreTrainedConfig, Family, PreTrainedTokenizerBase], None] = lambda *model: None,
+    attn_implementation: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
 ) -> LoadedModel:
     """Loads a causal language model to be pruned. What can be refused is refused before weights are downloaded or
     read.
@@ -165,6 +168,9 @@ def load_dense(
             cannot stay.
         check (`Callable`): called with the model's configuration, family and tokenizer before its weights are read;
             may refuse it.
+        attn_implementation (`str`, *optional*): how attention is computed, for example `"eager"`. Defaults to what
+            transformers chooses.
+        token, cache_dir: of the Hub, see [`~checkpoints.finding.find_model`].
 
     Returns:
         [`LoadedModel`]: the model in `dtype`, on `device` if its weights are in memory.
@@ -177,8 +183,8 @@ def load_dense(
     """
     device = computation_device("cpu" if in_memory is False and device is None else device)
     choose_dtype(dtype, torch.float32, device)  # an unknown one is refused first
-    files = find_model(model_name_or_path, revision, family)
-    config = read_model_config(files, trust_remote_code)
+    files = find_model(model_name_or_path, revision, family, token=token, cache_dir=cache_dir)
+    config = read_model_config(files, trust_remote_code, attn_implementation)
     facts = family_for(config, files.family)
     tokenizer, notes = _read_tokenizer(files, config, trust_remote_code)
     if revision is not None and files.revision is None:

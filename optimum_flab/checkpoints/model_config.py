@@ -13,7 +13,7 @@ from ..families.resizing import choose_experts_implementation
 from ..records.json_files import read_json
 from ..tensors.gguf_header import read_header
 from ..utils.compat import gguf_fields_by
-from ..utils.errors import DOWNLOAD, FlabError, first_line
+from ..utils.errors import DOWNLOAD, ConfigurationError, FlabError, first_line
 from .finding import ModelFiles
 from .self_check import check_family
 
@@ -26,8 +26,14 @@ if TYPE_CHECKING:
 RESTORING = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
 
 
-def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTrainedConfig:
+def read_model_config(
+    files: ModelFiles, trust_remote_code: bool = False, attn_implementation: str | None = None
+) -> PreTrainedConfig:
     """Reads the configuration of a model and refuses what cannot be pruned.
+
+    Args:
+        attn_implementation (`str`, *optional*): how its model computes attention. Defaults to what transformers
+            chooses.
 
     Raises:
         [`FlabError`]: it cannot be read, or is that of a model that is quantised, no causal language model, of an
@@ -36,6 +42,7 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
     from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
     stock = True
+    attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     if files.gguf is None:
         # transformers ignores one that it cannot read
         if (generation_config := files.folder / "generation_config.json").is_file():
@@ -52,7 +59,7 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
         # the repository's code is of no use here: a family that transformers lacks is refused, the others are stock
         with gguf_fields_by(read_header):
             config = AutoConfig.from_pretrained(
-                files.load_from, trust_remote_code=trust_remote_code and not stock, **files.options
+                files.load_from, trust_remote_code=trust_remote_code and not stock, **files.options, **attention
             )
     except Exception as error:  # configurations check themselves in many ways
         what = "GGUF file" if files.gguf else "configuration of"
@@ -65,6 +72,11 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except Exception as error:  # what is wrong with a configuration shows where it is used
+        if attention:
+            raise ConfigurationError(
+                f"attn_implementation: {attn_implementation!r} cannot be used for {files.name!r}"
+                f" ({first_line(error)}); name another, or leave it out"
+            ) from error
         raise FlabError(
             f"no model can be built from the configuration of {files.name!r} ({type(error).__name__}:"
             f" {first_line(error)}); correct its config.json"

@@ -7,11 +7,12 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..records.names import CARD_NAME
-from ..utils.errors import FlabError, first_line
+from ..utils.errors import FlabError, first_line, without_token
 from ..utils.version import __version__
 
 
@@ -30,15 +31,35 @@ ADVICE = {
 }
 
 
+# one that was named; it is not kept in any object that outlives the call
+_named: ContextVar[str | None] = ContextVar("token", default=None)
+
+
+@contextmanager
+def with_token(token: str | None) -> Iterator[None]:
+    """Talks to the Hub with a token within a block; `None`: with that of the standard places."""
+    before = _named.set(token)
+    try:
+        yield
+    finally:
+        _named.reset(before)
+
+
+def hub_token() -> str | None:
+    """The token that the Hub is talked to with."""
+    from huggingface_hub import get_token
+
+    return _named.get() or get_token()
+
+
 def hub_client() -> HfApi:
-    """The client, with our user agent. It takes the token from the standard places, and logs neither signed addresses
-    nor tokens."""
+    """The client, with our user agent and [`hub_token`]. It logs neither signed addresses nor tokens."""
     from huggingface_hub import HfApi
     from huggingface_hub.utils import logging as hub_logging
 
     for handler in hub_logging.get_logger().handlers:
         handler.addFilter(_scrub)
-    return HfApi(library_name="optimum-flab", library_version=__version__)
+    return HfApi(token=_named.get(), library_name="optimum-flab", library_version=__version__)
 
 
 @contextmanager
@@ -103,12 +124,9 @@ def failure_of(error: Exception) -> Failure:
 
 def redact(text: str) -> str:
     """Text without tokens, and without passwords and queries in addresses: those of storage are signed."""
-    from huggingface_hub import get_token
-
     text = re.sub(r"(https?://)[^\s/?'\"]*@", r"\1***@", text)
     text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
-    token = get_token()
-    text = text.replace(token, "***") if token else text
+    text = without_token(text, hub_token())
     return re.sub(r"\bhf_(oauth_[\w.-]{6,}|[A-Za-z0-9]{6,})", "***", text)
 
 

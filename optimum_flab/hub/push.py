@@ -23,7 +23,7 @@ from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
 from ..utils.errors import ConfigurationError, FlabError, first_of, printable
 from .card import CardRequest, render_card
-from .client import AGAIN, hub_card, hub_client, redact, translate_errors
+from .client import AGAIN, hub_card, hub_client, hub_token, redact, translate_errors, with_token
 from .frame import Rendered, is_generated, metadata_of, own_fields, text_of_user
 from .trimmed import check_trimmed
 
@@ -105,15 +105,15 @@ class Push:
         return "\n".join([*lines, self.url or "nothing was sent (dry run)"])
 
 
-def push_to_hub(folder: str | os.PathLike[str], repo_id: str, **options: Any) -> Push:
+def push_to_hub(folder: str | os.PathLike[str], repo_id: str, *, token: str | None = None, **options: Any) -> Push:
     """Pushes the folder of a pruned model to the Hub: all of it in one commit, or nothing.
-
-    The token is that of `hf auth login`, or of the environment variable `HF_TOKEN`.
 
     Args:
         folder (`str` or `os.PathLike`): what `optimum-cli flab prune` wrote.
         repo_id (`str`): the repository, for example `me/my-model-flab`, created if missing; without an owner it is the
             account's own.
+        token (`str`, *optional*): with write access. Defaults to that of `hf auth login`, or of the environment
+            variable `HF_TOKEN`.
         options: fields of [`~settings.hub.PushSettings`], such as `private`, `create_pr` and `dry_run`.
 
     Returns:
@@ -125,21 +125,24 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, **options: Any) ->
         [`FlabError`]: the files do not belong together, there is no token with write access, or the Hub cannot be
             reached or refuses. The repository is then unchanged, unless the message says otherwise.
     """
-    from huggingface_hub import ModelCard, get_token
+    with with_token(token):
+        return _push(Checkpoint(os.fspath(folder)), repo_id, PushSettings(**options))
 
-    checkpoint = Checkpoint(os.fspath(folder))
-    settings = PushSettings(**options)
+
+def _push(checkpoint: Checkpoint, repo_id: str, settings: PushSettings) -> Push:
+    from huggingface_hub import ModelCard
+
     check_repo_id(repo_id)
     check_files(checkpoint)
     included = included_files(checkpoint, settings.include)
-    if get_token() is None and not settings.dry_run:
+    if hub_token() is None and not settings.dry_run:
         raise FlabError("there is no token for the Hub; run `hf auth login`, or set HF_TOKEN, and push again")
 
     api = hub_client()
     notes = []
-    with translate_errors(f"the files in {folder} belong together, but {repo_id} could not be looked at"):
+    with translate_errors(f"the files in {checkpoint.folder} belong together, but {repo_id} could not be looked at"):
         state = repository_state(api, repo_id, settings)
-        if get_token() is None:
+        if hub_token() is None:
             notes.append(f"there is no token for the Hub, so whether you may push to {repo_id} was not checked")
         else:
             check_may_push(api.whoami(), state, settings.create_pr)
@@ -230,7 +233,6 @@ def commit_title(checkpoint: Checkpoint) -> str:
 def check_repo_id(repo_id: str) -> None:
     """Raises a [`ConfigurationError`] if the Hub would not accept the name of a repository, or nobody knows whose it
     is."""
-    from huggingface_hub import get_token
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
@@ -239,7 +241,7 @@ def check_repo_id(repo_id: str) -> None:
         raise ConfigurationError(
             f"repository {repo_id!r} is not a name that the Hub accepts: {error}; write it as owner/name"
         ) from error
-    if get_token() is None and "/" not in repo_id:
+    if hub_token() is None and "/" not in repo_id:
         raise ConfigurationError(
             f"repository {repo_id!r} names no owner, and there is no token that says whose it is; write"
             f" OWNER/{repo_id}, or run `hf auth login`"

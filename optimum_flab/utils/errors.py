@@ -35,6 +35,11 @@ def first_line(error: BaseException) -> str:
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")
 
 
+def without_token(text: str, token: str | None) -> str:
+    """Text in which a token is hidden, also as Python quotes it."""
+    return text.replace(token, "***").replace(repr(token)[1:-1], "***") if token else text
+
+
 def printable(text: str) -> str:
     """Text that is safe for a terminal and a file: control characters and lone surrogates are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
