@@ -298,7 +298,7 @@ def with_another_value(folder):
         (lambda folder: (folder / "tokenizer.json").unlink(), "lacks tokenizer.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
         (lambda folder: edited(folder / "config.json", '"intermediate_size": 48', '"intermediate_size": 40'), "lack"),
-        (lambda folder: edited(folder / "flab_plan.json", '"vocab_size": ', '"vocab_size": 9'), "the plan 9"),
+        (lambda folder: change_json(folder / "flab_plan.json", vocab_size=9_396), "the plan 9"),
         (without_a_tensor, "model.norm.weight"),
         (with_another_value, "they were changed after they were measured"),
         (lambda folder: change_json(folder / "flab_report.json", weights_sha256="0" * 64), "is of 000000000000…"),
