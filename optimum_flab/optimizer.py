@@ -47,17 +47,6 @@ if TYPE_CHECKING:
     from .settings.export import ExportSettings
 
 
-# what is written in place of arguments that `from_pretrained` of transformers takes
-INSTEAD = {
-    "torch_dtype": "write `dtype`, as of transformers 4.56",
-    "device_map": "`device` names one device; for several, load the model with transformers and `device_map`, and pass"
-    " it to `FlabOptimizer(model, tokenizer)`",
-    "subfolder": "name the folder itself; one of a repository is downloaded by `hf download REPOSITORY --include"
-    " 'SUBFOLDER/*'`",
-    "quantization_config": "a quantised model cannot be pruned; prune the dense one, and quantise the result",
-}
-
-
 class FlabOptimizer:
     """Prunes a causal language model.
 
@@ -92,25 +81,18 @@ class FlabOptimizer:
         cls,
         model_name_or_path: str | Path,
         *,
-        revision: str | None = None,
-        trust_remote_code: bool = False,
-        device: str | torch.device | None = None,
         dtype: str | torch.dtype = "auto",
         output_dtype: str | torch.dtype | None = None,
-        family: str | Path | None = None,
         in_memory: bool | None = True,
         memory_budget: str | float | None = None,
         config: FlabPrunerConfig | None = None,
-        attn_implementation: str | None = None,
-        token: str | None = None,
-        cache_dir: str | Path | None = None,
-        **others: Any,
+        **options: Any,
     ) -> FlabOptimizer:
-        """Loads a dense model; see [`~optimum_flab.checkpoints.loading.load_dense`] for the arguments and errors.
+        """Loads a dense model; see [`~optimum_flab.checkpoints.loading.load_dense`] for errors.
 
         Args:
             dtype (`str` or `torch.dtype`): what to compute in; statistics are accumulated in float32 regardless.
-            output_dtype, family: see [`FlabOptimizer`]; for the latter also `docs/families.md`.
+            output_dtype: see [`FlabOptimizer`].
             in_memory (`bool`, *optional*): where false, the weights stay in their files if that is possible; enough
                 for [`prune`], [`apply`] and [`save_pretrained`], which then need little more memory than one layer
                 takes. `None`: they do if the device has too little free memory for them.
@@ -118,10 +100,9 @@ class FlabOptimizer:
                 as in `"6GB"`; the weights stay in their files where they would take more.
             config ([`FlabPrunerConfig`], *optional*): what will be requested; sizes and a target that this model
                 cannot meet, and counts of another, are refused before its weights are downloaded or read.
-            others: refused, with what to do instead of what other classes take.
+            options: `revision`, `trust_remote_code`, `device`, `family`, `attn_implementation`, `token`, `cache_dir`
+                as of `load_dense`; others are refused by name.
         """
-        for name in others:
-            raise ConfigurationError(f"{name}: {INSTEAD.get(name, 'there is no such argument')}")
         output_dtype = None if output_dtype is None else computation_dtype(output_dtype)
         memory, name = None if memory_budget is None else bytes_of(memory_budget), str(model_name_or_path)
         pending = PendingRequest(config or FlabPrunerConfig(), name, output_dtype, memory)
@@ -129,16 +110,10 @@ class FlabOptimizer:
         optimizer = cls.__new__(cls)
         dense = load_dense(
             model_name_or_path,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            device=device,
             dtype=dtype,
-            family=family,
             in_memory=pending.fits if in_memory is None or (in_memory and memory is not None) else in_memory,
             check=lambda *model: None if config is None else pending.check(*model),
-            attn_implementation=attn_implementation,
-            token=token,
-            cache_dir=cache_dir,
+            **options,
         )
         optimizer._set_up(dense, output_dtype, memory)
         return optimizer
@@ -178,9 +153,7 @@ class FlabOptimizer:
         Args:
             config ([`FlabPrunerConfig`]): what is requested. Without a target or sizes only the vocabulary is pruned,
                 to its natural size.
-            save_directory (`str` or `Path`, *optional*): a folder to write the pruned model to, as
-                [`save_pretrained`] does; one that cannot be written is refused before the work.
-            overwrite (`bool`): whether a pruned model that is there may be replaced.
+            save_directory, overwrite: of [`save_pretrained`], if it is to be saved too; refused before the work.
             resume (`bool`): whether saved work may be used; otherwise everything starts over.
             cache_dir (`str` or `Path`, *optional*): where work is saved. Defaults to `optimum_flab/pruning` in the
                 folder of the Hugging Face cache (`HF_HOME`).
@@ -195,13 +168,10 @@ class FlabOptimizer:
         config.validate()
         if save_directory is not None:
             if processes is not None:
-                raise ConfigurationError(
-                    "save_directory: of several processes only the main one saves; call `save_pretrained` there"
-                )
-            work: dict[str, Any] = {"resume": resume, "cache_dir": cache_dir, "time_budget": time_budget}
+                raise ConfigurationError("save_directory: of several processes the main one calls `save_pretrained`")
             with self.output(save_directory, overwrite=overwrite, inputs=[self.dense.folder]) as output:
                 self.check_space(save_directory, config)
-                self.prune(config, **work)
+                self.prune(config, resume=resume, cache_dir=cache_dir, time_budget=time_budget)
                 self.save_to(output)
             return self._result()
         seconds, dense = seconds_of(time_budget), self.dense

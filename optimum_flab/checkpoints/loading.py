@@ -7,7 +7,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -35,6 +35,17 @@ from .weights import check_weights, drop_unwritable_settings, load_weights, loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+# what is written in place of arguments that `from_pretrained` of transformers takes
+INSTEAD = {
+    "torch_dtype": "write `dtype`, as of transformers 4.56",
+    "device_map": "`device` names one device; for several, load the model with transformers and `device_map`, and pass"
+    " it to `FlabOptimizer(model, tokenizer)`",
+    "subfolder": "name the folder itself; one of a repository is downloaded by `hf download REPOSITORY --include"
+    " 'SUBFOLDER/*'`",
+    "quantization_config": "a quantised model cannot be pruned; prune the dense one, and quantise the result",
+}
 
 
 @dataclass
@@ -146,6 +157,7 @@ def load_dense(
     attn_implementation: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,
+    **others: Any,
 ) -> LoadedModel:
     """Loads a causal language model to be pruned. What can be refused is refused before weights are downloaded or
     read.
@@ -171,6 +183,7 @@ def load_dense(
         attn_implementation (`str`, *optional*): how attention is computed, for example `"eager"`. Defaults to what
             transformers chooses.
         token, cache_dir: of the Hub, see [`~checkpoints.finding.find_model`].
+        others (`Any`): refused by name, with what to write instead of what transformers takes.
 
     Returns:
         [`LoadedModel`]: the model in `dtype`, on `device` if its weights are in memory.
@@ -181,6 +194,8 @@ def load_dense(
             code that was not allowed, or has no fast tokenizer that fits it.
         [`ConfigurationError`]: there is no such device or dtype, or the weights must stay in files but cannot.
     """
+    for name in others:
+        raise ConfigurationError(f"{name}: {INSTEAD.get(name, 'there is no such argument')}")
     device = computation_device("cpu" if in_memory is False and device is None else device)
     choose_dtype(dtype, torch.float32, device)  # an unknown one is refused first
     files = find_model(model_name_or_path, revision, family, token=token, cache_dir=cache_dir)
