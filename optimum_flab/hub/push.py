@@ -23,7 +23,17 @@ from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
 from ..utils.errors import ConfigurationError, FlabError, first_of, printable
 from .card import CardRequest, render_card
-from .client import AGAIN, hub_card, hub_client, hub_token, redact, translate_errors, with_token
+from .client import (
+    AGAIN,
+    CORRECT,
+    hub_client,
+    read_hub_card,
+    read_token,
+    redact,
+    translate_errors,
+    with_token,
+    without_xet,
+)
 from .frame import Rendered, is_generated, metadata_of, own_fields, text_of_user
 from .trimmed import check_trimmed
 
@@ -130,25 +140,22 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, *, token: str | No
 
 
 def _push(checkpoint: Checkpoint, repo_id: str, settings: PushSettings) -> Push:
-    from huggingface_hub import ModelCard
-
-    check_repo_id(repo_id)
+    token = read_token()
+    check_repo_id(repo_id, token)
     check_files(checkpoint)
     included = included_files(checkpoint, settings.include)
-    if hub_token() is None and not settings.dry_run:
+    if token is None and not settings.dry_run:
         raise FlabError("there is no token for the Hub; run `hf auth login`, or set HF_TOKEN, and push again")
 
     api = hub_client()
     notes = []
     with translate_errors(f"the files in {checkpoint.folder} belong together, but {repo_id} could not be looked at"):
         state = repository_state(api, repo_id, settings)
-        if hub_token() is None:
+        if token is None:
             notes.append(f"there is no token for the Hub, so whether you may push to {repo_id} was not checked")
         else:
             check_may_push(api.whoami(), state, settings.create_pr)
-        remote, trouble = hub_card(state.repo_id, state.head) if CARD_NAME in state.files else (None, "")
-        if trouble:
-            raise FlabError(f"the card of {state.repo_id} could not be read: {trouble}; {AGAIN}")
+    remote = card_there(state, settings.overwrite_card) if CARD_NAME in state.files else None
     card = card_to_send(checkpoint, settings, state.repo_id, remote)
     files = files_to_send(checkpoint, card, included)
     delete = tuple(sorted(path for path in state.files - files.keys() if belonged_to_model(path)))
@@ -163,8 +170,7 @@ def _push(checkpoint: Checkpoint, repo_id: str, settings: PushSettings) -> Push:
         left=tuple(name for name in checkpoint.files if name not in files),
         notes=(*notes, *card.notes),
     )
-    with translate_errors("the Hub does not accept the card's metadata"):
-        ModelCard(card.text).validate()
+    check_card(card.text)
     if settings.dry_run:
         return push
 
@@ -188,16 +194,22 @@ def send(api: HfApi, state: RepositoryState, change: Change, settings: PushSetti
     repo_id = state.repo_id
     branch = settings.revision or "main"
     if state.head is None:
-        with translate_errors(f"{repo_id} could not be created"):
-            api.create_repo(repo_id, private=settings.private or None)
+        # it may be there: the library repeats a request whose answer was lost
+        unanswered = f"it is not known whether {repo_id} was created; it holds nothing yet"
+        with translate_errors(f"{repo_id} could not be created", unanswered):
+            api.create_repo(repo_id, private=settings.private or None, exist_ok=True)
+        with translate_errors(f"{repo_id} was created, and could not be looked at; it holds nothing yet"):
             state = repository_state(api, repo_id, settings)
+        if state.head is None:
+            raise FlabError(f"the Hub says that {repo_id} is there, and does not find it; wait, and {AGAIN}")
         if state.files - {".gitattributes"}:
             raise FlabError(f"somebody else filled {repo_id} meanwhile, so nothing was committed; {AGAIN}")
     if not state.has_branch:
-        with translate_errors(f"branch {branch} of {repo_id} could not be created"):
+        unanswered = f"it is not known whether branch {branch} of {repo_id} was created; it holds nothing new yet"
+        with translate_errors(f"branch {branch} of {repo_id} could not be created", unanswered):
             api.create_branch(repo_id, branch=branch, revision=state.head, exist_ok=True)
     additions = [CommitOperationAdd(path, content) for path, content in change.files.items()]
-    with translate_errors(f"{repo_id} is unchanged, since its files could not be uploaded"):
+    with translate_errors(f"{repo_id} is unchanged, since its files could not be uploaded", hint=without_xet()):
         api.preupload_lfs_files(
             repo_id, additions, revision=branch, create_pr=settings.create_pr or None, free_memory=False
         )
@@ -230,7 +242,7 @@ def commit_title(checkpoint: Checkpoint) -> str:
 # --- the repository ------------------------------------------------------------------------------------------------
 
 
-def check_repo_id(repo_id: str) -> None:
+def check_repo_id(repo_id: str, token: str | None) -> None:
     """Raises a [`ConfigurationError`] if the Hub would not accept the name of a repository, or nobody knows whose it
     is."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -241,7 +253,7 @@ def check_repo_id(repo_id: str) -> None:
         raise ConfigurationError(
             f"repository {repo_id!r} is not a name that the Hub accepts: {error}; write it as owner/name"
         ) from error
-    if hub_token() is None and "/" not in repo_id:
+    if token is None and "/" not in repo_id:
         raise ConfigurationError(
             f"repository {repo_id!r} names no owner, and there is no token that says whose it is; write"
             f" OWNER/{repo_id}, or run `hf auth login`"
@@ -279,6 +291,18 @@ def repository_state(api: HfApi, repo_id: str, settings: PushSettings) -> Reposi
             " leave out `private`"
         )
     return RepositoryState(repo_id, info.sha, has_branch, files)
+
+
+def check_card(text: str) -> None:
+    """Raises a [`FlabError`] if the Hub does not accept a card, or does not say."""
+    from huggingface_hub import ModelCard
+
+    with translate_errors("nothing was sent, since the Hub could not check the card's metadata"):
+        try:
+            ModelCard(text).validate()
+        except ValueError as error:
+            said = redact(" ".join(str(error).split()))
+            raise FlabError(f"the Hub does not accept the card's metadata: {said}; {CORRECT}") from None
 
 
 def check_may_push(account: Mapping[str, Any], state: RepositoryState, create_pr: bool) -> None:
@@ -380,6 +404,24 @@ def card_to_send(checkpoint: Checkpoint, settings: PushSettings, repo_id: str, r
             " that this push would remove; copy it into the folder to keep it, or replace it with `overwrite_card`"
         )
     return card
+
+
+def card_there(state: RepositoryState, overwrite: bool) -> str:
+    """The card in a repository. One that is no text is replaced like any other that somebody else wrote.
+
+    Raises:
+        [`FlabError`]: it cannot be read.
+    """
+    with translate_errors(f"the card of {state.repo_id} could not be read"):
+        try:
+            return read_hub_card(state.repo_id, state.head)
+        except UnicodeDecodeError:
+            if overwrite:
+                return ""
+            raise FlabError(
+                f"the card of {state.repo_id} is not UTF-8 text; write it as UTF-8 there, or replace it with"
+                " `overwrite_card`"
+            ) from None
 
 
 def is_kept(remote: str, new: str) -> bool:

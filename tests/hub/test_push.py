@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +21,11 @@ from hub.faults import FILES, OLD, REPOSITORY, RIGHT, SCENARIOS, trials
 from hub.loopback import FAULTS
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 
 from optimum_flab import FlabOptimizer, PruningPlan
-from optimum_flab.hub.client import hub_card, redact
+from optimum_flab.hub import client
+from optimum_flab.hub.client import hub_card, redact, translate_errors
 from optimum_flab.hub.frame import BEGIN, END, metadata_of, text_of_user
 from optimum_flab.hub.push import push_to_hub
 from optimum_flab.records import checkpoint
@@ -389,7 +393,7 @@ def test_a_concurrent_change_is_not_overwritten(pruned, hub):
 def test_a_repository_that_somebody_else_makes_meanwhile_is_theirs(pruned, hub):
     hub.instead = {f"GET /api/models/{NAME}$": (404, b"{}", {"X-Error-Code": "RepoNotFound"})}
     hub.add(NAME, {"README.md": b"# theirs"})
-    assert "You already created this model repo" in refusal(pruned)
+    assert f"the Hub says that {NAME} is there, and does not find it" in refusal(pruned)
     assert hub.files(NAME) == {"README.md": b"# theirs"}
 
 
@@ -432,9 +436,85 @@ def test_before_the_commit_nothing_is_left_open(pruned, hub, request_, status, s
 
 
 def test_a_card_on_the_hub_that_cannot_be_read_is_not_replaced(pruned, hub):
+    hub.add(NAME, {"README.md": "# ihr Modell für Código".encode("latin-1")})
+    assert f"the card of {NAME} is not UTF-8 text" in refusal(pruned) and len(hub.repositories[NAME].commits) == 1
+    push(pruned, overwrite_card=True)
     hub.add(NAME, {"README.md": b"# theirs"})
     hub.instead = {"(GET|HEAD) .*/resolve/": (500, b"{}", {})}
-    assert f"the card of {NAME} could not be read" in refusal(pruned)
+    assert f"the card of {NAME} could not be read: the Hub answered 500" in refusal(pruned)
+
+
+def test_a_card_that_could_not_be_checked_is_not_said_to_be_wrong(pruned, hub):
+    hub.instead = {"/api/validate-yaml": (500, b"{}", {})}
+    assert "nothing was sent, since the Hub could not check the card's metadata: the Hub answered 500" in refusal(
+        pruned
+    )
+    assert hub.state(NAME) is None
+
+
+def test_a_token_pasted_with_quotes_is_told_before_anything_is_asked(pruned, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", f'"{RIGHT}"')
+    said = refusal(pruned, dry_run=True)
+    assert "has quotes, spaces or other characters" in said and RIGHT not in said and hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ({"Retry-After": "3600"}, "wait 1 h 0 min, and run the same command again"),
+        ({"Retry-After": "Fri, 04 Dec 2026 08:00:00 GMT"}, "wait until Fri, 04 Dec 2026 08:00:00 GMT, and"),
+        ({"RateLimit": '"api";r=0;t=55'}, "wait 55 s, and"),
+        ({}, "wait some minutes, and"),
+    ],
+)
+def test_how_long_the_hub_asks_to_wait(pruned, hub, headers, told):
+    hub.instead = {"/api/whoami-v2": (429, b"{}", headers)}
+    said = refusal(pruned)
+    assert "the Hub answered 429: Too Many Requests" in said and told in said
+
+
+@pytest.mark.parametrize("fault", ["reset-after", "500-after", "truncated-after"])
+def test_a_creation_whose_answer_was_lost(fault, hub):
+    scenario = SCENARIOS["a new repository"]
+    scenario.prepare(hub)
+    hub.fault = (1, fault)
+    with pytest.raises(FlabError, match=f"it is not known whether {REPOSITORY} was created; it holds nothing yet"):
+        scenario.push()
+    assert hub.requests[1] == ("POST", "/api/repos/create") and hub.repositories[REPOSITORY].private
+    hub.fault = None
+    scenario.push()
+    assert hub.state(REPOSITORY) == scenario.states()[1]
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_what_xet_was_answered(hub, monkeypatch, status):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    access = {"casUrl": hub.url, "exp": 4_000_000_000, "accessToken": "planted"}
+    hub.add(REPOSITORY, OLD)
+    hub.instead = {
+        "/xet-write-token/": (200, json.dumps(access).encode(), {}) if status == 404 else (status, b"{}", {}),
+        "/v1/": (status, b"{}", {}),
+    }
+    with pytest.raises(FlabError) as refused:
+        replace(SCENARIOS["an update"], options={}).push()
+    said = str(refused.value)
+    assert f"{REPOSITORY} is unchanged" in said and f"Xet, the Hub's storage, answered {status} " in said
+    assert "with HF_HUB_DISABLE_XET=1 files are sent without Xet" in said and "planted" not in said
+    assert "check the connection" not in said
+
+
+def test_a_hub_that_is_silent_is_told(hub, monkeypatch, capsys):
+    monkeypatch.setattr(client, "SILENCE", 0.1)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    with translate_errors("", hint=client.without_xet()):
+        threading.Event().wait(0.35)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) >= 2 and all("waiting for the Hub" in line and "HF_HUB_DISABLE_XET=1" in line for line in told)
+    with translate_errors(""), tqdm(total=30, file=io.StringIO()) as bar:
+        for _ in range(30):
+            bar.update()
+            threading.Event().wait(0.01)
+    assert capsys.readouterr().err == ""
 
 
 def test_without_a_connection(pruned, hub, monkeypatch):
