@@ -8,12 +8,13 @@ import re
 import shlex
 import signal
 import sys
+import warnings
 from abc import abstractmethod
 from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from optimum.commands.base import BaseOptimumCLICommand
 
@@ -44,6 +45,17 @@ def terminal(flags: Mapping[str, str] | None = None, hint: str = "") -> Iterator
         hint (`str`): what a user who interrupts the run is told.
     """
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    shown, told = warnings.showwarning, set()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        """Ours as one line each, without the place in the code, and once."""
+        if not category.__module__.startswith("optimum_flab."):
+            shown(message, category, *place, **options)
+        elif str(message) not in told:
+            told.add(str(message))
+            print("optimum-cli flab: warning:", message, file=sys.stderr)
+
+    warnings.showwarning = show
     try:
         yield
         sys.stdout.flush()  # a closed pipe is noticed here, not when Python exits
@@ -60,6 +72,7 @@ def terminal(flags: Mapping[str, str] | None = None, hint: str = "") -> Iterator
         raise SystemExit(141) from error  # like a program killed by SIGPIPE
     finally:
         signal.signal(signal.SIGTERM, before)
+        warnings.showwarning = shown
 
 
 @contextmanager

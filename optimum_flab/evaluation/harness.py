@@ -17,7 +17,7 @@ from ..checkpoints.computation import computation_device, computation_dtype
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel, dense_from_memory
 from ..checkpoints.stored_model import StoredModel, check_model
-from ..execution import best_isolation, check_packages, warn_of
+from ..execution import best_isolation, check_packages
 from ..execution.isolation import Isolation
 from ..execution.packages import parse_packages
 from ..records.folders import OutputFolder, check_writable
@@ -131,8 +131,6 @@ def evaluate(
     prepare_kernels(device)
     dtype = None if settings.dtype is None else computation_dtype(settings.dtype)
     exam = _prepare(settings, confirm_run_unsafe_code)
-    if exam.isolation is not None:
-        warn_of(exam.isolation)
     check_models(settings, names)
     sources = {role: source_of(which, at, trust_remote_code, family) for role, (which, at) in names.items()}
     exam = _fit(exam, settings, sources)

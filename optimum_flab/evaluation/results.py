@@ -72,7 +72,7 @@ class Evaluation(EvaluationRecord):
                 shown = {"model": row.score, "dense": row.dense, "pruned": row.pruned}
                 notes.append(f"{row.task}: {together_text(row.of, shown)}")
         if self.settings.isolation == "degraded":
-            notes.append("programs ran with resource limits only: bubblewrap is missing or does not work")
+            notes.append("programs ran with limits only: neither bubblewrap nor Landlock works here")
         for role, tasks in self.samples.items():
             for task, samples in tasks.items():
                 notes += [f"{task}, {role}: {note}" for note in notes_on_programs(samples)]

@@ -9,7 +9,7 @@ sees the folder `inside/`: `serve.py` starts a process for each program, and `ha
 """
 
 from .isolation import Isolation, Limits, candidates
-from .runner import SandboxWarning, best_isolation, check_packages, run_programs, warn_of, works
+from .runner import SandboxWarning, best_isolation, check_packages, run_programs, works
 from .values import Program, Verdict
 
 
@@ -23,6 +23,5 @@ __all__ = [
     "candidates",
     "check_packages",
     "run_programs",
-    "warn_of",
     "works",
 ]

@@ -1,7 +1,8 @@
-"""How a program is isolated from the machine: bubblewrap where it works, else the limits a process can set itself."""
+"""How a program is isolated from the machine: bubblewrap where it works, else Landlock, else limits."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .packages import parts_of
+from .seccomp import system_call_filter
 
 
 SCRIPTS = Path(__file__).parent / "inside"
@@ -20,6 +22,8 @@ PRIVATE, PACKAGES = "/tmp", "/packages"
 FIRST_USER = 2_000_000_000
 USERS = 2_000_000_000
 
+# versions of Landlock: the first that knows all writing, and the first that keeps signals from other processes
+TRUNCATE_SINCE, SIGNALS_SINCE = 3, 6
 SAME_USER = (
     "reading every file that this user can read",
     "writing wherever this user can write",
@@ -30,12 +34,12 @@ OWN_USER = (
     "writing where everyone can write",
     "seeing other processes",
 )
-NOT_STOPPED = (
+NOT_FILTERED = (
     "network connections",
-    "filling the disk with many files",
     "memory that belongs to no process, such as System V segments",
     "locks on files that other processes use",
 )
+WITHOUT_NAMESPACES = ("filling the disk with many files", "seeing which files and processes there are")
 
 
 @dataclass(frozen=True)
@@ -80,38 +84,43 @@ class Isolation:
     """One way to isolate programs.
 
     Args:
-        bubblewrap (`str`, *optional*): path of `bwrap`; `None`: resource limits only.
+        bubblewrap (`str`, *optional*): path of `bwrap`.
         own_user (`bool`): each program runs as a separate user; needs root.
+        landlock (`int`): version of Landlock to use instead of bubblewrap; 0: only limits and a filter of calls.
     """
 
     bubblewrap: str | None
     own_user: bool
+    landlock: int = 0
 
     @property
     def name(self) -> str:
-        return "bubblewrap" if self.bubblewrap else "degraded"
+        return "bubblewrap" if self.bubblewrap else "Landlock" if self.landlock else "degraded"
 
     @property
     def is_lasting(self) -> bool:
         """Whether one sandbox can run several programs, since none leaves a process to the next: all those of a user,
-        or of a process namespace, can be ended at once."""
-        return self.own_user or self.bubblewrap is not None
+        of a process namespace, or within reach of signals, can be ended at once."""
+        return self.own_user or self.bubblewrap is not None or self.landlock >= SIGNALS_SINCE
 
     @property
     def not_stopped(self) -> tuple[str, ...]:
         """What a program can still do."""
         if self.bubblewrap:
             return ()
-        if self.own_user:
-            return (*OWN_USER, *NOT_STOPPED)
-        return (*(("everything that root can do",) if _is_root() else SAME_USER), *NOT_STOPPED)
+        others = () if self._filter() else NOT_FILTERED
+        if not self.landlock:
+            users = OWN_USER if self.own_user else ("everything that root can do",) if _is_root() else SAME_USER
+            return (*users, *others, *WITHOUT_NAMESPACES)
+        if self.landlock < SIGNALS_SINCE:
+            others = ("seeing other processes", *(() if self.own_user else SAME_USER[-1:]), *others)
+        return (*others, *WITHOUT_NAMESPACES)
 
     def command(
         self,
         limits: Limits,
         control: int,
         settings: dict[str, Any],
-        filter_file: int | None = None,
         packages: tuple[str, ...] = (),
     ) -> list[str]:
         """The command line that starts `inside/serve.py`.
@@ -119,7 +128,6 @@ class Isolation:
         Args:
             control (`int`): descriptor of its socket.
             settings (`dict`): see [`settings`].
-            filter_file (`int`, *optional*): descriptor of a file with the filter of `seccomp.py`.
             packages (`tuple`): packages of this environment that programs can import.
         """
         folder = "/sandbox" if self.bubblewrap else str(SCRIPTS)
@@ -127,17 +135,20 @@ class Isolation:
         python = [_python(), "-E", "-s", "-S", "-B", f"{folder}/serve.py", str(control), json.dumps(settings)]
         if self.bubblewrap is None:
             return python
-        options = [] if filter_file is None else ["--seccomp", str(filter_file)]
+        options = []
         for path in (path for package in packages for path in parts_of(package)):
             options += ["--ro-bind", str(path), f"{PACKAGES}/{path.name}"]
         return [*self._bubblewrap(limits, folder), *options, "--remount-ro", "/", *python]
 
-    def settings(self, limits: Limits, user: int, folder: str | None) -> dict[str, Any]:
+    def settings(
+        self, limits: Limits, user: int, folder: str | None, packages: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
         """What `inside/serve.py` is told when it starts.
 
         Args:
             user (`int`): whom programs become where that is possible.
             folder (`str`, *optional*): the sandbox's folder outside, where it has one.
+            packages (`tuple`): packages of this environment that programs can import.
         """
         rlimits = limits.rlimits()
         if self.bubblewrap is None and not self.own_user:
@@ -148,7 +159,18 @@ class Isolation:
             "user": user if self.own_user else None,
             "files": limits.files if self.bubblewrap else None,
             "package_folder": f"{folder}{PACKAGES}" if folder else PACKAGES,
+            "filter": self._filter(),
+            "landlock": self.landlock,
+            "visible": sorted({os.path.realpath(path) for path in ("/usr", *_of_system(), *_prefixes())})
+            + [os.path.realpath(path) for package in packages for path in parts_of(package)],
+            "hidden": installed_packages(),
         }
+
+    def _filter(self) -> str | None:
+        """The filter of system calls in hexadecimal digits, where one is known for this machine."""
+        owner = not self.own_user and (_is_root() or self.bubblewrap is None)
+        steps = system_call_filter(namespaces=self.bubblewrap is not None, owner=owner)
+        return None if steps is None else steps.hex()
 
     def _bubblewrap(self, limits: Limits, folder: str) -> list[str]:
         command = [str(self.bubblewrap), "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
@@ -160,12 +182,12 @@ class Isolation:
                 command += ["--cap-add", f"CAP_{capability}"]
         command += [] if _is_root() else ["--unshare-user"]
         command += ["--ro-bind", "/usr", "/usr"]
-        for folder_of_system in map(Path, ("/bin", "/lib", "/lib32", "/lib64")):
-            if folder_of_system.is_symlink():
-                command += ["--symlink", os.readlink(folder_of_system), str(folder_of_system)]
-            elif folder_of_system.is_dir():
-                command += ["--ro-bind", str(folder_of_system), str(folder_of_system)]
-        for prefix in sorted({os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix)}):
+        for system in _of_system():
+            if os.path.islink(system):
+                command += ["--symlink", os.readlink(system), system]
+            else:
+                command += ["--ro-bind", system, system]
+        for prefix in _prefixes():
             if not Path(prefix).is_relative_to("/usr"):
                 for parent in reversed(Path(prefix).parents[:-1]):
                     command += ["--perms", "0755", "--dir", str(parent)]
@@ -193,17 +215,35 @@ def environment(folder: str) -> dict[str, str]:
 def candidates() -> list[Isolation]:
     """Ways that may work here, best first."""
     bubblewrap = shutil.which("bwrap")
+    version = landlock_version()
+    ways = [(bubblewrap, 0)] * bool(bubblewrap) + [(None, version)] * (version >= TRUNCATE_SINCE) + [(None, 0)]
     users = [True, False] if _is_root() else [False]
-    paths = [bubblewrap, None] if bubblewrap else [None]
-    return [Isolation(path, own_user) for path in paths for own_user in users]
+    return [Isolation(path, own_user, landlock) for path, landlock in ways for own_user in users]
+
+
+def landlock_version() -> int:
+    """The version of Landlock in this kernel; 0 where it has none, or it is turned off."""
+    if sys.platform != "linux":
+        return 0
+    return max(0, ctypes.CDLL(None).syscall(444, None, 0, 1))  # LANDLOCK_CREATE_RULESET_VERSION
 
 
 def installed_packages() -> list[str]:
     """Package folders inside what a program sees: they may hold the solutions of a benchmark."""
-    prefixes = {Path("/usr"), Path("/usr/local"), *(Path(os.path.realpath(p)) for p in (sys.base_prefix,))}
+    prefixes = map(Path, {"/usr", "/usr/local", *_prefixes()})
     patterns = [f"{lib}/python3*/{name}-packages" for lib in ("lib", "lib64") for name in ("site", "dist")]
     folders = {os.path.realpath(path) for prefix in prefixes for pattern in patterns for path in prefix.glob(pattern)}
     return sorted(path for path in folders if os.path.isdir(path))
+
+
+def _prefixes() -> list[str]:
+    """Where Python is."""
+    return sorted({os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix)})
+
+
+def _of_system() -> list[str]:
+    """Folders of the system's programs and libraries beside `/usr`, into which they may be links."""
+    return [path for path in ("/bin", "/lib", "/lib32", "/lib64") if os.path.isdir(path)]
 
 
 def _is_root() -> bool:

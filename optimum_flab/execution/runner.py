@@ -72,7 +72,6 @@ def run_programs(
     if not programs:
         return []
     isolation = isolation or best_isolation()
-    warn_of(isolation)
     packages = check_packages(allow_packages, isolation)
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for index in range(len(programs)):
@@ -106,13 +105,14 @@ def run_programs(
     return [verdicts[index] for index in range(len(programs))]
 
 
-def warn_of(isolation: Isolation) -> None:
-    """Warns with a [`SandboxWarning`] about what an isolation does not stop."""
+def _warn_of(isolation: Isolation) -> None:
+    """Warns about what an isolation does not stop."""
     if isolation.not_stopped:
+        less = "under Landlock" if isolation.landlock else "with limits only"
+        lost = "" if isolation.landlock else ", or use a machine that you can afford to lose"
         warnings.warn(
-            "bubblewrap is not installed or does not work here, so programs run with resource limits only. Not "
-            f"stopped: {'; '.join(isolation.not_stopped)}. Install bubblewrap, or use a machine you can afford to "
-            "lose",
+            f"bubblewrap is not installed or does not work here, so programs run {less}. Not stopped: "
+            f"{'; '.join(isolation.not_stopped)}. Install bubblewrap{lost}",
             SandboxWarning,
             stacklevel=3,
         )
@@ -128,7 +128,7 @@ def best_isolation() -> Isolation:
     for isolation in candidates():
         if works(isolation):
             return isolation
-    raise FlabError("no sandbox works on this machine: processes with resource limits cannot be started")
+    raise FlabError("no sandbox works on this machine: processes with limits cannot be started")
 
 
 def works(isolation: Isolation) -> bool:
@@ -146,7 +146,7 @@ def works(isolation: Isolation) -> bool:
 
 
 def check_packages(names: str | Sequence[str], isolation: Isolation | None = None) -> tuple[str, ...]:
-    """The packages that programs may import, checked to be importable.
+    """The packages that programs may import, checked to be importable; warns about what the sandbox does not stop.
 
     Args:
         names (`str` or `Sequence[str]`): names as programs import them; a text may hold several, separated by commas.
@@ -156,8 +156,10 @@ def check_packages(names: str | Sequence[str], isolation: Isolation | None = Non
             a sandbox.
     """
     packages = parse_packages(names) if names else ()
+    isolation = isolation or best_isolation()
+    _warn_of(isolation)
     for package in packages:
-        if reason := _unusable(package, packages, isolation or best_isolation()):
+        if reason := _unusable(package, packages, isolation):
             raise ConfigurationError(f"`allow_packages` {','.join(packages)}: {reason}")
     return packages
 

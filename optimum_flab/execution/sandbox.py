@@ -15,7 +15,6 @@ from typing import Any
 
 from .isolation import FIRST_USER, PACKAGES, PRIVATE, USERS, Isolation, Limits, environment
 from .packages import parts_of
-from .seccomp import system_call_filter
 
 
 START_SECONDS, STOP_SECONDS = 60.0, 5.0  # for a sandbox to start, and to end a program
@@ -52,7 +51,6 @@ class Sandbox:
         self.packages = packages
         self.programs = 0
         user = FIRST_USER + secrets.randbelow(USERS)
-        steps = system_call_filter() if isolation.bubblewrap else None
         with ExitStack() as stack:
             self.folder = None if isolation.bubblewrap else tempfile.mkdtemp(prefix="flab-")
             if self.folder is not None:
@@ -60,17 +58,14 @@ class Sandbox:
                 os.chmod(self.folder, 0o711 if isolation.own_user else 0o700)
                 link(packages, self.folder + PACKAGES)
             self.control, inside = map(stack.enter_context, socket.socketpair())
-            with inside, tempfile.TemporaryFile() as filter_file:
-                filter_file.write(steps or b"")
-                filter_file.seek(0)
-                kept = [inside.fileno(), *([filter_file.fileno()] if steps else [])]
-                settings = isolation.settings(limits, user, self.folder)
+            with inside:
+                settings = isolation.settings(limits, user, self.folder, packages)
                 self.process = subprocess.Popen(
-                    isolation.command(limits, kept[0], settings, kept[1] if steps else None, packages),
+                    isolation.command(limits, inside.fileno(), settings, packages),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    pass_fds=kept,
+                    pass_fds=[inside.fileno()],
                     start_new_session=True,
                     cwd=self.folder,
                     env=environment(self.folder or PRIVATE),

@@ -1,16 +1,19 @@
-"""The system calls that bubblewrap is told to refuse, as the filter that the kernel reads.
+"""The system calls that are refused to programs, as the filter that the kernel reads.
 
 What namespaces and resource limits leave open: memory that belongs to no process (System V segments, memory files,
 shared mappings, large socket buffers, the buffers of a program's TCP connections to itself, queues for asynchronous
 reads, rules and filters that a process sets for itself, file attributes, pending timers and signals, local descriptor
 tables), a program's own namespaces, kinds of sockets that programs do not need (one to a virtual machine's host
-crosses every namespace), leases, watches and locks on files that the host uses too, and the parts of the kernel that
-programs never need and attackers like.
+crosses every namespace), leases, watches and locks on files that the host uses too, priority at the disk, the list of
+mounts, and the parts of the kernel that programs never need and attackers like.
 
 A lock is taken on a file, not on the name under which a sandbox sees it, so a lock on a read-only file would block the
 host. A filter does not see which file is meant, and honest programs lock files of their own (`sqlite3`, `dbm`,
 `mailbox`): they are told that they have the lock, but none is taken. Locks therefore do not exclude the processes of
-one program, which alone share its files, from one another.
+one program, which alone share its files, from one another. In the same way, programs that run as the owner of files of
+the host are told that they changed a mode; changes of owners and times are refused to them.
+
+Without namespaces, every socket with an address and every change of priorities reaches the host, so all are refused.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 import errno
 import platform
 import struct
+import sys
 
 
 # name: number on x86_64 and on aarch64 (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h)
@@ -26,6 +30,8 @@ REFUSED = {
     "bpf": (321, 280),
     "chroot": (161, 51),
     "fanotify_init": (300, 262),
+    "file_setattr": (469, 469),
+    "fremovexattr": (199, 16),
     "fsconfig": (431, 431),
     "fsetxattr": (190, 7),
     "fsmount": (432, 432),
@@ -42,11 +48,14 @@ REFUSED = {
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "io_uring_setup": (425, 425),
+    "ioprio_set": (251, 30),
     "kcmp": (312, 272),
     "keyctl": (250, 219),
     "landlock_add_rule": (445, 445),
     "landlock_create_ruleset": (444, 444),
     "landlock_restrict_self": (446, 446),
+    "listmount": (458, 458),
+    "lremovexattr": (198, 15),
     "lsetxattr": (189, 6),
     "lsm_set_self_attr": (460, 460),
     "memfd_create": (319, 279),
@@ -73,6 +82,8 @@ REFUSED = {
     "ptrace": (101, 117),
     "quotactl": (179, 60),
     "quotactl_fd": (443, 443),
+    "removexattr": (197, 14),
+    "removexattrat": (466, 466),
     "request_key": (249, 218),
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
@@ -83,6 +94,7 @@ REFUSED = {
     "setxattr": (188, 5),
     "setxattrat": (463, 463),
     "shmget": (29, 194),
+    "statmount": (457, 457),
     "syslog": (103, 116),
     "timer_create": (222, 107),
     "umount2": (166, 39),
@@ -90,6 +102,25 @@ REFUSED = {
     "userfaultfd": (323, 282),
     "vmsplice": (278, 75),
 }
+# where programs share processes and users with the host
+OF_PROCESSES = {
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "setpriority": (141, 140),
+}
+OF_OWNERS = {
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "fchownat": (260, 54),
+    "futimesat": (261, None),
+    "lchown": (94, None),
+    "utime": (132, None),
+    "utimensat": (280, 88),
+    "utimes": (235, None),
+}
+MODES = {"chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452)}
 CLONE = (56, 220)
 CLONE3 = (435, 435)
 MMAP = (9, 222)
@@ -99,6 +130,7 @@ SOCKET = (41, 198)
 SOCKETPAIR = (53, 199)
 FCNTL = (72, 25)
 FLOCK = (73, 32)
+IOCTL = (16, 29)
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEWUSER and the like
 SHARED_ANONYMOUS = 0x21  # MAP_SHARED | MAP_ANONYMOUS
 UNIX = 1  # AF_UNIX
@@ -107,6 +139,7 @@ KIND = 0xF  # the bits that hold the type of a socket
 DATAGRAM = 2  # SOCK_DGRAM
 LOCKS = (6, 7, 37, 38)  # F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW
 NOT_OF_FILES = (1024, 1026, 1031)  # F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ
+FLAGS_OF_FILES = (0x40086602, 0x401C5820)  # FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR
 SET_FILTER = 22  # PR_SET_SECCOMP
 NOTHING_DONE = 0  # as an error: the call is skipped and reported as successful
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -133,10 +166,15 @@ KILL = 0x80000000
 Step = tuple[int, int, int, int]
 
 
-def system_call_filter() -> bytes | None:
-    """The filter as an array of `struct sock_filter`, or `None` for an unknown architecture."""
+def system_call_filter(namespaces: bool = True, owner: bool = False) -> bytes | None:
+    """The filter as an array of `struct sock_filter`, or `None` for an unknown system or architecture.
+
+    Args:
+        namespaces (`bool`): programs have a network and processes of their own.
+        owner (`bool`): programs are the user to whom files of the host belong.
+    """
     known = ARCHITECTURES.get(platform.machine())
-    if known is None or struct.pack("=I", 1) != struct.pack("<I", 1):
+    if sys.platform != "linux" or known is None or struct.pack("=I", 1) != struct.pack("<I", 1):
         return None
     column, architecture = known
 
@@ -151,14 +189,16 @@ def system_call_filter() -> bytes | None:
     steps = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, architecture), (RETURN, 0, 0, KILL), (LOAD, 0, 0, NUMBER)]
     if column == 0:
         steps += refuse(AT_LEAST, FIRST_X32, errno.ENOSYS)
-    for numbers in REFUSED.values():
-        if (number := numbers[column]) is not None:
-            steps += refuse(EQUAL, number, errno.EPERM)
+    refused = {**REFUSED, **({} if namespaces else OF_PROCESSES), **(OF_OWNERS if owner else {})}
+    for calls, error in ((refused, errno.EPERM), (MODES if owner else {}, NOTHING_DONE)):
+        for numbers in calls.values():
+            if (number := numbers[column]) is not None:
+                steps += refuse(EQUAL, number, error)
     # the C library then uses clone, whose flags can be seen
     steps += refuse(EQUAL, CLONE3[column], errno.ENOSYS)
     steps += refuse(EQUAL, FLOCK[column], NOTHING_DONE)
-    namespaces = refuse(ANY_BIT, NEW_NAMESPACES, errno.EPERM)
-    steps += only_for(CLONE[column], (LOAD, 0, 0, FIRST_ARGUMENT), *namespaces)
+    of_clone = refuse(ANY_BIT, NEW_NAMESPACES, errno.EPERM)
+    steps += only_for(CLONE[column], (LOAD, 0, 0, FIRST_ARGUMENT), *of_clone)
     filters = refuse(EQUAL, SET_FILTER, errno.EPERM)
     steps += only_for(PRCTL[column], (LOAD, 0, 0, FIRST_ARGUMENT), *filters)
     of_itself = [(LOAD, 0, 0, FIRST_ARGUMENT), (EQUAL, 1, 0, 0), (RETURN, 0, 0, ERROR | errno.EPERM)]
@@ -168,10 +208,13 @@ def system_call_filter() -> bytes | None:
     unknown = (RETURN, 0, 0, ERROR | errno.EAFNOSUPPORT)
     families = [(EQUAL, 3, 0, UNIX), (EQUAL, 3, 0, INTERNET[0]), (EQUAL, 2, 0, INTERNET[1]), unknown]
     datagrams = [(LOAD, 0, 0, SECOND_ARGUMENT), (AND, 0, 0, KIND), (EQUAL, 1, 0, DATAGRAM)]
-    internet = [*datagrams, (RETURN, 0, 0, ERROR | errno.EPERM)]
-    steps += only_for(SOCKET[column], (LOAD, 0, 0, FIRST_ARGUMENT), *families, (RETURN, 0, 0, ALLOW), *internet)
+    end = (RETURN, 0, 0, ALLOW if namespaces else ERROR | errno.EPERM)
+    internet = [*datagrams, (RETURN, 0, 0, ERROR | errno.EPERM)] if namespaces else [end]
+    steps += only_for(SOCKET[column], (LOAD, 0, 0, FIRST_ARGUMENT), *families, end, *internet)
     steps += only_for(SOCKETPAIR[column], (LOAD, 0, 0, FIRST_ARGUMENT), (EQUAL, 1, 0, UNIX), unknown)
     commands = [step for command in LOCKS for step in refuse(EQUAL, command, NOTHING_DONE)]
     commands += [step for command in NOT_OF_FILES for step in refuse(EQUAL, command, errno.EPERM)]
     steps += only_for(FCNTL[column], (LOAD, 0, 0, SECOND_ARGUMENT), *commands)
+    flags = [step for command in FLAGS_OF_FILES for step in refuse(EQUAL, command, errno.EPERM)]
+    steps += only_for(IOCTL[column], (LOAD, 0, 0, SECOND_ARGUMENT), *flags)
     return b"".join(struct.pack("=HBBI", *step) for step in [*steps, (RETURN, 0, 0, ALLOW)])

@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import warnings
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from optimum_flab.commands.base import IN_BACKTICKS, FlabVerb, command_line, ter
 from optimum_flab.commands.parser import VerbParser
 from optimum_flab.commands.prune import PruneCommand
 from optimum_flab.commands.recover import RecoverCommand
+from optimum_flab.execution import SandboxWarning
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 from ..conftest import flab, write_project
@@ -185,6 +187,16 @@ def test_an_error_of_the_user_ends_with_its_message_and_exit_code_and_one_of_our
         assert (end.value.code, capsys.readouterr().err) == (code, "optimum-cli flab: error: no luck\n")
     with pytest.raises(ZeroDivisionError), terminal():
         raise ZeroDivisionError
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_of_ours_is_one_line_said_once_and_one_of_others_as_python_says_it(capsys):
+    with pytest.warns(UserWarning) as others, terminal():
+        for number in (1, 2):
+            warnings.warn_explicit("less isolation", SandboxWarning, f"place {number}", number)
+        warnings.warn_explicit("of others", UserWarning, "place", 3)
+    assert capsys.readouterr().err == "optimum-cli flab: warning: less isolation\n"
+    assert [str(one.message) for one in others] == ["of others"]
 
 
 def test_names_in_messages_get_their_flags():

@@ -18,7 +18,8 @@ pytestmark = [
 # one of each kind; they take a few seconds together
 SOME = """fork_wide leave_a_daemon kill_everything memory_list fill_disk_many_files connect_tcp send_udp
 read_secret_file read_secret_variable write_outside trace_a_process system_calls raise_limits
-forge_on_every_descriptor exit_at_once exception_with_control_characters""".split()
+forge_on_every_descriptor exit_at_once exception_with_control_characters
+list_the_mounts first_at_the_disk change_devices signal_through_descriptors slow_the_host_down""".split()
 
 
 def check_stopped(attacks: list[Attack], isolation: Isolation) -> None:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -27,9 +28,12 @@ from optimum_flab.execution import (
     run_programs,
     works,
 )
+from optimum_flab.execution.isolation import installed_packages, landlock_version
 from optimum_flab.execution.seccomp import system_call_filter
 from optimum_flab.execution.worker import Worker, _excess
 from optimum_flab.utils.errors import ConfigurationError, FlabError
+
+from .attacks import isolation_named
 
 
 LIMITS = Limits(wall_seconds=8, cpu_seconds=4, memory_bytes=256 << 20)
@@ -82,14 +86,14 @@ def test_less_isolation_warns_with_what_is_not_stopped(isolation, recwarn):
         assert messages == []
     else:
         (message,) = messages
-        assert all(part in message for part in (*isolation.not_stopped, "network connections", "Install bubblewrap"))
+        assert all(part in message for part in (*isolation.not_stopped, "filling the disk", "Install bubblewrap"))
 
 
 def test_the_best_isolation_is_the_first_that_works():
     found = candidates()
     assert best_isolation() == next(candidate for candidate in found if works(candidate))
     # what stops most is tried first: bubblewrap, and in it another user
-    assert found == sorted(found, key=lambda one: (one.bubblewrap is None, not one.own_user))
+    assert found == sorted(found, key=lambda one: (one.bubblewrap is None, not one.landlock, not one.own_user))
     assert bool(shutil.which("bwrap")) is (found[0].bubblewrap is not None)
 
 
@@ -205,7 +209,12 @@ def test_packages_that_are_allowed_can_be_imported_and_no_others(isolation):
     sums = program("import numpy as np\ndef f(x): return np.cumsum(x)", "assert f([1, 2]).tolist() == [1, 3]")
     other, written = program("import numpy, yaml"), program("import numpy\ndef f(): open(numpy.__file__, 'a')")
     verdicts = run(isolation, sums, program(hidden, ""), other, written, allow_packages=["numpy"])
-    statuses = ["passed", "passed", "missing package", "forbidden" if isolation.bubblewrap else verdicts[3].status]
+    statuses = [
+        "passed",
+        "passed",
+        "missing package",
+        verdicts[3].status if isolation.name == "degraded" else "forbidden",
+    ]
     assert [verdict.status for verdict in verdicts] == statuses, verdicts
     assert verdicts[2].package == "yaml"
     template = "import jinja2\ndef f(): return jinja2.Template('{{ x + 1 }}').render(x=1)"
@@ -279,7 +288,7 @@ def test_a_program_that_makes_files_without_end_is_ended(bubblewrap):
 
 def test_limits_are_those_of_the_process(isolation):
     limits = {"CPU": (4, 5), "AS": (256 << 20,) * 2, "FSIZE": (16 << 20,) * 2, "NOFILE": (64, 64), "CORE": (0, 0)}
-    if isolation.bubblewrap or isolation.own_user:
+    if isolation.bubblewrap or isolation.own_user:  # otherwise it would count what the host runs
         limits["NPROC"] = (16, 16)
     code = "import resource\ndef limit(name): return resource.getrlimit(getattr(resource, f'RLIMIT_{name}'))"
     passes(isolation, code, f"found = {{name: limit(name) for name in {[*limits]}}}\nassert found == {limits}, found")
@@ -349,9 +358,68 @@ def test_system_calls_that_programs_never_need_are_refused(bubblewrap):
     passes(bubblewrap, allowed)
 
 
-def test_the_filter_is_whole_steps():
-    steps = system_call_filter() or b""
+@pytest.mark.parametrize("options", [{}, {"namespaces": False}, {"namespaces": False, "owner": True}])
+def test_the_filter_is_whole_steps(options):
+    steps = system_call_filter(**options) or b""
     assert len(steps) % 8 == 0 and len(steps) // 8 < 4096
+
+
+@pytest.fixture(params=[3, 4, 5, None])
+def landlock(request) -> Isolation:
+    """Landlock as older kernels know it, and as this one does."""
+    version = landlock_version()
+    if version < (request.param or 3):
+        pytest.skip("the kernel has no such version of Landlock")
+    return replace(
+        isolation_named("Landlock") or pytest.skip("Landlock does not work here"), landlock=request.param or version
+    )
+
+
+def test_under_landlock_a_program_has_its_folder_and_python_and_nothing_else(landlock, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("known")
+    refused = {
+        "read": f"open({str(secret)!r})",
+        "list": f"os.listdir({str(tmp_path)!r})",
+        "write": f"open({str(tmp_path / 'new')!r}, 'w')",
+        "truncate": f"os.truncate({str(secret)!r}, 0)",
+        "beside": "open('../new', 'w')",
+        "python": "open(os.__file__, 'a')",
+        "packages": "[open(p + '/README.txt') for p in sites]",
+        "process": "open('/proc/%d/stat' % os.getppid())",
+        "disk": "call('syscall', number(251, 30), 1, 0, 2 << 13)",
+        "mounts": "call('syscall', 458, 0, 0, 0, 0)",
+        "scheduler": "os.sched_setaffinity(os.getppid(), {0})",
+        "socket with a name": "socket.socket(socket.AF_UNIX)",
+        "datagrams": "socket.socket(type=socket.SOCK_DGRAM)",
+    }
+    if landlock.landlock >= 6:
+        refused["signal"] = "os.kill(os.getppid(), 0)"
+    sites = [site for site in installed_packages() if os.path.isfile(f"{site}/README.txt")]
+    code = f"{CALL}\nsites = {sites}"
+    if not sites:
+        del refused["packages"]
+    verdicts = run(landlock, *(program(code, call) for call in refused.values()))
+    assert {name: one for name, one in zip(refused, verdicts, strict=True) if one.status != "forbidden"} == {}
+    assert secret.read_text() == "known" and [*tmp_path.iterdir()] == [secret]
+    allowed = """
+        import os, pathlib, shutil, socket, subprocess, sys
+        def f():
+            pathlib.Path("made").touch()
+            shutil.copy("made", "copied")
+            os.rename("copied", "inner")
+            assert subprocess.check_output([sys.executable, "-c", "print(1)"]) == b"1\\n"
+            assert os.readlink("/proc/self/fd/0") == "/dev/null" and open("/proc/self/stat").read()
+            socket.socketpair()
+    """
+    passes(landlock, allowed)
+
+
+def test_a_mode_is_not_changed_where_the_file_could_be_the_host_s(landlock, tmp_path):
+    """Landlock has no right for it."""
+    (tmp_path / "file").touch(0o640)
+    (verdict,) = run(landlock, program(f"import os\ndef f(): os.chmod({str(tmp_path / 'file')!r}, 0o777)"))
+    assert verdict.passed is not landlock.own_user and (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
 # --- the host ------------------------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@ Starting Python and its common modules only once saves most of the time that a p
 
 Usage: `serve.py CONTROL SETTINGS`, with the descriptor of a socket on which the host asks for one program after
 another, and JSON: the `folder` for the folders of programs, their `rlimits`, the `user` that they become or null,
-how many `files` they may make or null, and the `package_folder` with packages that they can import.
+how many `files` they may make or null, the `package_folder` with packages that they can import, the `filter` of system
+calls in hexadecimal digits or null, and the version of `landlock` to use, 0 for none, with the paths that programs may
+read (`visible`) except for some folders in them (`hidden`).
 """
 
 from __future__ import annotations
@@ -22,10 +24,14 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-import harness  # type: ignore[import-not-found]  # run as a script, which finds what lies beside it
+# run as a script, which finds what lies beside it
+import confinement  # type: ignore[import-not-found]
+import harness  # type: ignore[import-not-found]
+from confinement import ALL, LOOK, READ, USE
 
 
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
+DEVICES = {"/dev/null": USE, "/dev/random": READ, "/dev/urandom": READ}
 ENDING_BYTES = 64
 CHECK_SECONDS = 0.02  # between two checks of how many files a program has made
 COMMON_MODULES = """bisect collections copy datetime decimal fractions functools heapq itertools json math operator os
@@ -37,9 +43,11 @@ def main() -> None:
     control, settings = socket.socket(fileno=int(sys.argv[1])), json.loads(sys.argv[2])
     if sys.platform.startswith("linux"):
         # no other process of the same user can read or write this process or its children, and it adopts their orphans
-        prctl(PR_SET_DUMPABLE, 0)
-        prctl(PR_SET_CHILD_SUBREAPER, 1)
+        confinement.prctl(PR_SET_DUMPABLE, 0)
+        confinement.prctl(PR_SET_CHILD_SUBREAPER, 1)
+        confinement.prctl(confinement.NO_NEW_PRIVILEGES, 1)
     prepare(settings)
+    alone = os.getpid() == 1 or shut_in(settings)
     control.sendall(b".")  # ready
     state = own_state(settings["folder"])
     for number in itertools.count(1):
@@ -63,10 +71,10 @@ def main() -> None:
         code, most = None, settings["files"]
         while not select.select([control], [], [], CHECK_SECONDS if most else None)[0]:
             if count_files(settings) - before > most:
-                code = end(child, settings["user"])
+                code = end(child, settings["user"], alone)
                 break
         answer = control.recv(1)  # the host has its verdict, no longer wants one, or is gone
-        code = end(child, settings["user"]) if code is None else code
+        code = end(child, settings["user"], alone) if code is None else code
         files = count_files(settings) - before
         # very many are not removed one by one: they go with the sandbox
         clean = not (most and files > most) and remove(folder) and count_files(settings) <= before
@@ -91,6 +99,25 @@ def prepare(settings: dict[str, Any]) -> None:
         with suppress(ImportError):  # numpy, where programs may not import it
             __import__(name)
     gc.freeze()
+
+
+def shut_in(settings: dict[str, Any]) -> bool:
+    """Keeps this process and its programs from the rest of the machine where Landlock can; returns whether signals
+    reach no others then."""
+    version = settings["landlock"]
+    if not version:
+        return False
+    rights = {"/proc": LOOK, settings["folder"]: ALL, **DEVICES}
+    for path in settings["visible"]:
+        rights.update(confinement.without(settings["hidden"], path))
+    confinement.restrict(rights, version)
+    if version < confinement.SCOPES_SINCE:
+        return False
+    try:
+        os.kill(os.getppid(), 0)
+    except PermissionError:
+        return True
+    raise SystemExit("a signal would reach the host")
 
 
 def own_state(folder: str) -> list[Any]:
@@ -126,9 +153,18 @@ def confine(settings: dict[str, Any], folder: str) -> None:
             resource.setrlimit(kind, (soft, hard))
     if user is not None:
         os.chown(folder, user, user)
+    if version := settings["landlock"]:
+        # no process but itself, no folder of a neighbour; hidden folders are so already
+        rights = dict.fromkeys([*settings["visible"], settings["package_folder"], "/proc/self"], LOOK)
+        confinement.restrict({**rights, folder: ALL, **DEVICES}, version)
+    if user is not None:
         become(user)
     os.chdir(folder)
     sys.path.insert(0, "")
+    if sys.platform.startswith("linux"):
+        confinement.drop_capabilities()
+    if settings["filter"]:
+        confinement.refuse_calls(bytes.fromhex(settings["filter"]))
 
 
 def become(user: int) -> None:
@@ -138,8 +174,9 @@ def become(user: int) -> None:
     os.setresuid(user, user, user)
 
 
-def end(child: int, user: int | None) -> int:
-    """Kills a child and what it left behind; returns its exit code, negative for the signal that ended it."""
+def end(child: int, user: int | None, alone: bool) -> int:
+    """Kills a child and what it left behind; returns its exit code, negative for the signal that ended it. Where this
+    process is `alone` with its programs, no signal of it reaches others."""
     if user is not None:
         killer = os.fork()
         if killer == 0:
@@ -152,8 +189,8 @@ def end(child: int, user: int | None) -> int:
         os.waitpid(killer, 0)
     code = 0
     while True:
-        if user is None and os.getpid() == 1:
-            with suppress(ProcessLookupError):
+        if user is None and alone:
+            with suppress(ProcessLookupError, PermissionError):
                 os.kill(-1, signal.SIGKILL)  # every other process in the sandbox; no fork gets through meanwhile
         elif user is None:
             # a descendant whose parent dies becomes a child of this process: kill until there is none
@@ -196,13 +233,6 @@ def remove(folder: str) -> bool:
                 os._exit(0)
         os.waitpid(child, 0)
     return not os.path.lexists(folder)
-
-
-def prctl(option: int, value: int) -> None:
-    """Sets an option of this process with the system call of that name; one that the kernel lacks is ignored."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,78 @@
+"""What a process gives up for good, and with it all that it starts: privileges, files and system calls. Linux only."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+
+NO_NEW_PRIVILEGES, SECCOMP, FILTER = 38, 22, 2  # PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+CAPABILITIES_VERSION = 0x20080522
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF, PATH_BENEATH = 444, 445, 446, 1  # the same on all processors
+# rights of Landlock (include/uapi/linux/landlock.h)
+EXECUTE, WRITE, READ, LIST, TRUNCATE, DEVICES = (1 << number for number in (0, 1, 2, 3, 14, 15))
+ALL = (1 << 16) - 1
+LOOK, USE = EXECUTE | READ | LIST, READ | WRITE | TRUNCATE
+OF_FILES = EXECUTE | USE | DEVICES
+# the versions that brought rules for TCP, devices, and signals with abstract sockets
+NETWORK_SINCE, DEVICES_SINCE, SCOPES_SINCE = 4, 5, 6
+BOTH = 3
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def prctl(option: int, value: int, argument: bytes | None = None) -> None:
+    """Sets an option of this process with the system call of that name."""
+    checked(libc.prctl(option, value, argument, 0, 0))
+
+
+def checked(result: int) -> int:
+    """A result of the C library, unless it tells of an error."""
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def drop_capabilities() -> None:
+    """Drops what root may do beyond other users; without new privileges no program brings it back."""
+    checked(libc.capset(struct.pack("=II", CAPABILITIES_VERSION, 0), bytes(24)))
+
+
+def refuse_calls(steps: bytes) -> None:
+    """Installs a filter of system calls, an array of `struct sock_filter`."""
+    array = ctypes.create_string_buffer(steps)
+    prctl(SECCOMP, FILTER, struct.pack("@HP", len(steps) // 8, ctypes.addressof(array)))
+
+
+def restrict(rights: dict[str, int], version: int) -> None:
+    """Keeps this process by Landlock from all files but some, from TCP, and from processes and sockets outside.
+
+    Args:
+        rights (`dict[str, int]`): by path, what may be done with a file or a folder and all in it; what does not
+            exist is left out.
+        version (`int`): of Landlock in this kernel.
+    """
+    handled = ALL if version >= DEVICES_SINCE else ALL & ~DEVICES
+    network, scopes = (BOTH if version >= since else 0 for since in (NETWORK_SINCE, SCOPES_SINCE))
+    rules = checked(
+        libc.syscall(CREATE_RULESET, struct.pack("=QQQ", handled, network, scopes), ctypes.c_size_t(24), 0)
+    )
+    for path, allowed in rights.items():
+        if os.path.exists(path):
+            file = os.open(path, os.O_PATH)
+            allowed &= handled if os.path.isdir(path) else handled & OF_FILES
+            checked(libc.syscall(ADD_RULE, rules, PATH_BENEATH, struct.pack("=Qi", allowed, file), 0))
+            os.close(file)
+    checked(libc.syscall(RESTRICT_SELF, rules, 0))
+    os.close(rules)
+
+
+def without(hidden: list[str], path: str) -> dict[str, int]:
+    """Rights to look at a file or folder, but not at the hidden ones in it, of which only names are seen."""
+    if path in hidden:
+        return {}
+    if not any(each.startswith(f"{path}/") for each in hidden):
+        return {path: LOOK}
+    inner = [entry.path for entry in os.scandir(path) if not entry.is_symlink()]
+    return {path: LIST} | {key: value for each in inner for key, value in without(hidden, each).items()}
