@@ -7,16 +7,28 @@ import os
 import struct
 
 
-NO_NEW_PRIVILEGES, SECCOMP, FILTER = 38, 22, 2  # PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS
+SECCOMP, FILTER = 22, 2  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 CAPABILITIES_VERSION = 0x20080522
-CREATE_RULESET, ADD_RULE, RESTRICT_SELF, PATH_BENEATH = 444, 445, 446, 1  # the same on all processors
-# rights of Landlock (include/uapi/linux/landlock.h)
-EXECUTE, WRITE, READ, LIST, TRUNCATE, DEVICES = (1 << number for number in (0, 1, 2, 3, 14, 15))
+# system calls of Landlock, the same on all processors, and its kind of rule for files
+CREATE_RULESET = 444
+ADD_RULE = 445
+RESTRICT_SELF = 446
+PATH_BENEATH = 1
+# its rights (include/uapi/linux/landlock.h)
+EXECUTE = 1 << 0
+WRITE = 1 << 1
+READ = 1 << 2
+LIST = 1 << 3
+TRUNCATE = 1 << 14
+DEVICES = 1 << 15
 ALL = (1 << 16) - 1
 LOOK, USE = EXECUTE | READ | LIST, READ | WRITE | TRUNCATE
 OF_FILES = EXECUTE | USE | DEVICES
-# the versions that brought rules for TCP, devices, and signals with abstract sockets
-NETWORK_SINCE, DEVICES_SINCE, SCOPES_SINCE = 4, 5, 6
+# its versions that brought rules for TCP, for devices, and for signals and abstract sockets
+NETWORK_SINCE = 4
+DEVICES_SINCE = 5
+SCOPES_SINCE = 6
 BOTH = 3
 
 libc = ctypes.CDLL(None, use_errno=True)
