@@ -91,4 +91,4 @@ def check_evaluation(settings: EvaluationSettings, has_baseline: bool) -> None:
 def check_tasks(settings: EvaluationSettings) -> None:
     """Raises a [`ConfigurationError`] if no task is named."""
     if not settings.tasks:
-        raise ConfigurationError("no task is named; set `tasks`, such as humaneval")
+        raise ConfigurationError("no task is named; set `tasks`, such as divergence, perplexity or humaneval")
