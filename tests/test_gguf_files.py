@@ -4,6 +4,8 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from optimum_flab.checkpoints.finding import find_model
+from optimum_flab.checkpoints.model_config import read_model_config
 from optimum_flab.tensors.gguf_files import GgufTensors
 from optimum_flab.tensors.gguf_header import read_header
 from optimum_flab.tensors.lazy import ModelTensors, own_tensors
@@ -92,3 +94,10 @@ def test_architectures_that_transformers_reads_in_another_way_are_left_to_it(tmp
         model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(ValueError, match="are read by their own conversions"):
         GgufTensors(path, model, torch.float32)
+
+
+def test_of_an_architecture_that_transformers_does_not_read_the_folder_is_asked_for(tmp_path, llama):
+    path = tmp_path / "other.gguf"
+    path.write_bytes(llama.read_bytes().replace(b"llama", b"starz"))
+    with pytest.raises(FlabError, match=r"architecture starz is not supported.*; use its folder or repository"):
+        read_model_config(find_model(path))

@@ -63,7 +63,10 @@ def read_model_config(
             )
     except Exception as error:  # configurations check themselves in many ways
         what = "GGUF file" if files.gguf else "configuration of"
-        raise FlabError(f"{what} {files.name!r} cannot be read ({first_line(error)}); check or download it") from error
+        # transformers reads fewer architectures than llama.cpp
+        is_foreign = files.gguf is not None and "not supported" in str(error)
+        advice = "use its folder or repository of safetensors" if is_foreign else "check or download it"
+        raise FlabError(f"{what} {files.name!r} cannot be read ({first_line(error)}); {advice}") from error
     if files.gguf is not None:
         check_config(config.to_dict(), files.name)
     family = family_for(config, files.family)
