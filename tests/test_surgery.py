@@ -5,12 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from optimum_flab.checkpoints.surgery import operate, pruned_tensors
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components.deciding import NarrowLayer
 from optimum_flab.pruning.plan_check import check_plan
+from optimum_flab.utils.compat import cache_argument
 from optimum_flab.utils.errors import FlabError
 
 from .conftest import (
@@ -74,11 +75,9 @@ def test_surgery_equals_masking_the_dense_model(family, criterion, use_cache):
     ids = torch.randint(len(kept_tokens), (20,), generator=torch.Generator().manual_seed(3)).tolist()
     expected = masked_logits(model, plan, narrowed, [kept_tokens[i] for i in ids])[..., kept_tokens]
     if use_cache:
-        cache, steps = None, []
+        cache, steps = {cache_argument(pruned.forward): DynamicCache(config=pruned.config)}, []
         for token in ids:
-            output = pruned(input_ids=torch.tensor([[token]]), past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
-            steps.append(output.logits)
+            steps.append(pruned(input_ids=torch.tensor([[token]]), use_cache=True, **cache).logits)
         found = torch.cat(steps, dim=1)
     else:
         found = pruned(input_ids=torch.tensor([ids]), use_cache=False).logits

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.finding import ModelFiles, find_model
+from ..execution import check_system
 from ..records.json_files import read_json
 from ..settings.evaluation import DIVERGENCE, STANDARD, EvaluationSettings, check_evaluation
 from ..tensors.gguf_header import read_header
@@ -83,8 +84,10 @@ def _check_task(name: str, settings: EvaluationSettings, confirm_run_unsafe_code
         if settings.include_path is None:
             _check_known(name)
         return
-    if (name == STANDARD or "unsafe_code: true" in (definition or "")) and not confirm_run_unsafe_code:
-        raise no_consent(name)
+    if name == STANDARD or "unsafe_code: true" in (definition or ""):
+        check_system()
+        if not confirm_run_unsafe_code:
+            raise no_consent(name)
     files = settings.data.get(name, [])
     for file in files if name in TEXT_TASKS or len(files) == 1 else []:  # most tasks take one
         if name in TEXT_TASKS:

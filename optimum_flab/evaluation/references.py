@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lm_eval.api.task import Task
 
-from ..execution import Program, check_packages
+from ..execution import Program, check_packages, check_system
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_tasks
 from ..utils.errors import ConfigurationError, FlabError, printable
 from ..utils.progress import say
@@ -59,6 +59,7 @@ def check_references(settings: EvaluationSettings, *, confirm_run_unsafe_code: b
         [`ConfigurationError`]: a task is unknown or runs no programs, or consent is missing.
         [`FlabError`]: data is malformed or unavailable, or has no reference solutions at all.
     """
+    check_system()
     check_tasks(settings)
     if DIVERGENCE in settings.tasks:
         raise _without_programs(DIVERGENCE)

@@ -9,7 +9,7 @@ sees the folder `inside/`: `serve.py` starts a process for each program, and `ha
 """
 
 from .isolation import Isolation, Limits, candidates
-from .runner import SandboxWarning, best_isolation, check_packages, run_programs, works
+from .runner import SandboxWarning, best_isolation, check_packages, check_system, run_programs, works
 from .values import Program, Verdict
 
 
@@ -22,6 +22,7 @@ __all__ = [
     "best_isolation",
     "candidates",
     "check_packages",
+    "check_system",
     "run_programs",
     "works",
 ]

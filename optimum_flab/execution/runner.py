@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import queue
 import threading
 import warnings
@@ -118,6 +119,15 @@ def _warn_of(isolation: Isolation) -> None:
         )
 
 
+def check_system() -> None:
+    """Raises a [`FlabError`] where sandboxes cannot be made: on Windows. Lightweight."""
+    if not hasattr(os, "fork"):
+        raise FlabError(
+            f"programs cannot be run here: {platform.system()} has nothing that their sandbox is made of; use Linux"
+            " (on Windows that of WSL) or macOS, or what runs no programs"
+        )
+
+
 @lru_cache(maxsize=1)
 def best_isolation() -> Isolation:
     """The best of [`candidates`] that can tell a right program from a wrong one here.
@@ -125,6 +135,7 @@ def best_isolation() -> Isolation:
     Raises:
         [`FlabError`]: none does.
     """
+    check_system()
     for isolation in candidates():
         if works(isolation):
             return isolation

@@ -8,7 +8,7 @@ import torch
 
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel
-from ..execution import check_packages
+from ..execution import check_packages, check_system
 from ..families.positions import check_positions
 from ..pruning.plan_check import check_plan
 from ..settings.recovery import RecoveryConfig
@@ -78,6 +78,7 @@ def check_consent(settings: RecoveryConfig, examples: Sequence[Example], consent
     allowed; called before any long work."""
     if settings.answers != "dense" or not any(one.test is not None and not one.blank for one in examples):
         return
+    check_system()
     if not consent:
         raise ConfigurationError(
             "the data has tests, so programs that the dense model writes would be run in a sandbox; consent with "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,16 +23,23 @@ class Workspace:
     """Room for tensors that may be larger than memory.
 
     A tensor in a file is an ordinary one, mapped from there: parts that are not used for a while are written out and
-    evicted by the system. The file has no name, so that nothing is left of it however the run ends (on Windows it is
-    removed with the tensor).
+    evicted by the system. On Linux the file has no name, so that nothing is left of it however the run ends.
 
     Args:
         folder (`Path`, *optional*): where the files are. `None`: tensors are in memory.
         spare (`int`): bytes of memory for one tensor at a time that is read and written over and over; the system
             would evict parts of it even where there is room.
+
+    Raises:
+        [`FlabError`]: there is a folder on Windows, where an open file can be neither mapped by name nor removed.
     """
 
     def __init__(self, folder: Path | None = None, spare: int = 0):
+        if folder is not None and sys.platform == "win32":
+            raise FlabError(
+                "weights cannot stay in their files on Windows: load the model with in_memory=True where there is"
+                " memory for it, or use Linux (that of WSL, for example)"
+            )
         self.folder, self._spare = folder, spare
 
     def empty(

@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, DynamicCache
 
 from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.families import family_for
+from optimum_flab.utils.compat import cache_argument
 
 
 LAYERS, WIDTH, VOCABULARY = 5, 48, 160
@@ -189,9 +190,9 @@ def check_stock(folder: Path, ids: torch.Tensor, expected: torch.Tensor) -> None
     with torch.no_grad():
         torch.testing.assert_close(pruned(ids, use_cache=False).logits, expected, rtol=1e-4, atol=1e-4)
         # the cache is a matter of the stock class, which must find its layers at their new places
-        cache, steps = DynamicCache(config=pruned.config), []
+        cache, steps = {cache_argument(pruned.forward): DynamicCache(config=pruned.config)}, []
         for token in range(ids.shape[1]):
-            steps.append(pruned(ids[:, token : token + 1], past_key_values=cache, use_cache=True).logits)
+            steps.append(pruned(ids[:, token : token + 1], use_cache=True, **cache).logits)
         torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=1e-4, atol=1e-4)
         cached, anew = (
             pruned.generate(ids, max_new_tokens=4, do_sample=False, use_cache=use_cache) for use_cache in (True, False)
