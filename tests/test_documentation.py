@@ -13,6 +13,7 @@ from types import FunctionType
 import pytest
 
 import optimum_flab
+from optimum_flab.utils.version import ADDRESS
 
 
 ROOT = Path(optimum_flab.__file__).resolve().parent.parent
@@ -155,3 +156,16 @@ def exists(name: str) -> bool:
 @pytest.mark.parametrize("path", sorted((ROOT / "optimum_flab").rglob("*.py")), ids=lambda path: path.name)
 def test_what_a_docstring_links_to_exists(path):
     assert [name for name in LINK.findall(path.read_text(encoding="utf-8")) if not exists(name)] == []
+
+
+@pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="the package is installed without its sources")
+def test_the_project_has_one_address_and_a_release_has_it():
+    said = {
+        "pyproject.toml": re.findall(r'^Source = "(.*)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE),
+        "CITATION.cff": re.findall(
+            r"^repository-code: (.*)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.MULTILINE
+        ),
+        "mkdocs.yml": re.findall(r"^repo_url: (.*)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE),
+    }
+    assert said == dict.fromkeys(said, [ADDRESS] if ADDRESS else [])
+    assert ADDRESS or ".dev" in optimum_flab.__version__, "a release needs the address of its repository"

@@ -54,7 +54,8 @@ class Evaluation(EvaluationRecord):
             f"{role}: {model.name} (weights {model.weights_sha256[:12]}, {model.dtype})"
             for role, model in self.models.items()
         ]
-        rows = [["task", "metric", "problems", "dense", "pruned", "retention"], *(row.cells() for row in self.scores)]
+        names = ["task", "metric", "problems", "dense", "pruned", "against dense"]
+        rows = [names, *(row.cells() for row in self.scores)]
         if self.dense is None:
             rows = [[*cells[:3], cells[4]] for cells in rows]
             rows[0][3] = "score"

@@ -15,10 +15,11 @@ from ..records import rows
 from ..records.atomic import write_files
 from ..records.checkpoint import Checkpoint
 from ..records.names import CARD_NAME, is_result
-from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME
+from ..records.results import EFFICIENCY_NAME, EVALUATION_NAME, rounds_text
 from ..records.verdict import file_verdicts, verdict_of
 from ..settings.hub import CardSettings, TermsSettings
 from ..utils.errors import FlabError
+from ..utils.version import ADDRESS
 from . import provenance, tables, trimmed
 from .frame import (
     RELATION,
@@ -86,6 +87,9 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
     current = None if is_trimmed else checkpoint.current_report
     measured = {file.name: file for file in current.files if file.name in checkpoint.gguf_files} if current else {}
     verdicts = file_verdicts(current) if current else {}
+    against = [file for file in measured.values() if file.against == "dense"]
+    lead = min(against, key=lambda file: file.bytes, default=None)
+    runs = [] if is_trimmed else [lead.name] if lead else [*checkpoint.gguf_files][:1]
     text = fill(
         trimmed.TEMPLATE if is_trimmed else TEMPLATE,
         {
@@ -94,6 +98,11 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
             "report": report,
             "verdict": None if is_trimmed else verdict_of(checkpoint.report),
             "measured": measured,
+            "lead": lead,
+            "run": [command for name in runs for command in tables.run_commands(checkpoint, name)],
+            "software": f"[`optimum-flab`]({ADDRESS})" if ADDRESS else "`optimum-flab`",
+            "address": ADDRESS,
+            "rounds_text": rounds_text,
             "file_verdicts": {name: said for name, said in verdicts.items() if name in measured},
             "terms": terms,
             "rows": rows,

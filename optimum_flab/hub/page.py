@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..records.held_out import HeldOut
 from ..records.paths import last_name, without_paths
@@ -29,6 +31,11 @@ from ..records.rows import (
 )
 from ..records.verdict import file_verdicts, verdict_of
 from ..settings.pruning import COMPONENTS
+from ..utils.version import ADDRESS
+
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 
 LEAST_SHOWN = 1e-4  # nats per token
@@ -45,10 +52,12 @@ def render_page(report: Report, evaluations: Sequence[EvaluationRecord]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["spans"] = code_spans
     held_out = report.held_out
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         name=last_name(report.base_model.name),
         report=report,
+        address=ADDRESS,
         verdict=verdict_of(report),
         sizes=[row.cells() for row in size_rows(report)],
         components=component_rows(report),
@@ -73,6 +82,13 @@ def render_page(report: Report, evaluations: Sequence[EvaluationRecord]) -> str:
             for row in evaluation.scores_against(report.base_model.weights_sha256)
         ],
     )
+
+
+def code_spans(text: str) -> Markup:
+    """Text in which what stands between backticks is code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def frontier_plot(search: Search) -> dict[str, list[tuple[float, float, str]]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from ..records.checkpoint import Checkpoint
 from ..records.held_out import KindCost
@@ -54,6 +56,28 @@ def gguf_rows(checkpoint: Checkpoint, measured: Mapping[str, FileCost]) -> list[
     return rows
 
 
+def file_summary(report: Report, files: Iterable[FileCost]) -> list[list[str]]:
+    """Size and divergence of the GGUF files that were measured against the dense model: label, dense, own, change."""
+    rows = []
+    for file in files:
+        if file.against == "dense":
+            size = Row("", report.dense.bytes, file.bytes, "bytes").cells()[1:]
+            name = cell(file.name)
+            rows.append([f"**{name}**", *size])
+            rows.append([f"{name}: nats per token from the dense model", "–", file_divergence(file), "–"])
+    return rows
+
+
+def run_commands(checkpoint: Checkpoint, name: str) -> list[str]:
+    """The commands that run a GGUF file of a folder."""
+    quoted, model = shlex.quote(name), Path(name).with_suffix(".Modelfile").name
+    commands = [f"llama-cli -m {quoted} -p 'def fibonacci(n):'"]
+    if checkpoint.has(model):
+        title = shlex.quote(Path(name).stem.lower())
+        commands.append(f"ollama create {title} -f {shlex.quote(model)} && ollama run {title}")
+    return commands
+
+
 # --- scores --------------------------------------------------------------------------------------------------------
 
 
@@ -67,7 +91,6 @@ def summary_rows(checkpoint: Checkpoint) -> list[list[str]]:
             kept += " retained" * ("%" in kept and row.higher_is_better)
             values = (typeset(score.partition(" [")[0]) for score in scores)
             rows.append([cell(f"{task}, {metric}{_problems(row, evaluation)}"), *values, typeset(kept)])
-    rows = rows or [["benchmarks", "–", "not evaluated", "–"]]
     if (held_out := report.held_out) is not None:
         bits = held_out.dense_bits_per_byte, held_out.pruned_bits_per_byte
         rows.append(Row("bits per byte of held-out text (less is better)", *bits, "bits").cells())
@@ -84,8 +107,8 @@ def _place(row: ScoreRow) -> int:
 def _problems(row: ScoreRow, evaluation: EvaluationRecord) -> str:
     limit = evaluation.settings.limit
     if row.of and limit is not None:
-        return f" ({row.problems:,} problems, the first {limit:,} of each task)"
-    return f" ({'first ' if limit is not None else ''}{row.problems:,} problems)"
+        return f" ({row.counted}, the first {limit:,} of each task)"
+    return f" ({'first ' if limit is not None else ''}{row.counted})"
 
 
 def score_cells(evaluation: EvaluationRecord, paired: bool) -> list[list[str]]:

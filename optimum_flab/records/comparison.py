@@ -52,7 +52,8 @@ class ComparedModel:
         was the model that was pruned."""
         base = self.report.base_model.weights_sha256 if self.report else ""
         rows = [row for evaluation in self.evaluations for row in evaluation.scores_against(base)]
-        return {"{}, {} of {}".format(*row.cells()): row for row in rows if not row.metric.endswith("]")}
+        named = {", ".join(row.cells()[:2]): row for row in rows if not row.metric.endswith("]")}
+        return {f"{name} ({row.counted})": row for name, row in named.items()}
 
 
 def read_models(folders: Sequence[str]) -> list[ComparedModel]:
@@ -113,7 +114,7 @@ def _sizes(model: ComparedModel) -> dict[str, str]:
         "removed": f"{report.removed_ratio:.1%} ({report.removed_body_ratio:.1%} of the body)",
         f"weights ({pruned.dtype})": megabytes(pruned.bytes),
         **{label: size for label, _, size, _ in (row.cells() for row in shape_rows(report))},
-        "calibration tokens per neuron": "-" if tokens is None else f"{tokens:.1f}",
+        **({} if tokens is None else {"calibration tokens per neuron": f"{tokens:.1f}"}),
         **{f"GGUF {name}": f"{file.bytes / 1e6:,.1f} MB" for name, file in _by_type(report.files).items()},
         "recovered": "no" if trained is None else f"on {trained:,} tokens",
         **{f"time of the {done}": duration(cost.total.wall_seconds) for done, cost in report.commands.items()},

@@ -79,6 +79,12 @@ class ScoreRow(Record):
         shown = {"dense": self.dense, "pruned": self.own} if paired else {"pruned": self.own}
         return together_text(self.of or {}, shown)
 
+    @property
+    def counted(self) -> str:
+        """How many problems, or texts, it is of."""
+        kind = "text" if self.task in ("divergence", "perplexity") else "problem"
+        return f"{self.problems:,} {kind}{'s' * (self.problems != 1)}"
+
     def cells(self) -> list[str]:
         """Task, metric, problems, dense, own and retention as text."""
         scores = (score_text(score, self.metric) for score in (self.dense, self.own))
@@ -277,11 +283,18 @@ def figure_text(figure: Spread | float | None) -> str:
     if figure is None:
         return "-"
     if isinstance(figure, Spread):
+        if figure.repeats == 1:
+            return figure_text(figure.median)
         quartiles = map(figure_text, (figure.lower_quartile, figure.upper_quartile))
         return f"{figure_text(figure.median)} [{', '.join(quartiles)}]"
     if isinstance(figure, int) or abs(figure) >= 100:
         return f"{figure:,.0f}"
     return f"{figure:#.3g}" if figure else "0"
+
+
+def rounds_text(repeats: int) -> str:
+    """What is shown of several rounds, or of one."""
+    return f"medians of {repeats:,} rounds with quartiles" if repeats > 1 else "one round"
 
 
 class EfficiencyRow(Record):

@@ -40,8 +40,10 @@ def retention_of(pruned: float, dense: float) -> float:
 
 
 def metric_text(metric: str, higher_is_better: bool) -> str:
-    """A metric with its direction, where that is not the usual one."""
-    return metric if higher_is_better else f"{metric} (less is better)"
+    """A metric in words, with its direction where that is not the usual one."""
+    name, *others = re.split(r"(?=[,\[])", metric, maxsplit=1)  # a filter, a kind of problems
+    said = "".join([name.replace("_", " "), *others])
+    return said if higher_is_better else f"{said} (less is better)"
 
 
 def score_text(score: Score | None, metric: str) -> str:

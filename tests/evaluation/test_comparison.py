@@ -137,11 +137,11 @@ def test_the_table_shows_intervals_and_says_what_is_not_a_number():
     )
     models = {role: EvaluatedModel(name=role, weights_sha256="0" * 64) for role in ("dense", "pruned")}
     assert Evaluation(models=models, scores=rows).to_text().splitlines()[3:] == [
-        "task        metric                          problems  dense  pruned                retention",
+        "task        metric                          problems  dense  pruned                against dense",
         "-" * 105,
         "humaneval   pass@1                          1,640     50.0%  50.0% [40.0%, 60.0%]  100.0% [90.0%, 110.0%]",
         "mbpp        pass@1                          1,640     0.0%   10.0% [0.0%, ∞]       not comparable",
-        "perplexity  bits_per_byte (less is better)  1,640     -      0.5123                -",
+        "perplexity  bits per byte (less is better)  1,640     -      0.5123                -",
     ]
     content = json.loads(result_text(rows[1]))
     assert content["pruned"]["interval_95"] == [0, None] and content["retention"]["value"] is None

@@ -72,10 +72,10 @@ def test_a_push_comes_back_bit_for_bit_and_the_printed_code_runs(pruned, hub, tm
     assert commits == [f"/api/models/{NAME}/commit/main"] == [hub.requests[-1][1]]
     assert any(path.startswith("/lfs/") for _, path in hub.requests)
     assert hub.files(NAME)["model.safetensors"] == (pruned / "model.safetensors").read_bytes()
-    first, chat = re.findall(r"```python\n(.*?)```", hub.files(NAME)["README.md"].decode(), re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", hub.files(NAME)["README.md"].decode(), re.DOTALL)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": RIGHT}
-    ran = subprocess.run([sys.executable, "-c", first + chat], env=environment, capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert ran.returncode == 0 and "def fibonacci(n):" in ran.stdout, ran.stderr
 
 

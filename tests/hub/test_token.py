@@ -40,7 +40,7 @@ def test_a_model_is_pushed_and_loaded_with_a_token_that_is_not_kept(pruned, hub,
 def test_a_token_of_another_shape_is_in_no_message(token, pruned, hub, monkeypatch, tmp_path):
     monkeypatch.delenv("HF_TOKEN")
     optimizer, said = FlabOptimizer.from_pretrained(pruned), []
-    with pytest.raises(FlabError, match="could not be looked at") as caught:
+    with pytest.raises(FlabError, match="could not be looked at|characters that no token has") as caught:
         optimizer.push_to_hub("me/x", token=token, **LICENSED)
     said.append(str(caught.value))
     with pytest.raises(FlabError, match="me/x") as caught:

@@ -42,10 +42,10 @@ def test_a_table_has_a_column_for_each_model_and_dashes_for_what_is_not_known(fo
     assert rows["parameters"] == ["34,112", "34,112", "36,128", "-"]
     assert rows["recovered"] == ["no", "on 1,416 tokens", "no", "-"]
     assert rows["divergence, all text"] == ["0.0217", "0.0587", "-", "-"]
-    assert rows["humaneval, pass@1 of 164"] == ["39.0% [31.0%, 47.0%]"] * 2 + ["-", "39.0% [31.0%, 47.0%]"]
+    assert rows["humaneval, pass@1 (164 problems)"] == ["39.0% [31.0%, 47.0%]"] * 2 + ["-", "39.0% [31.0%, 47.0%]"]
     # only against the model that it was pruned from
     kept = "97.5% [90.0%, 110.0%]"
-    assert rows["humaneval, pass@1 of 164: against the dense model"] == [kept, kept, "-", "-"]
+    assert rows["humaneval, pass@1 (164 problems): against the dense model"] == [kept, kept, "-", "-"]
     assert "held-out texts differ" in ended.out
     assert "held-out texts differ" not in flab("compare", "searched", "applied", cwd=folders).out
 

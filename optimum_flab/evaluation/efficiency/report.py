@@ -18,6 +18,7 @@ from ...records.results import (
     MeasuredModel,
     Spread,
     result_text,
+    rounds_text,
 )
 from ...records.rows import text_table
 from ...settings.efficiency import BenchSettings
@@ -53,7 +54,7 @@ class EfficiencyReport(EfficiencyRecord):
         work = self.workload
         lines += [
             f"{self.device} ({self.machine}); prompts of {work['prompt_tokens']} tokens, {work['new_tokens']}"
-            f" generated; medians of {work['repeats']} rounds with quartiles",
+            f" generated; {rounds_text(work['repeats'])}",
             "",
         ]
         columns = ["", *self.models, *(["ratio"] if BASELINE in self.models else [])]
