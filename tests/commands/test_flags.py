@@ -101,7 +101,7 @@ def a_value(flag) -> list:
     if get_origin(kind) is dict:
         return ["library=0.5" if flag.name == "--mix" else "recode=x=y.jsonl"]
     if flag.field.default == "auto" or flag.name == "--target-size":
-        return ["9"]
+        return ["9MB" if flag.name == "--target-size" else "9"]
     return [{int: 9, float: 0.125}.get(kind, "a/b" if flag.name == "--base-model" else "a-b")]
 
 
