@@ -40,6 +40,8 @@ from .terms import Terms, resolve_terms
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
+    from ..records.report import Report
+
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
@@ -85,11 +87,6 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
     for card in own:
         data = with_additions(data, card)
     current = None if is_trimmed else checkpoint.current_report
-    measured = {file.name: file for file in current.files if file.name in checkpoint.gguf_files} if current else {}
-    verdicts = file_verdicts(current) if current else {}
-    against = [file for file in measured.values() if file.against == "dense"]
-    lead = min(against, key=lambda file: file.bytes, default=None)
-    runs = [] if is_trimmed else [lead.name] if lead else [*checkpoint.gguf_files][:1]
     text = fill(
         trimmed.TEMPLATE if is_trimmed else TEMPLATE,
         {
@@ -97,13 +94,10 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
             "checkpoint": checkpoint,
             "report": report,
             "verdict": None if is_trimmed else verdict_of(checkpoint.report),
-            "measured": measured,
-            "lead": lead,
-            "run": [command for name in runs for command in tables.run_commands(checkpoint, name)],
+            **_files(checkpoint, current),
             "software": f"[`optimum-flab`]({ADDRESS})" if ADDRESS else "`optimum-flab`",
             "address": ADDRESS,
             "rounds_text": rounds_text,
-            "file_verdicts": {name: said for name, said in verdicts.items() if name in measured},
             "terms": terms,
             "rows": rows,
             "tables": tables,
@@ -126,6 +120,20 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
     notes = [f"{name} was not written by `flab export` from these weights: not in the card" for name in others]
     notes += [*checkpoint.other_results.values(), *terms.notes]
     return Rendered(text, terms, tuple(notes), render_page(current, checkpoint.evaluations))
+
+
+def _files(checkpoint: Checkpoint, report: Report | None) -> dict[str, Any]:
+    """What a card says of GGUF files: those that were measured, what to expect of them, the one that it begins with,
+    and how one is run."""
+    if report is None:
+        return {"measured": {}, "file_verdicts": {}, "lead": None, "run": []}
+    measured = {file.name: file for file in report.files if file.name in checkpoint.gguf_files}
+    verdicts = {name: said for name, said in file_verdicts(report).items() if name in measured}
+    against = [file for file in measured.values() if file.against == "dense"]
+    lead = min(against, key=lambda file: file.bytes, default=None)
+    shown = lead.name if lead else next(iter(checkpoint.gguf_files), None)
+    run = [] if shown is None else tables.run_commands(checkpoint, shown)
+    return {"measured": measured, "file_verdicts": verdicts, "lead": lead, "run": run}
 
 
 def write_card(

@@ -229,7 +229,6 @@ def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
             option = best_option(tried, inputs.request.limits)
         elif option.file_type is not None:
             rounding(option.file_type)  # which the report states
-        unused = inputs.tokens.unused
         scored = _scored(inputs, candidates, tried, rounding, expectation) if tried and option.file_type else {}
 
         def chosen(option: Option, other: ChosenShape | None = None) -> ChosenShape:
@@ -239,7 +238,9 @@ def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
                 removed_layers=removed,
                 natural_vocab_size=len(natural),
                 types=tuple(rounding.tried.values()),
-                frontier=frontier(option, scored, rounding.tried, inputs.request, unused) if scored else (),
+                frontier=frontier(option, scored, rounding.tried, inputs.request, inputs.tokens.unused)
+                if scored
+                else (),
             )
             return ChosenShape(option.shape, kept, search, option.file_type, other)
 

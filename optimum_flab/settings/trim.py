@@ -46,16 +46,8 @@ class TrimSettings(Section):
 
 # the settings that make a difference here
 OWN = (
-    *(
-        "target_size",
-        "vocab_size",
-        "seed",
-        "data.corpus",
-        "data.preset",
-        "data.counts",
-        "data.held_out",
-        "data.held_out_tokens",
-    ),
+    *("target_size", "vocab_size", "seed"),
+    *("data.corpus", "data.preset", "data.counts", "data.held_out", "data.held_out_tokens"),
     *("vocabulary.min_count", "vocabulary.coverage", "vocabulary.keep_merges"),
     *("vocabulary.keep_tokens", "vocabulary.pad_to_multiple_of"),
 )

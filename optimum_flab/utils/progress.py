@@ -98,13 +98,10 @@ def progress_bar(description: str, total: int | None, unit: str, **options: Any)
     # on a terminal a bar within another one disappears when it is done
     options = {
         **({"dynamic_ncols": True, "leave": None} if stream.isatty() else {"ncols": 0, "position": 0}),
-        **(
-            {}
-            if total is not None or options.get("unit_scale")
-            else {"bar_format": "{desc}: {n_fmt} so far [{elapsed}]"}
-        ),
         **options,
     }
+    if total is None and "unit_scale" not in options:  # tqdm would write "3shape", and the seconds that one takes
+        options["bar_format"] = "{desc}: {n_fmt} so far [{elapsed}]"
     return tqdm(desc=_stage + description, total=total, unit=unit, file=stream, **options)
 
 
