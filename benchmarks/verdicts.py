@@ -183,7 +183,7 @@ def sandbox_verdicts(programs: Sequence[Program], isolation: Isolation, workers:
 
 
 def compared(
-    programs: dict[str, Program], plain: list[bool], isolation: Isolation, forbidden: dict[str, str], workers: int
+    programs: dict[str, Program], plain: list[bool], isolation: Isolation, limited: dict[str, str], workers: int
 ) -> dict[str, Any]:
     """How many verdicts are the same, and which are not; those that the isolation forbids with the reason."""
     verdicts = sandbox_verdicts([*programs.values()], isolation, workers)
@@ -191,8 +191,8 @@ def compared(
     for name, passed, verdict in zip(programs, plain, verdicts, strict=True):
         if verdict.passed == passed:
             found["same"] += 1
-        elif reason := forbidden.get(name) or (verdict.package and f"the package {verdict.package}"):
-            found.setdefault("forbidden", {})[name] = f"{reason} ({verdict.status})"
+        elif reason := limited.get(name) or (verdict.package and f"the package {verdict.package}"):
+            found.setdefault("limited", {})[name] = f"{reason} ({verdict.status})"
         else:
             found["different"][name] = {
                 "plain": passed, "sandbox": verdict.status, "detail": verdict.detail, "code": programs[name].code
@@ -215,14 +215,13 @@ def main() -> None:
     sets["mutants"] = {f"mutant {n}": one for n, one in enumerate(mutants(references, args.mutants, args.seed))}
     own = yaml.safe_load(PROGRAMS.read_text(encoding="utf-8"))
     sets["own"] = {row["name"]: Program(row["code"], row["test"], row.get("entry_point")) for row in own}
-    forbidden = {row["name"]: row["forbidden"] for row in own if "forbidden" in row}
+    limited = {row["name"]: row["limited"] for row in own if "limited" in row}
     plain = {name: plain_verdicts([*programs.values()], args.workers) for name, programs in sets.items()}
     found = {}
     for isolation in filter(works, candidates()):
         label = isolation.name + (", a user for each program" if isolation.own_user else "")
         found[label] = {
-            name: compared(programs, plain[name], isolation, forbidden, args.workers)
-            for name, programs in sets.items()
+            name: compared(programs, plain[name], isolation, limited, args.workers) for name, programs in sets.items()
         }
         print(f"{label}: {json.dumps(found[label], indent=1)}", file=sys.stderr)
     print_result("verdicts", verdicts=found)

@@ -99,11 +99,19 @@ class EvalCommand(FlabVerb):
         checks = check_references(settings, confirm_run_unsafe_code=self.args.confirm_run_unsafe_code)
         for references in checks:
             print(references.to_text())
+        said = []
         if failures := sum(len(references.failures) for references in checks):
-            raise FlabError(
+            said.append(
                 f"{failures:,} reference solution{' fails' if failures == 1 else 's fail'}; if a right answer would"
                 " fail too, that lowers every score: see the reasons, and leave such problems out or fix them"
             )
+        if unchecked := sum(len(references.unchecked) for references in checks):
+            said.append(
+                f"{unchecked:,} test{' passes' if unchecked == 1 else 's pass'} with an empty program, which raises"
+                " every score: leave such problems out or fix them"
+            )
+        if said:
+            raise FlabError("\n".join(said))
 
 
 def list_tasks() -> None:

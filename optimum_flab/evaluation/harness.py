@@ -37,7 +37,7 @@ from .catalog import LoadedTask, hub_dataset, load_tasks, quiet
 from .first_checks import check_models, check_request, instead_of, no_template, roles_of
 from .llama_lm import LlamaLM, llama_for
 from .lm import INFILLING, FlabLM
-from .results import EVALUATION, Evaluation, package_versions
+from .results import EVALUATION, Evaluation, limits_met, package_versions
 from .scoring import measure_divergence, merge_results, run_task, score_rows
 from .standard import tasks_for_tokenizer, with_standard_set
 from .tasks.infilling import Question, leaves_a_gap
@@ -154,6 +154,7 @@ def evaluate(
         measured, protocols[DIVERGENCE] = measure_divergence(dense, pruned, kept, exam.texts, settings.batch_size)
         rows += measured
     merged = {role: merge_results(by_task) for role, by_task in results.items()}
+    samples = {role: of_role.pop("samples", {}) for role, of_role in merged.items()}
     evaluation = Evaluation(
         date=datetime.now(timezone.utc).date().isoformat(),
         models=models,
@@ -162,7 +163,8 @@ def evaluate(
         protocols=protocols,
         left_out=tuple(exam.left_out),
         versions=package_versions(),
-        samples={role: of_role.pop("samples", {}) for role, of_role in merged.items()},
+        limited={role: met for role, of_role in samples.items() if (met := limits_met(of_role))},
+        samples=samples,
         harness={role: {"model": models[role].model_dump(), **of_role} for role, of_role in merged.items()},
         reused=cache.reused,
         made=cache.made,

@@ -1,9 +1,12 @@
-"""Runs the reference solutions of problems against their own tests. A problem that fails this caps every score."""
+"""Runs the reference solutions of problems, and empty programs, against their tests.
+
+A reference that fails caps every score, and a test that an empty program passes raises it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from lm_eval.api.task import Task
 
@@ -26,12 +29,14 @@ class References:
         number (`int`): reference solutions that were run; one for each prompt where a problem has several prompts.
         without (`int`): problems without one.
         failures (`list[tuple[str, str]]`): name of a problem, and why its reference fails.
+        unchecked (`list[str]`): names of problems whose tests pass without a solution, see [`empty_program`].
     """
 
     task: str
     number: int
     without: int
     failures: list[tuple[str, str]]
+    unchecked: list[str] = field(default_factory=list)
 
     def to_text(self) -> str:
         """A line with the numbers, and one for each reference that fails."""
@@ -41,11 +46,17 @@ class References:
             line += f"; {self.without:,} problem{' has' if self.without == 1 else 's have'} none"
         failures = [(printable(name), reason) for name, reason in self.failures]
         width = max((len(name) for name, _ in failures), default=0)
-        return "\n".join([line, *(f"  {name:<{width}}  {reason}" for name, reason in failures)])
+        lines = [line, *(f"  {name:<{width}}  {reason}" for name, reason in failures)]
+        if self.unchecked:
+            lines.append(
+                f"  tests that check nothing (an empty program passes): {', '.join(map(printable, self.unchecked))}"
+            )
+        return "\n".join(lines)
 
 
 def check_references(settings: EvaluationSettings, *, confirm_run_unsafe_code: bool = False) -> list[References]:
-    """Runs every problem's own reference solution in the sandbox, as an evaluation would run a model's.
+    """Runs every problem's own reference solution in the sandbox, as an evaluation would run a model's, and an empty
+    program with its test.
 
     Args:
         settings ([`~settings.evaluation.EvaluationSettings`]): names tasks that run programs, or `cruxeval_output`,
@@ -53,7 +64,8 @@ def check_references(settings: EvaluationSettings, *, confirm_run_unsafe_code: b
         confirm_run_unsafe_code (`bool`): consent to run the code in the data, in the sandbox.
 
     Returns:
-        `list` of [`References`]: one for each task, with the problems that fail, and why.
+        `list` of [`References`]: one for each task, with the problems that fail, and why, and those whose tests check
+            nothing.
 
     Raises:
         [`ConfigurationError`]: a task is unknown or runs no programs, or consent is missing.
@@ -82,10 +94,21 @@ def check_references(settings: EvaluationSettings, *, confirm_run_unsafe_code: b
 
 def _run(task: str, programs: Sequence[tuple[str, Program | None]], packages: Sequence[str]) -> References:
     ours = [(problem, program) for problem, program in programs if program is not None]
+    names = [name for name, _ in ours]
     verdicts = run_with_progress([program for _, program in ours], packages)
-    pairs = zip(ours, verdicts, strict=True)
-    failures = [(name, f"{verdict.status}: {verdict.detail}") for (name, _), verdict in pairs if not verdict.passed]
-    return References(task, len(ours), len(programs) - len(ours), failures)
+    pairs = zip(names, verdicts, strict=True)
+    failures = [(name, f"{verdict.status}: {verdict.detail}") for name, verdict in pairs if not verdict.passed]
+    empty = run_with_progress([empty_program(program) for _, program in ours], packages)
+    unchecked = [name for name, verdict in zip(names, empty, strict=True) if verdict.passed]
+    return References(task, len(ours), len(programs) - len(ours), failures, unchecked)
+
+
+def empty_program(program: Program) -> Program:
+    """A program that does nothing, for the same test: the function that is asked for returns `None`, whatever it is
+    given."""
+    name = program.entry_point
+    code = f"def {name}(*_, **__): pass" if name is not None and name.isidentifier() else ""
+    return replace(program, code=code)
 
 
 def _programs(name: str, task: Task, limit: int | None) -> list[tuple[str, Program | None]]:

@@ -74,6 +74,7 @@ class Evaluation(EvaluationRecord):
                 notes.append(f"{row.task}: {together_text(row.of, shown)}")
         if self.settings.isolation == "degraded":
             notes.append("programs ran with limits only: neither bubblewrap nor Landlock works here")
+        notes += self.notes_on_limits
         for role, tasks in self.samples.items():
             for task, samples in tasks.items():
                 notes += [f"{task}, {role}: {note}" for note in notes_on_programs(samples)]
@@ -121,6 +122,15 @@ def notes_on_programs(samples: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{number} program{'s count' if number > 1 else ' counts'} as failed for lack of packages that the sandbox"
         f" does not have: {named}; allow those that are installed here with `allow_packages`"
     ]
+
+
+def limits_met(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, int]]:
+    """By task, how many programs met which limit of the sandbox, most first."""
+    met = {
+        task: Counter(verdict["limit"] for sample in of_task for verdict in _verdicts(sample) if verdict.get("limit"))
+        for task, of_task in samples.items()
+    }
+    return {task: dict(limits.most_common()) for task, limits in met.items() if limits}
 
 
 def _verdicts(sample: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

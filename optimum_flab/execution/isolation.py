@@ -59,12 +59,12 @@ class Limits:
 
     wall_seconds: float = 15.0
     cpu_seconds: int = 10
-    memory_bytes: int = 1 << 30
-    processes: int = 16
-    file_bytes: int = 16 << 20
-    disk_bytes: int = 64 << 20
+    memory_bytes: int = 2 << 30
+    processes: int = 64
+    file_bytes: int = 64 << 20
+    disk_bytes: int = 256 << 20
     files: int = 10_000
-    open_files: int = 64
+    open_files: int = 256
 
     def rlimits(self) -> dict[str, tuple[int, int]]:
         """Soft and hard values by their names in the `resource` module. One second separates the signal that a program

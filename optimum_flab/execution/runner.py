@@ -51,7 +51,7 @@ def run_programs(
             bubblewrap, a [`SandboxWarning`] lists what is not stopped.
         allow_packages (`Sequence[str]`): packages of this environment that programs and tests can import, by the name
             they are imported by; their dependencies are not included, and must be allowed by their own names. The
-            standard library is always there, and numpy where a test names it.
+            standard library is always there, and numpy where it is installed.
         progress (`Callable`, *optional*): called after every program.
 
     Returns:
@@ -145,10 +145,12 @@ def best_isolation() -> Isolation:
 def works(isolation: Isolation) -> bool:
     """Whether programs run with this isolation, and a right one is told from a wrong one."""
     test = "def check(candidate):\n    assert candidate(1) == 2\n"
+    # a module that nothing imports beforehand: a program may be kept from the files of the interpreter
+    code = "import colorsys\ndef f(x):\n    return x + {change}\n"
     with Worker(isolation, Limits()) as worker:
         for change, status in ((1, "passed"), (2, "failed")):
             try:
-                verdict = worker.run(Program(f"import ast\ndef f(x):\n    return x + {change}\n", test, "f"))
+                verdict = worker.run(Program(code.format(change=change), test, "f"))
             except FlabError:
                 return False
             if verdict.status != status:

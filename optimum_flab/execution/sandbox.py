@@ -48,7 +48,6 @@ class Sandbox:
 
     def __init__(self, isolation: Isolation, limits: Limits, packages: tuple[str, ...] = ()):
         self.isolation = isolation
-        self.packages = packages
         self.programs = 0
         user = FIRST_USER + secrets.randbelow(USERS)
         with ExitStack() as stack:

@@ -208,8 +208,9 @@ def system_call_filter(namespaces: bool = True, owner: bool = False) -> bytes | 
     unknown = (RETURN, 0, 0, ERROR | errno.EAFNOSUPPORT)
     families = [(EQUAL, 3, 0, UNIX), (EQUAL, 3, 0, INTERNET[0]), (EQUAL, 2, 0, INTERNET[1]), unknown]
     datagrams = [(LOAD, 0, 0, SECOND_ARGUMENT), (AND, 0, 0, KIND), (EQUAL, 1, 0, DATAGRAM)]
-    end = (RETURN, 0, 0, ALLOW if namespaces else ERROR | errno.EPERM)
-    internet = [*datagrams, (RETURN, 0, 0, ERROR | errno.EPERM)] if namespaces else [end]
+    unreachable = (RETURN, 0, 0, ERROR | errno.ENETUNREACH)
+    end = (RETURN, 0, 0, ALLOW) if namespaces else unreachable
+    internet = [*datagrams, unreachable] if namespaces else [unreachable]
     steps += only_for(SOCKET[column], (LOAD, 0, 0, FIRST_ARGUMENT), *families, end, *internet)
     steps += only_for(SOCKETPAIR[column], (LOAD, 0, 0, FIRST_ARGUMENT), (EQUAL, 1, 0, UNIX), unknown)
     commands = [step for command in LOCKS for step in refuse(EQUAL, command, NOTHING_DONE)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 
-Status = Literal["passed", "failed", "timed out", "out of memory", "forbidden", "crashed", "missing package"]
+Status = Literal["passed", "failed", "timed out", "out of memory", "limited", "crashed", "missing package"]
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,20 @@ class Verdict:
     """The verdict on a program.
 
     Args:
-        status (`str`): `passed`; `failed`: an assertion or an exception; `timed out`; `out of memory`; `forbidden`:
-            it ended with an error for lack of permission, network or resources; `crashed`: its process ended;
-            `missing package`: it or its test imports what is neither in the standard library nor allowed.
+        status (`str`): `passed`; `failed`: an assertion or an exception; `timed out`; `out of memory`; `limited`: it
+            met another limit of the sandbox, as on threads, files, the network or permissions; `crashed`: its process
+            ended; `missing package`: it or its test imports what is neither in the standard library nor allowed.
         detail (`str`): the assertion, the exception or how it ended; empty where it passed.
         seconds (`float`): wall time.
         package (`str`, *optional*): the missing package.
+        limit (`str`, *optional*): the limit of the sandbox that it met, other than on time.
     """
 
     status: Status
     detail: str
     seconds: float
     package: str | None = None
+    limit: str | None = None
 
     @property
     def passed(self) -> bool:

@@ -16,14 +16,16 @@ import psutil
 
 from ..utils.errors import FlabError, printable
 from .isolation import Isolation, Limits
+from .packages import parts_of
 from .sandbox import Sandbox
 from .values import Program, Status, Verdict
 
 
 CHECK_SECONDS = 0.25  # between two checks of what a program uses
-PACKAGES_OF_TESTS = ("numpy",)
+ALWAYS = ("numpy",)  # packages that programs can import where they are installed
 LARGEST_REPORT = 1 << 12  # bytes
-LONGEST_DETAIL, LONGEST_PACKAGE = 500, 100  # characters
+LONGEST_DETAIL, LONGEST_NAME = 500, 100  # characters
+OUT_OF_MEMORY = {"status": "out of memory", "limit": "memory"}
 OWN_PROCESSES = 3  # of the sandbox itself
 MOST_PROGRAMS = 50  # in one sandbox: what the kernel keeps for a user without a process is freed with it
 LEAST_AVAILABLE = 256 << 20  # bytes; memory that no process maps is not counted anywhere else
@@ -39,7 +41,7 @@ class Worker:
     def __init__(self, isolation: Isolation, limits: Limits, packages: tuple[str, ...] = ()):
         self.isolation = isolation
         self.limits = limits
-        self.packages = packages
+        self.packages = tuple(dict.fromkeys((*packages, *filter(parts_of, ALWAYS))))
         self.sandbox: Sandbox | None = None
 
     def __enter__(self) -> Worker:
@@ -68,25 +70,18 @@ class Worker:
                 self._close()
         raise FlabError(f"programs cannot be run: their sandbox does not start ({reason})") from reason
 
-    def _sandbox_for(self, program: Program) -> Sandbox:
-        named = (name for name in PACKAGES_OF_TESTS if name in program.test)
-        packages = tuple(dict.fromkeys((*self.packages, *named)))
-        if self.sandbox is not None and self.sandbox.packages != packages:
-            self._close()
-        if self.sandbox is None:
-            self.sandbox = Sandbox(self.isolation, self.limits, packages)
-            self.sandbox.wait_until_ready()
-        return self.sandbox
-
     def _run(self, program: Program, stop: threading.Event | None) -> Verdict:
-        sandbox = self._sandbox_for(program)
+        if self.sandbox is None:
+            self.sandbox = Sandbox(self.isolation, self.limits, self.packages)
+            self.sandbox.wait_until_ready()
+        sandbox = self.sandbox
         start = time.perf_counter()
         available = psutil.virtual_memory().available
         secret = secrets.token_hex()
         ends = os.pipe()
         with open(ends[0], "rb", 0) as report:
             with open(ends[1], "wb", 0) as written:
-                job = {**vars(program), "packages": sandbox.packages, "secret": secret}
+                job = {**vars(program), "packages": self.packages, "secret": secret}
                 sandbox.start(job, written.fileno())
             deadline = start + self.limits.wall_seconds
             verdict = _wait(report.fileno(), sandbox.process, self.limits, deadline, available, stop)
@@ -95,7 +90,7 @@ class Worker:
         if not (ending.clean and self.isolation.is_lasting and sandbox.programs < MOST_PROGRAMS):
             self._close()
         if ending.files > self.limits.files:
-            verdict = {"status": "forbidden", "detail": f"{ending.files:,} files"}
+            verdict = {"status": "limited", "limit": "number of files", "detail": f"{ending.files:,} files"}
         elif isinstance(verdict, bytes):
             verdict = _read_verdict(verdict, secret) if verdict else _exit_verdict(ending.code, self.limits, seconds)
         return Verdict(**{**verdict, "detail": printable(verdict["detail"])[:LONGEST_DETAIL]}, seconds=seconds)
@@ -128,16 +123,16 @@ def _excess(pid: int, limits: Limits, available: int) -> dict[str, Any] | None:
     memory = number = 0
     left = psutil.virtual_memory().available
     if left < LEAST_AVAILABLE and available - left > limits.memory_bytes // 2:
-        return {"status": "out of memory", "detail": "the machine had hardly any memory left"}
+        return {**OUT_OF_MEMORY, "detail": "the machine had hardly any memory left"}
     with suppress(psutil.Error):
         for process in psutil.Process(pid).children(recursive=True):
             with suppress(psutil.Error):
                 memory += process.memory_info().rss
                 number += 1
     if memory > limits.memory_bytes:
-        return {"status": "out of memory", "detail": f"{memory / 1e6:,.0f} MB in {number} processes"}
+        return {**OUT_OF_MEMORY, "detail": f"{memory / 1e6:,.0f} MB in {number} processes"}
     if number > limits.processes + OWN_PROCESSES:
-        return {"status": "forbidden", "detail": f"{number} processes"}
+        return {"status": "limited", "limit": "threads and processes", "detail": f"{number} processes"}
     return None
 
 
@@ -149,7 +144,8 @@ def _read_verdict(report: bytes, secret: str) -> dict[str, Any]:
     status, *rest = text.split("\n", 2)
     if status == "passed" or status not in get_args(Status) or len(rest) < 2:
         return {"status": "crashed", "detail": "it wrote to the pipe of its verdict"}
-    return {"status": status, "detail": rest[1], "package": printable(rest[0])[:LONGEST_PACKAGE] or None}
+    named = "package" if status == "missing package" else "limit"
+    return {"status": status, "detail": rest[1], named: printable(rest[0])[:LONGEST_NAME] or None}
 
 
 def _exit_verdict(code: int | None, limits: Limits, seconds: float) -> dict[str, Any]:

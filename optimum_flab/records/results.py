@@ -142,6 +142,8 @@ class EvaluationRecord(Record):
         scores (`tuple[ScoreRow, ...]`): every metric of every task.
         settings ([`EvaluationConditions`]): how it was made.
         protocols (`dict[str, str]`): how each task asks, in words.
+        limited (`dict[str, dict[str, dict[str, int]]]`): by model and task, how many programs met which limit of the
+            sandbox; they count as failed.
         left_out (`tuple[str, ...]`): what of the standard set was left out, and why.
         versions (`dict[str, str]`): of Python and packages.
     """
@@ -151,6 +153,7 @@ class EvaluationRecord(Record):
     scores: tuple[ScoreRow, ...]
     settings: EvaluationConditions = EvaluationConditions()
     protocols: dict[str, str] = {}
+    limited: dict[str, dict[str, dict[str, int]]] = {}
     left_out: tuple[str, ...] = ()
     versions: dict[str, str | None] = {}
 
@@ -163,6 +166,17 @@ class EvaluationRecord(Record):
     def dense(self) -> EvaluatedModel | None:
         """The baseline."""
         return self.models.get("dense")
+
+    @property
+    def notes_on_limits(self) -> list[str]:
+        """What the scores of programs do not show: those that met a limit of the sandbox rather than being wrong."""
+        return [
+            f"{task}, {role}: {number:,} program{'s count' if number > 1 else ' counts'} as failed for meeting limits"
+            f" of the sandbox: {', '.join(f'{limit} ({met:,})' for limit, met in limits.items())}"
+            for role, tasks in self.limited.items()
+            for task, limits in tasks.items()
+            for number in [sum(limits.values())]
+        ]
 
     @property
     def measured(self) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from safetensors.torch import load_file, save_file
 
-from ..execution import Program, run_programs
+from ..execution import Limits, Program, run_programs
 from ..execution.packages import parse_packages
 from ..pruning.texts import ANSWERS_FOLDER
 from ..records.plan import PruningPlan
@@ -367,7 +367,7 @@ def faults(
     for start in range(0, len(programs), PROGRAMS_AT_ONCE):
         part = programs[start : start + PROGRAMS_AT_ONCE]
         named = [list(vars(program).values()) for program in part]
-        key = {"kind": "recovery faults", "programs": named, "packages": packages}
+        key = {"kind": "recovery faults", "programs": named, "packages": packages, "limits": vars(Limits())}
         faults_by_program += cache.get(key, partial(faults_in, part))
         tick(len(part))
     return faults_by_program

@@ -113,6 +113,8 @@ def fault_of_program(verdict: Verdict) -> str | None:
         return None
     if verdict.package is not None:
         return f"imports {verdict.package} (see `recovery.allow_packages`)"
+    if verdict.limit is not None:
+        return f"meets a limit of the sandbox: {verdict.limit}"
     return "fails its tests"
 
 

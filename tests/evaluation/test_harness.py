@@ -238,26 +238,25 @@ def test_pass_at_k_draws_programs_that_a_seed_repeats(run, dense, tokenizer, tmp
 
 def test_programs_that_are_not_wrong_but_fail_are_counted_under_the_table(run, dense, tokenizer, tmp_path):
     bodies = [
-        "import numpy\n\ndef {}(a, b):\n    return numpy.add(a, b)  #",
+        "import numpy\n\ndef {}(a, b):\n    return int(numpy.add(a, b))  #",
         "def {}(a, b):\n    import yaml\n    return yaml.safe_load(str(a + b))  #",
+        "def {}(a, b):\n    open('large', 'wb').write(bytes(70 << 20))  #",
         "def {}(a, b):\n    class Sum: pass\n    return Sum()  #",
-        "def {}(a, b):\n    return a + b  #",
     ]
     rows = [{**row, "prompt": body.format(row["entry_point"])} for row, body in zip(PROBLEMS, bodies, strict=False)]
     options = {"data": {"openeval": jsonl(tmp_path / "rows.jsonl", rows)}, "max_new_tokens": 1}
     found = run((dense, tokenizer), "openeval", **options)
-    allowed = run((dense, tokenizer), "openeval", **options, allow_packages="numpy")
-    for result, packages, score, note in (
-        (
-            found,
-            (),
-            0.25,
-            "2 programs count as failed for lack of packages that the sandbox does not have: numpy (1)",
-        ),
-        (allowed, ("numpy",), 0.5, "1 program counts as failed for lack of packages that the sandbox does not have"),
-    ):
+    allowed = run((dense, tokenizer), "openeval", **options, allow_packages="yaml")
+    lacks = (
+        "note: openeval, model: 1 program counts as failed for lack of packages that the sandbox does not have: yaml"
+    )
+    assert found.limited == allowed.limited == {"model": {"openeval": {"size of a file": 1}}}
+    for result, packages, score in ((found, (), 0.25), (allowed, ("yaml",), 0.5)):
         assert (result.scores[0].own.value, result.settings.allow_packages) == (score, packages)
-        assert f"note: openeval, model: {note}" in result.to_text() and " yaml (1); allow" in result.to_text()
+        assert (lacks in result.to_text()) is (not packages)
+        assert "note: openeval, model: 1 program counts as failed for meeting limits of the sandbox: size of" in (
+            result.to_text()
+        )
     assert (allowed.made, allowed.reused) == (0, found.made)
 
 

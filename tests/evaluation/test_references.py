@@ -53,6 +53,18 @@ def test_a_perturbation_that_breaks_a_reference_is_told_from_the_clean_problem(t
     assert (result.number, problem) == (4, "Test/2 [func_name]") and "NameError" in reason
 
 
+def test_tests_that_check_nothing_are_named(tmp_path):
+    never = {**ADD_ONE, "task_id": "Test/5", "test": "def check(candidate):\n    pass\n"}
+    unnamed = {**MBPP, "task_id": 13, "test_list": ["assert True"] * 3}
+    data = {
+        "openeval": jsonl(tmp_path / "problems.jsonl", [ADD_ONE, never]),
+        "mbpp": jsonl(tmp_path / "mbpp.jsonl", [MBPP, unnamed]),
+    }
+    checks = found("openeval", "mbpp", data=data)
+    assert [one.unchecked for one in checks] == [["Test/5"], ["13"]]
+    assert "tests that check nothing (an empty program passes): Test/5" in checks[0].to_text()
+
+
 def test_every_kind_of_task_with_programs_has_references(tmp_path):
     path = jsonl(tmp_path / "mbpp.jsonl", [MBPP, {**MBPP, "task_id": 12, "code": "def double(x): pass"}])
     tasks = ["mbpp", "mbpp_zero_shot", "mbpp_zero_shot_instruct"]
@@ -87,11 +99,14 @@ def test_what_has_no_references_is_refused(tmp_path):
 
 
 def test_references_may_import_packages_that_are_allowed(tmp_path):
-    body = {"prompt": "import numpy\n\ndef add_one(x):\n", "canonical_solution": "    return int(numpy.add(x, 1))\n"}
+    body = {
+        "prompt": "import yaml\n\ndef add_one(x):\n",
+        "canonical_solution": "    return yaml.safe_load(str(x + 1))\n",
+    }
     data = {"openeval": jsonl(tmp_path / "problems.jsonl", [{**ADD_ONE, **body}])}
     (result,) = found("openeval", data=data)
     assert result.failures[0][1].startswith("missing package")
-    (result,) = found("openeval", data=data, allow_packages="numpy")
+    (result,) = found("openeval", data=data, allow_packages="yaml")
     assert result.failures == [] and result.number == 1
 
 

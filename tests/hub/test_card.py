@@ -283,6 +283,7 @@ def test_several_tasks_together_come_first_and_kinds_of_text_last(pruned, report
     gaps = {**bits, "task": "humaneval_infilling", "metric": "pass@1"}
     evaluation["scores"] = [bits, *kinds, evaluation["scores"][0], gaps, both, programs]
     evaluation["left_out"] = ["standard: CodeHarmony is left out"]
+    evaluation["limited"] = {"pruned": {"humaneval": {"threads and processes": 2, "network": 1}}}
     write_json(pruned / "flab_evaluation.json", evaluation)
     content = card_of(pruned)
     summary = content.partition("| parameters ")[2].partition("bits per byte of held-out text")[0]
@@ -300,6 +301,10 @@ def test_several_tasks_together_come_first_and_kinds_of_text_last(pruned, report
         " pruned 1,115 of 1,197 passed"
     ) in content
     assert "Standard: CodeHarmony is left out." in content
+    assert (
+        "Humaneval, pruned: 3 programs count as failed for meeting limits of the sandbox:"
+        " threads and processes (2), network (1)."
+    ) in content
     assert "all code tasks" not in {
         result["dataset"]["type"] for result in metadata_of(content)["model-index"][0]["results"]
     }

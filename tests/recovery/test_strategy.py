@@ -63,22 +63,22 @@ def test_a_dense_answer_that_was_cut_off_is_not_learned_even_if_its_code_passes(
 
 def test_answers_that_are_not_wrong_are_counted_apart():
     answers = [
-        "    import numpy\n    return int(numpy.add(x, x))\n",
+        "    import yaml\n    return yaml.safe_load(str(x + x))\n",
         "    return x\n",
     ]
     tally = FilterTally()
     choose([TESTED] * 2, {i: Completion(text, True) for i, text in enumerate(answers)}, in_sandbox, tally)
-    assert tally.rejected == {"imports numpy (see `recovery.allow_packages`)": 1, "fails its tests": 1}
+    assert tally.rejected == {"imports yaml (see `recovery.allow_packages`)": 1, "fails its tests": 1}
 
 
 def test_what_a_program_may_import_is_part_of_what_is_kept_of_it(tmp_path):
-    code = "import numpy\ndef double(x):\n    return int(numpy.add(x, x))\n"
+    code = "import yaml\ndef double(x):\n    return yaml.safe_load(str(x + x))\n"
     cache, ticks = BatchCache(tmp_path), []
     found = [
         faults([Program(code, TEST, "double")], packages, cache, ticks.append)
-        for packages in ((), ("numpy",), (), ("numpy",))
+        for packages in ((), ("yaml",), (), ("yaml",))
     ]
-    assert found == [["imports numpy (see `recovery.allow_packages`)"], [None]] * 2
+    assert found == [["imports yaml (see `recovery.allow_packages`)"], [None]] * 2
     assert (cache.made, cache.reused, ticks) == (2, 2, [1] * 4)
 
 

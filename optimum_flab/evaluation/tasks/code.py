@@ -114,6 +114,7 @@ class Judge:
                 "status": verdict.status,
                 "detail": verdict.detail,
                 "package": verdict.package,
+                "limit": verdict.limit,
                 "program": program.code,
             }
             for program, verdict in zip(programs, run_with_progress(programs, self.allow_packages), strict=True)

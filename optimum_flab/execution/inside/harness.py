@@ -1,7 +1,7 @@
 """Runs a program and then its test in one module, as plain Python would, and reports how they ended.
 
 The report is the secret that the host made for this program where the test has ended normally, otherwise a status, a
-missing package and a detail, one to a line.
+missing package or the limit that was met, and a detail, one to a line.
 """
 
 from __future__ import annotations
@@ -19,10 +19,20 @@ LONGEST_TEXT = 300
 LONGEST_LINE = 150
 LONGEST_NAME = 100  # characters: a report is written at once
 ANNOTATIONS = __future__.annotations.compiler_flag
-FORBIDDEN = frozenset(
-    getattr(errno, name)
-    for name in """EPERM EACCES EROFS ENETUNREACH ENETDOWN EAGAIN ENOSPC EFBIG EMFILE EDQUOT EAFNOSUPPORT""".split()
-)
+MOST_CAUSES = 20
+THREADS = "threads and processes"
+LIMITS = {
+    getattr(errno, name): limit
+    for limit, names in {
+        THREADS: "EAGAIN",
+        "open files": "EMFILE",
+        "size of a file": "EFBIG",
+        "disk": "ENOSPC EDQUOT",
+        "network": "ENETUNREACH ENETDOWN EAFNOSUPPORT",
+        "permissions": "EPERM EACCES EROFS",
+    }.items()
+    for name in names.split()
+}
 
 
 def run(job: dict[str, Any], report: int) -> NoReturn:
@@ -38,7 +48,7 @@ def run(job: dict[str, Any], report: int) -> NoReturn:
     process_id = os.getpid
     this = os.getpid()
     passed = job["secret"].encode()
-    out_of_memory = b"out of memory\n\nMemoryError"
+    out_of_memory = b"out of memory\nmemory\nMemoryError"
     code = 0
     try:
         execute(job["code"], job["test"], job["entry_point"])
@@ -82,10 +92,25 @@ def failure(error: BaseException, test: str, packages: list[str]) -> str:
         text = f"no text: its __str__ raised {type(failed).__name__}"
     name, line = type(error).__name__[:LONGEST_NAME], failing_line(error, test)
     detail = (f"{name}: {text}" if text else name) + (f" in: {line}" if line else "")
-    package = missing_package(error, packages)
-    forbidden = isinstance(error, OSError) and (error.errno in FORBIDDEN or name == "gaierror")
-    status = "missing package" if package else "forbidden" if forbidden else "failed"
-    return f"{status}\n{package}\n{detail}"
+    if package := missing_package(error, packages):
+        return f"missing package\n{package}\n{detail}"
+    limit = limit_met(error)
+    return f"{'limited' if limit else 'failed'}\n{limit}\n{detail}"
+
+
+def limit_met(error: BaseException | None) -> str:
+    """The limit of the sandbox that caused an exception; empty where none did."""
+    for _ in range(MOST_CAUSES):
+        if error is None:
+            break
+        if isinstance(error, OSError):
+            limit = "network" if type(error).__name__ == "gaierror" else LIMITS.get(error.errno, "")
+            if limit:
+                return limit
+        if isinstance(error, RuntimeError) and error.args == ("can't start new thread",):
+            return THREADS
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def exit_code(error: BaseException) -> int:
