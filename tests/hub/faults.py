@@ -52,6 +52,7 @@ def talking_to(hub: Hub, home: str) -> Iterator[None]:
         patch.setattr("transformers.utils.hub._hf_api", None, raising=False)
         patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
         patch.setattr(constants, "HF_HUB_CACHE", home)
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)  # this Hub is there
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         patch.setattr(constants, "HF_TOKEN_PATH", f"{home}/token")
         patch.setattr("time.sleep", lambda seconds: None)
