@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from optimum_flab import FlabOptimizer
 from optimum_flab.families import family_for
+from optimum_flab.running.casting import copy_in
 from optimum_flab.running.placement import devices_of, first_accelerator, layer_on, with_layers_elsewhere
 from optimum_flab.utils.errors import ConfigurationError
 
@@ -115,3 +116,16 @@ def test_weights_on_several_devices_are_enough_to_prune_and_to_save_only():
     dense.model = with_layers_elsewhere(dense.model, dense.family, torch.device("meta"))
     with pytest.raises(ConfigurationError, match="are on cpu, meta, which is enough"):
         dense.check_in_memory()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_copy_has_weights_of_its_own_and_draws_none(tied):
+    model = tiny_model("llama", tie_word_embeddings=tied)
+    before, generator = {name: tensor.clone() for name, tensor in model.state_dict().items()}, torch.get_rng_state()
+    copied = copy_in(model, torch.device("cpu"), torch.float32)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert (copied.lm_head.weight is copied.model.embed_tokens.weight) == tied
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -379,9 +379,6 @@ def merge_training(start: PreTrainedModel, training: Training, dtype: torch.dtyp
     elif training.weights is not None:
         model.load_state_dict(training.weights, strict=False)
         model.tie_weights()
-    result = copy_in(start, torch.device("cpu"), dtype)
-    # tensors that the class keeps in float32 are not rounded on the way
-    result.load_state_dict(model.state_dict(), strict=True)
-    result.tie_weights()
+    result = copy_in(model, torch.device("cpu"), dtype)
     result.generation_config = start.generation_config
     return result

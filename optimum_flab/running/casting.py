@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.func import functional_call
+from transformers.initialization import no_init_weights
 
 from ..families import Family
 from ..families.resizing import choose_experts_implementation
+from ..tensors.lazy import own_tensors, under_all_names
 from ..utils.compat import new_model
 from .layerwise import LayerStep, output_of
-from .placement import with_layers_elsewhere
+from .placement import sharing_weights, with_layers_elsewhere
 
 
 if TYPE_CHECKING:
@@ -28,11 +30,18 @@ def copy_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) ->
     """A copy of a model on another device or in another dtype.
 
     Built from scratch: casting a model would also cast buffers that must stay float32 whatever the weights' dtype.
+    Each weight goes straight from where it is to where it shall be.
     """
-    copied = new_model(type(model), copy.deepcopy(model.config), dtype=dtype)
-    copied.load_state_dict(model.state_dict(), strict=True)
-    copied.tie_weights()
-    return copied.to(device).eval().requires_grad_(False)
+    like = outline_of(model, dtype)
+    dtypes = dtypes_of(like)
+    tensors = {name: tensor.to(device, dtypes[name], copy=True) for name, tensor in own_tensors(model).items()}
+    return sharing_weights(model, like.config, device, under_all_names(model, tensors))
+
+
+def outline_of(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """What a model would be in another dtype, on the meta device."""
+    with torch.device("meta"), no_init_weights():
+        return new_model(type(model), copy.deepcopy(model.config), dtype=dtype)
 
 
 def on_device(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -118,10 +127,8 @@ def cast_by_layer(
             what such a layer does on the other device and in the other dtype, for
             [`~measuring.divergence.final_hidden`].
     """
-    config = copy.deepcopy(model.config)
-    choose_experts_implementation(config, family)
-    with torch.device("meta"):
-        like = new_model(type(model), config, dtype=dtype)
+    like = outline_of(model, dtype)
+    choose_experts_implementation(like.config, family)
     outer = with_layers_elsewhere(model, family, device, like)
     return outer, replaced_step(outer, family, replaced, dtypes_of(like))
 
