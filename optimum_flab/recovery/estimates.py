@@ -44,6 +44,7 @@ TRAINED_CASTS = 2  # bytes of a trained parameter's bfloat16 copy, if that is th
 RUNTIME_BYTES = 600_000_000  # the interpreter and its libraries
 SPARE_FOR_SPEED = 0.75  # of the available memory, for passes that are larger only to be faster
 FORWARD_SHARE = 1 / 3  # of the time of a training pass
+OF_WEIGHTS = 1.5  # of the time of a pass through frozen weights, one with their gradients
 CHECKPOINTS = 3  # on disk at once: two and the one being written
 
 
@@ -71,11 +72,15 @@ def recovery_estimate(
     settings = inputs.settings
     model = inputs.model
     dtype = inputs.dtype
-    probe = trainable(model, settings, inputs.device, dtype)
+    # what is sharded may not fit as a whole: passes through frozen weights tell as much
+    measured = settings.for_method("lora") if settings.shard else settings
+    probe = trainable(model, measured, inputs.device, dtype)
     if settings.gradient_checkpointing:
         probe.train().gradient_checkpointing_enable({"use_reentrant": False})
-    parameters, trained = _count(model.parameters()), _count(trained_parameters(probe).values())
+    parameters = _count(model.parameters())
+    trained = most_trained(model, settings) if settings.shard else _count(trained_parameters(probe).values())
     per_row = seconds_per_row(probe, expected.tokens, sizes.micro_batch_size, dtype)
+    per_row *= OF_WEIGHTS if measured.method != settings.method else 1
     del probe
     give_back_memory()
     answer_seconds = 0.0
@@ -91,7 +96,7 @@ def recovery_estimate(
     validation_rows = max(1, round(len(expected) * settings.validation_share))
     return RecoveryEstimate(
         memory_bytes=training_memory(
-            model.config, width_of(model, inputs.family), parameters, trained, sizes, settings
+            model.config, width_of(model, inputs.family), parameters, trained, sizes, settings, inputs.device
         ),
         disk_bytes=disk_needed(trained, parameters, model.dtype.itemsize, cache, saved),
         seconds=training_seconds(per_row, sizes, validation_rows, inputs.run.processes.number),
@@ -110,16 +115,23 @@ def width_of(model: PreTrainedModel, family: Family) -> int:
 
 
 def training_memory(
-    config: Any, width: int, parameters: int, trained: int, sizes: TrainingSizes, settings: RecoveryConfig
+    config: Any,
+    width: int,
+    parameters: int,
+    trained: int,
+    sizes: TrainingSizes,
+    settings: RecoveryConfig,
+    device: torch.device,
 ) -> int:
-    """Bytes of one process while it trains.
+    """Bytes of one process while it trains, on the device that computes.
 
     Args:
         config (`PreTrainedConfig`): of the pruned model.
         width (`int`): see [`width_of`].
         parameters, trained (`int`): weights of the pruned model, and those that are trained.
-        settings ([`RecoveryConfig`]): with the dtype of the training. By the method `full` the weights of the pruned
-            model are trained themselves, in float32 like all that is trained; else they are frozen, in that dtype.
+        settings ([`RecoveryConfig`]): with the dtype of the training, and whether processes share the weights. By the
+            method `full` the weights of the pruned model are trained themselves, in float32 like all that is trained;
+            else they are frozen, in that dtype.
     """
     itemsize = getattr(torch, settings.dtype).itemsize
     tokens = sizes.micro_batch_size * settings.sequence_length
@@ -129,12 +141,20 @@ def training_memory(
     if settings.gradient_checkpointing:
         kept = layer + layers * tokens * config.hidden_size * itemsize
     logits = LOGIT_COPIES * tokens * config.vocab_size * torch.float32.itemsize
-    # the pruned model stays beside the copy that is trained
     copy = parameters * itemsize
     if settings.method == "full":
-        casts = TRAINED_CASTS * trained if itemsize < torch.float32.itemsize else 0
+        # of shards, only what is whole at a time is cast
+        casts = TRAINED_CASTS * trained if itemsize < torch.float32.itemsize and not settings.shard else 0
         copy = (parameters - trained) * torch.float32.itemsize + casts
-    return RUNTIME_BYTES + parameters * itemsize + copy + trained * TRAINED_BYTES + kept + logits
+    held = copy + trained * TRAINED_BYTES
+    if settings.shard:
+        ends = config.hidden_size * config.vocab_size
+        largest = max(2 * ends, (parameters - ends) // layers)
+        # whole at a time, with their gradients in float32: one layer, and the vocabulary's
+        held = held // sizes.processes + (ends + largest) * (itemsize + torch.float32.itemsize)
+    # the pruned model stays in host memory
+    start = parameters * itemsize if device.type == "cpu" else 0
+    return RUNTIME_BYTES + start + held + kept + logits
 
 
 def most_trained(model: PreTrainedModel, settings: RecoveryConfig) -> int:
@@ -156,7 +176,8 @@ def most_memory(inputs: RecoveryInputs, settings: RecoveryConfig) -> int:
     model = inputs.model
     sizes = training_sizes(settings, 1, inputs.run.processes.number)
     width, parameters = width_of(model, inputs.family), _count(model.parameters())
-    return training_memory(model.config, width, parameters, most_trained(model, settings), sizes, settings)
+    trained = most_trained(model, settings)
+    return training_memory(model.config, width, parameters, trained, sizes, settings, inputs.device)
 
 
 def rows_at_once(inputs: RecoveryInputs, settings: RecoveryConfig, available: float) -> int:
@@ -195,14 +216,15 @@ def available_for_training(inputs: RecoveryInputs, releases_dense: bool) -> floa
     return free + held - stays * dense
 
 
-def needs_less_than_all(inputs: RecoveryInputs, available: float, only_memory: bool) -> str | None:
+def needs_less_than_all(inputs: RecoveryInputs, available: float, only_memory: bool, shard: bool) -> str | None:
     """Why not all weights of a model can be trained here; `None` if they can.
 
     Args:
+        shard (`bool`): whether processes share the weights.
         available (`float`): bytes, see [`available_for_training`].
         only_memory (`bool`): whether the disk does not count.
     """
-    settings, model = inputs.settings.for_method("full"), inputs.model
+    settings, model = inputs.settings.for_method("full").model_copy(update={"shard": shard}), inputs.model
     if inputs.family.experts is not None:
         return "mixtures of experts are not trained as a whole"
     parameters = _count(model.parameters())

@@ -10,15 +10,13 @@ from peft import (
     LoraConfig,
     PeftModel,
     get_peft_model,
-    get_peft_model_state_dict,
     load_peft_weights,
-    set_peft_model_state_dict,
 )
 from torch import nn
 from transformers import TrainerCallback
 
 from ..records.shards import shards
-from ..running.casting import copy_in
+from ..running.casting import copy_in, without_weights
 from ..settings.recovery import RecoveryConfig
 from ..tensors.lazy import StoredTensors
 from ..utils.errors import ConfigurationError
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def trainable(
-    start: PreTrainedModel, settings: RecoveryConfig, device: torch.device, dtype: torch.dtype
+    start: PreTrainedModel, settings: RecoveryConfig, device: torch.device, dtype: torch.dtype, outline: bool = False
 ) -> PreTrainedModel | PeftModel:
     """A copy of a model whose trained parameters require gradients and are kept in float32: small steps on bfloat16
     weights would be rounded away.
@@ -39,13 +37,14 @@ def trainable(
     Args:
         start (`PreTrainedModel`): left as it is.
         dtype (`torch.dtype`): of the training.
+        outline (`bool`): without weights, which another process has.
 
     Raises:
         [`ConfigurationError`]: a module to train does not exist.
     """
-    if settings.method == "lora":
-        return with_lora(copy_in(start, device, dtype), settings)
-    return all_weights(copy_in(start, device, torch.float32), settings)
+    make = with_lora if settings.method == "lora" else all_weights
+    dtype = dtype if settings.method == "lora" else torch.float32
+    return make(without_weights(start, dtype) if outline else copy_in(start, device, dtype), settings)
 
 
 def all_weights(model: PreTrainedModel, settings: RecoveryConfig) -> PreTrainedModel:
@@ -63,21 +62,13 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What a training changed, on the CPU: the matrices of LoRA, or the weights themselves."""
-    weights = get_peft_model_state_dict(model) if isinstance(model, PeftModel) else trained_parameters(model)
-    return {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-
-
-@torch.no_grad()
-def load_checkpoint(model: nn.Module, folder: str | Path) -> None:
-    """Takes what is trained from a checkpoint of the Trainer."""
+def weights_in_checkpoint(model: nn.Module, folder: str | Path) -> dict[str, torch.Tensor]:
+    """What a checkpoint of the Trainer has of what is trained, by its names in the model: the matrices of LoRA, or the
+    weights themselves."""
     if isinstance(model, PeftModel):
-        set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
-        return
+        return load_peft_weights(str(folder), device="cpu")
     stored = StoredTensors(shards(Path(folder)))
-    for name, parameter in trained_parameters(model).items():
-        parameter.copy_(stored[name])
+    return {name: stored[name].clone() for name in trained_parameters(model)}
 
 
 class NamesInCheckpoints(TrainerCallback):

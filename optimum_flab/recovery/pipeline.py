@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from accelerate.utils import parse_flag_from_env
+
 from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
 from ..pruning.result import PrunedModel
@@ -32,11 +34,13 @@ class Choices:
 
     Args:
         method (`str`): `full` or `lora`.
+        shard (`bool`): whether processes share the weights.
         micro_batch_size (`int`): sequences per forward pass of a process.
         reason (`str`, *optional*): why LoRA matrices are trained, unless it was requested.
     """
 
     method: Literal["full", "lora"]
+    shard: bool
     micro_batch_size: int
     reason: str | None
 
@@ -70,8 +74,8 @@ def recover(
             afterwards.
 
     Returns:
-        [`PrunedModel`]: of the same class, shape and dtype; its report says what the training did, except in all
-            processes but the first.
+        [`PrunedModel`]: of the same class, shape and dtype; its report says what the training did. In all processes
+            but the first, the pruned model as it was.
 
     Raises:
         [`ConfigurationError`]: faulty settings, consent is missing, or it was already recovered.
@@ -99,11 +103,12 @@ def recover(
     give_back_memory()
     training = trained(run, prepared.training)
     give_back_memory()
+    if training is None:
+        return replace(pruned, reference=None)
     with run.step("merge"):
         model = merge_training(inputs.model, training, inputs.model.dtype)
     found = _recovered(inputs, prepared, training, replace(pruned, model=model))
-    if processes.is_main:  # the others are done before the measurement
-        run.work.drop([CHOICES.name])
+    run.work.drop([CHOICES.name])
     return found
 
 
@@ -118,21 +123,33 @@ def with_choices(inputs: RecoveryInputs, available: float) -> RecoveryConfig:
         [`FlabError`]: all weights are requested, and would not fit in memory.
     """
     settings, run = inputs.settings, inputs.run
+    number = run.processes.number
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):  # as `accelerate launch --use_fsdp` says
+        settings = settings.model_copy(update={"shard": True})
+    if settings.shard and number == 1:
+        raise ConfigurationError(
+            "recovery.shard: there is one process, with nothing to share; start several with `accelerate launch` or"
+            " `torchrun`, one for each GPU, or leave it out"
+        )
 
-    def lacking(only_memory: bool) -> str | None:
-        reasons = run.processes.of_each(needs_less_than_all(inputs, available, only_memory))
+    def lacking(shard: bool) -> str | None:
+        only_memory = settings.method == "full"
+        reasons = run.processes.of_each(needs_less_than_all(inputs, available, only_memory, shard))
         return next(filter(None, reasons), None)
 
-    if settings.method == "full" and (reason := lacking(only_memory=True)):
+    for_lora = settings.method == "lora" or any(getattr(settings, name) for name in LORA_ONLY)
+    shard, reason = settings.shard is True, None if for_lora else lacking(settings.shard is True)
+    if reason and settings.shard is None and number > 1 and lacking(shard=True) is None:
+        shard, reason = True, None
+    if reason and settings.method == "full":
         raise FlabError(
             f"{reason}; use `recovery.method` lora, shorten the sequences with `recovery.sequence_length`, or compute"
             " activations twice with `recovery.gradient_checkpointing`"
         )
-    for_lora = settings.method == "lora" or any(getattr(settings, name) for name in LORA_ONLY)
-    reason = lacking(only_memory=False) if settings.method == "auto" and not for_lora else None
     method: Literal["full", "lora"] = "lora" if for_lora or reason else "full"
-    rows = run.processes.of_each(rows_at_once(inputs, settings.for_method(method), available))
-    choices = Choices(method, min(rows), reason)
+    sharing = settings.for_method(method).model_copy(update={"shard": shard})
+    rows = run.processes.of_each(rows_at_once(inputs, sharing, available))
+    choices = Choices(method, shard, min(rows), reason)
     decided_by = {
         "pruned": weights_hash(inputs.model),
         "device": inputs.device.type,
@@ -144,7 +161,7 @@ def with_choices(inputs: RecoveryInputs, available: float) -> RecoveryConfig:
     if choices.reason is not None:
         run.note(f"{choices.reason}: LoRA matrices are trained instead, as with `recovery.method` lora")
     settings = settings.for_method(choices.method)
-    return settings.model_copy(update={"micro_batch_size": choices.micro_batch_size})
+    return settings.model_copy(update={"micro_batch_size": choices.micro_batch_size, "shard": choices.shard})
 
 
 def _recovered(inputs: RecoveryInputs, prepared: Prepared, training: Training, found: PrunedModel) -> PrunedModel:

@@ -37,6 +37,11 @@ class TrainingSizes:
     accumulation: int
     evaluate_every: int
 
+    @property
+    def processes(self) -> int:
+        """That share a step."""
+        return self.batch_size // (self.micro_batch_size * self.accumulation)
+
 
 def larger_passes(settings: RecoveryConfig, sizes: TrainingSizes) -> list[int]:
     """Sequences per forward pass that take less time than those of the sizes, but more memory; none where the user has

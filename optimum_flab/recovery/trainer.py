@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 
 from ..measuring.divergence import predicting
-from ..utils.compat import sequential_sampling
+from ..utils.compat import sequential_sampling, shard_on_any_device
 from ..utils.progress import progress_bar
 from .encoding import IGNORED, Sequences
 from .loss import divergence, top_divergence
@@ -81,6 +81,11 @@ class RecoveryTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.distillation, self.dense = distillation, dense
         self.model_accepts_loss_kwargs = False
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp:
+            shard_on_any_device(self)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any

@@ -34,22 +34,22 @@ from ..records.atomic import is_full
 from ..records.checksums import SUMS, check_checksums, write_checksums
 from ..records.pieces import Pieces
 from ..records.work import Stage
-from ..running.casting import copy_in, multiplies_bfloat16
+from ..running.casting import copy_in, multiplies_bfloat16, on_device
 from ..running.run import Run
 from ..settings.recovery import RecoveryConfig
 from ..utils.compat import use_one_device
 from ..utils.errors import FlabError
 from .encoding import schedule
-from .methods import NamesInCheckpoints, load_checkpoint, lora_config, trainable, trained_weights
+from .methods import NamesInCheckpoints, lora_config, trainable, weights_in_checkpoint
 from .rows import OF_ROWS, RecoveryRows
 from .sizes import TrainingSizes, distillation_share
 from .teacher import DenseTeacher, Predictions
 from .trainer import NotFinite, Progress, RecoveryTrainer, Rows, predictions
 
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, OF_SHARDS = "checkpoints", "sharded-checkpoints"  # neither training resumes from those of the other
 TRAINING, WEIGHTS = "training.json", "trained.safetensors"  # of a finished training
-DECIDE_NOTHING = ("keep_adapter", "micro_batch_size")  # settings
+DECIDE_NOTHING = ("keep_adapter", "micro_batch_size", "shard")  # settings
 Teacher = DenseTeacher | Mapping[str, Predictions] | None
 
 
@@ -92,8 +92,13 @@ def training_arguments(
     settings: RecoveryConfig, sizes: TrainingSizes, folder: Path, device: torch.device
 ) -> TrainingArguments:
     """The Trainer's arguments from the settings."""
-    checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
-    checkpointing = checkpointing if settings.gradient_checkpointing else {}
+    options: dict[str, Any] = {}
+    if settings.shard:
+        # the first process has the weights, the others get their shards of them
+        how = {"cpu_ram_efficient_loading": True, "activation_checkpointing": settings.gradient_checkpointing}
+        options = {"fsdp": True, "fsdp_config": how}
+    elif settings.gradient_checkpointing:
+        options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=sizes.steps,
@@ -118,7 +123,7 @@ def training_arguments(
         prediction_loss_only=True,
         logging_steps=max(1, sizes.steps // 50),
         bf16=settings.dtype == "bfloat16",
-        **checkpointing,
+        **options,
         use_cpu=device.type == "cpu",
         average_tokens_across_devices=False,
         ddp_find_unused_parameters=False,
@@ -141,14 +146,14 @@ def number_format(name: str, device: torch.device) -> str:
     return "bfloat16" if multiplies_bfloat16(device) else "float32"
 
 
-def trained(run: Run, asked: TrainingInputs) -> Training:
-    """The result of a training: saved by an earlier run, or else of one by all processes, in the folder of the first.
+def trained(run: Run, asked: TrainingInputs) -> Training | None:
+    """The result of a training: saved by an earlier run, or else of one by all processes, in the folder of the first;
+    `None` in all processes but the first.
 
     Raises:
         [`FlabError`]: there is no space for the checkpoints, or the processes prepared different data.
     """
     processes, decided_by = run.processes, asked.deciding
-    stage = training_stage(asked)
     processes.check_same(decided_by, "the prepared data")
 
     def train_together(folder: Path | None) -> Training | None:
@@ -158,7 +163,7 @@ def trained(run: Run, asked: TrainingInputs) -> Training:
             return None
         if checkpoint is not None:
             run.say(f"the training resumes after step {checkpoint.rsplit('-', 1)[-1]}")
-        training = train(asked, folder, checkpoint)
+        training = train(asked, folder, checkpoint, processes.is_main)
         processes.agree(True)  # the others may still read the best checkpoint
         return training
 
@@ -166,24 +171,25 @@ def trained(run: Run, asked: TrainingInputs) -> Training:
 
     def make(pieces: Pieces) -> Training:
         nonlocal made
-        made = train_together(pieces.folder / CHECKPOINTS)
+        made = train_together(pieces.folder / (OF_SHARDS if asked.settings.shard else CHECKPOINTS))
         assert made is not None  # in the first process there is a folder
         return made
 
     if not processes.is_main:
-        return train_together(None) or run.stage(stage, decided_by, make)
-    training = run.stage(stage, decided_by, make)
+        return train_together(None)
+    training = run.stage(training_stage(asked), decided_by, make)
     if made is None:
         train_together(None)
     return training
 
 
-def train(asked: TrainingInputs, folder: Path, checkpoint: str | None = None) -> Training:
+def train(asked: TrainingInputs, folder: Path, checkpoint: str | None, is_main: bool) -> Training | None:
     """Trains LoRA matrices on a pruned model, or its weights.
 
     Args:
         folder (`Path`): for checkpoints.
         checkpoint (`str`, *optional*): of them, that to resume from.
+        is_main (`bool`): whether this is the first process, to which the result is returned.
 
     Raises:
         [`FlabError`]: there is no space for the checkpoints.
@@ -194,7 +200,10 @@ def train(asked: TrainingInputs, folder: Path, checkpoint: str | None = None) ->
     device = asked.device
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # the Trainer asks for "cuda", whichever that is
-    model = trainable(asked.start, settings, device, getattr(torch, settings.dtype))
+    dtype = getattr(torch, settings.dtype)
+    # what is sharded need not fit on a device
+    place = torch.device("cpu") if settings.shard else device
+    model = trainable(asked.start, settings, place, dtype, outline=settings.shard is True and not is_main)
     saved = asked.teacher if isinstance(asked.teacher, dict) else {}
     early_stopping = [] if settings.patience is None else [EarlyStoppingCallback(settings.patience)]
     order = schedule(len(rows), sizes.steps, sizes.batch_size, settings.seed)
@@ -209,12 +218,15 @@ def train(asked: TrainingInputs, folder: Path, checkpoint: str | None = None) ->
         dense=asked.teacher if isinstance(asked.teacher, DenseTeacher) else None,
     )
     trainer.remove_callback(PrinterCallback)
-    start_loss = loss_of(trainer, trainer.eval_dataset)
+    start_loss = math.nan  # which the first process needs
+    if not settings.shard or is_main:
+        whole = on_device(asked.start, device, dtype) if settings.shard else model
+        start_loss = loss_of(trainer, whole, trainer.eval_dataset)
     notes = []
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except NotFinite as error:
-        notes.append(_fall_back(trainer, model, str(error)))
+        notes.append(_fall_back(trainer, str(error)))
     except (OSError, RuntimeError, SafetensorError) as error:
         if is_full(error):
             raise FlabError(
@@ -224,18 +236,18 @@ def train(asked: TrainingInputs, folder: Path, checkpoint: str | None = None) ->
         raise
     if trainer.state.global_step < sizes.steps and not notes:
         notes.append(f"stopped early after {trainer.state.global_step} of {sizes.steps} steps: no further improvement")
-    return _result(trainer, start_loss, notes)
+    return _result(trainer, start_loss, notes) if is_main else None
 
 
 def _result(trainer: RecoveryTrainer, start_loss: float, notes: list[str]) -> Training:
-    """What a training that has ended leaves in its model, if that is better than before."""
+    """What a training that has ended leaves in its best checkpoint, if that is better than before."""
     model, state = trainer.model, trainer.state
     best = state.best_metric if state.best_metric is not None else math.inf
     better = best < start_loss
     if not better:
         notes.append("no checkpoint was better than the model before training, which is kept")
     return Training(
-        weights=trained_weights(model) if better else None,
+        weights=weights_in_checkpoint(model, state.best_model_checkpoint or "") if better else None,
         config=model.peft_config["default"] if isinstance(model, PeftModel) else None,
         start_loss=start_loss,
         best_loss=best if better else start_loss,
@@ -247,13 +259,13 @@ def _result(trainer: RecoveryTrainer, start_loss: float, notes: list[str]) -> Tr
 
 
 @torch.no_grad()
-def loss_of(trainer: RecoveryTrainer, rows: Rows) -> float:
-    """Mean loss over rows before the training, the same in every process.
+def loss_of(trainer: RecoveryTrainer, model: torch.nn.Module, rows: Rows) -> float:
+    """Mean loss of a model over rows before the training, the same in every process.
 
     Not with `Trainer.evaluate`: accelerate would then consider the model prepared, and several processes would
     diverge.
     """
-    model, device = trainer.model.eval(), trainer.args.device
+    model, device = model.eval(), trainer.args.device
     total = 0.0
     for number in range(len(rows)):
         inputs = {name: tensor.to(device) for name, tensor in default_collate([rows[number]]).items()}
@@ -263,12 +275,10 @@ def loss_of(trainer: RecoveryTrainer, rows: Rows) -> float:
     return total / len(rows)
 
 
-def _fall_back(trainer: Trainer, model: torch.nn.Module, where: str) -> str:
-    """After a NaN loss: the best checkpoint, and what to say."""
-    best = trainer.state.best_model_checkpoint
-    if best is None:
+def _fall_back(trainer: Trainer, where: str) -> str:
+    """What to say after a NaN loss: the best checkpoint is what the training leaves."""
+    if trainer.state.best_model_checkpoint is None:
         return f"the loss became NaN at {where}, before the first checkpoint; try a lower learning rate"
-    load_checkpoint(model, best)
     return (
         f"the loss became NaN at {where}; training stopped, and the checkpoint of step "
         f"{trainer.state.best_global_step} is kept. Try a lower learning rate"
@@ -324,7 +334,7 @@ class Training:
 
     Args:
         weights (`dict[str, torch.Tensor]`, *optional*): the best LoRA matrices, or the best weights themselves, see
-            [`~recovery.methods.trained_weights`]; `None` if no checkpoint was better than the start.
+            [`~recovery.methods.weights_in_checkpoint`]; `None` if no checkpoint was better than the start.
         config (`LoraConfig`, *optional*): of the matrices; `None` if the weights themselves were trained.
         start_loss, best_loss (`float`): on the rows set aside.
         steps, best_step (`int`): done, and those of the best checkpoint.

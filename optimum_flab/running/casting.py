@@ -44,6 +44,12 @@ def outline_of(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
         return new_model(type(model), copy.deepcopy(model.config), dtype=dtype)
 
 
+def without_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """What [`copy_in`] makes, with its buffers on the CPU and its weights on the meta device."""
+    like = outline_of(model, dtype)
+    return sharing_weights(model, like.config, torch.device("cpu"), like.state_dict())
+
+
 def on_device(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """A read-only model: the model itself if it is already there in this dtype, else a copy."""
     there = model.device == device and all(parameter.dtype == dtype for parameter in model.parameters())

@@ -129,6 +129,9 @@ class RecoveryConfig(Section):
     learning rate the loss may rise before it falls"""
     gradient_checkpointing: bool = False
     """compute activations twice to save memory"""
+    shard: bool | None = None
+    """each of several processes keeps a part of the weights, gradients and moments (FSDP2), by default where all
+    weights cannot be trained otherwise"""
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], Flag("--training-dtype")] = "auto"
     """number format of the training; auto: bfloat16 if the device supports it natively, else float32"""
     keep_adapter: bool = False

@@ -12,6 +12,7 @@ import inspect
 from argparse import Action, ArgumentParser
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -110,6 +111,25 @@ def commit_of(config: PreTrainedConfig) -> str | None:
 def forget_origin(model: PreTrainedModel) -> None:
     """Makes a model forget where it was loaded from, which adapters would write down as their base."""
     model.config._name_or_path = model.name_or_path = ""
+
+
+def shard_on_any_device(trainer: Trainer) -> None:
+    """Makes a trainer that was told to shard its model do so on the CPU too, where accelerate's state ignores it, and
+    sum gradients of shards in float32, for which its arguments have no field."""
+    import torch
+    from accelerate import FullyShardedDataParallelPlugin, PartialState
+    from accelerate.utils import DistributedType
+
+    state = trainer.accelerator.state
+    if state.distributed_type != DistributedType.FSDP:
+        state.fsdp_plugin = FullyShardedDataParallelPlugin(**trainer.args.fsdp_plugin_args)
+        # the state of the trainer takes it from that of the process whenever it is asked for anew
+        state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
+        if state.mixed_precision != "no":
+            state.fsdp_plugin.set_mixed_precision(state.mixed_precision)
+        trainer.is_fsdp_enabled = True
+    if (policy := state.fsdp_plugin.mixed_precision_policy) is not None:
+        state.fsdp_plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32)
 
 
 # --- torch ---------------------------------------------------------------------------------------------------------

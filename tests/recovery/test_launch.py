@@ -2,45 +2,90 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from optimum_flab.checkpoints.hashes import weights_hash
+from optimum_flab.records.checksums import SUMS
 
-from ..conftest import flab
+from ..conftest import flab, thorough_but
 from .conftest import SMALL
 
 
-FLAGS = [
-    word
-    for name, value in {**SMALL, "max_steps": 4, "answers": "reference"}.items()
-    for word in (
-        "--" + {"dtype": "training-dtype"}.get(name, name.replace("_", "-")),
-        str(value),
-    )
-]
+def flags(**settings: object) -> list[str]:
+    names = {"dtype": "training-dtype"}
+    given = {names.get(name, name.replace("_", "-")): value for name, value in settings.items() if value is not None}
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
 
 
-def command(made, output: str, *extra: str, cache: str = "cache") -> list[str]:
+def command(made, output: str, *extra: str, cache: str = "cache", settings: dict = SMALL) -> list[str]:
     names = [word for name in ("problems.jsonl", "alpaca.json") for word in ("--data", str(made / name))]
     folders = ["-m", str(made / "pruned"), str(made / output), "--teacher", str(made / "dense")]
-    return [*folders, *names, "--cache-dir", str(made / cache), *FLAGS, *extra]
+    asked = flags(**{**settings, "max_steps": 4, "answers": "reference"})
+    return [*folders, *names, "--cache-dir", str(made / cache), *asked, *extra]
+
+
+def environment(made: Path) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(made / "home")}
 
 
 def run(made: Path, *words: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(made / "home")}
-    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
+    return subprocess.run(words, capture_output=True, text=True, env=environment(made), timeout=300)
 
 
 def curve(folder) -> list[dict[str, float]]:
     rows = json.loads((folder / "flab_report.json").read_text())["recovery"]["training"]["curve"]
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+
+
+def same_but_for_rounding(one: Path, other: Path, atol: float) -> None:
+    for first, second in zip(curve(one), curve(other), strict=True):
+        assert first == pytest.approx(second, rel=1e-3), (curve(one), curve(other))
+    stored = load_file(other / "model.safetensors")
+    for name, weight in load_file(one / "model.safetensors").items():
+        torch.testing.assert_close(weight, stored[name], atol=atol, rtol=1e-3)
+
+
+def kill_at_checkpoint(made: Path, words: list[str], cache: str) -> None:
+    """Ends every process of a run, by a signal that none can handle, once the first checkpoint is whole."""
+    started = subprocess.Popen(words, env=environment(made), stderr=subprocess.DEVNULL, start_new_session=True)
+    while started.poll() is None and not list((made / cache).rglob(f"checkpoint-2/{SUMS}")):
+        time.sleep(0.05)
+    workers = psutil.Process(started.pid).children(recursive=True)
+    for process in [psutil.Process(started.pid), *workers]:
+        process.kill()
+    assert started.wait() == -signal.SIGKILL
+    psutil.wait_procs(workers)
+
+
+@pytest.mark.parametrize("method", thorough_but(1, ["full", "lora"]))
+def test_processes_that_share_the_weights_train_as_one(made, method):
+    words = ["--method", method, "--max-steps", "6", "--evaluations", "3", "--answers", "reference"]
+    options = {**SMALL, **({"rank": None, "learning_rate": 1e-3} if method == "full" else {})}
+    alone, both = (
+        [*command(made, name, cache=f"cache-{name}", settings=options), *words] for name in ("alone", "both")
+    )
+    done = run(made, sys.executable, "-m", "optimum_flab.recovery", *alone)
+    assert done.returncode == 0, done.stderr
+    sharded = [*LAUNCH, "2", "-m", "optimum_flab.recovery", *both, "--shard"]
+    if method == "full":
+        kill_at_checkpoint(made, sharded, "cache-both")
+    done = run(made, *sharded)
+    assert done.returncode == 0 and ("resumes after" in done.stderr) == (method == "full"), done.stderr
+    assert json.loads((made / "both" / "flab_report.json").read_text())["recovery"]["training"]["best_step"]
+    same_but_for_rounding(made / "alone", made / "both", atol=1e-4)
 
 
 @pytest.mark.thorough
@@ -52,17 +97,10 @@ def test_two_processes_train_as_one_and_write_once(made):
     assert "{" not in alone.stdout  # the summary alone
     assert "divergence" in alone.stdout and "set aside=" in alone.stderr and "training takes about" in alone.stderr
     # without MPI, `accelerate launch` starts one process on a CPU, and leaves more to torchrun
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    both = run(
-        made, sys.executable, *launch, "-m", "optimum_flab.recovery", *command(made, "both", *more, cache="other")
-    )
+    both = run(made, *LAUNCH, "2", "-m", "optimum_flab.recovery", *command(made, "both", *more, cache="other"))
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("Recovery on") == 1
-    for one, two in zip(curve(made / "alone"), curve(made / "both"), strict=True):
-        assert one == pytest.approx(two, rel=1e-3), (curve(made / "alone"), curve(made / "both"))
-    first, second = (load_file(made / name / "model.safetensors") for name in ("alone", "both"))
-    for name, weight in first.items():
-        torch.testing.assert_close(weight, second[name], atol=2e-4, rtol=1e-3)
+    same_but_for_rounding(made / "alone", made / "both", atol=2e-4)
     report = json.loads((made / "both" / "flab_report.json").read_text())
     assert report["recovery"]["training"]["processes"] == 2
     assert report["recovery"]["command"].startswith("optimum-cli flab recover -m ")
