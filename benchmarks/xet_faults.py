@@ -38,7 +38,7 @@ FAULTS = {
     **{f"token {status}": (str(status),) for status in STATUSES},
     "token junk": ("JSON", "json", "decod", "expected value", "headers"),
     **{f"storage {status}": (str(status),) for status in STATUSES if status != 429},
-    "storage junk": ("JSON", "json", "decod", "deserial", "parse", "expected"),
+    "storage junk": ("JSON", "json", "decod", "deserial", "parse", "expected", "buffer"),
     "storage closed": ("connect", "sending request", "unreachable"),
     "storage unknown": ("connect", "sending request", "resolve", "dns", "unreachable"),
     "storage cut": ("connect", "sending request", "reset", "closed"),

@@ -7,12 +7,13 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..records.names import CARD_NAME
 from ..utils.errors import FlabError, first_line, without_token
@@ -23,6 +24,8 @@ from ..utils.version import __version__
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+
+T = TypeVar("T")
 
 AGAIN = "run the same command again: what has arrived is not sent again"
 CORRECT = "correct this, and run the same command again"
@@ -136,6 +139,21 @@ def _told_of_silence(hint: str) -> Iterator[None]:
     finally:
         done.set()
         watcher.join()
+
+
+def interruptible(work: Callable[[], T]) -> T:
+    """What a call returns. Ctrl-C ends it at once, though Xet's client notices no signal while it waits: it is made in
+    a thread of its own, which ends with the process."""
+    found: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=copy_context().run, args=(run,), daemon=True).start()
+    return found.result()
 
 
 def _moved() -> float:

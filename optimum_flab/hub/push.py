@@ -27,6 +27,7 @@ from .client import (
     AGAIN,
     CORRECT,
     hub_client,
+    interruptible,
     read_hub_card,
     read_token,
     redact,
@@ -210,8 +211,10 @@ def send(api: HfApi, state: RepositoryState, change: Change, settings: PushSetti
             api.create_branch(repo_id, branch=branch, revision=state.head, exist_ok=True)
     additions = [CommitOperationAdd(path, content) for path, content in change.files.items()]
     with translate_errors(f"{repo_id} is unchanged, since its files could not be uploaded", hint=without_xet()):
-        api.preupload_lfs_files(
-            repo_id, additions, revision=branch, create_pr=settings.create_pr or None, free_memory=False
+        interruptible(
+            lambda: api.preupload_lfs_files(
+                repo_id, additions, revision=branch, create_pr=settings.create_pr or None, free_memory=False
+            )
         )
     title, _, text = change.message.strip().partition("\n")
     look_first = f": look at {repo_id} first, since that could open a second one" if settings.create_pr else ""

@@ -130,7 +130,7 @@ class RecoveryConfig(Section):
     gradient_checkpointing: bool = False
     """compute activations twice to save memory"""
     shard: bool | None = None
-    """each of several processes keeps a part of the weights, gradients and moments (FSDP2), by default where all
+    """each of several processes keeps a part of the weights, gradients and moments, by FSDP2; default: where all
     weights cannot be trained otherwise"""
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], Flag("--training-dtype")] = "auto"
     """number format of the training; auto: bfloat16 if the device supports it natively, else float32"""

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -614,3 +615,17 @@ def test_the_front_door_pushes_what_it_loaded_and_what_it_pruned(pruned, hub, re
     assert hub.files("me/applied")["model.safetensors"] == (pruned / "model.safetensors").read_bytes()
     assert metadata_of(hub.files("me/applied")["README.md"].decode())["license"] == "apache-2.0"
     assert END in hub.files("me/applied")["README.md"].decode()
+
+
+def test_a_call_in_a_thread_of_its_own_can_be_interrupted():
+    """As Xet's client, which waits without noticing signals, cannot."""
+    ended, own = threading.Event(), threading.current_thread()
+    with client.with_token("hf_named"):
+        assert client.interruptible(client.hub_token) == "hf_named"
+    assert client.interruptible(threading.current_thread) is not own
+    with pytest.raises(OSError, match="lost"):
+        client.interruptible(lambda: (_ for _ in ()).throw(OSError("lost")))
+    threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        client.interruptible(ended.wait)
+    ended.set()
