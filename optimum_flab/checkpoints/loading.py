@@ -242,7 +242,7 @@ def _read_tokenizer(
 ) -> tuple[PreTrainedTokenizerBase, list[str]]:
     """The tokenizer of a model, and the first notes."""
     if files.gguf is not None:
-        say(f"reading the tokenizer in the GGUF file of {files.name}, which takes up to a minute")
+        say(f"reading the tokenizer in the GGUF file of {files.name}")
     tokenizer, note = load_tokenizer(files, config, trust_remote_code)
     give_back_memory()  # it was read several times
     check_vocabulary(tokenizer, config, files.name)

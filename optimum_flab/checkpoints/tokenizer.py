@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tokenizers import normalizers
 
 from ..records.json_files import read_json
 from ..records.names import OTHER_TOKENIZERS
 from ..tensors.gguf_header import read_header
-from ..utils.compat import gguf_fields_by
 from ..utils.errors import DOWNLOAD, FlabError, first_line, stand_in
-from ..vocabulary.files import choose_tokenizer, read_stated, rebuild_tokenizer, reload_tokenizer
-from ..vocabulary.gguf import SPECIALS, special_ids
+from ..vocabulary.files import choose_tokenizer, read_stated, reload_tokenizer
+from ..vocabulary.gguf import PREFIX, read_tokenizer
 from .finding import ModelFiles
 
 
@@ -24,6 +24,8 @@ TOKENIZER_FILES = (
     "tokenizer.json",
     *(name for name in OTHER_TOKENIZERS if name not in ("merges.txt", "tiktoken.model")),
 )
+# llama.cpp's names of tokenizers that normalise text, which it does not do and its files do not say
+NORMALISED = ("qwen2", "qwen35")
 
 
 def load_tokenizer(
@@ -40,16 +42,14 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    if files.gguf is None and not any((files.folder / name).is_file() for name in TOKENIZER_FILES):
+    if files.gguf is not None:
+        return choose_tokenizer(None, _in_gguf(files.gguf), files.name, config.model_type)
+    if not any((files.folder / name).is_file() for name in TOKENIZER_FILES):
         # transformers would make up an empty one
         raise FlabError(f"model {files.name!r} has no tokenizer files; put its tokenizer.json beside its config.json")
-    if files.gguf is None:
-        _check_tokenizer_files(files.folder)
+    _check_tokenizer_files(files.folder)
     try:
-        with gguf_fields_by(read_header):
-            loaded = AutoTokenizer.from_pretrained(
-                files.load_from, trust_remote_code=trust_remote_code, **files.options
-            )
+        loaded = AutoTokenizer.from_pretrained(files.load_from, trust_remote_code=trust_remote_code, **files.options)
     except Exception as error:  # conversions fail in many ways
         raise FlabError(_no_tokenizer(files, error)) from error
     check_loaded(loaded, files.name)
@@ -58,9 +58,6 @@ def load_tokenizer(
             f"the tokenizer of {files.name!r} is custom code ({type(loaded).__name__}), and a pruned checkpoint"
             " must load without it; save it as a PreTrainedTokenizerFast beside the weights, and prune that folder"
         )
-    if files.gguf is not None:
-        _name_special(loaded, read_header(files.gguf).fields)
-        return reload_tokenizer(rebuild_tokenizer(loaded, config.model_type), files.name, config.model_type), None
     has_json, has_model = ((files.folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
     if not (has_json or has_model):
         return reload_tokenizer(loaded, files.name, config.model_type), None
@@ -72,15 +69,15 @@ def load_tokenizer(
     return choose_tokenizer(loaded, stated, files.name, config.model_type)
 
 
-def _name_special(tokenizer: PreTrainedTokenizerBase, fields: Mapping[str, Any]) -> None:
-    """Gives a tokenizer the special tokens that a GGUF file's fields name: transformers passes over them where the
-    folder has a tokenizer of its own."""
-    # an ordinary token that is named would be cut out of every text
-    recognised = tokenizer.added_tokens_decoder
-    for name, index in special_ids(fields).items():
-        attribute = f"{SPECIALS.get(name)}_token"
-        if name in SPECIALS and index in recognised and getattr(tokenizer, attribute) is None:
-            setattr(tokenizer, attribute, str(recognised[index]))
+def _in_gguf(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that a GGUF file states. transformers would take it for one of its class for the family, which
+    splits text in its own way and adds tokens that the model has no rows for."""
+    fields = read_header(path).fields
+    tokenizer = read_tokenizer(fields)
+    if fields.get(f"{PREFIX}pre") in NORMALISED:
+        tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    tokenizer.padding_side = "left"  # models go on where a text ends
+    return tokenizer
 
 
 def left_out_note(folder: Path) -> str | None:
@@ -133,11 +130,14 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfi
     Raises:
         [`FlabError`]: names both sizes.
     """
-    needed = max(tokenizer.get_vocab().values(), default=-1) + 1
+    vocabulary = tokenizer.get_vocab()
+    needed = max(vocabulary.values(), default=-1) + 1
     if needed > config.vocab_size:
+        last = max(vocabulary, key=vocabulary.__getitem__)
         raise FlabError(
-            f"the tokenizer of {name!r} has {needed} tokens but the model embeds only {config.vocab_size}; they do not"
-            " belong together"
+            f"the tokenizer of {name!r}, as {type(tokenizer).__name__}, has {needed} tokens but the model embeds only"
+            f" {config.vocab_size} ({last!r} has no row); if they belong together, add rows:"
+            " model.resize_token_embeddings"
         )
 
 

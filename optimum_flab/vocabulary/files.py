@@ -141,14 +141,6 @@ def reload_tokenizer(
     return new
 
 
-def rebuild_tokenizer(tokenizer: PreTrainedTokenizerBase, model_type: str) -> PreTrainedTokenizerBase:
-    """The tokenizer that its class makes from it when it is saved and loaded: one read from a GGUF file gets its
-    normalizer only then."""
-    with TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        return load_saved(tokenizer, folder, model_type)
-
-
 def read_stated(loaded: PreTrainedTokenizerBase, name_or_path: str, **options: Any) -> PreTrainedTokenizerBase:
     """A tokenizer as its files state it, with the settings and special tokens of the class that it was loaded as.
 
@@ -171,7 +163,7 @@ def read_stated(loaded: PreTrainedTokenizerBase, name_or_path: str, **options: A
 
 
 def choose_tokenizer(
-    loaded: PreTrainedTokenizerBase, stated: PreTrainedTokenizerBase, name: str, model_type: str
+    loaded: PreTrainedTokenizerBase | None, stated: PreTrainedTokenizerBase, name: str, model_type: str
 ) -> tuple[PreTrainedTokenizerBase, str | None]:
     """Settles a tokenizer that transformers may load differently from what its files state.
 
@@ -179,7 +171,8 @@ def choose_tokenizer(
     we write unchanged.
 
     Args:
-        loaded (`PreTrainedTokenizerBase`): of the class that transformers chooses.
+        loaded (`PreTrainedTokenizerBase`, *optional*): of the class that transformers chooses. Defaults to what it
+            makes of the other one.
         stated (`PreTrainedTokenizerBase`): as its files state it, from [`read_stated`].
         name (`str`): what to call the model in errors.
         model_type (`str`): of the model.
@@ -190,8 +183,9 @@ def choose_tokenizer(
     Raises:
         [`FlabError`]: whatever is written, transformers loads another one, which cannot spell the texts.
     """
-    effects, class_name = _effects(stated, loaded), type(loaded).__name__
     new = _saved_and_loaded(stated, model_type)
+    loaded = loaded or new
+    effects, class_name = _effects(stated, loaded), type(loaded).__name__
     if differences(stated, new):
         what = f"whatever its files say, transformers loads the tokenizer of a {model_type} model as {class_name}"
         if lost := _read_back_otherwise(stated, loaded):

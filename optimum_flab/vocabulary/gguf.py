@@ -1,6 +1,6 @@
 """The tokenizer in a GGUF file: read as a tokenizer of transformers, and with fewer tokens as fields of another file.
 
-transformers reads it too, in up to a minute, as the class of the model's family has it; here as llama.cpp has it.
+transformers reads it too, as the class of the model's family has it; here as llama.cpp has it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ NEEDED_IDS, UNWANTED_IDS = ("_token_ids", ".token_ids_activate", ".token_ids_sub
 # besides tokens, types and scores; what is as long as these by chance
 NOT_BY_TOKEN = ("merges", "precompiled_charsmap")
 WHOLE = "tokenizer.huggingface.json"  # a tokenizer.json, which llama.cpp does not read
-REMEDY = "name a folder or a Hub id with the same tokenizer in `tokenizer`"
+REMEDY = "to trim it, name a folder or a Hub id with the same tokenizer in `tokenizer`; to prune it, its safetensors"
 
 
 def read_tokenizer(fields: Mapping[str, Any]) -> PreTrainedTokenizerFast:

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, PreTraine
 
 from optimum_flab.utils.errors import FlabError
 from optimum_flab.vocabulary.closure import KeptTokens, natural_vocabulary, read_spec, resize
-from optimum_flab.vocabulary.files import rebuild_tokenizer, reload_tokenizer
+from optimum_flab.vocabulary.files import choose_tokenizer, reload_tokenizer
 from optimum_flab.vocabulary.rewrite import count_changed_texts, remap_config_ids, remap_token_ids, rewrite_tokenizer
 from optimum_flab.vocabulary.usage import count_tokens
 
@@ -194,7 +194,8 @@ def test_a_class_that_rebuilds_its_tokenizer_is_caught_and_can_be_settled():
         reload_tokenizer(tokenizer, "tiny", "qwen2")
     # beside a model of another family it stays what it is
     assert backend_json(reload_tokenizer(tokenizer, "tiny", "qwen3"))["normalizer"] is None
-    settled = reload_tokenizer(rebuild_tokenizer(tokenizer, "qwen2"), "tiny", "qwen2")
+    settled, note = choose_tokenizer(None, tokenizer, "tiny", "qwen2")
+    assert "loads the tokenizer of a qwen2 model as Qwen2Tokenizer, which tokenises 1 of" in note
     assert len(rewrite_tokenizer(settled, everything, "qwen2")) == len(tokenizer)
     assert settled.name_or_path == tokenizer.name_or_path and settled.chat_template == tokenizer.chat_template
 
