@@ -21,7 +21,7 @@ from .pruned import (
     read_pruned,
     write_pruned,
 )
-from .pruning.limits import TOLERANCE
+from .pruning.limits import least_parameters
 from .pruning.memory_budget import bytes_of
 from .pruning.resolution import PendingRequest, resolve
 from .pruning.result import PrunedModel
@@ -34,6 +34,7 @@ from .records.summary import report_summary
 from .running.processes import Processes
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoveryConfig
+from .sizes import count_parameters, shape_of
 from .texts.sources import read_sources
 from .utils.errors import ConfigurationError, FlabError
 
@@ -219,9 +220,9 @@ class FlabOptimizer:
 
     def check_space(self, folder: str | Path, config: FlabPrunerConfig) -> None:
         """Raises a [`FlabError`] if the weights would not fit on the disk of `folder`; called before any long work."""
-        left = 0.0 if config.target_ratio is None else 1 - config.target_ratio - TOLERANCE  # else it is not known yet
-        parameters = sum(p.numel() for p in self.dense.model.parameters())
-        check_space(folder, round(parameters * left) * self.output_dtype.itemsize, "the pruned weights take")
+        model, family = self.dense.model, self.dense.family
+        least = least_parameters(count_parameters(model, family), shape_of(model, family), config)
+        check_space(folder, least * self.output_dtype.itemsize, "the pruned weights take")
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Writes the stock checkpoint, plan, report, configuration, card and licence files.

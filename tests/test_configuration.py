@@ -131,7 +131,7 @@ def test_one_source_may_be_given_bare_or_as_a_path():
 def test_a_share_is_above_nothing_and_at_most_all(share):
     (line,) = faults(vocabulary={"coverage": share})
     bound = "greater than 0" if share <= 0 else "less than or equal to 1"
-    assert line == f"vocabulary.coverage: {share} should be {bound}"
+    assert line.partition("; write 99.95% as 0.9995")[0] == f"vocabulary.coverage: {share} should be {bound}"
     assert FlabPrunerConfig(vocabulary={"coverage": 1}).vocabulary.coverage == 1
 
 
@@ -167,7 +167,7 @@ def test_all_faults_are_reported_at_once():
         (3, "data.mix: 3 should be a valid dictionary"),
         (
             {"libary": 1},
-            "data.mix.libary: 'libary' should be 'own', 'answers', 'problems', 'library', 'chat' or 'infilling'",
+            "data.mix: 'libary' should be 'own', 'answers', 'problems', 'library', 'chat' or 'infilling'",
         ),
         ({"own": -1}, "data.mix.own: -1 should be greater than or equal to 0"),
         ({"own": float("nan")}, "data.mix.own: nan should be a finite number"),

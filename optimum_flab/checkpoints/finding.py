@@ -11,7 +11,7 @@ from typing import Any
 from ..records.names import is_license_file
 from ..tensors.gguf_header import PART
 from ..utils.errors import FlabError, first_line, without_token
-from ..utils.places import FAMILY_NAME, user_path
+from ..utils.places import FAMILY_NAME, hub_id, user_path
 from .demo import DEMO_NAME, demo_model
 
 
@@ -68,7 +68,9 @@ def find_model(
             a GGUF file.
     """
     access = {"token": token, "cache_dir": None if cache_dir is None else str(user_path(str(cache_dir)))}
-    files = _locate(str(model_name_or_path), revision, {name: value for name, value in access.items() if value})
+    files = _locate(
+        hub_id(str(model_name_or_path)), revision, {name: value for name, value in access.items() if value}
+    )
     if files.gguf is not None and PART.fullmatch(files.gguf.name) and not parts:
         raise FlabError(f"GGUF file {files.name!r} is one part of several; join them with llama-gguf-split --merge")
     beside = files.folder / FAMILY_NAME

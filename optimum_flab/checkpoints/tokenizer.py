@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 
+MOST_TOKENS = 2**24  # tokenizers goes through all ids up to the largest one
 TOKENIZER_FILES = (
     "tokenizer.json",
     *(name for name in OTHER_TOKENIZERS if name not in ("merges.txt", "tiktoken.model")),
@@ -142,7 +143,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfi
 
 
 def check_loaded(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Refuses a tokenizer that is not fast, or in which two tokens have one id.
+    """Refuses a tokenizer that is not fast, or in which two tokens have one id, or one an impossible one.
 
     Raises:
         [`FlabError`]: says which.
@@ -154,6 +155,11 @@ def check_loaded(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         )
     tokens: dict[int, str] = {}
     for token, index in tokenizer.get_vocab().items():
+        if index >= MOST_TOKENS:
+            raise FlabError(
+                f"the tokenizer of {name!r} gives {token!r} the id {index}, which no vocabulary has; correct its"
+                " tokenizer.json, or download it again"
+            )
         if (other := tokens.setdefault(index, token)) != token:
             raise FlabError(
                 f"the tokenizer of {name!r} gives {other!r} and {token!r} the same id, {index}; correct its"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -25,7 +26,7 @@ from ..utils.compat import ArgumentGroup, actions_of
 from ..utils.errors import FlabError, printable
 from ..utils.progress import bars_as_lines, duration
 from .flags import SettingFlag, add_flag, settings_from
-from .parser import VerbParser
+from .parser import VerbParser, discarded_if_unread
 
 
 PATHS = ("SOURCE", "MODEL", "FILE", "FOLDER")  # metavars of what may be on this machine
@@ -57,19 +58,21 @@ def terminal(flags: Mapping[str, str] | None = None, hint: str = "") -> Iterator
 
     warnings.showwarning = show
     try:
-        yield
-        sys.stdout.flush()  # a closed pipe is noticed here, not when Python exits
+        with discarded_if_unread():
+            yield
     except FlabError as error:
         lines = map(printable, with_flags(str(error), flags or {}).split("\n"))
         print("optimum-cli flab: error:", "\n".join(lines), file=sys.stderr)
         raise SystemExit(error.exit_code) from error
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:  # that of standard output has no name
+            raise
+        print(f"optimum-cli flab: error: the output could not be written ({error.strerror})", file=sys.stderr)
+        raise SystemExit(1) from error
     except KeyboardInterrupt as end:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends the program at once, without a traceback
         print(f"optimum-cli flab: interrupted{hint}", file=sys.stderr)
         raise SystemExit(130) from end
-    except BrokenPipeError as error:
-        # nobody reads the output any more; the rest is discarded, so that Python exits cleanly
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from error  # like a program killed by SIGPIPE
     finally:
         signal.signal(signal.SIGTERM, before)
         warnings.showwarning = shown
@@ -87,7 +90,8 @@ def with_flags(message: str, flags: Mapping[str, str], names: re.Pattern[str] = 
     beginning of a line."""
 
     def named(match: re.Match[str]) -> str:
-        flag = flags.get(match[match.lastindex or 0])
+        name = match[match.lastindex or 0]
+        flag = flags.get(name) or flags.get(name.rpartition(".")[0])  # of one value in a mapping
         return match[0] if flag is None else f"{match[0]} ({flag})"
 
     return names.sub(named, message)

@@ -15,6 +15,7 @@ from ..criteria import CHOICES
 from ..settings.section import NO_FLAG, Flag, Section, sections_in
 from ..utils.compat import ArgumentGroup
 from ..utils.errors import ConfigurationError
+from .parser import one_of
 
 
 COLUMNS = 80  # of the text below the flags, which argparse does not wrap
@@ -72,8 +73,10 @@ def add_flag(group: ArgumentGroup, flag: SettingFlag) -> None:
         text, shown = (f"do not {text}", "do") if default else (text, "no")
     elif kind is int:
         options["metavar"] = "N"
+    elif kind is float:
+        options["type"] = str  # the section reads it, and says what percent would be
     elif get_origin(kind) is Literal:
-        options = {"choices": get_args(kind), "type": str.lower}
+        options = {"choices": get_args(kind), "type": one_of(get_args(kind))}
     elif get_origin(kind) in (list, dict):
         options = {"action": "extend", "nargs": "+" if marker.several else 1, "metavar": "SOURCE"}
         how = "several may be named" if marker.several else "may be given several times"

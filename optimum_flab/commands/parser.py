@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
-from argparse import SUPPRESS, Action, ArgumentParser, Namespace
+import sys
+from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cached_property
 from textwrap import fill
@@ -29,6 +33,35 @@ DEFAULT = re.compile(r"[;,]? ?\(?default: (.*?)\)?$")
 # what ends the part of a text that a line has room for
 ASIDE = re.compile(r"[;:(]|, (?=for example|such as|which|whose|unless|whatever|where|with |over |then )")
 MOST_LISTED = 12  # choices in the short help
+OTHER_NAMES = re.compile(r"quanti[sz]|quant$|^--(bits|type)$")  # what others call a GGUF type
+
+
+@contextmanager
+def discarded_if_unread() -> Iterator[None]:
+    """Where nobody reads what is printed any more, as behind `| head`, the rest is discarded, so that Python exits
+    cleanly."""
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a closed pipe is noticed here, not when Python exits
+    except BrokenPipeError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from error  # like a program killed by SIGPIPE
+
+
+def one_of(choices: Sequence[str]) -> Callable[[str], str]:
+    """The type of an argument with choices in lower case; another value is answered with those near it."""
+
+    def choose(text: str) -> str:
+        word = text.lower()
+        if word in choices:
+            return word
+        near = [choice for choice in choices if choice.startswith(word)] if word else []
+        near = near or get_close_matches(word, choices, cutoff=0.5)
+        meant = f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(choices)}"
+        raise ArgumentTypeError(f"invalid choice: {text!r}; {meant}")
+
+    return choose
 
 
 class Help(Action):
@@ -41,7 +74,8 @@ class Help(Action):
     def __call__(self, parser: ArgumentParser, namespace: Namespace, topic: Any, option: str | None = None) -> None:
         """Print the help and exit."""
         assert isinstance(parser, VerbParser)
-        print(help_text(parser, in_full=topic is not None))
+        with discarded_if_unread():
+            print(help_text(parser, in_full=topic is not None))
         parser.exit()
 
 
@@ -120,6 +154,8 @@ def names_of(action: Action) -> str:
 def flags_near(parser: ArgumentParser, wrong: str) -> list[str]:
     """The flags that are most like an unknown one: of those that share a word with it, if there are any, else one."""
     flags = [flag for action in actions_of(parser) for flag in action.option_strings if flag.startswith("--")]
+    if OTHER_NAMES.search(wrong) and (ours := [flag for flag in flags if flag in ("--gguf", "--type")]):
+        return ours
     sharing = [flag for flag in flags if {*wrong.split("-")} & {*flag.split("-")} - {""}]
     return get_close_matches(wrong, sharing, cutoff=0.5) or sharing[:3] or get_close_matches(wrong, flags, n=1)
 

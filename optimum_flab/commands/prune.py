@@ -17,6 +17,7 @@ from . import arguments
 from .apply import PruningVerb
 from .base import command_line
 from .flags import criteria_text, flags_of
+from .parser import one_of
 
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class PruneCommand(PruningVerb):
         optional.add_argument(
             "--gguf",
             metavar=f"TYPE|{AUTO}",
-            type=str.lower,
+            type=one_of((*TYPES, AUTO)),
             choices=(*TYPES, AUTO),
             action="append",
             default=[],

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-AGAIN = "run the same command again: what has arrived is not sent again"
+AGAIN = "run the same command again"
 CORRECT = "correct this, and run the same command again"
 ADVICE = {
     401: f"check the token of `hf auth login` or HF_TOKEN, and {AGAIN}",

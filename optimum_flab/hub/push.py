@@ -22,6 +22,7 @@ from ..settings.hub import PushSettings
 from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
 from ..utils.errors import ConfigurationError, FlabError, first_of, printable
+from ..utils.places import hub_id
 from .card import CardRequest, render_card
 from .client import (
     AGAIN,
@@ -137,7 +138,7 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, *, token: str | No
             reached or refuses. The repository is then unchanged, unless the message says otherwise.
     """
     with with_token(token):
-        return _push(Checkpoint(os.fspath(folder)), repo_id, PushSettings(**options))
+        return _push(Checkpoint(os.fspath(folder)), hub_id(repo_id), PushSettings(**options))
 
 
 def _push(checkpoint: Checkpoint, repo_id: str, settings: PushSettings) -> Push:
@@ -210,7 +211,8 @@ def send(api: HfApi, state: RepositoryState, change: Change, settings: PushSetti
         with translate_errors(f"branch {branch} of {repo_id} could not be created", unanswered):
             api.create_branch(repo_id, branch=branch, revision=state.head, exist_ok=True)
     additions = [CommitOperationAdd(path, content) for path, content in change.files.items()]
-    with translate_errors(f"{repo_id} is unchanged, since its files could not be uploaded", hint=without_xet()):
+    failed = f"{repo_id} is unchanged, since its files could not be uploaded (those that arrived are not sent again)"
+    with translate_errors(failed, hint=without_xet()):
         interruptible(
             lambda: api.preupload_lfs_files(
                 repo_id, additions, revision=branch, create_pr=settings.create_pr or None, free_memory=False

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from ..settings.configuration import FlabPrunerConfig
+from ..settings.pruning import COMPONENTS
 from ..sizes import ParameterCounts, Shape
 from ..utils.errors import ConfigurationError
 
@@ -82,6 +84,18 @@ class Limits:
 def parameters_to_keep(counts: ParameterCounts, dense: Shape, target_ratio: float) -> int:
     """Parameters left when a share of `target_ratio` is removed."""
     return round(counts.total(dense) * (1 - target_ratio))
+
+
+def least_parameters(counts: ParameterCounts, dense: Shape, config: FlabPrunerConfig) -> int:
+    """The parameters that a pruned model has at least, as far as that is known before the work."""
+    if config.target_ratio is not None:
+        return round(counts.total(dense) * (1 - config.target_ratio - TOLERANCE))
+    sizes = dict(dense)
+    for part in COMPONENTS:
+        if part.dimension in sizes and getattr(config, part.section).enabled is not False:
+            is_open = config.target_size is not None or part.section == "vocabulary"  # decided by the size or the text
+            sizes[part.dimension] = getattr(config, part.size) or (0 if is_open else sizes[part.dimension])
+    return counts.total(sizes)
 
 
 def candidate_shapes(limits: Limits, natural: int, budget: int, slack: int) -> list[list[Shape]]:

@@ -18,7 +18,7 @@ from .components import (
 )
 from .export import AUTO, TargetType
 from .recovery import RecoveryConfig
-from .section import NO_FLAG, Flag, Section, Seed, Sources, refuse_shared, sections_in
+from .section import NO_FLAG, Flag, Section, Seed, Sources, TextTokens, refuse_shared, sections_in
 
 
 # Written along with the settings by this package, optimum and transformers; not settings of the pruning.
@@ -49,7 +49,8 @@ LEAST_BYTES = 10_000  # a size below without a unit was not meant in bytes
 def as_size(value: Any) -> Any:
     """A size as people write it."""
     if value is not None and parse_bytes(value) is None:
-        raise ValueError("Input is not a size in bytes; write it as 300MB, 1.2GB or 286MiB")
+        meant = f"did you mean {value}B?" if parse_bytes(f"{value}B") else "write it as 300MB, 1.2GB or 286MiB"
+        raise ValueError(f"Input is not a size in bytes; {meant}")
     if str(value).strip().isdecimal() and int(value) < LEAST_BYTES:
         raise ValueError(f"Input has no unit, so that it would be bytes; write it as {value}MB")
     return value if value is None else str(value)
@@ -80,12 +81,12 @@ class DataSettings(Section):
     be given several times (default: own=0.3, problems=0.2, library=0.15, chat=0.1, infilling=0.25)"""
     held_out: Sources = []
     """sources used only for measuring; empty: documents set aside from the calibration sources"""
-    calibration_tokens: PositiveInt | Literal["auto"] = "auto"
+    calibration_tokens: TextTokens | Literal["auto"] = "auto"
     """maximum number of tokens for collecting statistics; auto: 8 for each neuron of a layer, from 32,768 to
     65,536"""
-    validation_tokens: PositiveInt = 4096
+    validation_tokens: TextTokens = 4096
     """maximum number of tokens for choosing between candidate shapes"""
-    held_out_tokens: PositiveInt = 8192
+    held_out_tokens: TextTokens = 8192
     """about how many tokens the report measures on, from named sources and from text set aside each; these are whole
     documents, so there may be more; a quarter of them where only tokens were removed"""
     sequence_length: Annotated[int, Field(ge=8)] = 512

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from .section import Flag, Packages, Section, Seed, Sources, refuse_shared
+from .section import Flag, Packages, Section, Seed, Sources, TextTokens, refuse_shared
 
 
 LIBRARY_SOURCE = "python-packages"
@@ -52,7 +52,7 @@ class RecoveryConfig(Section):
     """share of the plain text of a kind if no source is named: answers (the dense model's own to packaged problems),
     problems, library (installed Python source), chat, infilling (gaps to fill in the middle); kinds that are not named
     get none; may be given several times (default: answers=0.5, problems=0.15, library=0.2, infilling=0.15)"""
-    text_tokens: PositiveInt | None = None
+    text_tokens: TextTokens | None = None
     """maximum number of tokens of plain text, sampled with the seed; default: 163840 for full, 65536 for lora"""
     text_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """share of all tokens that is plain text if none is named, all without instruction data; 0: none"""
@@ -60,7 +60,7 @@ class RecoveryConfig(Section):
     """sources whose text must not be trained on, besides HumanEval (if it is installed)"""
     held_out: Sources = []
     """sources of text used only for measuring; default: those of the pruning, or a part of the data set aside"""
-    held_out_tokens: PositiveInt = 8192
+    held_out_tokens: TextTokens = 8192
     """maximum number of tokens to measure on"""
     most_examples: PositiveInt | None = None
     """maximum number of examples, sampled with the seed; default: all"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from reprlib import repr as short_repr
@@ -35,6 +36,8 @@ class Flag:
 
 # what pydantic puts among the names of fields: a key, or the branch of a union
 NOT_NAMED = re.compile(r"\[key\]|constrained-\w+|literal\[.*\]")
+UNPARSED = re.compile(r", unable to parse string as .*")  # which the message has said in other words
+PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 NO_FLAG = Flag("")  # of a field that the command line does not set
 
 
@@ -53,6 +56,7 @@ def _name_of_dtype(value: Any) -> Any:
 
 
 Share = Annotated[float, Field(gt=0, le=1)]
+TextTokens = Annotated[int, Field(gt=0, le=10**8)]  # more is a slip: all installed sources have about as many
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Sources = Annotated[list[str], BeforeValidator(_as_sources)]
 Packages = Annotated[Sources, Flag(metavar="NAME[,NAME...]")]
@@ -100,12 +104,30 @@ def refuse_shared(held_out: list[str], others: list[str]) -> None:
 
 def _faults(error: ValidationError, kind: type[Section]) -> list[str]:
     inside = [f"{name}.{field}" for name, section in sections_in(kind).items() for field in section.model_fields]
-    lines = []
+    lines: dict[tuple[str, str], str] = {}
     for fault in error.errors(include_url=False):
-        name = ".".join(part for part in map(str, fault["loc"]) if not NOT_NAMED.fullmatch(part))
-        message = fault["msg"].removeprefix("Value error, ").replace("Input", short_repr(fault["input"]), 1)
+        place = fault["loc"]
+        if place[-1:] == ("[key]",) and fault["type"] == "literal_error":  # the key is what is wrong
+            place = place[:-2]
+        name = ".".join(part for part in map(str, place) if not NOT_NAMED.fullmatch(part))
+        value = short_repr(fault["input"])
+        message = UNPARSED.sub("", fault["msg"].removeprefix("Value error, ").replace("Input", value, 1))
+        message += _meant_share(fault["input"], fault.get("ctx", {}))
         if fault["type"] == "extra_forbidden":
             near = get_close_matches(name, [*kind.model_fields, *inside], n=3, cutoff=0.4)
             message = f"unknown setting; near it are {', '.join(near) or 'none'}"
-        lines.append(f"{name}: {message}".removeprefix(": "))
-    return lines
+        if (earlier := lines.get((name, value))) is not None:  # of another branch of a union
+            lines[name, value] = f"{earlier} or {message.removeprefix(f'{value} should be ')}"
+        else:
+            lines[name, value] = f"{name}: {message}".removeprefix(": ")
+    return [*lines.values()]
+
+
+def _meant_share(value: Any, limits: Mapping[str, Any]) -> str:
+    """How to write a share that was given in percent; empty if it was not."""
+    percent = PERCENT.fullmatch(str(value))
+    if percent is None and limits.get("lt", limits.get("le")) == 1:
+        percent = re.fullmatch(r"(\d+(?:\.\d+)?)", str(value))
+    if percent is None or not 2 <= float(percent[1]) <= 100:
+        return ""
+    return f"; write {percent[1]}% as {float(percent[1]) / 100:.6g}"

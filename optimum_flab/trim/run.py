@@ -117,7 +117,7 @@ def trim(
         if len(kept) >= model.rows:
             raise FlabError(
                 f"all {model.rows:,} tokens of {files.name!r} would stay: there is nothing to trim; ask for fewer with"
-                " `coverage` or `size`"
+                " `coverage` or `vocab_size`"
             )
         check_space(path, model.bytes_with(kept), "the trimmed files take")
         earlier = Checkpoint(path).card

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -13,6 +14,14 @@ from .errors import ConfigurationError
 FAMILY_NAME = "flab_family.json"
 # a repository with its owner
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# its page, as it is pasted from a browser
+HUB_PAGE = re.compile(rf"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/({HUB_ID.pattern})(?:/tree/main)?/?")
+
+
+def hub_id(name: str) -> str:
+    """The id of a repository whose address on the Hub was pasted; other names as they are."""
+    page = HUB_PAGE.fullmatch(name.strip())
+    return page[1] if page else name
 
 
 def cache_root(name: str) -> Path:
@@ -50,11 +59,18 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     """A path with `~` replaced by the home folder.
 
     Raises:
-        [`ConfigurationError`]: it is empty, or begins with the `~` of a user that is not known here.
+        [`ConfigurationError`]: it is empty, begins with the `~` of a user that is not known here, or cannot be a path.
     """
     if not os.fspath(path):
         raise ConfigurationError("an empty path was named; name a file or a folder")
     expanded = os.path.expanduser(path)
     if os.fspath(expanded).startswith("~"):
         raise ConfigurationError(f"{expanded!r} begins with a user that is not known here; write the whole path")
+    try:
+        os.stat(expanded)
+    except ValueError as error:
+        raise ConfigurationError(f"{expanded!r} cannot be a path ({error}); name another") from error
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+            raise ConfigurationError(f"{str(path)!r} cannot be a path ({error.strerror}); name another") from error
     return Path(expanded)

@@ -78,6 +78,10 @@ def test_importing_the_package_imports_nothing_heavy_and_names_are_found_on_use(
         ("prune -m x out --ratio 0.3", "unrecognized arguments: --ratio; did you mean --target-ratio?"),
         ("prune x --vocabulary-size=5 out", "unrecognized arguments: --vocabulary-size=5; did you mean --vocab-size"),
         ("eval -m x --basline=y", "unrecognized arguments: --basline=y; did you mean --baseline?"),
+        ("prune x out --quantize q8_0", "unrecognized arguments: --quantize; did you mean --gguf?"),
+        ("export x out.gguf --bits 4", "unrecognized arguments: --bits; did you mean --type?"),
+        ("prune x out --gguf q4", "argument --gguf: invalid choice: 'q4'; did you mean q4_0, q4_1, q4_k_s, q4_k_m?\n"),
+        ("export x o.gguf --type Q4KM", "argument --type: invalid choice: 'Q4KM'; did you mean q4_k_m,"),
         ("inspect -m x --zzzz -x", "unrecognized arguments: --zzzz -x\n"),
     ],
 )
@@ -121,11 +125,22 @@ def test_help_of_prune_fits_a_screen_and_all_of_it_is_one_word_away():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("prune -m x out -c laptop --target-ratio 2", "target_ratio (--target-ratio): 2.0 should be less than 1"),
-        ("prune -m x out --mix own=-1", "data.mix.own: '-1' should be greater than or equal to 0"),
+        ("prune -m x out -c laptop --target-ratio 2", "(--target-ratio): '2' should be less than 1; write 2% as 0.02"),
+        ("prune -m x out --mix own=-1", "data.mix.own (--mix): '-1' should be greater than or equal to 0"),
         ("prune -m x out -c flab.json", "ffn.widht: unknown setting; near it are "),
         ("eval -m x --limit 0", "evaluation.limit (--limit): 0 should be greater than 0"),
         ("chat x --temperature -1", "temperature (--temperature): -1.0 is neither 0 nor a positive number"),
+        ("prune -m x out --target-ratio 35%", "(--target-ratio): '35%' should be a valid number; write 35% as 0.35"),
+        (
+            "prune -m x out --coverage 99.5",
+            "(--coverage): '99.5' should be less than or equal to 1; write 99.5% as 0.995",
+        ),
+        ("prune -m x out --target-size 100M", "'100M' is not a size in bytes; did you mean 100MB?"),
+        ("prune -m x out --mix C++=1", "data.mix (--mix): 'C++' should be 'own', 'answers', 'problems', 'library',"),
+        ("prune -m x out --calibration-tokens 0", "(--calibration-tokens): '0' should be greater than 0 or 'auto'\n"),
+        ("prune -m x out --held-out-tokens 100000000000", "(--held-out-tokens): 100000000000 should be less than or"),
+        ("card x --base-model owner", "(--base-model): 'owner' is no repository; write it as owner/name"),
+        ("card x --license NO", "(--license): 'NO' is no id of a licence; write it as the Hub does, for example"),
         ("push folder-that-is-missing me/x", "folder 'folder-that-is-missing' does not exist"),
         ("count a.py -m x -o a.txt", "output (--output): 'a.txt' does not end in .npz; name a file that does"),
         ("prune -m x out --cache-dir ~nosuchuser/x", "'~nosuchuser/x' begins with a user that is not known here"),
@@ -160,7 +175,7 @@ def project(tmp_path_factory):
         ("prune m out --target-size 1e3", 2, "(--target-size): '1e3' is not a size in bytes; write it as 300MB"),
         ("prune m out --target-size 10KB -c small.yaml", 2, "10KB as safetensors is less than the"),
         ("prune m out --gguf q4_k_m,q8_0", 2, "argument --gguf: invalid choice: 'q4_k_m,q8_0'"),
-        ("prune m out --mix answers=two", 2, "data.mix.answers: 'two' should be a valid number"),
+        ("prune m out --mix answers=two", 2, "data.mix.answers (--mix): 'two' should be a valid number"),
         ("prune m out -c texts", 2, "configuration file 'texts' cannot be read: "),
         ("prune m file", 1, "file is a file; name another folder"),
         ("prune m m", 2, "which this run reads and would replace; name another"),
@@ -227,7 +242,7 @@ def test_an_interrupt_exits_with_130_and_one_line(tmp_path, interruptible):
 
 
 @pytest.mark.parametrize(("arguments", "hint"), [({}, ""), ({"cache_dir": None}, "; the same command resumes")])
-def test_who_interrupts_is_told_how_to_resume(arguments, hint, capsys):
+def test_who_interrupts_is_told_how_to_resume_and_may_interrupt_again(arguments, hint, capsys, interruptible):
     class Waits(FlabVerb):
         def execute(self):
             raise KeyboardInterrupt
@@ -235,14 +250,24 @@ def test_who_interrupts_is_told_how_to_resume(arguments, hint, capsys):
     with pytest.raises(SystemExit) as end:
         Waits(None, Namespace(**arguments), from_defaults_factory=True, parser=ArgumentParser()).run()
     assert end.value.code == 130 and f"interrupted{hint}" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL  # ends what Python does at its end, without a traceback
 
 
-def test_a_reader_that_has_gone_is_no_fault():
+@pytest.mark.parametrize("arguments", [["recipes"], ["prune", "--help", "all"]])
+def test_a_reader_that_has_gone_is_no_fault(arguments):
     read, write = os.pipe()
     os.close(read)
-    result = subprocess.run([*COMMAND, "recipes"], stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    result = subprocess.run([*COMMAND, *arguments], stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
     os.close(write)
     assert (result.returncode in (0, 141), result.stderr) == (True, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_output_that_cannot_be_written_is_told_in_one_line():
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([*COMMAND, "recipes"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert result.returncode == 1 and "the output could not be written (No space left" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_what_the_encoding_of_the_output_lacks_is_escaped(monkeypatch):

@@ -429,7 +429,7 @@ def test_before_the_commit_nothing_is_left_open(pruned, hub, request_, status, s
     repository = hub.add(NAME, {"notes.md": b"x"})
     hub.instead = {request_: (status, json.dumps({"error": said}).encode(), {"X-Error-Message": said})}
     refused = refusal(pruned)
-    assert f"{NAME} is unchanged, since its files could not be uploaded: " in refused and told in refused
+    assert f"{NAME} is unchanged, since its files could not be uploaded (" in refused and told in refused
     assert len(repository.commits) == 1
     hub.instead = {}
     push(pruned)
