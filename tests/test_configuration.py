@@ -326,6 +326,19 @@ def test_the_last_word_on_a_component_wins():
         FlabPrunerConfig(**merge_settings({}, {**pinned, **off}))
 
 
+def test_sections_win_as_what_they_set():
+    off = FlabPrunerConfig(layers={"enabled": False}, target_ratio=0.3).layers
+    assert merge_settings({"num_hidden_layers": 3}, {"layers": off}) == {"layers": {"enabled": False}}
+
+
+@pytest.mark.parametrize("size", ["235", "85.5", "300000000", 85, 85.5])
+def test_a_size_has_a_unit_unless_it_is_a_large_number(size):
+    with pytest.raises(ConfigurationError, match=f"has no unit, so that it would be bytes; write it as {size}MB"):
+        FlabPrunerConfig(target_size=size)
+    config = FlabPrunerConfig(target_size=235_000_000)
+    assert config.target_size == "235000000B" and FlabPrunerConfig(**config.to_dict()) == config
+
+
 def test_a_faulty_section_below_is_still_reported_when_merged():
     assert merge_settings({"data": "x"}, {"data": {"batch_size": 2}}) == {"data": "x"}
 

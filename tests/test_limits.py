@@ -204,7 +204,7 @@ def test_a_model_for_several_devices_meets_its_target(devices, target):
         ({"align": 128, "ffn": {"multiple_of": 96}}, "intermediate_size: 4,864 is not"),
         ({"align": 14, "vocabulary": {"enabled": False}}, "vocab_size: 151,936 is not"),
         ({"vocabulary": {"pad_to_multiple_of": 200_000}}, "vocab_size: no size up to the dense 151,936 is"),
-        ({"num_experts": 4}, "this model has no experts to remove; drop it and `num_experts`"),
+        ({"num_experts": 4}, "num_experts: this model has no experts to remove; leave it out"),
         ({"intermediate_size": 5000}, "intermediate_size: 5,000 is more than the 4,864"),
     ],
 )

@@ -569,4 +569,9 @@ def test_an_attention_that_cannot_be_used_is_refused(tokenizer, tmp_path):
     with pytest.raises(ConfigurationError, match="attn_implementation: 'no-such' cannot be used for"):
         FlabOptimizer.from_pretrained(tmp_path, attn_implementation="no-such")
     model = FlabOptimizer.from_pretrained(tmp_path, attn_implementation="eager", in_memory=False).model
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_act": "no-such-act"}), encoding="utf-8")
+    with pytest.raises(FlabError, match="no model can be built from the configuration of .*no-such-act"):
+        FlabOptimizer.from_pretrained(tmp_path, attn_implementation="eager")
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert model.device.type == "meta" and model.config._attn_implementation == "eager"

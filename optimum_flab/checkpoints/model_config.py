@@ -76,6 +76,7 @@ def read_model_config(
             model = AutoModelForCausalLM.from_config(config)
     except Exception as error:  # what is wrong with a configuration shows where it is used
         if attention:
+            read_model_config(files, trust_remote_code)  # raises if something else is wrong
             raise ConfigurationError(
                 f"attn_implementation: {attn_implementation!r} cannot be used for {files.name!r}"
                 f" ({first_line(error)}); name another, or leave it out"

@@ -143,7 +143,8 @@ def _is_asked_for(request: Request, component: Component) -> bool:
     if (section.enabled or pinned is not None) and not component.settings.model_fields["enabled"].default:
         name, pin = f"{section.section}.enabled", section.size
         if not has_it:
-            raise ConfigurationError(f"{name}: this model has no {section.units} to remove; drop it and `{pin}`")
+            what = pin if pinned is not None else name
+            raise ConfigurationError(f"{what}: this model has no {section.units} to remove; leave it out")
         if pinned is None and (not request.config.has_target or not component.is_searched):
             other = " or `target_ratio`" if component.is_searched else ""
             raise ConfigurationError(f"{name}: nothing says how many {section.units} stay; set `{pin}`{other}")

@@ -43,17 +43,21 @@ PRESETS = ("python", "web", "systems", "all-code")
 
 
 TARGETS = ("target_ratio", "target_size")  # one of them
-LEAST_BYTES = 10_000  # a size below without a unit was not meant in bytes
+LEAST_BYTES = 10_000  # a smaller number was not meant in bytes
 
 
 def as_size(value: Any) -> Any:
-    """A size as people write it."""
-    if value is not None and parse_bytes(value) is None:
+    """A size as people write it; numbers are bytes."""
+    if value is None:
+        return None
+    if parse_bytes(value) is None:
         meant = f"did you mean {value}B?" if parse_bytes(f"{value}B") else "write it as 300MB, 1.2GB or 286MiB"
         raise ValueError(f"Input is not a size in bytes; {meant}")
-    if str(value).strip().isdecimal() and int(value) < LEAST_BYTES:
+    if not isinstance(value, str) and value >= LEAST_BYTES:
+        return f"{value}B"
+    if not str(value).strip()[-1].isalpha():
         raise ValueError(f"Input has no unit, so that it would be bytes; write it as {value}MB")
-    return value if value is None else str(value)
+    return value
 
 
 class DataSettings(Section):
@@ -230,13 +234,10 @@ def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[
     Returns:
         `dict[str, Any]`: the fields of both.
     """
+    winning = _plain(winning)
     others = {other for name in TARGETS if winning.get(name) is not None for other in TARGETS}
     others |= {"target_type"} if winning.get("target_ratio") is not None else set()
-    merged = {
-        name: value.model_dump(exclude_unset=True) if isinstance(value, Section) else value
-        for name, value in base.items()
-        if name not in others
-    }
+    merged = {name: value for name, value in _plain(base).items() if name not in others}
     for part in COMPONENTS:
         above, below = winning.get(part.section), merged.get(part.section)
         if isinstance(above, Mapping) and above.get("enabled") is False:
@@ -250,3 +251,10 @@ def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[
         elif isinstance(below, Mapping):
             merged[name] = {**below, **value}
     return merged
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.model_dump(exclude_unset=True) if isinstance(value, Section) else value
+        for name, value in settings.items()
+    }
