@@ -94,7 +94,7 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
             "checkpoint": checkpoint,
             "report": report,
             "verdict": None if is_trimmed else verdict_of(checkpoint.report),
-            **_files(checkpoint, current),
+            **_files(checkpoint, current, request),
             "software": f"[`optimum-flab`]({ADDRESS})" if ADDRESS else "`optimum-flab`",
             "address": ADDRESS,
             "rounds_text": rounds_text,
@@ -122,7 +122,7 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
     return Rendered(text, terms, tuple(notes), render_page(current, checkpoint.evaluations))
 
 
-def _files(checkpoint: Checkpoint, report: Report | None) -> dict[str, Any]:
+def _files(checkpoint: Checkpoint, report: Report | None, request: CardRequest) -> dict[str, Any]:
     """What a card says of GGUF files: those that were measured, what to expect of them, the one that it begins with,
     and how one is run."""
     if report is None:
@@ -132,7 +132,7 @@ def _files(checkpoint: Checkpoint, report: Report | None) -> dict[str, Any]:
     against = [file for file in measured.values() if file.against == "dense"]
     lead = min(against, key=lambda file: file.bytes, default=None)
     shown = lead.name if lead else next(iter(checkpoint.gguf_files), None)
-    run = [] if shown is None else tables.run_commands(checkpoint, shown)
+    run = [] if shown is None else tables.run_commands(checkpoint, shown, request.repo_id, request.revision)
     return {"measured": measured, "file_verdicts": verdicts, "lead": lead, "run": run}
 
 

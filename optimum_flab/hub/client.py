@@ -43,15 +43,18 @@ WITHOUT_XET = "with HF_HUB_DISABLE_XET=1 files are sent without Xet, the Hub's s
 
 # one that was named; it is not kept in any object that outlives the call
 _named: ContextVar[str | None] = ContextVar("token", default=None)
+_secrets: list[str | None] = []  # those that are named now, for the threads of the library, which know no context
 
 
 @contextmanager
 def with_token(token: str | None) -> Iterator[None]:
     """Talks to the Hub with a token within a block; `None`: with that of the standard places."""
     before = _named.set(token)
+    _secrets.append(token)
     try:
         yield
     finally:
+        _secrets.remove(token)
         _named.reset(before)
 
 
@@ -105,7 +108,8 @@ def translate_errors(failed: str, unanswered: str | None = None, hint: str = "")
     except Exception as error:  # connection, Hub and file errors come from several libraries
         failure = failure_of(error)
         state = failed if failure.refused or unanswered is None else unanswered
-        further = f"; {hint}" if hint and isinstance(error, OSError) else ""
+        was_answered = getattr(error, "response", None) is not None
+        further = f"; {hint}" if hint and isinstance(error, OSError) and not was_answered else ""
         raise FlabError(f"{state}: {failure.reason}; {failure.advice}{further}") from None
 
 
@@ -127,9 +131,10 @@ def _told_of_silence(hint: str) -> Iterator[None]:
             elif silent >= SILENCE * (told + 1):
                 told += 1
                 further = f"; {hint}" if hint else ""
+                known = "no progress" if now is not None else "waiting for the Hub, and no bar shows progress,"
                 say(
-                    f"no progress for {duration(silent)}: waiting for the Hub. You can interrupt this, check the"
-                    f" connection, and {AGAIN}{further}"
+                    f"{known} for {duration(silent)}. You can interrupt this, check the connection,"
+                    f" and {AGAIN}{further}"
                 )
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -156,12 +161,13 @@ def interruptible(work: Callable[[], T]) -> T:
     return found.result()
 
 
-def _moved() -> float:
-    """What the bars that are shown have counted."""
+def _moved() -> float | None:
+    """What the bars that are shown have counted; `None` where none is."""
     from tqdm import tqdm
 
     with tqdm.get_lock():
-        return sum(bar.n for bar in getattr(tqdm, "_instances", ()))
+        bars = list(getattr(tqdm, "_instances", ()))
+    return sum(bar.n for bar in bars) if bars else None
 
 
 def without_xet() -> str:
@@ -249,8 +255,10 @@ def redact(text: str) -> str:
     """Text without tokens, and without passwords and queries in addresses: those of storage are signed."""
     text = re.sub(r"(https?://)[^\s/?'\"]*@", r"\1***@", text)
     text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
-    text = without_token(text, hub_token())
-    return re.sub(r"\bhf_(oauth_[\w.-]{6,}|[A-Za-z0-9]{6,})", "***", text)
+    for token in (*_secrets, hub_token()):
+        text = without_token(text, token)
+    # tokens have capitals and digits, names of packages have neither
+    return re.sub(r"\bhf_(oauth_[\w.-]{6,}|(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{6,})", "***", text)
 
 
 def read_hub_card(repo_id: str, revision: str | None = None) -> str:

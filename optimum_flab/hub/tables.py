@@ -68,11 +68,16 @@ def file_summary(report: Report, files: Iterable[FileCost]) -> list[list[str]]:
     return rows
 
 
-def run_commands(checkpoint: Checkpoint, name: str) -> list[str]:
-    """The commands that run a GGUF file of a folder."""
+def run_commands(checkpoint: Checkpoint, name: str, repo_id: str | None, revision: str | None) -> list[str]:
+    """The commands that run a GGUF file of a folder, or of a repository."""
     quoted, model = shlex.quote(name), Path(name).with_suffix(".Modelfile").name
+    has_model = checkpoint.has(model)
     commands = [f"llama-cli -m {quoted} -p 'def fibonacci(n):'"]
-    if checkpoint.has(model):
+    if repo_id is not None:
+        words = ["hf", "download", repo_id, name, *([model] if has_model else []), "--local-dir", "."]
+        words += [] if revision in (None, "main") else ["--revision", revision]
+        commands.insert(0, shlex.join(words))
+    if has_model:
         title = shlex.quote(Path(name).stem.lower())
         commands.append(f"ollama create {title} -f {shlex.quote(model)} && ollama run {title}")
     return commands

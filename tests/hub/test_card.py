@@ -340,6 +340,11 @@ def test_gguf_files_that_were_written_from_these_weights(pruned, checkpoint):
     assert card.notes == ("other.gguf was not written by `flab export` from these weights: not in the card",)
     first = card.text.partition("<details>")[0]
     assert "llama-cli -m model-q8_0.gguf -p 'def fibonacci(n):'\n" in first and "nats per token from" not in first
+    for options, download in (({}, ""), ({"revision": "v 1"}, " --revision 'v 1'")):
+        first = rendered(pruned, repo_id="me/model", **options).text.partition("<details>")[0]
+        files = "model-q8_0.gguf model-q8_0.Modelfile"
+        assert f"hf download me/model {files} --local-dir .{download}\nllama-cli -m model-q8_0.gguf" in first
+        assert "The GGUF file by llama.cpp:" in first
     # measured against the dense model, it is what the card begins with
     held_out = json.loads((pruned / "flab_report.json").read_text(encoding="utf-8"))["held_out"]
     names = ("texts", "bytes", "positions", "dense_bits_per_byte", "pruned_bits_per_byte")

@@ -504,6 +504,15 @@ def test_what_xet_was_answered(hub, monkeypatch, status):
     assert "check the connection" not in said
 
 
+def test_what_else_may_help_is_not_said_of_an_answer(hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    hub.add(REPOSITORY, OLD)
+    hub.instead = {"/preupload/": (403, b"{}", {"X-Error-Message": "You need write access"})}
+    with pytest.raises(FlabError, match="You need write access") as refused:
+        SCENARIOS["an update"].push()
+    assert "XET" not in str(refused.value)
+
+
 def test_a_hub_that_is_silent_is_told(hub, monkeypatch, capsys):
     monkeypatch.setattr(client, "SILENCE", 0.1)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
@@ -516,6 +525,9 @@ def test_a_hub_that_is_silent_is_told(hub, monkeypatch, capsys):
             bar.update()
             threading.Event().wait(0.01)
     assert capsys.readouterr().err == ""
+    with translate_errors(""), tqdm(total=30, file=io.StringIO()):
+        threading.Event().wait(0.15)
+    assert "no progress for" in capsys.readouterr().err
 
 
 def test_without_a_connection(pruned, hub, monkeypatch):
@@ -574,9 +586,18 @@ def test_neither_tokens_nor_signed_addresses_show_in_any_output(hub, capfd, capl
     output = shown.out + shown.err + caplog.text + str(refused.value)
     assert "planted" not in output and RIGHT not in output
     assert f"{hub.url}/lfs/" in caplog.text  # what the library tells of its attempts is told all the same
-    text = "PUT https://user:pw@s3.example/x?X-Amz-Signature=abc failed with hf_abcdefgh"
+    text = "PUT https://user:pw@s3.example/x?X-Amz-Signature=abc failed with hf_abcDefgh"
     assert redact(text) == "PUT https://***@s3.example/x failed with ***"
-    assert redact("hf_hub_download of hf_oauth_ab.cd-ef_g") == "hf_hub_download of ***"
+    assert redact("hf_hub_download of hf_oauth_ab.cd-ef_g by hf_transfer") == "hf_hub_download of *** by hf_transfer"
+
+
+def test_a_named_token_is_hidden_in_the_threads_of_the_library():
+    found = []
+    with client.with_token("of-a-company"):
+        thread = threading.Thread(target=lambda: found.append(redact("sent with of-a-company")))
+        thread.start()
+        thread.join()
+    assert found == ["sent with ***"] and redact("of-a-company") == "of-a-company"
 
 
 # --- the command line and the front door
