@@ -13,10 +13,12 @@ from ..utils.errors import ConfigurationError, FlabError
 from ..utils.places import user_path
 from . import arguments
 from .base import FlabVerb, command_line
+from .following import after_trim, evaluation_of, push_of
 
 
 if TYPE_CHECKING:
     from .. import FlabOptimizer, PruningPlan
+    from ..records.report import Report
 
 
 def trim_plan(path: str) -> PruningPlan | None:
@@ -63,9 +65,25 @@ class PruningVerb(FlabVerb):
         finally:  # a file or a completion may fail after others
             pruned = pruned.with_stages(ledger.stages).with_total(self.meter)
             write_records(pruned.checkpoint)
-        self.show_end(self.args.output, str([*pruned.report.commands.values()][-1]))
+        self.show_end(
+            self.args.output, *self.following(pruned.report), taken=str([*pruned.report.commands.values()][-1])
+        )
         if as_json:
             print(report_text(pruned.report), end="")
+
+    def following(self, report: Report) -> list[list[object]]:
+        """What may be done with a pruned model: what lost more than its vocabulary is trained back."""
+        args = self.args
+        dense = getattr(args, "teacher", args.model)
+        revision = getattr(args, "teacher_revision", getattr(args, "revision", None))
+        evaluation = evaluation_of(args.output, dense, revision)
+        if report.recovery is not None:
+            return [evaluation, push_of(args.output)]
+        if report.removed_body_ratio == 0:
+            return [["chat", args.output], evaluation]
+        given = {"--teacher-revision": revision, "--family": args.family}
+        more = [word for flag, value in given.items() if value is not None for word in (flag, value)]
+        return [["recover", args.output, f"{args.output}-recovered", "--teacher", dense, *more], evaluation]
 
 
 class ApplyCommand(PruningVerb):
@@ -121,4 +139,4 @@ class ApplyCommand(PruningVerb):
         options |= {"overwrite": args.overwrite, "command": command, "reads": [args.plan]}
         report = trim(args.model, args.output, plan=plan, **options)
         self.say(report.to_text())
-        self.show_end(args.output)
+        self.show_end(args.output, *after_trim(args.output, report))

@@ -24,6 +24,7 @@ from ..settings.files import Settings, read_settings_file
 from ..settings.pruning import merge_settings
 from ..utils.compat import ArgumentGroup, actions_of
 from ..utils.errors import FlabError, printable
+from ..utils.places import user_path
 from ..utils.progress import bars_as_lines, duration
 from .flags import SettingFlag, add_flag, settings_from
 from .parser import VerbParser, discarded_if_unread
@@ -155,18 +156,38 @@ class FlabVerb(BaseOptimumCLICommand):
         """Print what the library says, with the flags for what it names."""
         print(with_flags(text, self.flags, IN_BACKTICKS))
 
-    def show_end(self, folder: Path, taken: str = "") -> None:
-        """Print the last line: where the result is, and how long it took. Beside JSON, nothing.
+    def show_end(self, folder: Path, *following: Sequence[object], taken: str = "") -> None:
+        """Print the last lines: where the result is, its weights, how long it took, and what may come next. Beside
+        JSON, nothing.
 
         Args:
+            following (`Sequence`): words of commands that are likely next, from the verb on.
             taken (`str`): as the report says it. Defaults to the time until now.
         """
         if not getattr(self.args, "json", False):
-            print(f"\nwritten to {folder} in {taken or duration(self.meter.cost().wall_seconds)}")
+            seconds = duration(self.meter.cost().wall_seconds)
+            print(f"\nwritten to {folder}{weights_text(folder)} in {taken or seconds}")
+            self.show_next(*following)
+
+    def show_next(self, *following: Sequence[object]) -> None:
+        """Print commands that are likely next."""
+        for words in following:
+            print("next:", shlex.join(["optimum-cli", "flab", *map(str, words)]))
 
     @abstractmethod
     def execute(self) -> None:
         """Validate, call the library and print; imports of torch and transformers belong here."""
+
+
+def weights_text(folder: Path) -> str:
+    """The files with weights in a folder, and their size; empty if there are none."""
+    files = [file for pattern in ("model*.safetensors", "*.gguf") for file in sorted(user_path(folder).glob(pattern))]
+    if user_path(folder).suffix == ".gguf":  # the file itself
+        files = [user_path(folder)]
+    if not files:
+        return ""
+    size = sum(file.stat().st_size for file in files)
+    return f" ({files[0].name if len(files) == 1 else f'{len(files)} files'}, {size / 1e6:,.1f} MB)"
 
 
 def run_alone(verb: type[FlabVerb], module: str, description: str) -> None:

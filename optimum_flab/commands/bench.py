@@ -9,6 +9,7 @@ from ..utils.compat import ArgumentGroup
 from . import arguments
 from .base import FlabVerb
 from .flags import flags_of
+from .following import card_of
 
 
 class BenchCommand(FlabVerb):
@@ -46,4 +47,4 @@ class BenchCommand(FlabVerb):
         # shown first: a full disk must not cost the user minutes of work
         self.say(report.to_text())
         report.save(args.output, overwrite=args.overwrite)
-        self.show_end(args.output)
+        self.show_end(args.output, *card_of(args.model, args.output))

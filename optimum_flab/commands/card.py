@@ -9,6 +9,7 @@ from ..utils.compat import ArgumentGroup
 from . import arguments
 from .base import FlabVerb, with_flags
 from .flags import flags_of
+from .following import push_of
 
 
 class CardCommand(FlabVerb):
@@ -33,3 +34,4 @@ class CardCommand(FlabVerb):
         for note in write_card(checkpoint, settings):
             print(f"note: {with_flags(note, self.flags)}", file=sys.stderr)
         print(checkpoint.folder / CARD_NAME)
+        self.show_next(push_of(self.args.folder))

@@ -52,4 +52,4 @@ class CountCommand(FlabVerb):
         )
         counts.save(output, overwrite=args.overwrite)
         print(counts.to_text())
-        self.show_end(output)
+        self.show_end(output, ["prune", args.model, "out", "--counts", output])

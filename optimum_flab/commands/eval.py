@@ -12,6 +12,7 @@ from ..utils.errors import ConfigurationError, FlabError
 from . import arguments
 from .base import FlabVerb
 from .flags import flags_of
+from .following import card_of
 
 
 class EvalCommand(FlabVerb):
@@ -91,7 +92,7 @@ class EvalCommand(FlabVerb):
                 print(f"{evaluation.reused} of {batches} batches were reused from earlier runs", file=sys.stderr)
             if output is not None:
                 evaluation.save_to(output)
-                self.show_end(args.output)
+                self.show_end(args.output, *card_of(args.model, args.output))
 
     def check_references(self, settings: EvaluationSettings) -> None:
         from ..evaluation.references import check_references

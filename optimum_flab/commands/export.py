@@ -14,6 +14,7 @@ from ..utils.places import user_path
 from . import arguments
 from .base import FlabVerb
 from .flags import flags_of
+from .following import evaluation_of
 
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class ExportCommand(FlabVerb):
             else:
                 self._show(cost)
         self._note(cost, model.folder)
+        file = exported.files[0].path
+        self.show_next(["chat", file], evaluation_of(file, args.model, args.revision))
 
     def _show(self, cost: FileCost) -> None:
         """Say what the file costs."""

@@ -8,7 +8,7 @@ from ..settings.pruning import PrunerSettings
 from ..utils.compat import ArgumentGroup
 from . import arguments
 from .base import FlabVerb
-from .flags import flags_of
+from .flags import flags_of, settings_from
 
 
 class InspectCommand(FlabVerb):
@@ -27,4 +27,10 @@ class InspectCommand(FlabVerb):
         from ..inspection import inspect_model
 
         table = inspect_model(self.args.model, **settings, **arguments.of_model(self.args))
-        print(json.dumps(table.to_dict(), indent=2) if self.args.json else table.to_text())
+        if self.args.json:
+            print(json.dumps(table.to_dict(), indent=2))
+            return
+        print(f"{table.to_text()}\n")
+        given = settings_from(self.args, self.FLAGS)
+        flags = [word for flag in self.FLAGS if flag.setting in given for word in (flag.name, given[flag.setting])]
+        self.show_next(["prune", self.args.model, "out", *flags])

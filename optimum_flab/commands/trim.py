@@ -9,6 +9,7 @@ from ..utils.compat import ArgumentGroup
 from . import arguments
 from .base import FlabVerb, command_line
 from .flags import flags_of
+from .following import after_trim
 
 
 class TrimCommand(FlabVerb):
@@ -69,4 +70,4 @@ class TrimCommand(FlabVerb):
             print(report.model_dump_json(indent=2))
         else:
             self.say(report.to_text())
-            self.show_end(args.output)
+            self.show_end(args.output, *after_trim(args.output, report))

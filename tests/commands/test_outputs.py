@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from optimum_flab.commands import FlabCommand
+from optimum_flab.commands.parser import VerbParser
+
 from ..conftest import flab, write_project
 
 
+VERBS = {info.name: info.subcommand_class for info in FlabCommand.SUBCOMMANDS}
 COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab"]
 PRUNE = ["prune", "-m", "model", "-c", "small.yaml"]
 
@@ -101,7 +107,9 @@ def test_a_log_file_gets_lines_and_the_end_says_where_the_result_is(project):
     ended = [number for number, line in enumerate(lines) if line.startswith("Surveying")]
     narrowing = [number for number, line in enumerate(lines) if line.startswith("Narrowing")]
     assert ended and narrowing and max(ended) < min(narrowing)
-    took = re.fullmatch(r"written to out in (\d+ s \(.*\))", out.splitlines()[-1])
+    end, *following = out.splitlines()[-3:]
+    took = re.fullmatch(r"written to out \(model\.safetensors, 0\.\d MB\) in (\d+ s \(.*\))", end)
+    assert [words[:2] for words in commands(following)] == [["recover", "out"], ["eval", "out"]]
     assert f"| time of the pruning | {took[1]} |" in (project / "out" / "README.md").read_text(encoding="utf-8")
     assert f"The pruning took {took[1]}." in (project / "out" / "flab_report.html").read_text(encoding="utf-8")
 
@@ -112,6 +120,39 @@ def test_json_is_all_that_is_printed_and_nothing_beside_it_where_it_is_to_be_qui
     assert ended.out == (project / "out" / "flab_report.json").read_text(encoding="utf-8")
     refused = flab("prune", "model", "out", "-c", "small.yaml", "--json", "-q", cwd=project)
     assert (refused.code, refused.out) == (1, "") and "out" in refused.err
+
+
+def commands(lines: Iterable[str]) -> list[list[str]]:
+    """The words of the commands that are said to be next, from the verb on, each of which its parser takes."""
+    found = [shlex.split(line)[3:] for line in lines if line.startswith("next: optimum-cli flab ")]
+    for verb, *words in found:
+        parser = VerbParser()
+        VERBS[verb].parse_args(parser)
+        parser.parse_args(words)
+    return found
+
+
+def test_each_verb_ends_with_commands_that_may_follow_with_the_paths_that_it_was_given(project):
+    (project / "model").rename(project / "my model")
+    for arguments, following in (
+        ("inspect 'my model' --target-ratio 0.3", [["prune", "my model", "out", "--target-ratio", "0.3"]]),
+        ("count texts -m 'my model' -o c.npz", [["prune", "my model", "out", "--counts", "c.npz"]]),
+        (
+            "prune 'my model' 'my out' -c small.yaml",
+            [["chat", "my out"], ["eval", "my out", "--baseline", "my model"]],
+        ),
+        ("card 'my out'", [["push", "my out", "me/my-out"]]),
+        ("export 'my out' 'a b.gguf' --type f16 --no-measure", [["chat", "a b.gguf"], ["eval", "a b.gguf"]]),
+        (
+            "trim 'a b.gguf' small --corpus texts --vocab-size 380",
+            [["chat", "small/a b-trimmed.gguf"], ["push", "small", "me/small"]],
+        ),
+        ("trim 'a b.gguf' c.gguf --corpus texts --vocab-size 380", [["chat", "c.gguf"]]),
+        ("apply 'my model' again --plan 'my out'", [["chat", "again"], ["eval", "again"]]),
+    ):
+        ended = flab(*shlex.split(arguments), cwd=project)
+        found = commands(ended.out.splitlines())
+        assert [one[: len(begin)] for one, begin in zip(found, following, strict=True)] == following, ended.err
 
 
 @pytest.mark.thorough
