@@ -95,6 +95,7 @@ def render_card(checkpoint: Checkpoint, request: CardRequest) -> Rendered:
             "report": report,
             "verdict": None if is_trimmed else verdict_of(checkpoint.report),
             **_files(checkpoint, current, request),
+            "is_gguf": is_trimmed and trimmed.gguf_of(checkpoint.trim) is not None,
             "software": f"[`optimum-flab`]({ADDRESS})" if ADDRESS else "`optimum-flab`",
             "address": ADDRESS,
             "rounds_text": rounds_text,
@@ -126,7 +127,9 @@ def _files(checkpoint: Checkpoint, report: Report | None, request: CardRequest) 
     """What a card says of GGUF files: those that were measured, what to expect of them, the one that it begins with,
     and how one is run."""
     if report is None:
-        return {"measured": {}, "file_verdicts": {}, "lead": None, "run": []}
+        name = trimmed.gguf_of(checkpoint.trim)
+        run = [] if name is None else tables.run_commands(checkpoint, name, request.repo_id, request.revision)
+        return {"measured": {}, "run": run}
     measured = {file.name: file for file in report.files if file.name in checkpoint.gguf_files}
     verdicts = {name: said for name, said in file_verdicts(report).items() if name in measured}
     against = [file for file in measured.values() if file.against == "dense"]

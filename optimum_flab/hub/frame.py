@@ -74,7 +74,8 @@ def fill(template: Path, values: Mapping[str, Any]) -> str:
 
     mark = MARK.format("0" * 64)
     marked = {"mark": RawText(mark), "begin": RawText(BEGIN), "end": RawText(END)}
-    text = jinja2.Template(template.read_text(encoding="utf-8"), finalize=escape).render(**values, **marked)
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(template.parent), finalize=escape)
+    text = environment.get_template(template.name).render(**values, **marked)
     return text.replace(mark, MARK.format(checksum(text)))
 
 

@@ -34,9 +34,14 @@ def check_trimmed(checkpoint: Checkpoint) -> None:
         )
 
 
+def gguf_of(report: TrimReport) -> str | None:
+    """The first GGUF file of a trimmed model; `None` if it is a checkpoint."""
+    return next((name for name in sorted(report.files) if name.endswith(".gguf")), None)
+
+
 def trimmed_metadata(report: TrimReport, terms: Terms) -> dict[str, Any]:
     """The metadata of the card of a trimmed model."""
-    is_gguf = all(name.endswith(".gguf") for name in report.files)
+    is_gguf = gguf_of(report) is not None
     fields = {
         "base_model": terms.base_model,
         "base_model_relation": RELATION if terms.base_model else None,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from conftest import TEXTS, byte_level_tokenizer, flab, tiny_model
 from gguf_writer import write_random_gguf
+from hub.card_rules import card_errors
 from hub.faults import talking_to
 from hub.loopback import Hub
 from transformers import CONFIG_MAPPING
@@ -58,7 +60,12 @@ def test_all_that_was_written_is_sent_with_a_card_that_says_what_stayed(trimmed,
     assert {path.name for path in trimmed.iterdir()} <= files.keys() == pushed.files.keys() | {".gitattributes"}
     assert files["tiny-trimmed.gguf"] == (trimmed / "tiny-trimmed.gguf").read_bytes()
     card, report = files["README.md"].decode(), Checkpoint(trimmed).trim
-    assert "every other weight is the original's byte for byte" in card and report.copied_sha256 in card
+    assert "Every other weight is the original's, byte for byte" in card and report.copied_sha256 in card
+    headings = re.findall(r"^(?:## |<details>|\*\*)([\w ]*)", card, re.MULTILINE)
+    assert headings == ["What to expect", "Licence", "How to use it", "Limits", "Citation", ""]
+    shown, _, folded = card.partition("<details>")
+    assert "llama-cli -m tiny-trimmed.gguf" in shown and "AutoModel" not in card
+    assert report.copied_sha256 in folded and card_errors(card) == []
     data = metadata_of(card)
     assert data["license"] == "apache-2.0" and data["base_model"] == "someone/tiny" and "gguf" in data["tags"]
     assert str(trimmed.parent) not in "".join(content.decode("utf-8", "replace") for content in files.values())
