@@ -1,5 +1,8 @@
 """GGUF files are read tensor by tensor as transformers reads them whole."""
 
+import math
+import struct
+
 import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
@@ -73,6 +76,22 @@ def test_a_file_that_is_cut_short_is_named(llama, tmp_path, share):
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(FlabError, match=r"bad.gguf' is damaged or truncated"):
         read_header(path)
+
+
+def test_what_is_no_number_or_points_at_another_tensor_is_named(llama, tmp_path):
+    header, content, path = read_header(llama), llama.read_bytes(), tmp_path / "bad.gguf"
+    end = header.entries["llama.rope.freq_base"].span[1]
+    path.write_bytes(content[: end - 4] + struct.pack("<f", math.nan) + content[end:])
+    with pytest.raises(FlabError, match=r"its field 'llama.rope.freq_base' is nan\); download it again"):
+        read_header(path)
+    one, other = list(header.tensors.values())[:2]
+    name = other.name.encode()
+    at = content.index(struct.pack("<Q", len(name)) + name) + 8 + len(name) + 4 + 8 * len(other.shape) + 4
+    start = struct.unpack_from("<Q", content, at)[0] - other.start + one.start
+    for place, words in ((start, "overlap"), (10**12, "ends at")):
+        path.write_bytes(content[:at] + struct.pack("<Q", place) + content[at + 8 :])
+        with pytest.raises(FlabError, match=rf"'{other.name}' .*{words}|{words} .*download it again"):
+            read_header(path)
 
 
 def test_a_file_that_changes_meanwhile_is_not_read_as_what_it_was(llama, tmp_path):

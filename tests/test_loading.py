@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import gguf
@@ -137,6 +138,11 @@ def test_device_and_dtype_are_checked_first(tmp_path):
         ({"vocab_size": 599}, "tokenizer of .* has 600 tokens but the model embeds only 599"),
         ({"layer_types": ["full_attention"]}, "configuration of .* cannot be read"),
         ({"intermediate_size": 32}, "other shapes"),
+        ({"rope_theta": math.inf}, r"config.json' is damaged \(rope_theta is inf, which is no number\); download it"),
+        ({"rope_parameters": {"rope_theta": {"__float__": "NaN"}}}, "rope_theta is nan, which is no number"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": -5.0}}, "has rope_theta -5.0; correct it"),
+        ({"rms_norm_eps": 1e308}, r"has rms_norm_eps 1e\+308; correct it"),
+        ({"max_position_embeddings": -1}, "has max_position_embeddings -1; correct it"),
         ({"num_hidden_layers": 5, "layer_types": ["full_attention"] * 5}, "lack 12 tensors"),
     ],
     ids=str,
@@ -145,6 +151,15 @@ def test_configurations_that_are_refused(broken, fields, message):
     folder, change = broken
     change(**fields)
     with pytest.raises(FlabError, match=message):
+        load_dense(folder)
+
+
+def test_a_name_that_stands_twice_is_refused(broken):
+    folder, change = broken
+    change()
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace("{", '{"hidden_size": 32,', 1))
+    with pytest.raises(FlabError, match=r"config.json' is damaged \(it has 'hidden_size' twice\); download it again"):
         load_dense(folder)
 
 

@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from optimum_flab import FlabOptimizer
+from optimum_flab.checkpoints.finding import find_model
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.loading import load_dense
 from optimum_flab.checkpoints.model_config import check_config
 from optimum_flab.checkpoints.surgery import operate
+from optimum_flab.trim.folder import FolderModel
 from optimum_flab.utils.errors import FlabError
 from optimum_flab.vocabulary.rewrite import remap_config_ids
 
@@ -219,6 +221,26 @@ def test_configuration_files_that_are_none(folder, name, content, words):
     (folder / name).write_bytes(content)
     assert f"{name}' is a" in (said := refusal(folder)) or "is damaged" in said
     assert words in said
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_a_link_to_what_was_not_downloaded_is_named(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("nowhere")
+    with pytest.raises(FlabError, match=f"{name}' (cannot be read|is a folder, or a link to what is not there)"):
+        load_dense(folder)
+
+
+def test_whole_numbers_in_the_place_of_weights_are_named(folder):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file({**tensors, name: tensors[name].view(torch.int32)}, path, {"format": "pt"})
+    with pytest.raises(FlabError, match=rf"hold {name} as int32, which is no type of weights; download it again"):
+        load_dense(folder)
+    save_file({one: tensor.view(torch.int32) for one, tensor in tensors.items()}, path, {"format": "pt"})
+    with pytest.raises(FlabError, match=r"weight of .* I32, and the model has"):
+        FolderModel(find_model(folder))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
+# what is more than 0 in every configuration, and less than this
+BELOW = {
+    **dict.fromkeys(("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon"), 1),
+    **{"rope_theta": 1e12, "max_position_embeddings": 2**31, "sliding_window": 2**31},
+}
 # the settings with which transformers restores weights that were stored by a method
 RESTORING = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
 
@@ -44,8 +50,8 @@ def read_model_config(
     stock = True
     attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     if files.gguf is None:
-        # transformers ignores one that it cannot read
-        if (generation_config := files.folder / "generation_config.json").is_file():
+        # transformers ignores one that it cannot read, such as a link to what was not downloaded
+        if os.path.lexists(generation_config := files.folder / "generation_config.json"):
             read_json(generation_config, DOWNLOAD)
         raw = read_json(files.folder / "config.json", DOWNLOAD)
         check_config(raw, files.name, trust_remote_code)
@@ -69,6 +75,7 @@ def read_model_config(
         raise FlabError(f"{what} {files.name!r} cannot be read ({first_line(error)}); {advice}") from error
     if files.gguf is not None:
         check_config(config.to_dict(), files.name)
+    _check_ranges(config, files.name)
     family = family_for(config, files.family)
     choose_experts_implementation(config, family)
     try:
@@ -87,6 +94,18 @@ def read_model_config(
         ) from error
     check_family(model, family)
     return config
+
+
+def _check_ranges(config: PreTrainedConfig, name: str) -> None:
+    """Refuses numbers with which a model is built, and computes nothing of use."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    # one for all layers, or one for each kind of them
+    ropes = [rope, *(one for one in rope.values() if isinstance(one, Mapping))]
+    values = [("rope_theta", one["rope_theta"]) for one in ropes if "rope_theta" in one]
+    values += [(setting, getattr(config, setting, None)) for setting in BELOW]
+    for setting, value in values:
+        if isinstance(value, (int, float)) and not 0 < value < BELOW[setting]:
+            raise FlabError(f"the configuration of {name!r} has {setting} {value}; correct it, or download it again")
 
 
 def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +99,9 @@ def left_out_note(folder: Path) -> str | None:
 def _check_tokenizer_files(folder: Path) -> None:
     """Raises a [`FlabError`] if something else is in place of a tokenizer's file."""
     names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-    for path in filter(Path.is_file, (folder / name for name in names)):
+    for path in filter(os.path.lexists, (folder / name for name in names)):
+        if not path.is_file():
+            raise FlabError(f"{str(path)!r} is a folder, or a link to what is not there; {DOWNLOAD}")
         if fault := stand_in(path):
             raise FlabError(f"{str(path)!r} is {fault}; {DOWNLOAD}")
         if path.suffix == ".json":

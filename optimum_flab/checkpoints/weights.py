@@ -12,9 +12,9 @@ import torch
 from ..records.shards import shards
 from ..tensors.gguf_files import GgufTensors, dequantise_rows
 from ..tensors.gguf_header import GgufTensor
-from ..tensors.lazy import ModelTensors, StoredTensors
+from ..tensors.lazy import ModelTensors, StoredTensors, own_tensors
 from ..utils.compat import forget_quantisation
-from ..utils.errors import FlabError, first_line, first_of
+from ..utils.errors import DOWNLOAD, FlabError, first_line, first_of
 from ..vocabulary.rewrite import remap_config_ids
 from .finding import ModelFiles
 from .weight_files import check_weight_files, missing_text
@@ -165,8 +165,8 @@ def check_weights(files: ModelFiles, config: PreTrainedConfig) -> None:
     are checked when they are loaded.
 
     Raises:
-        [`FlabError`]: names the file that is missing or damaged, or tensors that are missing or have another shape;
-            for a GGUF file also those that the stock class does not have.
+        [`FlabError`]: names the file that is missing or damaged, or tensors that are missing, have another shape or
+            hold whole numbers; for a GGUF file also those that the stock class does not have.
     """
     if files.revision is not None:
         return
@@ -180,6 +180,13 @@ def check_weights(files: ModelFiles, config: PreTrainedConfig) -> None:
         raise FlabError(_unknown_text(files, stored.stored.unknown))
     if stored.lacking:
         raise FlabError(missing_text(files, sorted(stored.lacking)))
+    wanted = own_tensors(stored.model)
+    for name, outline in stored.outlines.items():
+        if name in wanted and wanted[name].is_floating_point() > outline.is_floating_point():
+            raise FlabError(
+                f"the weights of {files.name!r} hold {name} as {str(outline.dtype).removeprefix('torch.')}, which is"
+                f" no type of weights; {DOWNLOAD}"
+            )
 
 
 def _unknown_text(files: ModelFiles, unknown: list[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..settings.hub import LICENSE_ID
+from ..settings.hub import LICENSES
 from ..tensors.gguf_header import read_header
 from .names import CARD_NAME
 from .report import BaseCard
@@ -68,7 +68,7 @@ def read_base_card(text: str) -> BaseCard:
 def gguf_license(fields: Mapping[str, Any]) -> dict[str, str]:
     """The licence that the fields of a GGUF file state; empty where they state none that the Hub could know."""
     license = fields.get("general.license")
-    if not isinstance(license, str) or not LICENSE_ID.fullmatch(license.lower()):
+    if not isinstance(license, str) or license.lower() not in LICENSES:
         return {}
     stated = {name: fields.get(f"general.{name.replace('_', '.')}") for name in LICENSE_FIELDS[1:]}
     return {

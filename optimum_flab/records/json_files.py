@@ -16,6 +16,8 @@ from ..utils.version import __version__
 
 ADVICE = "make it again, or restore the file"
 
+# the one setting of a model that may have no bound: Mamba's
+UNBOUNDED = "time_step_limit"
 # JSON has no NaN: what was not a number is null in the file
 Number = Annotated[
     float,
@@ -38,14 +40,29 @@ def read_json(path: Path, advice: str = ADVICE) -> dict[str, Any]:
         advice (`str`): what to do if it cannot be read, for the message.
 
     Raises:
-        [`FlabError`]: the file cannot be read, or holds something else.
+        [`FlabError`]: the file cannot be read, or holds something else, a name twice, or what is no number.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
     except (OSError, ValueError, RecursionError) as error:
         raise FlabError(f"{str(path)!r} {damage(path, error, advice)}") from error
     if not isinstance(content, dict):
         raise FlabError(f"{str(path)!r} is not a JSON object; {advice}")
+    return content
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file; Python takes the last of several values with one name, and numbers that are none."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
+    for name, value in pairs:
+        for number in value if isinstance(value, list) else (value,):
+            if isinstance(number, dict) and number.keys() == {"__float__"}:  # as transformers writes them
+                number = float(number["__float__"])
+            if isinstance(number, float) and not math.isfinite(number) and name != UNBOUNDED:
+                raise ValueError(f"{name} is {number}, which is no number")
     return content
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from difflib import get_close_matches
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
@@ -11,7 +11,18 @@ from ..utils.places import HUB_ID, hub_id
 from .section import Flag, Section, Sources
 
 
-LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+# the Hub's ids (docs/hub/repositories-licenses.md of huggingface/hub-docs, of August 2026), which no library lists
+LICENSES = (
+    "afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0 "
+    "bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 "
+    "cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 "
+    "cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0 "
+    "cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 "
+    "etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0 "
+    "grok2-community h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 "
+    "llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openmdw-1.1 openrail "
+    "openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib"
+).split()
 
 
 def as_hub_id(value: str | None) -> str | None:
@@ -22,9 +33,13 @@ def as_hub_id(value: str | None) -> str | None:
 
 
 def as_license(value: str | None) -> str | None:
-    """The id of a licence."""
-    if value is not None and not LICENSE_ID.fullmatch(value):
-        raise ValueError("Input is no id of a licence; write it as the Hub does, for example apache-2.0")
+    """The id of a licence that the Hub knows."""
+    if value is not None and value not in LICENSES:
+        near = ", ".join(get_close_matches(value.lower(), LICENSES)) or "none"
+        raise ValueError(
+            f"{value!r} is no licence of the Hub; near it are {near}, and one without an id is other, with"
+            " `license_name` and `license_link`"
+        )
     return value
 
 

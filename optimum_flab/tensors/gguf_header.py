@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +170,8 @@ def _read(path: Path, content: mmap.mmap) -> GgufHeader:
         if name in entries:
             raise ValueError(f"it has the field {name!r} twice")
         value, kind = reader.array() if kind == ARRAY else (reader.value(kind), kind)
+        if isinstance(value, float) and not isfinite(value):
+            raise ValueError(f"its field {name!r} is {value}")
         entries[name] = GgufField(value, kind, (start, reader.at))
     header = GgufHeader(path, version, entries, {})
     # of several parts only the first says more than which it is

@@ -213,7 +213,8 @@ class FolderModel:
         return found | self._beside(found, made)
 
     def _rows_of(self, stored: str, shape: tuple[int, ...]) -> int:
-        if (entry := self._entries[stored]).shape != shape:
+        # tables of bytes are quantised ones, which have scales beside them
+        if (entry := self._entries[stored]).shape != shape or entry.dtype in ("BOOL", "I16", "I32", "I64"):
             raise FlabError(
                 f"{stored} of {self.files.name!r} is {list(entry.shape)} {entry.dtype}, and the model has"
                 f" {list(shape)}: rows cannot be cut from it"

@@ -140,7 +140,7 @@ def test_help_of_prune_fits_a_screen_and_all_of_it_is_one_word_away():
         ("prune -m x out --calibration-tokens 0", "(--calibration-tokens): '0' should be greater than 0 or 'auto'\n"),
         ("prune -m x out --held-out-tokens 100000000000", "(--held-out-tokens): 100000000000 should be less than or"),
         ("card x --base-model owner", "(--base-model): 'owner' is no repository; write it as owner/name"),
-        ("card x --license NO", "(--license): 'NO' is no id of a licence; write it as the Hub does, for example"),
+        ("card x --license Apache2", "(--license): 'Apache2' is no licence of the Hub; near it are apache-2.0"),
         ("push folder-that-is-missing me/x", "folder 'folder-that-is-missing' does not exist"),
         ("count a.py -m x -o a.txt", "output (--output): 'a.txt' does not end in .npz; name a file that does"),
         ("prune -m x out --cache-dir ~nosuchuser/x", "'~nosuchuser/x' begins with a user that is not known here"),

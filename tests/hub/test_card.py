@@ -452,6 +452,8 @@ def test_the_licence_is_inherited_and_never_guessed(on_the_hub):
     on_the_hub(None, "it is gated")
     assert resolve_terms(base, TermsSettings(license="mit"), {}).license == "mit"
     assert resolve_terms(base, TermsSettings(), {"license": "bsd"}).license == "bsd"
+    with pytest.raises(ConfigurationError, match=r"license: 'apache2' is no licence of the Hub; near it are apache-2"):
+        TermsSettings(license="apache2")
     gone = resolve_terms(base, TermsSettings(), {})
     assert gone.license is None and gone.notes[0] == "the card of someone/tiny could not be read: it is gated"
     assert any("`license`" in note for note in gone.notes)
