@@ -3,6 +3,7 @@
 import math
 import struct
 
+import gguf
 import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
@@ -85,6 +86,10 @@ def test_what_is_no_number_or_points_at_another_tensor_is_named(llama, tmp_path)
     with pytest.raises(FlabError, match=r"its field 'llama.rope.freq_base' is nan\); download it again"):
         read_header(path)
     one, other = list(header.tensors.values())[:2]
+    end = header.entries["llama.block_count"].span[1]
+    path.write_bytes(content[: end - 4] + struct.pack("<I", 2**31) + content[end:])
+    with pytest.raises(FlabError, match="its field 'llama.block_count' is 2147483648"):
+        read_header(path)
     name = other.name.encode()
     at = content.index(struct.pack("<Q", len(name)) + name) + 8 + len(name) + 4 + 8 * len(other.shape) + 4
     start = struct.unpack_from("<Q", content, at)[0] - other.start + one.start
@@ -92,6 +97,12 @@ def test_what_is_no_number_or_points_at_another_tensor_is_named(llama, tmp_path)
         path.write_bytes(content[:at] + struct.pack("<Q", place) + content[at + 8 :])
         with pytest.raises(FlabError, match=rf"'{other.name}' .*{words}|{words} .*download it again"):
             read_header(path)
+    kind = at - 4
+    path.write_bytes(content[:kind] + struct.pack("<I", gguf.GGMLQuantizationType.I8) + content[at:])
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING["llama"](**SIZES))
+    with pytest.raises(FlabError, match=rf"stores '{other.name}' as I8, which is no type of weights"):
+        GgufTensors(path, model, torch.float32)
 
 
 def test_a_file_that_changes_meanwhile_is_not_read_as_what_it_was(llama, tmp_path):

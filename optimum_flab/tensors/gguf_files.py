@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
@@ -77,7 +78,7 @@ class GgufTensors(LazyTensors):
             copies of one matrix, see [`near_equal_copies`].
 
     Raises:
-        [`FlabError`]: the file is damaged.
+        [`FlabError`]: the file is damaged, or holds whole numbers.
         `ValueError`: transformers reads files of this architecture in another way, or not at all.
     """
 
@@ -97,6 +98,11 @@ class GgufTensors(LazyTensors):
         self._pieces: dict[str, list[GgufTensor]] = {}
         self.unknown = []
         for name, tensor in header.tensors.items():
+            if re.fullmatch(r"I\d+", tensor.kind.name):
+                raise FlabError(
+                    f"GGUF file {str(path)!r} stores {name!r} as {tensor.kind.name}, which is no type of weights;"
+                    " download it again"
+                )
             # experts are mapped without the suffix
             target = self._names.get(name, self._names.get(name.removesuffix(".weight")))
             if target is None:

@@ -34,6 +34,7 @@ MAGIC, VERSIONS = b"GGUF", (2, 3)
 MOST_BYTES = 1 << 27  # before the tensors: several times what any model has
 MOST_ALIGNMENT = 1 << 20
 MOST_DIMENSIONS = 4
+MOST_LAYERS = 10_000
 # numbers of the kinds of values, and how each is packed
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 WHOLE_NUMBER = 4
@@ -170,7 +171,8 @@ def _read(path: Path, content: mmap.mmap) -> GgufHeader:
         if name in entries:
             raise ValueError(f"it has the field {name!r} twice")
         value, kind = reader.array() if kind == ARRAY else (reader.value(kind), kind)
-        if isinstance(value, float) and not isfinite(value):
+        too_many = name.endswith(".block_count") and isinstance(value, int) and value > MOST_LAYERS
+        if too_many or (isinstance(value, float) and not isfinite(value)):
             raise ValueError(f"its field {name!r} is {value}")
         entries[name] = GgufField(value, kind, (start, reader.at))
     header = GgufHeader(path, version, entries, {})

@@ -59,7 +59,6 @@ HELD: dict[tuple[str, ...], tuple[type, ...]] = {
     ("tokenizer.ggml.token_type", *NEEDED_IDS, UNWANTED_IDS): (list, int),
     ("tokenizer.ggml.scores",): (list, float),
 }
-MOST_LAYERS = 10_000
 SPLIT = ("split.no", "split.count", "split.tensors.count")
 BYTES = {token: bytes([value]) for value, token in enumerate(BYTE_TOKENS)}
 
@@ -139,7 +138,7 @@ class GgufModel:
         for name, value in self.fields.items():
             held = next((held for ends, held in HELD.items() if name.endswith(ends)), ())
             values = [value, *value[:1]] if isinstance(value, list) else [value]
-            if not all(map(isinstance, values, held)) or (name.endswith(".block_count") and value > MOST_LAYERS):
+            if not all(map(isinstance, values, held)):
                 raise FlabError(f"GGUF file {str(self.paths[0])!r} is damaged: {name} is {str(value)[:40]!r}")
 
     def _check_tables(self) -> None:

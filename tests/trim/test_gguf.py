@@ -304,7 +304,6 @@ def test_damaged_and_lying_files_are_refused_with_the_cause(dense, few, tmp_path
         ("tokenizer.ggml.tokens", 7, WHOLE_NUMBER),
         ("tokenizer.ggml.token_type", ["x"], STRING),
         ("llama.vocab_size", "many", STRING),
-        ("llama.block_count", 4_000_000_000, WHOLE_NUMBER),
     ],
 )
 def test_fields_that_are_not_what_their_names_say_are_refused(dense, few, tmp_path, name, value, kind):
