@@ -108,10 +108,16 @@ def test_heads_take_a_pass_over_the_text_unless_all_stay_and_no_survey():
     assert 0 < seconds(dense // 2, target_ratio=0.3) - seconds(dense, target_ratio=0.3) < alone - none
 
 
-def test_every_process_tries_the_files_itself():
-    named, found = (FlabPrunerConfig(target_size="1MB", target_type=kind) for kind in ("f16", "auto"))
-    one, two = (seconds_for(found, SIZES, SLOW, number) - seconds_for(named, SIZES, SLOW, number) for number in (1, 2))
-    assert one == pytest.approx(two) and one > 0
+def test_every_process_tries_the_files_itself_and_few_where_nothing_of_the_body_goes():
+    weights = SIZES.counts.body(SIZES.shape)
+    small, large = f"{weights * 4 // 8}B", f"{weights * 8 // 8}B"
+
+    def seconds(size, kind, processes):
+        return seconds_for(FlabPrunerConfig(target_size=size, target_type=kind), SIZES, SLOW, processes)
+
+    for size in (small, large):
+        assert seconds(size, "auto", 1000) > 2 * seconds(size, "f16", 1000)
+    assert seconds(small, "auto", 1) > 2 * seconds(large, "auto", 1)
 
 
 def test_several_processes_and_idle_experts_take_less():

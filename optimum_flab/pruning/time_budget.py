@@ -34,8 +34,11 @@ COUNTED = 0.5  # of the tokens, those whose weight is large enough to be summed
 KEPT = 0.3  # of the vocabulary, while shapes are compared and tokens weighted
 WRITING = 2  # a token that the model writes costs as much as so many that it reads
 SHAPES = 4  # that a search measures, about
-TYPES_TRIED = 6  # where the type of a file is to be found, about
-TYPE_TOKENS = 2000  # as long as quantising one takes
+# where the type of a file is to be found, about so many are tried: few where this many bits a weight are allowed, with
+# which nothing of the body goes; else many, and often two files are made
+ENOUGH_BITS = 4.5
+FEW_TYPES, MANY_TYPES = 3, 10
+TYPE_TOKENS = 30_000  # of one that is tried: as long as quantising, writing and reading a file takes
 # of the held-out texts, where only tokens were removed: predictions among those that stay are known to be the same
 UNCHANGED_PART = 4
 LEAST_TOKENS = 2048  # fewer say too little about a layer's neurons
@@ -152,15 +155,21 @@ def expected_flop(request: Request, tokens: int | None = None, processes: int = 
 
     survey, surveyed, apart = decided("shape", 1)
     plan, fitted, _ = decided("plan", COUNTED)
+    finished = 1
+    if request.config.target_type == AUTO:  # by every process
+        weights = counts.body(dense) + KEPT * dense["vocab"] * request.hidden
+        is_enough = 8 * request.budget >= ENOUGH_BITS * weights
+        types = 1 + (FEW_TYPES if is_enough else MANY_TYPES)  # the file itself is one more
+        apart += types * (TRIAL_TOKENS * (body + head * KEPT) + TYPE_TOKENS * body)
+        plan, fitted = (0, 0) if is_enough else (plan, fitted)
+        finished = 2
     weighted = tokens / processes * (body + 2 * head * KEPT) if fitted else 0
     # the dense model reads much of the text in both tokenisations, and rows have some padding
     read = (3.2 * body + 3 * head) if fitted else (2.2 * body + 2.8 * head) / UNCHANGED_PART
-    if request.config.target_type == AUTO:  # by every process
-        apart += TYPES_TRIED * (TRIAL_TOKENS * (body + head * KEPT) + TYPE_TOKENS * body)
     return {
         "texts": Pace(0, 0, (body + head) * WRITING * written),
         "shape": Pace(survey, body * surveyed, measured / processes + apart),
-        "plan": Pace(plan, body * fitted + weighted, 0),
+        "plan": Pace(finished * plan, finished * (body * fitted + weighted), 0),
         "held-out": Pace(0, read * data.held_out_tokens / processes, 0),
     }
 
