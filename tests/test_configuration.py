@@ -197,7 +197,7 @@ def test_a_target_needs_something_that_is_free():
         (
             "data",
             {"calibration_tokens": 100},
-            "calibration_tokens 100 is less than one sequence",
+            "`data.calibration_tokens` 100 is less than one sequence",
         ),
         ("data", {"calibration": ["a", "b"], "held_out": ["b"]}, "held_out: 'b' is also trained or calibrated on"),
         ("data", {"corpus": ["b"], "held_out": ["b"]}, "held_out: 'b' is also trained or calibrated on"),

@@ -214,6 +214,17 @@ def test_an_impossible_id_is_refused_before_tokenizers_counts_up_to_it(broken):
         load_dense(folder)
 
 
+def test_a_full_disk_for_the_copy_of_a_tokenizer_is_told(broken, monkeypatch):
+    folder, _ = broken
+
+    def full(*_: object, **options: object) -> None:
+        raise Exception("File too large (os error 27)")  # as tokenizers says it
+
+    monkeypatch.setattr("optimum_flab.vocabulary.files.save_tokenizer", full)
+    with pytest.raises(FlabError, match="the folder of temporary files cannot be written"):
+        load_dense(folder)
+
+
 def test_missing_tokenizer_is_not_made_up(broken):
     folder, _ = broken
     (folder / "tokenizer.json").unlink()

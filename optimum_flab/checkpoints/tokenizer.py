@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import normalizers
 
+from ..records.atomic import errors_of_writing
 from ..records.json_files import read_json
 from ..records.names import OTHER_TOKENIZERS
 from ..tensors.gguf_header import read_header
@@ -30,6 +31,7 @@ TOKENIZER_FILES = (
 NORMALISED = ("qwen2", "qwen35")
 
 
+@errors_of_writing("the folder of temporary files")  # where it is saved and loaded again
 def load_tokenizer(
     files: ModelFiles, config: PreTrainedConfig, trust_remote_code: bool = False
 ) -> tuple[PreTrainedTokenizerBase, str | None]:

@@ -106,12 +106,14 @@ class ApplyCommand(PruningVerb):
         args = self.args
 
         from .. import FlabOptimizer, PruningPlan
+        from ..checkpoints.computation import computation_device
         from ..pruned import check_prompt
 
         command = command_line("apply", self.parser, args)
         if (plan := trim_plan(args.plan)) is not None:
             self.trim(plan, command)
             return
+        computation_device(args.device)  # an unknown one is refused, also where nothing is computed
         with FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=[args.model, args.plan]) as output:
             plan = PruningPlan.load(args.plan)
             optimizer = FlabOptimizer.from_pretrained(

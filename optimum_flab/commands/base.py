@@ -143,6 +143,7 @@ class FlabVerb(BaseOptimumCLICommand):
         hint = "; the same command resumes, unless with --no-resume" if "cache_dir" in self.args else ""
         quiet = getattr(self.args, "quiet", False)
         with bars_as_lines(), terminal(self.flags, hint), silence() if quiet else nullcontext():
+            check_here()
             self.execute()
 
     @property
@@ -177,6 +178,14 @@ class FlabVerb(BaseOptimumCLICommand):
     @abstractmethod
     def execute(self) -> None:
         """Validate, call the library and print; imports of torch and transformers belong here."""
+
+
+def check_here() -> None:
+    """Raises a [`FlabError`] if the folder that relative paths begin in was deleted."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise FlabError("the current folder was deleted; change to another one") from error
 
 
 def weights_text(folder: Path) -> str:

@@ -89,8 +89,9 @@ def weights_fit(request: Request, budget: int | None, dtype: torch.dtype, device
         place, instead = ("", "") if is_cpu else (f" on {device}", ", or compute on the CPU by device cpu")
         raise ConfigurationError(
             f"memory_budget: {size} is less than the {least / 1e9:,.1f} GB that pruning this model takes{place} with"
-            f" its weights in their files ({most / 1e9:,.1f} GB with all of them there); allow that much, or"
-            f" choose a smaller data.batch_size or data.sequence_length, or fewer data.calibration_tokens{instead}"
+            f" its weights in their files ({most / 1e9:,.1f} GB with all of them there); allow that much,"
+            f" or choose a smaller `data.batch_size` or `data.sequence_length`, or fewer"
+            f" `data.calibration_tokens`{instead}"
         )
     return free is None or most <= free
 

@@ -131,7 +131,7 @@ def with_limits(request: Request) -> Request:
         pins = [component.settings.size for component in components_of(limits.dense)]
         raise ConfigurationError(
             f"nothing would be pruned: the vocabulary is switched off, and all {limits.dense['layer']:,} layers stay"
-            f" as they are; set target_ratio, or a smaller {' or '.join(pins[1:])}"
+            f" as they are; set `target_ratio`, or a smaller {' or '.join(f'`{pin}`' for pin in pins[1:])}"
         )
     return request
 

@@ -17,10 +17,14 @@ from ..utils.errors import FlabError
 
 LOCK = "lock"  # the lock file of a folder
 
+FULL = (errno.ENOSPC, errno.EFBIG)
+
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk is full; some libraries wrap the system's own."""
-    return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    """Whether an error says that a disk is full, or a file as large as it may be; some libraries wrap the system's
+    own."""
+    texts = (os.strerror(number) for number in FULL)
+    return getattr(error, "errno", None) in FULL or any(text in str(error) for text in texts)
 
 
 @contextmanager

@@ -111,8 +111,8 @@ class DataSettings(Section):
     def _refuse_no_text_or_the_same_twice(self) -> DataSettings:
         if self.tokens < self.sequence_length:
             raise ValueError(
-                f"calibration_tokens {self.calibration_tokens} is less than one sequence (sequence_length is"
-                f" {self.sequence_length}); raise it or shorten the sequences"
+                f"`data.calibration_tokens` {self.calibration_tokens} is less than one sequence"
+                f" (`data.sequence_length` is {self.sequence_length}); raise it or shorten the sequences"
             )
         refuse_shared(self.held_out, [*self.calibration, *self.corpus])
         return self

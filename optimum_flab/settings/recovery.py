@@ -191,7 +191,7 @@ class RecoveryConfig(Section):
                 f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}; use a divisor"
             )
         if self.method == "full" and lora_only:
-            raise ValueError(f"{lora_only[0]} applies to LoRA, but method is 'full'; leave one of them out")
+            raise ValueError(f"`{lora_only[0]}` applies to LoRA, but `method` is 'full'; leave one of them out")
         if (self.text or self.mix or not self.data) and not self.reads_plain_text:
             raise ValueError(
                 "plain text has no answers, so loss 'cross-entropy' and distill_on 'answer' learn nothing from it;"

@@ -40,7 +40,7 @@ class TrimSettings(Section):
         if not self.vocabulary.enabled:
             raise ValueError("vocabulary.enabled: only the vocabulary is trimmed; leave it on")
         if self.target_size is not None and self.vocab_size is not None:
-            raise ValueError("target_size and vocab_size both say how many tokens stay; drop one of them")
+            raise ValueError("`target_size` and `vocab_size` both say how many tokens stay; drop one of them")
         return self
 
 

@@ -270,6 +270,13 @@ def test_output_that_cannot_be_written_is_told_in_one_line():
     assert "Traceback" not in result.stderr
 
 
+def test_a_folder_that_was_deleted_while_a_shell_is_in_it_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    ended = flab("prune", "m", "out")
+    assert ended.code == 1 and "the current folder was deleted; change to another one" in ended.err
+
+
 def test_what_the_encoding_of_the_output_lacks_is_escaped(monkeypatch):
     class Prints(FlabVerb):
         def execute(self):

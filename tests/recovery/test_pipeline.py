@@ -457,8 +457,8 @@ def test_what_was_finished_is_found_again_and_another_learning_rate_finds_rows_a
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "full", "targets": ["q_proj"]}, "targets applies to LoRA"),
-        ({"method": "full", "rank": 8}, "rank applies to LoRA"),
+        ({"method": "full", "targets": ["q_proj"]}, "`targets` applies to LoRA"),
+        ({"method": "full", "rank": 8}, "`rank` applies to LoRA"),
         ({"data": [], "text_share": 0}, "text_share is 0, so there is nothing to train on"),
         ({"data": [], "distill_on": "answer"}, "plain text has no answers"),
         ({"text": "python-stdlib", "loss": "cross-entropy"}, "plain text has no answers"),

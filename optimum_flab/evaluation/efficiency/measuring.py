@@ -144,7 +144,7 @@ def check_length(model: StoredModel, settings: BenchSettings) -> None:
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None and positions > longest:
         raise ConfigurationError(
-            f"prompt_tokens + new_tokens: {positions} is more than the {longest} positions of {model.files.name!r}"
+            f"`prompt_tokens` + `new_tokens`: {positions} is more than the {longest} positions of {model.files.name!r}"
         )
 
 
