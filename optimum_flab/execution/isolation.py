@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .inside.confinement import SCOPES_SINCE, TRUNCATE_SINCE, landlock_version
 from .packages import parts_of
 from .seccomp import system_call_filter
 
@@ -22,8 +22,6 @@ PRIVATE, PACKAGES = "/tmp", "/packages"
 FIRST_USER = 2_000_000_000
 USERS = 2_000_000_000
 
-# versions of Landlock: the first that knows all writing, and the first that keeps signals from other processes
-TRUNCATE_SINCE, SIGNALS_SINCE = 3, 6
 SAME_USER = (
     "reading every file that this user can read",
     "writing wherever this user can write",
@@ -101,7 +99,7 @@ class Isolation:
     def is_lasting(self) -> bool:
         """Whether one sandbox can run several programs, since none leaves a process to the next: all those of a user,
         of a process namespace, or within reach of signals, can be ended at once."""
-        return self.own_user or self.bubblewrap is not None or self.landlock >= SIGNALS_SINCE
+        return self.own_user or self.bubblewrap is not None or self.landlock >= SCOPES_SINCE
 
     @property
     def not_stopped(self) -> tuple[str, ...]:
@@ -112,7 +110,7 @@ class Isolation:
         if not self.landlock:
             users = OWN_USER if self.own_user else ("everything that root can do",) if _is_root() else SAME_USER
             return (*users, *others, *WITHOUT_NAMESPACES)
-        if self.landlock < SIGNALS_SINCE:
+        if self.landlock < SCOPES_SINCE:
             others = ("seeing other processes", *(() if self.own_user else SAME_USER[-1:]), *others)
         return (*others, *WITHOUT_NAMESPACES)
 
@@ -198,6 +196,8 @@ class Isolation:
         # where the host is root these are writable for a program that runs as root without any capability
         for path in ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"):
             command += ["--ro-bind-try", path, path]
+        # where memory would be shared: that it cannot be is then a matter of permissions, not of a missing folder
+        command += ["--perms", "0755", "--dir", "/dev/shm"]
         command += ["--perms", "0755", "--size", str(limits.disk_bytes), "--tmpfs", PRIVATE]
         for path in installed_packages():
             command += ["--size", "4096", "--tmpfs", path, "--remount-ro", path]
@@ -219,13 +219,6 @@ def candidates() -> list[Isolation]:
     ways = [(bubblewrap, 0)] * bool(bubblewrap) + [(None, version)] * (version >= TRUNCATE_SINCE) + [(None, 0)]
     users = [True, False] if _is_root() else [False]
     return [Isolation(path, own_user, landlock) for path, landlock in ways for own_user in users]
-
-
-def landlock_version() -> int:
-    """The version of Landlock in this kernel; 0 where it has none, or it is turned off."""
-    if sys.platform != "linux":
-        return 0
-    return max(0, ctypes.CDLL(None).syscall(444, None, 0, 1))  # LANDLOCK_CREATE_RULESET_VERSION
 
 
 def installed_packages() -> list[str]:

@@ -11,21 +11,27 @@ A lock is taken on a file, not on the name under which a sandbox sees it, so a l
 host. A filter does not see which file is meant, and honest programs lock files of their own (`sqlite3`, `dbm`,
 `mailbox`): they are told that they have the lock, but none is taken. Locks therefore do not exclude the processes of
 one program, which alone share its files, from one another. In the same way, programs that run as the owner of files of
-the host are told that they changed a mode; changes of owners and times are refused to them.
+the host are told that they changed a mode, an owner or a time. Only the present time is refused as a file's:
+`Path.touch`, told that it is set, would make no file. Extended attributes do not exist for programs, since Landlock
+does not keep them from reading those of hidden files.
 
 Without namespaces, every socket with an address and every change of priorities reaches the host, so all are refused.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import platform
 import struct
 import sys
+from functools import lru_cache
 
+
+Calls = dict[str, tuple[int, int | None]]
 
 # name: number on x86_64 and on aarch64 (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h)
-REFUSED = {
+REFUSED: Calls = {
     "add_key": (248, 217),
     "bpf": (321, 280),
     "chroot": (161, 51),
@@ -103,30 +109,43 @@ REFUSED = {
     "vmsplice": (278, 75),
 }
 # where programs share processes and users with the host
-OF_PROCESSES = {
+OF_PROCESSES: Calls = {
     "sched_setaffinity": (203, 122),
     "sched_setattr": (314, 274),
     "sched_setparam": (142, 118),
     "sched_setscheduler": (144, 119),
     "setpriority": (141, 140),
 }
-OF_OWNERS = {
+OF_OWNERS: Calls = {
+    "chmod": (90, None),
     "chown": (92, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
     "fchown": (93, 55),
     "fchownat": (260, 54),
     "futimesat": (261, None),
     "lchown": (94, None),
     "utime": (132, None),
-    "utimensat": (280, 88),
     "utimes": (235, None),
 }
-MODES = {"chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452)}
+READ_ATTRIBUTES: Calls = {
+    "fgetxattr": (193, 10),
+    "flistxattr": (196, 13),
+    "getxattr": (191, 8),
+    "getxattrat": (464, 464),
+    "lgetxattr": (192, 9),
+    "listxattr": (194, 11),
+    "listxattrat": (465, 465),
+    "llistxattr": (195, 12),
+}
 CLONE = (56, 220)
 CLONE3 = (435, 435)
 MMAP = (9, 222)
 PRCTL = (157, 167)
 PRLIMIT = (302, 261)
 SOCKET = (41, 198)
+UTIMENSAT = (280, 88)
 SOCKETPAIR = (53, 199)
 FCNTL = (72, 25)
 FLOCK = (73, 32)
@@ -140,7 +159,7 @@ DATAGRAM = 2  # SOCK_DGRAM
 LOCKS = (6, 7, 37, 38)  # F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW
 NOT_OF_FILES = (1024, 1026, 1031)  # F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ
 FLAGS_OF_FILES = (0x40086602, 0x401C5820)  # FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR
-SET_FILTER = 22  # PR_SET_SECCOMP
+SET_FILTER, FILTER = 22, 2  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 NOTHING_DONE = 0  # as an error: the call is skipped and reported as successful
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 FIRST_X32 = 0x40000000  # on x86_64: the same calls again, under other numbers
@@ -150,6 +169,7 @@ NUMBER = 0
 ARCHITECTURE = 4
 FIRST_ARGUMENT = 16
 SECOND_ARGUMENT = 24
+THIRD_ARGUMENT = 32
 FOURTH_ARGUMENT = 40
 # codes of steps
 LOAD = 0x20
@@ -167,14 +187,14 @@ Step = tuple[int, int, int, int]
 
 
 def system_call_filter(namespaces: bool = True, owner: bool = False) -> bytes | None:
-    """The filter as an array of `struct sock_filter`, or `None` for an unknown system or architecture.
+    """The filter as an array of `struct sock_filter`, or `None` where the processor or the kernel has none.
 
     Args:
         namespaces (`bool`): programs have a network and processes of their own.
         owner (`bool`): programs are the user to whom files of the host belong.
     """
     known = ARCHITECTURES.get(platform.machine())
-    if sys.platform != "linux" or known is None or struct.pack("=I", 1) != struct.pack("<I", 1):
+    if known is None or sys.byteorder != "little" or not _takes_filters():
         return None
     column, architecture = known
 
@@ -189,11 +209,18 @@ def system_call_filter(namespaces: bool = True, owner: bool = False) -> bytes | 
     steps = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, architecture), (RETURN, 0, 0, KILL), (LOAD, 0, 0, NUMBER)]
     if column == 0:
         steps += refuse(AT_LEAST, FIRST_X32, errno.ENOSYS)
-    refused = {**REFUSED, **({} if namespaces else OF_PROCESSES), **(OF_OWNERS if owner else {})}
-    for calls, error in ((refused, errno.EPERM), (MODES if owner else {}, NOTHING_DONE)):
+    # `shutil.copy2` knows file systems without attributes
+    refused = [(REFUSED, errno.EPERM), (READ_ATTRIBUTES, errno.ENOTSUP)]
+    refused += [] if namespaces else [(OF_PROCESSES, errno.EPERM)]
+    refused += [(OF_OWNERS, NOTHING_DONE)] if owner else []
+    for calls, error in refused:
         for numbers in calls.values():
             if (number := numbers[column]) is not None:
                 steps += refuse(EQUAL, number, error)
+    if owner:
+        now = refuse(EQUAL, 0, errno.EPERM)
+        done = (RETURN, 0, 0, ERROR | NOTHING_DONE)
+        steps += only_for(UTIMENSAT[column], (LOAD, 0, 0, THIRD_ARGUMENT), *now, done)
     # the C library then uses clone, whose flags can be seen
     steps += refuse(EQUAL, CLONE3[column], errno.ENOSYS)
     steps += refuse(EQUAL, FLOCK[column], NOTHING_DONE)
@@ -208,10 +235,9 @@ def system_call_filter(namespaces: bool = True, owner: bool = False) -> bytes | 
     unknown = (RETURN, 0, 0, ERROR | errno.EAFNOSUPPORT)
     families = [(EQUAL, 3, 0, UNIX), (EQUAL, 3, 0, INTERNET[0]), (EQUAL, 2, 0, INTERNET[1]), unknown]
     datagrams = [(LOAD, 0, 0, SECOND_ARGUMENT), (AND, 0, 0, KIND), (EQUAL, 1, 0, DATAGRAM)]
+    sockets = [*families, (RETURN, 0, 0, ALLOW), *datagrams] if namespaces else []
     unreachable = (RETURN, 0, 0, ERROR | errno.ENETUNREACH)
-    end = (RETURN, 0, 0, ALLOW) if namespaces else unreachable
-    internet = [*datagrams, unreachable] if namespaces else [unreachable]
-    steps += only_for(SOCKET[column], (LOAD, 0, 0, FIRST_ARGUMENT), *families, end, *internet)
+    steps += only_for(SOCKET[column], (LOAD, 0, 0, FIRST_ARGUMENT), *sockets, unreachable)
     steps += only_for(SOCKETPAIR[column], (LOAD, 0, 0, FIRST_ARGUMENT), (EQUAL, 1, 0, UNIX), unknown)
     commands = [step for command in LOCKS for step in refuse(EQUAL, command, NOTHING_DONE)]
     commands += [step for command in NOT_OF_FILES for step in refuse(EQUAL, command, errno.EPERM)]
@@ -219,3 +245,13 @@ def system_call_filter(namespaces: bool = True, owner: bool = False) -> bytes | 
     flags = [step for command in FLAGS_OF_FILES for step in refuse(EQUAL, command, errno.EPERM)]
     steps += only_for(IOCTL[column], (LOAD, 0, 0, SECOND_ARGUMENT), *flags)
     return b"".join(struct.pack("=HBBI", *step) for step in [*steps, (RETURN, 0, 0, ALLOW)])
+
+
+@lru_cache(maxsize=1)
+def _takes_filters() -> bool:
+    """Whether the kernel reads filters: some are built without, and emulators of a processor refuse them."""
+    if sys.platform != "linux":
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
+    # it reads the address only where it knows what should be there
+    return library.prctl(SET_FILTER, FILTER, None, 0, 0) < 0 and ctypes.get_errno() == errno.EFAULT

@@ -1,10 +1,13 @@
-"""What a process gives up for good, and with it all that it starts: privileges, files and system calls. Linux only."""
+"""What a process gives up for good, and with it all that it starts: privileges, files and system calls. The rest of
+the package takes from here what it must know of Landlock."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import struct
+import sys
+from functools import lru_cache
 
 
 NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS
@@ -25,18 +28,23 @@ DEVICES = 1 << 15
 ALL = (1 << 16) - 1
 LOOK, USE = EXECUTE | READ | LIST, READ | WRITE | TRUNCATE
 OF_FILES = EXECUTE | USE | DEVICES
-# its versions that brought rules for TCP, for devices, and for signals and abstract sockets
+# its versions that brought the last right to write, rules for TCP, for devices, and for signals and abstract sockets
+TRUNCATE_SINCE = 3
 NETWORK_SINCE = 4
 DEVICES_SINCE = 5
 SCOPES_SINCE = 6
 BOTH = 3
 
-libc = ctypes.CDLL(None, use_errno=True)
+
+@lru_cache
+def libc() -> ctypes.CDLL:
+    """The C library."""
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def prctl(option: int, value: int, argument: bytes | None = None) -> None:
     """Sets an option of this process with the system call of that name."""
-    checked(libc.prctl(option, value, argument, 0, 0))
+    checked(libc().prctl(option, value, argument, 0, 0))
 
 
 def checked(result: int) -> int:
@@ -48,13 +56,20 @@ def checked(result: int) -> int:
 
 def drop_capabilities() -> None:
     """Drops what root may do beyond other users; without new privileges no program brings it back."""
-    checked(libc.capset(struct.pack("=II", CAPABILITIES_VERSION, 0), bytes(24)))
+    checked(libc().capset(struct.pack("=II", CAPABILITIES_VERSION, 0), bytes(24)))
 
 
 def refuse_calls(steps: bytes) -> None:
     """Installs a filter of system calls, an array of `struct sock_filter`."""
     array = ctypes.create_string_buffer(steps)
     prctl(SECCOMP, FILTER, struct.pack("@HP", len(steps) // 8, ctypes.addressof(array)))
+
+
+def landlock_version() -> int:
+    """The version of Landlock in this kernel; 0 where it has none, or it is turned off."""
+    if sys.platform != "linux":
+        return 0
+    return max(0, libc().syscall(CREATE_RULESET, None, 0, 1))  # LANDLOCK_CREATE_RULESET_VERSION
 
 
 def restrict(rights: dict[str, int], version: int) -> None:
@@ -68,15 +83,15 @@ def restrict(rights: dict[str, int], version: int) -> None:
     handled = ALL if version >= DEVICES_SINCE else ALL & ~DEVICES
     network, scopes = (BOTH if version >= since else 0 for since in (NETWORK_SINCE, SCOPES_SINCE))
     rules = checked(
-        libc.syscall(CREATE_RULESET, struct.pack("=QQQ", handled, network, scopes), ctypes.c_size_t(24), 0)
+        libc().syscall(CREATE_RULESET, struct.pack("=QQQ", handled, network, scopes), ctypes.c_size_t(24), 0)
     )
     for path, allowed in rights.items():
         if os.path.exists(path):
             file = os.open(path, os.O_PATH)
             allowed &= handled if os.path.isdir(path) else handled & OF_FILES
-            checked(libc.syscall(ADD_RULE, rules, PATH_BENEATH, struct.pack("=Qi", allowed, file), 0))
+            checked(libc().syscall(ADD_RULE, rules, PATH_BENEATH, struct.pack("=Qi", allowed, file), 0))
             os.close(file)
-    checked(libc.syscall(RESTRICT_SELF, rules, 0))
+    checked(libc().syscall(RESTRICT_SELF, rules, 0))
     os.close(rules)
 
 

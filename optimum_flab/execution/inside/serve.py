@@ -27,11 +27,13 @@ from typing import Any
 # run as a script, which finds what lies beside it
 import confinement  # type: ignore[import-not-found]
 import harness  # type: ignore[import-not-found]
-from confinement import ALL, LOOK, READ, USE
+from confinement import ALL, LIST, LOOK, READ, USE
 
 
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 DEVICES = {"/dev/null": USE, "/dev/random": READ, "/dev/urandom": READ}
+# what Python and its modules read about their process; the rest tells of the host's network, mounts and groups
+OF_ITSELF = dict.fromkeys((f"/proc/self/{name}" for name in "cmdline fd maps stat statm status".split()), LOOK)
 ENDING_BYTES = 64
 CHECK_SECONDS = 0.02  # between two checks of how many files a program has made
 COMMON_MODULES = """bisect collections copy datetime decimal fractions functools heapq itertools json math operator os
@@ -47,7 +49,8 @@ def main() -> None:
         confinement.prctl(PR_SET_CHILD_SUBREAPER, 1)
         confinement.prctl(confinement.NO_NEW_PRIVILEGES, 1)
     prepare(settings)
-    alone = os.getpid() == 1 or shut_in(settings)
+    signals_stay = shut_in(settings)
+    alone = signals_stay or os.getpid() == 1
     control.sendall(b".")  # ready
     state = own_state(settings["folder"])
     for number in itertools.count(1):
@@ -154,9 +157,9 @@ def confine(settings: dict[str, Any], folder: str) -> None:
     if user is not None:
         os.chown(folder, user, user)
     if version := settings["landlock"]:
-        # no process but itself, no folder of a neighbour; hidden folders are so already
-        rights = dict.fromkeys([*settings["visible"], settings["package_folder"], "/proc/self"], LOOK)
-        confinement.restrict({**rights, folder: ALL, **DEVICES}, version)
+        # of processes only itself, no folder of a neighbour; hidden folders are so already
+        rights = dict.fromkeys([*settings["visible"], settings["package_folder"]], LOOK)
+        confinement.restrict({**rights, **OF_ITSELF, "/proc/self/task": LIST, folder: ALL, **DEVICES}, version)
     if user is not None:
         become(user)
     os.chdir(folder)
