@@ -15,6 +15,7 @@ from typing import Any, get_args
 import psutil
 
 from ..utils.errors import FlabError, printable
+from .inside import harness
 from .isolation import Isolation, Limits
 from .packages import parts_of
 from .sandbox import Sandbox
@@ -24,8 +25,9 @@ from .values import Program, Status, Verdict
 CHECK_SECONDS = 0.25  # between two checks of what a program uses
 ALWAYS = ("numpy",)  # packages that programs can import where they are installed
 LARGEST_REPORT = 1 << 12  # bytes
-LONGEST_DETAIL, LONGEST_NAME = 500, 100  # characters
-OUT_OF_MEMORY = {"status": "out of memory", "limit": "memory"}
+LONGEST_DETAIL = 500  # characters
+OUT_OF_MEMORY = {"status": "out of memory", "limit": harness.MEMORY}
+REPORTED_LIMITS = {harness.MEMORY, *harness.LIMITS.values()}
 OWN_PROCESSES = 3  # of the sandbox itself
 MOST_PROGRAMS = 50  # in one sandbox: what the kernel keeps for a user without a process is freed with it
 LEAST_AVAILABLE = 256 << 20  # bytes; memory that no process maps is not counted anywhere else
@@ -120,7 +122,7 @@ def _wait(
 
 def _excess(pid: int, limits: Limits, available: int) -> dict[str, Any] | None:
     """What a program uses beyond its limits, over all of its processes; rlimits count each process separately."""
-    memory = number = 0
+    memory = processes = threads = 0
     left = psutil.virtual_memory().available
     if left < LEAST_AVAILABLE and available - left > limits.memory_bytes // 2:
         return {**OUT_OF_MEMORY, "detail": "the machine had hardly any memory left"}
@@ -128,11 +130,12 @@ def _excess(pid: int, limits: Limits, available: int) -> dict[str, Any] | None:
         for process in psutil.Process(pid).children(recursive=True):
             with suppress(psutil.Error):
                 memory += process.memory_info().rss
-                number += 1
+                threads += process.num_threads()
+                processes += 1
     if memory > limits.memory_bytes:
-        return {**OUT_OF_MEMORY, "detail": f"{memory / 1e6:,.0f} MB in {number} processes"}
-    if number > limits.processes + OWN_PROCESSES:
-        return {"status": "limited", "limit": "threads and processes", "detail": f"{number} processes"}
+        return {**OUT_OF_MEMORY, "detail": f"{memory / 1e6:,.0f} MB in {processes} processes"}
+    if threads > limits.processes + OWN_PROCESSES:
+        return {"status": "limited", "limit": harness.THREADS, "detail": f"{threads} in {processes} processes"}
     return None
 
 
@@ -141,11 +144,12 @@ def _read_verdict(report: bytes, secret: str) -> dict[str, Any]:
     text = report.decode(errors="replace")
     if text == secret:
         return {"status": "passed", "detail": ""}
-    status, *rest = text.split("\n", 2)
-    if status == "passed" or status not in get_args(Status) or len(rest) < 2:
+    status, name, detail = [*text.split("\n", 2), "", ""][:3]
+    is_package = status == "missing package"
+    known = harness.is_package(name) if is_package else name in REPORTED_LIMITS or not name
+    if status == "passed" or status not in get_args(Status) or text.count("\n") < 2 or not known:
         return {"status": "crashed", "detail": "it wrote to the pipe of its verdict"}
-    named = "package" if status == "missing package" else "limit"
-    return {"status": status, "detail": rest[1], named: printable(rest[0])[:LONGEST_NAME] or None}
+    return {"status": status, "detail": detail, "package" if is_package else "limit": name or None}
 
 
 def _exit_verdict(code: int | None, limits: Limits, seconds: float) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,14 +132,17 @@ REPORTS = {
     b"failed": ("crashed", "it wrote to the pipe of its verdict", None),
     b"\xff\n\n": ("crashed", "it wrote to the pipe of its verdict", None),
     b"failed\n\nline\nand more": ("failed", "line\\nand more", None),
-    b"missing package\nnum\x1bpy\nno module": ("missing package", "no module", "num\\x1bpy"),
+    b"missing package\nnum\x1bpy\nno module": ("crashed", "it wrote to the pipe of its verdict", None),
+    b"missing package\nnumba\nno module": ("missing package", "no module", "numba"),
+    b"limited\n[disk](http://example.org)\nfull": ("crashed", "it wrote to the pipe of its verdict", None),
+    b"limited\ndisk\nfull": ("limited", "full", "disk"),
 }
 
 
 def test_a_report_that_the_program_writes_itself_is_never_a_pass(isolation):
     programs = [program(WRITES_ON_EVERY_DESCRIPTOR.format(report=report)) for report in REPORTS]
     verdicts = run(programs, isolation)
-    assert [(one.status, one.detail, one.package) for one in verdicts] == list(REPORTS.values())
+    assert [(one.status, one.detail, one.package or one.limit) for one in verdicts] == list(REPORTS.values())
 
 
 MISSING = {
@@ -187,7 +191,35 @@ LIMITS_MET = {
     "size": ("def f(x): open('f', 'wb').write(b'0' * (70 << 20))", "size of a file"),
     "permission": ("def f(x): return open('/etc/shadow')", "permissions"),
     "memory": ("def f(x): return bytes(1 << 30)", "memory"),
+    "shared memory": ("import multiprocessing\ndef f(x): multiprocessing.Pool(1)", "permissions"),
+    "processes": (
+        """
+        import subprocess
+        def f(x): return [subprocess.Popen(["sleep", "3"]) for _ in range(100)]
+        """,
+        "threads and processes",
+    ),
     "none": ("def f(x): return open('missing')", None),
+    "would wait": (
+        """
+        import socket
+        def f(x):
+            one, other = socket.socketpair()
+            one.setblocking(False)
+            one.recv(1)
+        """,
+        None,
+    ),
+    "told as another, from nothing": (
+        """
+        def f(x):
+            try:
+                raise PermissionError(1, "no")
+            except PermissionError:
+                raise AssertionError from None
+        """,
+        None,
+    ),
 }
 
 
@@ -196,8 +228,16 @@ def test_the_limit_that_a_program_met_is_named(bubblewrap):
     found = {name: one.limit for name, one in zip(LIMITS_MET, verdicts, strict=True)}
     # there is no such file under bubblewrap
     assert found == {name: limit for name, (_, limit) in LIMITS_MET.items()} | {"permission": None}, verdicts
-    statuses = {one.status for one in verdicts if one.limit not in (None, "memory")}
-    assert statuses == {"limited"} and verdicts[-2].status == "out of memory"
+    statuses = {(one.status, one.limit == "memory") for one in verdicts if one.limit is not None}
+    assert statuses == {("limited", False), ("out of memory", True)}
+
+
+@pytest.mark.parametrize("own_user", [False, True])
+def test_threads_are_counted_under_each_isolation(isolation, own_user):
+    body = textwrap.dedent(LIMITS_MET["threads"][0]).replace("    return", "    time.sleep(2)\n    return")
+    isolation = replace(isolation, own_user=own_user and isolation.own_user)
+    (verdict,) = run([program(body)], isolation, limits=Limits())  # there is memory for that many
+    assert (verdict.status, verdict.limit) == ("limited", "threads and processes"), verdict
 
 
 def test_what_programs_commonly_need_is_within_the_limits(isolation):

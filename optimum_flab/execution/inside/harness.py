@@ -21,6 +21,9 @@ LONGEST_NAME = 100  # characters: a report is written at once
 ANNOTATIONS = __future__.annotations.compiler_flag
 MOST_CAUSES = 20
 THREADS = "threads and processes"
+MEMORY = "memory"
+# functions whose EAGAIN means that; of others it means that they would wait
+STARTING = {"fork", "forkpty", "fork_exec", "_fork_exec", "posix_spawn", "posix_spawnp"}
 LIMITS = {
     getattr(errno, name): limit
     for limit, names in {
@@ -48,7 +51,7 @@ def run(job: dict[str, Any], report: int) -> NoReturn:
     process_id = os.getpid
     this = os.getpid()
     passed = job["secret"].encode()
-    out_of_memory = b"out of memory\nmemory\nMemoryError"
+    out_of_memory = f"out of memory\n{MEMORY}\nMemoryError".encode()
     code = 0
     try:
         execute(job["code"], job["test"], job["entry_point"])
@@ -105,12 +108,21 @@ def limit_met(error: BaseException | None) -> str:
             break
         if isinstance(error, OSError):
             limit = "network" if type(error).__name__ == "gaierror" else LIMITS.get(error.errno, "")
-            if limit:
+            if limit and (limit != THREADS or starts_a_process(error)):
                 return limit
         if isinstance(error, RuntimeError) and error.args == ("can't start new thread",):
             return THREADS
-        error = error.__cause__ or error.__context__
+        # as Python shows them
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return ""
+
+
+def starts_a_process(error: BaseException) -> bool:
+    """Whether the function that raised an exception starts processes."""
+    trace, names = error.__traceback__, set()
+    while trace is not None:
+        names, trace = {*trace.tb_frame.f_code.co_names}, trace.tb_next
+    return not names.isdisjoint(STARTING)
 
 
 def exit_code(error: BaseException) -> int:
@@ -134,4 +146,9 @@ def missing_package(error: BaseException, packages: list[str]) -> str:
     name = error.name if isinstance(error, ImportError) else None
     package = name.partition(".")[0] if isinstance(name, str) else ""
     known = package in sys.stdlib_module_names or package in packages
-    return package if package.isidentifier() and len(package) <= LONGEST_NAME and not known else ""
+    return package if is_package(package) and not known else ""
+
+
+def is_package(name: str) -> bool:
+    """Whether a package can be called so."""
+    return name.isidentifier() and len(name) <= LONGEST_NAME
