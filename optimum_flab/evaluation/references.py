@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from lm_eval.api.task import Task
 
-from ..execution import Program, check_packages, check_system
+from ..execution import Program, best_isolation, check_packages, check_system
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_tasks
 from ..utils.errors import ConfigurationError, FlabError, printable
 from ..utils.progress import say
@@ -80,7 +80,7 @@ def check_references(settings: EvaluationSettings, *, confirm_run_unsafe_code: b
             "the check of references runs code from the data, in a sandbox; if you accept that, confirm it with"
             " `confirm_run_unsafe_code`"
         )
-    packages = check_packages(settings.allow_packages)
+    packages = check_packages(settings.allow_packages, best_isolation())
     asked, left_out = with_standard_set(settings)
     for note in left_out:
         say(f"note: {note}")

@@ -47,8 +47,8 @@ def run_programs(
         confirm_run_unsafe_code (`bool`): the user consents to running code that nobody has read.
         limits ([`Limits`], *optional*): for each program. Defaults to `Limits()`.
         workers (`int`, *optional*): programs that run at the same time. Defaults to the number of usable processors.
-        isolation ([`Isolation`], *optional*): defaults to the best that works here; where that is less than
-            bubblewrap, a [`SandboxWarning`] lists what is not stopped.
+        isolation ([`Isolation`], *optional*): defaults to [`best_isolation`], which warns where that is less than
+            bubblewrap.
         allow_packages (`Sequence[str]`): packages of this environment that programs and tests can import, by the name
             they are imported by; their dependencies are not included, and must be allowed by their own names. The
             standard library is always there, and numpy where it is installed.
@@ -106,19 +106,6 @@ def run_programs(
     return [verdicts[index] for index in range(len(programs))]
 
 
-def _warn_of(isolation: Isolation) -> None:
-    """Warns about what an isolation does not stop."""
-    if isolation.not_stopped:
-        less = "under Landlock" if isolation.landlock else "with limits only"
-        lost = "" if isolation.landlock else ", or use a machine that you can afford to lose"
-        warnings.warn(
-            f"bubblewrap is not installed or does not work here, so programs run {less}. Not stopped: "
-            f"{'; '.join(isolation.not_stopped)}. Install bubblewrap{lost}",
-            SandboxWarning,
-            stacklevel=3,
-        )
-
-
 def check_system() -> None:
     """Raises a [`FlabError`] where sandboxes cannot be made: on Windows. Lightweight."""
     if not hasattr(os, "fork"):
@@ -130,16 +117,26 @@ def check_system() -> None:
 
 @lru_cache(maxsize=1)
 def best_isolation() -> Isolation:
-    """The best of [`candidates`] that can tell a right program from a wrong one here.
+    """The best of [`candidates`] that can tell a right program from a wrong one here. Where that is less than
+    bubblewrap, a [`SandboxWarning`] lists what is not stopped, once.
 
     Raises:
         [`FlabError`]: none does.
     """
     check_system()
-    for isolation in candidates():
-        if works(isolation):
-            return isolation
-    raise FlabError("no sandbox works on this machine: processes with limits cannot be started")
+    isolation = next(filter(works, candidates()), None)
+    if isolation is None:
+        raise FlabError("no sandbox works on this machine: processes with limits cannot be started")
+    if isolation.not_stopped:
+        less = "under Landlock" if isolation.landlock else "with limits only"
+        lost = "" if isolation.landlock else ", or use a machine that you can afford to lose"
+        warnings.warn(
+            f"bubblewrap is not installed or does not work here, so programs run {less}. Not stopped: "
+            f"{'; '.join(isolation.not_stopped)}. Install bubblewrap{lost}",
+            SandboxWarning,
+            stacklevel=2,
+        )
+    return isolation
 
 
 def works(isolation: Isolation) -> bool:
@@ -158,8 +155,8 @@ def works(isolation: Isolation) -> bool:
     return True
 
 
-def check_packages(names: str | Sequence[str], isolation: Isolation | None = None) -> tuple[str, ...]:
-    """The packages that programs may import, checked to be importable; warns about what the sandbox does not stop.
+def check_packages(names: str | Sequence[str], isolation: Isolation) -> tuple[str, ...]:
+    """The packages that programs may import, checked to be importable.
 
     Args:
         names (`str` or `Sequence[str]`): names as programs import them; a text may hold several, separated by commas.
@@ -169,8 +166,6 @@ def check_packages(names: str | Sequence[str], isolation: Isolation | None = Non
             a sandbox.
     """
     packages = parse_packages(names) if names else ()
-    isolation = isolation or best_isolation()
-    _warn_of(isolation)
     for package in packages:
         if reason := _unusable(package, packages, isolation):
             raise ConfigurationError(f"`allow_packages` {','.join(packages)}: {reason}")

@@ -8,7 +8,7 @@ import torch
 
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel
-from ..execution import check_packages, check_system
+from ..execution import best_isolation, check_packages, check_system
 from ..families.positions import check_positions
 from ..pruning.plan_check import check_plan
 from ..settings.recovery import RecoveryConfig
@@ -84,4 +84,4 @@ def check_consent(settings: RecoveryConfig, examples: Sequence[Example], consent
             "the data has tests, so programs that the dense model writes would be run in a sandbox; consent with "
             "`confirm_run_unsafe_code`, or learn only from the references with `recovery.answers` reference"
         )
-    check_packages(settings.allow_packages)
+    check_packages(settings.allow_packages, best_isolation())
