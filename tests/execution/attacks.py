@@ -52,7 +52,7 @@ class Attack:
 
     Args:
         ends (`Sequence[str]`): what the verdict may be.
-        excused (`Sequence[str]`): what it may do where bubblewrap is missing.
+        excused (`Sequence[str]`): what it may do where an isolation is known not to stop it.
         code (`str`): with placeholders.
     """
 
@@ -110,6 +110,8 @@ class Bait:
         canary = outside / "canary"
         canary.write_text("sings")
         canary.chmod(0o666)
+        with suppress(OSError):  # a file system without them
+            os.setxattr(canary, "user.secret", self.secret.encode())
         victim = 0
         if "{victim_pid}" in attack.code:
             self.victims[attack.name] = subprocess.Popen(["sleep", "600"])
