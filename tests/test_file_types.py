@@ -16,9 +16,12 @@ from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.commands.prune import with_auto_type
 from optimum_flab.export import export_gguf
 from optimum_flab.export.quantiser import find_quantiser
+from optimum_flab.families import family_for
 from optimum_flab.hub.page import render_page
 from optimum_flab.pruned import write_gguf_files
 from optimum_flab.pruning import rounding as rounding_room
+from optimum_flab.pruning.components import sizes_of
+from optimum_flab.pruning.file_size import FileSizes
 from optimum_flab.pruning.frontier import MOST_POINTS, Scored, points_around, thinned
 from optimum_flab.pruning.rounding import ABOVE, BELOW, Rounding, types_near
 from optimum_flab.pruning.search import (
@@ -28,6 +31,7 @@ from optimum_flab.pruning.search import (
     Tried,
     _scored,
     best_option,
+    candidates_for,
     other_option,
 )
 from optimum_flab.pruning.shapes import REFITTED, Option, cost
@@ -37,7 +41,7 @@ from optimum_flab.records.rows import frontier_table, next_sizes, type_table
 from optimum_flab.records.summary import report_summary
 from optimum_flab.settings.export import QUANTISED_TYPES, ExportSettings
 from optimum_flab.settings.pruning import merge_settings
-from optimum_flab.sizes import Shape
+from optimum_flab.sizes import Shape, shape_of
 from optimum_flab.utils.errors import ConfigurationError
 
 from .conftest import LIMITS, QWEN, TEXTS, byte_level_tokenizer, request_for, tiny_model
@@ -222,6 +226,21 @@ def test_the_file_of_the_type_that_was_found_meets_the_size(optimizer, tmp_path,
     dense = FlabOptimizer.from_pretrained(tmp_path / "out").dense
     written = export_gguf(dense, tmp_path / "file.gguf", ExportSettings(type=report.target_type)).files[0].bytes
     assert 0.9e6 * megabytes < written <= 1e6 * megabytes
+
+
+def test_types_that_are_the_same_file_by_another_name_are_compared_once(optimizer, monkeypatch):
+    """As where rows are no multiple of 256, for which iq3_s and iq3_xs fall back to the same."""
+    monkeypatch.setattr("optimum_flab.pruning.search.types_here", lambda: ("iq3_xs", "iq3_s", "q8_0"))
+    narrow = tiny_model("llama", 608, hidden_size=96, num_attention_heads=3, num_key_value_heads=3)
+    for model, kinds in ((narrow, {"iq3_xs", "q8_0"}), (optimizer.dense.model, {"iq3_s", "iq3_xs", "q8_0"})):
+        family, tokenizer = family_for(model.config), optimizer.dense.tokenizer
+        sizes = FileSizes(model, family, tokenizer, torch.bfloat16, range(608))
+        size = f"{sizes(shape_of(model, family), 'q8_0')}B"
+        config = FlabPrunerConfig(target_size=size, target_type="auto", ffn={"multiple_of": 32})
+        request = request_for(config, sizes_of(model, family), 16, file_sizes=sizes)
+        counted = SimpleNamespace(natural=range(300), protected=range(50))
+        found = candidates_for(request, SimpleNamespace(order=range(608), counted=counted))
+        assert {row[0].file_type for row in found.rows} == kinds
 
 
 def test_a_size_that_the_dense_model_has_is_refused(optimizer, tmp_path):

@@ -126,19 +126,27 @@ class FileSizes:
         fixed = SPARE + sum(_bytes(name) + 4 + _bytes(value) for name, value in fields.items())
         return np.cumsum([fixed, *by_token])
 
-    def _gguf(self, shape: Shape, kind: str) -> int:
+    def formats(self, shape: Shape, kind: str) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+        """The tensors of a GGUF file of a type: name, shape and number format. Types may differ in nothing but their
+        names, as rows that do not fit their formats fall back to others."""
         sizes = self._family.sizes
         heads = shape.get("head", getattr(self._model.config, sizes["head"]))
         tied = all(piece.name != "output.weight" for piece in self._pieces)
         grouped = heads / getattr(self._model.config, sizes["kv_head"])
         file = QuantisedFile(kind, shape["layer"], grouped, tied, shape.get("expert", 0))
-        head = int(self._gguf_headers[min(shape["vocab"], self._dense["vocab"])])
-        tensors = sum(_aligned(stored_bytes(one, "F32")) for one in self._rope)
+        found = []
         for piece in self._pieces:
             if self._layer(piece.source) < shape["layer"]:
                 resized = self._resized(piece.source, piece.shape, shape)
-                head += _bytes(piece.name) + 16 + 8 * len(resized)
-                tensors += _aligned(stored_bytes(resized, tensor_format(piece, resized[-1], file)))
+                found.append((piece.name, resized, tensor_format(piece, resized[-1], file)))
+        return tuple(found)
+
+    def _gguf(self, shape: Shape, kind: str) -> int:
+        head = int(self._gguf_headers[min(shape["vocab"], self._dense["vocab"])])
+        tensors = sum(_aligned(stored_bytes(one, "F32")) for one in self._rope)
+        for name, resized, number_format in self.formats(shape, kind):
+            head += _bytes(name) + 16 + 8 * len(resized)
+            tensors += _aligned(stored_bytes(resized, number_format))
         return _aligned(head) + tensors
 
 

@@ -128,8 +128,11 @@ def _of_types(request: Request, natural: int, fewest: int) -> Candidates:
     tokens = next((size for size in limits.allowed["vocab"] if size >= enough_tokens), limits.largest["vocab"])
     whole = limits.largest.resized(vocab=tokens)
     sizes = {kind: request.file_sizes(whole, kind) for kind in types_here()}
-    rows = list[list[Option]]()
+    rows, files = list[list[Option]](), set()
     for kind in types_near(sizes, request.budget):
+        if (file := request.file_sizes.formats(whole, kind)) in files:  # the same by another name
+            continue
+        files.add(file)
         typed = request.of_type(kind)
         shapes = [limits.largest]
         if typed.limits.measure(limits.largest) > request.budget:
