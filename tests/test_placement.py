@@ -1,10 +1,5 @@
 """Layers that are elsewhere than the device that computes: in files, in host memory, on other devices."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -16,16 +11,6 @@ from optimum_flab.running.placement import devices_of, first_accelerator, layer_
 from optimum_flab.utils.errors import ConfigurationError
 
 from .conftest import byte_level_tokenizer, saved, small_config, thorough_but, tiny_model
-from .families.zoo import member
-
-
-MODELS = {
-    "llama": lambda: tiny_model("llama", 600, num_hidden_layers=3),
-    "gemma3_text": lambda: tiny_model("gemma3_text", 600),
-    "qwen3_moe": lambda: member("qwen3_moe", vocab_size=600),
-    "gpt2": lambda: member("gpt2", vocab_size=600),
-}
-ROOT = Path(__file__).parents[1]
 
 
 def config(folder):
@@ -37,28 +22,9 @@ def weights(folder):
     return [(folder / name).read_bytes() for name in ("model.safetensors", "flab_plan.json")]
 
 
-@pytest.mark.parametrize("name", thorough_but(1, list(MODELS)))
-def test_layers_visit_another_device_from_their_files(tmp_path, name):
-    """On a device that refuses tensors of the CPU; what visits it is the same as what stays there."""
-    if not hasattr(torch._C, "_acc") or not hasattr(torch._C._acc, "register_python_privateuseone_device_guard"):
-        pytest.skip("this version of torch has no devices in Python")
-    dense = saved(MODELS[name](), tmp_path / "dense")
-    (tmp_path / "settings.json").write_text(config(tmp_path).to_json_string())
-    places = ["there", "in-files"] + ["spread"] * (name == "llama")
-    told = [dense, tmp_path / "settings.json", tmp_path, *places]
-    command = [sys.executable, "-m", "tests.second_device", *map(str, told)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    for place in places:
-        assert found[place]["on"] == "second" and weights(tmp_path / place) == weights(tmp_path / "there")
-        assert any("on several devices" in note for note in found[place]["notes"]) == (place == "spread")
-    assert found["in-files"]["moved"] > found["there"]["moved"] > 0  # layers went there again and again
-
-
 @pytest.mark.parametrize(("even", "odd"), thorough_but(1, [("cpu", "disk"), ("disk", "cpu"), ("cpu", "cpu")]))
 def test_a_model_that_accelerate_distributed_is_pruned_as_one_in_memory(tmp_path, even, odd):
-    dense = saved(MODELS["llama"](), tmp_path / "dense")
+    dense = saved(tiny_model("llama", 600, num_hidden_layers=3), tmp_path / "dense")
     whole = AutoModelForCausalLM.from_pretrained(dense)
     parts = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "cpu")
     layers = {f"model.layers.{index}": odd if index % 2 else even for index in range(whole.config.num_hidden_layers)}
