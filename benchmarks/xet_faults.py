@@ -117,9 +117,10 @@ def trial(fault: str, scenario: str, limit: float) -> dict[str, Any]:
 
     timer = threading.Timer(limit, interrupt)
     killer = threading.Timer(limit + 60, process.kill)
-    timer.start(), killer.start()
     assert process.stderr is not None and process.stdout is not None
     while part := os.read(process.stderr.fileno(), 65536):
+        if last is None:  # it has been started, and pushes now
+            timer.start(), killer.start()
         silent, last = max(silent, time.monotonic() - (last or time.monotonic())), time.monotonic()
         errors += part
     output = process.stdout.read().decode()
