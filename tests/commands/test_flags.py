@@ -102,7 +102,8 @@ def a_value(flag) -> list:
         return ["library=0.5" if flag.name == "--mix" else "recode=x=y.jsonl"]
     if flag.field.default == "auto" or flag.name == "--target-size":
         return ["9MB" if flag.name == "--target-size" else "9"]
-    return [{int: 9, float: 0.125}.get(kind, "a/b" if flag.name == "--base-model" else "a-b")]
+    words = {"--base-model": "a/b", "--repo-id": "a/b", "--license": "mit"}
+    return [{int: 9, float: 0.125}.get(kind, words.get(flag.name, "a-b"))]
 
 
 @pytest.mark.parametrize("verb", NEEDED)
