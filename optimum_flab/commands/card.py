@@ -34,4 +34,4 @@ class CardCommand(FlabVerb):
         for note in write_card(checkpoint, settings):
             print(f"note: {with_flags(note, self.flags)}", file=sys.stderr)
         print(checkpoint.folder / CARD_NAME)
-        self.show_next(push_of(self.args.folder))
+        self.show_next(push_of(self.args.folder, settings.repo_id))

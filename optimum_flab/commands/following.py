@@ -20,9 +20,10 @@ def evaluation_of(model: str | Path, dense: str | Path, revision: str | None = N
     return ["eval", model, "--baseline", dense, *at, *tasks, "-o", f"{model}-eval"]
 
 
-def push_of(folder: str | Path) -> list[object]:
-    """The words of the command that publishes a model."""
-    return ["push", folder, f"me/{re.sub(r'[^A-Za-z0-9_.-]+', '-', user_path(folder).resolve().name)}"]
+def push_of(folder: str | Path, repo_id: str | None = None) -> list[object]:
+    """The words of the command that publishes a model, by default under the name of its folder."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", user_path(folder).resolve().name)
+    return ["push", folder, repo_id or f"me/{name}"]
 
 
 def card_of(model: str, results: Path) -> list[list[object]]:

@@ -243,7 +243,7 @@ def test_a_file_with_fewer_rows_is_taken_if_it_meets_the_size(name, less, is_as_
     (project / "corpus.jsonl").write_text(rows)
     assert flab("export", name, "dense.gguf", "--type", "q8_0", "--no-measure", cwd=project).code == 0
     size = (project / "dense.gguf").stat().st_size - less
-    prune = f"prune -m dense.gguf out --target-size {size} --target-type q8_0 --gguf q8_0 --no-layers --no-ffn"
+    prune = f"prune -m dense.gguf out --target-size {size}B --target-type q8_0 --gguf q8_0 --no-layers --no-ffn"
     prune += " --keep-merges 0 --corpus corpus.jsonl --mix own=1 --output-dtype float32 --cache-dir cache"
     prune += " --sequence-length 64 --calibration-tokens 512 --validation-tokens 64 --held-out-tokens 64"
     done = flab(*prune.split(), cwd=project)

@@ -192,7 +192,7 @@ def test_any_number_of_tokens(dense, few, tmp_path_factory, size, multiple):
 @given(share=st.floats(0.86, 0.999))
 def test_a_size_is_met_by_as_many_tokens_as_fit(dense, few, tmp_path_factory, share):
     out, most = tmp_path_factory.mktemp("size") / "out", int(dense.stat().st_size * share)
-    report = trim(dense, out, changed(few, target_size=str(most)))
+    report = trim(dense, out, changed(few, target_size=f"{most}B"))
     model = of_gguf.GgufModel(dense)
     kept = PruningPlan.load(out).kept_tokens
     assert report.bytes_after == model.bytes_with(kept) <= most
