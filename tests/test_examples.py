@@ -45,3 +45,10 @@ def test_the_references_of_the_task_pass():
     asked = ["--tasks", "word_problems", "--include-path", EXAMPLES / "tasks", "--confirm-run-unsafe-code"]
     ended = flab("eval", "--check-references", *asked)
     assert (ended.code, ended.out) == (0, "word_problems: 2 of 2 reference solutions pass\n")
+
+
+def test_each_example_is_run_by_a_test():
+    tests = "".join(path.read_text(encoding="utf-8") for path in TESTS.rglob("test_*.py"))
+    missing = [path.name for path in EXAMPLES.iterdir() if path.is_file() and f'"{path.name}"' not in tests]
+    missing += [path.name for path in EXAMPLES.glob("tasks/*.yaml") if f'"{path.stem}"' not in tests]
+    assert not missing

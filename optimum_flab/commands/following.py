@@ -14,10 +14,9 @@ if TYPE_CHECKING:
 
 
 def evaluation_of(model: str | Path, dense: str | Path, revision: str | None = None) -> list[object]:
-    """The words of the command that evaluates a model against the dense one."""
+    """The words of the command that evaluates a model against the dense one; it asks for consent to run programs."""
     at = [] if revision is None else ["--baseline-revision", revision]
-    tasks = ["--tasks", "standard", "--confirm-run-unsafe-code"]
-    return ["eval", model, "--baseline", dense, *at, *tasks, "-o", f"{model}-eval"]
+    return ["eval", model, "--baseline", dense, *at, "--tasks", "standard", "-o", f"{model}-eval"]
 
 
 def push_of(folder: str | Path, repo_id: str | None = None) -> list[object]:

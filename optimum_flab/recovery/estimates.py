@@ -92,7 +92,8 @@ def recovery_estimate(
         answer_seconds += per_token * most_tokens * math.ceil(number / batch)
     cached = distillation_share(settings) > 0 and settings.teacher == "cached"
     cache = prediction_bytes(expected.tokens, settings.top_k) if cached else 0
-    saved = parameters if settings.method == "full" else None
+    saved = parameters if settings.method == "full" else trained
+    saved *= 2 if settings.shard else 1  # a checkpoint of shards has them once more, for resuming
     validation_rows = max(1, round(len(expected) * settings.validation_share))
     return RecoveryEstimate(
         memory_bytes=training_memory(
@@ -220,16 +221,17 @@ def needs_less_than_all(inputs: RecoveryInputs, available: float, only_memory: b
     """Why not all weights of a model can be trained here; `None` if they can.
 
     Args:
-        shard (`bool`): whether processes share the weights.
         available (`float`): bytes, see [`available_for_training`].
         only_memory (`bool`): whether the disk does not count.
+        shard (`bool`): whether processes share the weights.
     """
     settings, model = inputs.settings.for_method("full").model_copy(update={"shard": shard}), inputs.model
     if inputs.family.experts is not None:
         return "mixtures of experts are not trained as a whole"
     parameters = _count(model.parameters())
     memory = most_memory(inputs, settings)
-    disk = disk_needed(most_trained(model, settings), parameters, model.dtype.itemsize, 0, parameters)
+    saved = parameters * (2 if shard else 1)
+    disk = disk_needed(most_trained(model, settings), parameters, model.dtype.itemsize, 0, saved)
     on_disk = math.inf if only_memory else shutil.disk_usage(nearest_folder(inputs.run.work.root)).free
     for what, needed, there in (("memory", memory, available), ("disk", disk, on_disk)):
         if needed > there:
@@ -238,15 +240,13 @@ def needs_less_than_all(inputs: RecoveryInputs, available: float, only_memory: b
     return None
 
 
-def disk_needed(trained: int, parameters: int, output_itemsize: int, cache: int, saved: int | None = None) -> int:
+def disk_needed(trained: int, parameters: int, output_itemsize: int, cache: int, saved: int) -> int:
     """Bytes that checkpoints, cached predictions and the merged weights take on disk.
 
     Args:
-        saved (`int`, *optional*): weights in a checkpoint, besides two moments of each that is trained. Defaults to
-            those that are trained.
+        saved (`int`): weights in a checkpoint, besides two moments of each that is trained.
     """
-    checkpoint = 2 * trained + (trained if saved is None else saved)
-    return CHECKPOINTS * checkpoint * torch.float32.itemsize + cache + parameters * output_itemsize
+    return CHECKPOINTS * (2 * trained + saved) * torch.float32.itemsize + cache + parameters * output_itemsize
 
 
 def seconds_per_row(model: nn.Module, tokens: PackedTokens, rows: int, dtype: torch.dtype) -> float:

@@ -58,8 +58,10 @@ def all_weights(model: PreTrainedModel, settings: RecoveryConfig) -> PreTrainedM
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that require gradients, each once."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    """The parameters that require gradients, each once, by the names that files have for them: where activations of
+    shards are computed twice, layers are in modules that only the parameters are named after."""
+    named = ((name.replace("_checkpoint_wrapped_module.", ""), one) for name, one in model.named_parameters())
+    return {name: parameter for name, parameter in named if parameter.requires_grad}
 
 
 def weights_in_checkpoint(model: nn.Module, folder: str | Path) -> dict[str, torch.Tensor]:

@@ -124,7 +124,9 @@ def with_choices(inputs: RecoveryInputs, available: float) -> RecoveryConfig:
     """
     settings, run = inputs.settings, inputs.run
     number = run.processes.number
-    if parse_flag_from_env("ACCELERATE_USE_FSDP"):  # as `accelerate launch --use_fsdp` says
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        if settings.shard is False:
+            raise ConfigurationError("recovery.shard is off, and `accelerate launch --use_fsdp` is on; leave out one")
         settings = settings.model_copy(update={"shard": True})
     if settings.shard and number == 1:
         raise ConfigurationError(

@@ -39,6 +39,7 @@ from ..running.run import Run
 from ..settings.recovery import RecoveryConfig
 from ..utils.compat import use_one_device
 from ..utils.errors import FlabError
+from ..utils.memory import give_back_memory
 from .encoding import schedule
 from .methods import NamesInCheckpoints, lora_config, trainable, weights_in_checkpoint
 from .rows import OF_ROWS, RecoveryRows
@@ -218,10 +219,8 @@ def train(asked: TrainingInputs, folder: Path, checkpoint: str | None, is_main: 
         dense=asked.teacher if isinstance(asked.teacher, DenseTeacher) else None,
     )
     trainer.remove_callback(PrinterCallback)
-    start_loss = math.nan  # which the first process needs
-    if not settings.shard or is_main:
-        whole = on_device(asked.start, device, dtype) if settings.shard else model
-        start_loss = loss_of(trainer, whole, trainer.eval_dataset)
+    start_loss = _start_loss(trainer, asked) if is_main else math.nan  # which nobody else needs
+    give_back_memory()
     notes = []
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -239,6 +238,15 @@ def train(asked: TrainingInputs, folder: Path, checkpoint: str | None, is_main: 
     return _result(trainer, start_loss, notes) if is_main else None
 
 
+def _start_loss(trainer: RecoveryTrainer, asked: TrainingInputs) -> float:
+    """The loss on the rows set aside before the training; where the model will be sharded, that of a copy, which is
+    gone before the training takes memory."""
+    model, settings = trainer.model, asked.settings
+    if settings.shard:
+        model = on_device(asked.start, asked.device, getattr(torch, settings.dtype))
+    return loss_of(trainer, model, trainer.eval_dataset)
+
+
 def _result(trainer: RecoveryTrainer, start_loss: float, notes: list[str]) -> Training:
     """What a training that has ended leaves in its best checkpoint, if that is better than before."""
     model, state = trainer.model, trainer.state
@@ -247,7 +255,7 @@ def _result(trainer: RecoveryTrainer, start_loss: float, notes: list[str]) -> Tr
     if not better:
         notes.append("no checkpoint was better than the model before training, which is kept")
     return Training(
-        weights=weights_in_checkpoint(model, state.best_model_checkpoint or "") if better else None,
+        weights=weights_in_checkpoint(model, str(state.best_model_checkpoint)) if better else None,
         config=model.peft_config["default"] if isinstance(model, PeftModel) else None,
         start_loss=start_loss,
         best_loss=best if better else start_loss,
@@ -260,7 +268,7 @@ def _result(trainer: RecoveryTrainer, start_loss: float, notes: list[str]) -> Tr
 
 @torch.no_grad()
 def loss_of(trainer: RecoveryTrainer, model: torch.nn.Module, rows: Rows) -> float:
-    """Mean loss of a model over rows before the training, the same in every process.
+    """Mean loss of a model over rows before the training.
 
     Not with `Trainer.evaluate`: accelerate would then consider the model prepared, and several processes would
     diverge.

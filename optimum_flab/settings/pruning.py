@@ -43,7 +43,7 @@ PRESETS = ("python", "web", "systems", "all-code")
 
 
 TARGETS = ("target_ratio", "target_size")  # one of them
-LEAST_BYTES = 10_000  # a smaller number was not meant in bytes
+LEAST_BYTES = 1_000_000  # a smaller number was not meant in bytes
 
 
 def as_size(value: Any) -> Any:
@@ -53,9 +53,9 @@ def as_size(value: Any) -> Any:
     if parse_bytes(value) is None:
         meant = f"did you mean {value}B?" if parse_bytes(f"{value}B") else "write it as 300MB, 1.2GB or 286MiB"
         raise ValueError(f"Input is not a size in bytes; {meant}")
-    if not isinstance(value, str) and value >= LEAST_BYTES:
-        return f"{value}B"
     if not str(value).strip()[-1].isalpha():
+        if float(value) >= LEAST_BYTES:
+            return f"{value}B"
         raise ValueError(f"Input has no unit, so that it would be bytes; write it as {value}MB")
     return value
 

@@ -109,8 +109,8 @@ def test_time_is_that_of_steps_and_evaluations_and_shared_by_processes():
 
 
 def test_disk_counts_three_checkpoints_in_float32_the_cache_and_the_result():
-    assert disk_needed(0, 100, 2, 50) == 250
-    assert disk_needed(10, 0, 2, 0) == 3 * 30 * 4  # weights and two moments of each
+    assert disk_needed(0, 100, 2, 50, 0) == 250
+    assert disk_needed(10, 0, 2, 0, 10) == 3 * 30 * 4  # weights and two moments of each
     assert disk_needed(10, 100, 2, 0, saved=100) == 3 * 120 * 4 + 200
 
 

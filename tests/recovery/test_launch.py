@@ -61,7 +61,8 @@ def same_but_for_rounding(one: Path, other: Path, atol: float) -> None:
 def kill_at_checkpoint(made: Path, words: list[str], cache: str) -> None:
     """Ends every process of a run, by a signal that none can handle, once the first checkpoint is whole."""
     started = subprocess.Popen(words, env=environment(made), stderr=subprocess.DEVNULL, start_new_session=True)
-    while started.poll() is None and not list((made / cache).rglob(f"checkpoint-2/{SUMS}")):
+    end = time.monotonic() + 200
+    while started.poll() is None and time.monotonic() < end and not list((made / cache).rglob(f"checkpoint-2/{SUMS}")):
         time.sleep(0.05)
     workers = psutil.Process(started.pid).children(recursive=True)
     for process in [psutil.Process(started.pid), *workers]:
@@ -74,6 +75,7 @@ def kill_at_checkpoint(made: Path, words: list[str], cache: str) -> None:
 def test_processes_that_share_the_weights_train_as_one(made, method):
     words = ["--method", method, "--max-steps", "6", "--evaluations", "3", "--answers", "reference"]
     options = {**SMALL, **({"rank": None, "learning_rate": 1e-3} if method == "full" else {})}
+    words += ["--gradient-checkpointing"] * (method == "full")
     alone, both = (
         [*command(made, name, cache=f"cache-{name}", settings=options), *words] for name in ("alone", "both")
     )
