@@ -171,9 +171,9 @@ class FlabVerb(BaseOptimumCLICommand):
             self.show_next(*following)
 
     def show_next(self, *following: Sequence[object]) -> None:
-        """Print commands that are likely next."""
+        """Print commands that are likely next, beside what the verb puts out."""
         for words in following:
-            print("next:", shlex.join(["optimum-cli", "flab", *map(str, words)]))
+            print("next:", shlex.join(["optimum-cli", "flab", *map(str, words)]), file=sys.stderr)
 
     @abstractmethod
     def execute(self) -> None:

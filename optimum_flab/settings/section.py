@@ -112,7 +112,7 @@ def _faults(error: ValidationError, kind: type[Section]) -> list[str]:
         name = ".".join(part for part in map(str, place) if not NOT_NAMED.fullmatch(part))
         value = short_repr(fault["input"])
         message = UNPARSED.sub("", fault["msg"].removeprefix("Value error, ").replace("Input", value, 1))
-        message += _meant_share(fault["input"], fault.get("ctx", {}))
+        message += _meant_share(fault)
         if fault["type"] == "extra_forbidden":
             near = get_close_matches(name, [*kind.model_fields, *inside], n=3, cutoff=0.4)
             message = f"unknown setting; near it are {', '.join(near) or 'none'}"
@@ -123,11 +123,13 @@ def _faults(error: ValidationError, kind: type[Section]) -> list[str]:
     return [*lines.values()]
 
 
-def _meant_share(value: Any, limits: Mapping[str, Any]) -> str:
+def _meant_share(fault: Mapping[str, Any]) -> str:
     """How to write a share that was given in percent; empty if it was not."""
-    percent = PERCENT.fullmatch(str(value))
-    if percent is None and limits.get("lt", limits.get("le")) == 1:
-        percent = re.fullmatch(r"(\d+(?:\.\d+)?)", str(value))
-    if percent is None or not 2 <= float(percent[1]) <= 100:
+    value, limits = str(fault["input"]), fault.get("ctx", {})
+    percent = PERCENT.fullmatch(value) if fault["type"] == "float_parsing" else None
+    if limits.get("lt", limits.get("le")) == 1:
+        percent = re.fullmatch(r"(\d+(?:\.\d+)?)", value)
+        percent = percent if percent and float(value) >= 2 else None
+    if percent is None or not 0 < float(percent[1]) <= 100:
         return ""
     return f"; write {percent[1]}% as {float(percent[1]) / 100:.6g}"

@@ -125,6 +125,7 @@ def test_help_of_prune_fits_a_screen_and_all_of_it_is_one_word_away():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("prune -m x out --target-ratio 1%", "(--target-ratio): '1%' should be a valid number; write 1% as 0.01"),
         ("prune -m x out -c laptop --target-ratio 2", "(--target-ratio): '2' should be less than 1; write 2% as 0.02"),
         ("prune -m x out --mix own=-1", "data.mix.own (--mix): '-1' should be greater than or equal to 0"),
         ("prune -m x out -c flab.json", "ffn.widht: unknown setting; near it are "),

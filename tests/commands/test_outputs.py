@@ -107,7 +107,7 @@ def test_a_log_file_gets_lines_and_the_end_says_where_the_result_is(project):
     ended = [number for number, line in enumerate(lines) if line.startswith("Surveying")]
     narrowing = [number for number, line in enumerate(lines) if line.startswith("Narrowing")]
     assert ended and narrowing and max(ended) < min(narrowing)
-    end, *following = out.splitlines()[-3:]
+    end, following = out.splitlines()[-1], err.splitlines()[-2:]
     took = re.fullmatch(r"written to out \(model\.safetensors, 0\.\d MB\) in (\d+ s \(.*\))", end)
     assert [words[:2] for words in commands(following)] == [["recover", "out"], ["eval", "out"]]
     assert f"| time of the pruning | {took[1]} |" in (project / "out" / "README.md").read_text(encoding="utf-8")
@@ -151,7 +151,7 @@ def test_each_verb_ends_with_commands_that_may_follow_with_the_paths_that_it_was
         ("apply 'my model' again --plan 'my out'", [["chat", "again"], ["eval", "again"]]),
     ):
         ended = flab(*shlex.split(arguments), cwd=project)
-        found = commands(ended.out.splitlines())
+        found = commands(ended.err.splitlines())
         assert [one[: len(begin)] for one, begin in zip(found, following, strict=True)] == following, ended.err
 
 
