@@ -157,7 +157,10 @@ def interruptible(work: Callable[[], T]) -> T:
         except BaseException as error:
             found.set_exception(error)
 
-    threading.Thread(target=copy_context().run, args=(run,), daemon=True).start()
+    thread = threading.Thread(target=copy_context().run, args=(run,), daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)  # without an end, Windows would not interrupt it
     return found.result()
 
 

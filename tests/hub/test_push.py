@@ -648,7 +648,11 @@ def test_a_call_in_a_thread_of_its_own_can_be_interrupted():
     assert client.interruptible(threading.current_thread) is not own
     with pytest.raises(OSError, match="lost"):
         client.interruptible(lambda: (_ for _ in ()).throw(OSError("lost")))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist ignores it
     threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
-    with pytest.raises(KeyboardInterrupt):
-        client.interruptible(ended.wait)
-    ended.set()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            client.interruptible(ended.wait)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        ended.set()
