@@ -50,7 +50,7 @@ from .families import zoo
 # flags of other programs that the pages name
 FOREIGN = set(
     "--nproc_per_node --num_processes --mpirun_hostfile --cpu --thorough --task --model --onnx --tensor-parallel-size"
-    " --context --layers --work --measure --no-deps --imatrix".split()
+    " --context --layers --work --measure --no-deps --imatrix --use_fsdp".split()
 )
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 

@@ -111,7 +111,7 @@ def test_no_shape_is_above_its_target_and_none_far_below(optimizers, files, fami
     row = file_size(dense) - file_size(dense.resized(vocab=ROWS - 1))
     for wide in (True, False):
         try:
-            shapes = shapes_within(optimizer, files[family], target, kind, vocabulary={"enabled": wide})
+            shapes = shapes_within(optimizer, files[family], f"{target}B", kind, vocabulary={"enabled": wide})
         except ConfigurationError as error:
             assert "of the smallest model possible" in str(error) or "of the dense model" in str(error)
             continue

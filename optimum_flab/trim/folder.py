@@ -205,16 +205,16 @@ class FolderModel:
                     f"{target} of {name!r} is {what}: rows cannot be cut from it; name a checkpoint whose embedding"
                     " and output head are not packed"
                 )
-        found = {
-            one: self._rows_of(one, tuple(own[target].shape)) for target in tables for one in pieces.get(target, ())
-        }
+        found = {one: self._rows_of(one, own[target]) for target in tables for one in pieces.get(target, ())}
         made = {piece for group in pieces.values() for piece in group}
         found |= self._copies(found, made)
         return found | self._beside(found, made)
 
-    def _rows_of(self, stored: str, shape: tuple[int, ...]) -> int:
+    def _rows_of(self, stored: str, own: torch.Tensor) -> int:
         # tables of bytes are quantised ones, which have scales beside them
-        if (entry := self._entries[stored]).shape != shape or entry.dtype in ("BOOL", "I16", "I32", "I64"):
+        entry, shape = self._entries[stored], tuple(own.shape)
+        is_other = own.is_floating_point() and entry.dtype in ("BOOL", "I16", "I32", "I64")
+        if entry.shape != shape or is_other:
             raise FlabError(
                 f"{stored} of {self.files.name!r} is {list(entry.shape)} {entry.dtype}, and the model has"
                 f" {list(shape)}: rows cannot be cut from it"

@@ -298,7 +298,7 @@ def test_countries_are_those_that_codecarbon_knows():
 
 def test_a_prompt_too_long_for_a_model_is_refused_before_any_work(checkpoints, monkeypatch):
     monkeypatch.setattr(measuring, "measure_apart", lambda *_: pytest.fail("it began"))
-    with pytest.raises(ConfigurationError, match="prompt_tokens . new_tokens: 257 is more than the 256 positions"):
+    with pytest.raises(ConfigurationError, match="`prompt_tokens` . `new_tokens`: 257 is more than the 256 positions"):
         measure_efficiency(checkpoints[0], None, BenchSettings(prompt_tokens=250, new_tokens=7))
 
 

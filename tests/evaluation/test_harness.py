@@ -394,7 +394,7 @@ def test_an_instruct_task_needs_a_chat_template(run, checkpoint, no_weights, tmp
 def test_a_tokenizer_that_does_not_fit_the_embeddings_is_refused(run, checkpoint, no_weights, tmp_path):
     tiny_model("llama", 500).save_pretrained(tmp_path / "small")
     byte_level_tokenizer(VOCABULARY).save_pretrained(tmp_path / "small")
-    with pytest.raises(FlabError, match="small' has 600 tokens but the model embeds only 500"):
+    with pytest.raises(FlabError, match="small', as TokenizersBackend, has 600 tokens but the model embeds only 500"):
         run(checkpoint, "cruxeval_output", baseline=tmp_path / "small")
 
 

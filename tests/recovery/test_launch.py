@@ -58,11 +58,16 @@ def same_but_for_rounding(one: Path, other: Path, atol: float) -> None:
         torch.testing.assert_close(weight, stored[name], atol=atol, rtol=1e-3)
 
 
+def has_checkpoint(cache: Path) -> bool:
+    """Whether the first is whole; a run may rename its folders meanwhile."""
+    return any(Path(folder).name == "checkpoint-2" and SUMS in names for folder, _, names in os.walk(cache))
+
+
 def kill_at_checkpoint(made: Path, words: list[str], cache: str) -> None:
     """Ends every process of a run, by a signal that none can handle, once the first checkpoint is whole."""
     started = subprocess.Popen(words, env=environment(made), stderr=subprocess.DEVNULL, start_new_session=True)
     end = time.monotonic() + 200
-    while started.poll() is None and time.monotonic() < end and not list((made / cache).rglob(f"checkpoint-2/{SUMS}")):
+    while started.poll() is None and time.monotonic() < end and not has_checkpoint(made / cache):
         time.sleep(0.05)
     workers = psutil.Process(started.pid).children(recursive=True)
     for process in [psutil.Process(started.pid), *workers]:

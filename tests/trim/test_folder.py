@@ -817,7 +817,7 @@ def test_of_other_files_those_stay_that_still_fit(good, few, tmp_path):
     assert {name: (out / name).read_text() for name in same} == same
     assert not [name for name in (*gone, code) if (out / name).exists()]
     card = (out / "README.md").read_text()
-    assert "license: mit" in card and "Vocabulary trimmed" in card
+    assert "license: mit" in card and "with fewer tokens in its vocabulary" in card
     assert AutoTokenizer.from_pretrained(out).chat_template == TOKENIZER.chat_template
     processor = json.loads((out / "processor_config.json").read_text())
     assert processor == {"image_token_id": kept.index(IMAGE), "image_seq_length": 4}
