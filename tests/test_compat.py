@@ -100,7 +100,7 @@ def test_a_process_trains_on_one_device_at_most(tmp_path):
     assert arguments.n_gpu == 0  # worked out when it is asked for
     arguments._n_gpu = 4
     assert arguments.n_gpu == 4
-    compat.use_one_device(arguments)
+    compat.use_one_device(arguments, torch.device("cpu"))
     assert arguments.n_gpu == 1
 
 

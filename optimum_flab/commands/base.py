@@ -23,7 +23,7 @@ from ..records.ledger import Meter
 from ..settings.files import Settings, read_settings_file
 from ..settings.pruning import merge_settings
 from ..utils.compat import ArgumentGroup, actions_of
-from ..utils.errors import FlabError, printable
+from ..utils.errors import FlabError, first_line, is_out_of_memory, printable
 from ..utils.places import user_path
 from ..utils.progress import bars_as_lines, duration
 from .flags import SettingFlag, add_flag, settings_from
@@ -33,6 +33,15 @@ from .parser import VerbParser, discarded_if_unread
 PATHS = ("SOURCE", "MODEL", "FILE", "FOLDER")  # metavars of what may be on this machine
 # the arguments of a run that make no difference to its result
 DECIDE_NOTHING = ("overwrite", "prompt", "cache_dir", "no_resume", "memory_budget")
+# what takes less memory, by the setting or argument that a verb has for it
+LESS_MEMORY = {
+    "memory_budget": "a smaller `memory_budget`",
+    "micro_batch_size": "a smaller `micro_batch_size`",
+    "gradient_checkpointing": "`gradient_checkpointing`",
+    "generation_batch_size": "a smaller `generation_batch_size`",
+    "batch_size": "a smaller `batch_size`",
+    "device": "another `device`, such as cpu",
+}
 # how a message names a setting or an argument, and how other text does
 NAMED = re.compile(r"^ *([a-z_.]+)(?=: )|`([a-z_.]+)`", re.MULTILINE)
 IN_BACKTICKS = re.compile(r"`([a-z_.]+)`")
@@ -70,6 +79,11 @@ def terminal(flags: Mapping[str, str] | None = None, hint: str = "") -> Iterator
             raise
         print(f"optimum-cli flab: error: the output could not be written ({error.strerror})", file=sys.stderr)
         raise SystemExit(1) from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print("optimum-cli flab: error:", with_flags(out_of_memory(error, flags or {}), flags or {}), file=sys.stderr)
+        raise SystemExit(1) from error
     except KeyboardInterrupt as end:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends the program at once, without a traceback
         print(f"optimum-cli flab: interrupted{hint}", file=sys.stderr)
@@ -77,6 +91,16 @@ def terminal(flags: Mapping[str, str] | None = None, hint: str = "") -> Iterator
     finally:
         signal.signal(signal.SIGTERM, before)
         warnings.showwarning = shown
+
+
+def out_of_memory(error: BaseException, flags: Mapping[str, str]) -> str:
+    """Why a run ended that had too little memory, and what to change."""
+    # of a training, `batch_size` is that of a step, however few sequences are read at once
+    named = flags.keys() - ({"batch_size"} if "micro_batch_size" in flags else set())
+    less = [text for name, text in LESS_MEMORY.items() if name in named]
+    advice = f"; try {', '.join(less[:-1])}{' or ' * (len(less) > 1)}{less[-1]}" if less else ""
+    what = ". ".join(first_line(error).split(". ")[:3])  # torch goes on with how it allocates
+    return f"there is too little memory ({what}){advice}"
 
 
 @contextmanager

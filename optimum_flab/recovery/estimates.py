@@ -141,7 +141,9 @@ def training_memory(
     kept = layer * layers
     if settings.gradient_checkpointing:
         kept = layer + layers * tokens * config.hidden_size * itemsize
-    logits = LOGIT_COPIES * tokens * config.vocab_size * torch.float32.itemsize
+    # a teacher beside it makes its own; those in half precision are kept, too, and so are their gradients
+    copies = LOGIT_COPIES + (settings.teacher == "resident") + 2 * (itemsize < torch.float32.itemsize)
+    logits = copies * tokens * config.vocab_size * torch.float32.itemsize
     copy = parameters * itemsize
     if settings.method == "full":
         # of shards, only what is whole at a time is cast

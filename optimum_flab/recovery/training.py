@@ -136,7 +136,7 @@ def training_arguments(
         seed=settings.seed,
         data_seed=settings.seed,
     )
-    use_one_device(arguments)
+    use_one_device(arguments, device)
     return arguments
 
 
@@ -199,8 +199,6 @@ def train(asked: TrainingInputs, folder: Path, checkpoint: str | None, is_main: 
     sizes = asked.sizes
     rows = asked.rows.training
     device = asked.device
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # the Trainer asks for "cuda", whichever that is
     dtype = getattr(torch, settings.dtype)
     # what is sharded need not fit on a device
     place = torch.device("cpu") if settings.shard else device

@@ -192,10 +192,15 @@ def operations_seen(see: Callable[[str, tuple[Any, ...], Any], None], operations
 # --- transformers: training ----------------------------------------------------------------------------------------
 
 
-def use_one_device(arguments: TrainingArguments) -> None:
-    """Makes a process train on at most one GPU; each of several visible ones would get a batch of its own, and the
-    argument for their number is computed."""
+def use_one_device(arguments: TrainingArguments, device: torch.device) -> None:
+    """Makes a process train on one device. Each of several visible GPUs would get a batch of its own, and a process
+    without others takes the first of them, whichever is the current one; both arguments are computed."""
+    import torch
+
     arguments._n_gpu = min(1, arguments.n_gpu)
+    if device.type == "cuda":
+        vars(arguments)["_setup_devices"] = device
+        torch.cuda.set_device(device)  # accelerate asks for "cuda", whichever that is
 
 
 def sequential_sampling(trainer: TrainerClass) -> TrainerClass:

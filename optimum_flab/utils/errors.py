@@ -29,6 +29,12 @@ class ConfigurationError(FlabError, ValueError):
     exit_code = 2
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had no room for a tensor; torch, whose classes these are, is not imported for it."""
+    on_device = type(error).__name__ == "OutOfMemoryError"
+    return on_device or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, with the next one where that ends in a colon; its class where it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

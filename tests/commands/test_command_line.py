@@ -205,6 +205,15 @@ def test_an_error_of_the_user_ends_with_its_message_and_exit_code_and_one_of_our
         raise ZeroDivisionError
 
 
+def test_where_memory_ends_it_is_said_what_takes_less(capsys):
+    with pytest.raises(SystemExit), terminal({"batch_size": "--batch-size"}):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+    last = "there is too little memory (DefaultCPUAllocator: can't allocate memory: you tried 9 bytes)"
+    assert f"{last}; try a smaller `batch_size` (--batch-size)\n" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="of ours"), terminal():
+        raise RuntimeError("a fault of ours")
+
+
 @pytest.mark.filterwarnings("default")
 def test_a_warning_of_ours_is_one_line_said_once_and_one_of_others_as_python_says_it(capsys):
     with pytest.warns(UserWarning) as others, terminal():

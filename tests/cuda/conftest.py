@@ -27,6 +27,7 @@ class Use:
     synchronisations: dict[str, int] = field(default_factory=dict)
     taken_there: dict[str, int] = field(default_factory=dict)
     taken_back: dict[str, int] = field(default_factory=dict)
+    made: dict[str, int] = field(default_factory=dict)
 
 
 @contextmanager
@@ -46,10 +47,8 @@ def watched() -> Iterator[Use]:
     spare = 0 if EMULATED else WORKSPACES * len(CARDS)
     use.left = sum(torch.cuda.memory_allocated(card) for card in CARDS) - sum(before) - spare
     if EMULATED:
-        counts = EMULATED.COUNTS
-        use.synchronisations, use.taken_there, use.taken_back = map(
-            dict, (counts.synchronisations, counts.taken_there, counts.taken_back)
-        )
+        for name, counted in vars(EMULATED.COUNTS).items():
+            setattr(use, name, dict(counted))
 
 
 @pytest.fixture(params=CARDS, ids=str)

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections import Counter, defaultdict
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -89,9 +90,11 @@ class Counts:
         self.synchronisations: Counter[str] = Counter()
         self.taken_there: Counter[str] = Counter()  # bytes
         self.taken_back: Counter[str] = Counter()
+        self.made: Counter[str] = Counter()  # tensors that were made there from nothing or from one of the CPU
 
 
 COUNTS = Counts()
+FORGOTTEN: str | None = None  # a line whose tensors stay on the CPU, as if nobody had thought of the device
 
 
 class Memory:
@@ -238,11 +241,23 @@ def check_devices(function, args, kwargs, there: list[OnCard], here: list[torch.
         large = [tensor for tensor in large if id(tensor) not in indices]
     if large:
         refuse(f"{there[0].device} and {large[0].device}", function)
-    for place, argument in enumerate(function._schema.arguments):
-        if here and argument.alias_info is not None and argument.alias_info.is_write:
-            written = kwargs.get(argument.name) if argument.kwarg_only or place >= len(args) else args[place]
-            if any(written is tensor for tensor in here):
-                refuse("a result on the CPU", function)
+    for place, name in written_by(function) if here else ():
+        written = args[place] if place < len(args) else kwargs.get(name)
+        if any(written is tensor for tensor in here):
+            refuse("a result on the CPU", function)
+
+
+@cache
+def written_by(function) -> list[tuple[int, str]]:
+    """The places and names of the arguments that an operation writes to."""
+    arguments = enumerate(function._schema.arguments)
+    return [(place, one.name) for place, one in arguments if one.alias_info is not None and one.alias_info.is_write]
+
+
+@cache
+def is_composite(function) -> bool:
+    """Whether an operation consists of others for every device."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd")
 
 
 def note_copy(source: torch.Tensor, index: int | None, waits: bool = True) -> None:
@@ -266,7 +281,7 @@ def index_of(device: torch.device) -> int | None:
 
 def computed(function, args, kwargs):
     """What an operation gives on its device."""
-    if torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd"):
+    if is_composite(function):
         if (found := function.decompose(*args, **kwargs)) is not NotImplemented:  # of operations that come here, too
             return found
     leaves, spec = tree_flatten((args, kwargs))
@@ -313,9 +328,13 @@ def computed(function, args, kwargs):
 
 
 def made_by(function):
-    """A function that makes tensors from numbers, on a device."""
+    """A function that makes tensors on a device; C++ calls it where no tensor of the device is among the arguments."""
 
     def make(*args, **kwargs):
+        line = caller()
+        COUNTS.made[line] += 1
+        if line == FORGOTTEN:
+            return function(*args, **{**kwargs, "device": torch.device("cpu")})
         return computed(function, args, kwargs)
 
     return make
@@ -335,7 +354,7 @@ def register_operations() -> torch.library.Library:
             "Tensor" in str(argument.type) for argument in arguments
         ):
             library.impl(rest, made_by(function))
-    library.impl("copy_", made_by(aten.copy_.default))
+    library.impl("copy_", lambda *args, **kwargs: computed(aten.copy_.default, args, kwargs))
     return library
 
 

@@ -47,8 +47,6 @@ def made(request, tmp_path_factory):
     """The name of a model, and its folder; it is pruned there with all its weights on the first device."""
     name, folder = request.param, tmp_path_factory.mktemp(request.param)
     saved(MODELS[name](), folder / "dense")
-    for card in CARDS:
-        measured_pace(card, torch.float32)  # which is not about the model
     prune(name, folder, "there", stored(folder, CARDS[0]))
     return name, folder
 
@@ -62,6 +60,8 @@ def prune(name, folder, place, load) -> Use:
     """What the pruning of a model took that is loaded for it."""
     vocabulary = {"keep_merges": 0, "pad_to_multiple_of": 16}
     config = small_config(folder, vocabulary=vocabulary, ffn={"multiple_of": 32}, **SIZES[name])
+    for card in CARDS:
+        measured_pace(card, torch.float32)  # which is not about the model, and remembered
     with pytest.MonkeyPatch.context() as patch, watched() as use:
         patch.setattr(divergence, "LOGITS_PER_CHUNK", LOGITS)
         optimizer = load()

@@ -13,7 +13,7 @@ from ...checkpoints.loading import LoadedModel
 from ...checkpoints.stored_model import StoredModel
 from ...records.results import TimedGeneration
 from ...settings.efficiency import BenchSettings
-from ...utils.errors import FlabError
+from ...utils.errors import FlabError, is_out_of_memory
 from ...utils.progress import progress_bar
 
 
@@ -129,7 +129,6 @@ def enough_memory(name: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-        if known:
+        if is_out_of_memory(error):
             raise FlabError(f"{name!r} ran out of memory; lower `batch_size` or `prompt_tokens`") from error
         raise

@@ -1,0 +1,141 @@
+"""Each verb computes on CUDA as it does on the CPU, leaves nothing there, and says in one line where memory ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from optimum_flab.evaluation.efficiency import apart
+from optimum_flab.pruning.time_budget import measured_pace
+
+from ..conftest import flab, write_project
+from ..evaluation.problems import ADD_ONE, TWICE, jsonl
+from ..recovery.conftest import problems, write_lines
+from .conftest import CARDS, EMULATED, watched
+
+
+ROOT = Path(__file__).parents[2]
+PRUNE = "prune -c small.yaml -m model --target-ratio 0.3"
+RECOVER = (
+    "recover -m pruned --teacher model --data problems.jsonl --text-share 0 --max-steps 2 --evaluations 1"
+    " --batch-size 2 --validation-share 0.2 --max-new-tokens 8 --sequence-length 64 --confirm-run-unsafe-code"
+)
+EVAL = (
+    "eval -m pruned --baseline model --tasks humaneval,divergence --data humaneval=humaneval.jsonl"
+    " --data divergence=texts --max-new-tokens 8 --confirm-run-unsafe-code --json"
+)
+BENCH = "bench -m pruned --prompt-tokens 8 --new-tokens 3 --batch-size 2 --repeats 1 --energy-seconds 0"
+CHAT = "chat pruned --baseline model --max-new-tokens 8"
+# in all, at most; measured on emulated devices: 1,216, 554, 99, 110 and 192
+SYNCHRONISATIONS = {"prune": 1340, "recover": 610, "eval": 110, "bench": 125, "chat": 215}
+ROOM = 300_000  # bytes
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A dense model, texts and problems, and a pruned model with a GGUF file, by the command."""
+    folder = tmp_path_factory.mktemp("project")
+    measured_pace(CARDS[0], torch.float32)  # which waits as often as there is time
+    write_project(folder, "model", "texts")
+    write_lines(folder / "problems.jsonl", problems(8))
+    jsonl(folder / "humaneval.jsonl", [TWICE, ADD_ONE])
+    said = on_device(folder, f"{PRUNE} pruned --prompt 'def add(a, b):' --gguf q8_0")
+    assert said.out.count("def add(a, b):") == 2
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _without_a_terminal(monkeypatch):
+    """What a user says; and the process that bench measures in has emulated devices, too."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("def add(a, b):\n"))
+    if EMULATED:
+        monkeypatch.setattr(apart, "WORKER", f"import tests.cuda.emulated; {apart.WORKER}")
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def on_device(folder, command):
+    """What a verb says that computes on the first device."""
+    with watched() as use:
+        said = flab(*shlex.split(command), "--device", CARDS[0], cwd=folder)
+    assert said.code == 0, said.err
+    assert use.left <= 0 and (use.peak[CARDS[0]] > 0 or not EMULATED)
+    assert sum(use.synchronisations.values()) <= SYNCHRONISATIONS[command.split()[0]], use.synchronisations
+    return said
+
+
+def on_cpu(folder, command):
+    return flab(*shlex.split(command), "--device", "cpu", cwd=folder)
+
+
+def test_recover(project):
+    on_device(project, f"{RECOVER} recovered")
+    report = json.loads((project / "recovered" / "flab_report.json").read_text(encoding="utf-8"))
+    assert report["recovery"]["training"]["steps"] == 2
+
+
+def scores_of(said):
+    """By task and metric, of both models."""
+    found = {}
+    for row in json.loads(said.out)["scores"]:
+        found |= {(row["task"], row["metric"], of): row[of]["value"] for of in ("dense", "pruned") if of in row}
+    return found
+
+
+def test_eval_runs_programs_and_scores_as_on_the_cpu(project):
+    there, here = on_device(project, f"{EVAL} --cache-dir there"), on_cpu(project, f"{EVAL} --cache-dir here")
+    assert len(scores_of(here)) >= 3
+    assert scores_of(there) == pytest.approx(scores_of(here), rel=1e-3)
+
+
+def test_bench_knows_the_device_and_its_memory(project):
+    on_device(project, f"{BENCH} -o bench")
+    measured = json.loads((project / "bench" / "flab_efficiency.json").read_text(encoding="utf-8"))
+    weights = (project / "pruned" / "model.safetensors").stat().st_size
+    assert measured["device"] == str(CARDS[0])
+    (model,) = measured["models"].values()
+    assert model["peak_cuda_bytes"] > weights
+
+
+def test_chat_answers_as_on_the_cpu(project, monkeypatch):
+    there = on_device(project, CHAT)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("def add(a, b):\n"))
+    assert there.out == on_cpu(project, CHAT).out
+
+
+def test_export_of_what_was_pruned_there(project):
+    assert flab("export", "-m", "pruned", "out.gguf", "--type", "q8_0", cwd=project).code == 0
+    (beside,) = (project / "pruned").glob("*.gguf")
+    assert beside.read_bytes() == (project / "out.gguf").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        (f"{PRUNE} none --memory-budget 8GB", "a smaller `memory_budget` (--memory-budget)"),
+        (f"{RECOVER} none", "a smaller `micro_batch_size` (--micro-batch-size), `gradient_checkpointing` (--gradient"),
+        (f"{EVAL} --cache-dir none", "a smaller `batch_size` (--batch-size) or another `device` (--device)"),
+        (CHAT, "try another `device` (--device), such as cpu"),
+    ],
+    ids=["prune", "recover", "eval", "chat"],
+)
+def test_where_memory_ends_one_line_says_what_to_change(project, command, advice):
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(CARDS[0]).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated(CARDS[0]) + ROOM) / total, CARDS[0])
+    try:
+        with watched() as use:
+            said = flab(*shlex.split(command), "--device", CARDS[0], cwd=project)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, CARDS[0])
+    last = said.err.splitlines()[-1]
+    assert said.code == 1 and "Traceback" not in said.err
+    assert (
+        last.startswith("optimum-cli flab: error: there is too little memory (CUDA out of memory") and advice in last
+    )
+    assert use.left <= 0
