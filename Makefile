@@ -32,7 +32,7 @@ test-all: quality
 # What computes on CUDA: on a real device where there is one, else on emulated ones.
 test-cuda: $(BIN)/python
 	$(BIN)/pip install --quiet -e '.[tests]'
-	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet -rs tests/cuda tests/test_cuda.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --thorough -rs tests/cuda tests/test_cuda.py
 
 # Everything that tools can say without running a test: style, types, docstrings.
 quality: $(BIN)/python
