@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import os
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -176,8 +175,7 @@ def check_file(
     if PART.fullmatch(name) or not (name.lower().endswith(".gguf") or name == DEMO_NAME):
         raise ConfigurationError(f"output: {str(path)!r} names one GGUF file, and {name!r} is none; name a folder")
     output_file(path, ".gguf", overwrite)
-    # `resolve` raises an error where links lead in a circle
-    if any(os.path.realpath(path) == os.path.realpath(user_path(one)) for one in inputs if one is not None):
+    if any(path.resolve() == user_path(one).resolve() for one in inputs if one is not None):
         raise ConfigurationError(f"output: {str(path)!r} is read by this run; name another file")
     if path.exists() and not path.with_name(f"{path.stem}{PLAN_SUFFIX}").is_file():
         raise FlabError(f"{str(path)!r} was not written by a trim, and is not replaced; name another file")
