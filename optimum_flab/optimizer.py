@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .checkpoints.computation import computation_dtype
+from .checkpoints.computation import computation_device, computation_dtype
 from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from .pruned import (
     COMPLETION_TOKENS,
@@ -167,6 +167,7 @@ class FlabOptimizer:
             [`FlabError`]: there is too little text, the target is out of reach, or the model produces NaN.
         """
         config.validate()
+        computation_device(self.dense.device, exact=True)
         if save_directory is not None:
             if processes is not None:
                 raise ConfigurationError("save_directory: of several processes the main one calls `save_pretrained`")
@@ -314,6 +315,7 @@ class FlabOptimizer:
         from .recovery.pipeline import recover
 
         self.dense.check_in_memory()
+        computation_device(self.dense.device, exact=True)
         self.pruned = recover(self.dense, self._result(), config, **options)
         return self.pruned
 

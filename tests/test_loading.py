@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertConfig, T5Config
 
-from optimum_flab.checkpoints.computation import computation_device
+from optimum_flab.checkpoints.computation import computation_device, computation_devices
 from optimum_flab.checkpoints.finding import find_model
 from optimum_flab.checkpoints.hashes import dense_hash, weights_hash
 from optimum_flab.checkpoints.loading import LoadedModel, dense_from_memory, load_dense
@@ -24,6 +24,7 @@ from optimum_flab.families import family_for
 from optimum_flab.records.base_card import base_card_of
 from optimum_flab.records.report import BaseCard
 from optimum_flab.settings.export import ExportSettings
+from optimum_flab.running.casting import multiplies_bfloat16
 from optimum_flab.tensors.gguf_files import near_equal_copies
 from optimum_flab.tensors.lazy import WrittenTensors
 from optimum_flab.utils.errors import ConfigurationError, FlabError
@@ -108,6 +109,22 @@ def test_device_and_dtype_are_checked_first(tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(ConfigurationError, match="device 'cuda' cannot be used"):
             computation_device("cuda")
+    assert computation_device("auto") == computation_device(None)
+    assert computation_devices("cpu") == [computation_device("cpu", exact=True)] == [torch.device("cpu")]
+
+
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_other_accelerators_are_tried_with_bfloat16(multiplies, monkeypatch):
+    """They are not asked: torch has no question for all of them."""
+    ones = torch.ones
+
+    def made(*shape, device, dtype):
+        if not multiplies:
+            raise TypeError("BFloat16 is not supported on MPS")
+        return ones(*shape, dtype=dtype)
+
+    monkeypatch.setattr(torch, "ones", made)
+    assert multiplies_bfloat16(torch.device("mps")) == multiplies
 
 
 # --- refusals; every folder here still has its weights, so only the named fault can be what is refused

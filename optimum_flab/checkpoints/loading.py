@@ -13,7 +13,15 @@ import torch
 
 from ..families import Family, family_for
 from ..running.casting import dtypes_of
-from ..running.placement import devices_of, first_accelerator, sharing_weights, with_layers_elsewhere, without_hooks
+from ..running.placement import (
+    devices_of,
+    first_accelerator,
+    placed,
+    sharing_weights,
+    spread,
+    with_layers_elsewhere,
+    without_hooks,
+)
 from ..tensors.gguf_files import near_equal_copies
 from ..tensors.gguf_header import GgufTensor
 from ..tensors.lazy import ModelTensors, own_tensors, under_all_names
@@ -23,7 +31,7 @@ from ..utils.errors import ConfigurationError
 from ..utils.memory import give_back_memory
 from ..utils.progress import progress_bar, say
 from ..vocabulary.files import reload_tokenizer
-from .computation import choose_dtype, computation_device
+from .computation import choose_dtype, computation_devices
 from .demo import DEMO_NAME, DEMO_TERMS
 from .finding import ModelFiles, download_weights, find_license_files, find_model
 from .model_config import check_config, read_model_config
@@ -40,12 +48,17 @@ if TYPE_CHECKING:
 # what is written in place of arguments that `from_pretrained` of transformers takes
 INSTEAD = {
     "torch_dtype": "write `dtype`, as of transformers 4.56",
-    "device_map": "`device` names one device; for several, load the model with transformers and `device_map`, and pass"
-    " it to `FlabOptimizer(model, tokenizer)`",
+    "device_map": "`device` auto spreads a model over the GPUs there are; for anything else, load it with transformers"
+    " and `device_map`, and pass it to `FlabOptimizer(model, tokenizer)`",
     "subfolder": "name the folder itself; one of a repository is downloaded by `hf download REPOSITORY --include"
     " 'SUBFOLDER/*'`",
     "quantization_config": "a quantised model cannot be pruned; prune the dense one, and quantise the result",
 }
+
+SPREAD = (
+    "the weights are on several devices: names and shapes of its tensors were compared with the description of its"
+    " family, but not what they compute"
+)
 
 
 @dataclass
@@ -140,7 +153,7 @@ class LoadedModel:
         if len(places := devices_of(self.model)) > 1:
             raise ConfigurationError(
                 f"the weights of the dense model are on {', '.join(sorted(map(str, places)))}, which is enough to"
-                " prune it, to apply a plan and to save; load it without device_map for everything else"
+                " prune it, to apply a plan and to save; load it on one device for everything else"
             )
 
 
@@ -167,8 +180,9 @@ def load_dense(
             `flab-demo`.
         revision (`str`, *optional*): branch, tag or commit of a Hub repository.
         trust_remote_code (`bool`): whether code from the repository may run.
-        device (`str` or `torch.device`, *optional*): where to compute; default: CUDA if available and `in_memory` is
-            not false, else the CPU.
+        device (`str` or `torch.device`, *optional*): where to compute; default, and `"auto"`: CUDA if available and
+            `in_memory` is not false, else the CPU. Of several GPUs then the first, and a model that it has no room for
+            is spread over all.
         dtype (`str` or `torch.dtype`): what to compute in, see [`~checkpoints.computation.choose_dtype`] for `"auto"`.
             Peak memory is about one copy of the model in this dtype.
         family (`str` or `Path`, *optional*): a file that describes the model's family, see [`~families.read_family`].
@@ -196,7 +210,8 @@ def load_dense(
     """
     for name in others:
         raise ConfigurationError(f"{name}: {INSTEAD.get(name, 'there is no such argument')}")
-    device = computation_device("cpu" if in_memory is False and device is None else device)
+    devices = computation_devices("cpu" if in_memory is False and device is None else device)
+    device = devices[0]
     choose_dtype(dtype, torch.float32, device)  # an unknown one is refused first
     files = find_model(model_name_or_path, revision, family, token=token, cache_dir=cache_dir)
     config = read_model_config(files, trust_remote_code, attn_implementation)
@@ -215,9 +230,17 @@ def load_dense(
     if must_stay or not in_memory:
         download_weights(files)
         stored = lossless_tensors(files, as_loaded, dtype, finer_copy)
-    if must_stay:
+    model = None
+    if must_stay and stored is not None and len(devices) > 1:  # the first one keeps its memory for the computation
+        model = spread(stored.model, facts, device, devices[1:], stored)
+    if model is not None:
+        stored = None
+    elif must_stay:
         _say_that_weights_stay(files, stored, notes)
-    model = _model_in_memory(files, config, dtype, finer_copy).to(device) if stored is None else stored.model
+    if model is None:
+        model = stored.model if stored else placed(_model_in_memory(files, config, dtype, finer_copy), facts, devices)
+    if len(devices_of(model)) > 1:
+        notes.append(SPREAD)
     model = model.eval().requires_grad_(False)
     _correct_configurations(model, files, notes)
     check_family(model, facts)
@@ -345,10 +368,7 @@ def dense_from_memory(
         device = first_accelerator(model.hf_device_map.values())
         model = without_hooks(model, device)
         if len(devices_of(model)) > 1:
-            notes.append(
-                "the weights are on several devices: names and shapes of its tensors were compared with the"
-                " description of its family, but not what they compute"
-            )
+            notes.append(SPREAD)
     model = model.eval().requires_grad_(False)
     check_family(model, facts)
     return LoadedModel(

@@ -21,7 +21,11 @@ SHARED: dict[str, tuple[str | None, str]] = {
     ),
     "--baseline-revision": ("REVISION", "branch, tag or commit of the baseline on the Hub (default: its main branch)"),
     "--teacher-revision": ("REVISION", "branch, tag or commit of the teacher on the Hub (default: its main branch)"),
-    "--device": ("DEVICE", "device to compute on, for example cpu or cuda:0 (default: chosen automatically)"),
+    "--device": (
+        "DEVICE",
+        "device to compute on, for example cpu or cuda:0; auto: the first GPU, else the CPU; prune, eval and chat"
+        " spread a model that it has no room for over all GPUs (default: auto)",
+    ),
     "--prompt": ("TEXT", "complete this text with the dense and the pruned model at the end (default: do not)"),
     "--overwrite": (None, "replace what an earlier run wrote there (default: refuse)"),
     "--confirm-run-unsafe-code": (None, "consent to run programs written by models, sandboxed (default: no)"),
@@ -36,9 +40,14 @@ def add(group: ArgumentGroup, *flags: str) -> None:
     """Declare some of the shared flags."""
     for flag in flags:
         metavar, text = SHARED[flag]
-        options = {"action": "store_true"} if metavar is None else {"metavar": metavar}
+        options: dict[str, Any] = {"action": "store_true"} if metavar is None else {"metavar": metavar}
+        options |= {"type": _named_device} if flag == "--device" else {}
         short = ["-q"] if flag == "--quiet" else []
-        group.add_argument(*short, flag, help=text, **options)  # type: ignore[arg-type]
+        group.add_argument(*short, flag, help=text, **options)
+
+
+def _named_device(device: str) -> str | None:
+    return None if device == "auto" else device
 
 
 def add_model(

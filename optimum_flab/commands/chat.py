@@ -80,11 +80,13 @@ class ChatCommand(FlabVerb):
 
         from ..checkpoints.loading import load_dense
         from ..running.conversation import Conversation
+        from ..running.placement import runnable
 
         options = {"trust_remote_code": args.trust_remote_code, "family": args.family, "device": args.device}
         loaded = load_dense(name, revision=revision, dtype="auto", **options)
+        model = runnable(loaded.model, loaded.family)
         limits = args.max_new_tokens, args.temperature
-        return Conversation(loaded.model, loaded.tokenizer, loaded.family, *limits, raw=args.raw)
+        return Conversation(model, loaded.tokenizer, loaded.family, *limits, raw=args.raw)
 
 
 def typed_texts() -> Iterator[str]:

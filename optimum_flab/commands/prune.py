@@ -97,8 +97,10 @@ class PruneCommand(PruningVerb):
         inputs = [args.model, args.config, *read, *config.data.counts]
         check_apart(args.output, args.cache_dir)
         seconds_of(args.time_budget)
-        computation_device(args.device)  # an unknown one is refused before the processes meet
+        # an unknown one is refused before the processes meet; a training takes one
+        chosen = computation_device(args.device, exact=True)
         device, processes = process_device(args.device), Processes.of_this_run(args.device)
+        device = str(chosen) if config.recovery.trains else device
         output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
         with output if processes.is_main else nullcontext():
             processes.agree(True)  # that output may be written

@@ -36,6 +36,7 @@ class RecoverCommand(PruningVerb):
         args, settings = self.args, self.settings.recovery
 
         from .. import FlabOptimizer
+        from ..checkpoints.computation import computation_device
         from ..records.checkpoint import Checkpoint
         from ..recovery.checks import check_inputs
         from ..running.processes import process_device, process_state
@@ -43,7 +44,7 @@ class RecoverCommand(PruningVerb):
 
         inputs = [args.model, args.teacher, args.config, *local_paths(settings.sources)]
         command = command_line("recover", self.parser, args)
-        device = process_device(args.device)
+        device = process_device(str(computation_device(args.device, exact=True)))
         output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
         with output if process_state().is_main_process else nullcontext():
             Checkpoint(args.model).check_complete()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoints.computation import computation_device, computation_dtype
+from ..checkpoints.computation import computation_device, computation_devices, computation_dtype
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel, dense_from_memory
 from ..checkpoints.stored_model import StoredModel, check_model
@@ -25,6 +25,7 @@ from ..records.results import EvaluatedModel, EvaluationConditions
 from ..running.casting import copy_in
 from ..running.generation import BatchCache, config_hash
 from ..running.kernels import prepare_kernels
+from ..running.placement import placed, runnable
 from ..settings.evaluation import DIVERGENCE, STANDARD, EvaluationSettings
 from ..texts.formats import chat_text
 from ..texts.sources import hub_datasets
@@ -103,7 +104,8 @@ def evaluate(
             stay where they are and in their dtype.
         settings ([`~settings.evaluation.EvaluationSettings`]): the tasks, and how they are asked.
         baseline (*optional*): the dense model, in the same forms as `model`.
-        device (`str` or `torch.device`, *optional*): defaults to CUDA if there is any, else the CPU.
+        device (`str` or `torch.device`, *optional*): defaults to `"auto"`: CUDA if there is any, else the CPU; a
+            model that one GPU has no room for is spread over all.
         confirm_run_unsafe_code (`bool`): consent to run what the models write, in the sandbox.
         cache_dir (`str` or `Path`, *optional*): defaults to `optimum_flab/evaluation` in the folder of the Hugging
             Face cache (`HF_HOME`).
@@ -127,8 +129,9 @@ def evaluate(
     if output is not None:
         OutputFolder(output, EVALUATION, overwrite=overwrite).check()
     check_request(settings, names, confirm_run_unsafe_code)
-    device = computation_device(device)
-    prepare_kernels(device)
+    computation_device(device, exact=DIVERGENCE in settings.tasks)
+    devices = computation_devices(device)
+    prepare_kernels(devices[0])
     dtype = None if settings.dtype is None else computation_dtype(settings.dtype)
     exam = _prepare(settings, confirm_run_unsafe_code)
     check_models(settings, names)
@@ -142,15 +145,15 @@ def evaluate(
     models = dict[str, EvaluatedModel]()
     results = dict[str, list[dict[str, Any]]]()
     for role, source in sources.items():
-        models[role], results[role] = _answers(exam, role, source, dtype, device, cache)
-        if device.type == "cuda":
+        models[role], results[role] = _answers(exam, role, source, dtype, devices, cache)
+        if devices[0].type == "cuda":
             torch.cuda.empty_cache()
 
     rows = score_rows(exam.tasks, results, settings.seed)
     protocols = {task.name: task.protocol for task in exam.tasks if task.protocol}
     if exam.texts:
         # by default in float32, as when pruning measures it
-        dense, pruned = (load(sources[role], dtype or torch.float32, device)[0] for role in ("dense", "pruned"))
+        dense, pruned = (load(sources[role], dtype or torch.float32, devices)[0] for role in ("dense", "pruned"))
         measured, protocols[DIVERGENCE] = measure_divergence(dense, pruned, kept, exam.texts, settings.batch_size)
         rows += measured
     merged = {role: merge_results(by_task) for role, by_task in results.items()}
@@ -175,11 +178,16 @@ def evaluate(
 
 
 def _answers(
-    exam: Exam, role: str, source: Source, dtype: torch.dtype | None, device: torch.device, cache: BatchCache
+    exam: Exam,
+    role: str,
+    source: Source,
+    dtype: torch.dtype | None,
+    devices: Sequence[torch.device],
+    cache: BatchCache,
 ) -> tuple[EvaluatedModel, list[dict[str, Any]]]:
     """A model, which is loaded for it, and lm-eval's results of each task for it."""
     settings = exam.settings
-    loaded, model = load(source, dtype, device)
+    loaded, model = load(source, dtype, devices)
     process = None
     if isinstance(source, StoredModel) and source.files.gguf is not None and _writes(exam.tasks):
         process, engine = llama_for(source.files.gguf, settings, model.dtype)
@@ -189,7 +197,7 @@ def _answers(
     with process or nullcontext():
         with quiet():
             lm = (FlabLM if process is None else partial(LlamaLM, process))(
-                loaded.model,
+                runnable(loaded.model, loaded.family),
                 loaded.tokenizer,
                 weights_hash=model.weights_sha256,
                 cache=cache,
@@ -278,23 +286,27 @@ def source_of(model: Model, revision: str | None, trust_remote_code: bool, famil
     return check_model(model, revision=revision, trust_remote_code=trust_remote_code, family=family)
 
 
-def load(source: Source, dtype: torch.dtype | None, device: torch.device) -> tuple[LoadedModel, EvaluatedModel]:
+def load(
+    source: Source, dtype: torch.dtype | None, devices: Sequence[torch.device]
+) -> tuple[LoadedModel, EvaluatedModel]:
     """A model with its weights, and what the results say about it. One that was in memory stays as it is.
 
     Args:
         dtype (`torch.dtype`, *optional*): to compute in; by default that of the weights.
+        devices (`Sequence[torch.device]`): see [`~running.placement.placed`].
     """
     loaded = source.load(source.storage_dtype, "cpu") if isinstance(source, StoredModel) else source
     digest = dense_hash(loaded)  # of the checkpoint, whatever dtype is computed in
     if isinstance(source, StoredModel):
         if dtype in (None, loaded.storage_dtype):
-            model = loaded.model.to(device)
+            model = loaded.model
         elif loaded.gguf is not None:  # dequantised to that, and not to bfloat16 first
-            model = source.load(dtype, device).model
+            model = source.load(dtype, "cpu").model
         else:
-            model = copy_in(loaded.model, device, dtype)  # a cast would round the buffers that stay in float32
+            place = devices[0] if len(devices) == 1 else torch.device("cpu")
+            model = copy_in(loaded.model, place, dtype)  # a cast would round the buffers that stay in float32
             model.generation_config = loaded.model.generation_config
-        loaded = replace(loaded, model=model)
+        loaded = replace(loaded, model=placed(model, loaded.family, devices))
     return loaded, EvaluatedModel(
         name=loaded.name,
         revision=loaded.revision,

@@ -62,7 +62,11 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
-        return True
+        try:
+            one = torch.ones(1, 1, dtype=torch.bfloat16, device=device)
+            return bool((one @ one).isfinite())
+        except (RuntimeError, TypeError):
+            return False
     # older versions of torch do not say
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(available for name, available in capabilities.items() if name.endswith("bf16"))

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from accelerate.utils import align_module_device, has_offloaded_params
 from torch import nn
 from transformers.initialization import no_init_weights
 
 from ..families import Family
+from ..tensors.lazy import own_tensors, under_all_names
 from ..utils.compat import attention_of, new_model
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+CACHES = ["past_key_values", "past_key_value"]  # arguments of layers, which keep what they put there
+FILLED = 0.8  # of a device's free memory that weights may take; what is computed takes the rest
 
 
 @torch.no_grad()
@@ -86,6 +93,61 @@ def layer_on(
     finally:
         for module, name, parameter, _ in own:
             setattr(module, name, parameter)
+
+
+@torch.no_grad()
+def spread(
+    model: PreTrainedModel,
+    family: Family,
+    device: torch.device,
+    cards: Sequence[torch.device],
+    tensors: Mapping[str, torch.Tensor] | None = None,
+) -> PreTrainedModel | None:
+    """A model whose decoder layers are on several GPUs, which are filled one after the other, and all else on a
+    device, where a layer computes within [`layer_on`]; `None` if there is no room.
+
+    Args:
+        model (`PreTrainedModel`): left as it is.
+        cards (`Sequence[torch.device]`): for the layers; may include the device.
+        tensors (`Mapping[str, torch.Tensor]`, *optional*): its weights, each once. Defaults to those of `model`.
+    """
+    own = own_tensors(model)
+    sizes = Counter[int | None]()
+    for name, tensor in own.items():
+        sizes[family.layer_of(name)[0]] += tensor.nbytes
+    room = {card: FILLED * torch.cuda.mem_get_info(card)[0] for card in cards}
+    if device in room:
+        room[device] -= sizes[None]
+    places, left = {None: device}, list(cards)
+    for index in range(len(family.decoder_layers(model))):
+        while left and room[left[0]] < sizes[index]:
+            left.pop(0)
+        if not left:
+            return None
+        places[index] = left[0]
+        room[left[0]] -= sizes[index]
+    tensors = own if tensors is None else tensors
+    there = {name: tensors[name].to(places[family.layer_of(name)[0]], own[name].dtype) for name in own}
+    other = sharing_weights(model, model.config, device, under_all_names(model, there))
+    other.generation_config = model.generation_config
+    return other
+
+
+def placed(model: PreTrainedModel, family: Family, devices: Sequence[torch.device]) -> PreTrainedModel:
+    """A model on the first of some devices; where that has no room for it, spread over all."""
+    several = spread(model, family, devices[0], devices) if len(devices) > 1 else None
+    return model.to(devices[0]) if several is None else several
+
+
+def runnable(model: PreTrainedModel, family: Family) -> PreTrainedModel:
+    """A model that can be called as a whole, wherever its layers are: accelerate takes along what they read. Those of
+    one that is spread can no longer be run by [`layer_on`]."""
+    if len(devices_of(model)) > 1:
+        for layer in family.decoder_layers(model):
+            there = next(layer.parameters()).device
+            add_hook_to_module(layer, AlignDevicesHook(there, place_submodules=True, skip_keys=CACHES))
+        add_hook_to_module(model.get_submodule(family.modules.final_norm), AlignDevicesHook(model.device))
+    return model
 
 
 def devices_of(model: nn.Module) -> set[torch.device]:

@@ -95,6 +95,7 @@ class Counts:
 
 COUNTS = Counts()
 FORGOTTEN: str | None = None  # a line whose tensors stay on the CPU, as if nobody had thought of the device
+WITHOUT_FLOAT64 = False  # whether the devices refuse it, as MPS does
 
 
 class Memory:
@@ -164,6 +165,10 @@ class OnCard(torch.Tensor):
     def __new__(cls, held: torch.Tensor, index: int | None = None, requires_grad: bool = False, **attributes):
         if isinstance(held, OnCard) or index is None:
             return torch.nn.Parameter(held.detach(), requires_grad)
+        if WITHOUT_FLOAT64 and held.dtype == torch.float64:
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64"
+            )
         MEMORY[index].take(held.untyped_storage())
         made = torch.Tensor._make_wrapper_subclass(
             cls,

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from optimum_flab import FlabOptimizer
+from optimum_flab.families import family_for
 from optimum_flab.measuring import divergence
 from optimum_flab.pruning.memory_budget import BASE, memory_needs
 from optimum_flab.pruning.resolution import described
@@ -72,7 +73,7 @@ def prune(name, folder, place, load) -> Use:
         weights = sum(parameter.nbytes for parameter in dense.model.parameters())
         del optimizer, dense
     assert report.computation.device == "cuda" and use.left <= 0
-    assert any("on several devices" in note for note in report.notes) == (place == "spread")
+    assert any("on several devices" in note for note in report.notes) == (place in ("spread", "auto"))
     by_layer, at_once = (most - BASE + COPIES * 4 * LOGITS for most in memory_needs(request, torch.float32, CARDS[0]))
     is_there = place in ("there", "elsewhere")
     assert max(use.peak.values()) <= (at_once if is_there else by_layer)
@@ -113,3 +114,19 @@ def test_weights_on_several_devices_and_the_cpu_give_the_same(made):
 
     prune(name, folder, "spread", load)
     assert same_bytes(folder, "spread")
+
+
+@pytest.mark.skipif(len(CARDS) == 1, reason="needs two devices")
+def test_a_model_that_one_device_has_no_room_for_is_spread_over_all(made, monkeypatch):
+    name, folder = made
+    config = small_config(folder, **SIZES[name])
+    dense = AutoModelForCausalLM.from_pretrained(folder / "dense")
+    needs = memory_needs(
+        described(config, dense, family_for(dense.config), 0, torch.bfloat16), torch.float32, CARDS[0]
+    )
+    free = {CARDS[0]: sum(needs) // 2, CARDS[1]: 10**9}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda card: (free[card], 10**9))
+    options = {"dtype": "float32", "output_dtype": "bfloat16", "in_memory": None, "config": config}
+    use = prune(name, folder, "auto", partial(FlabOptimizer.from_pretrained, folder / "dense", **options))
+    assert use.peak[CARDS[1]] > 0
+    assert same_bytes(folder, "auto")

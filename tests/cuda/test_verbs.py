@@ -35,6 +35,7 @@ CHAT = "chat pruned --baseline model --max-new-tokens 8"
 # in all, at most; measured on emulated devices: 1,216, 554, 99, 110 and 192
 SYNCHRONISATIONS = {"prune": 1340, "recover": 610, "eval": 110, "bench": 125, "chat": 215}
 ROOM = 300_000  # bytes
+FOR_ONE_LAYER = 200_000  # with embedding and head, of two
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,42 @@ def test_chat_answers_as_on_the_cpu(project, monkeypatch):
     there = on_device(project, CHAT)
     monkeypatch.setattr(sys, "stdin", io.StringIO("def add(a, b):\n"))
     assert there.out == on_cpu(project, CHAT).out
+
+
+@pytest.mark.skipif(len(CARDS) == 1, reason="needs two devices")
+def test_a_model_that_one_device_has_no_room_for_is_spread_over_all(project, monkeypatch):
+    one = scores_of(flab(*shlex.split(f"{EVAL} --cache-dir one"), "--device", CARDS[0], cwd=project))
+    said = flab(*shlex.split(CHAT), "--device", CARDS[0], cwd=project).out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("def add(a, b):\n"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda card: (FOR_ONE_LAYER, 10**9))
+    with watched() as use:
+        assert scores_of(flab(*shlex.split(f"{EVAL} --cache-dir all"), cwd=project)) == one
+    assert use.left <= 0 and min(use.peak.values()) > 0
+    with watched() as use:
+        assert flab(*shlex.split(CHAT), "--device", "auto", cwd=project).out == said
+    assert use.left <= 0 and min(use.peak.values()) > 0
+
+
+@pytest.mark.skipif(EMULATED is None, reason="of emulated devices only")
+@pytest.mark.parametrize("command", [f"{PRUNE} none", f"{RECOVER} none", EVAL], ids=["prune", "recover", "eval"])
+def test_a_device_without_float64_is_refused_before_weights_are_read(project, monkeypatch, command):
+    monkeypatch.setattr(EMULATED, "WITHOUT_FLOAT64", True)
+    with watched() as use:
+        said = flab(*shlex.split(command), "--device", CARDS[0], cwd=project)
+    assert said.code == 2 and "does not compute in float64" in said.err and "use 'cpu'" in said.err
+    assert sum(use.taken_there.values()) == 0
+
+
+@pytest.mark.skipif(EMULATED is None, reason="of emulated devices only")
+def test_a_device_without_float64_is_enough_for_programs_answers_and_speed(project, monkeypatch):
+    said = on_cpu(project, CHAT).out
+    programs = EVAL.replace("humaneval,divergence", "humaneval").replace("--data divergence=texts", "")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("def add(a, b):\n"))
+    monkeypatch.setattr(EMULATED, "WITHOUT_FLOAT64", True)
+    monkeypatch.setattr(apart, "WORKER", f"import tests.cuda.emulated as e; e.WITHOUT_FLOAT64 = True; {apart.WORKER}")
+    assert on_device(project, CHAT).out == said
+    assert scores_of(on_device(project, f"{programs} --cache-dir without"))
+    on_device(project, f"{BENCH} -o without")
 
 
 def test_export_of_what_was_pruned_there(project):
