@@ -23,8 +23,8 @@ from optimum_flab.export import export_gguf
 from optimum_flab.families import family_for
 from optimum_flab.records.base_card import base_card_of
 from optimum_flab.records.report import BaseCard
-from optimum_flab.settings.export import ExportSettings
 from optimum_flab.running.casting import multiplies_bfloat16
+from optimum_flab.settings.export import ExportSettings
 from optimum_flab.tensors.gguf_files import near_equal_copies
 from optimum_flab.tensors.lazy import WrittenTensors
 from optimum_flab.utils.errors import ConfigurationError, FlabError

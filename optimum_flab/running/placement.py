@@ -118,7 +118,8 @@ def spread(
     room = {card: FILLED * torch.cuda.mem_get_info(card)[0] for card in cards}
     if device in room:
         room[device] -= sizes[None]
-    places, left = {None: device}, list(cards)
+    places: dict[int | None, torch.device] = {None: device}
+    left = list(cards)
     for index in range(len(family.decoder_layers(model))):
         while left and room[left[0]] < sizes[index]:
             left.pop(0)
