@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from optimum_flab.running.casting import copy_in
-from optimum_flab.running.generation import STEP, new_tokens, with_generation_config
+from optimum_flab.running.generation import STEP, RowsAtOnce, new_tokens, with_generation_config
 
 from .conftest import byte_level_tokenizer, tiny_model
 
@@ -114,3 +114,30 @@ def test_a_beam_search_is_done_in_one_go(writer):
     )
     _, shapes = forward_shapes(model, lambda: new_tokens(model, tokenizer, prompts[:2], [], config))
     assert [shape for shape in shapes if shape[1] > 1] in ([(2, 4)], [(4, 4)])
+
+
+@given(rows=st.lists(st.integers(), max_size=40), most=st.integers(1, 50), room=st.integers(1, 50))
+def test_rows_are_halved_until_there_is_memory_for_them(rows, most, room):
+    tried = []
+
+    def work(part):
+        tried.append(len(part))
+        if len(part) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [2 * row for row in part]
+
+    at_once = RowsAtOnce(most)
+    assert at_once.run(work, rows) == [2 * row for row in rows]
+    assert at_once.run(work, rows) == [2 * row for row in rows]
+    too_many = [number for number in tried if number > room]
+    assert len(too_many) == len(set(too_many))  # the device is not asked again for what it lacked
+    assert not rows or at_once.most >= min(most, (room + 1) // 2)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out"), ValueError("no"), RuntimeError("other")])
+def test_what_halving_does_not_mend_is_raised(error):
+    def work(part):
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        RowsAtOnce(4).run(work, [1] if isinstance(error, torch.OutOfMemoryError) else [1, 2])

@@ -49,6 +49,9 @@ from .vocabularies import Source, described, kept_tokens
 Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedModel
 
 
+AT_ONCE, AT_ONCE_ON_GPU = 16, 64  # requests, where the user does not say
+
+
 @dataclass(frozen=True)
 class Exam:
     """What models are asked.
@@ -154,7 +157,9 @@ def evaluate(
     if exam.texts:
         # by default in float32, as when pruning measures it
         dense, pruned = (load(sources[role], dtype or torch.float32, devices)[0] for role in ("dense", "pruned"))
-        measured, protocols[DIVERGENCE] = measure_divergence(dense, pruned, kept, exam.texts, settings.batch_size)
+        measured, protocols[DIVERGENCE] = measure_divergence(
+            dense, pruned, kept, exam.texts, settings.batch_size or AT_ONCE
+        )
         rows += measured
     merged = {role: merge_results(by_task) for role, by_task in results.items()}
     samples = {role: of_role.pop("samples", {}) for role, of_role in merged.items()}
@@ -201,7 +206,7 @@ def _answers(
                 loaded.tokenizer,
                 weights_hash=model.weights_sha256,
                 cache=cache,
-                batch_size=settings.batch_size,
+                batch_size=settings.batch_size or (AT_ONCE if device.type == "cpu" else AT_ONCE_ON_GPU),
                 max_new_tokens=settings.max_new_tokens,
                 seed=settings.seed,
             )

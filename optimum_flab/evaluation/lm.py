@@ -24,6 +24,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..running.generation import (
     BatchCache,
+    RowsAtOnce,
     batches_by_length,
     decode_completion,
     end_ids,
@@ -89,6 +90,7 @@ class FlabLM(HFLM):
     ):
         super().__init__(pretrained=model, backend="causal", tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
         self.cache = cache
+        self._at_once = RowsAtOnce(batch_size)
         self.seed = seed
         self.max_new_tokens = max_new_tokens
         self.doing = ""  # what the progress bars show beside the step
@@ -161,7 +163,9 @@ class FlabLM(HFLM):
         config = self._generation_config(batch)
         stops = batch.settings["until"]
         with _fixed_seed(self.device, f"{self.seed},{batch.number}"):
-            tokens = new_tokens(self.model, self.tokenizer, batch.prompts, stops, config)
+            tokens = self._at_once.run(
+                lambda prompts: new_tokens(self.model, self.tokenizer, prompts, stops, config), batch.prompts
+            )
         pairs = zip(batch.prompts, tokens, strict=True)
         texts = [decode_completion(self.tokenizer, prompt, ids, batch.ends)[0] for prompt, ids in pairs]
         return [truncate_at(text, stops) for text in texts]
@@ -224,7 +228,8 @@ class FlabLM(HFLM):
         return likelihoods
 
     def _score(self, rows: list[Any]) -> list[list[Any]]:
-        values = super()._loglikelihood_tokens(rows, disable_tqdm=True, override_bs=len(rows))
+        score = super()._loglikelihood_tokens
+        values = self._at_once.run(lambda part: score(part, disable_tqdm=True, override_bs=len(part)), rows)
         return [[float(value), bool(greedy)] for value, greedy in values]
 
     def _scoring_batches(self, requests: Sequence[Any]) -> Iterator[list[int]]:

@@ -21,6 +21,7 @@ from ..running.casting import on_device
 from ..settings.recovery import RecoveryConfig
 from ..sizes import shape_of
 from ..texts.packing import PackedTokens
+from ..utils.errors import is_out_of_memory
 from ..utils.memory import give_back_memory
 from ..utils.progress import duration
 from .encoding import Sequences
@@ -195,7 +196,7 @@ def rows_at_once(inputs: RecoveryInputs, settings: RecoveryConfig, available: fl
     gains = inputs.device.type != "cpu" or settings.dtype != "float32"
     fitting = [
         rows
-        for rows in larger_passes(settings, sizes)
+        for rows in larger_passes(settings, sizes, inputs.device)
         if gains
         and most_memory(inputs, settings.model_copy(update={"micro_batch_size": rows})) <= SPARE_FOR_SPEED * available
     ]
@@ -252,7 +253,8 @@ def disk_needed(trained: int, parameters: int, output_itemsize: int, cache: int,
 
 
 def seconds_per_row(model: nn.Module, tokens: PackedTokens, rows: int, dtype: torch.dtype) -> float:
-    """Wall time of a forward and a backward pass per row, on a few rows.
+    """Wall time of a forward and a backward pass per row, on a few rows; on half as many where memory ends, as in the
+    training.
 
     Args:
         model (`nn.Module`): as it is trained.
@@ -266,7 +268,13 @@ def seconds_per_row(model: nn.Module, tokens: PackedTokens, rows: int, dtype: to
             logits = model(**read.model_inputs(device)).logits
         logits.float().logsumexp(-1).sum().backward()
 
-    return _seconds(partial(run, part), device, partial(run, next(tokens.batches(1)))) / len(part.input_ids)
+    try:
+        return _seconds(partial(run, part), device, partial(run, next(tokens.batches(1)))) / len(part.input_ids)
+    except RuntimeError as error:
+        if rows == 1 or not is_out_of_memory(error):
+            raise
+    give_back_memory()
+    return seconds_per_row(model, tokens, rows // 2, dtype)
 
 
 @torch.inference_mode()

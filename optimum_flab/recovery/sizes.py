@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..settings.recovery import RecoveryConfig
 from ..utils.errors import ConfigurationError
 
+
+if TYPE_CHECKING:
+    import torch
 
 # per forward pass, unless the user says otherwise: enough for a processor in float32, and what is faster where each
 # pass casts the weights, or an accelerator computes
@@ -42,11 +46,21 @@ class TrainingSizes:
         """That share a step."""
         return self.batch_size // (self.micro_batch_size * self.accumulation)
 
+    @property
+    def halved(self) -> TrainingSizes | None:
+        """The same steps in forward passes of at most half as many sequences; `None` where each is one sequence."""
+        if self.micro_batch_size == 1:
+            return None
+        own = self.micro_batch_size * self.accumulation
+        micro = max(_divisors(own, self.micro_batch_size // 2))
+        return replace(self, micro_batch_size=micro, accumulation=own // micro)
 
-def larger_passes(settings: RecoveryConfig, sizes: TrainingSizes) -> list[int]:
-    """Sequences per forward pass that take less time than those of the sizes, but more memory; none where the user has
-    set them."""
-    own, most = sizes.micro_batch_size * sizes.accumulation, MANY_TOKENS // settings.sequence_length
+
+def larger_passes(settings: RecoveryConfig, sizes: TrainingSizes, device: torch.device) -> list[int]:
+    """Sequences per forward pass that take less time than those of the sizes, but more memory: on CUDA up to all of a
+    step. None where the user has set them."""
+    own = sizes.micro_batch_size * sizes.accumulation
+    most = own if device.type == "cuda" else MANY_TOKENS // settings.sequence_length
     larger = [] if settings.micro_batch_size else _divisors(own, most)
     return [rows for rows in larger if rows > sizes.micro_batch_size]
 
@@ -54,6 +68,16 @@ def larger_passes(settings: RecoveryConfig, sizes: TrainingSizes) -> list[int]:
 def _divisors(number: int, most: int) -> list[int]:
     """Those that are not larger than `most`, and 1."""
     return [n for n in range(1, max(1, min(number, most)) + 1) if number % n == 0]
+
+
+def rows_evaluated_at_once(sizes: TrainingSizes, rows: int) -> int:
+    """How many of the rows set aside a process evaluates at once: as many as in training, if all batches are full
+    where several processes share the rows. A mean over rows, it would else count some of them twice."""
+    return next(
+        number
+        for number in range(sizes.micro_batch_size, 0, -1)
+        if number == 1 or sizes.processes == 1 or rows % (number * sizes.processes) == 0
+    )
 
 
 def training_sizes(settings: RecoveryConfig, rows: int, processes: int = 1) -> TrainingSizes:

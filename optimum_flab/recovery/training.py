@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from accelerate import PartialState
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, default_collate
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -38,12 +38,12 @@ from ..running.casting import copy_in, multiplies_bfloat16, on_device
 from ..running.run import Run
 from ..settings.recovery import RecoveryConfig
 from ..utils.compat import use_one_device
-from ..utils.errors import FlabError
+from ..utils.errors import FlabError, is_out_of_memory
 from ..utils.memory import give_back_memory
 from .encoding import schedule
 from .methods import NamesInCheckpoints, lora_config, trainable, weights_in_checkpoint
 from .rows import OF_ROWS, RecoveryRows
-from .sizes import TrainingSizes, distillation_share
+from .sizes import TrainingSizes, distillation_share, rows_evaluated_at_once
 from .teacher import DenseTeacher, Predictions
 from .trainer import NotFinite, Progress, RecoveryTrainer, Rows, predictions
 
@@ -90,9 +90,13 @@ class TrainingInputs:
 
 
 def training_arguments(
-    settings: RecoveryConfig, sizes: TrainingSizes, folder: Path, device: torch.device
+    settings: RecoveryConfig, sizes: TrainingSizes, validation_rows: int, folder: Path, device: torch.device
 ) -> TrainingArguments:
-    """The Trainer's arguments from the settings."""
+    """The Trainer's arguments from the settings.
+
+    Args:
+        validation_rows (`int`): sequences that are set aside.
+    """
     options: dict[str, Any] = {}
     if settings.shard:
         # the first process has the weights, the others get their shards of them
@@ -104,7 +108,7 @@ def training_arguments(
         output_dir=str(folder),
         max_steps=sizes.steps,
         per_device_train_batch_size=sizes.micro_batch_size,
-        per_device_eval_batch_size=1,  # a mean over rows, however many processes share them
+        per_device_eval_batch_size=rows_evaluated_at_once(sizes, validation_rows),
         restore_callback_states_from_checkpoint=True,  # early stopping continues its count
         gradient_accumulation_steps=sizes.accumulation,
         learning_rate=settings.largest_rate(sizes.steps),
@@ -164,7 +168,7 @@ def trained(run: Run, asked: TrainingInputs) -> Training | None:
             return None
         if checkpoint is not None:
             run.say(f"the training resumes after step {checkpoint.rsplit('-', 1)[-1]}")
-        training = train(asked, folder, checkpoint, processes.is_main)
+        training = train_in_memory(run, asked, folder, checkpoint)
         processes.agree(True)  # the others may still read the best checkpoint
         return training
 
@@ -182,6 +186,24 @@ def trained(run: Run, asked: TrainingInputs) -> Training | None:
     if made is None:
         train_together(None)
     return training
+
+
+def train_in_memory(run: Run, asked: TrainingInputs, folder: Path, checkpoint: str | None) -> Training | None:
+    """[`train`], with fewer sequences per forward pass from the last checkpoint on where memory ends; not where
+    several processes train, of which the others would wait for each other."""
+    while True:
+        try:
+            return train(asked, folder, checkpoint, run.processes.is_main)
+        except RuntimeError as error:
+            fewer = asked.sizes.halved if run.processes.number == 1 and is_out_of_memory(error) else None
+            if fewer is None:
+                raise
+        give_back_memory()
+        was, asked, checkpoint = asked.sizes.micro_batch_size, replace(asked, sizes=fewer), last_checkpoint(folder)
+        run.note(
+            f"out of memory with {was} sequences per forward pass: continued with {fewer.micro_batch_size}, as with"
+            f" `recovery.micro_batch_size` {fewer.micro_batch_size}"
+        )
 
 
 def train(asked: TrainingInputs, folder: Path, checkpoint: str | None, is_main: bool) -> Training | None:
@@ -208,7 +230,7 @@ def train(asked: TrainingInputs, folder: Path, checkpoint: str | None, is_main: 
     order = schedule(len(rows), sizes.steps, sizes.batch_size, settings.seed)
     trainer = RecoveryTrainer(
         model=model,
-        args=training_arguments(settings, sizes, folder, device),
+        args=training_arguments(settings, sizes, len(asked.rows.validation), folder, device),
         train_dataset=Rows(rows, order, saved.get("training"), settings.distill_on),
         eval_dataset=Rows(asked.rows.validation, None, saved.get("validation"), settings.distill_on),
         data_collator=default_collate,
@@ -273,11 +295,11 @@ def loss_of(trainer: RecoveryTrainer, model: torch.nn.Module, rows: Rows) -> flo
     """
     model, device = model.eval(), trainer.args.device
     total = 0.0
-    for number in range(len(rows)):
-        inputs = {name: tensor.to(device) for name, tensor in default_collate([rows[number]]).items()}
+    for batch in DataLoader(rows, trainer.args.per_device_eval_batch_size):
+        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=trainer.args.bf16):
             output = predictions(model, inputs)
-        total += float(trainer.loss(output.logits, inputs))
+        total += float(trainer.loss(output.logits, inputs)) * len(inputs["labels"])
     return total / len(rows)
 
 

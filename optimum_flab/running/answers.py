@@ -15,6 +15,7 @@ from ..utils.progress import progress
 from ..vocabulary.usage import special_ids, token_lists
 from .generation import (
     BatchCache,
+    RowsAtOnce,
     batches_by_length,
     check_predictions,
     decode_completion,
@@ -60,7 +61,7 @@ class Writer:
         self.model = model
         self.tokenizer = tokenizer
         self.most_tokens = most_tokens
-        self._cache, self._batch_size = cache, batch_size
+        self._cache, self._batch_size, self._at_once = cache, batch_size, RowsAtOnce(batch_size)
         ends = end_ids(model, tokenizer)
         if len(end := tokenizer(closing, add_special_tokens=False)["input_ids"]) == 1:
             ends = sorted({*ends, *end})
@@ -111,7 +112,7 @@ class Writer:
         check_predictions(model, rows[0])
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            added = new_tokens(model, self.tokenizer, rows, stops, self._config)
+            added = self._at_once.run(lambda part: new_tokens(model, self.tokenizer, part, stops, self._config), rows)
         texts = []
         for prompt, ids in zip(rows, added, strict=True):
             text, ended = decode_completion(self.tokenizer, prompt, ids, ends)

@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from ..records.pieces import Pieces
 from ..utils.compat import attention_of, cache_argument, experts_of
-from ..utils.errors import FlabError
+from ..utils.errors import FlabError, is_out_of_memory
 from ..utils.hashing import digest_of
+from ..utils.memory import give_back_memory
+from ..utils.progress import say
 from ..vocabulary.usage import tokenizer_hash
 
 
@@ -26,6 +28,8 @@ PLAIN_SETTINGS = frozenset(
     "do_sample temperature top_k top_p max_new_tokens num_beams eos_token_id pad_token_id transformers_version".split()
 )
 ANCHOR = 8  # prompt tokens that precede a completion when it is decoded
+Row = TypeVar("Row")
+Result = TypeVar("Result")
 CACHE_FORMAT = 3  # of batches; increased whenever generating, truncating or scoring changes
 
 
@@ -56,6 +60,38 @@ class BatchCache:
         self.made += 1
         self._pieces.write(name, result=result)
         return result
+
+
+class RowsAtOnce:
+    """How many rows a device has memory for: half as many from each time on that it runs out.
+
+    Args:
+        most (`int`): to begin with.
+    """
+
+    def __init__(self, most: int):
+        self.most = most
+
+    def run(self, work: Callable[[Sequence[Row]], Sequence[Result]], rows: Sequence[Row]) -> list[Result]:
+        """What `work` makes of rows, given a few at a time.
+
+        Raises:
+            [`torch.OutOfMemoryError`]: there is no memory for one of them.
+        """
+        results: list[Result] = []
+        while len(results) < len(rows):
+            part = rows[len(results) : len(results) + self.most]
+            try:
+                results += work(part)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if len(part) == 1 or not is_out_of_memory(error):
+                    raise
+            # the error held what had been computed
+            give_back_memory()
+            self.most = len(part) // 2
+            say(f"note: out of memory with {len(part)} prompts at once; continuing with {self.most}")
+        return results
 
 
 def batches_by_length(prompts: Sequence[list[int]], batch_size: int) -> list[list[int]]:

@@ -52,8 +52,8 @@ class EvaluationSettings(Section):
     fim_format: Annotated[str | None, Flag(metavar="TEMPLATE")] = None
     """how the models are prompted to fill a gap: their special tokens with {prefix} and {suffix} among them, such as
     '<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>' (default: that of the tokenizer, if known)"""
-    batch_size: PositiveInt = 16
-    """requests per batch"""
+    batch_size: PositiveInt | None = None
+    """requests per batch, fewer where memory ends (default: 16, elsewhere than on the CPU 64)"""
     seed: Seed = 0
     """seed of sampling and of the bootstrap"""
     dtype: Dtype = None

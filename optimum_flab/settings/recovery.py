@@ -74,7 +74,7 @@ class RecoveryConfig(Section):
     max_new_tokens: PositiveInt = 256
     """maximum number of tokens of an answer of the dense model"""
     generation_batch_size: PositiveInt = 64
-    """prompts per batch of the dense model's answers"""
+    """prompts per batch of the dense model's answers, fewer where memory ends"""
     template: Literal["auto", "chat", "plain"] = "auto"
     """how instructions are formatted; auto: with the tokenizer's chat template if it has one"""
     sequence_length: Annotated[int, Field(ge=8)] = 512
@@ -120,8 +120,8 @@ class RecoveryConfig(Section):
     batch_size: PositiveInt = 8
     """sequences per step, over all processes"""
     micro_batch_size: PositiveInt | None = None
-    """sequences per forward pass of a process; default: about 512 tokens, up to 2048 where that
-    is faster and memory allows it"""
+    """sequences per forward pass of a process, fewer where memory ends; default: about 512 tokens, up to 2048 (on CUDA
+    up to all of a step) where that is faster and memory allows it"""
     evaluations: PositiveInt = 8
     """number of evaluations, each with a checkpoint, spread over the steps"""
     patience: PositiveInt | None = None

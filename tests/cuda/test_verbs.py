@@ -6,6 +6,7 @@ import io
 import json
 import shlex
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,18 @@ def on_device(folder, command):
 
 def on_cpu(folder, command):
     return flab(*shlex.split(command), "--device", "cpu", cwd=folder)
+
+
+@contextmanager
+def only(room):
+    """Within this context the first device has so many bytes more than are taken."""
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(CARDS[0]).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated(CARDS[0]) + room) / total, CARDS[0])
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, CARDS[0])
 
 
 def test_recover(project):
@@ -162,17 +175,41 @@ def test_export_of_what_was_pruned_there(project):
     ids=["prune", "recover", "eval", "chat"],
 )
 def test_where_memory_ends_one_line_says_what_to_change(project, command, advice):
-    torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(CARDS[0]).total_memory
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated(CARDS[0]) + ROOM) / total, CARDS[0])
-    try:
-        with watched() as use:
-            said = flab(*shlex.split(command), "--device", CARDS[0], cwd=project)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, CARDS[0])
+    with only(ROOM), watched() as use:
+        said = flab(*shlex.split(command), "--device", CARDS[0], cwd=project)
     last = said.err.splitlines()[-1]
     assert said.code == 1 and "Traceback" not in said.err
     assert (
         last.startswith("optimum-cli flab: error: there is too little memory (CUDA out of memory") and advice in last
     )
     assert use.left <= 0
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not EMULATED, reason="the memory of a real device is given out in blocks of megabytes")
+@pytest.mark.parametrize(
+    ("command", "flag", "many", "note"),
+    [
+        (
+            f"{RECOVER} --rank 2",
+            "--micro-batch-size",
+            2,
+            "out of memory with 2 sequences per forward pass: continued with 1",
+        ),
+        (EVAL, "--batch-size", 4, "out of memory with 4 prompts at once; continuing with 2"),
+    ],
+    ids=["recover", "eval"],
+)
+def test_where_memory_ends_fewer_rows_are_computed_at_once(project, command, flag, many, note, tmp_path):
+    def run(name, rows):
+        place = str(tmp_path / name) if command.startswith(RECOVER) else f"--cache-dir {tmp_path / name}"
+        with watched() as use:
+            said = flab(*shlex.split(f"{command} {place}"), flag, rows, "--device", CARDS[0], cwd=project)
+        assert said.code == 0, said.err
+        return said, use.peak[CARDS[0]]
+
+    (_, few), (whole, most) = run("few", many // 2), run("many", many)
+    with only((few + most) // 2):
+        said, peak = run("less", many)
+    assert few < peak < most
+    assert note in said.err and note not in whole.err

@@ -127,6 +127,26 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(loaded, made, monkeyp
         assert RecoveryConfig(**again.report.recovery.settings).method == "full"
 
 
+def test_where_memory_ends_the_training_goes_on_with_fewer_sequences_at_once(loaded, made, monkeypatch, capsys):
+    whole = recovered(loaded, made, micro_batch_size=1, **REFERENCES)
+    read, own_step = [], RecoveryTrainer.training_step
+
+    def out_of_memory_in_step_six(trainer, model, inputs, *args, **kwargs):
+        rows = len(inputs["input_ids"])
+        if rows > 1 and trainer.state.global_step == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        read.append(rows)
+        return own_step(trainer, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(RecoveryTrainer, "training_step", out_of_memory_in_step_six)
+    found = recovered(loaded, made, cache="other", micro_batch_size=4, **REFERENCES)
+    assert read == [4] * 5 + [2] * 2 + [1] * 4 * 4  # each time from the checkpoint of step 4
+    section = found.report.recovery
+    assert [note for note in section.notes if "out of memory with 4 sequences per forward pass" in note]
+    assert "continued with 1" in capsys.readouterr().err
+    assert section.training.best_loss == pytest.approx(whole.report.recovery.training.best_loss, rel=1e-4)
+
+
 @pytest.mark.thorough
 def test_early_stopping_counts_on_where_a_killed_run_was(loaded, made, monkeypatch):
     """The loss on the rows set aside is scripted: better once, then never again."""
@@ -137,7 +157,7 @@ def test_early_stopping_counts_on_where_a_killed_run_was(loaded, made, monkeypat
         output.metrics["eval_loss"] = 1.0 if self.state.global_step == 2 else 2.0
         return output
 
-    monkeypatch.setattr("optimum_flab.recovery.training.loss_of", lambda trainer, rows: 5.0)
+    monkeypatch.setattr("optimum_flab.recovery.training.loss_of", lambda *_: 5.0)
     monkeypatch.setattr(RecoveryTrainer, "evaluation_loop", scripted)
     wanted = {"max_steps": 16, "evaluations": 8, "patience": 3, "answers": "reference"}
     whole = recovered(loaded, made, cache="a", **wanted).report.recovery
@@ -170,7 +190,7 @@ def test_the_learning_rate_of_the_method_is_taken_and_written_down(loaded, made)
 
 def test_the_learning_rate_rises_and_falls_along_a_cosine_to_its_floor():
     settings = RecoveryConfig(learning_rate=1.0, final_rate_share=0.25, warmup_share=0.1, max_steps=100, epochs=1)
-    arguments = training_arguments(settings, training_sizes(settings, 10), Path("x"), torch.device("cpu"))
+    arguments = training_arguments(settings, training_sizes(settings, 10), 3, Path("x"), torch.device("cpu"))
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=arguments.learning_rate)
     scheduler = get_scheduler(
         arguments.lr_scheduler_type, optimizer, 10, 100, scheduler_specific_kwargs=arguments.lr_scheduler_kwargs
