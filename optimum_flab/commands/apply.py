@@ -76,11 +76,12 @@ class PruningVerb(FlabVerb):
         args = self.args
         dense = getattr(args, "teacher", args.model)
         revision = getattr(args, "teacher_revision", getattr(args, "revision", None))
-        evaluation = evaluation_of(args.output, dense, revision)
+        made = args.output / report.files[0].name if report.files else args.output
+        evaluation = evaluation_of(made, dense, revision)
         if report.recovery is not None:
             return [evaluation, push_of(args.output)]
         if report.removed_body_ratio == 0:
-            return [["chat", args.output], evaluation]
+            return [["chat", made], evaluation]
         given = {"--teacher-revision": revision, "--family": args.family}
         more = [word for flag, value in given.items() if value is not None for word in (flag, value)]
         return [["recover", args.output, f"{args.output}-recovered", "--teacher", dense, *more], evaluation]

@@ -74,6 +74,14 @@ def of_model(args: Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in ("revision", "trust_remote_code", "family")}
 
 
+def words_of_model(args: Namespace) -> list[str]:
+    """These flags as the user gave them, for a command that is likely next."""
+    given = {name: value for name, value in of_model(args).items() if value}
+    return [
+        word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value) if word is not True
+    ]
+
+
 def add_dtype(optional: ArgumentGroup, computed: str) -> None:
     """Declare the flag for the number format of what is `computed`."""
     optional.add_argument(

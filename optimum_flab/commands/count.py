@@ -52,4 +52,4 @@ class CountCommand(FlabVerb):
         )
         counts.save(output, overwrite=args.overwrite)
         print(counts.to_text())
-        self.show_end(output, ["prune", args.model, "out", "--counts", output])
+        self.show_end(output, ["prune", args.model, "out", *arguments.words_of_model(args), "--counts", output])

@@ -33,4 +33,4 @@ class InspectCommand(FlabVerb):
         print(f"{table.to_text()}\n")
         given = settings_from(self.args, self.FLAGS)
         flags = [word for flag in self.FLAGS if flag.setting in given for word in (flag.name, given[flag.setting])]
-        self.show_next(["prune", self.args.model, "out", *flags])
+        self.show_next(["prune", self.args.model, "out", *arguments.words_of_model(self.args), *flags])

@@ -200,7 +200,7 @@ def type_table(search: Search) -> list[list[str]]:
         return []
     parts = _told_apart(tried)
     labels = [part.label for part in parts]
-    rows = [["type", "MB, as measured", "nats, rounding", *labels, "nats, pruning", ""]]
+    rows = [["type", "MB, whole body", "nats, rounding", *labels, "nats, pruning", ""]]
     for one in sorted(tried, key=lambda one: types[str(one.file_type)].bytes):
         kind = types[str(one.file_type)]
         costs = f"{kind.bytes / 1e6:,.1f}", nats(kind.divergence)

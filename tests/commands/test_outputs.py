@@ -135,11 +135,18 @@ def commands(lines: Iterable[str]) -> list[list[str]]:
 def test_each_verb_ends_with_commands_that_may_follow_with_the_paths_that_it_was_given(project):
     (project / "model").rename(project / "my model")
     for arguments, following in (
-        ("inspect 'my model' --target-ratio 0.3", [["prune", "my model", "out", "--target-ratio", "0.3"]]),
+        (
+            "inspect 'my model' --family qwen2 --trust-remote-code --target-ratio 0.3",
+            [["prune", "my model", "out", "--trust-remote-code", "--family", "qwen2", "--target-ratio", "0.3"]],
+        ),
         ("count texts -m 'my model' -o c.npz", [["prune", "my model", "out", "--counts", "c.npz"]]),
         (
             "prune 'my model' 'my out' -c small.yaml",
             [["chat", "my out"], ["eval", "my out", "--baseline", "my model"]],
+        ),
+        (
+            "prune 'my model' 'my file' -c small.yaml --gguf f16",
+            [["chat", "my file/my file-f16.gguf"], ["eval", "my file/my file-f16.gguf"]],
         ),
         ("card 'my out'", [["push", "my out", "me/my-out"]]),
         ("export 'my out' 'a b.gguf' --type f16 --no-measure", [["chat", "a b.gguf"], ["eval", "a b.gguf"]]),
