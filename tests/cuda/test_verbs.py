@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from optimum_flab.evaluation.efficiency import apart
 from optimum_flab.pruning.time_budget import measured_pace
+from optimum_flab.running.casting import copy_in
+from optimum_flab.running.generation import RowsAtOnce, new_tokens
 
-from ..conftest import flab, write_project
+from ..conftest import byte_level_tokenizer, flab, tiny_model, write_project
 from ..evaluation.problems import ADD_ONE, TWICE, jsonl
 from ..recovery.conftest import problems, write_lines
 from .conftest import CARDS, EMULATED, watched
@@ -186,17 +189,19 @@ def test_where_memory_ends_one_line_says_what_to_change(project, command, advice
 
 
 @pytest.mark.skipif(not EMULATED, reason="the memory of a real device is given out in blocks of megabytes")
-def test_where_memory_ends_fewer_prompts_are_computed_at_once(project, tmp_path):
-    def run(name, rows):
-        command = f"{EVAL} --cache-dir {tmp_path / name} --batch-size {rows}"
-        with watched() as use:
-            said = flab(*shlex.split(command), "--device", CARDS[0], cwd=project)
-        assert said.code == 0, said.err
-        return said, use.peak[CARDS[0]]
+def test_where_memory_ends_fewer_prompts_are_computed_at_once(capsys):
+    tokenizer, prompts = byte_level_tokenizer(600), [[5 + row] * 50 for row in range(4)]
+    model = copy_in(tiny_model("llama", vocab_size=608), CARDS[0], torch.float32)
+    config = GenerationConfig(max_new_tokens=4, do_sample=False, pad_token_id=tokenizer.pad_token_id)
 
-    (_, few), (whole, most) = run("few", 2), run("many", 4)
+    def run(rows):
+        with watched() as use:
+            written = RowsAtOnce(rows).run(lambda part: new_tokens(model, tokenizer, part, [], config), prompts)
+        return written, use.peak[CARDS[0]]
+
+    (_, few), (whole, most) = run(2), run(4)
+    assert "out of memory" not in capsys.readouterr().err
     with only((few + most) // 2):
-        said, peak = run("less", 4)
-    assert few <= peak < most
-    assert "out of memory with 4 prompts at once; continuing with 2" in said.err
-    assert "out of memory" not in whole.err and scores_of(said) == scores_of(whole)
+        written, peak = run(4)
+    assert written == whole and few <= peak < most
+    assert capsys.readouterr().err == "note: out of memory with 4 prompts at once; continuing with 2\n"
