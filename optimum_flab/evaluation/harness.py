@@ -206,7 +206,7 @@ def _answers(
                 loaded.tokenizer,
                 weights_hash=model.weights_sha256,
                 cache=cache,
-                batch_size=settings.batch_size or (AT_ONCE if device.type == "cpu" else AT_ONCE_ON_GPU),
+                batch_size=settings.batch_size or (AT_ONCE if devices[0].type == "cpu" else AT_ONCE_ON_GPU),
                 max_new_tokens=settings.max_new_tokens,
                 seed=settings.seed,
             )

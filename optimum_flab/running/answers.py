@@ -61,7 +61,8 @@ class Writer:
         self.model = model
         self.tokenizer = tokenizer
         self.most_tokens = most_tokens
-        self._cache, self._batch_size, self._at_once = cache, batch_size, RowsAtOnce(batch_size)
+        self._cache, self._batch_size = cache, batch_size
+        self._at_once = RowsAtOnce(batch_size)
         ends = end_ids(model, tokenizer)
         if len(end := tokenizer(closing, add_special_tokens=False)["input_ids"]) == 1:
             ends = sorted({*ends, *end})
