@@ -199,11 +199,12 @@ def train_in_memory(run: Run, asked: TrainingInputs, folder: Path, checkpoint: s
             if fewer is None:
                 raise
         give_back_memory()
-        was, asked, checkpoint = asked.sizes.micro_batch_size, replace(asked, sizes=fewer), last_checkpoint(folder)
         run.note(
-            f"out of memory with {was} sequences per forward pass: continued with {fewer.micro_batch_size}, as with"
-            f" `recovery.micro_batch_size` {fewer.micro_batch_size}"
+            f"out of memory with {asked.sizes.micro_batch_size} sequences per forward pass: continued with"
+            f" {fewer.micro_batch_size}, as with `recovery.micro_batch_size` {fewer.micro_batch_size}"
         )
+        asked = replace(asked, sizes=fewer)
+        checkpoint = last_checkpoint(folder)
 
 
 def train(asked: TrainingInputs, folder: Path, checkpoint: str | None, is_main: bool) -> Training | None:
