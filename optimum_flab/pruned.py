@@ -34,6 +34,7 @@ from .records.plan import PLAN_NAME
 from .records.report import REPORT_NAME, FileCost, Report, report_text
 from .running.casting import copy_in
 from .running.generation import completion
+from .running.placement import runnable
 from .settings.export import ExportSettings
 from .settings.pruning import DataSettings
 from .tensors.gguf_header import WEIGHTS_FIELD, read_header, type_name
@@ -154,13 +155,14 @@ def completions(dense: LoadedModel, pruned: PrunedModel, prompt: str, max_new_to
     """Greedy completions of a prompt by both, under the keys `"dense"` and `"pruned"`."""
     for tokenizer in (dense.tokenizer, pruned.tokenizer):
         check_prompt(dense, prompt, max_new_tokens, tokenizer)
-    if pruned.model.device.type == "meta" or dense.stored is None:
+    if pruned.model.device.type == "meta":
         dense.check_in_memory()
     if dense.stored is not None:
         folder = cache_root("pruning") if pruned.work is None else pruned.work.root
         folder.mkdir(parents=True, exist_ok=True)
         dense = dense.with_weights(Workspace(folder))
-    sides = {"dense": (dense.model, dense.tokenizer), "pruned": (pruned.model, pruned.tokenizer)}
+    whole = runnable(dense.model, dense.family)
+    sides = {"dense": (whole, dense.tokenizer), "pruned": (pruned.model, pruned.tokenizer)}
     return {name: completion(*side, prompt, max_new_tokens) for name, side in sides.items()}
 
 

@@ -141,9 +141,10 @@ def placed(model: PreTrainedModel, family: Family, devices: Sequence[torch.devic
 
 
 def runnable(model: PreTrainedModel, family: Family) -> PreTrainedModel:
-    """A model that can be called as a whole, wherever its layers are: accelerate takes along what they read. Those of
-    one that is spread can no longer be run by [`layer_on`]."""
+    """A model that can be called as a whole, wherever its layers are: one that is spread shares its weights with
+    another model, whose layers take along what they read, by accelerate."""
     if len(devices_of(model)) > 1:
+        model = with_layers_elsewhere(model, family, model.device)
         for layer in family.decoder_layers(model):
             there = next(layer.parameters()).device
             add_hook_to_module(layer, AlignDevicesHook(there, place_submodules=True, skip_keys=CACHES))
