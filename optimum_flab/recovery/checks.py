@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers.utils import is_bitsandbytes_available
 
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel
@@ -60,6 +62,7 @@ def check_settings(dense: LoadedModel, settings: RecoveryConfig, consent: bool) 
         raise ConfigurationError(
             f"recovery.method: 'full' does not train mixtures of experts, such as {family.model_type}; use 'lora'"
         )
+    check_libraries(settings)
     check_positions(dense.model.config, family, "recovery.sequence_length", settings.sequence_length)
     examples = read_instructions(settings.data)
     check_consent(settings, examples, consent)
@@ -68,9 +71,22 @@ def check_settings(dense: LoadedModel, settings: RecoveryConfig, consent: bool) 
 
 def check_inputs(settings: RecoveryConfig, consent: bool) -> None:
     """Refuses, before the long work that comes first, settings and data that a recovery would refuse."""
+    check_libraries(settings)
     check_consent(settings, read_instructions(settings.data), consent)
     source_texts([*settings.exclude, *settings.held_out])
     read_sources(settings.text)
+
+
+def check_libraries(settings: RecoveryConfig) -> None:
+    """Raises a [`ConfigurationError`] if a library is missing that reports or optimises."""
+    known, installed = sorted(INTEGRATION_TO_CALLBACK), get_available_reporting_integrations()
+    for name in settings.report_to:
+        if name not in known:
+            raise ConfigurationError(f"recovery.report_to: {name!r} is not one of {', '.join(known)}")
+        if name not in installed:
+            raise ConfigurationError(f"recovery.report_to: the library of {name} is not installed")
+    if settings.optim == "adamw_8bit" and not is_bitsandbytes_available():
+        raise ConfigurationError("recovery.optim: adamw_8bit needs bitsandbytes; `pip install bitsandbytes`")
 
 
 def check_consent(settings: RecoveryConfig, examples: Sequence[Example], consent: bool) -> None:

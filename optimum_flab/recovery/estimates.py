@@ -18,7 +18,7 @@ from ..pruning.memory_budget import free_memory
 from ..records.folders import nearest_folder
 from ..records.report import RecoveryEstimate
 from ..running.casting import on_device
-from ..settings.recovery import RecoveryConfig
+from ..settings.recovery import OPTIMIZERS, RecoveryConfig
 from ..sizes import shape_of
 from ..texts.packing import PackedTokens
 from ..utils.errors import is_out_of_memory
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-TRAINED_BYTES = 16  # per trained parameter: float32 weight, gradient and two AdamW moments
+TRAINED_BYTES = 8  # per trained parameter: float32 weight and gradient
 # tensors that one layer keeps for its backward pass, as wide as the hidden states and as wide as the FFN, in the dtype
 # of the training; measured on Qwen2 with LoRA on all linear layers
 ACTIVATIONS_PER_LAYER = 30
@@ -100,7 +100,7 @@ def recovery_estimate(
         memory_bytes=training_memory(
             model.config, width_of(model, inputs.family), parameters, trained, sizes, settings, inputs.device
         ),
-        disk_bytes=disk_needed(trained, parameters, model.dtype.itemsize, cache, saved),
+        disk_bytes=disk_needed(trained * OPTIMIZERS[settings.optim], parameters, model.dtype.itemsize, cache, saved),
         seconds=training_seconds(per_row, sizes, validation_rows, inputs.run.processes.number),
         answer_seconds=answer_seconds,
     )
@@ -150,7 +150,7 @@ def training_memory(
         # of shards, only what is whole at a time is cast
         casts = TRAINED_CASTS * trained if itemsize < torch.float32.itemsize and not settings.shard else 0
         copy = (parameters - trained) * torch.float32.itemsize + casts
-    held = copy + trained * TRAINED_BYTES
+    held = copy + trained * (TRAINED_BYTES + OPTIMIZERS[settings.optim])
     if settings.shard:
         ends = config.hidden_size * config.vocab_size
         largest = max(2 * ends, (parameters - ends) // layers)
@@ -234,7 +234,8 @@ def needs_less_than_all(inputs: RecoveryInputs, available: float, only_memory: b
     parameters = _count(model.parameters())
     memory = most_memory(inputs, settings)
     saved = parameters * (2 if shard else 1)
-    disk = disk_needed(most_trained(model, settings), parameters, model.dtype.itemsize, 0, saved)
+    moments = most_trained(model, settings) * OPTIMIZERS[settings.optim]
+    disk = disk_needed(moments, parameters, model.dtype.itemsize, 0, saved)
     on_disk = math.inf if only_memory else shutil.disk_usage(nearest_folder(inputs.run.work.root)).free
     for what, needed, there in (("memory", memory, available), ("disk", disk, on_disk)):
         if needed > there:
@@ -243,13 +244,14 @@ def needs_less_than_all(inputs: RecoveryInputs, available: float, only_memory: b
     return None
 
 
-def disk_needed(trained: int, parameters: int, output_itemsize: int, cache: int, saved: int) -> int:
+def disk_needed(moments: int, parameters: int, output_itemsize: int, cache: int, saved: int) -> int:
     """Bytes that checkpoints, cached predictions and the merged weights take on disk.
 
     Args:
-        saved (`int`): weights in a checkpoint, besides two moments of each that is trained.
+        moments (`int`): bytes in a checkpoint besides the weights, which the optimizer keeps.
+        saved (`int`): weights in a checkpoint.
     """
-    return CHECKPOINTS * (2 * trained + saved) * torch.float32.itemsize + cache + parameters * output_itemsize
+    return CHECKPOINTS * (moments + saved * torch.float32.itemsize) + cache + parameters * output_itemsize
 
 
 def seconds_per_row(model: nn.Module, tokens: PackedTokens, rows: int, dtype: torch.dtype) -> float:

@@ -16,7 +16,7 @@ from ..records.work import WorkFolder, json_stage
 from ..running.kernels import prepare_kernels
 from ..running.processes import Processes
 from ..running.run import Run
-from ..settings.recovery import LORA_ONLY, RecoveryConfig
+from ..settings.recovery import LORA_ONLY, SHARDED_BY, RecoveryConfig
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
@@ -128,6 +128,8 @@ def with_choices(inputs: RecoveryInputs, available: float) -> RecoveryConfig:
         if settings.shard is False:
             raise ConfigurationError("recovery.shard is off, and `accelerate launch --use_fsdp` is on; leave out one")
         settings = settings.model_copy(update={"shard": True})
+    if settings.shard and settings.optim != SHARDED_BY:
+        raise ConfigurationError(f"recovery.optim: {settings.optim} does not train shards; use {SHARDED_BY}")
     if settings.shard and number == 1:
         raise ConfigurationError(
             "recovery.shard: there is one process, with nothing to share; start several with `accelerate launch` or"
@@ -141,7 +143,8 @@ def with_choices(inputs: RecoveryInputs, available: float) -> RecoveryConfig:
 
     for_lora = settings.method == "lora" or any(getattr(settings, name) for name in LORA_ONLY)
     shard, reason = settings.shard is True, None if for_lora else lacking(settings.shard is True)
-    if reason and settings.shard is None and number > 1 and lacking(shard=True) is None:
+    may_shard = settings.shard is None and number > 1 and settings.optim == SHARDED_BY
+    if reason and may_shard and lacking(shard=True) is None:
         shard, reason = True, None
     if reason and settings.method == "full":
         raise FlabError(
@@ -156,7 +159,7 @@ def with_choices(inputs: RecoveryInputs, available: float) -> RecoveryConfig:
         "pruned": weights_hash(inputs.model),
         "device": inputs.device.type,
         "processes": run.processes.number,
-        "settings": settings.model_dump(),
+        "settings": settings.model_dump(exclude={"report_to"}),
     }
     with first_alone(run.processes):
         choices = run.stage(CHOICES, decided_by, lambda pieces: choices)

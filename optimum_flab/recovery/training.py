@@ -50,7 +50,7 @@ from .trainer import NotFinite, Progress, RecoveryTrainer, Rows, predictions
 
 CHECKPOINTS, OF_SHARDS = "checkpoints", "sharded-checkpoints"  # neither training resumes from those of the other
 TRAINING, WEIGHTS = "training.json", "trained.safetensors"  # of a finished training
-DECIDE_NOTHING = ("keep_adapter", "micro_batch_size", "shard")  # settings
+DECIDE_NOTHING = ("keep_adapter", "micro_batch_size", "report_to", "shard")  # settings
 Teacher = DenseTeacher | Mapping[str, Predictions] | None
 
 
@@ -116,7 +116,7 @@ def training_arguments(
         warmup_steps=math.ceil(settings.warmup_share * sizes.steps),
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": settings.final_rate_share},
-        optim="adamw_torch",
+        optim=settings.optim,
         eval_strategy="steps",
         eval_steps=sizes.evaluate_every,
         save_strategy="steps",
@@ -135,7 +135,7 @@ def training_arguments(
         dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
         label_names=["labels"],
-        report_to="none",
+        report_to=settings.report_to or "none",
         disable_tqdm=True,
         seed=settings.seed,
         data_seed=settings.seed,

@@ -21,6 +21,9 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "full": {"text_tokens": 163_840, "epochs": 1.0},
     "lora": {"text_tokens": 65_536, "epochs": 3.0, "rank": 32},
 }
+# optimizers by their names in transformers -> the bytes that each keeps for a trained weight
+OPTIMIZERS = {"adamw_torch": 8, "adamw_8bit": 2, "adafactor": 0, "sgd": 0}
+SHARDED_BY = "adamw_torch"  # alone, as no other was tried
 LORA_ONLY = ("rank", "alpha", "dropout", "targets", "keep_adapter")
 
 TextKind = Literal[(*TEXT_KINDS,)]  # type: ignore[valid-type]
@@ -122,6 +125,12 @@ class RecoveryConfig(Section):
     micro_batch_size: PositiveInt | None = None
     """sequences per forward pass of a process, fewer where memory ends; default: about 512 tokens, up to 2048 (on CUDA
     up to all of a step) where that is faster and memory allows it"""
+    optim: Literal[(*OPTIMIZERS,)] = "adamw_torch"  # type: ignore[valid-type]
+    """optimizer, by its name in transformers; adafactor and sgd keep no moments, which saves memory, and adamw_8bit
+    keeps them in 8 bits, by bitsandbytes; the default learning rates are those of AdamW"""
+    report_to: Annotated[Sources, Flag(metavar="NAME")] = []
+    """where transformers' Trainer reports losses while it trains, such as tensorboard or wandb, as far as installed
+    (default: nowhere)"""
     evaluations: PositiveInt = 8
     """number of evaluations, each with a checkpoint, spread over the steps"""
     patience: PositiveInt | None = None

@@ -23,6 +23,7 @@ from optimum_flab.recovery.estimates import (
 )
 from optimum_flab.recovery.sizes import TrainingSizes, distillation_share, training_sizes
 from optimum_flab.recovery.training import curve_of
+from optimum_flab.settings.recovery import OPTIMIZERS
 from optimum_flab.texts.packing import pack
 
 from ..conftest import tiny_model
@@ -49,6 +50,8 @@ def test_processes_that_share_the_weights_need_a_part_of_the_memory():
 
     assert memory_of(8, True) < 24e9 < memory_of(4, True) < memory_of(2, True) < memory_of(8, False)
     assert memory_of(8, True, gradient_checkpointing=True) < 16e9
+    moments = [memory_of(8, False, optim=name) - memory_of(8, False, optim="sgd") for name in OPTIMIZERS]
+    assert moments == [8 * 5_660_000_000, 2 * 5_660_000_000, 0, 0]
     assert memory_of(8, False) > 100e9  # whose weights, gradients and moments each has
     # the pruned model stays in host memory, which is that of the device only on a CPU
     assert memory_of(8, True, "cpu") - memory_of(8, True) == 2 * 5_940_000_000
@@ -110,8 +113,8 @@ def test_time_is_that_of_steps_and_evaluations_and_shared_by_processes():
 
 def test_disk_counts_three_checkpoints_in_float32_the_cache_and_the_result():
     assert disk_needed(0, 100, 2, 50, 0) == 250
-    assert disk_needed(10, 0, 2, 0, 10) == 3 * 30 * 4  # weights and two moments of each
-    assert disk_needed(10, 100, 2, 0, saved=100) == 3 * 120 * 4 + 200
+    assert disk_needed(80, 0, 2, 0, 10) == 3 * 30 * 4  # weights and two moments of each
+    assert disk_needed(80, 100, 2, 0, saved=100) == 3 * 120 * 4 + 200
 
 
 @pytest.mark.parametrize("loss, share", [("distillation", 1), ("cross-entropy", 0), ("both", 0.75)])

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, get_scheduler
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
 from optimum_flab.checkpoints.hashes import weights_hash
@@ -19,7 +20,7 @@ from optimum_flab.records.checksums import SUMS, check_checksums, write_checksum
 from optimum_flab.records.held_out import KindCost
 from optimum_flab.records.report import FileCost, report_text
 from optimum_flab.records.work import NAME
-from optimum_flab.recovery import pipeline, training
+from optimum_flab.recovery import checks, pipeline, training
 from optimum_flab.recovery import rows as rows_room
 from optimum_flab.recovery.checks import check_settings
 from optimum_flab.recovery.methods import NamesInCheckpoints, trainable, with_lora
@@ -381,6 +382,8 @@ def test_training_that_only_harms_is_not_kept(loaded, made):
             {"dtype": "bfloat16"},
             {"dtype": "auto"},
             {"answers": "reference", "template": "chat"},
+            {"optim": "sgd", "learning_rate": 1.0, "answers": "reference"},
+            {**FULL, "optim": "adafactor", "answers": "reference"},
             FULL,
             {**FULL, "train_embeddings": True, "gradient_checkpointing": True},
             {**FULL, "dtype": "bfloat16", "loss": "both"},
@@ -539,6 +542,40 @@ def test_a_disk_that_fills_up_while_training_is_said(loaded, made, monkeypatch):
     monkeypatch.setattr(RecoveryTrainer, "_save_checkpoint", full)
     with pytest.raises(FlabError, match="no space for checkpoints"):
         recovered(loaded, made, max_steps=1, **REFERENCES)
+
+
+def test_losses_are_reported_and_whereto_decides_nothing(loaded, made, monkeypatch):
+    class Recorder(TrainerCallback):
+        seen = []
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            self.seen += [name for name in ("loss", "eval_loss") if name in logs]
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "wandb", Recorder)
+    monkeypatch.setattr(checks, "get_available_reporting_integrations", lambda: ["wandb"])
+    options = {**REFERENCES, "max_steps": 2}
+    first = recovered(loaded, made, report_to="wandb", **options)
+    assert {"loss", "eval_loss"} == set(Recorder.seen)
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("trained again"))
+    again = recovered(loaded, made, **options)
+    assert weights_hash(again.model) == weights_hash(first.model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"report_to": ["codecarbon", "nowhere"]}, "recovery.report_to: 'nowhere' is not one of .*tensorboard, "),
+        ({"report_to": "wandb"}, "recovery.report_to: the library of wandb is not installed"),
+        ({"optim": "adamw_8bit"}, "recovery.optim: adamw_8bit needs bitsandbytes"),
+        ({"optim": "adafactor", "shard": True}, "recovery.optim: adafactor does not train shards"),
+    ],
+)
+def test_what_the_trainer_lacks_is_said_before_anything_is_prepared(loaded, made, monkeypatch, changes, message):
+    monkeypatch.setattr(checks, "get_available_reporting_integrations", lambda: ["codecarbon"])
+    monkeypatch.setattr(checks, "is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr(pipeline, "prepare", lambda *_: pytest.fail("prepared"))
+    with pytest.raises(ConfigurationError, match=message):
+        recovered(loaded, made, **changes)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused():
