@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..settings.recovery import RecoveryConfig
 from ..utils.compat import ArgumentGroup
+from ..utils.progress import say
 from . import arguments
 from .apply import PruningVerb
 from .base import command_line
@@ -36,7 +37,7 @@ class RecoverCommand(PruningVerb):
         args, settings = self.args, self.settings.recovery
 
         from .. import FlabOptimizer
-        from ..checkpoints.computation import computation_device
+        from ..checkpoints.computation import computation_device, computation_devices
         from ..records.checkpoint import Checkpoint
         from ..recovery.checks import check_inputs
         from ..running.processes import process_device, process_state
@@ -45,6 +46,8 @@ class RecoverCommand(PruningVerb):
         inputs = [args.model, args.teacher, args.config, *local_paths(settings.sources)]
         command = command_line("recover", self.parser, args)
         device = process_device(str(computation_device(args.device, exact=True)))
+        if (number := len(computation_devices(args.device))) > 1:
+            say(f"note: one of {number} GPUs trains; `accelerate launch -m optimum_flab.recovery` trains on all")
         output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
         with output if process_state().is_main_process else nullcontext():
             Checkpoint(args.model).check_complete()

@@ -96,6 +96,17 @@ def test_recover(project):
     assert report["recovery"]["training"]["steps"] == 2
 
 
+@pytest.mark.skipif(len(CARDS) == 1, reason="needs two devices")
+def test_recover_says_that_it_takes_one_of_several(project):
+    without_consent = RECOVER.removesuffix(" --confirm-run-unsafe-code")
+    said = {
+        name: flab(*shlex.split(f"{without_consent} none --device {name}"), cwd=project) for name in ("auto", "cpu")
+    }
+    assert all(one.code == 2 and "--confirm-run-unsafe-code" in one.err for one in said.values())
+    assert "accelerate launch -m optimum_flab.recovery" in said["auto"].err.splitlines()[0]
+    assert "accelerate" not in said["cpu"].err
+
+
 def scores_of(said):
     """By task and metric, of both models."""
     found = {}
