@@ -43,6 +43,8 @@ CHAT = (
 REPLACED = {
     "Qwen/Qwen2.5-Coder-0.5B-Instruct": "./my-model",
     "flab-demo": "./my-model",
+    "trim model-q4_k_m.gguf out": "trim model.gguf trimmed",
+    "model-q8_0.gguf": "model.gguf",
     "org/dataset:train[content]": "rows.jsonl[content]",
     "--vocab-size 32768": "--vocab-size 512",
     "--num-hidden-layers 22": "--num-hidden-layers 3",
@@ -59,6 +61,7 @@ REPLACED = {
 LITTLE = {
     "prune": "--calibration-tokens 256 --validation-tokens 64 --held-out-tokens 64 --sequence-length 32"
     " --search-tokens 64 --keep-merges 0 --mix own=1 --ffn-multiple-of 4",
+    "trim": "--corpus ./src --held-out-tokens 64 --keep-merges 0",
     "recover": "--text ./src --text-tokens 256 --sequence-length 96 --max-steps 2 --evaluations 1 --rank 4"
     " --max-new-tokens 8 --held-out-tokens 128",
     "eval": "--limit 2 --max-new-tokens 8",
@@ -73,8 +76,10 @@ MODEL_FILES = (
     *("config.json", "model.safetensors", "tokenizer.json", "README.md"),
     *("flab_plan.json", "flab_report.json", "flab_report.html"),
 )
+TRIM_FILES = ("flab_plan.json", "flab_trim.json", "README.md")
 # the argument that says where a verb writes to, and what is there afterwards
 WRITTEN = {
+    "trim": ("output", TRIM_FILES),
     "prune": ("output", (*MODEL_FILES, "flab_config.json")),
     "apply": ("output", MODEL_FILES),
     "recover": ("output", MODEL_FILES),
@@ -159,6 +164,7 @@ def made(tmp_path_factory) -> Path:
         "count ./src -m my-model -o counts.npz",
         "count ./docs -m my-model -o more.npz",
         "export my-model model.gguf",
+        f"trim model.gguf trimmed {LITTLE['trim']}",
         f"prune -m my-model out/ --target-ratio 0.3 {LITTLE['prune']} {TEXT}",
         "eval -m out/ --baseline ./my-model --tasks perplexity --data perplexity=./src --limit 2 -o results/",
     ]
@@ -248,7 +254,8 @@ def remove(path: Path) -> None:
 
 def check_written(verb: str, path: Path, printed: str) -> None:
     assert path.exists() and path.name in printed
-    for name in WRITTEN.get(verb, ("", ()))[1]:
+    names = WRITTEN.get(verb, ("", ()))[1]
+    for name in TRIM_FILES if (path / TRIM_FILES[1]).exists() else names:  # `apply` takes plans of a trim, too
         assert (path / name).is_file(), name
 
 
