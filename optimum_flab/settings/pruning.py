@@ -51,7 +51,9 @@ def as_size(value: Any) -> Any:
     if value is None:
         return None
     if parse_bytes(value) is None:
-        meant = f"did you mean {value}B?" if parse_bytes(f"{value}B") else "write it as 300MB, 1.2GB or 286MiB"
+        meant = "write it as 300MB, 1.2GB or 286MiB, and a share as `target_ratio`"
+        if parse_bytes(f"{value}B"):
+            meant = f"did you mean {value}B?"
         raise ValueError(f"Input is not a size in bytes; {meant}")
     if not str(value).strip()[-1].isalpha():
         if float(value) >= LEAST_BYTES:

@@ -173,6 +173,7 @@ def project(tmp_path_factory):
             2,
             "(--target-size): '85' has no unit, so that it would be bytes; write it as 85MB",
         ),
+        ("prune m out --target-size 30%", 2, "1.2GB or 286MiB, and a share as `target_ratio` (--target-ratio)"),
         ("prune m out --target-size 1e3", 2, "(--target-size): '1e3' is not a size in bytes; write it as 300MB"),
         ("prune m out --target-size 10KB -c small.yaml", 2, "10KB as safetensors is less than the"),
         ("prune m out --gguf q4_k_m,q8_0", 2, "argument --gguf: invalid choice: 'q4_k_m,q8_0'"),
