@@ -221,11 +221,16 @@ def script(path: Path) -> ModuleType:
     return module
 
 
-def in_two_processes(work: Callable, *arguments: object) -> list:
-    """What `work(rank, *arguments)` returns in each of two processes that are launched together."""
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def in_two_processes(work: Callable, *arguments: object) -> list:
+    """What `work(rank, *arguments)` returns in each of two processes that are launched together."""
+    port = free_port()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.conftest"])  # what is imported once serves every process
     found = context.Queue()

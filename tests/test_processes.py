@@ -16,8 +16,8 @@ from optimum_flab.measuring.dense_outputs import dense_outputs
 from optimum_flab.measuring.divergence import OutputHead, final_hidden
 from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.records.work import Stage, WorkFolder
-from optimum_flab.running.processes import Processes, process_state
-from optimum_flab.utils.errors import FlabError
+from optimum_flab.running.processes import LONGEST_WAIT, WAIT, Processes, longest_wait, process_state
+from optimum_flab.utils.errors import ConfigurationError, FlabError
 
 from .conftest import LAYERS, TEXTS, WIDTH, byte_level_tokenizer, in_two_processes, random_tokens, reading, tiny_model
 
@@ -37,14 +37,16 @@ def calibrated(processes):
 
 def one_of_two(rank, folder):
     processes = Processes(process_state("cpu"))
-    own, stage = processes.own_folder(folder), Stage("number", save_number, load_number)
+    own, stage = processes.own_folders(folder)[rank], Stage("number", save_number, load_number)
     made = []
     for kept in (0, 1):  # the second finds what the first left in one process alone
         work = WorkFolder(own, agree=processes.agree)
         value = work.value(stage, {"x": 1}, lambda pieces: made.append(1) or 7)
         if kept == 0 and rank == 1:
             work.drop(["number"])
-    found = (len(made), value, calibrated(processes))
+    mapped = list(processes.map(lambda item: (item, rank), "abcde"))
+    assert mapped == [("a", 0), ("b", 1), ("c", 0), ("d", 1), ("e", 0)]
+    found = (len(made), value, calibrated(processes), together_in_one_folder(processes, folder / "one"))
     if rank == 1:
         return found, None  # and ends
     with pytest.raises(FlabError) as ended:
@@ -52,6 +54,24 @@ def one_of_two(rank, folder):
     with pytest.raises(FlabError):
         processes.sum_(torch.ones(1))
     return found, str(ended.value)
+
+
+def together_in_one_folder(processes, folder):
+    """What a stage of which each makes a piece comes to, twice, and how many pieces this process made."""
+    work, made = WorkFolder(folder, agree=processes.agree, is_main=processes.is_main, shared=True), []
+
+    def make(pieces):
+        def piece(number):
+            made.append(number)
+            pieces.write(f"{number}", number=number)
+            return number
+
+        numbers = list(processes.map(piece, range(3)))
+        assert [pieces.finished(f"{number}").facts["number"] for number in numbers] == numbers
+        return sum(numbers)
+
+    values = [work.value(Stage("number", save_number, load_number), {"x": 2}, make) for _ in range(2)]
+    return values, processes.of_each(len(made))
 
 
 def save_number(value, folder):
@@ -66,7 +86,8 @@ def test_two_processes_decide_what_one_decides(tmp_path):
     (one, said), (other, _) = in_two_processes(one_of_two, tmp_path)
     assert one == other
     assert "another process of this run ended" in said
-    made, value, (weights, hidden, layers) = one
+    made, value, (weights, hidden, layers), shared = one
+    assert shared == ([3, 3], [2, 1])
     assert (made, value) == (2, 7)  # neither takes what the other does not have
     alone = calibrated(Processes())
     torch.testing.assert_close(torch.tensor(weights), torch.tensor(alone[0]))
@@ -108,6 +129,17 @@ def test_shares_are_all_items_in_turn(number, items):
         shares.append(processes.share(range(items)))
     assert sorted(item for share in shares for item in share) == list(range(items))
     assert Processes().gathered(Processes().share(range(items))) == list(range(items))
+    assert list(Processes().map(str, range(items))) == list(map(str, range(items)))
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "soon"])
+def test_how_long_others_are_waited_for_is_refused_unless_it_is_a_time(monkeypatch, minutes):
+    assert longest_wait() == LONGEST_WAIT
+    monkeypatch.setenv(WAIT, "0.5")
+    assert longest_wait() == 0.5
+    monkeypatch.setenv(WAIT, minutes)
+    with pytest.raises(ConfigurationError, match=f"{WAIT} is '{minutes}'; set it to a number of minutes"):
+        longest_wait()
 
 
 SIZES = ["--num-hidden-layers", "3", "--intermediate-size", "24"]

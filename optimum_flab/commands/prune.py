@@ -85,7 +85,6 @@ class PruneCommand(PruningVerb):
         from .. import FlabOptimizer, FlabPrunerConfig
         from ..checkpoints.computation import computation_device
         from ..export.gguf_file import note_of_rows
-        from ..pruned import clear_saved_stages
         from ..pruning.time_budget import seconds_of
         from ..running.processes import Processes, process_device
         from ..texts.sources import local_paths
@@ -112,12 +111,9 @@ class PruneCommand(PruningVerb):
             if processes.is_main:
                 optimizer.pruned = pruned.with_report(command=command)
                 optimizer.save_to(output)
-        processes.agree(True)  # what each saved is needed until the output is written
         if processes.is_main:
             types = [str(pruned.report.target_type) if kind == AUTO else kind for kind in args.gguf]
             self.show_pruned(optimizer, types)
-        else:
-            clear_saved_stages(pruned)
 
     def _types(self) -> list[str]:
         """The types of GGUF files that are asked for by name."""

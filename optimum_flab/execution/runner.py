@@ -67,7 +67,7 @@ def run_programs(
             " this machine may run it in a sandbox"
         )
     limits = limits or Limits()
-    workers = workers or _processors()
+    workers = workers or usable_processors()
     if not 1 <= workers <= MOST_WORKERS:
         raise ConfigurationError(f"workers: {workers} is not between 1 and {MOST_WORKERS}")
     if not programs:
@@ -185,5 +185,5 @@ def _unusable(package: str, packages: tuple[str, ...], isolation: Isolation) -> 
     return f"{package} cannot be imported in the sandbox ({verdict.status}: {verdict.detail}); leave it out"
 
 
-def _processors() -> int:
+def usable_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

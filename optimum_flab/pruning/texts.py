@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 from ..checkpoints.loading import LoadedModel
 from ..records.texts import TextCounts
@@ -12,7 +13,7 @@ from ..running.casting import estimates_dtype, on_device
 from ..running.generation import BatchCache
 from ..running.run import Run
 from ..settings.pruning import TOKENS_PER_NEURON, DataSettings
-from ..texts.answers import QUESTIONS_AT_ONCE, Answer, Completion, Question
+from ..texts.answers import QUESTIONS_AT_ONCE, Answer
 from ..texts.formats import Formats, formats_of
 from ..texts.kinds import ANSWERS, CHAT, INFILLING
 from ..texts.presets import preset_words
@@ -62,13 +63,13 @@ def read_pruning_texts(dense: LoadedModel, weights: str, request: Request, run: 
 
 def answer_writer(dense: LoadedModel, weights: str, request: Request, run: Run) -> Answer | None:
     """What writes a model's answers; `None` if they have no share of the text, or the model has its weights in their
-    files, from which it would write slowly. Of several processes the first writes.
+    files, from which it would write slowly.
 
     Args:
         weights (`str`): their hash, see [`~checkpoints.hashes.dense_hash`].
         run ([`Run`]): its work folder keeps what was written, for all runs.
     """
-    config, processes = request.config, run.processes
+    config = request.config
     if not config.data.mix.get(ANSWERS) or dense.stored is not None:
         return None
     cache, longest = BatchCache(run.work.root / ANSWERS_FOLDER, reuse=run.work.resume), config.data.sequence_length
@@ -82,12 +83,9 @@ def answer_writer(dense: LoadedModel, weights: str, request: Request, run: Run) 
         most_tokens=min(LONGEST_ANSWER, longest // 2),
         batch_size=QUESTIONS_AT_ONCE,
         seed=config.seed,
+        processes=run.processes,
     )
-
-    def answer(questions: Sequence[Question]) -> list[tuple[Completion, int]]:
-        return processes.of_each(answers_to(writer, longest, questions) if processes.is_main else [])[0]
-
-    return answer
+    return partial(answers_to, writer, longest)
 
 
 def text_notes(data: DataSettings, formats: Formats, can_answer: bool) -> list[str]:

@@ -16,6 +16,7 @@ from ..utils.errors import FlabError
 
 
 LOCK = "lock"  # the lock file of a folder
+LOOK_SECONDS = 60.0  # between two calls of who waits for it
 
 FULL = (errno.ENOSPC, errno.EFBIG)
 
@@ -85,7 +86,7 @@ def take_lock(folder: Path, wait: Callable[[], object] | None = None) -> FileLoc
 
     Args:
         folder (`Path`): whoever removes it must hold its lock.
-        wait (`Callable`, *optional*): called before another run that holds it is waited for.
+        wait (`Callable`, *optional*): called before another run that holds it is waited for, and every minute.
 
     Returns:
         `FileLock`: to be released.
@@ -94,16 +95,17 @@ def take_lock(folder: Path, wait: Callable[[], object] | None = None) -> FileLoc
         `OSError`: the folder cannot be created or written; `filelock.Timeout`, which is one too: another run holds the
             lock, and is not to be waited for.
     """
-    lock = FileLock(folder / LOCK)
+    lock, seconds = FileLock(folder / LOCK), 0.0
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(timeout=seconds)
         except Timeout:
             if wait is None:
                 raise
             wait()
-            lock.acquire()
+            seconds = LOOK_SECONDS
+            continue
         if Path(lock.lock_file).exists():
             return lock
         lock.release()  # the run that held it ended, and removed the file

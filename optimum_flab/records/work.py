@@ -8,10 +8,11 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -73,9 +74,11 @@ class WorkFolder:
         root (`Path`): created if it does not exist. If it cannot be written, values that it has are read, and new ones
             kept until the run ends.
         resume (`bool`): whether saved values may be used; otherwise they are computed again and replaced.
-        agree (`Callable`): for several processes that compute the same values, each in a folder of its own: whether a
-            condition holds in all.
+        agree (`Callable`): for several processes that compute the same values: whether a condition holds in all.
         is_main (`bool`): whether this process is the first of them, which speaks for all.
+        shared (`bool`): whether all of them have this one folder, in which the first alone saves values, and each
+            saves its share of the pieces; else each has a folder of its own.
+        beside (`Sequence[Path]`): roots of the other processes, where what is dropped goes, too.
         check (`Callable`): called before a value is saved; raises if its inputs have changed in the meantime.
         ledger ([`Ledger`], *optional*): of the run. Defaults to a new one that counts no products.
 
@@ -90,6 +93,8 @@ class WorkFolder:
         resume: bool = True,
         agree: Callable[[bool], bool] = bool,
         is_main: bool = True,
+        shared: bool = False,
+        beside: Sequence[Path] = (),
         check: Callable[[], None] = lambda: None,
         ledger: Ledger | None = None,
     ):
@@ -97,6 +102,9 @@ class WorkFolder:
         self.resume = resume
         self._agree = agree
         self._is_main = is_main
+        self._shared = shared
+        self._beside = beside
+        self._saves = is_main or not shared
         self._check = check
         self._used: set[Path] = set()
         self.ledger = ledger or Ledger()
@@ -120,40 +128,55 @@ class WorkFolder:
         Raises:
             [`FlabError`]: something cannot be saved.
         """
-        folder = self.folder(stage, inputs)
+        folder, waits = self.folder(stage, inputs), count()
 
         def wait() -> None:
             if self._is_main:
-                say(f"{stage.name}: another run is computing the same in {folder}; waiting for it")
+                if next(waits) == 0:
+                    say(f"{stage.name}: another run is computing the same in {folder}; waiting for it")
+                self._agree(False)  # the others hear of this process
 
         # the first of several processes goes before the others, so that of two equal runs one waits as a whole
-        if not self._is_main:
-            self._agree(True)
-        with errors_of_writing(folder):
-            lock = take_lock(folder, wait)
+        while not self._is_main and not self._agree(True):
+            pass
+        with errors_of_writing(folder) if self._saves else nullcontext():
+            lock = take_lock(folder, wait) if self._saves else None
         try:
+            if self._saves:
+                self._prepare(folder, inputs)
             if self._is_main:
                 self._agree(True)
-            with errors_of_writing(folder):
-                os.utime(folder)
-                if not self.resume and folder not in self._used:
-                    _empty(folder)
-                (folder / INPUTS).write_text(json.dumps({"code": code_hash(), **inputs}, indent=2), encoding="utf-8")
+            if not os.path.isdir(folder):
+                raise FlabError(
+                    f"{folder} is not there for all processes; name a `cache_dir` on a disk that they share"
+                )
             quietly = folder in self._used or not self._is_main
-            saved = _read(stage, folder, quietly)
+            saved = _read(stage, folder, quietly, may_write=self._saves)
             if saved is None and self.resume and self._filled != self.root:
                 saved = _read(stage, self._filled / folder.name, quietly, may_write=False)
             self._used.add(folder)
             if not self._agree(saved is not None) and saved is not None:  # another process has to compute it
                 saved = None
-                _empty(folder)
+                if self._saves:
+                    _empty(folder)
             if saved is None:
                 return self._make(stage, folder, make)
             value, cost = saved
             self.ledger.reuse(stage.name, cost)
             return value
         finally:
-            lock.release()
+            if lock is not None:
+                lock.release()
+
+    def _prepare(self, folder: Path, inputs: Mapping[str, Any]) -> None:
+        """Makes a folder that is held ready for a run."""
+        with errors_of_writing(folder):
+            os.utime(folder)
+            if not self.resume and folder not in self._used:
+                _empty(folder)
+            for path in (folder / PIECES).rglob(".*.partial-*"):
+                path.unlink()  # a killed run was writing it
+            (folder / INPUTS).write_text(json.dumps({"code": code_hash(), **inputs}, indent=2), encoding="utf-8")
 
     def folder(self, stage: Stage[Any], inputs: Mapping[str, Any]) -> Path:
         """Where the value of a stage is, or would be, and what else is to be removed with it; see [`value`]."""
@@ -163,18 +186,21 @@ class WorkFolder:
         """Removes the values of some stages that this run used, unless another run uses them now."""
         for folder in [folder for folder in self._used if folder.name[: -KEY_LENGTH - 1] in stages]:
             self._used.remove(folder)
-            _remove(folder)
+            for root in {self.root, *self._beside}:
+                _remove(root / folder.name)
 
     def _make(self, stage: Stage[T], folder: Path, make: Callable[[Pieces], T]) -> T:
         pieces = Pieces(folder / PIECES)
         unfinished = folder / UNFINISHED
-        for path in pieces.folder.rglob(".*.partial-*"):
-            path.unlink()  # a killed run was writing it
         finished = list(pieces.folder.rglob(f"*{SUFFIX}"))
         if finished and self._is_main and not stage.says_where:
             say(f"{stage.name}: resumes after the {len(finished)} finished pieces in {folder}")
         with self.ledger.stage(stage.name) as spent:
             value = make(pieces)
+            if self._shared:
+                self._agree(True)  # each has made its pieces, and read those of the others
+            if not self._saves:
+                return value
             try:
                 self._check()
             except FlabError:

@@ -35,6 +35,7 @@ def writer(inputs: RecoveryInputs, cache: BatchCache, most_tokens: int, seed: in
         most_tokens=most_tokens,
         batch_size=settings.generation_batch_size,
         seed=seed,
+        processes=inputs.run.processes,
     )
 
 

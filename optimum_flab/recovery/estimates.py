@@ -90,7 +90,7 @@ def recovery_estimate(
             continue
         batch = min(number, settings.generation_batch_size)
         per_token = seconds_per_token(on_device(inputs.dense.model, inputs.device, dtype), batch)
-        answer_seconds += per_token * most_tokens * math.ceil(number / batch)
+        answer_seconds += per_token * most_tokens * math.ceil(number / batch / inputs.run.processes.number)
     cached = distillation_share(settings) > 0 and settings.teacher == "cached"
     cache = prediction_bytes(expected.tokens, settings.top_k) if cached else 0
     saved = parameters if settings.method == "full" else trained

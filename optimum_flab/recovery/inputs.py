@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +11,6 @@ from ..checkpoints.loading import LoadedModel
 from ..families import Family
 from ..pruning.result import PrunedModel
 from ..records.plan import PruningPlan
-from ..running.processes import Processes
 from ..running.run import Run
 from ..settings.recovery import RecoveryConfig
 
@@ -63,13 +60,3 @@ class RecoveryInputs:
     def dtype(self) -> torch.dtype:
         """What the training is computed in."""
         return getattr(torch, self.settings.dtype)
-
-
-@contextmanager
-def first_alone(processes: Processes) -> Iterator[None]:
-    """Within this context the first process goes before the others, which find what it has saved."""
-    if not processes.is_main:
-        processes.agree(True)
-    yield
-    if processes.is_main:
-        processes.agree(True)

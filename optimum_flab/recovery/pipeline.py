@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from accelerate.utils import parse_flag_from_env
 
@@ -22,7 +22,7 @@ from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
 from .checks import check_settings, check_teacher
 from .estimates import available_for_training, needs_less_than_all, rows_at_once
-from .inputs import RecoveryInputs, first_alone
+from .inputs import RecoveryInputs
 from .preparation import Prepared, prepare
 from .results import report_section, write_adapter
 from .training import Training, merge_training, number_format, trained, training_stage
@@ -60,8 +60,8 @@ def recover(
     """Trains a pruned model back towards its dense model.
 
     Everything that takes long is saved in `cache_dir` by content: an interrupted run resumes where it stopped, and
-    produces the same as an uninterrupted one. Under `accelerate launch` every process calls this; the first prepares,
-    and all train.
+    produces the same as an uninterrupted one. Under `accelerate launch` every process calls this, and they share the
+    work.
 
     Args:
         dense ([`LoadedModel`]): with its weights in memory.
@@ -92,14 +92,13 @@ def recover(
     check_writable(root)
     device, processes = dense.model.device, Processes.of_this_run(dense.model.device)
     prepare_kernels(device, processes)
-    run = Run(WorkFolder(root, is_main=processes.is_main), processes)
+    run = Run(WorkFolder(root, agree=processes.agree, is_main=processes.is_main, shared=True), processes)
     settings = settings.model_copy(update={"dtype": number_format(settings.dtype, device)})
     inputs = RecoveryInputs(dense, pruned, settings, run, device)
     with run.step("checks"):
         check_teacher(inputs)
     inputs = replace(inputs, settings=with_choices(inputs, available_for_training(inputs, release_dense)))
-    with first_alone(processes):
-        prepared = prepare(inputs, examples, release_dense)
+    prepared = prepare(inputs, examples, release_dense)
     give_back_memory()
     training = trained(run, prepared.training)
     give_back_memory()
@@ -161,8 +160,7 @@ def with_choices(inputs: RecoveryInputs, available: float) -> RecoveryConfig:
         "processes": run.processes.number,
         "settings": settings.model_dump(exclude={"report_to"}),
     }
-    with first_alone(run.processes):
-        choices = run.stage(CHOICES, decided_by, lambda pieces: choices)
+    choices = run.stage(CHOICES, decided_by, lambda pieces: choices)
     if choices.reason is not None:
         run.note(f"{choices.reason}: LoRA matrices are trained instead, as with `recovery.method` lora")
     settings = settings.for_method(choices.method)
@@ -171,16 +169,16 @@ def with_choices(inputs: RecoveryInputs, available: float) -> RecoveryConfig:
 
 def _recovered(inputs: RecoveryInputs, prepared: Prepared, training: Training, found: PrunedModel) -> PrunedModel:
     """The recovered model with its report."""
-    changes: dict[str, Any] = {"held_out": None, "recovery": None}
-    found = replace(found, reference=None)  # its text may have been trained on
-    if (reference := prepared.reference) is not None:
-        with inputs.run.step("held-out measurement"):
-            after = reference.measure(found.model)
-        found = replace(found, reference=reference.alone)
-        for text in training.notes:
-            inputs.run.note(text)
-        changes = {"held_out": after, "recovery": report_section(inputs, prepared, training, after)}
-        if inputs.settings.keep_adapter:
-            folder = inputs.run.work.folder(training_stage(prepared.training), prepared.training.deciding)
-            found = replace(found, files={**found.files, **write_adapter(folder, inputs.model, training)})
-    return found.with_report(weights_sha256=weights_hash(found.model), files=(), **changes)
+    reference = prepared.reference
+    assert reference is not None  # in the first process
+    with inputs.run.step("held-out measurement"):
+        after = reference.measure(found.model)
+    # the text that the pruning measured on may have been trained on
+    found = replace(found, reference=reference.alone)
+    for text in training.notes:
+        inputs.run.note(text)
+    section = report_section(inputs, prepared, training, after)
+    if inputs.settings.keep_adapter:
+        folder = inputs.run.work.folder(training_stage(prepared.training), prepared.training.deciding)
+        found = replace(found, files={**found.files, **write_adapter(folder, inputs.model, training)})
+    return found.with_report(weights_sha256=weights_hash(found.model), files=(), held_out=after, recovery=section)

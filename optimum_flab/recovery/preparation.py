@@ -16,6 +16,7 @@ from ..records.pieces import Pieces
 from ..records.report import RecoveryEstimate
 from ..running.casting import on_device
 from ..running.layer_pass import LayerPass
+from ..running.processes import Processes
 from ..texts.overlap import benchmark_texts
 from ..utils.hashing import digest_of
 from ..utils.memory import give_back_memory
@@ -52,13 +53,13 @@ class Prepared:
         training ([`TrainingInputs`]): for the training.
         estimate ([`RecoveryEstimate`]): what was said before.
         reference ([`DenseReference`], *optional*): to measure against; `None` in all processes but the first.
-        before ([`HeldOut`], *optional*): what the pruned model costs on held-out text.
+        before ([`HeldOut`]): what the pruned model costs on held-out text.
     """
 
     training: TrainingInputs
     estimate: RecoveryEstimate
     reference: DenseReference | None
-    before: HeldOut | None
+    before: HeldOut
 
 
 def prepare(inputs: RecoveryInputs, examples: list[Example], release_dense: bool) -> Prepared:
@@ -99,8 +100,11 @@ def prepare(inputs: RecoveryInputs, examples: list[Example], release_dense: bool
         run.work.folder(training_stage(training), training.deciding),
     )
     with run.step("held-out measurement"):
-        reference = _dense_reference(inputs, rows.held_out) if run.processes.is_main else None
-        before = None if reference is None else reference.measure(inputs.model)
+        shared = _dense_reference(inputs, rows.held_out)
+        before = shared.measure(inputs.model)
+        shared.processes = Processes()  # the first alone measures what was trained
+        reference = shared if run.processes.is_main else None
+        del shared
     training = replace(training, teacher=_teacher(inputs, rows, release_dense))
     return Prepared(training, estimate, reference, before)
 
@@ -126,7 +130,9 @@ def _rows(inputs: RecoveryInputs, examples: list[Example]) -> tuple[RecoveryRows
         _check_space(inputs, estimate)  # of what is made from the rows, nothing is there yet
         return answered_rows(inputs, selected, draft, references.asked > 0)
 
-    return run.stage(ROWS, deciding_rows(inputs, draft, expected), make), estimate
+    decided_by = deciding_rows(inputs, draft, expected)
+    run.processes.check_same(decided_by, "the data, models and settings")
+    return run.stage(ROWS, decided_by, make), estimate
 
 
 def _check_space(inputs: RecoveryInputs, estimate: RecoveryEstimate, *own: Path) -> None:
@@ -147,7 +153,9 @@ def _dense_reference(inputs: RecoveryInputs, texts: Sequence[str]) -> DenseRefer
         within_tokens(inputs, texts),
         length,
     )
-    reading = LayerPass(inputs.dense.model, inputs.family, both.shared, MEASURED_AT_ONCE)
+    reading = LayerPass(
+        inputs.dense.model, inputs.family, both.shared, MEASURED_AT_ONCE, processes=inputs.run.processes
+    )
     return DenseReference(reading, both, plan.kept_layers)
 
 
@@ -165,6 +173,7 @@ def _deciding_predictions(inputs: RecoveryInputs, rows: RecoveryRows) -> dict[st
 def _teacher(inputs: RecoveryInputs, rows: RecoveryRows, release_dense: bool) -> Teacher:
     """What the training learns from besides answers."""
     dense, settings = inputs.dense.model, inputs.settings
+    processes = inputs.run.processes
 
     def teacher() -> DenseTeacher:
         computing = on_device(dense, inputs.device, inputs.dtype)
@@ -177,8 +186,11 @@ def _teacher(inputs: RecoveryInputs, rows: RecoveryRows, release_dense: bool) ->
         likeliest = partial(teacher().likeliest, k=settings.top_k)
         parts: dict[str, Sequences] = {"validation": rows.validation, "training": rows.training}
         number = sum(-(-len(part) // ROWS_PER_PART) for part in parts.values())
-        with progress("Predictions of the dense model", number, "file") as tick:
-            return {name: predict(likeliest, part.tokens, pieces.part(name), tick) for name, part in parts.items()}
+        with progress("Predictions of the dense model", number, "file", disable=not processes.is_main) as tick:
+            return {
+                name: predict(likeliest, part.tokens, pieces.part(name), tick, processes)
+                for name, part in parts.items()
+            }
 
     found: Teacher = None
     if distillation_share(settings) and settings.teacher == "resident":

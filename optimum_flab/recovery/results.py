@@ -25,7 +25,6 @@ def report_section(inputs: RecoveryInputs, prepared: Prepared, training: Trainin
     Args:
         after ([`HeldOut`]): what the recovered model costs on held-out text.
     """
-    assert prepared.before is not None  # by the same process
     rows = prepared.training.rows
     sizes = prepared.training.sizes
     tally = prepared.training.rows.tally

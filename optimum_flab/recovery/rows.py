@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from ..execution import Limits, Program, run_programs
 from ..execution.packages import parse_packages
+from ..execution.runner import usable_processors
 from ..pruning.texts import ANSWERS_FOLDER
 from ..records.plan import PruningPlan
 from ..records.work import Stage
 from ..running.generation import BatchCache, model_identity
+from ..running.processes import Processes, on_this_machine
 from ..settings.recovery import RecoveryConfig
 from ..texts.answers import Answer, Completion, Question
 from ..texts.formats import formats_of
@@ -342,34 +344,45 @@ def _choose_answers(
 ) -> list[Example]:
     settings = inputs.settings
     chosen = to_answer(examples, settings.dense_share, settings.seed)
-    with progress("Answers of the dense model", len(chosen), "answer") as tick:
+    processes = inputs.run.processes
+    quiet = {"disable": not processes.is_main}
+    with progress("Answers of the dense model", len(chosen), "answer", **quiet) as tick:
         answers = dense_answers(inputs, cache, [examples[index] for index in chosen], tick)
     packages = parse_packages(settings.allow_packages) if settings.allow_packages else ()
 
     def run(programs: list[Program]) -> list[str | None]:
-        with progress("Running programs", len(programs), "program") as tick:
-            return faults(programs, packages, cache, tick)
+        with progress("Running programs", len(programs), "program", **quiet) as tick:
+            return faults(programs, packages, cache, tick, processes)
 
     return choose(examples, dict(zip(chosen, answers, strict=True)), run, tally)
 
 
 def faults(
-    programs: Sequence[Program], packages: tuple[str, ...], cache: BatchCache, tick: Callable[[int], Any]
+    programs: Sequence[Program],
+    packages: tuple[str, ...],
+    cache: BatchCache,
+    tick: Callable[[int], Any],
+    processes: Processes,
 ) -> list[str | None]:
     """Why each program is not learned from, `None` if it passes its test. Saved on disk: a program near its time limit
     is judged once, and not again after an interruption."""
+    parts = [programs[start : start + PROGRAMS_AT_ONCE] for start in range(0, len(programs), PROGRAMS_AT_ONCE)]
+    # together the processes run as many programs at once as one would: a limit on time means the same
+    workers = max(1, usable_processors() // max(1, min(len(parts), on_this_machine())))
 
     def faults_in(part: Sequence[Program]) -> list[str | None]:
-        verdicts = run_programs(part, confirm_run_unsafe_code=True, allow_packages=packages)
+        verdicts = run_programs(part, confirm_run_unsafe_code=True, workers=workers, allow_packages=packages)
         return [fault_of_program(verdict) for verdict in verdicts]
 
-    faults_by_program: list[str | None] = []
-    for start in range(0, len(programs), PROGRAMS_AT_ONCE):
-        part = programs[start : start + PROGRAMS_AT_ONCE]
+    def judged(part: Sequence[Program]) -> list[str | None]:
         named = [list(vars(program).values()) for program in part]
         key = {"kind": "recovery faults", "programs": named, "packages": packages, "limits": vars(Limits())}
-        faults_by_program += cache.get(key, partial(faults_in, part))
-        tick(len(part))
+        return cache.get(key, partial(faults_in, part))
+
+    faults_by_program: list[str | None] = []
+    for found in processes.map(judged, parts):
+        faults_by_program += found
+        tick(len(found))
     return faults_by_program
 
 

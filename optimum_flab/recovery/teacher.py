@@ -15,6 +15,7 @@ from ..families import Family
 from ..measuring.divergence import OutputHead
 from ..records.pieces import Pieces
 from ..records.work import Stage
+from ..running.processes import Processes
 from ..texts.packing import PackedTokens
 from ..utils.errors import FlabError
 
@@ -98,25 +99,31 @@ def predict(
     tokens: PackedTokens,
     pieces: Pieces,
     tick: Callable[[], object],
+    processes: Processes,
 ) -> Predictions:
     """The predictions for some rows; those that are finished are not made again.
 
     Args:
         likeliest (`Callable`): [`DenseTeacher.likeliest`] for some number of tokens.
         tick (`Callable`): called after every part.
+        processes ([`Processes`]): those that share the parts, and the folder of the pieces.
 
     Raises:
         [`FlabError`]: they cannot be saved, as on a full disk.
     """
-    files = []
-    for number, part in enumerate(tokens.batches(ROWS_PER_PART)):
+    parts, files = list(tokens.batches(ROWS_PER_PART)), []
+
+    def made(number: int) -> Path:
         if not pieces.is_finished(f"{number}"):
-            found = likeliest(part)
+            found = likeliest(parts[number])
             try:
                 pieces.write(f"{number}", found)
             except FlabError as error:
                 raise FlabError(f"{error}, or use `recovery.teacher` resident") from error
-        files.append(pieces.path(f"{number}"))
+        return pieces.path(f"{number}")
+
+    for file in processes.map(made, range(len(parts))):
+        files.append(file)
         tick()
     return Predictions(files)
 

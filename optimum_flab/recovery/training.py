@@ -35,6 +35,7 @@ from ..records.checksums import SUMS, check_checksums, write_checksums
 from ..records.pieces import Pieces
 from ..records.work import Stage
 from ..running.casting import copy_in, multiplies_bfloat16, on_device
+from ..running.processes import together
 from ..running.run import Run
 from ..settings.recovery import RecoveryConfig
 from ..utils.compat import use_one_device
@@ -152,8 +153,8 @@ def number_format(name: str, device: torch.device) -> str:
 
 
 def trained(run: Run, asked: TrainingInputs) -> Training | None:
-    """The result of a training: saved by an earlier run, or else of one by all processes, in the folder of the first;
-    `None` in all processes but the first.
+    """The result of a training: saved by an earlier run, or else of one by all processes; `None` in all processes but
+    the first.
 
     Raises:
         [`FlabError`]: there is no space for the checkpoints, or the processes prepared different data.
@@ -161,31 +162,16 @@ def trained(run: Run, asked: TrainingInputs) -> Training | None:
     processes, decided_by = run.processes, asked.deciding
     processes.check_same(decided_by, "the prepared data")
 
-    def train_together(folder: Path | None) -> Training | None:
-        # the first process has a folder, unless it found a result; it alone reads and removes checkpoints
-        folder, checkpoint = processes.of_each((folder, None if folder is None else last_checkpoint(folder)))[0]
-        if folder is None:
-            return None
+    def make(pieces: Pieces) -> Training | None:
+        folder = pieces.folder / (OF_SHARDS if asked.settings.shard else CHECKPOINTS)
+        # the first process alone reads and removes checkpoints before the training
+        checkpoint = processes.of_each(last_checkpoint(folder) if processes.is_main else None)[0]
         if checkpoint is not None:
             run.say(f"the training resumes after step {checkpoint.rsplit('-', 1)[-1]}")
-        training = train_in_memory(run, asked, folder, checkpoint)
-        processes.agree(True)  # the others may still read the best checkpoint
-        return training
+        return train_in_memory(run, asked, folder, checkpoint)
 
-    made: Training | None = None
-
-    def make(pieces: Pieces) -> Training:
-        nonlocal made
-        made = train_together(pieces.folder / (OF_SHARDS if asked.settings.shard else CHECKPOINTS))
-        assert made is not None  # in the first process there is a folder
-        return made
-
-    if not processes.is_main:
-        return train_together(None)
     training = run.stage(training_stage(asked), decided_by, make)
-    if made is None:
-        train_together(None)
-    return training
+    return training if processes.is_main else None
 
 
 def train_in_memory(run: Run, asked: TrainingInputs, folder: Path, checkpoint: str | None) -> Training | None:
@@ -244,7 +230,8 @@ def train(asked: TrainingInputs, folder: Path, checkpoint: str | None, is_main: 
     give_back_memory()
     notes = []
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with together():
+            trainer.train(resume_from_checkpoint=checkpoint)
     except NotFinite as error:
         notes.append(_fall_back(trainer, str(error)))
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -381,10 +368,11 @@ class Training:
     notes: list[str] = field(default_factory=list)
 
 
-def training_stage(asked: TrainingInputs) -> Stage[Training]:
+def training_stage(asked: TrainingInputs) -> Stage[Training | None]:
     """The stage of a training."""
 
-    def save(training: Training, folder: Path) -> None:
+    def save(training: Training | None, folder: Path) -> None:
+        assert training is not None  # in the process that saves
         if training.weights is not None:
             save_file({name: tensor.contiguous() for name, tensor in training.weights.items()}, folder / WEIGHTS)
         values = {name: value for name, value in vars(training).items() if name not in ("weights", "config")}

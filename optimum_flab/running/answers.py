@@ -25,6 +25,7 @@ from .generation import (
     padding_id,
     truncate_at,
 )
+from .processes import Processes
 
 
 # as a user would sample programs; a share of the probability (top-p) would need the whole vocabulary sorted for every
@@ -44,6 +45,8 @@ class Writer:
         most_tokens (`int`): of an answer.
         batch_size (`int`): prompts at once.
         seed (`int`, *optional*): of sampling. Defaults to the likeliest token each time.
+        processes ([`Processes`], *optional*): those that share the batches, all of which ask for the same answers.
+            Defaults to this one only.
     """
 
     def __init__(
@@ -57,7 +60,9 @@ class Writer:
         most_tokens: int,
         batch_size: int,
         seed: int | None = None,
+        processes: Processes | None = None,
     ):
+        self.processes = processes or Processes()
         self.model = model
         self.tokenizer = tokenizer
         self.most_tokens = most_tokens
@@ -97,11 +102,16 @@ class Writer:
         Raises:
             [`FlabError`]: the model produces NaN.
         """
-        completions = [Completion("", False)] * len(prompts)
-        for batch in batches_by_length(prompts, self._batch_size):
+
+        def written(batch: list[int]) -> list[Any]:
             rows = [prompts[place] for place in batch]
             key = {**self._key, "stops": list(stops), "rows": rows, "number": number}
-            answers = self._cache.get(key, partial(self._write, rows, stops, int(digest_of(key)[:15], 16)))
+            return self._cache.get(key, partial(self._write, rows, stops, int(digest_of(key)[:15], 16)))
+
+        self.processes.check_same(digest_of([*prompts, number]), "the prompts that the model answers")
+        batches = batches_by_length(prompts, self._batch_size)
+        completions = [Completion("", False)] * len(prompts)
+        for batch, answers in zip(batches, self.processes.map(written, batches), strict=True):
             for place, (text, ended) in zip(batch, answers, strict=True):
                 completions[place] = Completion(text, ended)
             tick(len(batch))
@@ -134,7 +144,9 @@ def answers_to(writer: Writer, longest: int, questions: Sequence[Question]) -> l
     prompts = [[*before, *ids] for ids in token_lists(writer.tokenizer, [one.prompt for one in questions])]
     short = [place for place, prompt in enumerate(prompts) if len(prompt) <= longest - writer.most_tokens]
     answers = [Completion("", True)] * len(questions)
-    with progress("Answers of the dense model", len(short), "answer", disable=not short) as tick:
+    with progress(
+        "Answers of the dense model", len(short), "answer", disable=not (short and writer.processes.is_main)
+    ) as tick:
         texts = writer([prompts[place] for place in short], questions[0].stops, tick, questions[0].round)
     for place, answer in zip(short, texts, strict=True):
         answers[place] = answer

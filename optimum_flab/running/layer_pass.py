@@ -138,7 +138,7 @@ class LayerPass:
         """
         order = range(len(self.layers)) if order is None else order
         saved = time.monotonic()
-        with progress(description, len(order), "layer", disable=not description) as tick:
+        with progress(description, len(order), "layer", disable=not (description and self.processes.is_main)) as tick:
             start = self._resumed(observer, order)
             for place, index in enumerate(order):
                 if place >= start:

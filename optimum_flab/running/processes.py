@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -12,13 +13,15 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, get_int_from_env
 
-from ..utils.errors import FlabError
+from ..utils.errors import ConfigurationError, FlabError, first_line
 
 
-LONGEST_WAIT = timedelta(days=7)  # by the other processes, while the first prepares the data
+LONGEST_WAIT = 30.0  # minutes that a process waits for another; no step that one does alone takes nearly as long
+WAIT = "FLAB_LONGEST_WAIT"  # the environment variable that sets it
 HERE = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")  # how many are on this machine
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # where launchers say how many
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def process_state(device: str | torch.device | None = None) -> PartialState:
@@ -29,7 +32,18 @@ def process_state(device: str | torch.device | None = None) -> PartialState:
             available.
     """
     cpu = not torch.cuda.is_available() if device is None else torch.device(device).type == "cpu"
-    return PartialState(cpu=cpu, timeout=LONGEST_WAIT)
+    return PartialState(cpu=cpu, timeout=timedelta(minutes=longest_wait()))
+
+
+def longest_wait() -> float:
+    """The minutes after which a process that is waited for counts as lost, by the environment or [`LONGEST_WAIT`]."""
+    text = os.environ.get(WAIT) or str(LONGEST_WAIT)
+    try:
+        if 0 < (minutes := float(text)) < float("inf"):
+            return minutes
+    except ValueError:
+        pass
+    raise ConfigurationError(f"the environment variable {WAIT} is {text!r}; set it to a number of minutes")
 
 
 def process_device(device: str | None) -> str | None:
@@ -48,14 +62,14 @@ def on_this_machine() -> int:
 
 
 class Processes:
-    """The processes that share the batches of a pruning. Each reads its own, and all make the same decisions from the
-    sums.
+    """The processes that share a run. Each works on its own batches, and all make the same decisions from the
+    results.
 
     Args:
         state (`PartialState`, *optional*): of this process. Defaults to that of a single process.
 
     Raises:
-        [`FlabError`]: in collective operations, if another has ended.
+        [`FlabError`]: in collective operations, if another has ended, or does not take part for [`longest_wait`].
     """
 
     def __init__(self, state: PartialState | None = None):
@@ -79,7 +93,7 @@ class Processes:
     def sum_(self, *tensors: torch.Tensor) -> None:
         """Replaces each tensor by its sum over all processes."""
         if self.number > 1:
-            with _together():
+            with together():
                 for tensor in tensors:
                     torch.distributed.all_reduce(tensor)
 
@@ -89,6 +103,12 @@ class Processes:
             return list(results)
         parts = self.of_each(list(results))
         return [parts[item % self.number][item // self.number] for item in range(sum(map(len, parts)))]
+
+    def map(self, make: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        """What `make` returns for each item, in order, in every process. Each makes one at a time, so that none
+        waits for another's longer than for one item."""
+        for start in range(0, len(items), self.number):
+            yield from self.gathered([make(item) for item in self.share(items[start : start + self.number])])
 
     def agree(self, is_so: bool) -> bool:
         """Whether a condition holds in every process."""
@@ -111,27 +131,31 @@ class Processes:
                 " kind of processor in all of them"
             )
 
-    def own_folder(self, folder: Path) -> Path:
-        """Each process's own version of a folder, for what it saves of its share."""
-        return folder if self.number == 1 else folder / f"process-{self.rank}-of-{self.number}"
+    def own_folders(self, folder: Path) -> list[Path]:
+        """By process its own version of a folder, for what it saves of its share."""
+        number = self.number
+        return [folder] if number == 1 else [folder / f"process-{rank}-of-{number}" for rank in range(number)]
 
     def of_each(self, value: T) -> list[T]:
         """The value of each process, in order."""
         if self.number == 1:
             return [value]
-        with _together():
+        with together():
             return gather_object([value])
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """A collective operation: within this context, a process that has ended is an error in the others."""
+def together() -> Iterator[None]:
+    """Collective operations: a process that has ended or hangs is a [`FlabError`] in the others."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:  # backends raise no specific class
+    except RuntimeError as error:
+        if not (
+            isinstance(error, getattr(torch.distributed, "DistError", ())) or "gloo" in str(error)
+        ):  # which has no class for it
+            raise
         raise FlabError(
-            "another process of this run ended, or cannot be reached; its output says why, and the same command"
-            f" resumes from what could be saved ({error})"
+            f"another process of this run ended, or was not heard of for {longest_wait():g} minutes"
+            f" ({first_line(error)}); its output says why if it ended. The same command resumes from what was saved."
+            f" Where a process is only slow, set {WAIT} to more minutes"
         ) from error

@@ -60,11 +60,13 @@ class Run:
             fields (`Any`): of the run.
         """
         processes = processes or Processes()
+        folders = processes.own_folders(root)
         work = WorkFolder(
-            processes.own_folder(root),
+            folders[processes.rank],
             resume=resume,
             agree=processes.agree,
             is_main=processes.is_main,
+            beside=folders if processes.is_main else (),
             check=check,
             ledger=ledger,
         )

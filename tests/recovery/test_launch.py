@@ -11,13 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.records.checksums import SUMS
 
-from ..conftest import flab, thorough_but
+from ..conftest import flab, free_port, thorough_but
 from .conftest import SMALL
 
 
@@ -113,6 +114,83 @@ def test_two_processes_train_as_one_and_write_once(made):
     assert report["recovery"]["command"].startswith("optimum-cli flab recover -m ")
     assert str(made) not in report["recovery"]["command"]
     assert weights_hash(AutoModelForCausalLM.from_pretrained(made / "both")) == report["weights_sha256"]
+
+
+def of_preparation(cache: Path) -> dict[str, tuple]:
+    """What the dense model wrote, the verdicts, the rows and its predictions, by file."""
+    kept = ("answers/*/*.safetensors", "rows-*/value/*.safetensors", "predictions-*/value/*.safetensors")
+    content = {}
+    for path in (path for pattern in kept for path in cache.glob(pattern)):
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name).tolist() for name in file.keys()}
+            content[path.relative_to(cache).as_posix()] = (file.metadata(), tensors)
+    return content
+
+
+ANSWERED = ["--answers", "dense", "--confirm-run-unsafe-code", "--generation-batch-size", "8"]
+SAMPLED = ["--text-share", "0.3"]  # the dense model also writes text of its own
+
+
+@pytest.mark.thorough
+def test_two_processes_prepare_the_bytes_that_one_prepares(made):
+    alone = run(made, sys.executable, "-m", "optimum_flab.recovery", *command(made, "alone", *ANSWERED, *SAMPLED))
+    assert alone.returncode == 0, alone.stderr
+    words = command(made, "both", *ANSWERED, *SAMPLED, cache="other")
+    both = run(made, *LAUNCH, "2", "-m", "optimum_flab.recovery", *words)
+    assert both.returncode == 0, both.stderr
+    one, other = (of_preparation(made / name) for name in ("cache", "other"))
+    assert {name.partition("/")[0].partition("-")[0] for name in one} == {"answers", "rows", "predictions"}
+    assert one == other
+    first, second = (
+        json.loads((made / name / "flab_report.json").read_text())["recovery"] for name in ("alone", "both")
+    )
+    assert first["data"] == second["data"] and first["held_out_before"] == second["held_out_before"]
+
+
+def one_of_two(made: Path, rank: int, port: int, words: list[str]) -> subprocess.Popen:
+    """A process that launchers would start, whose output is `rank-N.txt`."""
+    launched = {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    launched |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "FLAB_LONGEST_WAIT": "0.5"}
+    with (made / f"rank-{rank}.txt").open("w") as said:
+        return subprocess.Popen(words, stdout=said, stderr=said, env={**environment(made), **launched})
+
+
+@pytest.mark.parametrize(
+    "phase, lost, sent",
+    thorough_but(
+        1,
+        [
+            ("answers", 1, signal.SIGSTOP),
+            ("answers", 0, signal.SIGSTOP),
+            ("answers", 0, signal.SIGKILL),
+            ("training", 0, signal.SIGSTOP),
+            ("training", 1, signal.SIGSTOP),
+            ("training", 1, signal.SIGKILL),
+        ],
+    ),
+)
+def test_a_process_that_hangs_or_dies_ends_the_other_in_the_stated_time(made, phase, lost, sent):
+    words = [sys.executable, "-m", "optimum_flab.recovery", *command(made, "out", *ANSWERED), "--max-steps", "6"]
+    words += ["--evaluations", "3"]  # the first checkpoint is that of step 2
+    port, cache = free_port(), made / "cache"
+    processes = [one_of_two(made, rank, port, words) for rank in range(2)]
+    try:
+        end = time.monotonic() + 200
+        while not (has_checkpoint(cache) if phase == "training" else list(cache.glob("answers/*/*"))):
+            assert all(one.poll() is None for one in processes) and time.monotonic() < end
+            time.sleep(0.02)
+        processes[lost].send_signal(sent)
+        assert processes[1 - lost].wait(timeout=90) == 1
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    said = (made / f"rank-{1 - lost}.txt").read_text()
+    assert "error: another process of this run ended, or was not heard of for 0.5 minutes" in said, said
+    assert "Traceback" not in said and not (made / "out" / "config.json").exists(), said
+    done = run(made, *words)
+    assert done.returncode == 0, done.stderr
+    assert ("training resumes after" in done.stderr) == (phase == "training"), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from optimum_flab.recovery.strategy import (
     without_overlap,
 )
 from optimum_flab.running.generation import BatchCache
+from optimum_flab.running.processes import Processes
 from optimum_flab.settings.recovery import RecoveryConfig
 from optimum_flab.texts.overlap import Forbidden
 from optimum_flab.utils.errors import ConfigurationError
@@ -75,7 +76,7 @@ def test_what_a_program_may_import_is_part_of_what_is_kept_of_it(tmp_path):
     code = "import yaml\ndef double(x):\n    return yaml.safe_load(str(x + x))\n"
     cache, ticks = BatchCache(tmp_path), []
     found = [
-        faults([Program(code, TEST, "double")], packages, cache, ticks.append)
+        faults([Program(code, TEST, "double")], packages, cache, ticks.append, Processes())
         for packages in ((), ("yaml",), (), ("yaml",))
     ]
     assert found == [["imports yaml (see `recovery.allow_packages`)"], [None]] * 2

@@ -12,6 +12,7 @@ from optimum_flab.families import family_for
 from optimum_flab.records import pieces as pieces_module
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.recovery.teacher import PREDICTIONS, ROWS_PER_PART, DenseTeacher, predict, prediction_bytes
+from optimum_flab.running.processes import Processes
 from optimum_flab.texts.packing import PackedTokens
 
 from ..conftest import random_tokens, tiny_model
@@ -48,7 +49,7 @@ def without_links(*names):
 def test_saved_predictions_are_the_likeliest_ones_and_are_read_again(link, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", link)
     part, done = tokens(), []
-    made = predict(partial(teacher().likeliest, k=7), part, Pieces(tmp_path), lambda: done.append(1))
+    made = predict(partial(teacher().likeliest, k=7), part, Pieces(tmp_path), lambda: done.append(1), Processes())
     assert len(done) == len(made.parts) == 3
     (tmp_path / "value").mkdir()
     file = tmp_path / "0.safetensors"
@@ -83,8 +84,8 @@ def test_predictions_that_were_interrupted_go_on(tmp_path):
         return teacher().likeliest(part, 4)
 
     with pytest.raises(KeyboardInterrupt):
-        predict(interrupted, tokens(), Pieces(tmp_path), lambda: None)
-    predict(interrupted, tokens(), Pieces(tmp_path), lambda: None)
+        predict(interrupted, tokens(), Pieces(tmp_path), lambda: None, Processes())
+    predict(interrupted, tokens(), Pieces(tmp_path), lambda: None, Processes())
     assert len(calls) == 4 and not list(tmp_path.glob("*.partial*"))
 
 
@@ -94,4 +95,4 @@ def test_a_disk_that_is_full_of_predictions_is_said_with_the_way_out(tmp_path, m
 
     monkeypatch.setattr(pieces_module, "write_atomically", full)
     with pytest.raises(FlabError, match="No space left on device.*, or use `recovery.teacher` resident$"):
-        predict(partial(teacher().likeliest, k=4), tokens(), Pieces(tmp_path), lambda: None)
+        predict(partial(teacher().likeliest, k=4), tokens(), Pieces(tmp_path), lambda: None, Processes())
