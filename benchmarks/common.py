@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -253,7 +254,16 @@ def _processor() -> str:
 
 def print_result(figure: str, **values: object) -> None:
     """Prints the one JSON line of a benchmark on stdout; everything else a script says goes to stderr."""
-    print(json.dumps({"figure": figure, **values, "machine": machine()}, ensure_ascii=False), flush=True)
+    words = [word if not os.path.isabs(word) else Path(word).name for word in sys.argv[1:]]
+    run = {"command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words]), "commit": commit()}
+    print(json.dumps({"figure": figure, **values, **run, "machine": machine()}, ensure_ascii=False), flush=True)
+
+
+def commit() -> str | None:
+    """The commit of the scripts, with `-dirty` where they were changed since; `None` outside of a clone."""
+    told = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=8", "--exclude=*"]
+    found = subprocess.run(told, capture_output=True, text=True)
+    return found.stdout.strip() or None
 
 
 def progress(done: int, total: int, what: str) -> None:

@@ -7,6 +7,7 @@ import ast
 import importlib
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -192,3 +193,24 @@ def test_the_frontier_is_what_no_file_of_that_size_or_less_beats(script):
     rows = [{"megabytes": size, "humaneval": {"passes": passes}} for size, passes in found]
     script("bytes_against_passes").mark_frontier(rows, "humaneval")
     assert [row["humaneval"]["frontier"] for row in rows] == [False, True, False, True, True, False]
+
+
+def test_tables_of_pages_are_as_the_records_say(script, monkeypatch, capsys, tmp_path):
+    pages = script("pages")
+    monkeypatch.setattr(sys, "argv", ["pages.py", "--check"])
+    assert pages.main() == 0, capsys.readouterr().err
+    shutil.copytree(BENCHMARKS / "records", tmp_path / "records")
+    record = tmp_path / "records" / "sizes-gemma-3-270m-80MB.json"
+    record.write_text(record.read_text(encoding="utf-8").replace("25257", "12345"), encoding="utf-8")
+    monkeypatch.setattr(pages, "RECORDS", tmp_path / "records")
+    assert pages.main() == 1
+    assert capsys.readouterr().err == "benchmarks/README.md\n"
+    assert "12,345 tokens" in pages.made("<!-- table: budgets -->\nold\n<!-- end -->")
+
+
+def test_a_record_says_how_it_was_made_without_places_of_this_machine(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/sizes.py", "--dense", "/models/a model", "--sizes", "80MB"])
+    script("common").print_result("a figure", rows=[])
+    record = json.loads(capsys.readouterr().out)
+    assert record["command"] == "python benchmarks/sizes.py --dense 'a model' --sizes 80MB"
+    assert not (ROOT / ".git").exists() or record["commit"]
