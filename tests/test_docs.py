@@ -49,8 +49,8 @@ from .families import zoo
 
 # flags of other programs that the pages name
 FOREIGN = set(
-    "--nproc_per_node --num_processes --mpirun_hostfile --cpu --thorough --task --model --onnx --tensor-parallel-size"
-    " --context --layers --work --measure --no-deps --imatrix --use_fsdp".split()
+    "--nproc_per_node --num_processes --thorough --task --model --onnx --tensor-parallel-size"
+    " --context --layers --work --measure --no-deps --imatrix --nnodes --rdzv_backend --rdzv_endpoint".split()
 )
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
