@@ -106,6 +106,8 @@ def test_device_and_dtype_are_checked_first(tmp_path):
         load_dense(tmp_path / "nothing", dtype="int8")
     with pytest.raises(ConfigurationError, match="device 'abacus' cannot be used"):
         load_dense(tmp_path / "nothing", device="abacus")
+    with pytest.raises(ConfigurationError, match="device 'meta' cannot be used"):
+        computation_device("meta")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigurationError, match="device 'cuda' cannot be used"):
             computation_device("cuda")

@@ -19,7 +19,18 @@ from optimum_flab.records.work import Stage, WorkFolder
 from optimum_flab.running.processes import LONGEST_WAIT, WAIT, Processes, longest_wait, process_state
 from optimum_flab.utils.errors import ConfigurationError, FlabError
 
-from .conftest import LAYERS, TEXTS, WIDTH, byte_level_tokenizer, in_two_processes, random_tokens, reading, tiny_model
+from .conftest import (
+    LAYERS,
+    TEXTS,
+    WIDTH,
+    byte_level_tokenizer,
+    free_port,
+    in_two_processes,
+    random_tokens,
+    reading,
+    thorough_but,
+    tiny_model,
+)
 
 
 def calibrated(processes):
@@ -140,6 +151,16 @@ def test_how_long_others_are_waited_for_is_refused_unless_it_is_a_time(monkeypat
     monkeypatch.setenv(WAIT, minutes)
     with pytest.raises(ConfigurationError, match=f"{WAIT} is '{minutes}'; set it to a number of minutes"):
         longest_wait()
+
+
+@pytest.mark.parametrize("rank", thorough_but(1, ["0", "1"]))
+def test_a_process_that_others_never_join_ends_with_one_line(tmp_path, rank):
+    launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", WAIT: "0.01"}
+    launched |= {"MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "optimum_flab.recovery", "-m", tmp_path, tmp_path / "out", "--teacher", tmp_path]
+    ended = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **launched}, timeout=200)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
+    assert "error: another process of this run ended, or was not heard of for 0.01 minutes (" in ended.stderr
 
 
 SIZES = ["--num-hidden-layers", "3", "--intermediate-size", "24"]

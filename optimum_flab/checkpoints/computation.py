@@ -53,7 +53,7 @@ def computation_device(device: str | torch.device | None, *, exact: bool = False
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(device)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # which `meta` has not
     except (RuntimeError, AssertionError) as error:
         raise ConfigurationError(
             f"device {str(device)!r} cannot be used here ({first_line(error)}); try 'cpu'"

@@ -160,6 +160,7 @@ def with_choices(inputs: RecoveryInputs, available: float) -> RecoveryConfig:
         "processes": run.processes.number,
         "settings": settings.model_dump(exclude={"report_to"}),
     }
+    run.processes.check_same(decided_by, "the pruned model and the settings")
     choices = run.stage(CHOICES, decided_by, lambda pieces: choices)
     if choices.reason is not None:
         run.note(f"{choices.reason}: LoRA matrices are trained instead, as with `recovery.method` lora")

@@ -27,6 +27,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.integrations.integration_utils import TensorBoardCallback, default_logdir
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -226,6 +227,9 @@ def train(asked: TrainingInputs, folder: Path, checkpoint: str | None, is_main: 
         dense=asked.teacher if isinstance(asked.teacher, DenseTeacher) else None,
     )
     trainer.remove_callback(PrinterCallback)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            callback.logging_dir = default_logdir()  # by default the folder of the checkpoints, which does not last
     start_loss = _start_loss(trainer, asked) if is_main else math.nan  # which nobody else needs
     give_back_memory()
     notes = []

@@ -30,9 +30,13 @@ def process_state(device: str | torch.device | None = None) -> PartialState:
     Args:
         device (`str` or `torch.device`, *optional*): what to compute on; the first call decides. Defaults to CUDA if
             available.
+
+    Raises:
+        [`FlabError`]: another does not start within [`longest_wait`].
     """
     cpu = not torch.cuda.is_available() if device is None else torch.device(device).type == "cpu"
-    return PartialState(cpu=cpu, timeout=timedelta(minutes=longest_wait()))
+    with together():
+        return PartialState(cpu=cpu, timeout=timedelta(minutes=longest_wait()))
 
 
 def longest_wait() -> float:
@@ -154,8 +158,9 @@ def together() -> Iterator[None]:
             isinstance(error, getattr(torch.distributed, "DistError", ())) or "gloo" in str(error)
         ):  # which has no class for it
             raise
+        why = first_line(error).partition(". ")[0]  # gloo goes on with what to report to it
         raise FlabError(
-            f"another process of this run ended, or was not heard of for {longest_wait():g} minutes"
-            f" ({first_line(error)}); its output says why if it ended. The same command resumes from what was saved."
-            f" Where a process is only slow, set {WAIT} to more minutes"
+            f"another process of this run ended, or was not heard of for {longest_wait():g} minutes ({why}); its"
+            " output says why if it ended. The same command resumes from what was saved. Where a process is only slow, set"
+            f" {WAIT} to more minutes"
         ) from error

@@ -34,7 +34,7 @@ def as_hub_id(value: str | None) -> str | None:
 
 def as_license(value: str | None) -> str | None:
     """The id of a licence that the Hub knows, however it is capitalised."""
-    if value is not None and (found := value.lower()) not in LICENSES:
+    if value is not None and (found := value.strip().lower()) not in LICENSES:
         near = ", ".join(get_close_matches(found, LICENSES)) or "none"
         raise ValueError(
             f"{value!r} is no licence of the Hub; near it are {near}, and one without an id is other, with"

@@ -454,7 +454,7 @@ def test_the_licence_is_inherited_and_never_guessed(on_the_hub):
     assert resolve_terms(base, TermsSettings(), {"license": "bsd"}).license == "bsd"
     with pytest.raises(ConfigurationError, match=r"license: 'apache2' is no licence of the Hub; near it are apache-2"):
         TermsSettings(license="apache2")
-    assert TermsSettings(license="Apache-2.0").license == "apache-2.0"
+    assert TermsSettings(license=" Apache-2.0 ").license == "apache-2.0"
     gone = resolve_terms(base, TermsSettings(), {})
     assert gone.license is None and gone.notes[0] == "the card of someone/tiny could not be read: it is gated"
     assert any("`license`" in note for note in gone.notes)

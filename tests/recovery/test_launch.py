@@ -193,6 +193,16 @@ def test_a_process_that_hangs_or_dies_ends_the_other_in_the_stated_time(made, ph
     assert ("training resumes after" in done.stderr) == (phase == "training"), done.stderr
 
 
+@pytest.mark.thorough
+def test_processes_with_other_settings_are_told_so(made):
+    words = [sys.executable, "-m", "optimum_flab.recovery", *command(made, "out")]
+    port = free_port()
+    processes = [one_of_two(made, rank, port, [*words, "--seed", str(rank)]) for rank in range(2)]
+    assert [process.wait(timeout=200) for process in processes] == [1, 1]
+    for rank in range(2):
+        assert "error: the pruned model and the settings are not the same" in (made / f"rank-{rank}.txt").read_text()
+
+
 @pytest.mark.parametrize(
     "words, code, message",
     [

@@ -6,12 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, get_scheduler
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, TensorBoardCallback
 
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
 from optimum_flab.checkpoints.hashes import weights_hash
@@ -559,6 +560,20 @@ def test_losses_are_reported_and_whereto_decides_nothing(loaded, made, monkeypat
     monkeypatch.setattr(training, "train", lambda *_: pytest.fail("trained again"))
     again = recovered(loaded, made, **options)
     assert weights_hash(again.model) == weights_hash(first.model)
+
+
+def test_what_tensorboard_reads_outlasts_the_checkpoints(loaded, made, monkeypatch):
+    writer = MagicMock()
+
+    class Callback(TensorBoardCallback):
+        def __init__(self):
+            self._SummaryWriter, self.tb_writer, self.logging_dir = writer, None, None
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "tensorboard", Callback)
+    monkeypatch.setattr(checks, "get_available_reporting_integrations", lambda: ["tensorboard"])
+    recovered(loaded, made, report_to="tensorboard", **{**REFERENCES, "max_steps": 2})
+    assert Path(writer.call_args.kwargs["log_dir"]).parent == Path("runs")
+    assert "eval/loss" in {call.args[0] for call in writer().add_scalar.call_args_list}
 
 
 @pytest.mark.parametrize(
