@@ -160,7 +160,7 @@ def together() -> Iterator[None]:
             raise
         why = first_line(error).partition(". ")[0]  # gloo goes on with what to report to it
         raise FlabError(
-            f"another process of this run ended, or was not heard of for {longest_wait():g} minutes ({why}); its"
-            " output says why if it ended. The same command resumes from what was saved. Where a process is only slow, set"
-            f" {WAIT} to more minutes"
+            f"another process of this run ended, or was not heard of for {longest_wait():g} minutes ({why});"
+            " its output says why if it ended. The same command resumes from what was saved. Where a process is only"
+            f" slow, set {WAIT} to more minutes"
         ) from error
