@@ -108,6 +108,9 @@ def test_device_and_dtype_are_checked_first(tmp_path):
         load_dense(tmp_path / "nothing", device="abacus")
     with pytest.raises(ConfigurationError, match="device 'meta' cannot be used"):
         computation_device("meta")
+    if not torch.backends.mps.is_available():
+        with pytest.raises(ConfigurationError, match="'MPS' backend\\); try 'cpu'"):
+            computation_device("mps")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigurationError, match="device 'cuda' cannot be used"):
             computation_device("cuda")

@@ -56,7 +56,7 @@ def computation_device(device: str | torch.device | None, *, exact: bool = False
         torch.zeros(1, device=device).item()  # which `meta` has not
     except (RuntimeError, AssertionError) as error:
         raise ConfigurationError(
-            f"device {str(device)!r} cannot be used here ({first_line(error)}); try 'cpu'"
+            f"device {str(device)!r} cannot be used here ({first_line(error).partition('. ')[0]}); try 'cpu'"
         ) from error
     try:
         if exact:

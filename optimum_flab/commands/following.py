@@ -21,8 +21,9 @@ def evaluation_of(model: str | Path, dense: str | Path, revision: str | None = N
 
 def push_of(folder: str | Path, repo_id: str | None = None) -> list[object]:
     """The words of the command that publishes a model, by default under the name of its folder."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", user_path(folder).resolve().name)
-    return ["push", folder, repo_id or f"me/{name}"]
+    # names on the Hub have no two of - and . in a row, nor one at an end
+    name = re.sub(r"(?:[^A-Za-z0-9_.]|\.{2,})+", "-", user_path(folder).resolve().name).strip("-.")
+    return ["push", folder, repo_id or f"me/{name or 'model'}"]
 
 
 def card_of(model: str, results: Path) -> list[list[object]]:

@@ -21,10 +21,12 @@ from hub.conftest import change_json, evaluation_of, write_json
 from hub.faults import FILES, OLD, REPOSITORY, RIGHT, SCENARIOS, trials
 from hub.loopback import FAULTS
 from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from optimum_flab import FlabOptimizer, PruningPlan
+from optimum_flab.commands.following import push_of
 from optimum_flab.hub import client
 from optimum_flab.hub.client import hub_card, redact, translate_errors
 from optimum_flab.hub.frame import BEGIN, END, metadata_of, text_of_user
@@ -656,3 +658,13 @@ def test_a_call_in_a_thread_of_its_own_can_be_interrupted():
     finally:
         signal.signal(signal.SIGINT, before)
         ended.set()
+
+
+@pytest.mark.parametrize(
+    "folder, name",
+    [("my out", "my-out"), ("-out", "out"), (".out", "out"), ("a..b", "a-b"), ("a--.-b", "a-.-b"), ("日本", "model")],
+)
+def test_the_command_after_a_pruning_names_a_repository_that_may_be(tmp_path, folder, name):
+    *_, repo_id = push_of(tmp_path / folder)
+    assert repo_id == f"me/{name}"
+    validate_repo_id(repo_id)
