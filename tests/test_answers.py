@@ -12,6 +12,7 @@ from optimum_flab.pruning.texts import answer_writer
 from optimum_flab.records.work import WorkFolder
 from optimum_flab.running.answers import Writer, answers_to
 from optimum_flab.running.generation import BatchCache
+from optimum_flab.running.processes import Processes
 from optimum_flab.running.run import Run
 from optimum_flab.texts.answers import Completion, answered, ask, repetition, text_of
 from optimum_flab.texts.formats import formats_of
@@ -40,15 +41,17 @@ def written(questions, tokenizer, folder, model=None, seed=0, longest=LONGEST):
     model = model or tiny_model("qwen2", vocab_size=608, initializer_range=0.4)
     options = {"closing": "", "most_tokens": MOST, "batch_size": 2}
     writer = Writer(model, tokenizer, "of these weights", BatchCache(folder), **options, seed=seed)
-    return answers_to(writer, longest, questions)
+    (answers,) = answers_to(writer, longest, Processes(), [questions])
+    return answers
 
 
 def test_problems_are_asked_in_conversations_and_as_programs_in_turn(tokenizer, tmp_path):
     formats, batches = formats_of(tokenizer), []
 
-    def answer(questions):
-        batches.append(questions)
-        return [(Completion(f"answer {one.round} to {one.problem.name}", True), 10) for one in questions]
+    def answer(asked):
+        for questions in asked:
+            batches.append(questions)
+            yield [(Completion(f"answer {one.round} to {one.problem.name}", True), 10) for one in questions]
 
     texts = answered(PROBLEMS, formats, answer, 1e9)
     assert list(texts) == PROBLEMS and all(len(found) == 32 for found in texts.values())

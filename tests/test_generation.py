@@ -120,7 +120,8 @@ def test_a_beam_search_is_done_in_one_go(writer):
 def test_rows_are_halved_until_there_is_memory_for_them(rows, most, room):
     tried = []
 
-    def work(part):
+    def work(part, first):
+        assert part == rows[first : first + len(part)]
         tried.append(len(part))
         if len(part) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -136,7 +137,7 @@ def test_rows_are_halved_until_there_is_memory_for_them(rows, most, room):
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("out"), ValueError("no"), RuntimeError("other")])
 def test_what_halving_does_not_mend_is_raised(error):
-    def work(part):
+    def work(part, first):
         raise error
 
     with pytest.raises(type(error), match=str(error)):

@@ -44,18 +44,15 @@ FORMATS = Formats(
 MEASURED = ("calibration", "validation", "held_out")
 
 
-def answer(questions):
+def answer(batches):
     """Answers of about 50 tokens, which differ from one another."""
-    texts = [
-        f"    return {question.problem.name!r}, {question.round}" + "".join(f" + {n}" for n in range(30))
-        for question in questions
-    ]
-    return [
-        (Completion(text, True), number)
-        for text, number in zip(
-            texts, count([q.prompt + t for q, t in zip(questions, texts, strict=True)]), strict=True
-        )
-    ]
+    for questions in batches:
+        texts = [
+            f"    return {question.problem.name!r}, {question.round}" + "".join(f" + {n}" for n in range(30))
+            for question in questions
+        ]
+        numbers = count([q.prompt + t for q, t in zip(questions, texts, strict=True)])
+        yield [(Completion(text, True), number) for text, number in zip(texts, numbers, strict=True)]
 
 
 def count(batch):

@@ -31,7 +31,7 @@ from ..utils.errors import ConfigurationError
 from ..utils.memory import give_back_memory
 from ..utils.progress import progress_bar, say
 from ..vocabulary.files import reload_tokenizer
-from .computation import choose_dtype, computation_devices
+from .computation import AUTO, choose_dtype, computation_devices
 from .demo import DEMO_NAME, DEMO_TERMS
 from .finding import ModelFiles, download_weights, find_license_files, find_model
 from .model_config import check_config, read_model_config
@@ -210,7 +210,7 @@ def load_dense(
     """
     for name in others:
         raise ConfigurationError(f"{name}: {INSTEAD.get(name, 'there is no such argument')}")
-    devices = computation_devices("cpu" if in_memory is False and device is None else device)
+    devices = computation_devices("cpu" if in_memory is False and device in (None, AUTO) else device)
     device = devices[0]
     choose_dtype(dtype, torch.float32, device)  # an unknown one is refused first
     files = find_model(model_name_or_path, revision, family, token=token, cache_dir=cache_dir)

@@ -30,6 +30,7 @@ from ..settings.evaluation import DIVERGENCE, STANDARD, EvaluationSettings
 from ..texts.formats import chat_text
 from ..texts.sources import hub_datasets
 from ..utils.errors import ConfigurationError, FlabError
+from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
 from ..utils.progress import say
 from ..vocabulary.infilling import EXAMPLE, InfillingFormat, infilling_format, missing_tokens
@@ -135,6 +136,9 @@ def evaluate(
     computation_device(device, exact=DIVERGENCE in settings.tasks)
     devices = computation_devices(device)
     prepare_kernels(devices[0])
+    if settings.batch_size is None:  # it decides what is sampled, so that the record states it
+        default = AT_ONCE if devices[0].type == "cpu" else AT_ONCE_ON_GPU
+        settings = settings.model_copy(update={"batch_size": default})
     dtype = None if settings.dtype is None else computation_dtype(settings.dtype)
     exam = _prepare(settings, confirm_run_unsafe_code)
     check_models(settings, names)
@@ -149,6 +153,7 @@ def evaluate(
     results = dict[str, list[dict[str, Any]]]()
     for role, source in sources.items():
         models[role], results[role] = _answers(exam, role, source, dtype, devices, cache)
+        give_back_memory()  # hooks of a model that is spread hold it in a circle
         if devices[0].type == "cuda":
             torch.cuda.empty_cache()
 
@@ -158,7 +163,7 @@ def evaluate(
         # by default in float32, as when pruning measures it
         dense, pruned = (load(sources[role], dtype or torch.float32, devices)[0] for role in ("dense", "pruned"))
         measured, protocols[DIVERGENCE] = measure_divergence(
-            dense, pruned, kept, exam.texts, settings.batch_size or AT_ONCE
+            dense, pruned, kept, exam.texts, min(settings.batch_size or AT_ONCE, AT_ONCE)
         )
         rows += measured
     merged = {role: merge_results(by_task) for role, by_task in results.items()}
@@ -206,7 +211,7 @@ def _answers(
                 loaded.tokenizer,
                 weights_hash=model.weights_sha256,
                 cache=cache,
-                batch_size=settings.batch_size or (AT_ONCE if devices[0].type == "cpu" else AT_ONCE_ON_GPU),
+                batch_size=settings.batch_size or AT_ONCE,
                 max_new_tokens=settings.max_new_tokens,
                 seed=settings.seed,
             )

@@ -162,10 +162,13 @@ class FlabLM(HFLM):
     def _complete(self, batch: Batch) -> list[str]:
         config = self._generation_config(batch)
         stops = batch.settings["until"]
-        with _fixed_seed(self.device, f"{self.seed},{batch.number}"):
-            tokens = self._at_once.run(
-                lambda prompts: new_tokens(self.model, self.tokenizer, prompts, stops, config), batch.prompts
-            )
+
+        def write(prompts: Sequence[list[int]], first: int) -> list[list[int]]:
+            # by the place, since a part of a batch may be tried again in smaller ones
+            with _fixed_seed(self.device, f"{self.seed},{batch.number}" + (f",{first}" if first else "")):
+                return new_tokens(self.model, self.tokenizer, prompts, stops, config)
+
+        tokens = self._at_once.run(write, batch.prompts)
         pairs = zip(batch.prompts, tokens, strict=True)
         texts = [decode_completion(self.tokenizer, prompt, ids, batch.ends)[0] for prompt, ids in pairs]
         return [truncate_at(text, stops) for text in texts]
@@ -229,7 +232,7 @@ class FlabLM(HFLM):
 
     def _score(self, rows: list[Any]) -> list[list[Any]]:
         score = super()._loglikelihood_tokens
-        values = self._at_once.run(lambda part: score(part, disable_tqdm=True, override_bs=len(part)), rows)
+        values = self._at_once.run(lambda part, _: score(part, disable_tqdm=True, override_bs=len(part)), rows)
         return [[float(value), bool(greedy)] for value, greedy in values]
 
     def _scoring_batches(self, requests: Sequence[Any]) -> Iterator[list[int]]:

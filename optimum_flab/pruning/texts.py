@@ -83,9 +83,8 @@ def answer_writer(dense: LoadedModel, weights: str, request: Request, run: Run) 
         most_tokens=min(LONGEST_ANSWER, longest // 2),
         batch_size=QUESTIONS_AT_ONCE,
         seed=config.seed,
-        processes=run.processes,
     )
-    return partial(answers_to, writer, longest)
+    return partial(answers_to, writer, longest, run.processes)
 
 
 def text_notes(data: DataSettings, formats: Formats, can_answer: bool) -> list[str]:

@@ -16,7 +16,7 @@ from ..utils.errors import FlabError
 
 
 LOCK = "lock"  # the lock file of a folder
-LOOK_SECONDS = 60.0  # between two calls of who waits for it
+LOOK_SECONDS = 10.0  # between two calls of who waits for it
 
 FULL = (errno.ENOSPC, errno.EFBIG)
 
@@ -86,7 +86,7 @@ def take_lock(folder: Path, wait: Callable[[], object] | None = None) -> FileLoc
 
     Args:
         folder (`Path`): whoever removes it must hold its lock.
-        wait (`Callable`, *optional*): called before another run that holds it is waited for, and every minute.
+        wait (`Callable`, *optional*): called before another run that holds it is waited for, and every ten seconds.
 
     Returns:
         `FileLock`: to be released.

@@ -9,6 +9,7 @@ from typing import Any
 from ..running.answers import Writer, answers_to
 from ..running.casting import on_device
 from ..running.generation import BatchCache
+from ..running.processes import Processes
 from ..settings.recovery import RecoveryConfig
 from ..texts.answers import STOP_STRINGS, Answer, Completion
 from ..texts.formats import turn_end
@@ -17,13 +18,21 @@ from .inputs import RecoveryInputs
 from .instructions import Example
 
 
-def writer(inputs: RecoveryInputs, cache: BatchCache, most_tokens: int, seed: int | None = None) -> Writer:
+def writer(
+    inputs: RecoveryInputs,
+    cache: BatchCache,
+    most_tokens: int,
+    *,
+    seed: int | None = None,
+    processes: Processes | None = None,
+) -> Writer:
     """The dense model, in the dtype of the training.
 
     Args:
         cache ([`BatchCache`]): keeps what it writes.
         most_tokens (`int`): of an answer.
         seed (`int`, *optional*): of sampling. Defaults to the likeliest token each time.
+        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one only.
     """
     tokenizer, settings = inputs.dense.tokenizer, inputs.settings
     return Writer(
@@ -35,7 +44,7 @@ def writer(inputs: RecoveryInputs, cache: BatchCache, most_tokens: int, seed: in
         most_tokens=most_tokens,
         batch_size=settings.generation_batch_size,
         seed=seed,
-        processes=inputs.run.processes,
+        processes=processes,
     )
 
 
@@ -47,7 +56,8 @@ def dense_answers(
     Args:
         tick (`Callable`): called with the size of every finished batch.
     """
-    write, tokenizer = writer(inputs, cache, inputs.settings.max_new_tokens), inputs.dense.tokenizer
+    tokenizer = inputs.dense.tokenizer
+    write = writer(inputs, cache, inputs.settings.max_new_tokens, processes=inputs.run.processes)
     chat = uses_chat(tokenizer, inputs.settings.template)
     completions = [Completion("", False)] * len(examples)
     for continues in (True, False):
@@ -62,8 +72,8 @@ def dense_answers(
 
 def own_answers(inputs: RecoveryInputs, cache: BatchCache) -> Answer:
     """Samples the dense model's answers to packaged problems."""
-    write = writer(inputs, cache, longest_answer(inputs.settings), inputs.settings.seed)
-    return partial(answers_to, write, inputs.settings.sequence_length)
+    write = writer(inputs, cache, longest_answer(inputs.settings), seed=inputs.settings.seed)
+    return partial(answers_to, write, inputs.settings.sequence_length, inputs.run.processes)
 
 
 def longest_answer(settings: RecoveryConfig) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -279,11 +279,12 @@ class References:
     def __init__(self, inputs: RecoveryInputs):
         self._tokenizer, self.asked = inputs.dense.tokenizer, 0
 
-    def __call__(self, questions: Sequence[Question]) -> list[tuple[Completion, int]]:
-        self.asked += len(questions)
-        programs = self._tokenizer([question.problem.program for question in questions])["input_ids"]
-        answers = (Completion(question.problem.canonical_solution, True) for question in questions)
-        return list(zip(answers, map(len, programs), strict=True))
+    def __call__(self, batches: Sequence[list[Question]]) -> Iterator[list[tuple[Completion, int]]]:
+        for questions in batches:
+            self.asked += len(questions)
+            programs = self._tokenizer([question.problem.program for question in questions])["input_ids"]
+            answers = (Completion(question.problem.canonical_solution, True) for question in questions)
+            yield list(zip(answers, map(len, programs), strict=True))
 
 
 # --- with its answers ----------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -171,25 +173,30 @@ def trained(run: Run, asked: TrainingInputs) -> Training | None:
             run.say(f"the training resumes after step {checkpoint.rsplit('-', 1)[-1]}")
         return train_in_memory(run, asked, folder, checkpoint)
 
-    training = run.stage(training_stage(asked), decided_by, make)
+    training = run.stage(training_stage(asked, processes.is_main), decided_by, make)
     return training if processes.is_main else None
 
 
 def train_in_memory(run: Run, asked: TrainingInputs, folder: Path, checkpoint: str | None) -> Training | None:
     """[`train`], with fewer sequences per forward pass from the last checkpoint on where memory ends; not where
     several processes train, of which the others would wait for each other."""
+    notes = list[str]()
     while True:
         try:
-            return train(asked, folder, checkpoint, run.processes.is_main)
+            training = train(asked, folder, checkpoint, run.processes.is_main)
+            if training is not None:
+                training.notes[:0] = notes
+            return training
         except RuntimeError as error:
             fewer = asked.sizes.halved if run.processes.number == 1 and is_out_of_memory(error) else None
             if fewer is None:
                 raise
         give_back_memory()
-        run.note(
+        notes.append(
             f"out of memory with {asked.sizes.micro_batch_size} sequences per forward pass: continued with"
             f" {fewer.micro_batch_size}, as with `recovery.micro_batch_size` {fewer.micro_batch_size}"
         )
+        run.say(f"note: {notes[-1]}")
         asked = replace(asked, sizes=fewer)
         checkpoint = last_checkpoint(folder)
 
@@ -206,6 +213,8 @@ def train(asked: TrainingInputs, folder: Path, checkpoint: str | None, is_main: 
         [`FlabError`]: there is no space for the checkpoints.
     """
     settings = asked.settings
+    if "tensorboard" in settings.report_to:  # which writes among the checkpoints otherwise, which go
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(Path("runs", time.strftime("%Y-%m-%d_%H-%M-%S"))))
     sizes = asked.sizes
     rows = asked.rows.training
     device = asked.device
@@ -372,8 +381,12 @@ class Training:
     notes: list[str] = field(default_factory=list)
 
 
-def training_stage(asked: TrainingInputs) -> Stage[Training | None]:
-    """The stage of a training."""
+def training_stage(asked: TrainingInputs, whole: bool = True) -> Stage[Training | None]:
+    """The stage of a training.
+
+    Args:
+        whole (`bool`): whether the weights are read, which one of several processes needs.
+    """
 
     def save(training: Training | None, folder: Path) -> None:
         assert training is not None  # in the process that saves
@@ -384,7 +397,7 @@ def training_stage(asked: TrainingInputs) -> Stage[Training | None]:
 
     def load(folder: Path) -> Training:
         values = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
-        weights = load_file(folder / WEIGHTS) if values["best_step"] else None
+        weights = load_file(folder / WEIGHTS) if values["best_step"] and whole else None
         config = lora_config(asked.start, asked.settings) if asked.settings.method == "lora" else None
         return Training(weights=weights, config=config, **values)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -121,9 +121,13 @@ class Writer:
         """For each row of a batch the text before its end, and whether it reached one."""
         model, ends = self.model, self._config.eos_token_id or []
         check_predictions(model, rows[0])
+
+        def write(part: Sequence[list[int]], first: int) -> list[list[int]]:
+            torch.manual_seed(seed + first)  # by the place, since a part may be tried again in smaller ones
+            return new_tokens(model, self.tokenizer, part, stops, self._config)
+
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            added = self._at_once.run(lambda part: new_tokens(model, self.tokenizer, part, stops, self._config), rows)
+            added = self._at_once.run(write, rows)
         texts = []
         for prompt, ids in zip(rows, added, strict=True):
             text, ended = decode_completion(self.tokenizer, prompt, ids, ends)
@@ -132,21 +136,29 @@ class Writer:
         return texts
 
 
-def answers_to(writer: Writer, longest: int, questions: Sequence[Question]) -> list[tuple[Completion, int]]:
-    """An answer to each of some questions of one form, with the number of its tokens and the prompt's; an empty one
-    where the question is too long.
+def answers_to(
+    writer: Writer, longest: int, processes: Processes, batches: Sequence[Sequence[Question]]
+) -> Iterator[list[tuple[Completion, int]]]:
+    """Answers to questions, batch by batch.
 
     Args:
+        writer ([`Writer`]): of this process alone.
         longest (`int`): tokens of a question with its answer.
-        questions (`Sequence[Question]`): all in conversations, or all as programs, and of the same round.
+        processes ([`Processes`]): those that share the batches.
+        batches (`Sequence[Sequence[Question]]`): the questions of each are all in conversations, or all as programs,
+            and of the same round.
     """
+    yield from processes.map(partial(_answers, writer, longest, processes.is_main), batches)
+
+
+def _answers(writer: Writer, longest: int, shown: bool, questions: Sequence[Question]) -> list[tuple[Completion, int]]:
+    """An answer to each of some questions, with the number of its tokens and the prompt's; an empty one where the
+    question is too long."""
     before = special_ids(writer.tokenizer)[0]
     prompts = [[*before, *ids] for ids in token_lists(writer.tokenizer, [one.prompt for one in questions])]
     short = [place for place, prompt in enumerate(prompts) if len(prompt) <= longest - writer.most_tokens]
     answers = [Completion("", True)] * len(questions)
-    with progress(
-        "Answers of the dense model", len(short), "answer", disable=not (short and writer.processes.is_main)
-    ) as tick:
+    with progress("Answers of the dense model", len(short), "answer", disable=not (short and shown)) as tick:
         texts = writer([prompts[place] for place in short], questions[0].stops, tick, questions[0].round)
     for place, answer in zip(short, texts, strict=True):
         answers[place] = answer

@@ -72,8 +72,8 @@ class RowsAtOnce:
     def __init__(self, most: int):
         self.most = most
 
-    def run(self, work: Callable[[Sequence[Row]], Sequence[Result]], rows: Sequence[Row]) -> list[Result]:
-        """What `work` makes of rows, given a few at a time.
+    def run(self, work: Callable[[Sequence[Row], int], Sequence[Result]], rows: Sequence[Row]) -> list[Result]:
+        """What `work` makes of rows, given a few at a time with the place of the first.
 
         Raises:
             [`torch.OutOfMemoryError`]: there is no memory for one of them.
@@ -82,7 +82,7 @@ class RowsAtOnce:
         while len(results) < len(rows):
             part = rows[len(results) : len(results) + self.most]
             try:
-                results += work(part)
+                results += work(part, len(results))
                 continue
             except (RuntimeError, MemoryError) as error:
                 if len(part) == 1 or not is_out_of_memory(error):
@@ -90,7 +90,7 @@ class RowsAtOnce:
             # the error held what had been computed
             give_back_memory()
             self.most = len(part) // 2
-            say(f"note: out of memory with {len(part)} prompts at once; continuing with {self.most}")
+            say(f"note: out of memory with {len(part)} texts at once; continuing with {self.most}")
         return results
 
 

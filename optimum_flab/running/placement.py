@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-CACHES = ["past_key_values", "past_key_value"]  # arguments of layers, which keep what they put there
 FILLED = 0.8  # of a device's free memory that weights may take; what is computed takes the rest
 
 
@@ -147,7 +146,7 @@ def runnable(model: PreTrainedModel, family: Family) -> PreTrainedModel:
         model = with_layers_elsewhere(model, family, model.device)
         for layer in family.decoder_layers(model):
             there = next(layer.parameters()).device
-            add_hook_to_module(layer, AlignDevicesHook(there, place_submodules=True, skip_keys=CACHES))
+            add_hook_to_module(layer, AlignDevicesHook(there, place_submodules=True))
         add_hook_to_module(model.get_submodule(family.modules.final_norm), AlignDevicesHook(model.device))
     return model
 

@@ -34,7 +34,7 @@ def process_state(device: str | torch.device | None = None) -> PartialState:
     Raises:
         [`FlabError`]: another does not start within [`longest_wait`].
     """
-    cpu = not torch.cuda.is_available() if device is None else torch.device(device).type == "cpu"
+    cpu = not torch.cuda.is_available() if device in (None, "auto") else torch.device(device).type == "cpu"
     with together():
         return PartialState(cpu=cpu, timeout=timedelta(minutes=longest_wait()))
 
@@ -154,13 +154,12 @@ def together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not (
-            isinstance(error, getattr(torch.distributed, "DistError", ())) or "gloo" in str(error)
-        ):  # which has no class for it
+        # gloo has no class for it
+        if not (isinstance(error, getattr(torch.distributed, "DistError", ())) or "gloo" in str(error)):
             raise
         why = first_line(error).partition(". ")[0]  # gloo goes on with what to report to it
         raise FlabError(
-            f"another process of this run ended, or was not heard of for {longest_wait():g} minutes ({why});"
+            f"another process of this run ended, or has not been heard from for {longest_wait():g} minutes ({why});"
             " its output says why if it ended. The same command resumes from what was saved. Where a process is only"
             f" slow, set {WAIT} to more minutes"
         ) from error

@@ -53,7 +53,7 @@ class EvaluationSettings(Section):
     """how the models are prompted to fill a gap: their special tokens with {prefix} and {suffix} among them, such as
     '<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>' (default: that of the tokenizer, if known)"""
     batch_size: PositiveInt | None = None
-    """requests per batch, fewer where memory ends (default: 16, elsewhere than on the CPU 64)"""
+    """requests per batch, fewer where memory ends (default: 16 on the CPU, else 64)"""
     seed: Seed = 0
     """seed of sampling and of the bootstrap"""
     dtype: Dtype = None

@@ -129,8 +129,8 @@ class RecoveryConfig(Section):
     """optimizer, by its name in transformers; adafactor and sgd keep no moments, which saves memory, and adamw_8bit
     keeps them in 8 bits, by bitsandbytes; the default learning rates are those of AdamW"""
     report_to: Annotated[Sources, Flag(metavar="NAME")] = []
-    """where transformers' Trainer reports losses while it trains, such as tensorboard or wandb, if installed; may be
-    given several times (default: nowhere)"""
+    """where transformers' Trainer reports losses while it trains, such as tensorboard (files in ./runs, unless
+    TENSORBOARD_LOGGING_DIR says where) or wandb, if installed; may be given several times (default: nowhere)"""
     evaluations: PositiveInt = 8
     """number of evaluations, each with a checkpoint, spread over the steps"""
     patience: PositiveInt | None = None

@@ -54,8 +54,9 @@ class Completion:
     ended: bool
 
 
-# from questions of one form to an answer of each with its number of tokens, the prompt's included
-Answer = Callable[[Sequence[Question]], Sequence[tuple[Completion, int]]]
+# from batches of questions, each of one form, to an answer of each with its number of tokens, the prompt's included;
+# batch by batch, as they are asked for
+Answer = Callable[[Sequence[list[Question]]], Iterator[Sequence[tuple[Completion, int]]]]
 
 
 def answered(
@@ -75,14 +76,15 @@ def answered(
     """
     texts: dict[PackagedProblem, list[Document]] = {}
     written = 0
-    for questions in batches(problems, formats):
-        if written >= tokens:
-            break
-        for question, (completion, number) in zip(questions, answer(questions), strict=True):
+    asked = list(batches(problems, formats))
+    for questions, answers in zip(asked, answer(asked), strict=True):
+        for question, (completion, number) in zip(questions, answers, strict=True):
             document = text_of(question, completion, formats)
             if document is not None:
                 texts.setdefault(question.problem, []).append(document)
                 written += number
+        if written >= tokens:
+            break
     return {problem: texts[problem] for problem in problems if problem in texts}
 
 

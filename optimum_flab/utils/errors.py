@@ -32,7 +32,8 @@ class ConfigurationError(FlabError, ValueError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device had no room for a tensor; torch, whose classes these are, is not imported for it."""
     on_device = type(error).__name__ == "OutOfMemoryError"
-    return on_device or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    told = ("can't allocate memory", "MPS backend out of memory")
+    return on_device or isinstance(error, MemoryError) or any(text in str(error) for text in told)
 
 
 def first_line(error: BaseException) -> str:

@@ -207,7 +207,7 @@ def test_where_memory_ends_fewer_prompts_are_computed_at_once(capsys):
 
     def run(rows):
         with watched() as use:
-            written = RowsAtOnce(rows).run(lambda part: new_tokens(model, tokenizer, part, [], config), prompts)
+            written = RowsAtOnce(rows).run(lambda part, _: new_tokens(model, tokenizer, part, [], config), prompts)
         return written, use.peak[CARDS[0]]
 
     (_, few), (whole, most) = run(2), run(4)
@@ -215,4 +215,4 @@ def test_where_memory_ends_fewer_prompts_are_computed_at_once(capsys):
     with only((few + most) // 2):
         written, peak = run(4)
     assert written == whole and few <= peak < most
-    assert capsys.readouterr().err == "note: out of memory with 4 prompts at once; continuing with 2\n"
+    assert capsys.readouterr().err == "note: out of memory with 4 texts at once; continuing with 2\n"

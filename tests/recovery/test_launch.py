@@ -140,7 +140,9 @@ def test_two_processes_prepare_the_bytes_that_one_prepares(made):
     assert both.returncode == 0, both.stderr
     one, other = (of_preparation(made / name) for name in ("cache", "other"))
     assert {name.partition("/")[0].partition("-")[0] for name in one} == {"answers", "rows", "predictions"}
-    assert one == other
+    # of a round the last batches may be more than one process would have asked for
+    assert all(other[name] == content for name, content in one.items())
+    assert {name for name in other if name not in one} <= {name for name in other if name.startswith("answers/")}
     first, second = (
         json.loads((made / name / "flab_report.json").read_text())["recovery"] for name in ("alone", "both")
     )
@@ -186,7 +188,7 @@ def test_a_process_that_hangs_or_dies_ends_the_other_in_the_stated_time(made, ph
             process.kill()
             process.wait()
     said = (made / f"rank-{1 - lost}.txt").read_text()
-    assert "error: another process of this run ended, or was not heard of for 0.5 minutes" in said, said
+    assert "error: another process of this run ended, or has not been heard from for 0.5 minutes" in said, said
     assert "Traceback" not in said and not (made / "out" / "config.json").exists(), said
     done = run(made, *words)
     assert done.returncode == 0, done.stderr
