@@ -160,7 +160,7 @@ def test_a_process_that_others_never_join_ends_with_one_line(tmp_path, rank):
     words = [sys.executable, "-m", "optimum_flab.recovery", "-m", tmp_path, tmp_path / "out", "--teacher", tmp_path]
     ended = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **launched}, timeout=200)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
-    assert "error: another process of this run ended, or was not heard of for 0.01 minutes (" in ended.stderr
+    assert "error: another process of this run ended, or has not been heard from for 0.01 minutes (" in ended.stderr
 
 
 SIZES = ["--num-hidden-layers", "3", "--intermediate-size", "24"]
