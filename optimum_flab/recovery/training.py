@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -213,8 +211,6 @@ def train(asked: TrainingInputs, folder: Path, checkpoint: str | None, is_main: 
         [`FlabError`]: there is no space for the checkpoints.
     """
     settings = asked.settings
-    if "tensorboard" in settings.report_to:  # which writes among the checkpoints otherwise, which go
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(Path("runs", time.strftime("%Y-%m-%d_%H-%M-%S"))))
     sizes = asked.sizes
     rows = asked.rows.training
     device = asked.device
