@@ -134,10 +134,12 @@ def commands(lines: Iterable[str]) -> list[list[str]]:
 
 def test_each_verb_ends_with_commands_that_may_follow_with_the_paths_that_it_was_given(project):
     (project / "model").rename(project / "my model")
+    family = {"model_type": "qwen2", "like": "llama", "transformers": ">=4.57", "layer_counts": ["max_window_layers"]}
+    (project / "mine.json").write_text(json.dumps(family))
     for arguments, following in (
         (
-            "inspect 'my model' --family qwen2 --trust-remote-code --target-ratio 0.3",
-            [["prune", "my model", "out", "--trust-remote-code", "--family", "qwen2", "--target-ratio", "0.3"]],
+            "inspect 'my model' --family mine.json --trust-remote-code --target-ratio 0.3",
+            [["prune", "my model", "out", "--trust-remote-code", "--family", "mine.json", "--target-ratio", "0.3"]],
         ),
         ("count texts -m 'my model' -o c.npz", [["prune", "my model", "out", "--counts", "c.npz"]]),
         (
@@ -146,7 +148,7 @@ def test_each_verb_ends_with_commands_that_may_follow_with_the_paths_that_it_was
         ),
         (
             "prune 'my model' 'my file' -c small.yaml --gguf f16",
-            [["chat", "my file/my file-f16.gguf"], ["eval", "my file/my file-f16.gguf"]],
+            [["chat", "my file/my model-pruned-f16.gguf"], ["eval", "my file/my model-pruned-f16.gguf"]],
         ),
         ("card 'my out'", [["push", "my out", "me/my-out"]]),
         ("export 'my out' 'a b.gguf' --type f16 --no-measure", [["chat", "a b.gguf"], ["eval", "a b.gguf"]]),

@@ -192,8 +192,9 @@ def test_the_dense_models_own_answers_are_trained_on_and_written_once(loaded, ma
     assert plain.by_kind["answers"] > plain.by_kind["problems"] > 0
     inputs = inputs_of(loaded, made, config_for(made, **options))
 
-    def dense(questions):
-        return [(Completion("return 'a dense answer'\n", True), 40) for _ in questions]
+    def dense(batches):
+        for questions in batches:
+            yield [(Completion("return 'a dense answer'\n", True), 40) for _ in questions]
 
     selected = with_plain_text(inputs, select(inputs, [], ["nothing"]), dense)
     decoded = [
