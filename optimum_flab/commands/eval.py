@@ -10,7 +10,7 @@ from ..settings.evaluation import EvaluationSettings
 from ..utils.compat import ArgumentGroup
 from ..utils.errors import ConfigurationError, FlabError
 from . import arguments
-from .base import FlabVerb
+from .base import FlabVerb, command_line
 from .flags import flags_of
 from .following import card_of
 
@@ -67,6 +67,7 @@ class EvalCommand(FlabVerb):
             if args.output is None
             else OutputFolder(args.output, EVALUATION, overwrite=args.overwrite, inputs=inputs)
         )
+        command = command_line("eval", self.parser, args)
         names = roles_of(args.model, args.revision, args.baseline, args.baseline_revision)
         with output_folder as output:
             check_request(settings, names, args.confirm_run_unsafe_code)
@@ -81,7 +82,7 @@ class EvalCommand(FlabVerb):
                 cache_dir=args.cache_dir,
                 baseline_revision=args.baseline_revision,
                 **arguments.of_model(args),
-            )
+            ).model_copy(update={"command": command})
             # shown first: a full disk must not cost the user hours of work
             if args.json:
                 print(result_text(evaluation), end="")

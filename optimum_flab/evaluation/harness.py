@@ -21,6 +21,7 @@ from ..execution import best_isolation, check_packages
 from ..execution.isolation import Isolation
 from ..execution.packages import parse_packages
 from ..records.folders import OutputFolder, check_writable
+from ..records.ledger import Meter
 from ..records.results import EvaluatedModel, EvaluationConditions
 from ..running.casting import copy_in
 from ..running.generation import BatchCache, config_hash
@@ -40,7 +41,7 @@ from .first_checks import check_models, check_request, instead_of, no_template, 
 from .llama_lm import LlamaLM, llama_for
 from .lm import INFILLING, FlabLM
 from .results import EVALUATION, Evaluation, limits_met, package_versions
-from .scoring import measure_divergence, merge_results, run_task, score_rows
+from .scoring import measure_divergence, merge_results, passes, run_task, score_rows
 from .standard import tasks_for_tokenizer, with_standard_set
 from .tasks.infilling import Question, leaves_a_gap
 from .tasks.text import Text, read_texts
@@ -129,6 +130,7 @@ def evaluate(
             needs, or does not fit its tokenizer, or a task runs code outside the sandbox. All of this before weights
             are read, where possible.
     """
+    meter = Meter()
     names = roles_of(model, revision, baseline, baseline_revision)
     if output is not None:
         OutputFolder(output, EVALUATION, overwrite=overwrite).check()
@@ -176,6 +178,8 @@ def evaluate(
         protocols=protocols,
         left_out=tuple(exam.left_out),
         versions=package_versions(),
+        outcomes=passes(exam.tasks, results) if settings.samples == 1 else {},
+        total=meter.cost(),
         limited={role: met for role, of_role in samples.items() if (met := limits_met(of_role))},
         samples=samples,
         harness={role: {"model": models[role].model_dump(), **of_role} for role, of_role in merged.items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from ..checkpoints.loading import LoadedModel
 from ..families.positions import most_positions
 from ..measuring.held_out import DenseReference, tokenise_both
 from ..records.held_out import HeldOut
-from ..records.results import ScoreRow
+from ..records.results import Passes, ScoreRow
 from ..records.scores import PROGRAMS, TOGETHER, Score, retention_of
 from ..running.layer_pass import LayerPass
 from ..settings.evaluation import DIVERGENCE
@@ -161,11 +161,11 @@ class Outcome:
             programs=metric == PASSES and not leaves_a_gap(self.task),
         )
 
-    def names(self) -> dict[int, Hashable]:
+    def names(self) -> dict[int, str]:
         """What each problem belongs to, by document number: its cluster, else itself, by its `task_id` if any."""
         clusters = self.column(CLUSTER)
         return {
-            one["doc_id"]: clusters.get(one["doc_id"]) or one["doc"].get("task_id") or (self.name, one["doc_id"])
+            one["doc_id"]: clusters.get(one["doc_id"]) or one["doc"].get("task_id") or f"{self.name}/{one['doc_id']}"
             for one in self.samples
         }
 
@@ -191,11 +191,7 @@ def score_rows(
     Args:
         results (`Mapping`): by role, lm-eval's results of each task.
     """
-    outcomes = [
-        Outcome(leaf, task, {role: by_task[number] for role, by_task in results.items()})
-        for number, named in enumerate(tasks)
-        for leaf, task in named.tasks.items()
-    ]
+    outcomes = outcomes_of(tasks, results)
     rows = [row for outcome in outcomes for row in outcome.rows(seed)]
     sets = [passed for outcome in outcomes if (passed := outcome.passed()) is not None]
     programs = [one for one in sets if one.programs]
@@ -203,6 +199,38 @@ def score_rows(
         if len(of) > 1 and (name == PROGRAMS or len(of) > len(programs)):
             rows.append(comparison.pooled_score(name, of, seed=seed))
     return rows
+
+
+def passes(tasks: Sequence[LoadedTask], results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Passes]:
+    """By task, which problems were passed; without tasks whose problems neither pass nor fail.
+
+    Args:
+        results (`Mapping`): see [`score_rows`].
+    """
+    found = {}
+    for outcome in outcomes_of(tasks, results):
+        one = outcome.passed()
+        if one is None or {value for values in one.models for value in values} - {0, 1}:
+            continue
+        roles = [role for role in ("dense", "pruned", "model") if role in results]
+        digits = ["".join(str(int(value)) for value in values) for values in one.models]
+        found[outcome.name] = Passes(
+            problems=tuple(map(str, one.problems)), passed=dict(zip(roles, digits, strict=True))
+        )
+    return found
+
+
+def outcomes_of(tasks: Sequence[LoadedTask], results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Outcome]:
+    """What came out of each single task.
+
+    Args:
+        results (`Mapping`): see [`score_rows`].
+    """
+    return [
+        Outcome(leaf, task, {role: by_task[number] for role, by_task in results.items()})
+        for number, named in enumerate(tasks)
+        for leaf, task in named.tasks.items()
+    ]
 
 
 def without_interval(row: ScoreRow, scores: Mapping[str, Any]) -> ScoreRow:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .json_files import Record, parse_record
+from .ledger import StageCost
 from .paths import without_paths
 from .scores import Score, metric_text, retention_text, score_text, together_text
 
@@ -133,6 +134,18 @@ class EvaluationConditions(Record):
         return without_paths(list(self.data[task]), self.datasets, "sources")
 
 
+class Passes(Record):
+    """Which problems of a task were passed, from which scores and their intervals can be computed anew.
+
+    Args:
+        problems (`tuple[str, ...]`): by the task's order, what each belongs to: itself, or what it is a part of.
+        passed (`dict[str, str]`): by model, a digit for each of them: 1 if it was passed, else 0.
+    """
+
+    problems: tuple[str, ...]
+    passed: dict[str, str]
+
+
 class EvaluationRecord(Record):
     """`flab_evaluation.json`.
 
@@ -146,6 +159,9 @@ class EvaluationRecord(Record):
             sandbox; they count as failed.
         left_out (`tuple[str, ...]`): what of the standard set was left out, and why.
         versions (`dict[str, str]`): of Python and packages.
+        outcomes (`dict[str, Passes]`): by task whose problems one answer each passes or not.
+        total ([`StageCost`], *optional*): of the evaluation, without what was reused from earlier runs.
+        command (`str`, *optional*): the command line, with names instead of paths.
     """
 
     date: str | None = None
@@ -156,6 +172,9 @@ class EvaluationRecord(Record):
     limited: dict[str, dict[str, dict[str, int]]] = {}
     left_out: tuple[str, ...] = ()
     versions: dict[str, str | None] = {}
+    outcomes: dict[str, Passes] = {}
+    total: StageCost | None = None
+    command: str | None = None
 
     @property
     def own_model(self) -> EvaluatedModel:

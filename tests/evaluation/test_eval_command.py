@@ -41,6 +41,8 @@ def test_the_table_is_printed_and_the_results_are_written_or_printed_as_json(fol
         "flab_evaluation.json",
         *(name.format("pruned") for name in of_role),
     ]
+    record = json.loads((folder / "results" / "flab_evaluation.json").read_text(encoding="utf-8"))
+    assert record["command"].startswith("optimum-cli flab eval -m pruned --baseline dense -o results -c flab.yaml")
     refused = flab("eval", "nowhere/at", *options, "-o", "results", cwd=folder)
     assert (refused.code, refused.out) == (1, "") and "--overwrite" in refused.err
     again = flab("eval", "dense", *options, "--json", "-q", cwd=folder)

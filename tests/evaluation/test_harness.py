@@ -142,7 +142,13 @@ def test_a_model_against_its_baseline(run, dense, other, tokenizer, tmp_path):
     assert report["models"]["dense"]["weights_sha256"][:12] in table
     assert set(report["protocols"]) == set(tasks) and report["settings"]["datasets"] == []
     assert report["scores"][0]["retention"] == {"value": None, "interval_95": None}
-    assert report["versions"]["lm_eval"]
+    assert report["versions"]["lm_eval"] and report["total"]["cpu_seconds"] > 0
+    # only what a problem passes or not
+    assert {task: one["passed"] for task, one in report["outcomes"].items()} == {
+        "openeval": {"dense": "00000", "pruned": "00000"},
+        "openeval_instruct": {"dense": "00000", "pruned": "00000"},
+        "cruxeval_output": {"dense": "0000", "pruned": "0000"},
+    }
     for role, model in (("dense", dense), ("pruned", other)):
         results = json.loads(read(role, "results.json"))
         assert set(results["results"]) == set(tasks)
@@ -227,7 +233,7 @@ def test_pass_at_k_draws_programs_that_a_seed_repeats(run, dense, tokenizer, tmp
             (dense, tokenizer), "openeval", samples=4, temperature=1.5, top_p=1.0, seed=seed, batch_size=4,
             cache_dir=tmp_path / cache,
         )  # fmt: skip
-        assert {row.metric for row in found.scores} == {"pass@1", "pass@4"}
+        assert {row.metric for row in found.scores} == {"pass@1", "pass@4"} and not found.outcomes
         return [sample["resps"][0] for sample in found.samples["model"]["openeval"]]
 
     first = drawn(0, "a")
@@ -251,7 +257,10 @@ def test_programs_that_are_not_wrong_but_fail_are_counted_under_the_table(run, d
         "note: openeval, model: 1 program counts as failed for lack of packages that the sandbox does not have: yaml"
     )
     assert found.limited == allowed.limited == {"model": {"openeval": {"size of a file": 1}}}
-    for result, packages, score in ((found, (), 0.25), (allowed, ("yaml",), 0.5)):
+    for result, packages, score, digits in ((found, (), 0.25, "1000"), (allowed, ("yaml",), 0.5, "1100")):
+        outcome = result.outcomes["openeval"]
+        assert outcome.passed == {"model": digits}
+        assert outcome.problems == tuple(problem["task_id"] for problem in PROBLEMS[:4])
         assert (result.scores[0].own.value, result.settings.allow_packages) == (score, packages)
         assert (lacks in result.to_text()) is (not packages)
         assert "note: openeval, model: 1 program counts as failed for meeting limits of the sandbox: size of" in (
