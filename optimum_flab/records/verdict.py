@@ -1,7 +1,7 @@
 """Where a pruned model stands among those of its family whose programs were run. Lightweight.
 
-What is known is data, `known_programs.json`, to which `benchmarks/retention.py --note FAMILY` adds: by family, the
-models, their divergence and what they kept. Of other models nothing is said.
+What is known is data, `known_programs.json`, which `benchmarks/pages.py` makes of records: by family, the models,
+their divergence on held-out problems and what they kept. Of other models nothing is said.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from .rows import nats
 
 
 KNOWN = Path(__file__).with_name("known_programs.json")
-NEAR = 1.5  # a divergence is compared with those up to so many times smaller and larger
 KIND = "problems"  # of text, as what was measured
 # What is known of vocabularies holds for those that cost no more than those measured, by both:
 LIKE_VOCABULARY = 0.05  # of bits per byte, by which they may rise
@@ -36,13 +35,14 @@ class Measured(Record):
 
     Args:
         model (`str`): the dense model.
+        label (`str`): how it was pruned, in words.
         divergence (`float`): nats per token, on text of small problems.
         share (`float`): programs that pass, of those of its dense model.
-        removed_body (`float`, *optional*): share of all but the vocabulary that it is without, if it was made by the
-            defaults of today or of shortly before.
+        removed_body (`float`, *optional*): share of all but the vocabulary that it is without, if it was not trained.
     """
 
     model: str
+    label: str
     divergence: float
     share: float
     removed_body: float | None = None
@@ -52,14 +52,11 @@ class KnownFamily(Record):
     """What is known of a family.
 
     Args:
-        decay (`tuple[float, float]`, *optional*): the share falls as exp(-decay * divergence), from the one to the
-            other, by models of which both were measured.
         bodies (`dict[str, int]`): by the names of its models, their parameters without those of the vocabulary: what
             only has such a name is not known.
         measured (`tuple[Measured, ...]`): by divergence, ascending.
     """
 
-    decay: tuple[float, float] | None = None
     bodies: dict[str, int] = Field(default_factory=dict)
     measured: tuple[Measured, ...]
 
@@ -96,13 +93,11 @@ def programs_by_body(name: str, body: int) -> str | None:
 
 
 def nearest(divergence: float, measured: Sequence[Measured]) -> list[Measured]:
-    """The measured models, by divergence, that are near to one from both sides, or else those next to it."""
-    near = [one for one in measured if divergence / NEAR <= one.divergence <= divergence * NEAR]
-    if near and near[0].divergence <= divergence <= near[-1].divergence:
-        return near
-    below = max((one.divergence for one in measured if one.divergence <= divergence), default=0.0)
-    above = min((one.divergence for one in measured if one.divergence > divergence), default=below)
-    return [one for one in measured if one.divergence in (below, above)]
+    """The measured models, by divergence, that have the same, or else those next to it."""
+    same = [one for one in measured if one.divergence == divergence]
+    below = [one for one in measured if one.divergence < divergence][-1:]
+    above = [one for one in measured if one.divergence > divergence][:1]
+    return same or [*below, *above]
 
 
 def verdict_of(report: Report) -> str | None:
@@ -116,13 +111,16 @@ def verdict_of(report: Report) -> str | None:
         return None
     odd = _odd_vocabulary(report, held_out)
     if cost.divergence <= 0:
-        known = [one for one in family.measured if not one.divergence]
+        known = family.measured[0]
         if odd:
             return (
                 f"No layer was changed, but {odd}: nothing is known of models with such a vocabulary. What would"
                 " help: a larger vocabulary."
             )
-        return f"The network is unchanged. {known[0].model} with a smaller vocabulary kept {_shares(known)}."
+        return (
+            f"The network is unchanged. {known.model} {known.label} kept {known.share:.0%} of the programs that the"
+            " dense model solves."
+        )
     said = [_by_divergence(family, cost.divergence, "held-out text" if cost is held_out else "held-out problems")]
     if odd:
         said.append(f"The divergence is over the vocabulary that is left, and {odd}: expect less")
@@ -157,16 +155,16 @@ def _family_of(report: Report) -> KnownFamily | None:
 
 
 def _by_divergence(family: KnownFamily, divergence: float, text: str) -> str:
-    """What models of a family with about such a divergence kept."""
-    near = nearest(0.0 if divergence < NEGLIGIBLE else divergence, family.measured)
-    said = (
-        f"{nats(divergence, 3)} nats per token on {text}: models measured by this project with"
-        f" {_span([f'{one.divergence:.3g}' for one in near])} kept {_shares(near)}"
+    """What the models of a family with the nearest divergences kept."""
+    divergence = 0.0 if divergence < NEGLIGIBLE else divergence
+    near = nearest(divergence, family.measured)
+    is_beyond = divergence > near[-1].divergence
+    which = "none diverged more than" if is_beyond else f"the nearest {'is' if len(near) == 1 else 'are'}"
+    models = [f"{one.model} {one.label} ({one.divergence:.3g} nats), which kept {one.share:.0%}" for one in near]
+    return (
+        f"{nats(divergence, 3)} nats per token on {text}. Of the models whose programs were run, {which}"
+        f" {', and '.join(models)} of the programs that the dense model solves"
     )
-    if family.decay and near[-1].divergence > near[0].divergence * NEAR**2:
-        most, least = (math.exp(-decay * divergence) for decay in family.decay)
-        said += f"; the curve through them gives {_span([f'{least:.0%}', f'{most:.0%}'])} here"
-    return said
 
 
 def _odd_vocabulary(report: Report, held_out: HeldOut) -> str:
@@ -184,12 +182,3 @@ def _odd_vocabulary(report: Report, held_out: HeldOut) -> str:
     if rows and search and rows < search.natural_vocab_size:
         said.append(f"{rows:,} tokens are left of the {search.natural_vocab_size:,} that the corpus needs")
     return f"{', '.join(said[:-1])} and {said[-1]}"
-
-
-def _shares(models: Sequence[Measured]) -> str:
-    shares = [f"{share:.0%}" for share in sorted(one.share for one in models)]
-    return f"{_span(shares)} of the programs that the dense model solves"
-
-
-def _span(ascending: Sequence[str]) -> str:
-    return ascending[0] if ascending[0] == ascending[-1] else f"{ascending[0]} to {ascending[-1]}"

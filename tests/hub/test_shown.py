@@ -104,7 +104,12 @@ def experts(folder, report):
 def models(tmp_path, monkeypatch):
     """Copies of the models, beside each other in the current folder."""
     monkeypatch.setattr(provenance, "unevaluated_tasks", lambda evaluations: ["mbpp"])  # a new task changes nothing
-    monkeypatch.setattr(verdict, "family_of", lambda name, body, known=verdict.family_of: known(name, 357_898_112))
+    measured = [
+        verdict.Measured(model="Qwen2.5-Coder-0.5B", label=label, divergence=divergence, share=share)
+        for label, divergence, share in (("with a smaller vocabulary", 0.0, 1.0), ("at 0.26", 0.029, 0.91))
+    ]
+    known = verdict.KnownFamily(measured=measured)
+    monkeypatch.setattr(verdict, "family_of", lambda name, body: known if "Qwen" in name else None)
     monkeypatch.chdir(tmp_path)
     for source in MODELS.iterdir():
         folder = shutil.copytree(source, tmp_path / source.name)
