@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of the model")
     parser.add_argument("--results", type=Path, nargs="+", default=[], help="what `flab eval` and `flab bench` wrote")
     parser.add_argument("--expected", type=Path, help="the dense model, for `flab inspect` (default: it is not asked)")
+    parser.add_argument("--seconds", type=float, help="that it took, where its report does not say")
     parser.add_argument("--commit", default=commit(), help="of the model and its results (default: %(default)s)")
     args = parser.parse_args()
     kept = MODELS / args.name
@@ -42,6 +43,8 @@ def main() -> None:
             target = kept / folder.name.removeprefix("ev-") / path.name if len(args.results) > 1 else kept / path.name
             write(target, json.loads(path.read_text(encoding="utf-8")))
     about = {"commit": args.commit, "machine": machine()}
+    if args.seconds is not None:
+        about["seconds"] = args.seconds
     if args.expected is not None:
         about["expected"] = expected(args.model, args.expected)
     write(kept / "record.json", about)
