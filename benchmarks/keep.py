@@ -39,9 +39,9 @@ def main() -> None:
                 content |= {"kept": {"layer": content["kept"]["layer"]}, "compensated": []}
             write(kept / name, content)
     for folder in args.results:
-        for path in folder.glob("flab_*.json"):
-            target = kept / folder.name.removeprefix("ev-") / path.name if len(args.results) > 1 else kept / path.name
-            write(target, json.loads(path.read_text(encoding="utf-8")))
+        for path in folder.glob("flab_e*.json"):
+            target = kept / folder.name if len(args.results) > 1 else kept
+            write(target / path.name, json.loads(path.read_text(encoding="utf-8")))
     about = {"commit": args.commit, "machine": machine()}
     if args.seconds is not None:
         about["seconds"] = args.seconds

@@ -1,16 +1,18 @@
-"""Tables of pages, made from records: what scripts of this folder printed, one file a run, in `records`.
+"""Tables of pages, model cards and what the package knows of programs, made from the records of runs in `records`.
 
     python benchmarks/sizes.py … > benchmarks/records/NAME.json
+    python benchmarks/keep.py NAME MODEL --results RESULTS
     python benchmarks/pages.py
 
 A page has `<!-- table: NAME -->` above such a table and `<!-- end -->` below it; what is between them is replaced.
 Figures in its prose must be in one of these, or in `records/quoted.json`, which says where they are from. `--check`
-writes nothing, and exits with 1 where a page is not as its records say.
+writes nothing, and exits with 1 where something is not as the records say.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import shlex
@@ -20,12 +22,21 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from optimum_flab.evaluation.comparison import PASSES, Passed, pooled_score
+from optimum_flab.hub.card import CardRequest, render_card
+from optimum_flab.records.checkpoint import Checkpoint
+from optimum_flab.records.json_files import parse_record
 from optimum_flab.records.report import Report, Side, parse_report
+from optimum_flab.records.results import EvaluationRecord, Passes, ScoreRow
+from optimum_flab.records.scores import PROGRAMS
+from optimum_flab.records.verdict import KNOWN as KNOWN_PROGRAMS
+from optimum_flab.settings.hub import TermsSettings
 
 
 ROOT = Path(__file__).parents[1]
 RECORDS = Path(__file__).with_name("records")
 PAGES = ("README.md", "benchmarks/README.md", "docs/*.md")
+PICTURE = ROOT / "docs/images/budgets.png"
 TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 Record = dict[str, Any]
 
@@ -62,6 +73,29 @@ def budget(dense: str, row: Record) -> Iterator[str]:
     yield f"{auto['cpu_seconds'] / 60:.0f} min, search {auto['shape_cpu_seconds'] / 60:.0f}"
 
 
+def draw_budgets(path: Path, digest: str) -> None:
+    """Draws what the files of `--gguf auto` cost against their size; `digest` of the records is in the picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 3.8), layout="constrained")
+    for dense in ("Qwen2.5-Coder-0.5B-Instruct", "Qwen2.5-Coder-1.5B-Instruct"):
+        rows = [row["auto"] for one in records("sizes") if one["dense"] == dense for row in one["rows"]]
+        rows.sort(key=lambda row: row["bytes"])
+        axes.plot([row["bytes"] / 1e6 for row in rows], [row["divergence"] for row in rows], marker="o", label=dense)
+        for row in rows:
+            place = (row["bytes"] / 1e6, row["divergence"])
+            axes.annotate(row["type"], place, (4, 4), textcoords="offset points", fontsize=7)
+    axes.set(xlabel="MB of the file", ylabel="nats per token from the dense model", xscale="log", yscale="log")
+    axes.set_xticks([200, 300, 400, 600, 900], ["200", "300", "400", "600", "900"], minor=False)
+    axes.minorticks_off()
+    axes.legend()
+    figure.savefig(path, dpi=130, metadata={"Records": digest})
+    pyplot.close(figure)
+
+
 # --- models that were pruned, trained and evaluated --------------------------------------------------------------
 
 
@@ -74,8 +108,12 @@ class Model:
 
     def __init__(self, name: str) -> None:
         self.folder = RECORDS / "models" / name
-        rows = [row for path in sorted(self.folder.rglob("flab_evaluation.json")) for row in read(path)["scores"]]
-        self.scores = {row["task"]: row for row in rows if row["metric"] == "pass@1"}
+        paths = sorted(self.folder.rglob("flab_evaluation.json"))
+        evaluations = [parse_record(EvaluationRecord, read(path), path) for path in paths]
+        self.scores = {row.task: row for one in evaluations for row in one.scores if row.metric == PASSES}
+        outcomes = {task: outcome for one in evaluations for task, outcome in one.outcomes.items() if task != LINES}
+        if outcomes and PROGRAMS not in self.scores:  # the tasks were evaluated one by one
+            self.scores[PROGRAMS] = pooled_score(PROGRAMS, [passed(task, one) for task, one in outcomes.items()])
 
     @cached_property
     def report(self) -> Report:
@@ -113,7 +151,7 @@ class Model:
     def passed(self, task: str, role: str = "pruned") -> str:
         """What it, or its dense model, passes of a task."""
         row = self.scores[task]
-        return f"{round(row[role]['value'] * row['problems']):,} of {row['problems']:,}"
+        return f"{round(getattr(row, role).value * row.problems):,} of {row.problems:,}"
 
     def kept(self, task: str) -> str:
         """What it passes of a task, with the share of the dense model's and its interval."""
@@ -127,18 +165,22 @@ class Model:
         return held_out.by_kind.get("problems", held_out).divergence
 
 
-def share(row: Record) -> str:
+def passed(task: str, outcome: Passes) -> Passed:
+    """Which problems of a task the dense model and the other passed."""
+    return Passed(task, outcome.problems, [[int(one) for one in outcome.passed[role]] for role in ("dense", "pruned")])
+
+
+def share(row: ScoreRow) -> str:
     """The share that is kept of a score, in percent, with its interval."""
-    retention = row["retention"]
-    low, high = retention["interval_95"]
-    return f"{retention['value']:.0%} [{low:.0%}, {high:.0%}]"
+    low, high = row.retention.interval_95
+    return f"{row.retention.value:.0%} [{low:.0%}, {high:.0%}]"
 
 
 def read(path: Path) -> Record:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-PROGRAMS, LINES = "programs", "humaneval_infilling"
+LINES = "humaneval_infilling"
 # of checkpoints: what a row is called, and its record
 CHECKPOINTS = {
     "0.35": "0.5b-0.35",
@@ -225,8 +267,50 @@ TABLES: dict[str, Callable[[], str]] = {
     "checkpoints": checkpoints,
     "files": files,
     "take": recommended,
-    **{name: partial(written_down, name) for name in ("peers", "presets", "speed")},
+    **{name: partial(written_down, name) for name in ("peers", "presets", "speed", "trim")},
 }
+
+
+# --- cards, and what the package knows ---------------------------------------------------------------------------
+
+FAMILY, SERIES = "Qwen2.5-Coder", {"0.5b": "Qwen2.5-Coder-0.5B", "1.5b": "Qwen2.5-Coder-1.5B"}
+# of models whose programs were run: how they were made, as `what to expect` says it
+KNOWN = {
+    "0.5b-235MB": "in 235 MB by --gguf auto",
+    "0.5b-205MB": "in 205 MB by --gguf auto",
+    "0.5b-0.35": "at 0.35",
+    "0.5b-0.35-recovered": "at 0.35, recovered",
+}
+
+
+def known_programs() -> str:
+    """The data of what to expect of a pruned model."""
+    former = read(RECORDS / "former-programs.json")
+    rows = list(former["rows"])
+    for name, label in KNOWN.items():
+        model = Model(name)
+        is_file = name in FILES.values()
+        cost = model.report.files[0].by_kind["problems"].divergence if is_file else model.divergence
+        rows.append(
+            {
+                "model": SERIES[name.partition("-")[0]],
+                "label": label,
+                "divergence": round(cost, 4),
+                "share": round(model.scores[PROGRAMS].retention.value, 2),
+                "removed_body": None if is_file or model.report.recovery else model.report.removed_body_ratio,
+            }
+        )
+    rows.sort(key=lambda row: row["divergence"])
+    return json.dumps({FAMILY: {"bodies": former["bodies"], "measured": rows}}, indent=1) + "\n"
+
+
+def card(folder: Path) -> str:
+    """The model card of a record."""
+    name = f"qwen2.5-coder-{folder.name.lower()}"
+    base = SERIES[folder.name.partition("-")[0]]
+    terms = TermsSettings(base_model=f"Qwen/{base}-Instruct", license="apache-2.0")
+    results = sorted({path.parent for path in folder.rglob("flab_e*.json")} - {folder})
+    return render_card(Checkpoint(folder, results), CardRequest(terms, repo_id=f"me/{name}", ask_hub=False)).text
 
 
 # --- pages ---------------------------------------------------------------------------------------------------------
@@ -254,23 +338,38 @@ def made(text: str) -> str:
     return TABLE.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[4]}", text)
 
 
+def outputs() -> Iterator[tuple[Path, str]]:
+    """What is made of records: files, and what they should hold."""
+    for page in sorted(path for pattern in PAGES for path in ROOT.glob(pattern)):
+        yield page, made(page.read_text(encoding="utf-8"))
+    yield KNOWN_PROGRAMS, known_programs()
+    for folder in sorted((RECORDS / "models").iterdir()):
+        yield ROOT / "model_cards" / f"qwen2.5-coder-{folder.name.lower()}" / "README.md", card(folder)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a page differs")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a file differs")
     check = parser.parse_args().check
-    differing = 0
-    for page in sorted(path for pattern in PAGES for path in ROOT.glob(pattern)):
-        text = page.read_text(encoding="utf-8")
-        name = page.relative_to(ROOT).as_posix()
-        if loose := without_record(name, text):
-            differing += 1
+    faults = 0
+    for path, text in outputs():
+        name = path.relative_to(ROOT).as_posix()
+        if path.suffix == ".md" and path.parts[-3] != "model_cards" and (loose := without_record(name, text)):
+            faults += 1
             print(f"{name}: of no record: {', '.join(loose)}", file=sys.stderr)
-        if (new := made(text)) != text:
-            differing += 1
-            print(f"{name}: not as the records say", file=sys.stderr)
+        if not path.is_file() or text != path.read_text(encoding="utf-8"):
+            faults += check
+            print(f"{name} is not as the records say", file=sys.stderr)
             if not check:
-                page.write_text(new, encoding="utf-8")
-    return int(check and differing > 0)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+    digest = hashlib.sha256(budgets().encode()).hexdigest()
+    if not PICTURE.is_file() or digest.encode() not in PICTURE.read_bytes():
+        faults += check
+        print(f"{PICTURE.name} is not as the records say", file=sys.stderr)
+        if not check:
+            draw_budgets(PICTURE, digest)
+    return int(faults > 0)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
     python benchmarks/retention.py --dense DENSE --work DIR --ratios 0.22 0.26 0.3 0.35 0.4 --confirm-run-unsafe-code
     python benchmarks/retention.py --dense DENSE --work DIR --pruned OUT/0.35 --tokens 50000 150000 500000 ...
-    python benchmarks/retention.py --dense DENSE --work DIR --ratios 0.26 --note FAMILY --confirm-run-unsafe-code
 
 Each model is made and evaluated on the standard set by commands of `optimum-cli flab`, once: the same line goes on
 where it was, and may name further ratios or numbers of tokens. Each number of tokens is a training of its own, whose
 learning rate falls to 0 at its end. Further flags of `flab prune` or `flab recover` follow after `--`. The evaluation
-executes what models wrote: hence the consent. `--note` adds the models to what the package knows of a family.
+executes what models wrote: hence the consent.
 """
 
 from __future__ import annotations
@@ -17,10 +16,6 @@ import json
 from pathlib import Path
 
 from common import made_once, positive, print_result, progress
-
-from optimum_flab.records.checkpoint import Checkpoint
-from optimum_flab.records.paths import last_name
-from optimum_flab.records.verdict import KNOWN
 
 
 BATCH_SIZE = 64
@@ -36,7 +31,6 @@ def main() -> None:
     parser.add_argument("--tokens", type=positive, nargs="+", default=[], help="tokens to train it on")
     parser.add_argument("--data", nargs="+", default=[], metavar="TASK=FILE", help="data of tasks of the standard set")
     parser.add_argument("--limit", type=positive, help="only the first N problems of each task (default: all)")
-    parser.add_argument("--note", metavar="FAMILY", help="note the models as known of a family (default: none)")
     parser.add_argument("--plot", type=Path, help="file for the plot (default: none)")
     parser.add_argument("--confirm-run-unsafe-code", action="store_true", help="run what the models write")
     parser.add_argument("flags", nargs="*", help="further flags of `flab prune` or `flab recover`, after --")
@@ -54,8 +48,6 @@ def main() -> None:
             told = ["-m", args.pruned, out, "--teacher", args.dense, "--text-tokens", value, *args.flags]
             made_once(out, [args.dense, args.pruned], "recover", *told)
         rows.append({"ratio" if args.ratios else "tokens": value, **evaluated(out, str(value), args)})
-        if args.note:
-            note(args.note, out, rows[-1]["programs"]["retention"], " ".join((f"at {value}", *args.flags)))
         progress(number + 1, len(args.ratios or args.tokens), "models")
     if args.plot is not None:
         plot(rows, args.plot)
@@ -82,27 +74,6 @@ def evaluated(model: Path, name: str, args: argparse.Namespace) -> dict[str, obj
         if row["task"] in ROWS
     }
     return {**by_row, "seconds": round((report.get("recovery") or report)["total"]["wall_seconds"])}
-
-
-def note(family: str, folder: Path, share: float, label: str) -> None:
-    """Adds a model to what is known of a family, in place of one with the same label."""
-    report = Checkpoint(folder).report
-    held_out = report.held_out.by_kind.get("problems", report.held_out)
-    own = {
-        "model": last_name(report.base_model.name),
-        "divergence": round(held_out.divergence, 4),
-        "share": round(share, 2),
-        "programs": "standard set",
-        "label": label,
-        "removed_body": None if report.recovery else round(report.removed_body_ratio, 3),
-    }
-    known = json.loads(KNOWN.read_text(encoding="utf-8"))
-    of_family = known.setdefault(family, {"measured": []})
-    of_family.setdefault("bodies", {})[own["model"]] = report.dense.body_parameters
-    rows = of_family["measured"]
-    others = [row for row in rows if (row["model"], row["label"]) != (own["model"], label)]
-    rows[:] = sorted([*others, own], key=lambda row: row["divergence"])
-    KNOWN.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 def plot(rows: list[dict], path: Path) -> None:

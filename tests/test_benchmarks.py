@@ -7,6 +7,7 @@ import ast
 import importlib
 import json
 import re
+import shlex
 import shutil
 import sys
 from dataclasses import replace
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from optimum_flab.records.checkpoint import Checkpoint
-from optimum_flab.records.verdict import KnownFamily
+from optimum_flab.records.json_files import parse_record
+from optimum_flab.records.results import EvaluationRecord
 
 
 ROOT = Path(__file__).parents[1]
@@ -26,24 +28,6 @@ BENCHMARKS = ROOT / "benchmarks"
 def script(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module
-
-
-def test_what_a_model_kept_is_noted_once_among_those_of_its_family(script, tmp_path, monkeypatch):
-    retention = script("retention")
-    known = tmp_path / "known.json"
-    known.write_text("{}", encoding="utf-8")
-    monkeypatch.setattr(retention, "KNOWN", known)
-    models = Path(__file__).with_name("records") / "models"
-    for model, share in (("searched", 0.5), ("experts", 0.25), ("searched", 0.75)):
-        retention.note("toys", models / model, share, f"at {model}")
-    toys = json.loads(known.read_text(encoding="utf-8"))["toys"]
-    rows = toys["measured"]
-    assert toys["bodies"]["tiny"] == Checkpoint(models / "searched").report.dense.body_parameters
-    assert [(row["label"], row["share"], row["divergence"]) for row in rows] == [
-        ("at searched", 0.75, 0.0217),
-        ("at experts", 0.25, 1.068),
-    ]
-    assert KnownFamily(measured=rows).measured[0].model == "tiny"
 
 
 @pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
@@ -195,18 +179,100 @@ def test_the_frontier_is_what_no_file_of_that_size_or_less_beats(script):
     assert [row["humaneval"]["frontier"] for row in rows] == [False, True, False, True, True, False]
 
 
-def test_tables_of_pages_are_as_the_records_say(script, monkeypatch, capsys, tmp_path):
-    pages = script("pages")
+@pytest.fixture
+def pages(script, monkeypatch, tmp_path):
+    """The script, with records that may be changed."""
+    module = script("pages")
     monkeypatch.setattr(sys, "argv", ["pages.py", "--check"])
-    assert pages.main() == 0, capsys.readouterr().err
     shutil.copytree(BENCHMARKS / "records", tmp_path / "records")
-    record = next((tmp_path / "records").glob("sizes-*.json"))
-    changed = re.sub(r'"vocab_size": \d+', '"vocab_size": 12345', record.read_text(encoding="utf-8"))
-    record.write_text(changed, encoding="utf-8")
-    monkeypatch.setattr(pages, "RECORDS", tmp_path / "records")
+    monkeypatch.setattr(module, "RECORDS", tmp_path / "records")
+    return module
+
+
+def test_pages_cards_and_what_the_package_knows_are_as_the_records_say(pages, capsys):
+    assert pages.main() == 0, capsys.readouterr().err
+
+
+def test_what_a_record_changes_is_named(pages, capsys):
+    def change(path, pattern, text):
+        path.write_text(re.sub(pattern, text, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+    change(next(pages.RECORDS.glob("sizes-*.json")), r'"vocab_size": \d+', '"vocab_size": 12345')
+    (evaluation,) = (pages.RECORDS / "models" / "0.5b-0.35").rglob("flab_evaluation.json")
+    change(evaluation, r'"value": 0\.\d+', '"value": 0.123')
     assert pages.main() == 1
-    assert capsys.readouterr().err == "benchmarks/README.md\n"
+    assert {line.partition(" ")[0] for line in capsys.readouterr().err.splitlines()} == {
+        "benchmarks/README.md",
+        "budgets.png",
+        "docs/results.md",
+        "model_cards/qwen2.5-coder-0.5b-0.35/README.md",
+        "optimum_flab/records/known_programs.json",
+    }
     assert "12,345 tokens" in pages.made("<!-- table: budgets -->\nold\n<!-- end -->")
+
+
+def test_a_figure_in_prose_is_in_a_table_of_its_page_or_has_a_source(pages):
+    tables = "<!-- table: budgets -->\n| 12 MB |\n<!-- end -->\n| 3% |\n"
+    prose = "At 12 MB, of 13 MB; 3% to 4.5%; 5 of 1,000 in 7 min, `8 MB` by default, layer 9.\n```\n10 s\n```\n"
+    assert pages.without_record("docs/any.md", tables + prose) == ["3%", "13 MB", "3%", "4.5%", "5 of 1,000", "7 min"]
+    quoted = json.loads((pages.RECORDS / "quoted.json").read_text(encoding="utf-8"))
+    for page, figures in quoted.items():
+        found = pages.figures((ROOT / page).read_text(encoding="utf-8"))
+        assert [figure for figure in figures if figure not in found] == [], page
+
+
+MODELS = sorted((BENCHMARKS / "records" / "models").iterdir())
+
+
+@pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
+def test_a_record_of_a_model_is_whole(folder):
+    about = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    assert re.fullmatch(r"[0-9a-f]{8}", about["commit"]) and about["machine"]["processor"]
+    for path in folder.rglob("*.json"):
+        assert not re.search(r'"/(home|root|tmp|work)', path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
+def test_scores_follow_from_the_problems_that_a_record_says_were_passed(folder):
+    for path in folder.rglob("flab_evaluation.json"):
+        record = parse_record(EvaluationRecord, json.loads(path.read_text(encoding="utf-8")), path)
+        for row in record.scores:
+            if row.task in record.outcomes:
+                outcome = record.outcomes[row.task]
+                for role, score in (("dense", row.dense), ("pruned", row.pruned)):
+                    assert len(outcome.passed[role]) == len(outcome.problems) == row.problems
+                    assert score.value == pytest.approx(outcome.passed[role].count("1") / row.problems)
+
+
+def test_what_is_recommended_is_what_was_measured(script):
+    """A command that readers are told made the model of its row, in the shape that `flab inspect` expects of it."""
+    pages = script("pages")
+    expected = 0
+    for label, name in pages.TAKE.items():
+        folder = pages.RECORDS / "models" / name
+        command = re.search(r"`flab (prune|trim)([^`]*)`", label)
+        path = folder / ("flab_trim.json" if command[1] == "trim" else "flab_report.json")
+        report = json.loads(path.read_text(encoding="utf-8"))
+        words = shlex.split(report["command"])
+        assert words[2] == command[1]
+        assert sorted(words[3:]) == sorted([*words[3:6], *shlex.split(command[2])])
+        shape = json.loads((folder / "record.json").read_text(encoding="utf-8")).get("expected")
+        if shape is not None:
+            expected += 1
+            assert shape == {field: report["pruned"][field] for field in shape}, name
+    assert expected
+
+
+def test_a_model_is_kept_with_its_results_and_without_paths(script, monkeypatch, tmp_path):
+    keep = script("keep")
+    model = Path(__file__).with_name("records") / "models" / "searched"
+    monkeypatch.setattr(keep, "MODELS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["keep.py", "mine", str(model), "--results", str(model), "--commit", "0" * 8])
+    keep.main()
+    kept = Checkpoint(tmp_path / "mine")
+    assert kept.report == Checkpoint(model).report and kept.plan.kept.keys() == {"layer"}
+    assert (tmp_path / "mine" / "flab_evaluation.json").is_file()
+    assert keep.without_folders({"a": ["/b/c", "d/e"]}) == {"a": ["c", "d/e"]}
 
 
 def test_a_record_says_how_it_was_made_without_places_of_this_machine(script, monkeypatch, capsys):
