@@ -51,12 +51,12 @@ def main() -> None:
 
 
 def expected(model: Path, dense: Path) -> dict[str, int | None]:
-    """The shape that `flab inspect` expects of the flags that made a model."""
-    command = json.loads((model / "flab_report.json").read_text(encoding="utf-8"))["command"]
-    flags = shlex.split(command)[6:]  # after optimum-cli flab prune -m DENSE OUT
-    told = flab_command("inspect", "-m", dense, *flags, "--json")
-    found = subprocess.run(told, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(found.stdout)["outlook"]["shape"]
+    """The shape that `flab inspect` expects of the flags that made a model, for the type of its file if it has one."""
+    report = json.loads((model / "flab_report.json").read_text(encoding="utf-8"))
+    flags = shlex.split(report["command"])[6:]  # after optimum-cli flab prune -m DENSE OUT
+    told = flab_command("inspect", "-m", dense, *(flag for flag in flags if flag not in ("--gguf", "auto")), "--json")
+    found = json.loads(subprocess.run(told, stdout=subprocess.PIPE, text=True, check=True).stdout)["outlook"]
+    return found["types"][report["files"][0]["type"]]["shape"] if report["files"] else found["shape"]
 
 
 def write(path: Path, content: object) -> None:
