@@ -254,9 +254,17 @@ def _processor() -> str:
 
 def print_result(figure: str, **values: object) -> None:
     """Prints the one JSON line of a benchmark on stdout; everything else a script says goes to stderr."""
-    words = [word if not os.path.isabs(word) else Path(word).name for word in sys.argv[1:]]
+    words = [_without_place(word) for word in sys.argv[1:]]
     run = {"command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words]), "commit": commit()}
     print(json.dumps({"figure": figure, **values, **run, "machine": machine()}, ensure_ascii=False), flush=True)
+
+
+def _without_place(word: str) -> str:
+    """An argument without the folders of this machine, which may follow a label."""
+    label, _, path = word.partition("=")
+    if os.path.isabs(word):
+        return Path(word).name
+    return f"{label}={Path(path).name}" if os.path.isabs(path) else word
 
 
 def commit() -> str | None:

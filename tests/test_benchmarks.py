@@ -276,8 +276,10 @@ def test_a_model_is_kept_with_its_results_and_without_paths(script, monkeypatch,
 
 
 def test_a_record_says_how_it_was_made_without_places_of_this_machine(script, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["/somewhere/sizes.py", "--dense", "/models/a model", "--sizes", "80MB"])
+    monkeypatch.setattr(
+        sys, "argv", ["/somewhere/sizes.py", "--dense", "/models/a model", "a=/models/b", "--sizes", "80MB"]
+    )
     script("common").print_result("a figure", rows=[])
     record = json.loads(capsys.readouterr().out)
-    assert record["command"] == "python benchmarks/sizes.py --dense 'a model' --sizes 80MB"
+    assert record["command"] == "python benchmarks/sizes.py --dense 'a model' a=b --sizes 80MB"
     assert not (ROOT / ".git").exists() or record["commit"]
