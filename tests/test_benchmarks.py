@@ -14,10 +14,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
+from optimum_flab import FlabOptimizer
+from optimum_flab.pruning.file_size import SPARE
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.json_files import parse_record
 from optimum_flab.records.results import EvaluationRecord
+from optimum_flab.settings.export import ExportSettings
+from optimum_flab.settings.trim import TrimSettings
+from optimum_flab.trim.run import trim
+
+from .conftest import saved, small_config, tiny_model
 
 
 ROOT = Path(__file__).parents[1]
@@ -283,3 +291,44 @@ def test_a_record_says_how_it_was_made_without_places_of_this_machine(script, mo
     record = json.loads(capsys.readouterr().out)
     assert record["command"] == "python benchmarks/sizes.py --dense 'a model' a=b --sizes 80MB"
     assert not (ROOT / ".git").exists() or record["commit"]
+
+
+@pytest.fixture
+def by_configuration(script, tmp_path, monkeypatch, capsys):
+    """The rows of `computed_sizes.py` on one listed model, whose tokens are those of a checkpoint in `model`."""
+    module = script("computed_sizes")
+    folder = saved(tiny_model("qwen2", 600), tmp_path / "model")
+    data = small_config(tmp_path).data
+    settings = TrimSettings(data=data, vocabulary={"keep_merges": 0})
+    monkeypatch.setattr(module, "TrimSettings", lambda: settings)
+    monkeypatch.setattr(module, "LISTED", tmp_path / "listed.yaml")
+    monkeypatch.setattr(sys, "argv", ["computed_sizes.py", "--tokenizer", f"tiny={folder}"])
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+    def rows(**fields):
+        listed = {"Tiny": {"tokenizer": "tiny", "config": config, **fields}, "Other": {"tokenizer": "other"}}
+        module.LISTED.write_text(yaml.safe_dump(listed), encoding="utf-8")
+        module.main()
+        return json.loads(capsys.readouterr().out)["rows"]
+
+    rows.settings = settings
+    return rows
+
+
+def test_sizes_by_configuration_are_those_of_files_that_are_written(by_configuration, tmp_path):
+    dense, parameters = tmp_path / "dense.gguf", tiny_model("qwen2", 600).num_parameters()
+    FlabOptimizer.from_pretrained(tmp_path / "model").export_gguf(dense, ExportSettings(type="q8_0"))
+    report = trim(dense, tmp_path / "out", by_configuration.settings)
+    (row,) = by_configuration(parameters=parameters, published=10**6)
+    file = row["files"]["q8_0"]
+    assert (row["tokens"], row["kept"]) == (report.tokens_before, report.tokens_after)
+    # a little is assumed for what a file says of itself
+    assert 0 <= file["dense"] - report.bytes_before < SPARE + 512
+    assert 0 <= file["trimmed"] - report.bytes_after < SPARE + 512
+    assert file["saved"] == 1 - file["trimmed"] / file["dense"]
+    assert row["above_published"] == row["files"]["q4_k_m"]["dense"] / 10**6 - 1
+
+
+def test_a_configuration_of_another_model_is_refused(by_configuration):
+    with pytest.raises(SystemExit, match=r"Tiny has \d+,\d+ parameters, and 1,000 are published"):
+        by_configuration(parameters=1000)
