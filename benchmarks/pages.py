@@ -96,6 +96,22 @@ def draw_budgets(path: Path, digest: str) -> None:
     pyplot.close(figure)
 
 
+def computed_sizes() -> str:
+    """What files take before and after a trim, by `computed_sizes.py`."""
+    heading = "model", "dense q4_k_m, MB", "trimmed, MB", "saved"
+    (record,) = records("computed")
+    return table(heading, map(computed_size, record["rows"]))
+
+
+def computed_size(row: Record) -> Iterator[str]:
+    """The cells of one model."""
+    file = row["files"]["q4_k_m"]
+    yield row["model"]
+    yield f"{file['dense'] / 1e6:,.1f}"
+    yield f"{file['trimmed'] / 1e6:,.1f}"
+    yield f"{file['saved']:.1%}"
+
+
 # --- models that were pruned, trained and evaluated --------------------------------------------------------------
 
 
@@ -265,6 +281,7 @@ def written_down(name: str) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "budgets": budgets,
     "checkpoints": checkpoints,
+    "computed-sizes": computed_sizes,
     "files": files,
     "take": recommended,
     **{name: partial(written_down, name) for name in ("peers", "presets", "speed", "trim")},
