@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ from common import commit, flab_command, machine
 
 
 MODELS = Path(__file__).with_name("records") / "models"
+ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:[\w.@+-]+/)+([\w.@+-]+)")  # a path, and its last name
 FILES = ("config.json", "flab_config.json", "flab_plan.json", "flab_report.json", "flab_trim.json")
 
 
@@ -66,12 +68,12 @@ def write(path: Path, content: object) -> None:
 
 
 def without_folders(value: object) -> object:
-    """The same with the last name of each absolute path."""
+    """The same with the last names of absolute paths."""
     if isinstance(value, dict):
         return {name: without_folders(part) for name, part in value.items()}
     if isinstance(value, list):
         return [without_folders(part) for part in value]
-    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
+    return ABSOLUTE.sub(r"\1", value) if isinstance(value, str) else value
 
 
 if __name__ == "__main__":

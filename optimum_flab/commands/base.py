@@ -30,6 +30,7 @@ from .flags import SettingFlag, add_flag, settings_from
 from .parser import VerbParser, discarded_if_unread
 
 
+TASK_FILE = "TASK=FILE"  # metavar of a file for a task
 PATHS = ("SOURCE", "MODEL", "FILE", "FOLDER")  # metavars of what may be on this machine
 # the arguments of a run that make no difference to its result
 DECIDE_NOTHING = ("overwrite", "prompt", "cache_dir", "no_resume", "memory_budget")
@@ -241,9 +242,11 @@ def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
     from ..records.paths import last_name
 
     def word(action: Action, value: object) -> str:
-        path = os.path.expanduser(str(value).partition("[")[0])  # without columns
-        is_local = isinstance(value, Path) or (action.metavar in PATHS and os.path.exists(path))
-        return last_name(str(value)) if is_local else str(value)
+        label, equals, source = str(value).partition("=") if action.metavar == TASK_FILE else ("", "", str(value))
+        path = os.path.expanduser(source.partition("[")[0])  # without columns
+        may_be_path = action.metavar in (*PATHS, TASK_FILE)
+        is_local = isinstance(value, Path) or (may_be_path and os.path.exists(path))
+        return label + equals + (last_name(source) if is_local else source)
 
     words: list[str] = []
     for action in actions_of(parser):

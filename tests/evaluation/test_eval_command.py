@@ -26,7 +26,20 @@ def test_the_table_is_printed_and_the_results_are_written_or_printed_as_json(fol
     section = "evaluation: {tasks: cruxeval_output, data: {cruxeval_output: outputs.jsonl}, limit: 2}"
     (folder / "flab.yaml").write_text(f"target_ratio: 0.3\n{section}\n", encoding="utf-8")
     options = shlex.split("-c flab.yaml --max-new-tokens 4 --cache-dir cache")
-    result = flab("eval", "pruned", "--baseline", "dense", *options, "--limit", 3, "-o", "results", cwd=folder)
+    result = flab(
+        "eval",
+        "pruned",
+        "--baseline",
+        "dense",
+        *options,
+        "--limit",
+        3,
+        "-o",
+        "results",
+        "--data",
+        f"cruxeval_output={folder / 'outputs.jsonl'}",
+        cwd=folder,
+    )
     assert result.code == 0, result.err
     lines = result.out.splitlines()
     assert lines[0].startswith("dense: dense (weights ")
@@ -43,6 +56,7 @@ def test_the_table_is_printed_and_the_results_are_written_or_printed_as_json(fol
     ]
     record = json.loads((folder / "results" / "flab_evaluation.json").read_text(encoding="utf-8"))
     assert record["command"].startswith("optimum-cli flab eval -m pruned --baseline dense -o results -c flab.yaml")
+    assert "--data cruxeval_output=outputs.jsonl" in record["command"]
     refused = flab("eval", "nowhere/at", *options, "-o", "results", cwd=folder)
     assert (refused.code, refused.out) == (1, "") and "--overwrite" in refused.err
     again = flab("eval", "dense", *options, "--json", "-q", cwd=folder)
