@@ -175,10 +175,9 @@ class Model:
 
     @property
     def divergence(self) -> float:
-        """On held-out problems, after its last command."""
-        recovery = self.report.recovery
-        held_out = recovery.held_out_after if recovery else self.report.held_out
-        return held_out.by_kind.get("problems", held_out).divergence
+        """On held-out problems, of its file if it has one."""
+        report = self.report
+        return (report.files[0] if report.files else report.held_out).by_kind["problems"].divergence
 
 
 def passed(task: str, outcome: Passes) -> Passed:
@@ -197,18 +196,13 @@ def read(path: Path) -> Record:
 
 
 LINES = "humaneval_infilling"
+TASKS = (PROGRAMS, LINES)
 # of checkpoints: what a row is called, and its record
 CHECKPOINTS = {
     "0.35": "0.5b-0.35",
     "0.35, *recovered*": "0.5b-0.35-recovered",
 }
-# of files
-FILES = {
-    "trimmed": "0.5b-trimmed",
-    "235 MB": "0.5b-235MB",
-    "205 MB": "0.5b-205MB",
-}
-
+FILES = ("0.5b-235MB", "0.5b-205MB")
 # what to take, as it is said to a reader, and its record
 TAKE = {
     "`flab trim` of a q4_k_m file": "0.5b-trimmed",
@@ -223,7 +217,7 @@ def checkpoints() -> str:
     heading = "0.5B", "flags", "tokens, FFN width", "MB", "body removed", PROGRAMS, "lines", "divergence", "time"
     models = {label: Model(name) for label, name in CHECKPOINTS.items()}
     dense = next(iter(models.values()))
-    passed = [dense.passed(task, "dense") for task in (PROGRAMS, LINES)]
+    passed = [dense.passed(task, "dense") for task in TASKS]
     first = ["dense", "", *shape(dense.report.dense), "", *passed, "", ""]
     return table(heading, [first, *(checkpoint(label, model) for label, model in models.items())])
 
@@ -231,9 +225,9 @@ def checkpoints() -> str:
 def checkpoint(label: str, model: Model) -> list[str]:
     """The cells of one checkpoint."""
     report = model.report
-    kept = [model.kept(task) for task in (PROGRAMS, LINES)]
-    measured = [f"{model.divergence:.3f}", minutes(model.seconds)]
-    return [label, model.command, *shape(report.pruned), f"{report.removed_body_ratio:.1%}", *kept, *measured]
+    divergence = "" if report.recovery else f"{model.divergence:.3f}"  # a training measures on other text
+    removed, time = f"{report.removed_body_ratio:.1%}", minutes(model.seconds)
+    return [label, model.command, *shape(report.pruned), removed, *map(model.kept, TASKS), divergence, time]
 
 
 def shape(side: Side) -> list[str]:
@@ -247,13 +241,14 @@ def minutes(seconds: float) -> str:
 
 def files() -> str:
     """What GGUF files still do, in llama.cpp."""
-    models = {label: Model(name) for label, name in FILES.items()}
-    dense = next(iter(models.values()))
-    first = ["dense", f"{dense.trim['bytes_before'] / 1e6:.0f} MB"]
-    rows = [[*first, *(dense.passed(task, "dense") for task in (PROGRAMS, LINES))]]
-    for label, model in models.items():
-        rows.append([label, f"{model.file_bytes / 1e6:.0f} MB", *(model.kept(task) for task in (PROGRAMS, LINES))])
-    return table(("0.5B", "size", PROGRAMS, "lines"), rows)
+    models = [Model(name) for name in FILES]
+    (computed,) = records("computed")
+    dense = next(row for row in computed["rows"] if row["model"] == "Qwen2.5 0.5B")["files"]["q4_k_m"]["dense"]
+    rows = [["dense", "q4_k_m", f"{dense / 1e6:.0f} MB", *(models[0].passed(task, "dense") for task in TASKS)]]
+    for model in models:
+        kind = model.report.files[0].type
+        rows.append([model.command, kind, f"{model.file_bytes / 1e6:.0f} MB", *map(model.kept, TASKS)])
+    return table(("0.5B", "type", "size", PROGRAMS, "lines"), rows)
 
 
 def recommended() -> str:
@@ -261,8 +256,8 @@ def recommended() -> str:
     rows = []
     for label, name in TAKE.items():
         model = Model(name)
-        size = model.file_bytes if name in FILES.values() else model.report.pruned.bytes
-        kept = [share(model.scores[task]) for task in (PROGRAMS, LINES)]
+        size = model.report.pruned.bytes if name in CHECKPOINTS.values() else model.file_bytes
+        kept = [share(model.scores[task]) if task in model.scores else "not measured" for task in TASKS]
         times = [model.report.total.cpu_seconds] if not model.trim and model.report.recovery else []
         took = " + ".join(map(minutes, [*times, model.seconds]))
         rows.append([label, f"{size / 1e6:.0f} MB", *kept, took])
@@ -296,7 +291,6 @@ KNOWN = {
     "0.5b-235MB": "in 235 MB by --gguf auto",
     "0.5b-205MB": "in 205 MB by --gguf auto",
     "0.5b-0.35": "at 0.35",
-    "0.5b-0.35-recovered": "at 0.35, recovered",
 }
 
 
@@ -306,15 +300,13 @@ def known_programs() -> str:
     rows = list(former["rows"])
     for name, label in KNOWN.items():
         model = Model(name)
-        is_file = name in FILES.values()
-        cost = model.report.files[0].by_kind["problems"].divergence if is_file else model.divergence
         rows.append(
             {
                 "model": SERIES[name.partition("-")[0]],
                 "label": label,
-                "divergence": round(cost, 4),
+                "divergence": round(model.divergence, 4),
                 "share": round(model.scores[PROGRAMS].retention.value, 2),
-                "removed_body": None if is_file or model.report.recovery else model.report.removed_body_ratio,
+                "removed_body": None if name in FILES else round(model.report.removed_body_ratio, 3),
             }
         )
     rows.sort(key=lambda row: row["divergence"])

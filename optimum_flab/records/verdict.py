@@ -102,15 +102,13 @@ def nearest(divergence: float, measured: Sequence[Measured]) -> list[Measured]:
 
 def verdict_of(report: Report) -> str | None:
     """What to expect of a pruned model's programs, on what grounds, and what would help; `None` if nothing was
-    measured, or nothing is known of its family."""
+    measured on problems, or nothing is known of its family."""
     held_out, family = report.held_out, _family_of(report)
     if held_out is None or family is None:
         return None
-    cost = held_out.by_kind.get(KIND, held_out)
-    if not math.isfinite(cost.divergence):
-        return None
+    cost = held_out.by_kind.get(KIND)
     odd = _odd_vocabulary(report, held_out)
-    if cost.divergence <= 0:
+    if held_out.divergence <= 0:
         known = family.measured[0]
         if odd:
             return (
@@ -121,7 +119,9 @@ def verdict_of(report: Report) -> str | None:
             f"The network is unchanged. {known.model} {known.label} kept {known.share:.0%} of the programs that the"
             " dense model solves."
         )
-    said = [_by_divergence(family, cost.divergence, "held-out text" if cost is held_out else "held-out problems")]
+    if cost is None or not math.isfinite(cost.divergence):
+        return None
+    said = [_by_divergence(family, cost.divergence)]
     if odd:
         said.append(f"The divergence is over the vocabulary that is left, and {odd}: expect less")
     helps = [] if report.recovery else ["`optimum-cli flab recover`"]
@@ -143,10 +143,9 @@ def file_verdicts(report: Report) -> dict[str, str]:
     besides = "; what the smaller vocabulary costs comes on top" if _odd_vocabulary(report, held_out) else ""
     said = {}
     for file in report.files:
-        cost = file.by_kind.get(KIND, file.cost)
-        if file.against == "dense" and math.isfinite(cost.divergence):
-            text = "held-out text" if cost is file.cost else "held-out problems"
-            said[file.name] = f"{_by_divergence(family, cost.divergence, text)}{besides}."
+        cost = file.by_kind.get(KIND)
+        if file.against == "dense" and cost is not None and math.isfinite(cost.divergence):
+            said[file.name] = f"{_by_divergence(family, cost.divergence)}{besides}."
     return said
 
 
@@ -154,15 +153,15 @@ def _family_of(report: Report) -> KnownFamily | None:
     return family_of(report.base_model.name, report.dense.body_parameters)
 
 
-def _by_divergence(family: KnownFamily, divergence: float, text: str) -> str:
-    """What the models of a family with the nearest divergences kept."""
+def _by_divergence(family: KnownFamily, divergence: float) -> str:
+    """What the models of a family with the nearest divergences on held-out problems kept."""
     divergence = 0.0 if divergence < NEGLIGIBLE else divergence
     near = nearest(divergence, family.measured)
     is_beyond = divergence > near[-1].divergence
     which = "none diverged more than" if is_beyond else f"the nearest {'is' if len(near) == 1 else 'are'}"
     models = [f"{one.model} {one.label} ({one.divergence:.3g} nats), which kept {one.share:.0%}" for one in near]
     return (
-        f"{nats(divergence, 3)} nats per token on {text}. Of the models whose programs were run, {which}"
+        f"{nats(divergence, 3)} nats per token on held-out problems. Of the models whose programs were run, {which}"
         f" {', and '.join(models)} of the programs that the dense model solves"
     )
 

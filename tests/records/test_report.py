@@ -116,6 +116,9 @@ def test_what_to_expect_is_said_by_what_was_measured_of_the_family(divergence, b
     report = report.model_copy(update={"base_model": base})
     assert verdict_of(report) is None  # a toy of that name
     report = of_known_size(report)
+    if divergence:  # on other text than problems: on another scale
+        other = held_out.model_copy(update={"by_kind": {}})
+        assert verdict_of(report.model_copy(update={"held_out": other})) is None
     assert said in verdict_of(report) and report_summary(report).endswith(f"What to expect: {verdict_of(report)}")
 
 
@@ -123,8 +126,10 @@ def test_what_to_expect_is_said_by_what_was_measured_of_the_family(divergence, b
 def test_a_vocabulary_that_lost_much_is_not_told_what_others_kept(divergence):
     report = read_report(SEARCHED)
     held_out = report.held_out.model_copy(
-        update={"divergence": divergence, "lost_mass": 0.062, "texts": 40, "texts_cut_differently": 38, "by_kind": {}}
+        update={"divergence": divergence, "lost_mass": 0.062, "texts": 40, "texts_cut_differently": 38}
     )
+    problems = KindCost(**{name: getattr(held_out, name) for name in KindCost.model_fields})
+    held_out = held_out.model_copy(update={"by_kind": {"problems": problems}})
     natural = report.search.model_copy(update={"natural_vocab_size": 32_682})
     said = verdict_of(of_known_size(report, held_out=held_out, search=natural))
     lost = "the tokens that are gone had 6.2% of the dense model's probability"
@@ -139,9 +144,9 @@ def test_a_vocabulary_that_lost_much_is_not_told_what_others_kept(divergence):
         (
             0.0004,
             0.016,
-            f"0.000 nats per token on held-out text. {RUN} the nearest is Qwen2.5-Coder-0.5B with a smaller",
+            f"0.000 nats per token on held-out problems. {RUN} the nearest is Qwen2.5-Coder-0.5B with a smaller",
         ),
-        (-0.0007, 0.016, "a.gguf: 0.000 nats per token on held-out text"),
+        (-0.0007, 0.016, "a.gguf: 0.000 nats per token on held-out problems"),
         (0.016, 0.016, "which kept 100%, and Qwen2.5-Coder-0.5B at 0.26 (0.029 nats), which kept 91% of"),
         (0.016, 0.062, "; what the smaller vocabulary costs comes on top."),
         (0.3, 0.016, AT_45),
@@ -157,10 +162,12 @@ def test_a_file_is_judged_by_its_own_divergence(divergence, lost_mass, said):
         bytes=1,
         sha256="",
         against="dense",
-        cost=cost.model_copy(update={"divergence": divergence}),
+        cost=cost,
+        by_kind={"problems": cost.model_copy(update={"divergence": divergence})},
     )
     other = file.model_copy(update={"name": "b.gguf", "against": "source"})
-    report = of_known_size(report, held_out=held_out, files=(file, other))
+    of_other_text = file.model_copy(update={"name": "c.gguf", "by_kind": {}})
+    report = of_known_size(report, held_out=held_out, files=(file, other, of_other_text))
     verdicts = file_verdicts(report)
     assert list(verdicts) == ["a.gguf"] and said in f"a.gguf: {verdicts['a.gguf']}"
     assert f"a.gguf: {verdicts['a.gguf']}" in report_summary(report)
