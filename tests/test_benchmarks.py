@@ -267,7 +267,8 @@ def test_what_is_recommended_is_what_was_measured(script):
         shape = json.loads((folder / "record.json").read_text(encoding="utf-8")).get("expected")
         if shape is not None:
             expected += 1
-            assert shape == {field: report["pruned"][field] for field in shape}, name
+            for field, size in shape.items():  # some tokens more or less: the estimate has no file to look at
+                assert report["pruned"][field] == pytest.approx(size, rel=1e-3), (name, field)
     assert expected
 
 
