@@ -6,7 +6,8 @@ Prunes DENSE to each size with `--gguf auto`, and then to the same size as each 
 alone cost more on validation text than the file that was chosen does on held-out text is left out (`settled`):
 whatever is pruned for it comes on top. `divergence` is that of the file's weights from the dense model on held-out
 text, in nats per token, `expected` the sum of what the search measured of type and shape; `shape_cpu_seconds` are
-those of the search, trials of types included. What is in DIR is not made again.
+those of the search, trials of types included. `never_above` is null where no type alone was pruned for. What is in DIR
+is not made again.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ def main() -> None:
     parser.add_argument("flags", nargs="*", metavar="-- FLAG", help="of `flab prune`")
     arguments = parser.parse_args()
     rows = [of_size(arguments, size) for size in arguments.sizes]
+    above = [row["auto"]["divergence"] > one["divergence"] for row in rows for one in row["alone"]]
     print_result(
         "the file that a budget in bytes gives",
         dense=str(arguments.dense),
         rows=rows,
-        never_above=all(row["auto"]["divergence"] <= one["divergence"] for row in rows for one in row["alone"]),
+        never_above=not any(above) if above else None,
     )
 
 
