@@ -85,6 +85,7 @@ def test_folder_loads_into_float32_without_loss(checkpoint):
     assert (dense.name, dense.folder, dense.revision, dense.notes) == (str(checkpoint), checkpoint, None, [])
     assert [file.name for file in dense.license_files] == ["LICENSE.txt", "Notice"]
     assert dense.tokenizer.is_fast
+    assert not dense.model.use_kernels  # by default, transformers fetches programs from the Hub for GPUs
 
 
 def test_dtype_of_the_computation_and_sharded_storage(checkpoint, tmp_path, tokenizer):

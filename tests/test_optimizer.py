@@ -257,8 +257,10 @@ def test_the_target_may_be_kept_off_the_used_tokens(tokenizer, corpus):
         optimizer_for(tokenizer).prune(settings(corpus, target_ratio=0.6, vocabulary={"keep_used": keep_used}))
         for keep_used in (False, True)
     )
-    natural = kept.report.search.natural_vocab_size
-    assert free.model.config.vocab_size < natural <= kept.model.config.vocab_size
+    # what is measured, not what is chosen: of a random model shapes are told apart by little
+    smallest = [min(candidate.vocab_size for candidate in pruned.report.search.candidates) for pruned in (free, kept)]
+    assert smallest[0] < kept.report.search.natural_vocab_size <= smallest[1]
+    assert kept.model.config.vocab_size >= smallest[1]
     assert kept.report.removed_ratio == pytest.approx(0.6, abs=0.005)
     assert kept.report.texts.corpus_cut_differently == 0
     chosen = [candidate for candidate in free.report.search.candidates if candidate.chosen]

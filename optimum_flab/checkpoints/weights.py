@@ -34,8 +34,9 @@ def load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype
     import transformers
     from transformers import AutoModelForCausalLM
 
+    # kernels are programs from the Hub, which a model fetches when it is moved to a GPU or trained there
+    options = {"use_kernels": False}
     # without this, weights may stay packed where a kernel for them is installed
-    options = {}
     if files.gguf is not None and hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:

@@ -29,8 +29,8 @@ def built_guard() -> Path:
     folder = Path(tempfile.gettempdir(), f"emulated-cuda-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     assert folder.stat().st_uid == os.getuid(), f"{folder} belongs to another user"
-    version = (torch_folder / "version.py").read_bytes()
-    library = folder / f"{hashlib.sha256(source.read_bytes() + version).hexdigest()[:16]}.so"
+    torch_here = (torch_folder / "version.py").read_bytes() + bytes(torch_folder)  # one library for each installation
+    library = folder / f"{hashlib.sha256(source.read_bytes() + torch_here).hexdigest()[:16]}.so"
     if not library.exists():
         places = [f"-I{torch_folder}/include", f"-L{torch_folder}/lib", f"-Wl,-rpath,{torch_folder}/lib"]
         made = library.with_suffix(f".{os.getpid()}")
