@@ -12,10 +12,12 @@ import argparse
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
-from common import commit, flab_command, machine
+import common
 
 
 MODELS = Path(__file__).with_name("records") / "models"
@@ -30,35 +32,56 @@ def main() -> None:
     parser.add_argument("--results", type=Path, nargs="+", default=[], help="what `flab eval` and `flab bench` wrote")
     parser.add_argument("--expected", type=Path, help="the dense model, for `flab inspect` (default: it is not asked)")
     parser.add_argument("--seconds", type=float, help="that it took, where its report does not say")
-    parser.add_argument("--commit", default=commit(), help="of the model and its results (default: %(default)s)")
+    parser.add_argument("--commit", default=common.commit(), help="of its program (default: %(default)s)")
     args = parser.parse_args()
-    kept = MODELS / args.name
-    kept.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        if (path := args.model / name).is_file():
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if name == "flab_plan.json":  # no page names single tokens and neurons, which are most of it
-                content |= {"kept": {"layer": content["kept"]["layer"]}, "compensated": []}
-            write(kept / name, content)
+    common.check_distinct([folder.name for folder in args.results])
+    content = {Path(name): read(path) for name in FILES if (path := args.model / name).is_file()}
+    if not {"flab_report.json", "flab_trim.json"} & set(map(str, content)):
+        raise SystemExit(f"{args.model} is neither a pruned nor a trimmed model")
+    if (plan := content.get(Path("flab_plan.json"))) is not None:  # of single tokens and neurons no page says anything
+        plan |= {"kept": {"layer": plan["kept"]["layer"]}, "compensated": []}
     for folder in args.results:
-        for path in folder.glob("flab_e*.json"):
-            target = kept / folder.name if len(args.results) > 1 else kept
-            write(target / path.name, json.loads(path.read_text(encoding="utf-8")))
-    about = {"commit": args.commit, "machine": machine()}
+        found = {path: read(path) for path in sorted(folder.glob("flab_e*.json"))}
+        if not found:
+            raise SystemExit(f"{folder} holds no results")
+        for path, results in found.items():
+            if not is_of(results, args.model):
+                raise SystemExit(f"{path} is of another model than {args.model}")
+            content[Path(folder.name if len(args.results) > 1 else "", path.name)] = results
+    about = {"commit": args.commit, "machine": common.machine()}
     if args.seconds is not None:
         about["seconds"] = args.seconds
     if args.expected is not None:
         about["expected"] = expected(args.model, args.expected)
-    write(kept / "record.json", about)
+    kept = MODELS / args.name
+    shutil.rmtree(kept, ignore_errors=True)
+    for name, values in (content | {Path("record.json"): about}).items():
+        write(kept / name, values)
+
+
+def is_of(results: dict[str, Any], model: Path) -> bool:
+    """Whether results are of a checkpoint, or of a GGUF file of its folder."""
+    own = next(one for role, one in results["models"].items() if role in ("pruned", "model"))
+    if (trim := model / "flab_trim.json").is_file():
+        return own["name"] in read(trim)["files"]
+    report = read(model / "flab_report.json")
+    files, weights = {one["name"] for one in report["files"]}, report["weights_sha256"]
+    return own["name"] in files or own.get("weights_sha256", weights) == weights  # `flab bench` hashes none
 
 
 def expected(model: Path, dense: Path) -> dict[str, int | None]:
     """The shape that `flab inspect` expects of the flags that made a model, for the type of its file if it has one."""
-    report = json.loads((model / "flab_report.json").read_text(encoding="utf-8"))
-    flags = shlex.split(report["command"])[6:]  # after optimum-cli flab prune -m DENSE OUT
-    told = flab_command("inspect", "-m", dense, *(flag for flag in flags if flag not in ("--gguf", "auto")), "--json")
+    report = read(model / "flab_report.json")
+    flags = [
+        flag for flag in shlex.split(report["command"])[6:] if flag not in ("--gguf", "auto")
+    ]  # after -m DENSE OUT
+    told = common.flab_command("inspect", "-m", dense, *flags, "--json")
     found = json.loads(subprocess.run(told, stdout=subprocess.PIPE, text=True, check=True).stdout)["outlook"]
     return found["types"][report["files"][0]["type"]]["shape"] if report["files"] else found["shape"]
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write(path: Path, content: object) -> None:

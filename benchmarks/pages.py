@@ -22,13 +22,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from optimum_flab.evaluation.comparison import PASSES, Passed, pooled_score
+from optimum_flab.evaluation.comparison import Passed, pooled_score
 from optimum_flab.hub.card import CardRequest, render_card
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.json_files import parse_record
 from optimum_flab.records.report import Report, Side, parse_report
 from optimum_flab.records.results import EvaluationRecord, Passes, ScoreRow
-from optimum_flab.records.scores import PROGRAMS
+from optimum_flab.records.scores import PASSES, PROGRAMS
 from optimum_flab.records.verdict import KNOWN as KNOWN_PROGRAMS
 from optimum_flab.settings.hub import TermsSettings
 
@@ -285,7 +285,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 # --- cards, and what the package knows ---------------------------------------------------------------------------
 
-FAMILY, SERIES = "Qwen2.5-Coder", {"0.5b": "Qwen2.5-Coder-0.5B", "1.5b": "Qwen2.5-Coder-1.5B"}
+FAMILY, SERIES = "Qwen2.5-Coder", {"0.5b": "Qwen2.5-Coder-0.5B-Instruct", "1.5b": "Qwen2.5-Coder-1.5B-Instruct"}
 # of models whose programs were run: how they were made, as `what to expect` says it
 KNOWN = {
     "0.5b-235MB": "in 235 MB by --gguf auto",
@@ -317,7 +317,7 @@ def card(folder: Path) -> str:
     """The model card of a record."""
     name = f"qwen2.5-coder-{folder.name.lower()}"
     base = SERIES[folder.name.partition("-")[0]]
-    terms = TermsSettings(base_model=f"Qwen/{base}-Instruct", license="apache-2.0")
+    terms = TermsSettings(base_model=f"Qwen/{base}", license="apache-2.0")
     results = sorted({path.parent for path in folder.rglob("flab_e*.json")} - {folder})
     return render_card(Checkpoint(folder, results), CardRequest(terms, repo_id=f"me/{name}", ask_hub=False)).text
 

@@ -17,10 +17,12 @@ import pytest
 import yaml
 
 from optimum_flab import FlabOptimizer
+from optimum_flab.evaluation.comparison import MEAN, compare, pooled_score
 from optimum_flab.pruning.file_size import SPARE
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.json_files import parse_record
 from optimum_flab.records.results import EvaluationRecord
+from optimum_flab.records.scores import PASSES
 from optimum_flab.settings.export import ExportSettings
 from optimum_flab.settings.trim import TrimSettings
 from optimum_flab.trim.run import trim
@@ -206,8 +208,8 @@ def test_what_a_record_changes_is_named(pages, capsys):
         path.write_text(re.sub(pattern, text, path.read_text(encoding="utf-8")), encoding="utf-8")
 
     change(next(pages.RECORDS.glob("sizes-*.json")), r'"vocab_size": \d+', '"vocab_size": 12345')
-    evaluation = pages.RECORDS / "models" / "0.5b-0.35" / "programs" / "flab_evaluation.json"
-    change(evaluation, r'"value": 0\.\d+', '"value": 0.123')
+    report = pages.RECORDS / "models" / "0.5b-0.35" / "flab_report.json"
+    change(report, r'"divergence": 0\.\d+', '"divergence": 0.123')
     assert pages.main() == 1
     assert {line.partition(" ")[0] for line in capsys.readouterr().err.splitlines()} == {
         "budgets.png",
@@ -240,15 +242,25 @@ def test_a_record_of_a_model_is_whole(folder):
 
 
 @pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
-def test_scores_follow_from_the_problems_that_a_record_says_were_passed(folder):
+def test_scores_follow_from_the_problems_that_a_record_says_were_passed(script, folder):
+    """With their intervals; of the model itself, each task once."""
+    pages, keep = script("pages"), script("keep")
+    found = {}
     for path in folder.rglob("flab_evaluation.json"):
-        record = parse_record(EvaluationRecord, json.loads(path.read_text(encoding="utf-8")), path)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        assert keep.is_of(content, folder)
+        record = parse_record(EvaluationRecord, content, path)
+        assert not found.keys() & record.outcomes.keys()
+        found |= {task: pages.passed(task, outcome) for task, outcome in record.outcomes.items()}
         for row in record.scores:
-            if row.task in record.outcomes:
-                outcome = record.outcomes[row.task]
-                for role, score in (("dense", row.dense), ("pruned", row.pruned)):
-                    assert len(outcome.passed[role]) == len(outcome.problems) == row.problems
-                    assert score.value == pytest.approx(outcome.passed[role].count("1") / row.problems)
+            if row.of is not None:
+                assert row == pooled_score(row.task, [found[task] for task in row.of])
+            elif row.metric == PASSES:
+                dense, pruned = map(MEAN.rows, found[row.task].models)
+                clusters = None if row.clusters is None else found[row.task].problems
+                assert row == compare(row, MEAN, pruned, dense, clusters=clusters)
+    programs = {task.removesuffix("_instruct") for task in found} - {pages.LINES}
+    assert programs in (set(), {"humaneval", "codeharmony"})  # which are the problems that pages pool
 
 
 def test_what_is_recommended_is_what_was_measured(script):
@@ -272,17 +284,52 @@ def test_what_is_recommended_is_what_was_measured(script):
     assert expected
 
 
-def test_a_model_is_kept_with_its_results_and_without_paths(script, monkeypatch, tmp_path):
-    keep = script("keep")
-    model = Path(__file__).with_name("records") / "models" / "searched"
-    monkeypatch.setattr(keep, "MODELS", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["keep.py", "mine", str(model), "--results", str(model), "--commit", "0" * 8])
-    keep.main()
+KEPT = Path(__file__).with_name("records") / "models" / "searched"
+
+
+@pytest.fixture
+def keep(script, monkeypatch, tmp_path):
+    """The script: keeps a model as `mine`, with the results of folders."""
+    module = script("keep")
+    monkeypatch.setattr(module, "MODELS", tmp_path)
+
+    def run(*results, model=KEPT):
+        told = ["keep.py", "mine", model, "--results", *results, "--commit", "0" * 8]
+        monkeypatch.setattr(sys, "argv", [*map(str, told)])
+        module.main()
+
+    run.without_folders = module.without_folders
+    return run
+
+
+def test_a_model_is_kept_with_its_results_and_without_paths(keep, tmp_path):
+    for _ in range(2):
+        keep(KEPT)
     kept = Checkpoint(tmp_path / "mine")
-    assert kept.report == Checkpoint(model).report and kept.plan.kept.keys() == {"layer"}
+    assert kept.report == Checkpoint(KEPT).report and kept.plan.kept.keys() == {"layer"}
     assert (tmp_path / "mine" / "flab_evaluation.json").is_file()
     told = {"a": ["/b/c.json", "d/e"], "f": "--data g=/h/i.jsonl https://j.co/k/l"}
     assert keep.without_folders(told) == {"a": ["c.json", "d/e"], "f": "--data g=i.jsonl https://j.co/k/l"}
+
+
+def test_what_is_not_of_a_model_is_not_kept_with_it(keep, tmp_path):
+    keep(KEPT)
+    before = sorted(tmp_path.rglob("mine/*"))
+    with pytest.raises(SystemExit, match="given once"):
+        keep(KEPT, tmp_path / KEPT.name)
+    other = shutil.copytree(KEPT, tmp_path / "other")
+    evaluation = other / "flab_evaluation.json"
+    weights = Checkpoint(KEPT).report.weights_sha256
+    evaluation.write_text(evaluation.read_text(encoding="utf-8").replace(weights, "0" * 64), encoding="utf-8")
+    with pytest.raises(SystemExit, match="is of another model than"):
+        keep(KEPT, other)
+    for path in other.glob("flab_*"):
+        path.unlink()
+    with pytest.raises(SystemExit, match="other holds no results"):
+        keep(KEPT, other)
+    with pytest.raises(SystemExit, match="neither a pruned nor a trimmed model"):
+        keep(KEPT, model=other)
+    assert sorted(tmp_path.rglob("mine/*")) == before
 
 
 def test_a_record_says_how_it_was_made_without_places_of_this_machine(script, monkeypatch, capsys):

@@ -243,9 +243,9 @@ def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
 
     def word(action: Action, value: object) -> str:
         label, equals, source = str(value).partition("=") if action.metavar == TASK_FILE else ("", "", str(value))
-        path = os.path.expanduser(source.partition("[")[0])  # without columns
+        places = map(os.path.expanduser, (source, source.rpartition("[")[0]))  # with columns after it
         may_be_path = action.metavar in (*PATHS, TASK_FILE)
-        is_local = isinstance(value, Path) or (may_be_path and os.path.exists(path))
+        is_local = isinstance(value, Path) or (may_be_path and any(map(os.path.exists, places)))
         return label + equals + (last_name(source) if is_local else source)
 
     words: list[str] = []

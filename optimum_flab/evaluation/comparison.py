@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 
 from ..records.results import ScoreRow
-from ..records.scores import Score, retention_of
+from ..records.scores import PASSES, Score, retention_of
 
 
 RESAMPLES = 10_000
 COUNTS_AT_ONCE = 1 << 22  # bounds the memory of resampled counts: 32 MB
-PASSES = "pass@1"  # the metric of rows that combine several tasks
 
 
 def pass_at_k(samples: int, passes: int, k: int) -> float:

@@ -20,14 +20,14 @@ from ..families.positions import most_positions
 from ..measuring.held_out import DenseReference, tokenise_both
 from ..records.held_out import HeldOut
 from ..records.results import Passes, ScoreRow
-from ..records.scores import PROGRAMS, TOGETHER, Score, retention_of
+from ..records.scores import PASSES, PROGRAMS, TOGETHER, Score, retention_of
 from ..running.layer_pass import LayerPass
 from ..settings.evaluation import DIVERGENCE
 from ..settings.pruning import DataSettings
 from ..utils.errors import FlabError
 from . import comparison
 from .catalog import DIVERGENCE_PROTOCOL, LoadedTask, quiet
-from .comparison import MEAN, PASSES, Passed, SumStatistic
+from .comparison import MEAN, Passed, SumStatistic
 from .lm import FlabLM
 from .tasks import output_prediction
 from .tasks.infilling import leaves_a_gap

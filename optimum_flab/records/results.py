@@ -5,13 +5,16 @@ Lightweight.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
 
 from .json_files import Record, parse_record
 from .ledger import StageCost
 from .paths import without_paths
-from .scores import Score, metric_text, retention_text, score_text, together_text
+from .scores import PASSES, Score, metric_text, retention_of, retention_text, score_text, together_text
 
 
 EVALUATION_NAME, EVALUATION_TABLE = "flab_evaluation.json", "flab_evaluation.txt"
@@ -143,7 +146,13 @@ class Passes(Record):
     """
 
     problems: tuple[str, ...]
-    passed: dict[str, str]
+    passed: dict[str, Annotated[str, Field(pattern="^[01]*$")]]
+
+    @model_validator(mode="after")
+    def _check_digits(self) -> Passes:
+        if any(len(digits) != len(self.problems) for digits in self.passed.values()):
+            raise ValueError(f"passed must have a digit for each of the {len(self.problems):,} problems")
+        return self
 
 
 class EvaluationRecord(Record):
@@ -175,6 +184,28 @@ class EvaluationRecord(Record):
     outcomes: dict[str, Passes] = {}
     total: StageCost | None = None
     command: str | None = None
+
+    @model_validator(mode="after")
+    def _check_models_and_scores(self) -> EvaluationRecord:
+        if not self.models.keys() & {"pruned", "model"}:
+            raise ValueError("models must hold 'pruned' or 'model'")
+        for row in self.scores:
+            if row.metric == PASSES and set(row.of or {row.task: 0}) <= self.outcomes.keys():
+                self._check_passes(row)
+        return self
+
+    def _check_passes(self, row: ScoreRow) -> None:
+        """Raises a `ValueError` if a row does not follow from the problems that were passed."""
+        passed = [self.outcomes[task].passed for task in row.of or (row.task,)]
+        for role, score in (("dense", row.dense), ("pruned", row.pruned), ("model", row.score)):
+            if score is not None:
+                digits = "".join(one.get(role, "") for one in passed)
+                if len(digits) != row.problems or not math.isclose(score.value * row.problems, digits.count("1")):
+                    raise ValueError(f"{row.task}, {role}: {score.value:.4g} is not the share of the problems passed")
+        if row.retention and row.dense and row.pruned:
+            kept = retention_of(row.pruned.value, row.dense.value)
+            if not (row.retention.value == kept or math.isclose(row.retention.value, kept) or math.isnan(kept)):
+                raise ValueError(f"{row.task}: {row.retention.value:.4g} is not the share that was kept")
 
     @property
     def own_model(self) -> EvaluatedModel:

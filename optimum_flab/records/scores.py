@@ -11,6 +11,7 @@ from .json_files import Number, Record
 
 # the names of the rows that combine several tasks
 PROGRAMS, TOGETHER = "programs", "all code tasks"
+PASSES = "pass@1"  # their metric
 PERCENT = "{:.1%}".format
 # metrics between 0 and 1 that are shown in percent, besides every pass@k
 SHARES = ("exact_match", "robustness_drop", "acc", "acc_norm", "lost_mass")

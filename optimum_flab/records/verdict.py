@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from .rows import nats
 
 
 KNOWN = Path(__file__).with_name("known_programs.json")
+FILE_TYPE = re.compile(r"(-gguf)?([-.](i?q|bf|f)\d\w*)?(\.gguf)?$")  # in the name of a file: of the same model
 KIND = "problems"  # of text, as what was measured
 # What is known of vocabularies holds for those that cost no more than those measured, by both:
 LIKE_VOCABULARY = 0.05  # of bits per byte, by which they may rise
@@ -70,11 +72,12 @@ def family_of(name: str, body: int) -> KnownFamily | None:
     """What is known of the family of a dense model; `None` if no model of its name and size was measured.
 
     Args:
-        name (`str`): a Hub id, or a path that ends in the model's name, in capitals or not.
+        name (`str`): a Hub id, or a path that ends in the model's name, in capitals or not; a GGUF file may add its
+            type.
         body (`int`): its parameters without those of its vocabulary, which may have been trimmed before.
     """
-    own = last_name(name).lower()
-    known = (one for one in _families() for model, size in one.bodies.items() if size == body and model.lower() in own)
+    own = FILE_TYPE.sub("", last_name(name).lower())
+    known = (one for one in _families() for model, size in one.bodies.items() if (model.lower(), size) == (own, body))
     return next(known, None)
 
 

@@ -326,6 +326,16 @@ def test_the_command_of_a_run_is_told_without_paths_of_the_machine(tmp_path, mon
     )
 
 
+@pytest.mark.parametrize("name", ["a[1]/rows.jsonl", "[a]/b[1]/rows.jsonl"])
+def test_brackets_in_names_of_folders_hide_no_path(name, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True)
+    path.touch()
+    parser = parser_of(PruneCommand)
+    told = parser.parse_args(["-m", str(path.parent), "out", "--corpus", str(path), f"--calibration={path}[a,b]"])
+    assert str(tmp_path) not in command_line("prune", parser, told)
+
+
 def test_a_model_of_the_hub_keeps_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org").mkdir()

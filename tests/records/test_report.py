@@ -40,12 +40,12 @@ def content_of(folder):
 
 # --- what to expect
 
-BODY = 357_898_112  # parameters of Qwen2.5-Coder-0.5B without those of its vocabulary
+BODY = 357_898_112  # parameters of Qwen2.5-Coder-0.5B-Instruct without those of its vocabulary
 KNOWN = KnownFamily(
-    bodies={"Qwen2.5-Coder-0.5B": BODY, "Qwen2.5-Coder-1.5B": 1_310_340_608},
+    bodies={"Qwen2.5-Coder-0.5B-Instruct": BODY, "Qwen2.5-Coder-1.5B-Instruct": 1_310_340_608},
     measured=[
-        Measured(model=f"Qwen2.5-Coder-{size}B", label=label, divergence=divergence, share=share, removed_body=body)
-        for size, label, divergence, share, body in (
+        Measured(model=f"Qwen2.5-Coder-{size}B-Instruct", label=label, divergence=nats, share=kept, removed_body=body)
+        for size, label, nats, kept, body in (
             (0.5, "with a smaller vocabulary", 0.0, 0.995, 0.0),
             (0.5, "at 0.26", 0.029, 0.91, 0.058),
             (1.5, "at 0.22", 0.084, 0.9, 0.126),
@@ -54,10 +54,11 @@ KNOWN = KnownFamily(
         )
     ],
 )
-SMALLER = "The network is unchanged. Qwen2.5-Coder-0.5B with a smaller vocabulary kept 100% of the"
+SMALLER = "The network is unchanged. Qwen2.5-Coder-0.5B-Instruct with a smaller vocabulary kept 100% of the"
 RUN = "Of the models whose programs were run,"
 AT_45 = (
-    f"{RUN} none diverged more than Qwen2.5-Coder-0.5B at 0.45, recovered (0.2 nats), which kept 50% of the programs"
+    f"{RUN} none diverged more than Qwen2.5-Coder-0.5B-Instruct at 0.45, recovered (0.2 nats), "
+    "which kept 50% of the programs"
 )
 
 
@@ -71,7 +72,7 @@ def of_known_size(report, **changes):
     part = report.dense.components["ffn"]
     components = {"vocabulary": part, "ffn": part.model_copy(update={"parameters": BODY})}
     dense = report.dense.model_copy(update={"components": components})
-    base = report.base_model.model_copy(update={"name": "Qwen/Qwen2.5-Coder-0.5B"})
+    base = report.base_model.model_copy(update={"name": "Qwen/Qwen2.5-Coder-0.5B-Instruct"})
     return report.model_copy(update={"dense": dense, "base_model": base, **changes})
 
 
@@ -84,13 +85,14 @@ def of_known_size(report, **changes):
             0.127,
             1.2,
             8.0,
-            f"0.127 nats per token on held-out problems. {RUN} the nearest is Qwen2.5-Coder-0.5B at 0.35 (",
+            f"0.127 nats per token on held-out problems. {RUN} the nearest is Qwen2.5-Coder-0.5B-Instruct at 0.35 (",
         ),
         (
             0.1,
             1.2,
             8.0,
-            "are Qwen2.5-Coder-1.5B at 0.22 (0.084 nats), which kept 90%, and Qwen2.5-Coder-0.5B at 0.35 (",
+            "are Qwen2.5-Coder-1.5B-Instruct at 0.22 (0.084 nats), which kept 90%, "
+            "and Qwen2.5-Coder-0.5B-Instruct at 0.35 (",
         ),
         (0.13, 1.2, 8.0, "solves. What would help: `optimum-cli flab recover`, removing less."),
         (
@@ -144,10 +146,11 @@ def test_a_vocabulary_that_lost_much_is_not_told_what_others_kept(divergence):
         (
             0.0004,
             0.016,
-            f"0.000 nats per token on held-out problems. {RUN} the nearest is Qwen2.5-Coder-0.5B with a smaller",
+            "0.000 nats per token on held-out problems. "
+            f"{RUN} the nearest is Qwen2.5-Coder-0.5B-Instruct with a smaller",
         ),
         (-0.0007, 0.016, "a.gguf: 0.000 nats per token on held-out problems"),
-        (0.016, 0.016, "which kept 100%, and Qwen2.5-Coder-0.5B at 0.26 (0.029 nats), which kept 91% of"),
+        (0.016, 0.016, "which kept 100%, and Qwen2.5-Coder-0.5B-Instruct at 0.26 (0.029 nats), which kept 91% of"),
         (0.016, 0.062, "; what the smaller vocabulary costs comes on top."),
         (0.3, 0.016, AT_45),
     ],
@@ -188,12 +191,23 @@ def test_a_file_takes_the_place_of_one_of_its_name():
 
 
 def test_what_is_known_by_the_share_of_the_body_is_said_of_its_family_only():
-    said = programs_by_body("Qwen/Qwen2.5-Coder-1.5B", 1_310_340_608)
-    assert "Qwen2.5-Coder-0.5B 100% at 0.0%, 91% at 5.8%, 69% at 18.5%; " in said
-    assert said.endswith("; Qwen2.5-Coder-1.5B 90% at 12.6%.")
-    for other in ("toy", "Qwen/Qwen2.5-Coder-7B", "/models/qwen2.5-coder-0.5b/toy"):
-        assert programs_by_body(other, BODY) is None
-    assert programs_by_body("Qwen/Qwen2.5-Coder-0.5B", 99) is None
+    said = programs_by_body("Qwen/Qwen2.5-Coder-1.5B-Instruct", 1_310_340_608)
+    assert "Qwen2.5-Coder-0.5B-Instruct 100% at 0.0%, 91% at 5.8%, 69% at 18.5%; " in said
+    assert said.endswith("; Qwen2.5-Coder-1.5B-Instruct 90% at 12.6%.")
+    of_small = programs_by_body("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", BODY)
+    assert of_small == said == programs_by_body("/data/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf", BODY)
+    mine = "Qwen2.5-Coder-0.5B-Instruct"
+    others = (
+        "toy",
+        "Qwen2.5-Coder-7B",
+        mine.removesuffix("-Instruct"),
+        f"{mine.lower()}/toy",
+        f"{mine}-sql",
+        f"my-{mine}",
+    )
+    for other in others:
+        assert programs_by_body(f"Qwen/{other}", BODY) is None, other
+    assert programs_by_body("Qwen/Qwen2.5-Coder-0.5B-Instruct", 99) is None
 
 
 # --- what is refused
