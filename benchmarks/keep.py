@@ -63,10 +63,10 @@ def is_of(results: dict[str, Any], model: Path) -> bool:
     """Whether results are of a checkpoint, or of a GGUF file of its folder."""
     own = next(one for role, one in results["models"].items() if role in ("pruned", "model"))
     if (trim := model / "flab_trim.json").is_file():
-        return own["name"] in read(trim)["files"]
+        return Path(own["name"]).name in read(trim)["files"]
     report = read(model / "flab_report.json")
     files, weights = {one["name"] for one in report["files"]}, report["weights_sha256"]
-    return own["name"] in files or own.get("weights_sha256", weights) == weights  # `flab bench` hashes none
+    return Path(own["name"]).name in files or own.get("weights_sha256", weights) == weights  # `flab bench` hashes none
 
 
 def expected(model: Path, dense: Path) -> dict[str, int | None]:
