@@ -164,6 +164,16 @@ class Model:
         """The size of its GGUF file."""
         return self.trim["bytes_after"] if self.trim else self.report.files[0].bytes
 
+    @property
+    def file_type(self) -> str:
+        """The type of its GGUF file."""
+        return self.trim["kind"][6:-1] if self.trim else self.report.files[0].type  # GGUF (TYPE)
+
+    @property
+    def made_by(self) -> str:
+        """The verb, or the flags, that made it."""
+        return "`flab trim`" if self.trim else self.command
+
     def passed(self, task: str, role: str = "pruned") -> str:
         """What it, or its dense model, passes of a task."""
         row = self.scores[task]
@@ -197,12 +207,15 @@ def read(path: Path) -> Record:
 
 LINES = "humaneval_infilling"
 TASKS = (PROGRAMS, LINES)
-# of checkpoints: what a row is called, and its record
+# of checkpoints: what a row is called, and its record; dense models come before their own
 CHECKPOINTS = {
-    "0.35": "0.5b-0.35",
-    "0.35, *recovered*": "0.5b-0.35-recovered",
+    "0.5B at 0.26": "0.5b-0.26",
+    "0.5B at 0.35": "0.5b-0.35",
+    "0.5B at 0.35, *recovered*": "0.5b-0.35-recovered",
 }
-FILES = ("0.5b-235MB", "0.5b-205MB")
+# of files: those that are compared with the same dense file
+EXPORTED = ("0.5b-235MB", "0.5b-205MB")
+FILES = (("0.5b-trimmed",), EXPORTED)
 # what to take, as it is said to a reader, and its record
 TAKE = {
     "`flab trim` of a q4_k_m file": "0.5b-trimmed",
@@ -214,12 +227,14 @@ TAKE = {
 
 def checkpoints() -> str:
     """What pruned and recovered checkpoints still do."""
-    heading = "0.5B", "flags", "tokens, FFN width", "MB", "body removed", PROGRAMS, "lines", "divergence", "time"
-    models = {label: Model(name) for label, name in CHECKPOINTS.items()}
-    dense = next(iter(models.values()))
-    passed = [dense.passed(task, "dense") for task in TASKS]
-    first = ["dense", "", *shape(dense.report.dense), "", *passed, "", ""]
-    return table(heading, [first, *(checkpoint(label, model) for label, model in models.items())])
+    heading = "model", "flags", "tokens, FFN width", "MB", "body removed", PROGRAMS, "lines", "divergence", "time"
+    rows = dict[str, list[str]]()
+    for label, name in CHECKPOINTS.items():
+        model, base = Model(name), label.partition(" ")[0]
+        dense = [base, "", *shape(model.report.dense), "", *(model.passed(task, "dense") for task in TASKS), "", ""]
+        rows.setdefault(base, dense)
+        rows[label] = checkpoint(label, model)
+    return table(heading, rows.values())
 
 
 def checkpoint(label: str, model: Model) -> list[str]:
@@ -241,14 +256,24 @@ def minutes(seconds: float) -> str:
 
 def files() -> str:
     """What GGUF files still do, in llama.cpp."""
-    models = [Model(name) for name in FILES]
-    (computed,) = records("computed")
-    dense = next(row for row in computed["rows"] if row["model"] == "Qwen2.5 0.5B")["files"]["q4_k_m"]["dense"]
-    rows = [["dense", "q4_k_m", f"{dense / 1e6:.0f} MB", *(models[0].passed(task, "dense") for task in TASKS)]]
-    for model in models:
-        kind = model.report.files[0].type
-        rows.append([model.command, kind, f"{model.file_bytes / 1e6:.0f} MB", *map(model.kept, TASKS)])
+    rows = []
+    for group in FILES:
+        models = [Model(name) for name in group]
+        dense = [models[0].passed(task, "dense") for task in TASKS]
+        rows.append([f"dense, {'exported' if group == EXPORTED else 'as published'}", *dense_file(models[0]), *dense])
+        for model in models:
+            size = f"{model.file_bytes / 1e6:.0f} MB"
+            rows.append([model.made_by, model.file_type, size, *map(model.kept, TASKS)])
     return table(("0.5B", "type", "size", PROGRAMS, "lines"), rows)
+
+
+def dense_file(model: Model) -> tuple[str, str]:
+    """Type and size of the dense file that one is compared with: the one that was trimmed, or an exported one."""
+    if model.trim:
+        return model.file_type, f"{model.trim['bytes_before'] / 1e6:.0f} MB"
+    (computed,) = records("computed")
+    row = next(row for row in computed["rows"] if row["model"] == "Qwen2.5 0.5B")
+    return "q4_k_m", f"{row['files']['q4_k_m']['dense'] / 1e6:.0f} MB"
 
 
 def recommended() -> str:
@@ -290,6 +315,7 @@ FAMILY, SERIES = "Qwen2.5-Coder", {"0.5b": "Qwen2.5-Coder-0.5B-Instruct", "1.5b"
 KNOWN = {
     "0.5b-235MB": "in 235 MB by --gguf auto",
     "0.5b-205MB": "in 205 MB by --gguf auto",
+    "0.5b-0.26": "at 0.26",
     "0.5b-0.35": "at 0.35",
 }
 
@@ -306,7 +332,7 @@ def known_programs() -> str:
                 "label": label,
                 "divergence": round(model.divergence, 4),
                 "share": round(model.scores[PROGRAMS].retention.value, 2),
-                "removed_body": None if name in FILES else round(model.report.removed_body_ratio, 3),
+                "removed_body": None if name in EXPORTED else round(model.report.removed_body_ratio, 3),
             }
         )
     rows.sort(key=lambda row: row["divergence"])
