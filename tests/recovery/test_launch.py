@@ -157,19 +157,17 @@ def one_of_two(made: Path, rank: int, port: int, words: list[str]) -> subprocess
         return subprocess.Popen(words, stdout=said, stderr=said, env={**environment(made), **launched})
 
 
+@pytest.mark.thorough  # a minute each; tests/test_processes.py has one that others never join
 @pytest.mark.parametrize(
     "phase, lost, sent",
-    thorough_but(
-        1,
-        [
-            ("answers", 1, signal.SIGSTOP),
-            ("answers", 0, signal.SIGSTOP),
-            ("answers", 0, signal.SIGKILL),
-            ("training", 0, signal.SIGSTOP),
-            ("training", 1, signal.SIGSTOP),
-            ("training", 1, signal.SIGKILL),
-        ],
-    ),
+    [
+        ("answers", 1, signal.SIGSTOP),
+        ("answers", 0, signal.SIGSTOP),
+        ("answers", 0, signal.SIGKILL),
+        ("training", 0, signal.SIGSTOP),
+        ("training", 1, signal.SIGSTOP),
+        ("training", 1, signal.SIGKILL),
+    ],
 )
 def test_a_process_that_hangs_or_dies_ends_the_other_in_the_stated_time(made, phase, lost, sent):
     words = [sys.executable, "-m", "optimum_flab.recovery", *command(made, "out", *ANSWERED), "--max-steps", "6"]
