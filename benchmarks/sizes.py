@@ -6,13 +6,14 @@ Prunes DENSE to each size with `--gguf auto`, and then to the same size as each 
 alone cost more on validation text than the file that was chosen does on held-out text is left out (`settled`):
 whatever is pruned for it comes on top. `divergence` is that of the file's weights from the dense model on held-out
 text, in nats per token, `expected` the sum of what the search measured of type and shape; `shape_cpu_seconds` are
-those of the search, trials of types included. `never_above` is null where no type alone was pruned for. What is in DIR
-is not made again.
+those of the search, trials of types included. `never_above` is null where no type alone was pruned for, or left out
+as settled. What is in DIR is not made again, nor is the file of `--gguf auto` in a `--kept` record.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="a folder for what is pruned")
     parser.add_argument("--sizes", nargs="+", required=True, help="of the files, such as 235MB")
     parser.add_argument("--types", nargs="*", default=[], help="to compare with (default: none)")
+    parser.add_argument("--kept", type=Path, help="a record of this script, to compare with (default: none)")
     parser.add_argument("flags", nargs="*", metavar="-- FLAG", help="of `flab prune`")
     arguments = parser.parse_args()
     rows = [of_size(arguments, size) for size in arguments.sizes]
     above = [row["auto"]["divergence"] > one["divergence"] for row in rows for one in row["alone"]]
+    compared = any(row["alone"] or row["settled"] for row in rows)
     print_result(
         "the file that a budget in bytes gives",
         dense=str(arguments.dense),
         rows=rows,
-        never_above=not any(above) if above else None,
+        never_above=not any(above) if compared else None,
     )
 
 
@@ -49,9 +52,10 @@ def of_size(arguments: argparse.Namespace, size: str) -> dict[str, Any]:
         made_once(out, [arguments.dense], *told)
         return Checkpoint(out).report
 
-    auto = pruned("auto", "--gguf", "auto")
-    found = described(auto)
-    rounding = {one.file_type: one.divergence for one in auto.search.types}
+    kept = json.loads(arguments.kept.read_text(encoding="utf-8"))["rows"] if arguments.kept else []
+    found = next((row["auto"] for row in kept if row["size"] == size), None)
+    found = found or described(pruned("auto", "--gguf", "auto"))
+    rounding = {one["file_type"]: one["divergence"] for one in found["types"]}
     others = [kind for kind in arguments.types if kind != found["type"]]
     settled = [kind for kind in others if rounding.get(kind, 0.0) > found["divergence"]]
     alone = [described(pruned(kind, "--target-type", kind, "--gguf", kind)) for kind in others if kind not in settled]
