@@ -23,6 +23,7 @@ from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.json_files import parse_record
 from optimum_flab.records.results import EvaluationRecord
 from optimum_flab.records.scores import PASSES
+from optimum_flab.records.trim import TrimReport
 from optimum_flab.settings.export import ExportSettings
 from optimum_flab.settings.trim import TrimSettings
 from optimum_flab.trim.run import trim
@@ -261,6 +262,13 @@ def test_scores_follow_from_the_problems_that_a_record_says_were_passed(script, 
                 assert row == compare(row, MEAN, pruned, dense, clusters=clusters)
     programs = {task.removesuffix("_instruct") for task in found} - {pages.LINES}
     assert programs in (set(), {"humaneval", "codeharmony"})  # which are the problems that pages pool
+
+
+def test_the_output_that_pages_begin_with_is_that_of_its_record():
+    path = BENCHMARKS / "records" / "models" / "0.5b-trimmed" / "flab_trim.json"
+    printed, _, _ = TrimReport.parse(json.loads(path.read_text(encoding="utf-8")), path).to_text().partition("\n")
+    for page in (ROOT / "README.md", ROOT / "docs" / "trim.md"):
+        assert f"\n{printed}\n" in page.read_text(encoding="utf-8")
 
 
 def test_what_is_recommended_is_what_was_measured(script):
