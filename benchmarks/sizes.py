@@ -5,9 +5,11 @@
 Prunes DENSE to each size with `--gguf auto`, and then to the same size as each of the types. A type whose rounding
 alone cost more on validation text than the file that was chosen does on held-out text is left out (`settled`):
 whatever is pruned for it comes on top. `divergence` is that of the file's weights from the dense model on held-out
-text, in nats per token, `expected` the sum of what the search measured of type and shape; `shape_cpu_seconds` are
-those of the search, trials of types included. `never_above` is null where no type alone was pruned for, or left out
-as settled. What is in DIR is not made again, nor is the file of `--gguf auto` in a `--kept` record.
+text, in nats per token and over the tokens that are left; `bits_per_byte` is what that text costs the file, in which
+tokens that are gone count too. `expected` is the sum of what the search measured of type and shape,
+`shape_cpu_seconds` are those of the search, trials of types included. `never_above`, of divergences, is null where no
+type alone was pruned for or left out as settled. What is in DIR is not made again, nor is the file of `--gguf auto` in
+a `--kept` record.
 """
 
 from __future__ import annotations
@@ -73,6 +75,7 @@ def described(report: Report) -> dict[str, Any]:
         "removed_body": report.removed_body_ratio,
         "divergence": file.cost.divergence,
         "positions": file.cost.positions,
+        "bits_per_byte": file.cost.pruned_bits_per_byte,
         "expected": chosen and chosen.divergence,
         "finalists": [one.model_dump() for one in report.search.files],
         "types": [one.model_dump() for one in report.search.types],
