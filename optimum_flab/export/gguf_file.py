@@ -293,7 +293,7 @@ def _write(
     writer.add_file_type(gguf.LlamaFileType[file_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for key, value in fields.items():
-        _add_field(writer, key, value)
+        add_field(writer, key, value)
     types = [_stored_type(piece, gguf.GGMLQuantizationType[kind.upper()]) for piece in pieces]
     for piece, stored in zip(pieces, types, strict=True):
         weights, size = gguf.GGML_QUANT_SIZES[stored]
@@ -315,7 +315,8 @@ def _write(
         writer.close()
 
 
-def _add_field(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+def add_field(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    """Adds a field of the type that llama.cpp expects of its value."""
     if isinstance(value, list):
         writer.add_array(key, value)
     elif isinstance(value, bool):

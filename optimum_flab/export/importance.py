@@ -3,9 +3,10 @@ most care what matters most."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,16 +16,21 @@ from ..checkpoints.loading import LoadedModel
 from ..measuring.dense_outputs import GAP_MARKS
 from ..measuring.divergence import check_finite_layer
 from ..running.experts import ExpertWeights, Routed, routed
-from ..running.layer_pass import LayerObserver, LayerPass
-from ..running.layerwise import recorded, run_layer
+from ..running.layer_pass import LayerObserver, LayerPass, layer_piece
+from ..running.layerwise import recorded
 from ..settings.pruning import KINDS, DataSettings
 from ..tensors.workspace import Workspace
 from ..texts.kinds import ANSWERS
-from ..texts.packing import pack
+from ..texts.packing import PackedTokens, pack
 from ..texts.sets import TextSets, read_text_sets
+from ..texts.sources import Document
 from ..vocabulary.infilling import infilling_format
 from ..vocabulary.usage import special_ids, token_lists
 from .weights import GgufPiece
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 TOKENS = 4096  # more change nothing that can be measured
@@ -52,12 +58,11 @@ class InputSquares(LayerObserver):
         paths = [path for path, module in layer.named_modules() if isinstance(module, nn.Linear)]
         has_experts = reading.family.has_experts(layer)
         kept = dict[str, torch.Tensor]()
-        for batch, (x, mask) in enumerate(zip(reading.inputs, reading.masks, strict=True)):
+        for batch, mask in enumerate(reading.masks):
             with ExitStack() as stack:
                 runs = stack.enter_context(recorded(layer, *paths))
                 given = stack.enter_context(routed(reading.family, layer)) if has_experts else []
-                after = run_layer(layer, hidden[batch], x.kwargs[index])
-            hidden[batch] = reading.workspace.stored(after)
+                hidden[batch] = reading.batch_through(index, hidden[batch], batch)
             real, weights = mask.flatten(), self.weights[batch].flatten()
             read = [
                 (f"{path}.weight", [(weights[real], rows.reshape(len(real), -1)[real])])
@@ -91,38 +96,37 @@ class InputSquares(LayerObserver):
                 yield f"{family.mixture.module}.{name}", list(zip(counted, read, strict=True))
 
 
-def importance_matrix(
-    model: LoadedModel, pieces: Sequence[GgufPiece], texts: Sequence[str], data: DataSettings, workspace: Workspace
-) -> dict[str, np.ndarray]:
+def importance_matrix(reading: LayerPass, pieces: Sequence[GgufPiece]) -> dict[str, np.ndarray]:
     """The sums and counts of all matrices in the decoder layers, by their names in llama.cpp's files: embedding and
-    output head are quantised without. The marks of an infilling text count [`~measuring.dense_outputs.GAP_MARKS`]
-    times: all that is written into the gap reads them.
+    output head are quantised without.
 
     Args:
-        model ([`~checkpoints.loading.LoadedModel`]): with weights that can be read.
+        reading ([`LayerPass`]): that an [`InputSquares`] has passed.
         pieces (`Sequence[GgufPiece]`): the tensors of the file.
-        texts (`Sequence[str]`): what the model reads.
-        data ([`~settings.pruning.DataSettings`]): the lengths of sequences and batches.
-        workspace ([`Workspace`]): where hidden states are put.
-
-    Raises:
-        [`FlabError`]: the model produces NaN or infinite values.
     """
-    ids = token_lists(model.tokenizer, texts)
-    packed = pack(ids, data.sequence_length, 0, TOKENS, special_ids(model.tokenizer))
-    reading = LayerPass(model.model, model.family, packed, data.batch_size, workspace=workspace)
-    weights = packed.mask.float()
-    if (gap := infilling_format(model.tokenizer)) is not None:
-        marks = torch.tensor(sorted(gap.mark_ids(model.tokenizer)))
-        weights[torch.isin(packed.input_ids, marks)] *= GAP_MARKS
-    reading.run(InputSquares(reading, weights), "Measuring the importance matrix")
     tensors = dict[str, np.ndarray]()
     for piece in pieces:
-        index, name = model.family.layer_of(piece.source)
+        index, name = reading.family.layer_of(piece.source)
         if index is not None and piece.is_matrix:
-            kept = reading.kept(index)
-            tensors |= {f"{piece.name}.{part}": kept[f"{name}.{part}"].numpy() for part in (SUMS, COUNTS)}
+            for part in (SUMS, COUNTS):
+                kept = reading.pieces.finished(layer_piece(index), only=f"{name}.{part}").tensors
+                tensors[f"{piece.name}.{part}"] = kept[f"{name}.{part}"].numpy()
     return tensors
+
+
+def token_weights(tokenizer: PreTrainedTokenizerBase, tokens: PackedTokens) -> torch.Tensor:
+    """What each token of a text counts, float32 of shape `(rows, length)`: the marks of an infilling text count
+    [`~measuring.dense_outputs.GAP_MARKS`] times, as all that is written into the gap reads them."""
+    weights = tokens.mask.float()
+    if (gap := infilling_format(tokenizer)) is not None:
+        weights[torch.isin(tokens.input_ids, torch.tensor(sorted(gap.mark_ids(tokenizer))))] *= GAP_MARKS
+    return weights
+
+
+def packed_texts(model: LoadedModel, documents: Sequence[Document], data: DataSettings) -> PackedTokens:
+    """The first tokens of texts as a model reads them."""
+    ids = token_lists(model.tokenizer, [document.text for document in documents])
+    return pack(ids, data.sequence_length, 0, TOKENS, special_ids(model.tokenizer))
 
 
 def export_texts(model: LoadedModel, data: DataSettings) -> TextSets:
@@ -137,7 +141,7 @@ def export_texts(model: LoadedModel, data: DataSettings) -> TextSets:
 
 
 def write_importance_matrix(path: Path, model: LoadedModel, pieces: Sequence[GgufPiece], data: DataSettings) -> None:
-    """Writes the importance matrix of a model over calibration text, in llama.cpp's format.
+    """Measures the importance matrix of a model over calibration text, and writes it.
 
     Args:
         path (`Path`): the file; where weights cannot be used as they are stored, they are copied beside it meanwhile.
@@ -147,18 +151,28 @@ def write_importance_matrix(path: Path, model: LoadedModel, pieces: Sequence[Ggu
     Raises:
         [`FlabError`]: a source cannot be read, there is too little text, or the model produces NaN or infinite values.
     """
-    import gguf
-
     documents = export_texts(model, data).calibration
     workspace = Workspace(None if model.stored is None else path.parent)
     readable = model.with_weights(workspace).on_its_device()
-    texts = [document.text for document in documents]
-    tensors = importance_matrix(readable, pieces, texts, data, workspace)
+    tokens = packed_texts(model, documents, data)
+    reading = LayerPass(readable.model, model.family, tokens, data.batch_size, workspace=workspace)
+    reading.run(InputSquares(reading, token_weights(model.tokenizer, tokens)), "Measuring the importance matrix")
+    write_matrix(path, importance_matrix(reading, pieces), data.sequence_length)
+
+
+def write_matrix(path: Path, tensors: Mapping[str, np.ndarray], sequence_length: int) -> None:
+    """Writes an importance matrix in llama.cpp's format.
+
+    Args:
+        tensors (`Mapping[str, np.ndarray]`): see [`importance_matrix`].
+    """
+    import gguf
+
     writer = gguf.GGUFWriter(path, "imatrix")
     writer.add_type("imatrix")
-    writer.add_array("imatrix.datasets", [", ".join(sorted({document.kind for document in documents}))])
-    writer.add_uint32("imatrix.chunk_count", -(-TOKENS // data.sequence_length))
-    writer.add_uint32("imatrix.chunk_size", data.sequence_length)
+    writer.add_array("imatrix.datasets", ["calibration"])
+    writer.add_uint32("imatrix.chunk_count", -(-TOKENS // sequence_length))
+    writer.add_uint32("imatrix.chunk_size", sequence_length)
     for name, tensor in tensors.items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()

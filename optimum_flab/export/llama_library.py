@@ -6,6 +6,8 @@ needed, which takes seconds to import.
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping
@@ -19,12 +21,14 @@ def main() -> int:
     """Quantises a file; returns the exit status."""
     parser = ArgumentParser()
     parser.add_argument("--imatrix", type=Path)
+    parser.add_argument("--types", type=Path)
     for name in ("source", "target", "type"):
         parser.add_argument(name)
     args = parser.parse_args()
     matrix = {} if args.imatrix is None else mean_squares(args.imatrix)
+    types = {} if args.types is None else json.loads(args.types.read_text(encoding="utf-8"))
     kind = int(gguf.LlamaFileType[f"MOSTLY_{args.type}"])
-    return quantise(args.source.encode(), args.target.encode(), kind, matrix)
+    return quantise(args.source.encode(), args.target.encode(), kind, matrix, types)
 
 
 def mean_squares(path: Path) -> dict[str, np.ndarray]:
@@ -39,12 +43,15 @@ def mean_squares(path: Path) -> dict[str, np.ndarray]:
     return means
 
 
-def quantise(source: bytes, target: bytes, kind: int, matrix: Mapping[str, np.ndarray]) -> int:
+def quantise(
+    source: bytes, target: bytes, kind: int, matrix: Mapping[str, np.ndarray], types: Mapping[str, str]
+) -> int:
     """Quantises a file; returns llama.cpp's status.
 
     Args:
         kind (`int`): llama.cpp's number of the mixture of types.
         matrix (`Mapping[str, np.ndarray]`): see [`mean_squares`]; may be empty.
+        types (`Mapping[str, str]`): by the names of matrices, formats in place of those of the mixture.
     """
     from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
 
@@ -59,6 +66,18 @@ def quantise(source: bytes, target: bytes, kind: int, matrix: Mapping[str, np.nd
         entry.size = values.size
     if matrix:
         settings.imatrix = entries
+    numbers = {name: int(gguf.GGMLQuantizationType[one]) for name, one in types.items()}
+    patterns = [ffi.new("char[]", f"^{re.escape(name)}$".encode()) for name in numbers]
+    overrides = ffi.new("struct llama_model_tensor_override[]", len(types) + 1)
+    for override, pattern, number in zip(overrides, patterns, numbers.values(), strict=False):
+        override.pattern = pattern
+        override.type = number
+    if types:
+        settings.tt_overrides = overrides
+        # which overrides do not reach
+        settings.token_embedding_type = numbers.get("token_embd.weight", settings.token_embedding_type)
+        head = "output.weight" if "output.weight" in numbers else "token_embd.weight"
+        settings.output_tensor_type = numbers.get(head, settings.output_tensor_type)
     return library.llama_model_quantize(source, target, ffi.new("llama_model_quantize_params *", settings))
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..running.llama_process import PACKAGE
 from ..settings.export import OWN_TYPES
 from ..utils.errors import FlabError
-from ..utils.progress import say
 
 
 PROGRAM = "llama-quantize"
+
+
+LIBRARY = [sys.executable, str(Path(__file__).with_name("llama_library.py"))]
 
 
 def find_quantiser() -> list[str] | None:
@@ -24,7 +29,7 @@ def find_quantiser() -> list[str] | None:
     environment; `None` where there is neither."""
     if program := shutil.which(PROGRAM):
         return [program]
-    return [sys.executable, str(Path(__file__).with_name("llama_library.py"))] if find_spec(PACKAGE) else None
+    return LIBRARY if find_spec(PACKAGE) else None
 
 
 def quantiser_identity() -> list[Any]:
@@ -33,6 +38,20 @@ def quantiser_identity() -> list[Any]:
     if program := shutil.which(PROGRAM):
         return [program, Path(program).stat().st_mtime_ns]
     return [PACKAGE, version(PACKAGE)] if find_spec(PACKAGE) else []
+
+
+def check_library() -> list[str]:
+    """The command that starts the library of this environment, which takes a format for each matrix.
+
+    Raises:
+        [`FlabError`]: it is not there.
+    """
+    if not find_spec(PACKAGE):
+        raise FlabError(
+            "the formats of a file of a size are found with llama.cpp's library, which is not in this environment:"
+            " `pip install llama-cpp-py-sync` (x86-64, and macOS 14 or newer), or name a type for the file"
+        )
+    return LIBRARY
 
 
 def check_quantiser(kind: str) -> list[str]:
@@ -51,7 +70,9 @@ def check_quantiser(kind: str) -> list[str]:
     return command
 
 
-def quantise(source: Path, target: Path, kind: str, matrix: Path | None = None) -> None:
+def quantise(
+    source: Path, target: Path, kind: str, matrix: Path | None = None, types: Mapping[str, str] | None = None
+) -> None:
     """Quantises a GGUF file, in a separate process: on errors llama.cpp ends the one that it runs in.
 
     Args:
@@ -59,15 +80,19 @@ def quantise(source: Path, target: Path, kind: str, matrix: Path | None = None) 
         target (`Path`): the file to write.
         kind (`str`): llama.cpp's name of the mixture of types, in lower case.
         matrix (`Path`, *optional*): an importance matrix.
+        types (`Mapping[str, str]`, *optional*): formats of matrices, by name, in place of those of the mixture.
 
     Raises:
         [`FlabError`]: there is no quantiser, or it failed.
     """
-    command = check_quantiser(kind)
-    say(f"quantising to {kind}")
+    command = check_quantiser(kind) if types is None else check_library()
     weighed = [] if matrix is None else ["--imatrix", str(matrix)]
-    arguments = [*weighed, str(source), str(target), kind.upper()]
-    ran = subprocess.run([*command, *arguments], capture_output=True, text=True, errors="replace", check=False)
+    with TemporaryDirectory() as folder:
+        if types is not None:
+            Path(folder, "types.json").write_text(json.dumps(dict(types)), encoding="utf-8")
+            weighed += ["--types", str(Path(folder, "types.json"))]
+        arguments = [*command, *weighed, str(source), str(target), kind.upper()]
+        ran = subprocess.run(arguments, capture_output=True, text=True, errors="replace", check=False)
     if ran.returncode:
         said = [line.strip() for line in f"{ran.stdout}\n{ran.stderr}".splitlines() if line.strip()]
         reasons = [line for line in said if "fail" in line or "rror" in line] or said[-1:] or ["it gave no reason"]

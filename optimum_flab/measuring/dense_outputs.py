@@ -23,6 +23,7 @@ from ..records.pieces import Pieces
 from ..running.layer_pass import LayerObserver, LayerPass, layer_piece
 from ..running.layerwise import recorded, run_layer
 from .divergence import OutputHead, check_finite_layer
+from .gradients import drawn_gradients
 
 
 # The tokens of least weight that have this share of all of it are left out of the sums: in code most are certain, so
@@ -74,7 +75,12 @@ def dense_outputs(
     shapes, generator = [one.mask.shape for one in reading.batches], reading.generator
     draws = [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in shapes]
     batches = zip(observer.streams["hidden"], reading.masks, reading.processes.share(draws), strict=True)
-    squares = [_squared_gradient(reading, hidden, mask, head, draw) for hidden, mask, draw in batches]
+    squares = []
+    for hidden, mask, draw in batches:
+        square = torch.zeros(mask.shape)
+        gradients = drawn_gradients(reading, hidden[mask], head, draw[mask.cpu()])
+        square[mask.cpu()] = gradients.float().square().sum(dim=-1).cpu()
+        squares.append(square)
     check_finite_layer(all(bool(square.isfinite().all()) for square in squares), len(reading.layers) - 1)
     together = torch.cat(reading.processes.gathered(squares))
     together[torch.isin(reading.tokens.input_ids, torch.tensor(sorted(gap_marks)))] *= GAP_MARKS
@@ -104,31 +110,6 @@ class _Targets(LayerObserver):
     def _check(self, index: int) -> None:
         for hidden, mask in zip(self.streams["hidden"], self.reading.masks, strict=True):
             check_finite_layer(hidden[mask].isfinite().all(), index)
-
-
-def _squared_gradient(
-    reading: LayerPass, hidden: torch.Tensor, mask: torch.Tensor, head: OutputHead, draw: torch.Tensor
-) -> torch.Tensor:
-    """The squared norm of the gradient of `log p(y)` with respect to the output of the last layer, float32 of shape
-    `(rows, length)`, on the CPU.
-
-    Args:
-        draw (`torch.Tensor` of shape `(rows, length)`): numbers from 0 to 1 that draw each `y`.
-    """
-    norm = reading.model.get_submodule(reading.family.modules.final_norm)
-    squares = torch.zeros(mask.shape)
-    positions, draws = hidden[mask], draw[mask.cpu()].to(hidden.device, torch.float32)
-    chunks = [torch.zeros(0)]
-    for rows in head.chunks(len(positions)):
-        with torch.enable_grad():
-            at = positions[rows].detach().requires_grad_()
-            scores = torch.log_softmax(head.logits(norm(at)), dim=-1)
-            below = scores.detach().exp().cumsum(dim=-1)
-            following = torch.searchsorted(below, draws[rows, None] * below[:, -1:]).clamp_max(scores.shape[-1] - 1)
-            gradient = torch.autograd.grad(scores.gather(1, following).sum(), at)[0]
-        chunks.append(gradient.float().square().sum(dim=-1).cpu())
-    squares[mask.cpu()] = torch.cat(chunks)
-    return squares
 
 
 def _without_least(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -90,27 +90,35 @@ def cache_last_layer(tensors: LayerTensors) -> LayerTensors:
     return of_layer
 
 
+def layer_tensors(
+    model: PreTrainedModel,
+    family: Family,
+    replaced: LayerTensors = lambda index: {},
+    dtypes: Mapping[str, torch.dtype] | None = None,
+) -> LayerTensors:
+    """The tensors of each decoder layer on the model's device, some of them replaced; those of the last layer that was
+    asked for stay there.
+
+    Args:
+        dtypes (`Mapping`, *optional*): see [`dtypes_of`]. Defaults to the model's own.
+    """
+    layers, device, dtypes = family.decoder_layers(model), model.device, dtypes or dtypes_of(model)
+
+    def tensors(index: int) -> dict[str, torch.Tensor]:
+        own = {**dict(layers[index].named_parameters()), **replaced(index)}
+        return {name: tensor.to(device, dtypes[family.in_layer(index, name)]) for name, tensor in own.items()}
+
+    return cache_last_layer(tensors)
+
+
 def replaced_step(
     model: PreTrainedModel,
     family: Family,
     replaced: LayerTensors = lambda index: {},
     dtypes: Mapping[str, torch.dtype] | None = None,
 ) -> LayerStep:
-    """What the decoder layers of a model do on its device with some of their tensors replaced; the model is left as it
-    is.
-
-    Args:
-        dtypes (`Mapping`, *optional*): see [`dtypes_of`]. Defaults to the model's own.
-    """
-    layers = family.decoder_layers(model)
-    device = model.device
-    dtypes = dtypes or dtypes_of(model)
-
-    def weights(index: int) -> dict[str, torch.Tensor]:
-        tensors = {**dict(layers[index].named_parameters()), **replaced(index)}
-        return {name: tensor.to(device, dtypes[family.in_layer(index, name)]) for name, tensor in tensors.items()}
-
-    of_layer = cache_last_layer(weights)
+    """What the decoder layers of a model do with their [`layer_tensors`]; the model is left as it is."""
+    layers, of_layer = family.decoder_layers(model), layer_tensors(model, family, replaced, dtypes)
 
     def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
         return output_of(functional_call(layers[index], dict(of_layer(index)), (hidden,), kwargs))

@@ -106,12 +106,13 @@ class LayerPass:
 
     def through(self, index: int, hidden: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """What the layer at `index` makes of hidden states, by batch of this process."""
-        after = []
-        for states, x in zip(hidden, self.inputs, strict=True):
-            kwargs = x.kwargs[index]
-            output = self.step(index, states, kwargs) if self.step else run_layer(self.layers[index], states, kwargs)
-            after.append(self.workspace.stored(output))
-        return after
+        return [self.batch_through(index, states, batch) for batch, states in enumerate(hidden)]
+
+    def batch_through(self, index: int, hidden: torch.Tensor, batch: int) -> torch.Tensor:
+        """What the layer at `index` makes of the hidden states of a batch of this process."""
+        kwargs = self.inputs[batch].kwargs[index]
+        output = self.step(index, hidden, kwargs) if self.step else run_layer(self.layers[index], hidden, kwargs)
+        return self.workspace.stored(output)
 
     def part(self, name: str) -> LayerPass:
         """The same pass with separate pieces, for another run."""
