@@ -1,5 +1,5 @@
-"""What rounding each matrix to each format of GGUF files costs, predicted from gradients, so that the types of a file of
-a size are found without trying files.
+"""What rounding each matrix to each format of GGUF files costs, predicted from gradients, so that the formats of a file
+of a size are found without trying files.
 
 llama.cpp rounds some rows of each matrix to each format. A matrix' own loss in a format is half the sum over rows of
 the squared product of gradient and rounding error (rows are rounded apart), per token. It is the product of a rate of
@@ -247,7 +247,7 @@ def sensitivities(
             own_rows = whole[np.searchsorted(kept, sample.rows(piece)[0])].cpu().numpy()
             for kind, pair in _prices(sample, piece, own_rows, means, tokens.tokens):
                 found[f"{piece.name}:{kind}"] = torch.tensor(pair, dtype=torch.float64)
-    return _joined({key: tuple(pair.tolist()) for key, pair in found.items()})
+    return _joined({key: (float(pair[0]), float(pair[1])) for key, pair in found.items()})
 
 
 def head_rows(model, kept):
@@ -266,13 +266,12 @@ def _prices(
     for kind, change in sample.changes(piece):
         products = ((gradient * change).sum(axis=-1, dtype=np.float64) ** 2 * counts).sum()
         errors = ((change**2 * importance).sum(axis=-1, dtype=np.float64) * counts).sum()
-        whole = (gradient * change).sum(dtype=np.float64) ** 2
-        yield kind, (float(products) / (2 * tokens), float(errors), float(whole) / (2 * tokens))
+        yield kind, (float(products) / (2 * tokens), float(errors))
 
 
 def _joined(found: Mapping[str, tuple[float, float]]) -> Sensitivities:
     products, errors = dict[str, dict[str, float]](), dict[str, dict[str, float]]()
-    for key, (product, error, _) in found.items():
+    for key, (product, error) in found.items():
         name, _, kind = key.rpartition(":")
         products.setdefault(name, {})[kind] = product
         errors.setdefault(name, {})[kind] = error
