@@ -1,5 +1,5 @@
-"""What rounding each matrix to each format of GGUF files costs, predicted from gradients, so that the formats of a file
-of a size are found without trying files.
+"""What rounding each matrix to each format of GGUF files costs, predicted from gradients, so that formats are found
+without trying files.
 
 llama.cpp rounds some rows of each matrix to each format. A matrix' own loss in a format is half the sum over rows of
 the squared product of gradient and rounding error (rows are rounded apart), per token. It is the product of a rate of
