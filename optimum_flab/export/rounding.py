@@ -112,7 +112,8 @@ class Sample:
         family, config = model.family, model.model.config
         self.tensors = own_tensors(model.model)
         self.pieces = [one for one in gguf_pieces(self.tensors, config, family) if one.is_matrix]
-        self.folder, self._tokens, self._seen = folder, tokens, np.isin(tokens, seen)
+        self.folder = folder
+        self._tokens, self._seen = tokens, np.isin(tokens, seen)
         self._fields = {f"{gguf_facts(family).architecture}.{k}": v for k, v in model_fields(config, family).items()}
         self._architecture = gguf_facts(family).architecture
 

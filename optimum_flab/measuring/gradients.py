@@ -42,7 +42,8 @@ def drawn_gradients(
         `torch.Tensor` of shape `(positions, hidden)`: in the dtype of the states.
     """
     norm = reading.model.get_submodule(reading.family.modules.final_norm)
-    draws, gradients, rows_of_head = draws.to(states.device, torch.float32), [states[:0]], head.weight
+    draws, rows_of_head = draws.to(states.device, torch.float32), head.weight
+    gradients = [states[:0]]
     for rows in head.chunks(len(states)):
         with torch.enable_grad():
             at = states[rows].detach().requires_grad_()
@@ -81,11 +82,13 @@ class LayerGradients(LayerObserver):
     ):
         super().__init__(reading, range(len(reading.layers)))
         self.streams = {"gradient": top}
-        self.tensors, self.read, self.price = tensors, read, price
+        self.tensors, self.read = tensors, read
+        self.price = price
 
     def observe(self, index: int) -> dict[str, torch.Tensor]:
         """What is kept of a layer."""
-        reading, gradients, read = self.reading, self.streams["gradient"], self.read(index)
+        reading, read = self.reading, self.read(index)
+        gradients = self.streams["gradient"]
         tensors = self.tensors(index)
         matrices = [name for name, tensor in tensors.items() if tensor.ndim > 1]
         sums = {name: torch.zeros_like(tensors[name], dtype=torch.float32) for name in matrices}

@@ -102,7 +102,8 @@ def layer_tensors(
     Args:
         dtypes (`Mapping`, *optional*): see [`dtypes_of`]. Defaults to the model's own.
     """
-    layers, device, dtypes = family.decoder_layers(model), model.device, dtypes or dtypes_of(model)
+    layers, device = family.decoder_layers(model), model.device
+    dtypes = dtypes or dtypes_of(model)
 
     def tensors(index: int) -> dict[str, torch.Tensor]:
         own = {**dict(layers[index].named_parameters()), **replaced(index)}

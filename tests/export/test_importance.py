@@ -12,10 +12,11 @@ from optimum_flab import ConfigurationError, ExportSettings, FlabError
 from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
 from optimum_flab.export import export_gguf, quantiser
 from optimum_flab.export.gguf_file import note_of_rows
-from optimum_flab.export.importance import importance_matrix
+from optimum_flab.export.importance import InputSquares, importance_matrix, token_weights
 from optimum_flab.export.llama_library import mean_squares
 from optimum_flab.export.weights import gguf_pieces
 from optimum_flab.measuring.dense_outputs import GAP_MARKS
+from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.settings.export import MATRIX_TYPES, QUANTISED_TYPES
 from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.tensors.gguf_header import read_header
@@ -45,9 +46,10 @@ def data(tmp_path):
 def matrix_of(model, tokenizer, data, texts=TEXTS):
     """The importance matrix of a model, and the tokens that it is made of."""
     loaded = dense_from_memory(model, tokenizer)
-    pieces = gguf_pieces(own_tensors(model), model.config, loaded.family)
-    found = importance_matrix(loaded, pieces, texts, data, Workspace())
-    return found, pack(token_lists(tokenizer, texts), 32, 0, 4096)
+    tokens = pack(token_lists(tokenizer, texts), 32, 0, 4096)
+    reading = LayerPass(model, loaded.family, tokens, data.batch_size, workspace=Workspace())
+    reading.run(InputSquares(reading, token_weights(tokenizer, tokens)), "Measuring")
+    return importance_matrix(reading, gguf_pieces(own_tensors(model), model.config, loaded.family)), tokens
 
 
 @torch.no_grad()
@@ -118,7 +120,7 @@ def test_the_quantiser_rounds_with_more_care_what_matters_more(tokenizer, data, 
     beside = sorted(path.name for path in paths["with"].parent.iterdir())
     assert beside == ["tiny.Modelfile", "tiny.gguf", "tiny.imatrix"]
     fields = gguf.GGUFReader(tmp_path / "with/tiny.imatrix").fields
-    assert [fields[name].contents() for name in ("general.type", "imatrix.datasets")] == ["imatrix", ["own"]]
+    assert [fields[name].contents() for name in ("general.type", "imatrix.datasets")] == ["imatrix", ["calibration"]]
     means = mean_squares(tmp_path / "with/tiny.imatrix")
     weights, errors = own_tensors(load_dense(folder).model), {"with": 0.0, "without": 0.0}
     for name, path in paths.items():
