@@ -1,10 +1,10 @@
 """What rounding each matrix to each format of GGUF files costs, predicted from gradients, so that formats are found
 without trying files.
 
-llama.cpp rounds some rows of each matrix to each format. A matrix' own loss in a format is half the sum over rows of
-the squared product of gradient and rounding error (rows are rounded apart), per token. It is the product of a rate of
-the matrix, the mean over formats, and of the squared error in the format weighted by the importance matrix: that
-averages out what single products have of chance, which a choice of the smallest would fall for.
+llama.cpp rounds some rows of each matrix to each format. A row's loss in a format is half the squared product of
+gradient and rounding error, per token. It is taken as the product of a rate of the row, the mean over formats, and of
+the squared error in the format weighted by the importance matrix: that averages out what single products have of
+chance, which a choice of the smallest would fall for. A matrix loses the sum over its rows, which are rounded apart.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ FORMATS = (
     *("Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0"),
 )
 WEIGHED = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
-ROWS = 256  # of a matrix that are rounded, evenly spaced; more change nothing that can be measured
+ROWS = 256  # of a matrix that are rounded; more change nothing that can be measured
+LARGEST = 32  # of those, the ones that write most: a single one may write as much as all others, and be lost alone
 TOKEN_ROWS = 2048  # of the tokens that the text lacks; those that it has are all rounded
 AROUND = (EMBEDDING, HEAD)
 
@@ -75,19 +76,14 @@ class Sensitivities:
     """What rounding costs, by matrix and format.
 
     Args:
-        rates (`dict[str, float]`): by the name of a matrix in the file, nats per token for each unit of squared error.
-        errors (`dict[str, dict[str, float]]`): by matrix and format, the squared error of all its weights, each
-            weighted by the mean square of what it multiplies.
-        products (`dict[str, dict[str, float]]`): what each pair alone was found to cost, in nats per token.
+        losses (`dict[str, dict[str, float]]`): by the name of a matrix in the file and by format, the divergence that
+            is predicted, in nats per token.
+        errors (`dict[str, dict[str, float]]`): likewise the squared error of all weights, each weighted by the mean
+            square of what it multiplies.
     """
 
-    rates: dict[str, float]
+    losses: dict[str, dict[str, float]]
     errors: dict[str, dict[str, float]]
-    products: dict[str, dict[str, float]]
-
-    def loss(self, name: str, kind: str) -> float:
-        """The divergence that rounding a matrix to a format is predicted to cost, in nats per token."""
-        return self.rates[name] * self.errors[name].get(kind, 0.0)
 
 
 class _Inputs(InputSquares):
@@ -106,27 +102,49 @@ class Sample:
         folder (`Path`): for the files.
         tokens (`np.ndarray`): the ids whose rows of embedding and head count.
         seen (`np.ndarray`): those of them that the text has.
+        means (`Mapping[str, np.ndarray]`): the importance matrix.
     """
 
-    def __init__(self, model: LoadedModel, folder: Path, tokens: np.ndarray, seen: np.ndarray):
+    def __init__(
+        self,
+        model: LoadedModel,
+        folder: Path,
+        tokens: np.ndarray,
+        seen: np.ndarray,
+        means: Mapping[str, np.ndarray],
+    ):
         family, config = model.family, model.model.config
         self.tensors = own_tensors(model.model)
         self.pieces = [one for one in gguf_pieces(self.tensors, config, family) if one.is_matrix]
         self.folder = folder
+        self._rows = dict[str, tuple[np.ndarray, np.ndarray]]()
         self._tokens, self._seen = tokens, np.isin(tokens, seen)
+        self._means = means
         self._fields = {f"{gguf_facts(family).architecture}.{k}": v for k, v in model_fields(config, family).items()}
         self._architecture = gguf_facts(family).architecture
 
+    def importance(self, piece: GgufPiece) -> np.ndarray:
+        """The mean squares of what a matrix multiplies, by row, where they are known."""
+        if f"{piece.name}.{SUMS}" not in self._means:
+            return np.ones(1, np.float32)
+        sums, counts = (self._means[f"{piece.name}.{part}"] for part in (SUMS, COUNTS))
+        return (sums / np.maximum(counts, 1)).reshape(*piece.shape[:-2], 1, -1)
+
     def rows(self, piece: GgufPiece) -> tuple[np.ndarray, np.ndarray]:
         """The rows of a matrix that are rounded, and how many each stands for."""
-        if piece.name not in AROUND:
-            number = piece.shape[-2]
-            rows = np.unique(np.linspace(0, number - 1, min(number, ROWS)).astype(int))
-            return rows, np.full(len(rows), number / len(rows))
-        seen, others = self._tokens[self._seen], self._tokens[~self._seen]
-        some = others[np.unique(np.linspace(0, max(len(others) - 1, 0), min(len(others), TOKEN_ROWS)).astype(int))]
-        share = len(others) / len(some) if len(some) else 0.0
-        return np.concatenate([seen, some]), np.repeat([1.0, share], [len(seen), len(some)])
+        if piece.name not in self._rows:
+            if piece.name in AROUND:
+                first, others, number = self._tokens[self._seen], self._tokens[~self._seen], TOKEN_ROWS
+            else:
+                squares = piece.values(self.tensors) ** 2 * self.importance(piece)
+                writes = squares.sum(axis=-1).reshape(-1, piece.shape[-2]).sum(axis=0)
+                order = np.argsort(-writes, kind="stable")
+                first, others, number = np.sort(order[:LARGEST]), np.sort(order[LARGEST:]), ROWS - LARGEST
+            some = others[np.unique(np.linspace(0, max(len(others) - 1, 0), min(len(others), number)).astype(int))]
+            share = len(others) / len(some) if len(some) else 0.0
+            counts = np.repeat([1.0, share], [len(first), len(some)])
+            self._rows[piece.name] = np.concatenate([first, some]), counts
+        return self._rows[piece.name]
 
     def of(self, piece: GgufPiece, tensors: Mapping[str, torch.Tensor]) -> np.ndarray:
         """Those rows of what has the shape of the matrix."""
@@ -199,8 +217,9 @@ def sensitivities(
     inputs = _Inputs(reading, token_weights(model.tokenizer, tokens))
     reading.run(inputs, "Measuring what matrices multiply")
     folder = pieces.folder / "rows"
-    sample = Sample(model, folder, kept, tokens.input_ids[tokens.mask].unique().numpy())
-    means = importance_matrix(reading, sample.pieces)
+    pieces_of_file = gguf_pieces(own_tensors(model.model), model.model.config, family)
+    means = importance_matrix(reading, pieces_of_file)
+    sample = Sample(model, folder, kept, tokens.input_ids[tokens.mask].unique().numpy(), means)
     write_atomically(
         folder / "matrix.gguf", partial(write_matrix, tensors=means, sequence_length=data.sequence_length)
     )
@@ -225,7 +244,7 @@ def sensitivities(
             f"{piece.name}:{kind}": torch.tensor(found, dtype=torch.float64)
             for piece in sample.pieces
             if piece.source in own
-            for kind, found in _prices(sample, piece, sample.of(piece, own), means, tokens.tokens)
+            for kind, found in _prices(sample, piece, sample.of(piece, own), tokens.tokens)
         }
 
     down = replace(reading, pieces=pieces.part("gradients"))
@@ -246,7 +265,7 @@ def sensitivities(
             tied = all(one.name != HEAD for one in sample.pieces)
             whole = of_rows if piece.name == HEAD else of_tokens + of_rows if tied else of_tokens
             own_rows = whole[np.searchsorted(kept, sample.rows(piece)[0])].cpu().numpy()
-            for kind, pair in _prices(sample, piece, own_rows, means, tokens.tokens):
+            for kind, pair in _prices(sample, piece, own_rows, tokens.tokens):
                 found[f"{piece.name}:{kind}"] = torch.tensor(pair, dtype=torch.float64)
     return _joined({key: (float(pair[0]), float(pair[1])) for key, pair in found.items()})
 
@@ -256,28 +275,23 @@ def head_rows(model, kept):
 
 
 def _prices(
-    sample: Sample, piece: GgufPiece, gradient: np.ndarray, means: Mapping[str, np.ndarray], tokens: int
+    sample: Sample, piece: GgufPiece, gradient: np.ndarray, tokens: int
 ) -> Iterator[tuple[str, tuple[float, float]]]:
-    """By format, what a matrix alone was found to cost, and its weighted squared error."""
-    counts = sample.rows(piece)[1]
-    importance = np.ones(1, np.float32)
-    if f"{piece.name}.{SUMS}" in means:
-        sums, number = means[f"{piece.name}.{SUMS}"], means[f"{piece.name}.{COUNTS}"]
-        importance = (sums / np.maximum(number, 1))[:, None, :].reshape(*gradient.shape[:-2], 1, -1)
+    """By format, what a matrix is predicted to cost, and its weighted squared error."""
+    counts, importance = sample.rows(piece)[1], sample.importance(piece)
+    products, errors = dict[str, np.ndarray](), dict[str, np.ndarray]()
     for kind, change in sample.changes(piece):
-        products = ((gradient * change).sum(axis=-1, dtype=np.float64) ** 2 * counts).sum()
-        errors = ((change**2 * importance).sum(axis=-1, dtype=np.float64) * counts).sum()
-        yield kind, (float(products) / (2 * tokens), float(errors))
+        products[kind] = (gradient * change).sum(axis=-1, dtype=np.float64) ** 2 / (2 * tokens)
+        errors[kind] = (change**2 * importance).sum(axis=-1, dtype=np.float64)
+    rates = np.mean([products[kind] / np.maximum(errors[kind], 1e-30) for kind in products], axis=0)
+    for kind, error in errors.items():
+        yield kind, (float((rates * error * counts).sum()), float((error * counts).sum()))
 
 
 def _joined(found: Mapping[str, tuple[float, float]]) -> Sensitivities:
-    products, errors = dict[str, dict[str, float]](), dict[str, dict[str, float]]()
-    for key, (product, error) in found.items():
+    losses, errors = dict[str, dict[str, float]](), dict[str, dict[str, float]]()
+    for key, (loss, error) in found.items():
         name, _, kind = key.rpartition(":")
-        products.setdefault(name, {})[kind] = product
+        losses.setdefault(name, {})[kind] = loss
         errors.setdefault(name, {})[kind] = error
-    rates = {
-        name: float(np.mean([products[name][kind] / error for kind, error in kinds.items() if error] or [0.0]))
-        for name, kinds in errors.items()
-    }
-    return Sensitivities(rates, errors, products)
+    return Sensitivities(losses, errors)
