@@ -81,7 +81,6 @@ RUNS = {
     "gemma": [f"prune gemma3_text gemma {SMALLER} --target-ratio 0.3"],
     "streamed": [f"prune llama streamed {SMALLER} --target-ratio 0.3 --memory-budget 1.3GB"],
     "experts": [f"prune qwen3_moe experts {SMALLER} --target-ratio 0.3 --experts"],
-    "heads": [f"prune llama heads {SMALLER} --num-attention-heads 2 --no-layers"],
     "counts": [
         "count texts -m qwen2 -o counts.npz",
         f"prune qwen2 counts {SMALLER} --counts counts.npz --target-ratio 0.2 --gguf bf16",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 class Shape(Mapping[str, int]):
     """The sizes that pruning changes, by dimension: `"vocab"` (rows of the embedding), `"layer"`, `"neuron"` (per FFN
-    or per expert), `"head"` (of queries, per layer) and, in mixtures, `"expert"` (per layer).
+    or per expert) and, in mixtures, `"expert"` (per layer).
 
     ```python
     >>> Shape(vocab=32_000, layer=24, neuron=4864).resized(layer=22)["layer"]

@@ -123,7 +123,7 @@ def reading(model: PreTrainedModel, tokens: PackedTokens, batch_size: int = 4, *
 def masked_step(model: PreTrainedModel, removed: Container[int], narrowed: Mapping[int, NarrowLayer]) -> LayerStep:
     """What each dense layer does once pruned, without surgery, in the dtype of the model."""
     family = family_for(model.config)
-    return without_layers(replaced_step(model, family, masked_weights(model, family, {"neuron": narrowed})), removed)
+    return without_layers(replaced_step(model, family, masked_weights(model, family, narrowed)), removed)
 
 
 @pytest.fixture(autouse=True)

@@ -147,7 +147,7 @@ def test_all_faults_are_reported_at_once():
     )
     for line in (
         "target_ratio: 1.5 should be less than 1",
-        "sed: unknown setting; near it are seed, heads",
+        "sed: unknown setting; near it are seed",
         "data: 'x' should be a valid dictionary or instance of DataSettings",
         "vocab_size: -1 should be greater than 0",
     ):
@@ -352,9 +352,9 @@ def test_reading_a_file_validates_nothing(tmp_path):
 
 def test_sizes_have_the_names_of_a_models_configuration():
     config = FlabPrunerConfig(vocab_size=32682, num_hidden_layers=24, intermediate_size=3840)
-    config.num_attention_heads = 4
+    config.num_experts = 4
     config.validate()
-    assert FlabPrunerConfig.from_dict(config.to_dict()) == config and config.num_attention_heads == 4
+    assert FlabPrunerConfig.from_dict(config.to_dict()) == config and config.num_experts == 4
     for part in COMPONENTS:
         (line,) = faults(**{part.size: 4}, **{part.section: {"enabled": False}})
         assert line == f"{part.size}: 4 has no effect, since {part.section}.enabled is false; drop one of them"

@@ -96,18 +96,6 @@ def test_layers_that_go_take_a_narrowing_and_a_ranking():
     assert nothing < ranking < all_of_it
 
 
-def test_heads_take_a_pass_over_the_text_unless_all_stay_and_no_survey():
-    def seconds(heads, **request):
-        config = FlabPrunerConfig(**request, num_attention_heads=heads)
-        return seconds_for(config, SIZES, SLOW)
-
-    dense = SIZES.shape["head"]
-    alone, none = seconds(dense // 2), seconds(dense)
-    assert none == seconds_for(FlabPrunerConfig(), SIZES, SLOW) < alone
-    # weighted once with the neurons, so that heads add less to a search than they take alone
-    assert 0 < seconds(dense // 2, target_ratio=0.3) - seconds(dense, target_ratio=0.3) < alone - none
-
-
 def test_every_process_tries_the_files_itself_and_few_where_nothing_of_the_body_goes():
     weights = SIZES.counts.body(SIZES.shape)
     small, large = f"{weights * 4 // 8}B", f"{weights * 8 // 8}B"

@@ -81,7 +81,7 @@ def pruned_tensors(
             tensor = plan.weights[name]
         else:
             inside = {axis: torch.as_tensor(kept[layer]) for axis, kept in plan.kept_inside.items() if layer in kept}
-            tensor = select_along(tensor, axes, outside | inside, outline.shape)
+            tensor = select_along(tensor, axes, outside | inside)
         if "vocab" in plain_axes(axes) and plan.kept_tokens is not None:
             tensor = _padded(tensor, plan.vocab_size, outline.dtype)
         if tensor.shape != outline.shape:

@@ -25,7 +25,7 @@ GROUPS = {
     "Output": ("output", "output_dtype", "gguf", "prompt", "overwrite", "quiet", "json"),
     "Vocabulary": ("vocabulary",),
     "Layers": ("layers",),
-    "FFN and query heads": ("ffn", "heads"),
+    "FFN": ("ffn",),
     "Experts": ("experts",),
     "Machine": ("device", "dtype", "memory_budget", "time_budget", "cache_dir", "no_resume"),
 }

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 
-DIMENSIONS = ("vocab", "hidden", "neuron", "expert", "head", "kv_head")
-BLOCKS = ("head", "kv_head")  # an index of these stands for several numbers, as many as the configuration says
+DIMENSIONS = ("vocab", "hidden", "neuron", "expert")
 
 
 def matrices_of(tensor: torch.Tensor, axes: tuple[str | None, ...]) -> list[torch.Tensor]:
@@ -44,19 +43,12 @@ def misfit(axes: tuple[str | None, ...], shape: Sequence[int], sizes: Mapping[An
         stated = sizes.get(dimension)
         if axis is None or stated is None:
             continue
-        wanted = stated * parsed_axis(axis)[1]
-        # blocks are of a size that the configurations call by many names
-        if size % wanted if dimension in BLOCKS else size != wanted:
+        if size != (wanted := stated * parsed_axis(axis)[1]):
             return axis, wanted
     return None
 
 
-def select_along(
-    tensor: torch.Tensor,
-    axes: tuple[str | None, ...],
-    kept: Mapping[str, torch.Tensor],
-    shape: Sequence[int] | None = None,
-) -> torch.Tensor:
+def select_along(tensor: torch.Tensor, axes: tuple[str | None, ...], kept: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Selects indices of a tensor along the axes of the dimensions in `kept`.
 
     Args:
@@ -64,8 +56,6 @@ def select_along(
         kept (`Mapping[str, torch.Tensor]`): indices by dimension, in the resulting order; other dimensions stay whole.
             Those of neurons may be of shape `(experts, neurons)`, separate for each of the kept experts, or for each
             of all; a tensor with both has its experts first.
-        shape (`Sequence[int]`, *optional*): of the result; needed where heads are selected, since it says how many
-            numbers each of them is.
     """
     dimensions = plain_axes(axes)
     if "expert" in dimensions and kept.get("neuron", torch.empty(0)).ndim == 2:
@@ -73,7 +63,7 @@ def select_along(
         neurons = neurons if len(neurons) == len(experts) else neurons[experts]
         return torch.stack(
             [
-                select_along(tensor[int(expert)], axes[1:], {**kept, "neuron": own}, shape and shape[1:])
+                select_along(tensor[int(expert)], axes[1:], {**kept, "neuron": own})
                 for expert, own in zip(experts, neurons, strict=True)
             ]
         )
@@ -82,8 +72,6 @@ def select_along(
             continue
         dimension, parts, neighbours = parsed_axis(axis)
         index = kept[dimension].to(tensor.device)
-        if shape is not None and dimension in BLOCKS:
-            parts, neighbours = shape[place] // len(index), True
         if neighbours:
             index = (index[:, None] * parts + torch.arange(parts, device=index.device)).flatten()
         else:

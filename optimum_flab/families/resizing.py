@@ -42,9 +42,6 @@ def resized_config(config: Any, family: Family, kept_layers: Sequence[int], size
         fields.update(_mixture_fields(config, family, kept_layers, sizes))
     called = getattr(config, "attribute_map", {})  # several names may refer to one field
     changed: dict[Any, int] = {**sizes, "layer": len(kept_layers)}
-    if sizes.get("head", heads := getattr(config, "num_attention_heads", None)) != heads:
-        # most classes compute it from the hidden size otherwise
-        fields["head_dim"] = getattr(config, "head_dim", None) or config.hidden_size // heads
     for dimension, size in changed.items():
         fields[called.get(family.sizes[dimension], family.sizes[dimension])] = size
     for name in ("_name_or_path", "quantization_config", "dtype", "torch_dtype"):

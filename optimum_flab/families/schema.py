@@ -214,7 +214,8 @@ class Family(_Facts):
             `{layer}` is a decoder layer, `{embeddings}`, `{final_norm}` and `{output_head}` are the modules, and `*`
             is any one component of a path. `neuron*2` is an axis that holds two consecutive blocks of neurons,
             `2*neuron` one that holds two numbers for each neuron.
-        sizes (`dict[str, str]`): the config field of each dimension, and of the number of layers.
+        sizes (`dict[str, str]`): the config field of each dimension, of the number of layers, and of those of heads of
+            queries (`head`) and of keys and values (`kv_head`).
         per_layer (`list[str]`): config fields with an entry per layer.
         layer_counts (`list[str]`): config fields that count layers from the bottom and that mean nothing once
             `layer_types` is spelled out.
@@ -237,7 +238,7 @@ class Family(_Facts):
     transformers: str
     modules: Modules
     tensors: dict[str, list[Axis | None]]
-    sizes: dict[Literal[("layer", *DIMENSIONS)], FieldName]  # type: ignore[valid-type]
+    sizes: dict[Literal[("layer", *DIMENSIONS, "head", "kv_head")], FieldName]  # type: ignore[valid-type]
     per_layer: list[FieldName] = []
     layer_counts: list[FieldName] = []
     absent: dict[FieldName, int] = {}
@@ -324,23 +325,15 @@ class Family(_Facts):
             raise ValueError(f"{self.model_type} is not a mixture of experts")
         return self.experts
 
-    def projection(self, layer: nn.Module, path: str) -> nn.Linear:
-        """A linear module of a layer; gpt2's `Conv1D` has the same parameters, see [`matrix`]."""
-        return cast(nn.Linear, layer.get_submodule(path))
-
     def ffn_out(self, layer: nn.Module) -> nn.Linear:
-        """The projection from the neurons of one layer back to the residual stream."""
-        return self.projection(layer, self.block.ffn_out)
+        """The projection from the neurons of one layer back to the residual stream; gpt2's `Conv1D` has the same
+        parameters, see [`matrix`]."""
+        return cast(nn.Linear, layer.get_submodule(self.block.ffn_out))
 
-    def matrix(self, projection: str, weight: torch.Tensor) -> torch.Tensor:
-        """The weight of a projection into the stream as a matrix of shape `(hidden, in)`, and back: some families
-        store it transposed.
-
-        Args:
-            projection (`str`): `block.ffn_out` or `block.attention_out`.
-            weight (`torch.Tensor`): either form; what is returned shares its memory.
-        """
-        axes = self.axes(self.in_layer(0, f"{projection}.weight"))
+    def matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight of [`ffn_out`] as a matrix of shape `(hidden, neurons)`, and back: some families store it
+        transposed. What is returned shares its memory."""
+        axes = self.axes(self.in_layer(0, self.ffn_out_name))
         return weight if axes is None or axes[0] == "hidden" else weight.T
 
     def expert_matrix(self, weight: torch.Tensor) -> torch.Tensor:
@@ -355,11 +348,11 @@ class Family(_Facts):
         Args:
             weight (`torch.Tensor`): of shape `(hidden, neurons)`, in a mixture `(experts, hidden, neurons)`.
         """
-        return self.matrix(self.block.ffn_out, weight) if self.experts is None else self.expert_matrix(weight)
+        return self.matrix(weight) if self.experts is None else self.expert_matrix(weight)
 
     def ffn_out_matrix(self, layer: nn.Module) -> torch.Tensor:
         """The weight of [`ffn_out`], of shape `(hidden, neurons)`."""
-        return self.matrix(self.block.ffn_out, self.ffn_out(layer).weight)
+        return self.matrix(self.ffn_out(layer).weight)
 
     @property
     def ffn_out_name(self) -> str:

@@ -130,10 +130,9 @@ class FileSizes:
         """The tensors of a GGUF file of a type: name, shape and number format. Types may differ in nothing but their
         names, as rows that do not fit their formats fall back to others."""
         sizes = self._family.sizes
-        heads = shape.get("head", getattr(self._model.config, sizes["head"]))
+        heads, groups = (getattr(self._model.config, sizes[name]) for name in ("head", "kv_head"))
         tied = all(piece.name != "output.weight" for piece in self._pieces)
-        grouped = heads / getattr(self._model.config, sizes["kv_head"])
-        file = QuantisedFile(kind, shape["layer"], grouped, tied, shape.get("expert", 0))
+        file = QuantisedFile(kind, shape["layer"], heads / groups, tied, shape.get("expert", 0))
         found = []
         for piece in self._pieces:
             if self._layer(piece.source) < shape["layer"]:

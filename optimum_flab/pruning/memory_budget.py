@@ -38,9 +38,6 @@ STREAMS = 8  # hidden states of all tokens, besides those on disk after every la
 def memory_needs(request: Request, dtype: torch.dtype, device: torch.device) -> tuple[int, int]:
     """The maximum memory that pruning takes on the device that computes, in bytes, apart from file cache.
 
-    Query heads take no more than neurons: they are decided before these, on smaller matrices, and the layers without
-    them are made one at a time.
-
     Args:
         request ([`Request`]): whose pruned weights are in the memory of the CPU.
         dtype (`torch.dtype`): of the computation.

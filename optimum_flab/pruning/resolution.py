@@ -145,9 +145,10 @@ def _is_asked_for(request: Request, component: Component) -> bool:
         if not has_it:
             what = pin if pinned is not None else name
             raise ConfigurationError(f"{what}: this model has no {section.units} to remove; leave it out")
-        if pinned is None and (not request.config.has_target or not component.is_searched):
-            other = " or `target_ratio`" if component.is_searched else ""
-            raise ConfigurationError(f"{name}: nothing says how many {section.units} stay; set `{pin}`{other}")
+        if pinned is None and not request.config.has_target:
+            raise ConfigurationError(
+                f"{name}: nothing says how many {section.units} stay; set `{pin}` or `target_ratio`"
+            )
     return has_it
 
 

@@ -1,5 +1,4 @@
-"""The shape of the pruned model, searched for where there is a choice, and what stays of components that refit
-nothing."""
+"""The shape of the pruned model, searched for where there is a choice, and what stays of all but the neurons."""
 
 from __future__ import annotations
 
@@ -206,8 +205,8 @@ T = TypeVar("T")
 
 
 def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
-    """Measures the shapes that are worth comparing, and decides what stays of components that refit nothing; saved
-    under everything that decides it.
+    """Measures the shapes that are worth comparing, and decides what stays of all but the neurons; saved under
+    everything that decides it.
 
     Args:
         candidates ([`Candidates`]): a single shape is used as it is.
@@ -256,8 +255,8 @@ def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
 
 
 def _settled(choices: Mapping[str, Choice], shape: Shape) -> tuple[dict[str, Any], tuple[RemovedLayer, ...]]:
-    """By dimension, what stays of components that refit nothing, as a plan has it, and the layers that go."""
-    settled = [part.dimension for part in components_of(shape) if part.choice is not None and not part.refits]
+    """By dimension, what stays of all but the neurons, as a plan has it, and the layers that go."""
+    settled = [name for name in choices if name != "neuron"]
     kept = {name: choices[name](shape[name]) for name in settled}
     for name, stays in kept.items():
         if isinstance(stays, Mapping):

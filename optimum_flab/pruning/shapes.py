@@ -20,7 +20,7 @@ from ..running.layer_pass import LayerPass
 from ..running.layerwise import LayerStep
 from ..running.narrow_layers import NarrowLayers
 from ..sizes import Shape
-from .components import COMPONENTS
+from .components.deciding import NarrowLayer
 
 
 if TYPE_CHECKING:
@@ -64,18 +64,16 @@ def lost(tried: TriedShape) -> float:
     return of_body + (tried.validation_rounding_bits_per_byte or 0.0) / REFITTED
 
 
-def masked_weights(model: PreTrainedModel, family: Family, kept: Mapping[str, Any]) -> LayerTensors:
-    """The weights that change once a model is pruned inside its layers, in their dense shape: zero where parts are
-    removed."""
-    inside = [component for component in COMPONENTS if isinstance(kept.get(component.dimension), Mapping)]
+def masked_weights(model: PreTrainedModel, family: Family, narrowed: Mapping[int, NarrowLayer]) -> LayerTensors:
+    """The weights that change once FFNs are narrowed, in their dense shape: zero where neurons are removed."""
 
     def replaced(index: int) -> dict[str, torch.Tensor]:
-        return {
-            name: tensor
-            for component in inside
-            if index in kept[component.dimension]
-            for name, tensor in component.masked(model, family, index, kept[component.dimension][index]).items()
-        }
+        if (narrow := narrowed.get(index)) is None:
+            return {}
+        dense = family.ffn_out_matrix(family.decoder_layers(model)[index]).to(narrow.kept.device)
+        masked = torch.zeros_like(dense)
+        masked[:, narrow.kept] = dense[:, narrow.kept] if narrow.weight is None else narrow.weight.to(dense)
+        return {family.ffn_out_name: family.matrix(masked)}
 
     return replaced
 
@@ -119,7 +117,7 @@ def measure_shape(
     tokens = reading.tokens
     if family.experts is None:
         outer, dense_step = fast_step(model, family)
-        _, step = fast_step(model, family, masked_weights(model, family, kept))
+        _, step = fast_step(model, family, masked_weights(model, family, kept.get("neuron", {})))
     else:
         outer, dense_step = model, replaced_step(model, family)
         step = cut_step(model, family, shape, kept)

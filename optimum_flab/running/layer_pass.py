@@ -19,7 +19,6 @@ from ..tensors.workspace import Workspace
 from ..texts.packing import PackedTokens
 from ..utils.memory import trim_heap
 from ..utils.progress import progress
-from .casting import LayerTensors
 from .layerwise import LayerInputs, LayerStep, layer_inputs, run_layer
 from .placement import layer_on
 from .processes import Processes
@@ -59,8 +58,6 @@ class LayerPass:
         processes ([`Processes`], *optional*): those that share the batches. Defaults to this one only.
         step (`Callable`, *optional*): what a decoder layer does, wherever its weights are. Defaults to the layer
             itself, which is on the device of the model meanwhile.
-        replaced (`Callable`): by the index of a layer, tensors in place of its own meanwhile, unless there is a
-            `step`. Defaults to none.
     """
 
     model: PreTrainedModel
@@ -72,7 +69,6 @@ class LayerPass:
     workspace: Workspace = field(default_factory=Workspace)
     processes: Processes = field(default_factory=Processes)
     step: LayerStep | None = None
-    replaced: LayerTensors = field(default=lambda index: {})
 
     @cached_property
     def layers(self) -> nn.ModuleList:
@@ -143,8 +139,7 @@ class LayerPass:
             start = self._resumed(observer, order)
             for place, index in enumerate(order):
                 if place >= start:
-                    layer, device = self.layers[index], self.model.device
-                    with nullcontext() if self.step else layer_on(layer, device, self.replaced(index)):
+                    with nullcontext() if self.step else layer_on(self.layers[index], self.model.device):
                         if index in observer.layers:
                             self.pieces.write(layer_piece(index), observer.observe(index))
                             trim_heap()  # what is kept was scattered among temporary data

@@ -69,28 +69,20 @@ def with_layers_elsewhere(
 
 
 @contextmanager
-def layer_on(
-    layer: nn.Module, device: torch.device, replaced: Mapping[str, torch.Tensor] | None = None
-) -> Iterator[None]:
-    """Within this context the parameters of a layer are on a device; then they are where they were.
-
-    Args:
-        replaced (`Mapping[str, torch.Tensor]`, *optional*): in place of parameters of these names meanwhile.
-    """
-    replaced = replaced or {}
+def layer_on(layer: nn.Module, device: torch.device) -> Iterator[None]:
+    """Within this context the parameters of a layer are on a device; then they are where they were."""
     own = [
-        (module, name, parameter, replaced.get(f"{path}.{name}"))
-        for path, module in layer.named_modules()
+        (module, name, parameter)
+        for module in layer.modules()
         for name, parameter in module.named_parameters(recurse=False)
-        if parameter.device != device or f"{path}.{name}" in replaced
+        if parameter.device != device
     ]
-    for module, name, parameter, other in own:
-        tensor = parameter.detach() if other is None else other
-        setattr(module, name, nn.Parameter(tensor.to(device, parameter.dtype), requires_grad=False))
+    for module, name, parameter in own:
+        setattr(module, name, nn.Parameter(parameter.detach().to(device), requires_grad=False))
     try:
         yield
     finally:
-        for module, name, parameter, _ in own:
+        for module, name, parameter in own:
             setattr(module, name, parameter)
 
 

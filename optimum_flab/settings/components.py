@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import NonNegativeInt, PositiveInt
 
 from ..criteria import EXPERTS, LAYERS, NEURONS
-from .section import NO_FLAG, Flag, Section, Share, Sources
+from .section import Flag, Section, Share, Sources
 
 
 class ComponentSettings(Section):
@@ -104,17 +104,3 @@ class ExpertSettings(ComponentSettings):
     """remove whole experts of a mixture of experts; default: if their number is given"""
     criterion: Annotated[Literal[tuple(EXPERTS)], Flag("--expert-criterion")] = "reap"  # type: ignore[valid-type]
     """what ranks the experts"""
-
-
-class HeadSettings(ComponentSettings):
-    """How query heads are removed, by the elimination that neurons are removed by. Each costs several times what as
-    many parameters of neurons do."""
-
-    section = "heads"
-    dimension = "head"
-    size = "num_attention_heads"
-    label = "query heads"
-    units = "query heads"
-
-    enabled: Annotated[bool | None, NO_FLAG] = None
-    """remove query heads; default: if their number is given"""

@@ -34,8 +34,8 @@ class FlabPrunerConfig(BaseConfig):
         target_size (`str`, *optional*): size that the file must not exceed, in place of a share: `"300MB"`, `"1.2GB"`.
         target_type (`str`, *optional*): type of the GGUF file that `target_size` is about; the weights as safetensors
             by default.
-        vocab_size, num_hidden_layers, intermediate_size, num_experts, num_attention_heads (`int`, *optional*): sizes
-            to reach, under the names of the model's configuration. With a target, what is not given is decided by it.
+        vocab_size, num_hidden_layers, intermediate_size, num_experts (`int`, *optional*): sizes to reach, under the
+            names of the model's configuration. With a target, what is not given is decided by it.
         seed (`int`, defaults to 0): seed of every random choice.
         align (`int`, *optional*): number of devices that share each layer when the model is served: the width and the
             rows of the vocabulary are multiples of 64 for each of them.
@@ -45,8 +45,6 @@ class FlabPrunerConfig(BaseConfig):
         ffn ([`~settings.components.FFNSettings`] or `dict`, *optional*): how the feed-forward networks are narrowed.
         experts ([`~settings.components.ExpertSettings`] or `dict`, *optional*): how whole experts of a mixture are
             removed; they are if their number is given, or `enabled` is true.
-        heads ([`~settings.components.HeadSettings`] or `dict`, *optional*): how query heads are removed; they are if
-            their number is given.
         recovery ([`~settings.recovery.RecoveryConfig`] or `dict`, *optional*): what the pruned model is trained on
             afterwards, and how; it is not trained unless data, text or a mix of text is named there.
 

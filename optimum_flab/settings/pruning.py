@@ -8,14 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from ..utils.units import parse_bytes
-from .components import (
-    ComponentSettings,
-    ExpertSettings,
-    FFNSettings,
-    HeadSettings,
-    LayerSettings,
-    VocabularySettings,
-)
+from .components import ComponentSettings, ExpertSettings, FFNSettings, LayerSettings, VocabularySettings
 from .export import AUTO, TargetType
 from .recovery import RecoveryConfig
 from .section import NO_FLAG, Flag, Section, Seed, Sources, TextTokens, refuse_shared, sections_in
@@ -168,10 +161,6 @@ class PrunerSettings(Section):
     """width to keep; default: decided by the target, or all"""
     num_experts: PositiveInt | None = None
     """experts to keep per layer; default: decided by the target if their removal is enabled, or all"""
-    num_attention_heads: PositiveInt | None = None
-    """query heads to keep per layer, the same number for every key-value head; removing them costs several times as
-    much as removing as many parameters from the FFNs; no GGUF file can then describe a qwen2, starcoder2 or phi3;
-    default: all"""
     seed: Seed = 0
     """seed of every random choice"""
     align: Annotated[int | None, Field(ge=1, le=1024)] = None
@@ -182,7 +171,6 @@ class PrunerSettings(Section):
     layers: LayerSettings = Field(default_factory=LayerSettings)
     ffn: FFNSettings = Field(default_factory=FFNSettings)
     experts: ExpertSettings = Field(default_factory=ExpertSettings)
-    heads: HeadSettings = Field(default_factory=HeadSettings)
     recovery: Annotated[RecoveryConfig, NO_FLAG] = Field(default_factory=RecoveryConfig)
 
     @model_validator(mode="before")

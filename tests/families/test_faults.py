@@ -46,7 +46,7 @@ def planted(facts, model):
             if axis in ("vocab", "neuron", "neuron*2", "2*neuron", "expert"):
                 yield changed("tensors", name, to=[*axes[:place], None, *axes[place + 1 :]])
                 for other in DIMENSIONS:
-                    if other in facts["sizes"] and other != axis and other not in ("head", "kv_head"):
+                    if other in facts["sizes"] and other != axis:
                         yield changed("tensors", name, to=[*axes[:place], other, *axes[place + 1 :]])
                 if "*" in axis:
                     swapped = {"neuron*2": "2*neuron", "2*neuron": "neuron*2"}[axis]

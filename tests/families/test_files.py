@@ -57,9 +57,9 @@ OPT = {
     },
     "tensors": {
         "model.decoder.embed_positions.weight": [None, "hidden"],
-        **{f"{{layer}}.self_attn.{name}_proj.weight": ["head", "hidden"] for name in "kv"},
-        **{f"{{layer}}.self_attn.{name}_proj.bias": ["head"] for name in "kv"},
-        "{layer}.self_attn.out_proj.weight": ["hidden", "head"],
+        **{f"{{layer}}.self_attn.{name}_proj.weight": [None, "hidden"] for name in "kv"},
+        **{f"{{layer}}.self_attn.{name}_proj.bias": [None] for name in "kv"},
+        "{layer}.self_attn.out_proj.weight": ["hidden", None],
         **{f"{{layer}}.{name}_layer_norm.weight": ["hidden"] for name in ("self_attn", "final")},
         **{f"{{layer}}.{name}.bias": ["hidden"] for name in ("self_attn.out_proj", "fc2")},
         **{f"{{layer}}.{name}_layer_norm.bias": ["hidden"] for name in ("self_attn", "final")},

@@ -14,7 +14,6 @@ from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.families import family_for, known_families
 from optimum_flab.families.resizing import resized_config
 from optimum_flab.measuring.divergence import OutputHead, final_hidden
-from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.components.neurons import decide_neurons
 from optimum_flab.pruning.plan_check import check_plan
 from optimum_flab.records.shards import shards
@@ -83,8 +82,7 @@ def test_every_parameter_is_counted_once(anyone):
         assert counts.parts(shape)["ffn"] == sum(
             parameter.numel() for name, parameter in model.named_parameters() if family.layer_of(name)[1] in ffn
         )
-    heads = sizes_of(model, family).possible["head"][0]
-    fixed, sizes = counts.fixed_layers, {"neuron": 8, "vocab": 40, "head": heads}
+    fixed, sizes = counts.fixed_layers, {"neuron": 8, "vocab": 40}
     layers = [index for index in range(LAYERS) if index not in family.pruned_layers(model)[1:]]
     if family.experts is not None:
         sizes["expert"] = family.experts.fewest(model.config)
@@ -113,7 +111,7 @@ def masked(model, family, plan):
         gone = sorted(set(range(matrix.shape[1])) - set(plan.kept["neuron"][index]))
         weight = plan.weights.get(family.in_layer(index, family.ffn_out_name))
         if weight is not None:
-            matrix[:, plan.kept["neuron"][index]] = family.matrix(family.block.ffn_out, weight)
+            matrix[:, plan.kept["neuron"][index]] = family.matrix(weight)
         matrix[:, gone] = 0
     return model
 
@@ -127,7 +125,7 @@ def pruned_plan(model, family, criterion, kept_layers=(0, 2, 3)):
         list(kept_layers),
         {index: layer.kept.tolist() for index, layer in decided.items()},
         weights={
-            family.in_layer(index, family.ffn_out_name): family.matrix(family.block.ffn_out, layer.weight)
+            family.in_layer(index, family.ffn_out_name): family.matrix(layer.weight)
             for index, layer in decided.items()
             if layer.weight is not None
         },

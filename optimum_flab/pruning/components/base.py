@@ -15,13 +15,12 @@ from ...measuring.dense_outputs import DenseOutputs, dense_outputs
 from ...measuring.divergence import OutputHead
 from ...measuring.layer_change import LayerChange
 from ...records.report import RemovedLayer
-from ...running.casting import LayerTensors
 from ...running.layer_pass import LayerPass
 from ...running.processes import Processes
 from ...settings.components import ComponentSettings
 from ...sizes import Shape, shape_of
 from ..request import Request
-from .deciding import NarrowLayer, squares
+from .deciding import squares
 
 
 if TYPE_CHECKING:
@@ -150,17 +149,11 @@ class Component:
         settings (`type`): its section of the settings, which also holds its names.
         choice (`type`, *optional*): the [`Choice`] that says which parts stay in shapes that are compared; `None` for
             tokens, which are chosen along with the texts, and for what shapes are compared without.
-        refits (`bool`): whether weights are fitted to what stays, so that it is decided along with the plan (see
-            [`decide`]), after everything that does not, and after those refitting components that stand further down
-            in the settings.
-        is_searched (`bool`): whether a target may decide its size; otherwise only a pinned size changes it.
         per_device (`int`): what the size must be a multiple of for each device that shares the model, if it is split.
     """
 
     settings: ClassVar[type[ComponentSettings]]
     choice: ClassVar[type[Choice] | None] = None
-    refits: ClassVar[bool] = False
-    is_searched: ClassVar[bool] = True
     per_device: ClassVar[int] = 0
 
     @property
@@ -204,48 +197,3 @@ class Component:
             tokens (`int`): of calibration text.
         """
         return {}
-
-    def masked(
-        self, model: PreTrainedModel, family: Family, index: int, narrow: NarrowLayer
-    ) -> dict[str, torch.Tensor]:
-        """Tensors of a dense layer, by their names in it, that make it compute what the pruned one does: the
-        [`projection`], zero where something is removed."""
-        path = self.projection(family)
-        weight = family.projection(family.decoder_layers(model)[index], path).weight
-        dense = family.matrix(path, weight).to(narrow.kept.device)
-        columns = columns_of(narrow.kept, dense.shape[1] // shape_of(model, family)[self.dimension])
-        masked = torch.zeros_like(dense)
-        masked[:, columns] = dense[:, columns] if narrow.weight is None else narrow.weight.to(dense)
-        return {f"{path}.weight": family.matrix(path, masked)}
-
-    # --- plan
-
-    def decide(
-        self, calibration: Calibrated, settings: Any, kept: Mapping[str, Any], size: int, masks: LayerTensors
-    ) -> Mapping[int, NarrowLayer]:
-        """By layer, what stays in the chosen shape, with weights fitted to it; empty if that is all. Only of a
-        component that `refits`.
-
-        Args:
-            settings ([`ComponentSettings`]): its section.
-            kept (`Mapping[str, Any]`): by dimension what stays of those that refit nothing, as the plan has it.
-            size (`int`): of it in the chosen shape.
-            masks (`Callable`): for passes over the layers, tensors in place of their own that make them compute what
-                those refitted before do.
-        """
-        raise NotImplementedError
-
-    def projection(self, family: Family) -> str:
-        """The path in a layer of the projection into the stream that is refitted."""
-        raise NotImplementedError
-
-    def stored(self, family: Family, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
-        """The name in its layer of the tensor that is refitted, and refitted weights of shape `(hidden, kept)` as the
-        model stores them."""
-        path = self.projection(family)
-        return f"{path}.weight", family.matrix(path, weight)
-
-
-def columns_of(kept: torch.Tensor, size: int) -> torch.Tensor:
-    """The columns that belong to units of this size."""
-    return (kept[:, None] * size + torch.arange(size, device=kept.device)).flatten()

@@ -46,7 +46,7 @@ class Decision:
     """How what stays of all layers is decided.
 
     Args:
-        widths (`Sequence[int]`): numbers of neurons (or other inputs of a projection into the stream) to keep.
+        widths (`Sequence[int]`): numbers of neurons to keep.
         select (`Callable`): chooses them, see [`~criteria.NeuronCriterion`].
         compensates (`bool`): whether the weights out of them are fitted to what all of them put out.
         importance (`torch.Tensor` of shape `(rows, length)`, *optional*): the weight of each token, see

@@ -17,7 +17,6 @@ from ...criteria.statistics import NeuronStatistics
 from ...families import Family
 from ...families.resizing import EXPERT_STEP
 from ...measuring.dense_outputs import DenseOutputs
-from ...running.casting import LayerTensors
 from ...running.layer_pass import LayerPass
 from ...running.layerwise import run_block
 from ...settings.components import FFNSettings
@@ -185,7 +184,6 @@ class Neurons(Component):
 
     settings = FFNSettings
     choice = NeuronChoice
-    refits = True
     per_device = SHARE_OF_DEVICE
 
     def possible(self, model: PreTrainedModel, family: Family, shape: Shape) -> tuple[Sequence[int], str]:
@@ -214,26 +212,23 @@ class Neurons(Component):
         surveys = config.ffn.enabled and config.has_target
         return {**plan, **({"shape": once._replace(fitted=tokens / SURVEYED_PART)} if surveys else {})}
 
-    def decide(
-        self, calibration: Calibrated, settings: FFNSettings, kept: Mapping[str, Any], size: int, masks: LayerTensors
-    ) -> Mapping[int, NarrowLayer]:
-        """Each layer on top of those already pruned below it; nothing where nothing is removed or compensated."""
-        criterion, layers = NEURONS[settings.criterion], kept["layer"]
-        if not _changes(settings, calibration.shape, Shape(neuron=size, layer=len(layers))):
-            return {}
-        has_experts = calibration.dense.family.experts is not None
-        dense = calibration.outputs if criterion.reads_text else None
-        experts = {layer: torch.tensor(stay) for layer, stay in kept.get("expert", {}).items()}
-        reading = calibration.reading("neurons", shared=not has_experts, replaced=masks)
-        return decide_neurons(reading, layers, [size], criterion, dense, experts)[size]
 
-    def projection(self, family: Family) -> str:
-        """Out of the neurons."""
-        return family.block.ffn_out
+def refitted_neurons(
+    calibration: Calibrated, settings: FFNSettings, kept: Mapping[str, Any], width: int
+) -> Mapping[int, NarrowLayer]:
+    """By layer, what stays in the chosen shape, with weights fitted to it, each layer on top of those already pruned
+    below it; empty where nothing is removed or compensated.
 
-    def stored(self, family: Family, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
-        """The weights out of the neurons; in a mixture of shape `(experts, hidden, kept)`."""
-        return family.ffn_out_name, family.stored_out(weight)
+    Args:
+        kept (`Mapping[str, Any]`): by dimension what stays of layers and experts, as the plan has it.
+    """
+    criterion, layers = NEURONS[settings.criterion], kept["layer"]
+    if not _changes(settings, calibration.shape, Shape(neuron=width, layer=len(layers))):
+        return {}
+    dense = calibration.outputs if criterion.reads_text else None
+    experts = {layer: torch.tensor(stay) for layer, stay in kept.get("expert", {}).items()}
+    reading = calibration.reading("neurons", shared=calibration.dense.family.experts is None)
+    return decide_neurons(reading, layers, [width], criterion, dense, experts)[width]
 
 
 def _changes(settings: FFNSettings, dense: Shape, shape: Shape) -> bool:
