@@ -204,8 +204,8 @@ def outlook_of(dense: LoadedModel, config: FlabPrunerConfig) -> Outlook:
         dense ([`LoadedModel`]): its model may be on the meta device.
         config ([`FlabPrunerConfig`]): with a target.
     """
+    from .export.file_size import FileSizes
     from .pruning.estimates import pruning_estimate
-    from .pruning.file_size import FileSizes
     from .pruning.resolution import body_notes, resolve
     from .pruning.search import candidates_for
     from .pruning.vocabulary import token_choice
@@ -220,7 +220,7 @@ def outlook_of(dense: LoadedModel, config: FlabPrunerConfig) -> Outlook:
     tokens = token_choice(dense, request, corpus_alone(config.data), run)
     candidates = candidates_for(request, tokens)
     limits, shape = candidates.request.limits, candidates.start.shape
-    file_sizes = candidates.request.file_sizes or FileSizes(dense.model, dense.family, dense.tokenizer, dtype)
+    file_sizes = candidates.request.file_sizes or FileSizes(dense.model, dense.family, dense.tokenizer)
     types = dict[str, TypeOutlook]()
     files, notes = dict[str, tuple[int, int]](), body_notes(candidates.request, shape)
     if (kind := candidates.start.file_type) is not None:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from ..tensors.gguf_header import EMBEDDING, HEAD
+from .mixtures import aligned, stored_bytes
 
+
+AROUND = (EMBEDDING, HEAD)
+# from the fewest bits, and those that llama.cpp makes only with an importance matrix, which embedding and head lack
+FORMATS = (
+    *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS", "IQ4_NL", "Q4_0"),
+    *("Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0"),
+)
+WEIGHED = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
 STEPS = 1 << 16  # that the bytes between the smallest and the largest file are counted in
 
 
@@ -44,3 +57,71 @@ def allocate(sizes: Sequence[Sequence[int]], losses: Sequence[Sequence[float]], 
         options.append(int(chosen[place, room]))
         room -= steps[place][options[-1]]
     return options[::-1]
+
+
+class Matrix(NamedTuple):
+    """A matrix of a file.
+
+    Args:
+        name (`str`): in the file.
+        dense (`str`): the one that it is cut from, in the file of the dense model.
+        shape (`tuple[int, ...]`): its own.
+        share (`float`): of the weights of the dense one.
+    """
+
+    name: str
+    dense: str
+    shape: tuple[int, ...]
+    share: float
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The formats of a file of a size.
+
+    Args:
+        types (`dict[str, str]`): by the name of each matrix in the file.
+        loss (`float`): the divergence that they are predicted to cost, in nats per token.
+        bytes (`int`): of all matrices.
+    """
+
+    types: dict[str, str]
+    loss: float
+    bytes: int
+
+
+def best_mixture(matrices: Sequence[Matrix], losses: Mapping[str, Mapping[str, float]], budget: int) -> Mixture | None:
+    """The formats of matrices that lose least within a number of bytes; `None` if the smallest take more.
+
+    Args:
+        losses (`Mapping[str, Mapping[str, float]]`): of whole dense matrices, by name and format, in nats per token. A
+            part loses its share: rows and columns are rounded apart.
+    """
+    formats = [[one for one in formats_of(m.name, m.shape[-1]) if one in losses[m.dense]] for m in matrices]
+    sizes = [[aligned(stored_bytes(m.shape, one)) for one in of] for m, of in zip(matrices, formats, strict=True)]
+    lost = [[losses[m.dense][one] * m.share for one in of] for m, of in zip(matrices, formats, strict=True)]
+    places = allocate(sizes, lost, budget)
+    if places is None:
+        return None
+    types = {m.name: of[place] for m, of, place in zip(matrices, formats, places, strict=True)}
+    loss = sum(of[place] for of, place in zip(lost, places, strict=True))
+    return Mixture(types, loss, sum(of[place] for of, place in zip(sizes, places, strict=True)))
+
+
+def formats_of(name: str, row: int) -> list[str]:
+    """The formats of a matrix, from the fewest bits.
+
+    Args:
+        name (`str`): in the file.
+        row (`int`): weights in one of its rows, which are whole blocks.
+    """
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    fits = (one for one in FORMATS if row % GGML_QUANT_SIZES[GGMLQuantizationType[one]][0] == 0)
+    return [one for one in fits if name not in AROUND or one not in WEIGHED] or ["F16"]
+
+
+def mostly(types: Mapping[str, str]) -> str:
+    """llama.cpp's name for a file with these formats, after that of most matrices."""
+    ((most, _),) = Counter(types.values()).most_common(1)
+    return f"{most.lower()}_m" if most in ("Q3_K", "Q4_K", "Q5_K") else most.lower()

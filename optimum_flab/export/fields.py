@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..families import Family
 from ..families.schema import Gguf
+from ..running.generation import end_ids
 from ..utils.errors import FlabError
+from .tokens import TokenizerFields, tokenizer_fields
+
+
+if TYPE_CHECKING:
+    import gguf
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def model_fields(config: Any, family: Family) -> dict[str, Any]:
@@ -178,3 +185,31 @@ def _llama3_factors(rope: Mapping[str, Any], pairs: int) -> torch.Tensor:
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     share = ((turns - low) / (high - low)).clamp(0, 1)
     return (1 / (share + (1 - share) / rope["factor"])).float()
+
+
+def file_fields(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, family: Family, pre_tokenizer: str | None = None
+) -> tuple[dict[str, Any], TokenizerFields]:
+    """What a file says of a model, and of its tokenizer.
+
+    Raises:
+        [`FlabError`]: llama.cpp does not know its family, position encoding or tokenizer.
+    """
+    architecture = gguf_facts(family).architecture
+    fields = {f"{architecture}.{key}": value for key, value in model_fields(model.config, family).items()}
+    rows = getattr(model.config, family.sizes["vocab"])
+    return fields, tokenizer_fields(tokenizer, rows, pre_tokenizer, end_ids(model, tokenizer))
+
+
+def add_field(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    """Adds a field of the type that llama.cpp expects of its value."""
+    if isinstance(value, list):
+        writer.add_array(key, value)
+    elif isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    else:
+        writer.add_string(key, value)

@@ -17,7 +17,6 @@ from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel
 from ..records.atomic import errors_of_writing
 from ..records.folders import check_space
-from ..running.generation import end_ids
 from ..settings.export import OWN_TYPES, ExportSettings
 from ..settings.pruning import DataSettings
 from ..sizes import shape_of
@@ -27,20 +26,18 @@ from ..utils.errors import ConfigurationError, FlabError
 from ..utils.hashing import file_sha256
 from ..utils.places import output_file
 from ..utils.progress import progress
-from .fields import gguf_facts, ignored_window, model_fields, rope_tensors
+from .allocation import mostly
+from .fields import add_field, file_fields, gguf_facts, ignored_window, rope_tensors
 from .importance import write_importance_matrix
 from .mixtures import FALLBACKS, MIXTURES, QuantisedFile, stored_bytes, tensor_format
 from .modelfile import modelfile
-from .quantiser import PROGRAM, check_quantiser, quantise
-from .tokens import TokenizerFields, tokenizer_fields
+from .quantiser import PROGRAM, check_library, check_quantiser, quantise
+from .sizing import formats_of_size
 from .weights import GgufPiece, gguf_pieces
 
 
 if TYPE_CHECKING:
     import gguf
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from ..families import Family
 
 
 K_ROWS = 256  # rows of K- and IQ-types are whole blocks of so many weights
@@ -70,11 +67,13 @@ class Exported:
         files (`tuple[WrittenFile, ...]`): one, or the parts of a split one in order.
         notes (`tuple[str, ...]`): what the user should be told.
         matrix (`Path`, *optional*): the importance matrix that it was quantised with.
+        is_mixture (`bool`): whether the format of each matrix was chosen for a size.
     """
 
     files: tuple[WrittenFile, ...]
     notes: tuple[str, ...]
     matrix: Path | None = None
+    is_mixture: bool = False
 
     def to_text(self) -> str:
         """For the terminal."""
@@ -88,6 +87,7 @@ def export_gguf(
     settings: ExportSettings | None = None,
     data: DataSettings | None = None,
     matrix: Path | None = None,
+    types: Mapping[str, str] | None = None,
 ) -> Exported:
     """Writes a checkpoint, dense or pruned, as GGUF; beside it a Modelfile for Ollama, and the importance matrix.
 
@@ -100,6 +100,8 @@ def export_gguf(
         settings ([`~settings.export.ExportSettings`], *optional*): the number format and the like.
         data ([`~settings.pruning.DataSettings`], *optional*): the text of the importance matrix.
         matrix (`Path`, *optional*): an importance matrix of this model. Defaults to a new one, where one is needed.
+        types (`Mapping[str, str]`, *optional*): the formats of matrices, by their names in the file. Defaults to those
+            of the type of the settings, or that lose least within their size.
 
     Raises:
         [`ConfigurationError`]: the path does not end in `.gguf`, or is a folder; a type cannot be split.
@@ -124,25 +126,28 @@ def export_gguf(
         notes.append(
             f"llama.cpp lets all layers attend to the whole text; in the model some see only {window:,} tokens"
         )
-    weighs = settings.weighs and matrix is None
+    if types is None and settings.target_size is not None:
+        types = formats_of_size(model, settings, data)
+    is_quantised = settings.is_quantised or types is not None
+    weighs = is_quantised and settings.imatrix and matrix is None
     size = sum(np.prod(piece.shape, dtype=np.int64) for piece in pieces)
     # the quantiser needs a whole file, in the type of the weights
     stored = {torch.float32: "f32", torch.float16: "f16"}.get(model.storage_dtype, "bf16")
-    own = stored if settings.is_quantised else settings.type
-    needed = int(size) * (4 if own == "f32" else 2) * (2 if settings.is_quantised else 1)
+    own = stored if is_quantised else settings.type
+    needed = int(size) * (4 if own == "f32" else 2) * (2 if is_quantised else 1)
     check_space(path.parent, needed, "while it is written, the file takes about")
     about = {"general.name": _name_of(model), WEIGHTS_FIELD: dense_hash(model)}
     with temporary_folder(path) as folder:
         if weighs:
             matrix = folder / f"{path.stem}.imatrix"
             write_importance_matrix(matrix, model, pieces, data)
-        base = folder / (f"{path.stem}-{own}.gguf" if settings.is_quantised else path.name)
+        base = folder / (f"{path.stem}-{own}.gguf" if is_quantised else path.name)
         split = (settings.split_megabytes or 0) * 1_000_000
         writer = gguf.GGUFWriter(base, gguf_facts(family).architecture, split_max_size=split)
         _write(writer, {**about, **fields, **tokenizer.fields}, pieces, tensors, more, own)
-        if settings.is_quantised:
-            _quantise(base, folder / path.name, settings.type, matrix)
-            if MIXTURES[settings.type][0] in FALLBACKS:
+        if is_quantised:
+            _quantise(base, folder / path.name, mostly(types) if types else settings.type, matrix, types)
+            if types is None and MIXTURES[settings.type][0] in FALLBACKS:
                 notes += _notes_of_rows(folder / path.name)
         parts = sorted(folder.glob("*.gguf"))
         if settings.overwrite or not path.with_suffix(".Modelfile").exists():  # it may have been edited
@@ -155,27 +160,13 @@ def export_gguf(
     if weighs:
         matrix = path.with_suffix(".imatrix")
     files = tuple(WrittenFile(part, part.stat().st_size, file_sha256(part)) for part in written)
-    return Exported(files, tuple(notes), matrix)
+    return Exported(files, tuple(notes), matrix, types is not None)
 
 
-def file_fields(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, family: Family, pre_tokenizer: str | None = None
-) -> tuple[dict[str, Any], TokenizerFields]:
-    """What a file says of a model, and of its tokenizer.
-
-    Raises:
-        [`FlabError`]: llama.cpp does not know its family, position encoding or tokenizer.
-    """
-    architecture = gguf_facts(family).architecture
-    fields = {f"{architecture}.{key}": value for key, value in model_fields(model.config, family).items()}
-    rows = getattr(model.config, family.sizes["vocab"])
-    return fields, tokenizer_fields(tokenizer, rows, pre_tokenizer, end_ids(model, tokenizer))
-
-
-def _quantise(base: Path, target: Path, kind: str, matrix: Path | None) -> None:
+def _quantise(base: Path, target: Path, kind: str, matrix: Path | None, types: Mapping[str, str] | None) -> None:
     """Quantises a file and removes it; if that fails, it is left where the other would be."""
     try:
-        quantise(base, target, kind, matrix)
+        quantise(base, target, kind, matrix, types)
     except FlabError as error:
         left = base.replace(target.parent.parent / base.name)
         raise FlabError(f"{error}. The model is in {left}, from which {PROGRAM} makes every type") from error
@@ -225,8 +216,7 @@ def check_export(model: LoadedModel, settings: ExportSettings) -> None:
     Raises:
         [`FlabError`]: see [`export_gguf`].
     """
-    if settings.is_quantised:
-        check_quantiser(settings.type)
+    _check_program(settings)
     file_fields(model.model, model.tokenizer, model.family, settings.pre_tokenizer)
 
 
@@ -239,16 +229,24 @@ def check_path(path: str | Path, settings: ExportSettings) -> Path:
     path = output_file(path, ".gguf", settings.overwrite)
     if settings.is_quantised:
         if settings.split_megabytes is not None:
+            what = settings.type if settings.target_size is None else "a file of a size"
             raise ConfigurationError(
-                f"split_megabytes: {settings.type} is written by llama.cpp's quantiser, which writes a single file;"
+                f"split_megabytes: {what} is written by llama.cpp's quantiser, which writes a single file;"
                 f" leave it out, or use one of {', '.join(OWN_TYPES)}"
             )
-        check_quantiser(settings.type)
+        _check_program(settings)
     for part in _parts_of(path):
         output_file(part, ".gguf", settings.overwrite)
     if settings.weighs:
         output_file(path.with_suffix(".imatrix"), ".imatrix", settings.overwrite)
     return path
+
+
+def _check_program(settings: ExportSettings) -> None:
+    if settings.target_size is not None:
+        check_library()
+    elif settings.is_quantised:
+        check_quantiser(settings.type)
 
 
 def _parts_of(path: Path) -> list[Path]:
@@ -313,20 +311,6 @@ def _write(
             writer.write_tensor_data(tensor.numpy())
     finally:
         writer.close()
-
-
-def add_field(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    """Adds a field of the type that llama.cpp expects of its value."""
-    if isinstance(value, list):
-        writer.add_array(key, value)
-    elif isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    else:
-        writer.add_string(key, value)
 
 
 def _stored_type(piece: GgufPiece, wanted: gguf.GGMLQuantizationType) -> gguf.GGMLQuantizationType:

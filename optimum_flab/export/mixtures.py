@@ -64,6 +64,7 @@ TWO_BITS = frozenset(COARSE) - {"iq3_xxs"}  # or fewer
 FINER_OUTPUT = TWO_BITS | {
     *("q2_k", "q3_k_s", "q3_k_m", "q4_k_s", "q4_k_m", "iq3_xxs", "iq3_xs", "iq3_s", "iq3_m", "iq4_xs", "iq4_nl"),
 }
+ALIGNMENT = 32  # of each tensor in a file
 # query heads of each key-value head, or, of two bits, experts, from which a format of its own is worth it
 GROUPED = 4
 
@@ -116,6 +117,11 @@ def stored_bytes(shape: Sequence[int], kind: str) -> int:
     """The bytes of a tensor of this shape in a number format."""
     weights, size = _blocks()[kind]
     return math.prod(shape) // weights * size
+
+
+def aligned(size: int) -> int:
+    """The bytes that a tensor takes in a file, or the head of it."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def tensor_format(piece: GgufPiece, row: int, file: QuantisedFile) -> str:

@@ -9,10 +9,9 @@ chance, which a choice of the smallest would fall for. A matrix loses the sum ov
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -27,48 +26,20 @@ from ..running.casting import dtypes_of, estimates_dtype, fast_step, layer_tenso
 from ..running.layer_pass import LayerPass, layer_piece
 from ..settings.pruning import DataSettings
 from ..tensors.gguf_files import dequantise_rows
-from ..tensors.gguf_header import EMBEDDING, HEAD, read_header
+from ..tensors.gguf_header import HEAD, read_header
 from ..tensors.lazy import own_tensors
 from ..texts.packing import PackedTokens
 from ..utils.progress import progress
-from .fields import gguf_facts, model_fields
-from .gguf_file import add_field
+from .allocation import AROUND, FORMATS, formats_of
+from .fields import add_field, gguf_facts, model_fields
 from .importance import COUNTS, SUMS, InputSquares, importance_matrix, token_weights, write_matrix
 from .quantiser import check_library, quantise
 from .weights import GgufPiece, gguf_pieces
 
 
-# from the fewest bits, and those that llama.cpp makes only with an importance matrix, which embedding and head lack
-FORMATS = (
-    *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS", "IQ4_NL", "Q4_0"),
-    *("Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0"),
-)
-WEIGHED = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
 ROWS = 256  # of a matrix that are rounded; more change nothing that can be measured
 LARGEST = 32  # of those, the ones that write most: a single one may write as much as all others, and be lost alone
 TOKEN_ROWS = 2048  # of the tokens that the text lacks; those that it has are all rounded
-AROUND = (EMBEDDING, HEAD)
-
-
-def formats_of(name: str, row: int) -> list[str]:
-    """The formats of a matrix, from the fewest bits.
-
-    Args:
-        name (`str`): in the file.
-        row (`int`): weights in one of its rows, which are whole blocks.
-    """
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    fits = (one for one in FORMATS if row % GGML_QUANT_SIZES[GGMLQuantizationType[one]][0] == 0)
-    return [one for one in fits if name not in AROUND or one not in WEIGHED] or ["F16"]
-
-
-def stored_bytes(shape: Sequence[int], kind: str) -> int:
-    """The bytes of a tensor of this shape in a format."""
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    weights, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
-    return prod(shape) // weights * size
 
 
 @dataclass(frozen=True)
@@ -133,18 +104,22 @@ class Sample:
     def rows(self, piece: GgufPiece) -> tuple[np.ndarray, np.ndarray]:
         """The rows of a matrix that are rounded, and how many each stands for."""
         if piece.name not in self._rows:
-            if piece.name in AROUND:
-                first, others, number = self._tokens[self._seen], self._tokens[~self._seen], TOKEN_ROWS
-            else:
-                squares = piece.values(self.tensors) ** 2 * self.importance(piece)
-                writes = squares.sum(axis=-1).reshape(-1, piece.shape[-2]).sum(axis=0)
-                order = np.argsort(-writes, kind="stable")
-                first, others, number = np.sort(order[:LARGEST]), np.sort(order[LARGEST:]), ROWS - LARGEST
+            number = TOKEN_ROWS if piece.name in AROUND else ROWS - LARGEST
+            first, others = self._parted(piece)
             some = others[np.unique(np.linspace(0, max(len(others) - 1, 0), min(len(others), number)).astype(int))]
             share = len(others) / len(some) if len(some) else 0.0
             counts = np.repeat([1.0, share], [len(first), len(some)])
             self._rows[piece.name] = np.concatenate([first, some]), counts
         return self._rows[piece.name]
+
+    def _parted(self, piece: GgufPiece) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of a matrix that are rounded surely, and those of which some are."""
+        if piece.name in AROUND:
+            return self._tokens[self._seen], self._tokens[~self._seen]
+        squares = piece.values(self.tensors) ** 2 * self.importance(piece)
+        writes = squares.sum(axis=-1).reshape(-1, piece.shape[-2]).sum(axis=0)
+        order = np.argsort(-writes, kind="stable")
+        return np.sort(order[:LARGEST]), np.sort(order[LARGEST:])
 
     def of(self, piece: GgufPiece, tensors: Mapping[str, torch.Tensor]) -> np.ndarray:
         """Those rows of what has the shape of the matrix."""
@@ -253,11 +228,12 @@ def sensitivities(
     down.run(observer, "Taking gradients down", range(len(reading.layers))[::-1])
     found = {key: pair for index in observer.layers for key, pair in down.kept(index).items()}
     of_tokens = torch.zeros_like(of_rows)
+    embedding = outer.get_input_embeddings().weight[torch.as_tensor(kept)]
     place = torch.from_numpy(np.searchsorted(kept, tokens.input_ids.numpy()).clip(max=len(kept) - 1))
     for gradients, x, mask, ids in zip(
         observer.streams["gradient"], reading.inputs, reading.masks, reading.by_batch(place), strict=True
     ):
-        rows = head_rows(outer, kept)[ids[mask]]
+        rows = embedding[ids[mask]]
         scale = float((x.hidden[mask].float() * rows.float()).sum() / rows.float().square().sum())
         of_tokens.index_add_(0, ids[mask], scale * gradients[mask].float())
     for piece in sample.pieces:
@@ -268,10 +244,6 @@ def sensitivities(
             for kind, pair in _prices(sample, piece, own_rows, tokens.tokens):
                 found[f"{piece.name}:{kind}"] = torch.tensor(pair, dtype=torch.float64)
     return _joined({key: (float(pair[0]), float(pair[1])) for key, pair in found.items()})
-
-
-def head_rows(model, kept):
-    return model.get_input_embeddings().weight[torch.as_tensor(kept)]
 
 
 def _prices(

@@ -9,12 +9,12 @@ from functools import cached_property, partial
 
 import torch
 
+from ..export.file_size import FileSizes
 from ..settings.configuration import FlabPrunerConfig
 from ..settings.export import AUTO
 from ..sizes import ModelSizes
 from ..utils.units import parse_bytes
 from .counts import CountsFile
-from .file_size import FileSizes
 from .limits import TOLERANCE, Limits, parameters_to_keep
 
 

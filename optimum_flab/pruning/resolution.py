@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..export.file_size import FileSizes
 from ..families import Family
 from ..families.positions import check_positions
 from ..settings.configuration import FlabPrunerConfig
@@ -18,7 +19,6 @@ from ..utils.errors import ConfigurationError
 from ..vocabulary.closure import config_token_ids, read_spec
 from .components import COMPONENTS, Component, components_of, outline, sizes_of
 from .counts import read_counts
-from .file_size import FileSizes
 from .limits import TOLERANCE
 from .memory_budget import weights_fit
 from .request import SMALLEST_TYPE, UNROUNDED, Request
@@ -56,7 +56,7 @@ def resolve(
     """
     request = described(config, model, family, len(tokenizer), dtype)
     check_positions(model.config, family, "data.sequence_length", config.data.sequence_length)
-    files = FileSizes(model, family, tokenizer, dtype) if config.target_size is not None else None
+    files = FileSizes(model, family, tokenizer) if config.target_size is not None else None
     request = with_limits(replace(request, file_sizes=files))
     counts = read_counts(config.data.counts, tokenizer, name)
     vocabulary, size = config.vocabulary, config.vocab_size

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
+from ..utils.units import as_size
 from .section import Flag, Section
 
 
@@ -45,11 +46,21 @@ class ExportSettings(Section):
     matches the tokenizer)"""
     split_megabytes: PositiveInt | None = None
     """maximum megabytes of weights in one file, which is split beyond that (default: one file)"""
+    target_size: Annotated[str | None, BeforeValidator(as_size)] = None
+    """size that the file must not exceed, for example 235MB; in place of a type: each matrix gets the format in which
+    all together lose least within it (default: a file of one type)"""
     overwrite: bool = False
     """replace existing files"""
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> ExportSettings:
+        if self.target_size is not None and "type" in self.model_fields_set:
+            raise ValueError(
+                f"target_size: {self.target_size} is met by a format for each matrix, and `type` {self.type} is one"
+                " for all; drop one of them"
+            )
+        if self.target_size is not None and not self.imatrix:
+            raise ValueError("imatrix: the formats of a file of a size are found with an importance matrix; allow one")
         if self.type in MATRIX_TYPES and not self.imatrix:
             others = ", ".join(one for one in QUANTISED_TYPES if one not in MATRIX_TYPES)
             raise ValueError(
@@ -59,8 +70,8 @@ class ExportSettings(Section):
 
     @property
     def is_quantised(self) -> bool:
-        """Whether llama.cpp's quantiser makes the type."""
-        return self.type in QUANTISED_TYPES
+        """Whether llama.cpp's quantiser makes the file."""
+        return self.target_size is not None or self.type in QUANTISED_TYPES
 
     @property
     def weighs(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
-from ..utils.units import parse_bytes
+from ..utils.units import as_size
 from .components import ComponentSettings, ExpertSettings, FFNSettings, LayerSettings, VocabularySettings
 from .export import AUTO, TargetType
 from .recovery import RecoveryConfig
@@ -36,23 +36,6 @@ PRESETS = ("python", "web", "systems", "all-code")
 
 
 TARGETS = ("target_ratio", "target_size")  # one of them
-LEAST_BYTES = 1_000_000  # a smaller number was not meant in bytes
-
-
-def as_size(value: Any) -> Any:
-    """A size as people write it; numbers are bytes."""
-    if value is None:
-        return None
-    if parse_bytes(value) is None:
-        meant = "write it as 300MB, 1.2GB or 286MiB, and a share as `target_ratio`"
-        if parse_bytes(f"{value}B"):
-            meant = f"did you mean {value}B?"
-        raise ValueError(f"Input is not a size in bytes; {meant}")
-    if not str(value).strip()[-1].isalpha():
-        if float(value) >= LEAST_BYTES:
-            return f"{value}B"
-        raise ValueError(f"Input has no unit, so that it would be bytes; write it as {value}MB")
-    return value
 
 
 class DataSettings(Section):
