@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,37 +13,20 @@ from .pruning.components import components_of, outline, sizes_of
 from .records.rows import text_table
 from .records.verdict import programs_by_body
 from .settings.configuration import FlabPrunerConfig
-from .settings.export import AUTO
 from .sizes import ModelSizes, Shape
-from .utils.errors import ConfigurationError, FlabError
+from .utils.errors import FlabError
 from .utils.places import cache_root
 
 
 if TYPE_CHECKING:
     from .checkpoints.loading import LoadedModel
     from .pruning.estimates import PruningEstimate
-    from .pruning.search import Candidates
 
 
 SAFETENSORS = "safetensors"  # in place of a GGUF type
+SMALLEST = "smallest mixture"  # likewise: each matrix in its smallest format
 # of files, whose sizes are shown
 TYPES = ("f16", "q8_0", "q5_k_m", "q4_k_m", "iq4_xs", "q3_k_m")
-
-
-class TypeOutlook(NamedTuple):
-    """The largest body that a search compares whose file of a GGUF type meets a size.
-
-    Args:
-        dense_bytes (`int`): of the dense model's file.
-        bytes (`int`): of the pruned model's, at most.
-        shape ([`Shape`]): of the pruned model.
-        removed_body_ratio (`float`): share of all but the vocabulary that goes.
-    """
-
-    dense_bytes: int
-    bytes: int
-    shape: Shape
-    removed_body_ratio: float
 
 
 @dataclass(frozen=True)
@@ -54,10 +36,9 @@ class Outlook:
     Args:
         natural (`int`): tokens that the text asks for.
         shape ([`Shape`]): where the search begins, from which it does not usually go far.
-        file_type (`str`, *optional*): of the file with this shape, where a size is asked for.
+        file_type (`str`, *optional*): of the file with this shape, where a size of one is asked for.
         removed_ratio, removed_body_ratio (`float`): shares of all parameters, and of all but the vocabulary.
         files (`dict[str, tuple[int, int]]`): bytes of the dense and the pruned model, as safetensors and by GGUF type.
-        types (`dict[str, TypeOutlook]`): what of each GGUF type meets the size, where one is to be found.
         expected ([`~pruning.estimates.PruningEstimate`]): what pruning takes on this machine.
         notes (`tuple[str, ...]`): what the user should know.
     """
@@ -68,14 +49,12 @@ class Outlook:
     removed_ratio: float
     removed_body_ratio: float
     files: dict[str, tuple[int, int]]
-    types: dict[str, TypeOutlook]
     expected: PruningEstimate
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The outlook as plain values."""
-        types = {kind: {**one._asdict(), "shape": one.shape.reported()} for kind, one in self.types.items()}
-        return {**vars(self), "shape": self.shape.reported(), "types": types, "expected": self.expected._asdict()}
+        return {**vars(self), "shape": self.shape.reported(), "expected": self.expected._asdict()}
 
     def to_text(self, name: str, body: int) -> str:
         """The outlook for the terminal, of a model of that name with so many parameters besides its vocabulary."""
@@ -90,25 +69,9 @@ class Outlook:
                 f"Pruning takes {self.expected} here.",
                 "",
                 *text_table([["file (MB)", "dense", "pruned"], *files], (22, 16, 16)),
-                *self._type_lines(),
                 *(f"note: {note}" for note in self.notes),
             ]
         )
-
-    def _type_lines(self) -> list[str]:
-        if not self.types:
-            return []
-        labels = [part.settings.label for part in components_of(self.shape)]
-        rows = [["type", "dense, MB", "MB that fit", *labels, "of the body goes"]]
-        for kind, one in self.types.items():
-            sizes = (f"{one.shape[part.dimension]:,}" for part in components_of(one.shape))
-            goes = f"{one.removed_body_ratio:.1%}"
-            rows.append([kind, f"{one.dense_bytes / 1e6:,.1f}", f"{one.bytes / 1e6:,.1f}", *sizes, goes])
-        told = (
-            "By GGUF type near the size, the largest body that a search compares. How far each is from the dense model"
-            " is measured by `flab prune --gguf auto`."
-        )
-        return ["", *text_table(rows), told]
 
 
 @dataclass(frozen=True)
@@ -219,46 +182,23 @@ def outlook_of(dense: LoadedModel, config: FlabPrunerConfig) -> Outlook:
     run = Run.in_folder(cache_root("pruning"))
     tokens = token_choice(dense, request, corpus_alone(config.data), run)
     candidates = candidates_for(request, tokens)
-    limits, shape = candidates.request.limits, candidates.start.shape
-    file_sizes = candidates.request.file_sizes or FileSizes(dense.model, dense.family, dense.tokenizer)
-    types = dict[str, TypeOutlook]()
-    files, notes = dict[str, tuple[int, int]](), body_notes(candidates.request, shape)
-    if (kind := candidates.start.file_type) is not None:
-        others = ", ".join(dict.fromkeys(str(one.file_type) for row in candidates.rows for one in row))
-        notes.append(f"{config.target_size} with `target_type` auto: {kind} is tried first, of {others}")
+    limits, shape = candidates.request.limits, candidates.start
+    parameters = limits.counts.total(limits.dense), limits.counts.total(shape)
+    files = {SAFETENSORS: (parameters[0] * dtype.itemsize, parameters[1] * dtype.itemsize)}
+    notes = body_notes(candidates.request, shape)
     try:
-        for kind in dict.fromkeys((None, candidates.start.file_type or config.target_type, *TYPES)):
-            files[kind or SAFETENSORS] = file_sizes(limits.dense, kind), file_sizes(shape, kind)
+        file_sizes = candidates.request.file_sizes or FileSizes(dense.model, dense.family, dense.tokenizer)
+        for kind in dict.fromkeys((config.target_type, *TYPES)):
+            files[kind or SMALLEST] = file_sizes(limits.dense, kind), file_sizes(shape, kind)
     except FlabError as error:  # llama.cpp cannot have it
         notes.append(f"there will be no GGUF file: {error}")
-    else:
-        if config.target_size is not None and config.target_type in (None, AUTO):
-            with suppress(ConfigurationError):  # too small for all of them
-                types = type_outlooks(candidates_for(candidates.request.of_type(AUTO), tokens))
     return Outlook(
         natural=len(tokens.counted.natural),
         shape=shape,
-        file_type=(candidates.start.file_type or config.target_type or SAFETENSORS) if config.target_size else None,
+        file_type=config.target_type,
         removed_ratio=limits.removed(shape),
         removed_body_ratio=limits.removed_body(shape),
         files=files,
-        types=types,
         expected=pruning_estimate(dense, candidates.request),
         notes=tuple(notes),
     )
-
-
-def type_outlooks(candidates: Candidates) -> dict[str, TypeOutlook]:
-    """By GGUF type, from the smallest, the largest body of those compared that meet the size: arithmetic.
-
-    Args:
-        candidates ([`~pruning.search.Candidates`]): of a request whose type is to be found.
-    """
-    limits, file_sizes = candidates.request.limits, candidates.request.file_sizes
-    assert file_sizes is not None  # a size is asked for
-    found = dict[str, TypeOutlook]()
-    for row in candidates.rows:
-        shape, kind = max(row, key=lambda one: limits.counts.body(one.shape))
-        sizes = file_sizes(limits.dense, kind), file_sizes(shape, kind)
-        found[str(kind)] = TypeOutlook(*sizes, shape, limits.removed_body(shape))
-    return dict(sorted(found.items(), key=lambda named: named[1].dense_bytes))

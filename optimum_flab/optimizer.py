@@ -277,6 +277,8 @@ class FlabOptimizer:
         from .export import export_gguf
 
         model = self.dense if self.pruned is None else in_place_of_dense(self.pruned, self.dense, self.output_dtype)
+        if settings is None and self.pruned is not None and self.pruned.plan.types:
+            options = {"types": self.pruned.plan.types, **options}  # a size was asked for
         return export_gguf(model, path, settings, **options)
 
     def load_pruned(self, folder: str | Path) -> PrunedModel:

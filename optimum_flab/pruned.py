@@ -201,7 +201,8 @@ def write_gguf_files(
     Args:
         dense ([`LoadedModel`]): what it was pruned from. If that is a GGUF file and only its vocabulary was pruned,
             the file of its own type is that one with fewer rows: nothing is quantised again.
-        types (`Sequence[str]`): of the files, see [`~settings.export.ExportSettings`].
+        types (`Sequence[str]`): of the files, see [`~settings.export.ExportSettings`]; that of the formats of the plan
+            is written first, if it has these.
         ledger ([`~records.ledger.Ledger`]): gets the stages `"GGUF files"` and `"measuring GGUF files"`.
 
     Returns:
@@ -211,19 +212,27 @@ def write_gguf_files(
     Raises:
         [`FlabError`]: see [`~export.export_gguf`].
     """
+    wanted, mixed = dict.fromkeys(types), pruned.plan.types
+    if mixed:
+        wanted = {str(pruned.report.target_size): None, **wanted}
+    if not wanted:
+        return
     data = DataSettings() if pruned.config is None else pruned.config.data
     model = _in_files(pruned, dense)
     workspace = Workspace(None if dense.stored is None else pruned.checkpoint.folder)
     with ledger.stage(MEASURING):
         reference = pruned.reference and pruned.reference()
     matrix = None
-    for kind in dict.fromkeys(types):
+    for kind in wanted:
         path = pruned.checkpoint.folder / gguf_name(pruned.report.base_model.name, kind)
         with ledger.stage(WRITING):
             exported = None
             if dense.gguf is not None and _is_only_trimmed(pruned, dense.gguf, kind):
                 exported = _trimmed_gguf(pruned, dense.gguf, path, kind)
-            exported = exported or export_gguf(model, path, ExportSettings(type=kind), data, matrix)
+            if exported is None:
+                formats = mixed if kind == pruned.report.target_size else None
+                settings = ExportSettings() if formats else ExportSettings(type=kind)
+                exported = export_gguf(model, path, settings, data, matrix, formats)
             matrix = exported.matrix or matrix
         most = _most_bytes(pruned.report, kind)
         if most is not None and (size := sum(file.bytes for file in exported.files)) > most:
@@ -274,7 +283,7 @@ def _is_only_trimmed(pruned: PrunedModel, source: Path, kind: str) -> bool:
 
 def _most_bytes(report: Report, kind: str) -> int | None:
     """What a file of a type may have at most, if the size that was asked for is about it."""
-    return parse_bytes(report.target_size) if report.target_size and report.target_type == kind else None
+    return parse_bytes(report.target_size or "") if kind in (report.target_type, report.target_size) else None
 
 
 def _trimmed_gguf(pruned: PrunedModel, source: Path, path: Path, kind: str) -> Exported | None:

@@ -7,12 +7,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..settings.export import AUTO, TYPES, ExportSettings
+from ..settings.export import TYPES, ExportSettings
 from ..settings.pruning import PrunerSettings
 from ..utils.compat import ArgumentGroup
 from ..utils.errors import ConfigurationError
 from ..utils.places import user_path
-from ..utils.progress import say
 from . import arguments
 from .apply import PruningVerb
 from .base import command_line
@@ -32,7 +31,7 @@ class PruneCommand(PruningVerb):
     FLAGS = flags_of(PrunerSettings)
     EXAMPLES = (
         "prune Qwen/Qwen2.5-Coder-0.5B out    # its vocabulary alone",
-        "prune org/model out --target-size 235MB --gguf auto",
+        "prune org/model out --target-size 235MB",
         "prune Qwen/Qwen2.5-Coder-0.5B out --target-ratio 0.35",
     )
     EPILOG = criteria_text()
@@ -57,13 +56,14 @@ class PruneCommand(PruningVerb):
         )
         optional.add_argument(
             "--gguf",
-            metavar=f"TYPE|{AUTO}",
-            type=one_of((*TYPES, AUTO)),
-            choices=(*TYPES, AUTO),
+            metavar="TYPE",
+            type=one_of(TYPES),
+            choices=TYPES,
             action="append",
             default=[],
-            help="write the pruned model as a GGUF file of this type too, for example q4_k_m; auto: of the type that"
-            " loses least within --target-size; may be given several times (default: none)",
+            help="write the pruned model as a GGUF file of this type too, for example q4_k_m, with --target-size of"
+            " the type that it is about; may be given several times (default: none, or one file of --target-size, with a"
+            " format for each matrix)",
         )
         optional.add_argument(
             "--memory-budget",
@@ -80,11 +80,10 @@ class PruneCommand(PruningVerb):
 
     def execute(self) -> None:
         args, settings = self.args, self.settings  # faults of the command line are reported before torch is imported
-        pruning = with_auto_type(settings.pruning, args.gguf)
+        pruning = with_type(settings.pruning, args.gguf)
 
         from .. import FlabOptimizer, FlabPrunerConfig
         from ..checkpoints.computation import computation_device
-        from ..export.gguf_file import note_of_rows
         from ..pruning.time_budget import seconds_of
         from ..running.processes import Processes, process_device
         from ..texts.sources import local_paths
@@ -104,21 +103,17 @@ class PruneCommand(PruningVerb):
         with output if processes.is_main else nullcontext():
             processes.agree(True)  # that output may be written
             optimizer = self._loaded(device)
-            if processes.is_main:
-                for note in filter(None, (note_of_rows(optimizer.dense, kind) for kind in self._types())):
-                    say(f"note: {note}")
             pruned = self._pruned(optimizer, processes)
             if processes.is_main:
                 optimizer.pruned = pruned.with_report(command=command)
                 optimizer.save_to(output)
         if processes.is_main:
-            types = [str(pruned.report.target_type) if kind == AUTO else kind for kind in args.gguf]
-            self.show_pruned(optimizer, types)
+            self.show_pruned(optimizer, self._types())
 
     def _types(self) -> list[str]:
         """The types of GGUF files that are asked for by name."""
         target = self.config.target_type
-        return [kind for kind in dict.fromkeys([*self.args.gguf, target]) if kind not in (None, AUTO)]
+        return [kind for kind in dict.fromkeys([*self.args.gguf, target]) if kind is not None]
 
     def _check_recovery(self) -> None:
         """Refuses what only a pruning takes in a run that also recovers."""
@@ -156,7 +151,7 @@ class PruneCommand(PruningVerb):
             config=config,
         )
         optimizer.check_space(args.output, config)
-        for kind in {*args.gguf} - {AUTO}:
+        for kind in self._types():
             check_export(optimizer.dense, ExportSettings(type=kind))
         if args.prompt is not None:
             check_prompt(optimizer.dense, args.prompt)
@@ -170,24 +165,20 @@ class PruneCommand(PruningVerb):
         return optimizer.prune(config, time_budget=args.time_budget, processes=processes, **work)
 
 
-def with_auto_type(settings: Mapping[str, Any], types: Sequence[str]) -> Mapping[str, Any]:
-    """The settings with the type of the file to be found, where `--gguf auto` asks for it.
+def with_type(settings: Mapping[str, Any], types: Sequence[str]) -> Mapping[str, Any]:
+    """The settings with the type of the file that a size is about, where `--gguf` names it.
 
     Raises:
-        [`ConfigurationError`]: there is no size to find it for, or the size is about another type.
+        [`ConfigurationError`]: it names several.
     """
-    if AUTO not in types:
+    if not types or settings.get("target_size") is None or settings.get("target_type") is not None:
         return settings
-    if settings.get("target_size") is None:
+    if len({*types}) > 1:
         raise ConfigurationError(
-            f"gguf: {AUTO} finds the type for a size, and `target_size` is not set; set it, or name a type such as"
-            " q4_k_m"
+            f"gguf: `target_size` is about one file, and {', '.join(types)} are several; name its type as"
+            " `target_type`, or drop all of them for a format for each matrix"
         )
-    if settings.get("target_type") not in (None, AUTO):
-        raise ConfigurationError(
-            f"gguf: {AUTO} finds the type, but `target_type` is {settings['target_type']}; drop one of them"
-        )
-    return {**settings, "target_type": AUTO}
+    return {**settings, "target_type": types[0]}
 
 
 def check_apart(output: Path, cache_dir: str | None) -> None:

@@ -95,11 +95,15 @@ def best_mixture(matrices: Sequence[Matrix], losses: Mapping[str, Mapping[str, f
 
     Args:
         losses (`Mapping[str, Mapping[str, float]]`): of whole dense matrices, by name and format, in nats per token. A
-            part loses its share: rows and columns are rounded apart.
+            part loses its share, as rows and columns are rounded apart; embedding and head lose it with the tokens
+            that the text has.
     """
     formats = [[one for one in formats_of(m.name, m.shape[-1]) if one in losses[m.dense]] for m in matrices]
     sizes = [[aligned(stored_bytes(m.shape, one)) for one in of] for m, of in zip(matrices, formats, strict=True)]
-    lost = [[losses[m.dense][one] * m.share for one in of] for m, of in zip(matrices, formats, strict=True)]
+    shares = [1.0 if m.name in AROUND else m.share for m in matrices]
+    lost = [
+        [losses[m.dense][one] * share for one in of] for m, of, share in zip(matrices, formats, shares, strict=True)
+    ]
     places = allocate(sizes, lost, budget)
     if places is None:
         return None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+
 from ..checkpoints.loading import LoadedModel
 from ..measuring.held_out import DenseReference, tokenise_both
 from ..records.held_out import KindCost
@@ -27,15 +30,24 @@ def file_cost(
         pruned (`bool`): whether `reference` is of the model that `model` was pruned from, and not of itself.
     """
     first = exported.files[0]
+    header = read_header(first.path)
+    matrices = [one for one in header.tensors.values() if len(one.shape) > 1 and exported.is_mixture]
+    formats = dict[str, Counter[str]]()
+    for one in matrices:
+        formats.setdefault(one.name.removesuffix(".weight").split(".")[-1], Counter())[one.kind.name] += 1
+    weights = sum(math.prod(one.shape) for one in matrices)
+    size = sum(one.bytes_per_row * math.prod(one.shape[:-1]) for one in matrices)
     held_out = reference.measure(dequantised(model, first.path, reference.dtype, workspace))
     return FileCost(
         name=first.path.name,
-        type=type_name(read_header(first.path).fields),
+        type="mixture" if exported.is_mixture else type_name(header.fields),
         bytes=sum(file.bytes for file in exported.files),
         sha256=first.sha256,
         against="dense" if pruned else "source",
         cost=KindCost(**{name: getattr(held_out, name) for name in KindCost.model_fields}),
         by_kind=held_out.by_kind,
+        formats={kind: dict(sorted(found.items())) for kind, found in formats.items()},
+        bits_per_weight=8 * size / weights if weights else None,
     )
 
 

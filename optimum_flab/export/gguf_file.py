@@ -19,8 +19,7 @@ from ..records.atomic import errors_of_writing
 from ..records.folders import check_space
 from ..settings.export import OWN_TYPES, ExportSettings
 from ..settings.pruning import DataSettings
-from ..sizes import shape_of
-from ..tensors.gguf_header import HEAD, PART, WEIGHTS_FIELD, read_header
+from ..tensors.gguf_header import PART, WEIGHTS_FIELD, read_header
 from ..tensors.lazy import own_tensors
 from ..utils.errors import ConfigurationError, FlabError
 from ..utils.hashing import file_sha256
@@ -29,7 +28,7 @@ from ..utils.progress import progress
 from .allocation import mostly
 from .fields import add_field, file_fields, gguf_facts, ignored_window, rope_tensors
 from .importance import write_importance_matrix
-from .mixtures import FALLBACKS, MIXTURES, QuantisedFile, stored_bytes, tensor_format
+from .mixtures import FALLBACKS, MIXTURES
 from .modelfile import modelfile
 from .quantiser import PROGRAM, check_library, check_quantiser, quantise
 from .sizing import formats_of_size
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 
 K_ROWS = 256  # rows of K- and IQ-types are whole blocks of so many weights
-BLOCK, SHORT_TYPES = 32, ("iq4_nl", "q4_0", "q5_0", "q8_0")  # those of other types, and the names of some
 
 
 @dataclass(frozen=True)
@@ -184,30 +182,6 @@ def _notes_of_rows(path: Path) -> list[str]:
         f"{len(odd):,} of {len(tensors):,} matrices have rows whose length is not a multiple of {K_ROWS}: they"
         f" are stored as {', '.join(sorted({one.kind.name for one in odd}))} and take {size / 1e6:,.1f} MB"
     ]
-
-
-def note_of_rows(model: LoadedModel, kind: str) -> str | None:
-    """What is to be known before the work where rows of a model are too short or too long for a type's blocks, by the
-    sizes that the model has now; `None` where all fit, or the type has no such blocks."""
-    if kind not in MIXTURES or MIXTURES[kind][0] not in FALLBACKS:
-        return None
-    config, family = model.model.config, model.family
-    pieces = gguf_pieces(own_tensors(model.model), config, family)
-    matrices = [piece for piece in pieces if piece.is_matrix]
-    odd = [piece for piece in matrices if piece.shape[-1] % K_ROWS]
-    if not odd:
-        return None
-    layers, heads, groups = (getattr(config, family.sizes[name]) for name in ("layer", "head", "kv_head"))
-    experts = shape_of(model.model, family).get("expert", 0)
-    file = QuantisedFile(kind, layers, heads / groups, all(piece.name != HEAD for piece in pieces), experts)
-    formats = [tensor_format(piece, piece.shape[-1], file) for piece in odd]
-    size = sum(stored_bytes(piece.shape, found) for piece, found in zip(odd, formats, strict=True))
-    bits = 8 * size / sum(math.prod(piece.shape) for piece in odd)
-    fitting = "" if any(piece.shape[-1] % BLOCK for piece in odd) else f"; blocks of {', '.join(SHORT_TYPES)} fit"
-    return (
-        f"{kind}: {len(odd):,} of {len(matrices):,} matrices have rows whose length is not a multiple of {K_ROWS}, and"
-        f" are stored as {', '.join(sorted(set(formats))).lower()} ({bits:.1f} bits a weight){fitting}"
-    )
 
 
 def check_export(model: LoadedModel, settings: ExportSettings) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..records.held_out import HeldOut
 from ..records.paths import last_name, without_paths
-from ..records.report import Report, Search
+from ..records.report import Report
 from ..records.results import EvaluationRecord
 from ..records.rows import (
     FILE_HEADING,
@@ -21,12 +20,11 @@ from ..records.rows import (
     count_texts,
     decimals,
     file_rows,
-    frontier_table,
+    format_rows,
+    format_titles,
     held_out_rows,
     ledger_rows,
-    next_sizes,
     size_rows,
-    type_table,
     typeset,
 )
 from ..records.verdict import file_verdicts, verdict_of
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-LEAST_SHOWN = 1e-4  # nats per token
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 
@@ -68,10 +65,8 @@ def render_page(report: Report, evaluations: Sequence[EvaluationRecord]) -> str:
         ledger_heading=LEDGER_HEADING,
         ledger_rows=ledger_rows,
         count_texts=count_texts,
-        types=[] if report.search is None else type_table(report.search),
-        frontier_table=frontier_table,
-        frontier_plot=frontier_plot,
-        next_sizes=next_sizes,
+        format_rows=format_rows,
+        format_titles=format_titles(report),
         measured=[part for part in COMPONENTS if report.dense.sizes.get(part.size)],
         held_out=[] if held_out is None else [row.cells() for row in held_out_rows(held_out)],
         **({} if held_out is None else cost_rows(held_out)),
@@ -89,33 +84,6 @@ def code_spans(text: str) -> Markup:
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
-
-
-def frontier_plot(search: Search) -> dict[str, list[tuple[float, float, str]]]:
-    """Where the points of a plot of divergence over size lie, in percent of its width from the left and of its height
-    from the top, with what each is: sizes evenly, divergences by their logarithm, in whole powers of ten."""
-    points, (heading, *rows) = search.frontier, frontier_table(search)
-    sizes = [one.bytes for one in points]
-    logarithms = [math.log10(max(one.divergence, LEAST_SHOWN)) for one in points]
-    low, high = math.floor(min(logarithms)), math.ceil(max(logarithms))
-    high = max(high, low + 1)
-
-    def top(logarithm: float) -> float:
-        return 100 * (high - logarithm) / (high - low)
-
-    def left(size: int) -> float:
-        return 100 * (size - sizes[0]) / (sizes[-1] - sizes[0] or 1)
-
-    told = [
-        "; ".join(f"{cell} {what}".strip() for cell, what in zip(row, heading, strict=True) if cell) for row in rows
-    ]
-    return {
-        "points": [
-            (left(one.bytes), top(logarithm), said)
-            for one, logarithm, said in zip(points, logarithms, told, strict=True)
-        ],
-        "lines": [(0.0, top(power), f"{10.0**power:g}") for power in range(low, high + 1)],
-    }
 
 
 def cost_rows(held_out: HeldOut) -> dict[str, list[tuple[list[str], float]]]:

@@ -12,7 +12,6 @@ from ..criteria.base import BLOCKS
 from ..criteria.elimination import STEPS
 from ..running.processes import on_this_machine
 from ..running.run import Run
-from ..settings.export import AUTO
 from ..tensors.lazy import own_tensors
 from ..tensors.workspace import Workspace
 from ..utils.errors import ConfigurationError, FlabError
@@ -31,7 +30,7 @@ MATRICES = 5  # in float32, with a row and a column for each neuron, at once
 LAYERS = 2  # copies of a layer's weights
 ACTIVATIONS = 4  # copies of a batch's activations in float32
 IN_HAND = 2  # hidden states of all tokens being read from or written to a file
-TRIALS = 2  # copies of the weights where files are tried: what a file is made from, and what was read back from it
+HEADS = 3  # gradients of embedding and head in float32, and what they are added to
 STREAMS = 8  # hidden states of all tokens, besides those on disk after every layer, and a layer's neurons
 
 
@@ -55,14 +54,12 @@ def memory_needs(request: Request, dtype: torch.dtype, device: torch.device) -> 
     ranking = shape["vocab"] * hidden + 2 * shape["layer"] * search_tokens * hidden  # with its own head
     pending = 2 * 4 * neurons * STEPS * max(1, neurons // BLOCKS)
     deciding = LAYERS * layer * 4 + ACTIVATIONS * data.batch_size * data.sequence_length * neurons * 4 + pending
-    reading = IN_HAND * 4 * shape["vocab"] * request.hidden if config.target_type == AUTO else 0  # the largest matrix
-    least = BASE + IN_HAND * data.tokens * hidden + max(ranking, deciding, reading)
+    of_tokens = HEADS * 4 * shape["vocab"] * request.hidden if request.is_mixed else 0
+    least = BASE + IN_HAND * data.tokens * hidden + max(ranking, deciding, of_tokens)
     streams = data.tokens * (STREAMS * hidden + neurons * dtype.itemsize)
     working = least + MATRICES * 4 * neurons**2 + streams
     if device.type == "cpu":
-        # files are tried before there are pruned weights
-        tried = TRIALS * dtype.itemsize if config.target_type == AUTO else 0
-        return least, working + parameters * (dtype.itemsize + max(request.dtype.itemsize, tried))
+        return least, working + parameters * (dtype.itemsize + request.dtype.itemsize)
     around = parameters - shape["layer"] * layer  # embeddings and head
     return working + around * dtype.itemsize, working + parameters * dtype.itemsize
 
@@ -121,8 +118,6 @@ def check_disk(folder: Path, dense: LoadedModel, request: Request) -> None:
     tensors = own_tensors(dense.model)
     needed = request.sizes.counts.total(shape) * itemsize
     needed += sum(tensors[name].nbytes for name in dense.converted_tensors())
-    if request.config.target_type == AUTO:
-        needed += TRIALS * request.sizes.counts.total(shape) * itemsize
     if dense.device.type == "cpu":  # another one has them itself
         rows = (shape["layer"] + STREAMS) * request.hidden + shape["neuron"]
         needed += request.config.data.tokens * itemsize * rows + MATRICES * 4 * shape["neuron"] ** 2

@@ -51,6 +51,7 @@ def decided_plan(inputs: PruningInputs, chosen: ChosenShape) -> PruningPlan:
             dtype=str(dtype).removeprefix("torch."),
             settings={},
             weights=weights,
+            types=chosen.types,
         )
 
     decided_by = inputs.decided_by(dtype=str(dtype), shape=chosen.hash)

@@ -11,15 +11,12 @@ import torch
 
 from ..export.file_size import FileSizes
 from ..settings.configuration import FlabPrunerConfig
-from ..settings.export import AUTO
 from ..sizes import ModelSizes
 from ..utils.units import parse_bytes
 from .counts import CountsFile
 from .limits import TOLERANCE, Limits, parameters_to_keep
 
 
-SMALLEST_TYPE = "iq1_s"
-UNROUNDED = "bf16"  # the type of a file that loses nothing, as large as one in float16
 SIZE_TOLERANCE = 0.015  # share of a size by which a file may stay below it
 
 
@@ -54,9 +51,13 @@ class Request:
     def limits(self) -> Limits:
         """How far pruning may go."""
         kind = self.config.target_type
-        kind = SMALLEST_TYPE if kind == AUTO else kind  # until one is chosen, any that is possible
         measure = None if self.file_sizes is None else partial(self.file_sizes, kind=kind)
         return Limits(self.sizes.shape, self.sizes.counts, self.allowed, measure)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether each matrix of a file gets its own format, in which they lose least within a size."""
+        return self.config.target_size is not None and self.config.target_type is None
 
     @property
     def budget(self) -> int:
@@ -71,12 +72,6 @@ class Request:
         if self.config.target_size is not None:
             return round(self.budget * SIZE_TOLERANCE)
         return round(self.sizes.counts.total(self.sizes.shape) * TOLERANCE)
-
-    def of_type(self, kind: str) -> Request:
-        """The same for a file of this type."""
-        config = copy.copy(self.config)
-        config.target_type = kind
-        return replace(self, config=config)
 
     def with_calibration_tokens(self, number: int) -> Request:
         """The same with another number of calibration tokens."""

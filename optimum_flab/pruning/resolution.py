@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..export.file_size import FileSizes
+from ..export.file_size import UNROUNDED, FileSizes
+from ..export.quantiser import check_library
 from ..families import Family
 from ..families.positions import check_positions
 from ..settings.configuration import FlabPrunerConfig
-from ..settings.export import AUTO
 from ..sizes import Shape
 from ..utils.errors import ConfigurationError
 from ..vocabulary.closure import config_token_ids, read_spec
@@ -21,7 +21,7 @@ from .components import COMPONENTS, Component, components_of, outline, sizes_of
 from .counts import read_counts
 from .limits import TOLERANCE
 from .memory_budget import weights_fit
-from .request import SMALLEST_TYPE, UNROUNDED, Request
+from .request import Request
 from .vocabulary import check_named_tokens
 
 
@@ -56,6 +56,8 @@ def resolve(
     """
     request = described(config, model, family, len(tokenizer), dtype)
     check_positions(model.config, family, "data.sequence_length", config.data.sequence_length)
+    if request.is_mixed:
+        check_library()
     files = FileSizes(model, family, tokenizer) if config.target_size is not None else None
     request = with_limits(replace(request, file_sizes=files))
     counts = read_counts(config.data.counts, tokenizer, name)
@@ -203,23 +205,21 @@ def check_target(request: Request) -> None:
 def check_size(request: Request) -> None:
     """Raises a [`ConfigurationError`] if no model is as small, or the dense one is."""
     config, limits = request.config, request.limits
-    is_any = config.target_type == AUTO
-    kind = f"{SMALLEST_TYPE}, the smallest type," if is_any else config.target_type or "safetensors"
-    what = f"target_size: {config.target_size} as {kind}"
+    assert request.file_sizes is not None  # a size is asked for
+    what = f"target_size: {config.target_size} as {config.target_type or 'the smallest formats'}"
     smallest = limits.smallest
     if (least := limits.measure(smallest)) > request.budget:
         parts = [f"{smallest[part.dimension]:,} {part.settings.units}" for part in components_of(smallest)]
         raise ConfigurationError(
             f"{what} is less than the {least / 1e6:,.3f} MB of the smallest model possible"
             f" ({', '.join(parts)}); allow more, or free what is pinned or switched off"
-            + ("" if is_any else ", or name a smaller target_type")
+            + ("" if request.is_mixed else ", or name a smaller target_type")
         )
-    largest = request.of_type(UNROUNDED).limits if is_any else limits
-    if (whole := largest.measure(limits.dense)) <= request.budget:
-        what = f"target_size: {config.target_size}" if is_any else what
+    kind = config.target_type or UNROUNDED
+    if (whole := request.file_sizes(limits.dense, kind)) <= request.budget:
         raise ConfigurationError(
-            f"{what} is more than the {whole / 1e6:,.1f} MB of the dense model{f' as {UNROUNDED}' * is_any}, which"
-            " needs no pruning for it; name a smaller size"
+            f"target_size: {config.target_size} is more than the {whole / 1e6:,.1f} MB of the dense model as {kind},"
+            " which needs no pruning for it; name a smaller size"
         )
 
 

@@ -7,7 +7,7 @@ values, and the finished pieces of the stage in progress, and resumes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,10 @@ from ..utils.hashing import texts_hash
 from ..utils.memory import give_back_memory
 from ..utils.places import cache_root, user_path
 from .estimates import pruning_estimate
-from .finalists import better_file
 from .inputs import PruningInputs
 from .memory_budget import open_weights
 from .plan_check import check_plan
+from .planning import decided_plan
 from .reporting import build_report
 from .request import Request
 from .resolution import body_notes
@@ -179,16 +179,13 @@ def decide(computing: LoadedModel, weights: str, request: Request, texts: TextSe
     """
     tokens = token_choice(computing, request, texts, run)
     candidates = candidates_for(request, tokens)
-    for warning in body_notes(request) or body_notes(candidates.request, candidates.start.shape):
+    for warning in body_notes(request) or body_notes(candidates.request, candidates.start):
         run.warn(warning)
     inputs = PruningInputs(computing, weights, candidates.request, texts, tokens, run)
     run.processes.check_same(inputs.decided_by(), "model, texts and settings")
     chosen = chosen_shape(inputs, candidates)
     run.processes.check_same(chosen.hash, "the sizes and layers that were chosen")
-    chosen, plan = better_file(inputs, chosen)
-    run.processes.check_same(chosen.hash, "the file that loses less")
-    if chosen.file_type is not None:
-        plan = replace(plan, settings={**plan.settings, "target_type": chosen.file_type})
+    plan = decided_plan(inputs, chosen)
     run.notes += file_notes(inputs.request, chosen) + chosen.notes
     with run.step("tokenisation"):
         counted = text_counts(texts, tokens, request, plan.kept_tokens)
@@ -201,18 +198,15 @@ def file_notes(request: Request, chosen: ChosenShape) -> list[str]:
     """A note on the bytes of the file, where the target is about these."""
     if request.file_sizes is None:
         return []
-    kind = chosen.file_type or request.config.target_type
-    notes = [f"the {kind or 'safetensors'} file takes at most {request.file_sizes(chosen.shape, kind) / 1e6:,.1f} MB"]
-    if chosen.file_type is not None:
-        removed = request.limits.removed_body(chosen.shape)
-        goes = f"{removed:.1%} of the body goes" if removed else "nothing of the body goes"
-        lost = {one.file_type: one.divergence for one in chosen.search.types}[chosen.file_type]
-        tokens = chosen.shape["vocab"]
-        notes.append(
-            f"{request.config.target_size}: {goes}; {kind} with {tokens:,} tokens, whose rounding alone costs"
-            f" {nats(lost, 3)} nats per token"
-        )
-    return notes
+    if not request.is_mixed:
+        size = request.file_sizes(chosen.shape, request.config.target_type)
+        return [f"the {request.config.target_type} file takes at most {size / 1e6:,.1f} MB"]
+    removed = request.limits.removed_body(chosen.shape)
+    goes = f"{removed:.1%} of the body goes" if removed else "nothing of the body goes"
+    return [
+        f"{request.config.target_size}: {goes}; {chosen.shape['vocab']:,} tokens, and formats whose rounding is"
+        f" predicted to cost {nats(chosen.loss, 3)} nats per token"
+    ]
 
 
 def held_out_cost(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -39,29 +39,13 @@ REFITTED = 0.55
 StoredShape = Annotated[Shape, PlainValidator(Shape), PlainSerializer(dict)]
 
 
-class Option(NamedTuple):
-    """What a search may choose.
-
-    Args:
-        shape ([`Shape`]): the sizes.
-        file_type (`str`, *optional*): the GGUF type of the file, where that is to be found too.
-    """
-
-    shape: Shape
-    file_type: str | None = None
-
-
 def cost(tried: TriedShape) -> float:
     """The measure by which shapes are compared: bits per byte, with those of the vocabulary at
     [`VOCABULARY_WEIGHT`]; those of rounding count for more, as much as they will once layers are refitted on top of
     each other, which takes part of the others back."""
-    return VOCABULARY_WEIGHT * (tried.validation_vocabulary_bits_per_byte or 0.0) + lost(tried)
-
-
-def lost(tried: TriedShape) -> float:
-    """The part of the [`cost`] that is not the vocabulary's."""
-    of_body = tried.validation_bits_per_byte - (tried.validation_vocabulary_bits_per_byte or 0.0)
-    return of_body + (tried.validation_rounding_bits_per_byte or 0.0) / REFITTED
+    of_vocabulary = tried.validation_vocabulary_bits_per_byte or 0.0
+    of_body = tried.validation_bits_per_byte - of_vocabulary
+    return VOCABULARY_WEIGHT * of_vocabulary + of_body + (tried.validation_rounding_bits_per_byte or 0.0) / REFITTED
 
 
 def masked_weights(model: PreTrainedModel, family: Family, narrowed: Mapping[int, NarrowLayer]) -> LayerTensors:

@@ -11,17 +11,16 @@ from typing import NamedTuple
 import torch
 
 from ..checkpoints.loading import LoadedModel
+from ..export.importance import TOKENS
 from ..records.pieces import Pieces
 from ..records.work import json_stage
 from ..running.casting import estimates_dtype
 from ..running.run import Run
-from ..settings.export import AUTO
 from ..texts.kinds import ANSWERS
 from ..utils.errors import ConfigurationError
 from ..utils.progress import duration
 from .components import components_of
 from .request import Request
-from .rounding import TRIAL_TOKENS
 
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
@@ -36,9 +35,7 @@ WRITING = 2  # a token that the model writes costs as much as so many that it re
 SHAPES = 4  # that a search measures, about
 # where the type of a file is to be found, about so many are tried: few where this many bits a weight are allowed, with
 # which nothing of the body goes; else many, and often two files are made
-ENOUGH_BITS = 4.5
-FEW_TYPES, MANY_TYPES = 3, 10
-TYPE_TOKENS = 30_000  # of one that is tried: as long as quantising, writing and reading a file takes
+PASSES = 4  # of the text of an importance matrix, where formats are found
 # of the held-out texts, where only tokens were removed: predictions among those that stay are known to be the same
 UNCHANGED_PART = 4
 LEAST_TOKENS = 2048  # fewer say too little about a layer's neurons
@@ -155,21 +152,15 @@ def expected_flop(request: Request, tokens: int | None = None, processes: int = 
 
     survey, surveyed, apart = decided("shape", 1)
     plan, fitted, _ = decided("plan", COUNTED)
-    finished = 1
-    if request.config.target_type == AUTO:  # by every process
-        weights = counts.body(dense) + KEPT * dense["vocab"] * request.hidden
-        is_enough = 8 * request.budget >= ENOUGH_BITS * weights
-        types = 1 + (FEW_TYPES if is_enough else MANY_TYPES)  # the file itself is one more
-        apart += types * (TRIAL_TOKENS * (body + head * KEPT) + TYPE_TOKENS * body)
-        plan, fitted = (0, 0) if is_enough else (plan, fitted)
-        finished = 2
+    if request.is_mixed:  # by every process: up, and down, where each layer is computed twice
+        apart += PASSES * TOKENS * (body + head * KEPT)
     weighted = tokens / processes * (body + 2 * head * KEPT) if fitted else 0
     # the dense model reads much of the text in both tokenisations, and rows have some padding
     read = (3.2 * body + 3 * head) if fitted else (2.2 * body + 2.8 * head) / UNCHANGED_PART
     return {
         "texts": Pace(0, 0, (body + head) * WRITING * written),
         "shape": Pace(survey, body * surveyed, measured / processes + apart),
-        "plan": Pace(finished * plan, finished * (body * fitted + weighted), 0),
+        "plan": Pace(plan, body * fitted + weighted, 0),
         "held-out": Pace(0, read * data.held_out_tokens / processes, 0),
     }
 

@@ -58,6 +58,7 @@ class PruningPlan:
             always named.
         dtype (`str`): dtype of the pruned weights; of a trim `stored`: whatever they are stored in.
         settings (`dict`): the configuration that made the plan.
+        types (`dict[str, str]`): the format of each matrix of the GGUF file, where these were found for a size.
         weights (`dict[str, torch.Tensor]`): tensors that compensation changed, by their name in the dense model,
             already in the shape of the pruned one.
     """
@@ -72,6 +73,7 @@ class PruningPlan:
     kept: Kept
     dtype: Annotated[str, Field(pattern="^(float32|bfloat16|float16|stored)$")]
     settings: dict[str, Any]
+    types: dict[str, str] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -122,6 +124,7 @@ class PruningPlan:
         return {
             "format": FORMAT,
             **{name: getattr(self, name) for name in WRITTEN_FIRST},
+            **({"types": self.types} if self.types else {}),
             "compensated": sorted(self.weights),
             "kept": self.kept,
         }

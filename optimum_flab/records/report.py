@@ -99,56 +99,15 @@ class TriedShape(Sizes):
         validation_vocabulary_bits_per_byte (`float`, *optional*): what the dense model pays with the shape's tokens.
         validation_bits_per_byte (`float`): the divergence added; shapes are compared by it minus three quarters of
             the former, and plus what rounding costs.
-        file_type (`str`, *optional*): the GGUF type in which it meets the target, where that was to be found.
-        validation_rounding_bits_per_byte (`float`, *optional*): what rounding to this type costs, see [`TriedType`].
+        validation_rounding_bits_per_byte (`float`, *optional*): what rounding to the formats with which it meets a
+            size is predicted to cost.
         chosen (`bool`): whether it is the one that was chosen.
     """
 
     validation_divergence: Number
     validation_vocabulary_bits_per_byte: Number | None = None
     validation_bits_per_byte: Number
-    file_type: str | None = None
     validation_rounding_bits_per_byte: Number | None = None
-    chosen: bool
-
-
-class TriedType(Record):
-    """What a GGUF file costs on validation text, measured with the weights that it holds.
-
-    Args:
-        file_type (`str`): of the file, such as `iq4_xs`.
-        bytes (`int`): of the file.
-        divergence (`float`): nats per token from the dense model, over the tokens that are left.
-        bits_per_byte (`float`): the same in bits per byte of the text.
-    """
-
-    file_type: str
-    bytes: int
-    divergence: Number
-    bits_per_byte: Number
-
-
-class FrontierPoint(Sizes):
-    """What could have been had at another size: no option that is expected to cost less has a smaller file.
-
-    Args:
-        file_type (`str`): the GGUF type of the file.
-        bytes (`int`): of the file, at most.
-        removed_body_ratio (`float`): share of all but the vocabulary that goes.
-        removed_uses_ratio (`float`): share of the tokens in the corpus that are of the vocabulary that goes, which the
-            divergence does not hold.
-        divergence (`float`): that the file is expected to have, in nats per token: what rounding to the type costs and
-            what is left of the shape's once layers are refitted.
-        measured (`bool`): whether the search measured this shape and type; others are expected from those.
-        chosen (`bool`): whether it is the one that was chosen.
-    """
-
-    file_type: str
-    bytes: int
-    removed_body_ratio: float
-    removed_uses_ratio: float
-    divergence: Number
-    measured: bool
     chosen: bool
 
 
@@ -172,19 +131,11 @@ class Search(Record):
         candidates (`tuple[TriedShape, ...]`): empty where sizes were pinned.
         removed_layers (`tuple[RemovedLayer, ...]`): in the order of their removal.
         natural_vocab_size (`int`): tokens that the corpus needs.
-        types (`tuple[TriedType, ...]`): of a model of which only the vocabulary was pruned, where a type was to be
-            found.
-        files (`tuple[TriedType, ...]`): of two shapes and types between which files had to decide, the better first.
-        frontier (`tuple[FrontierPoint, ...]`): what could have been had at other sizes, from the smallest file, by the
-            types that were measured; the divergence never rises.
     """
 
     candidates: tuple[TriedShape, ...] = ()
     removed_layers: tuple[RemovedLayer, ...] = ()
     natural_vocab_size: int
-    types: tuple[TriedType, ...] = ()
-    files: tuple[TriedType, ...] = ()
-    frontier: tuple[FrontierPoint, ...] = ()
 
 
 class RecoveryData(Record):
@@ -322,13 +273,16 @@ class FileCost(Record):
 
     Args:
         name (`str`): of the file; of the first part of a split one.
-        type (`str`): its number format, such as `q4_k_m`.
+        type (`str`): its number format, such as `q4_k_m`; `mixture` where each matrix has its own.
         bytes (`int`): its size, of all parts together.
         sha256 (`str`): hex, of its content; of the first part.
         against (`str`): what was measured against: the `dense` model that was pruned, or its `source`, the checkpoint
             that it was made of, where the dense model was not at hand.
         cost ([`KindCost`]): on held-out text; the dense figures are those of what it was measured against.
         by_kind (`dict[str, KindCost]`): the same by kind of text; empty if texts were of no kind.
+        formats (`dict[str, dict[str, int]]`): of a mixture, by kind of matrix, such as `ffn_down`, how many are stored
+            in each format.
+        bits_per_weight (`float`, *optional*): of its matrices.
     """
 
     name: str
@@ -338,6 +292,8 @@ class FileCost(Record):
     against: Literal["dense", "source"]
     cost: KindCost
     by_kind: dict[str, KindCost] = Field(default_factory=dict)
+    formats: dict[str, dict[str, int]] = Field(default_factory=dict)
+    bits_per_weight: Number | None = None
 
 
 class Computation(Record):

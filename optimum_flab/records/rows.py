@@ -11,11 +11,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ..settings.components import ComponentSettings
 from ..settings.pruning import COMPONENTS
 from .held_out import HeldOut
 from .ledger import CommandCost, StageCost
-from .report import FileCost, Report, Search, Sizes
+from .report import FileCost, Report
 from .scores import Score, retention_of, retention_text
 
 
@@ -179,67 +178,19 @@ def file_divergence(file: FileCost) -> str:
     return f"{decimals(max(file.cost.divergence, 0.0))}{SOURCE if file.against == 'source' else ''}"
 
 
-def _told_apart(shapes: Sequence[Sizes]) -> list[type[ComponentSettings]]:
-    """The components of which a table of shapes tells the sizes: the usual ones, and others that differ."""
+def format_rows(file: FileCost) -> list[list[str]]:
+    """Of each kind of matrix in a file, how many are stored in which formats."""
     return [
-        part
-        for part in COMPONENTS
-        if part.size in shapes[0].sizes
-        and (part.model_fields["enabled"].default or len({one.sizes[part.size] for one in shapes}) > 1)
+        [kind, ", ".join(f"{name} {number:,}" for name, number in formats.items())]
+        for kind, formats in file.formats.items()
     ]
 
 
-def type_table(search: Search) -> list[list[str]]:
-    """What could have been had, where a GGUF type was to be found: the types that were measured, from the smallest,
-    and with what shape each meets the size, below a heading; empty where there was nothing to choose. The files that
-    were measured hold the whole body, and the vocabulary at which the search begins. The search adds the two
-    divergences up, the second times [`~pruning.shapes.REFITTED`]."""
-    types = {one.file_type: one for one in search.types}
-    tried = [one for one in search.candidates if one.file_type in types]
-    if not tried:
-        return []
-    parts = _told_apart(tried)
-    labels = [part.label for part in parts]
-    rows = [["type", "MB, whole body", "nats, rounding", *labels, "nats, pruning", ""]]
-    for one in sorted(tried, key=lambda one: types[str(one.file_type)].bytes):
-        kind = types[str(one.file_type)]
-        costs = f"{kind.bytes / 1e6:,.1f}", nats(kind.divergence)
-        taken = "taken" if one.chosen else ""
-        sizes = (count(one.sizes[part.size]) for part in parts)
-        rows.append([kind.file_type, *costs, *sizes, nats(one.validation_divergence), taken])
-    return rows
-
-
-def frontier_table(search: Search) -> list[list[str]]:
-    """What could have been had at other sizes, from the smallest, below a heading."""
-    parts = _told_apart(search.frontier)
-    goes = "of the body goes", "of token uses go"
-    rows = [["MB", "type", *(part.label for part in parts), *goes, "nats, expected", ""]]
-    for one in search.frontier:
-        sizes = (count(one.sizes[part.size]) for part in parts)
-        removed = f"{one.removed_body_ratio:.1%}", f"{one.removed_uses_ratio:.2%}"
-        remark = "taken" if one.chosen else "" if one.measured else "estimated"
-        rows.append([f"{one.bytes / 1e6:,.1f}", one.file_type, *sizes, *removed, nats(one.divergence), remark])
-    return rows
-
-
-def next_sizes(search: Search) -> str:
-    """A sentence on the next smaller and the next larger file; empty if there is neither."""
-    points = search.frontier
-    place = next((place for place, one in enumerate(points) if one.chosen), None)
-    if place is None:
-        return ""
-    said, taken = list[str](), points[place]
-    for verb, others in (("cost", points[max(place - 1, 0) : place]), ("bring", points[place + 1 : place + 2])):
-        for one in others:
-            body = f"{one.removed_body_ratio:.1%} of the body gone" if one.removed_body_ratio else "the whole body"
-            what = f"{one.file_type}, {one.sizes['vocab_size']:,} tokens, {body}"
-            said.append(f"{one.bytes / 1e6:,.1f} MB would {verb} {nats(one.divergence, 3)} ({what})")
-    expected = (
-        f"Of the types that were tried: {taken.bytes / 1e6:,.1f} MB are expected to cost"
-        f" {nats(taken.divergence, 3)} nats per token over the {taken.sizes['vocab_size']:,} tokens that stay"
-    )
-    return "; ".join([expected, *said]) + "." if said else ""
+def format_titles(report: Report) -> dict[str, FileCost]:
+    """Files whose matrices have formats of their own, by a line for each."""
+    return {
+        f"{file.name}: {file.bits_per_weight or 0:.2f} bits per weight": file for file in report.files if file.formats
+    }
 
 
 LEDGER_HEADING = ("stage", "seconds", "processor seconds", "TFLOP", "GFLOP/s", "MB written", "memory so far, GB")

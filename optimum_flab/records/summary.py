@@ -10,10 +10,8 @@ from .rows import (
     count_texts,
     file_rows,
     nats,
-    next_sizes,
     shape_rows,
     text_table,
-    type_table,
 )
 from .verdict import file_verdicts, verdict_of
 
@@ -46,9 +44,6 @@ def report_summary(report: Report) -> str:
             f"({held_out.texts_cut_differently} texts tokenised differently)",
             *_kind_lines(held_out),
         ]
-    if report.search is not None and (types := type_table(report.search)):
-        lines += ["", *text_table(types)]
-        lines += filter(None, [next_sizes(report.search)])
     if report.files:
         lines += ["", files_summary(report), ""]
     if report.recovery is not None:

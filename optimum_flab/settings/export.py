@@ -19,7 +19,6 @@ QUANTISED_TYPES = (
     *("q5_0", "q5_1", "q5_k_s", "q5_k_m", "q6_k"),
 )
 TYPES = (*OWN_TYPES, *QUANTISED_TYPES)
-AUTO = "auto"  # the type that is chosen along with the shape, for a file of a size
 
 
 def _in_lower_case(value: Any) -> Any:
@@ -27,7 +26,6 @@ def _in_lower_case(value: Any) -> Any:
 
 
 GGUFType = Annotated[Literal[TYPES], BeforeValidator(_in_lower_case)]  # type: ignore[valid-type]
-TargetType = Annotated[Literal[(AUTO, *TYPES)], BeforeValidator(_in_lower_case)]  # type: ignore[valid-type]
 
 
 class ExportSettings(Section):

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, fiel
 
 from ..utils.units import as_size
 from .components import ComponentSettings, ExpertSettings, FFNSettings, LayerSettings, VocabularySettings
-from .export import AUTO, TargetType
+from .export import GGUFType
 from .recovery import RecoveryConfig
 from .section import NO_FLAG, Flag, Section, Seed, Sources, TextTokens, refuse_shared, sections_in
 
@@ -132,10 +132,11 @@ class PrunerSettings(Section):
     target_ratio: Annotated[float | None, Field(gt=0, lt=1)] = None
     """share of all parameters to remove, between 0 and 1, for example 0.35"""
     target_size: Annotated[str | None, BeforeValidator(as_size)] = None
-    """size that the file must not exceed; instead of a share: 300MB (300 million bytes), 1.2GB or 286MiB"""
-    target_type: TargetType | None = None
-    """GGUF type of the file that --target-size is about, such as q4_k_m; auto: the one that loses least together with
-    what has to be pruned for it; default: the weights as safetensors, or auto with prune's --gguf auto"""
+    """size that the GGUF file must not exceed, which is written too; instead of a share: 300MB (300 million bytes),
+    1.2GB or 286MiB"""
+    target_type: GGUFType | None = None
+    """GGUF type of the file that --target-size is about, such as q4_k_m; default: each matrix gets its own format, in
+    which all together lose least within the size"""
     vocab_size: PositiveInt | None = None
     """tokens to keep; default: decided by the target, or the natural size"""
     num_hidden_layers: PositiveInt | None = None
@@ -177,10 +178,10 @@ class PrunerSettings(Section):
             other = f" (`flab prune --gguf {self.target_type}` writes such a file of any size)"
             raise ValueError(
                 f"target_type: {self.target_type} says which file `target_size` is about, which is not set; set it, or"
-                f" drop the type{'' if self.target_type == AUTO else other}"
+                f" drop the type{other}"
             )
         is_settled = all(part.size in pinned or not getattr(self, part.section).enabled for part in COMPONENTS)
-        if targets and is_settled and self.target_type != AUTO:
+        if targets and is_settled and (self.target_ratio is not None or self.target_type is not None):
             raise ValueError(
                 f"{targets[0]}: {getattr(self, targets[0])} leaves nothing to choose, since every component is pinned"
                 f" ({', '.join(pinned) or 'none'}) or not enabled; drop {targets[0]} or free one of them"
