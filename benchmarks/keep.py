@@ -70,14 +70,12 @@ def is_of(results: dict[str, Any], model: Path) -> bool:
 
 
 def expected(model: Path, dense: Path) -> dict[str, int | None]:
-    """The shape that `flab inspect` expects of the flags that made a model, for the type of its file if it has one."""
+    """The shape that `flab inspect` expects of the flags that made a model."""
     report = read(model / "flab_report.json")
-    flags = [
-        flag for flag in shlex.split(report["command"])[6:] if flag not in ("--gguf", "auto")
-    ]  # after -m DENSE OUT
+    flags = shlex.split(report["command"])[6:]  # after -m DENSE OUT
     told = common.flab_command("inspect", "-m", dense, *flags, "--json")
     found = json.loads(subprocess.run(told, stdout=subprocess.PIPE, text=True, check=True).stdout)["outlook"]
-    return found["types"][report["files"][0]["type"]]["shape"] if report["files"] else found["shape"]
+    return found["shape"]
 
 
 def read(path: Path) -> dict[str, Any]:

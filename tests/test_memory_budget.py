@@ -1,8 +1,6 @@
 """How much memory may be taken, and where the weights are then."""
 
 import shutil
-from bisect import bisect_left
-from contextlib import suppress
 
 import pytest
 import torch
@@ -91,34 +89,6 @@ def test_more_of_anything_needs_more_and_files_need_less():
         assert more[0] > in_files and more[1] > in_memory
     longer = needs(calibration_tokens=1 << 16)
     assert longer[1] - in_memory > 2 * (longer[0] - in_files) > 0
-
-
-def test_files_that_are_tried_need_two_copies_of_the_weights():
-    model = tiny_model("llama")
-    named, found = (
-        request_of(model, FlabPrunerConfig(target_size="1MB", target_type=kind)) for kind in ("f16", "auto")
-    )
-    weights = named.sizes.counts.total(named.sizes.shape)
-    (_, one), (_, other) = (memory_needs(request, torch.float32, CPU) for request in (named, found))
-    assert other - one == weights * (2 * 4 - 2)  # in float32, in place of the pruned weights in bfloat16
-
-
-def test_files_that_are_tried_need_the_disk_if_the_weights_are_there(tmp_path, monkeypatch):
-    saved(tiny_model("llama", 600), tmp_path / "dense")
-    dense = load_dense(tmp_path / "dense", device="cpu", in_memory=False)
-    whole = shutil.disk_usage(tmp_path)
-
-    def has_room(free: int, kind: str) -> bool:
-        monkeypatch.setattr(shutil, "disk_usage", lambda _: whole._replace(free=free))
-        with suppress(FlabError):
-            check_disk(tmp_path, dense, request_of(dense.model, FlabPrunerConfig(target_size="1MB", target_type=kind)))
-            return True
-        return False
-
-    named, found = (
-        bisect_left(range(1 << 40), True, key=lambda free: has_room(free, kind)) for kind in ("f16", "auto")
-    )
-    assert found - named == 2 * dense.model.num_parameters() * 4
 
 
 def test_heads_of_their_own_change_nothing_of_the_hidden_states():

@@ -12,7 +12,7 @@ from optimum_flab import EvaluationSettings, FlabOptimizer, FlabPrunerConfig, Pr
 from optimum_flab.checkpoints.hashes import dense_hash, weights_hash
 from optimum_flab.checkpoints.surgery import _padded
 from optimum_flab.families import family_for
-from optimum_flab.pruning import finalists
+from optimum_flab.pruning import run as run_room
 from optimum_flab.pruning.components import sizes_of
 from optimum_flab.pruning.components.experts import chosen_experts
 from optimum_flab.tensors.lazy import StoredTensors
@@ -115,7 +115,7 @@ def test_a_model_in_its_files_is_pruned_again_and_completes_a_prompt(tmp_path):
 
 def test_files_that_are_written_to_while_a_search_reads_them_end_it_and_nothing_is_kept(tmp_path, monkeypatch):
     path = saved(tiny_model("llama", 600), tmp_path / "dense") / "model.safetensors"
-    decide = finalists.decided_plan
+    decide = run_room.decided_plan
 
     def written_to(*arguments):
         with path.open("r+b") as file:
@@ -123,7 +123,7 @@ def test_files_that_are_written_to_while_a_search_reads_them_end_it_and_nothing_
             file.write(bytes(8))
         return decide(*arguments)
 
-    monkeypatch.setattr(finalists, "decided_plan", written_to)
+    monkeypatch.setattr(run_room, "decided_plan", written_to)
     with pytest.raises(FlabError, match="was changed while it was read"):
         searched(tmp_path, tmp_path / "out", False)
     assert not list((tmp_path / "out-work").glob("plan-*/[vp]*"))  # no value, no pieces

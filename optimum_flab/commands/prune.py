@@ -62,8 +62,8 @@ class PruneCommand(PruningVerb):
             action="append",
             default=[],
             help="write the pruned model as a GGUF file of this type too, for example q4_k_m, with --target-size of"
-            " the type that it is about; may be given several times (default: none, or one file of --target-size, with a"
-            " format for each matrix)",
+            " the type that it is about; may be given several times (default: none, with --target-size one file whose"
+            " matrices have a format each)",
         )
         optional.add_argument(
             "--memory-budget",

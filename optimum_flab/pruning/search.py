@@ -180,7 +180,7 @@ def chosen_shape(inputs: PruningInputs, candidates: Candidates) -> ChosenShape:
                 choices[name] = component.choice(calibration, sizes, component.section(inputs.request.config))
 
         def mixture(shape: Shape) -> Mixture | None:
-            return mixtures and mixtures(shape, choices["layer"](shape["layer"]))
+            return None if mixtures is None else mixtures(shape, choices["layer"](shape["layer"]))
 
         shape, tried = (candidates.start if mixtures is None else start_shape(rows[0], len(natural))), Tried()
         if len(rows) > 1 or len(rows[0]) > 1:

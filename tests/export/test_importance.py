@@ -1,7 +1,6 @@
 """The importance matrix is what the matrices of a model multiply, and llama.cpp's quantiser heeds it."""
 
 import json
-import math
 
 import gguf
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 from optimum_flab import ConfigurationError, ExportSettings, FlabError
 from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
 from optimum_flab.export import export_gguf, quantiser
-from optimum_flab.export.gguf_file import note_of_rows
 from optimum_flab.export.importance import InputSquares, importance_matrix, token_weights
 from optimum_flab.export.llama_library import mean_squares
 from optimum_flab.export.weights import gguf_pieces
@@ -19,7 +17,6 @@ from optimum_flab.measuring.dense_outputs import GAP_MARKS
 from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.settings.export import MATRIX_TYPES, QUANTISED_TYPES
 from optimum_flab.settings.pruning import DataSettings
-from optimum_flab.tensors.gguf_header import read_header
 from optimum_flab.tensors.lazy import own_tensors
 from optimum_flab.tensors.workspace import Workspace
 from optimum_flab.texts.packing import pack
@@ -157,22 +154,6 @@ def test_every_type_is_made_with_a_matrix_and_all_but_the_coarsest_without(kind,
             export_gguf(loaded, tmp_path / "without.gguf", without)
     else:
         export_gguf(loaded, tmp_path / "without.gguf", without)
-
-
-@needs_quantiser
-@pytest.mark.parametrize("changes", [{"hidden_size": 64, "intermediate_size": 96}, {"intermediate_size": 48}])
-def test_how_short_rows_will_be_stored_is_said_before(changes, tokenizer, tmp_path):
-    loaded = dense_from_memory(tiny("llama", **changes), tokenizer)
-    said = note_of_rows(loaded, "q4_k_m")
-    path = tmp_path / "tiny.gguf"
-    (note,) = export_gguf(loaded, path, ExportSettings(type="q4_k_m", imatrix=False)).notes
-    odd = [one for one in read_header(path).tensors.values() if len(one.shape) > 1 and one.shape[-1] % 256]
-    assert said.startswith(f"q4_k_m: {note.partition(':')[0]}, and are stored as ")
-    assert f"stored as {', '.join(sorted({one.kind.name.lower() for one in odd}))} (" in said
-    bits = 8 * sum(one.bytes_of() for one in odd) / sum(math.prod(one.shape) for one in odd)
-    assert f"({bits:.1f} bits a weight)" in said
-    assert said.endswith("; blocks of iq4_nl, q4_0, q5_0, q8_0 fit") == (48 not in changes.values())
-    assert [note_of_rows(loaded, kind) for kind in ("q4_0", "iq4_nl", "f16")] == [None] * 3
 
 
 @needs_quantiser

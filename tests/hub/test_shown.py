@@ -41,7 +41,7 @@ def recovered(folder, report):
 
 def searched(folder, report):
     """Its programs can be judged by those of its family, and so can those of its files; everything was measured by
-    kind, token and layer. Other sizes are known."""
+    kind, token and layer. The matrices of a file have formats of their own."""
     held_out = report["held_out"]
     names = ("texts", "bytes", "positions", "divergence", "dense_bits_per_byte", "pruned_bits_per_byte")
     cost = {name: held_out[name] for name in names}
@@ -57,29 +57,13 @@ def searched(folder, report):
     kinds = {"problems": {**cost, "divergence": 0.016}}
     files = [{**file, "cost": cost, "by_kind": kinds}]
     other = {"against": "source", "cost": {**cost, "positions": 1_460}}
-    files.append({**file, **other, "name": "b.gguf", "type": "q8_0"})
-    sizes = {"vocab_size": 377, "num_hidden_layers": 4}
-    frontier = [
-        {
-            "bytes": size,
-            "file_type": kind,
-            "divergence": far,
-            "removed_body_ratio": goes,
-            "removed_uses_ratio": goes,
-            **sizes,
-            **more,
-        }
-        for size, kind, far, goes, more in [
-            (204_600_000, "iq3_m", 0.29, 0.12, {"measured": False, "chosen": False, "intermediate_size": 24}),
-            (231_400_000, "iq4_xs", 0.016, 0.0, {"measured": True, "chosen": True, "intermediate_size": 40}),
-            (355_000_000, "q4_k_m", 0.011, 0.0, {"measured": False, "chosen": False, "intermediate_size": 40}),
-        ]
-    ]
-    types = [{"file_type": "iq4_xs", "bytes": 231_400_000, "divergence": 0.016, "bits_per_byte": 0.007}]
+    formats = {"ffn_down": {"IQ4_XS": 1, "Q4_K": 3}, "attn_q": {"IQ4_NL": 4}}
+    mixed = {"type": "mixture", "formats": formats, "bits_per_weight": 4.31}
+    files.append({**file, **other, **mixed, "name": "b.gguf"})
     changes = {"completions": completions, "files": files}
-    rounded = {"file_type": "iq4_xs", "validation_rounding_bits_per_byte": 0.007}
+    rounded = {"validation_rounding_bits_per_byte": 0.007}
     candidates = [{**one, **rounded} for one in report["search"]["candidates"]]
-    changes["search"] = {**report["search"], "candidates": candidates, "types": types, "frontier": frontier}
+    changes["search"] = {**report["search"], "candidates": candidates}
     change_json(folder / "flab_report.json", held_out=measured, base_model=base, **changes)
 
 

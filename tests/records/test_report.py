@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from optimum_flab.records import verdict
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.held_out import KindCost
-from optimum_flab.records.report import FileCost, FrontierPoint, Report, TriedType, report_text
-from optimum_flab.records.rows import count_texts, file_positions, frontier_table, nats, next_sizes, type_table
+from optimum_flab.records.report import FileCost, Report, report_text
+from optimum_flab.records.rows import count_texts, file_positions
 from optimum_flab.records.summary import report_summary
 from optimum_flab.records.verdict import KnownFamily, Measured, file_verdicts, programs_by_body, verdict_of
 from optimum_flab.utils.errors import FlabError
@@ -281,41 +281,6 @@ def test_a_report_is_not_changed_by_hand():
     with pytest.raises(ValidationError, match="frozen"):
         report.seed = 3
     assert Report.model_validate({**report.model_dump(), "colour": "red"}) == report
-
-
-def test_a_divergence_that_comes_out_below_none_is_shown_as_none():
-    assert [nats(value) for value in (0.01234, -0.0, -1e-7, -0.2)] == ["0.0123", "0.0000", "0.0000", "0.0000"]
-    assert nats(math.nan) == "nan"
-    search = read_report(SEARCHED).search
-    kind = TriedType(file_type="q8_0", bytes=10**6, divergence=-2e-4, bits_per_byte=-1e-4)
-    tried = search.candidates[0].model_copy(update={"file_type": "q8_0"})
-    (_, row) = type_table(search.model_copy(update={"types": [kind], "candidates": [tried]}))
-    assert row[2] == "0.0000"
-    point = {"file_type": "q8_0", "removed_body_ratio": 0.0, "divergence": -2e-4, "measured": True}
-    points = [
-        FrontierPoint(
-            **point, bytes=10**6 * place, chosen=place == 1, vocab_size=1000 * place, removed_uses_ratio=0.1 / place
-        )
-        for place in (1, 2)
-    ]
-    search = search.model_copy(update={"frontier": points})
-    said = next_sizes(search)
-    assert "1.0 MB are expected to cost 0.000 nats per token over the 1,000 tokens that stay" in said
-    assert "2.0 MB would bring 0.000 (q8_0, 2,000 tokens, the whole body)" in said
-    heading, *rows = frontier_table(search)
-    assert [row[heading.index("of token uses go")] for row in rows] == ["10.00%", "5.00%"]
-
-
-def test_shapes_are_told_apart_by_all_sizes_that_differ():
-    search = read_report(EXPERTS).search
-    tried = [one.model_copy(update={"file_type": "q8_0"}) for one in search.candidates]
-    kind = TriedType(file_type="q8_0", bytes=10**6, divergence=0.1, bits_per_byte=0.1)
-    heading, *rows = type_table(search.model_copy(update={"types": [kind], "candidates": tried}))
-    place = heading.index("experts per layer")
-    assert [row[place] for row in rows] == [str(one.sizes["num_experts"]) for one in tried]
-    heading, _ = type_table(search.model_copy(update={"types": [kind], "candidates": tried[:1]}))
-    assert heading[3:6] == ["vocabulary (tokens)", "layers", "FFN width"] and "experts per layer" not in heading
-    assert type_table(search.model_copy(update={"types": [kind], "candidates": []})) == []
 
 
 def test_one_text_is_not_several():
