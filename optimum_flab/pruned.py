@@ -215,8 +215,6 @@ def write_gguf_files(
     wanted, mixed = dict.fromkeys(types), pruned.plan.types
     if mixed:
         wanted = {str(pruned.report.target_size): None, **wanted}
-    if not wanted:
-        return
     data = DataSettings() if pruned.config is None else pruned.config.data
     model = _in_files(pruned, dense)
     workspace = Workspace(None if dense.stored is None else pruned.checkpoint.folder)

@@ -51,7 +51,8 @@ class PruningVerb(FlabVerb):
         show(optimizer.summary())
         ledger = Ledger(counts=optimizer.dense.device.type == "cpu")
         try:
-            for exported, cost in write_gguf_files(pruned, optimizer.dense, types, ledger):
+            wanted = bool(types or pruned.plan.types)
+            for exported, cost in write_gguf_files(pruned, optimizer.dense, types, ledger) if wanted else ():
                 show(f"\n{exported.to_text()}")
                 if cost is not None:
                     pruned = replace(pruned, report=pruned.report.with_file(cost))
