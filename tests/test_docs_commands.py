@@ -47,6 +47,8 @@ REPLACED = {
     "model-q8_0.gguf": "model.gguf",
     "org/dataset:train[content]": "rows.jsonl[content]",
     "--vocab-size 32768": "--vocab-size 512",
+    "--target-size 300MB": "--target-size 400KB",
+    "--target-size 235MB": "--target-size 400KB",
     "--num-hidden-layers 22": "--num-hidden-layers 3",
     "--intermediate-size 4096": "--intermediate-size 256",
     "--intermediate-size 1536": "--intermediate-size 256",

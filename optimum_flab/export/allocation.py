@@ -20,6 +20,7 @@ FORMATS = (
     *("Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0"),
 )
 WEIGHED = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
+UNROUNDED = "F16"  # of rows that are no whole blocks
 STEPS = 1 << 16  # that the bytes between the smallest and the largest file are counted in
 
 
@@ -98,12 +99,14 @@ def best_mixture(matrices: Sequence[Matrix], losses: Mapping[str, Mapping[str, f
             part loses its share, as rows and columns are rounded apart; embedding and head lose it with the tokens
             that the text has.
     """
-    formats = [[one for one in formats_of(m.name, m.shape[-1]) if one in losses[m.dense]] for m in matrices]
+    known = [{UNROUNDED: 0.0, **losses[m.dense]} for m in matrices]
+    formats = [
+        [one for one in formats_of(m.name, m.shape[-1]) if one in lost]
+        for m, lost in zip(matrices, known, strict=True)
+    ]
     sizes = [[aligned(stored_bytes(m.shape, one)) for one in of] for m, of in zip(matrices, formats, strict=True)]
     shares = [1.0 if m.name in AROUND else m.share for m in matrices]
-    lost = [
-        [losses[m.dense][one] * share for one in of] for m, of, share in zip(matrices, formats, shares, strict=True)
-    ]
+    lost = [[found[one] * share for one in of] for found, of, share in zip(known, formats, shares, strict=True)]
     places = allocate(sizes, lost, budget)
     if places is None:
         return None
@@ -122,7 +125,7 @@ def formats_of(name: str, row: int) -> list[str]:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     fits = (one for one in FORMATS if row % GGML_QUANT_SIZES[GGMLQuantizationType[one]][0] == 0)
-    return [one for one in fits if name not in AROUND or one not in WEIGHED] or ["F16"]
+    return [one for one in fits if name not in AROUND or one not in WEIGHED] or [UNROUNDED]
 
 
 def mostly(types: Mapping[str, str]) -> str:

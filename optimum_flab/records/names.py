@@ -17,8 +17,9 @@ from .results import EFFICIENCY_NAME, EVALUATION_NAME, EVALUATION_TABLE
 CARD_NAME, PAGE_NAME = "README.md", "flab_report.html"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 # what `flab prune --gguf` writes beside the weights, or leaves where the quantiser failed; and what is beside it
-GGUF = re.compile(r".+-pruned-[a-z0-9_]+(-b?f(16|32))?\.gguf")
-BESIDE_GGUF = re.compile(r".+-pruned-[a-z0-9_]+\.(imatrix|Modelfile)")
+KIND = r"([a-z0-9_]+|(?i:[0-9.]+[kmgt]?i?b))"  # of a GGUF file: its type, or its size
+GGUF = re.compile(rf".+-pruned-{KIND}(-b?f(16|32))?\.gguf")
+BESIDE_GGUF = re.compile(rf".+-pruned-{KIND}\.(imatrix|Modelfile)")
 ADAPTER_FOLDER = "adapter"  # of a recovery, beside the weights
 CHAT_TEMPLATES = "additional_chat_templates"
 # what transformers and this package write at the top of the folder, besides results, licences and shards
@@ -74,9 +75,9 @@ def gguf_name(model: str, kind: str) -> str:
 
     Args:
         model (`str`): what the dense model is called.
-        kind (`str`): the number format.
+        kind (`str`): the number format, or a size.
     """
-    return f"{last_name(model)}-pruned-{kind}.gguf"
+    return f"{last_name(model)}-pruned-{kind.replace(' ', '')}.gguf"
 
 
 def belongs_to_model(name: str) -> bool:
