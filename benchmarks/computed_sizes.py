@@ -20,14 +20,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from common import check_distinct, count_parameters, labelled, print_result
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from optimum_flab.export.file_size import FileSizes
 from optimum_flab.families import family_for
 from optimum_flab.pruning.components import outline
-from optimum_flab.pruning.file_size import FileSizes
 from optimum_flab.settings.trim import TrimSettings
 from optimum_flab.sizes import shape_of
 from optimum_flab.trim.run import chosen_tokens, open_model, read_texts_for
@@ -80,7 +79,7 @@ def sizes_of_files(
     """
     model = outline(AutoConfig.for_model(**config))
     family = family_for(model.config)
-    bytes_of = FileSizes(model, family, tokenizer, torch.bfloat16, kept)
+    bytes_of = FileSizes(model, family, tokenizer, kept)
     dense = shape_of(model, family)
     files = {}
     for kind in TYPES:

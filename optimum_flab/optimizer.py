@@ -60,8 +60,7 @@ class FlabOptimizer:
     Args:
         model (`PreTrainedModel`): the dense model. Its weights are not changed; it is put in evaluation mode and its
             parameters stop requiring gradients.
-        tokenizer (`PreTrainedTokenizerBase`): its fast tokenizer, which is copied. Refused if transformers loads a
-            different one from its files.
+        tokenizer (`PreTrainedTokenizerBase`): its fast one; refused if transformers loads another from its files.
         output_dtype (`str` or `torch.dtype`, *optional*): dtype of the pruned weights. Defaults to the dense model's
             own.
         family (`str` or `Path`, *optional*): a file that describes the model's family. Defaults to a known family.
@@ -277,9 +276,8 @@ class FlabOptimizer:
         from .export import export_gguf
 
         model = self.dense if self.pruned is None else in_place_of_dense(self.pruned, self.dense, self.output_dtype)
-        if settings is None and self.pruned is not None and self.pruned.plan.types:
-            options = {"types": self.pruned.plan.types, **options}  # a size was asked for
-        return export_gguf(model, path, settings, **options)
+        types = self.pruned.plan.types if self.pruned is not None and settings is None else None
+        return export_gguf(model, path, settings, **{"types": types or None, **options})
 
     def load_pruned(self, folder: str | Path) -> PrunedModel:
         """Takes a checkpoint that was pruned from this dense model, to recover or to evaluate it.

@@ -18,7 +18,7 @@ import yaml
 
 from optimum_flab import FlabOptimizer
 from optimum_flab.evaluation.comparison import MEAN, compare, pooled_score
-from optimum_flab.pruning.file_size import SPARE
+from optimum_flab.export.file_size import SPARE
 from optimum_flab.records.checkpoint import Checkpoint
 from optimum_flab.records.json_files import parse_record
 from optimum_flab.records.results import EvaluationRecord

@@ -47,6 +47,8 @@ def file_cost(
         cost=KindCost(**{name: getattr(held_out, name) for name in KindCost.model_fields}),
         by_kind=held_out.by_kind,
         formats={kind: dict(sorted(found.items())) for kind, found in formats.items()},
+        divergence_99=held_out.divergence_99,
+        same_top=held_out.same_top,
         bits_per_weight=8 * size / weights if weights else None,
     )
 

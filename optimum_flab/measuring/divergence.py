@@ -129,23 +129,32 @@ def mean_divergence(
 def token_divergences(
     dense_hidden: torch.Tensor, pruned_hidden: torch.Tensor, dense_head: OutputHead, pruned_head: OutputHead
 ) -> torch.Tensor:
-    """KL(dense ‖ pruned) in nats at each position; both heads score the same tokens in the same order.
+    """The divergences of [`compared_predictions`]."""
+    return compared_predictions(dense_hidden, pruned_hidden, dense_head, pruned_head)[0]
+
+
+def compared_predictions(
+    dense_hidden: torch.Tensor, pruned_hidden: torch.Tensor, dense_head: OutputHead, pruned_head: OutputHead
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """KL(dense ‖ pruned) in nats at each position, and whether both find the same token most likely; both heads score
+    the same tokens in the same order.
 
     Args:
         dense_hidden (`torch.Tensor` of shape `(positions, hidden)`): see [`final_hidden`].
         pruned_hidden (`torch.Tensor` of shape `(positions, hidden)`): the same positions in the pruned model.
 
     Returns:
-        `torch.Tensor` of shape `(positions,)`: float64, on the CPU.
+        `tuple[torch.Tensor, torch.Tensor]`: two of shape `(positions,)`, float64 and bool, on the CPU.
     """
-    chunks = [torch.zeros(0, dtype=torch.float64)]
+    chunks, same = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.bool)]
     for rows in dense_head.chunks(len(dense_hidden)):
         dense = dense_head.log_probabilities(dense_hidden[rows])
         pruned = pruned_head.log_probabilities(pruned_hidden[rows])
+        same.append((dense.argmax(dim=-1) == pruned.argmax(dim=-1)).cpu())
         chunks.append((dense.exp() * (dense - pruned)).sum(dim=-1, dtype=torch.float64).cpu())
     values = torch.cat(chunks)
     check_finite(float(values.sum()))
-    return values
+    return values, torch.cat(same)
 
 
 def mean_divergences(

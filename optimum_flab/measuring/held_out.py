@@ -19,7 +19,14 @@ from ..running.processes import Processes
 from ..settings.pruning import KINDS, NAMED_HELD_OUT
 from ..texts.packing import PackedTokens, pack
 from ..vocabulary.usage import special_ids, token_lists
-from .divergence import OutputHead, bits_and_lost_mass, final_hidden, following, predicting, token_divergences
+from .divergence import (
+    OutputHead,
+    bits_and_lost_mass,
+    compared_predictions,
+    final_hidden,
+    following,
+    predicting,
+)
 from .token_kinds import TOKEN_KINDS, token_kinds
 
 
@@ -190,13 +197,17 @@ class DenseReference:
         hidden = final_hidden(reading, range(len(self.kept_layers)), doing)
         spent, _ = bits_and_lost_mass(hidden, OutputHead(model, self.family), texts.new)
         head = OutputHead(model, self.family, texts.rows)
-        far = token_divergences(self.hidden, hidden, self.head, head)
+        far, same = compared_predictions(self.hidden, hidden, self.head, head)
         drifts = tuple(
             LayerDrift(layer=layer, drift=drift(self._pieces, layer, pieces, place))
             for place, layer in enumerate(self.kept_layers)
             if self.processes.share(reading.batches)  # a process without texts has kept none
         )
-        return self._held_out(far, spent, drifts)
+        held_out = self._held_out(far, spent, drifts)
+        tops = (
+            {"divergence_99": float(far.quantile(0.99)), "same_top": float(same.double().mean())} if len(far) else {}
+        )
+        return held_out.model_copy(update=tops)
 
     @torch.no_grad()
     def measure_vocabulary(self) -> HeldOut:

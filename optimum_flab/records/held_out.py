@@ -61,6 +61,8 @@ class HeldOut(KindCost):
             tokenizer's tokens.
         lost_mass (`float`): mean probability that the dense model gives to removed tokens.
         dense_bits_per_byte, pruned_bits_per_byte (`float`): bits; each model under its own tokenizer.
+        divergence_99 (`float`, *optional*): the 99th percentile of the divergences of all texts' tokens, in nats.
+        same_top (`float`, *optional*): the share of these at which both models find the same token most likely.
         by_kind (`dict[str, KindCost]`): the same by kind of text; empty if texts were of no kind.
         by_token (`dict[str, TokenCost]`): the divergence by kind of the predicted token, most frequent first.
         by_layer (`tuple[LayerDrift, ...]`): the drift after each layer.
@@ -70,6 +72,8 @@ class HeldOut(KindCost):
     pruned_tokens: int
     texts_cut_differently: int
     lost_mass: Number
+    divergence_99: Number | None = None
+    same_top: Number | None = None
     by_kind: dict[str, KindCost] = Field(default_factory=dict)
     by_token: dict[str, TokenCost] = Field(default_factory=dict)
     by_layer: tuple[LayerDrift, ...] = ()

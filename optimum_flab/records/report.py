@@ -283,6 +283,7 @@ class FileCost(Record):
         formats (`dict[str, dict[str, int]]`): of a mixture, by kind of matrix, such as `ffn_down`, how many are stored
             in each format.
         bits_per_weight (`float`, *optional*): of its matrices.
+        divergence_99, same_top (`float`, *optional*): see [`HeldOut`].
     """
 
     name: str
@@ -294,6 +295,8 @@ class FileCost(Record):
     by_kind: dict[str, KindCost] = Field(default_factory=dict)
     formats: dict[str, dict[str, int]] = Field(default_factory=dict)
     bits_per_weight: Number | None = None
+    divergence_99: Number | None = None
+    same_top: Number | None = None
 
 
 class Computation(Record):

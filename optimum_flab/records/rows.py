@@ -149,7 +149,10 @@ def held_out_rows(held_out: HeldOut) -> list[Row]:
     ]
 
 
-FILE_HEADING = ("GGUF file", "type", "MB", "divergence, nats per token", "bits per byte before", "after", "tokens")
+FILE_HEADING = (
+    *("GGUF file", "type", "MB", "divergence, nats per token", "99th percentile", "same top token"),
+    *("bits per byte before", "after", "tokens"),
+)
 
 
 def file_rows(report: Report) -> list[list[str]]:
@@ -160,6 +163,8 @@ def file_rows(report: Report) -> list[list[str]]:
             file.type,
             f"{file.bytes / 1e6:,.1f}",
             file_divergence(file),
+            "–" if file.divergence_99 is None else decimals(file.divergence_99),
+            "–" if file.same_top is None else f"{file.same_top:.1%}",
             decimals(file.cost.dense_bits_per_byte),
             decimals(file.cost.pruned_bits_per_byte),
             count(file.cost.positions),

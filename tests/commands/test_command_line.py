@@ -175,7 +175,7 @@ def project(tmp_path_factory):
         ),
         ("prune m out --target-size 30%", 2, "1.2GB or 286MiB, and a share as `target_ratio` (--target-ratio)"),
         ("prune m out --target-size 1e3", 2, "(--target-size): '1e3' is not a size in bytes; write it as 300MB"),
-        ("prune m out --target-size 10KB -c small.yaml", 2, "10KB as safetensors is less than the"),
+        ("prune m out --target-size 10KB -c small.yaml", 2, "10KB as the smallest formats is less than the"),
         ("prune m out --gguf q4_k_m,q8_0", 2, "argument --gguf: invalid choice: 'q4_k_m,q8_0'"),
         ("prune m out --mix answers=two", 2, "data.mix.answers (--mix): 'two' should be a valid number"),
         ("prune m out -c texts", 2, "configuration file 'texts' cannot be read: "),
