@@ -99,7 +99,7 @@ def best_mixture(matrices: Sequence[Matrix], losses: Mapping[str, Mapping[str, f
             part loses its share, as rows and columns are rounded apart; embedding and head lose it with the tokens
             that the text has.
     """
-    known = [{UNROUNDED: 0.0, **losses[m.dense]} for m in matrices]
+    known = [{UNROUNDED: 0.0, **losses.get(m.dense, {})} for m in matrices]
     formats = [
         [one for one in formats_of(m.name, m.shape[-1]) if one in lost]
         for m, lost in zip(matrices, known, strict=True)
