@@ -87,7 +87,8 @@ class InputSquares(LayerObserver):
         family = self.reading.family
         experts = ExpertWeights(family, layer, dict(layer.named_parameters()))
         sent = [given.sent_to(expert)[0] & real for expert in range(len(experts))]
-        hidden = [given.hidden[tokens] for tokens in sent]
+        dtype = next(iter(experts.tensors.values())).dtype  # a fast step computes in another
+        hidden = [given.hidden[tokens].to(dtype) for tokens in sent]
         for name, tensor in experts.tensors.items():
             if tensor.ndim == 3:
                 is_out = name == family.mixture.out

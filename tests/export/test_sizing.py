@@ -21,6 +21,7 @@ from optimum_flab.texts.packing import pack
 from optimum_flab.vocabulary.usage import token_lists
 
 from ..conftest import TEXTS, byte_level_tokenizer
+from ..families.zoo import member
 from .test_weights import saved, tiny
 
 
@@ -133,6 +134,14 @@ def test_an_interrupted_pass_of_gradients_ends_with_the_same(tokenizer, data, tm
             found_of(model, tokenizer, data, tmp_path / "part")
     assert found_of(model, tokenizer, data, tmp_path / "part") == expected
     assert isinstance(expected, Sensitivities)
+
+
+def test_experts_are_rounded_too(tokenizer, data, tmp_path):
+    model = member("qwen3_moe", vocab_size=600, hidden_size=64, moe_intermediate_size=32, mlp_only_layers=[])
+    found = found_of(model, tokenizer, data, tmp_path)
+    for name in ("gate", "up", "down"):
+        losses = found.losses[f"blk.0.ffn_{name}_exps.weight"]
+        assert 0 < losses["Q8_0"] < losses["Q4_0"]
 
 
 @pytest.mark.parametrize(
