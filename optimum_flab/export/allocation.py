@@ -20,7 +20,7 @@ FORMATS = (
     *("Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0"),
 )
 WEIGHED = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
-UNROUNDED = "F16"  # of rows that are no whole blocks
+UNBLOCKED = "F16"  # of rows that are no whole blocks
 STEPS = 1 << 16  # that the bytes between the smallest and the largest file are counted in
 
 
@@ -83,12 +83,10 @@ class Mixture:
     Args:
         types (`dict[str, str]`): by the name of each matrix in the file.
         loss (`float`): the divergence that they are predicted to cost, in nats per token.
-        bytes (`int`): of all matrices.
     """
 
     types: dict[str, str]
     loss: float
-    bytes: int
 
 
 def best_mixture(matrices: Sequence[Matrix], losses: Mapping[str, Mapping[str, float]], budget: int) -> Mixture | None:
@@ -99,7 +97,7 @@ def best_mixture(matrices: Sequence[Matrix], losses: Mapping[str, Mapping[str, f
             part loses its share, as rows and columns are rounded apart; embedding and head lose it with the tokens
             that the text has.
     """
-    known = [{UNROUNDED: 0.0, **losses.get(m.dense, {})} for m in matrices]
+    known = [{UNBLOCKED: 0.0, **losses.get(m.dense, {})} for m in matrices]
     formats = [
         [one for one in formats_of(m.name, m.shape[-1]) if one in lost]
         for m, lost in zip(matrices, known, strict=True)
@@ -111,8 +109,7 @@ def best_mixture(matrices: Sequence[Matrix], losses: Mapping[str, Mapping[str, f
     if places is None:
         return None
     types = {m.name: of[place] for m, of, place in zip(matrices, formats, places, strict=True)}
-    loss = sum(of[place] for of, place in zip(lost, places, strict=True))
-    return Mixture(types, loss, sum(of[place] for of, place in zip(sizes, places, strict=True)))
+    return Mixture(types, sum(of[place] for of, place in zip(lost, places, strict=True)))
 
 
 def formats_of(name: str, row: int) -> list[str]:
@@ -125,7 +122,7 @@ def formats_of(name: str, row: int) -> list[str]:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     fits = (one for one in FORMATS if row % GGML_QUANT_SIZES[GGMLQuantizationType[one]][0] == 0)
-    return [one for one in fits if name not in AROUND or one not in WEIGHED] or [UNROUNDED]
+    return [one for one in fits if name not in AROUND or one not in WEIGHED] or [UNBLOCKED]
 
 
 def mostly(types: Mapping[str, str]) -> str:

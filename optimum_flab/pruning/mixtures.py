@@ -14,6 +14,7 @@ from ..records.pieces import Pieces
 from ..records.work import json_stage
 from ..sizes import Shape
 from .inputs import PruningInputs
+from .resolution import MOST_OF_BODY
 
 
 STAGE = json_stage("sensitivities", Sensitivities)
@@ -21,7 +22,6 @@ VOCABULARIES = (0.5, 0.6, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0)  # compared, as shares
 WIDTHS = (1.0, 0.9, 0.8, 0.7, 0.6)  # likewise of the dense one, where the body must give something up
 DEPTHS = 3  # compared then, the deepest
 ENOUGH = 0.05  # nats that rounding may cost before smaller bodies are compared: below that none was ever better
-MOST_OF_BODY = 0.5  # of which a shape may be without
 
 
 class Mixtures:
